@@ -1,0 +1,110 @@
+"""Argument checks and their wording, "argument must rule, got value. What to do.", in one place.
+
+Bad values raise `ValueError`, bad types `TypeError`. Every public border calls these before any work starts.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
+    """Raise `ValueError` unless `value` is one of `choices`; the message names the nearest one."""
+    names = sorted(choices)
+    if value in names:
+        return
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.6)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{argument} must be one of {', '.join(names)}, got {value!r}.{hint}")
+
+
+def check_integer(argument: str, value: object, *, minimum: int) -> None:
+    """Raise unless `value` is an integer `>= minimum` (a bool is not one)."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} must be an integer, got {value!r}.")
+    if value < minimum:
+        raise ValueError(f"{argument} must be at least {minimum}, got {value}.")
+
+
+def check_number(
+    argument: str,
+    value: object,
+    *,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    above: float | None = None,
+) -> None:
+    """Raise unless `value` is a finite number in `[minimum, maximum]`, and `> above` where that is given."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{argument} must be a number, got {value!r}.")
+    if above is not None and not (above < value < math.inf):
+        raise ValueError(f"{argument} must be greater than {above:g}, got {value:g}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{argument} must be finite, got {value}.")
+    if minimum <= value <= maximum:
+        return
+    if maximum == math.inf:
+        raise ValueError(f"{argument} must be at least {minimum:g}, got {value:g}.")
+    if minimum == -math.inf:
+        raise ValueError(f"{argument} must be at most {maximum:g}, got {value:g}.")
+    raise ValueError(f"{argument} must lie in [{minimum:g}, {maximum:g}], got {value:g}.")
+
+
+def check_sequences(argument: str, inputs: object, *, input_size: int | None = None) -> None:
+    """Raise unless `inputs` is a floating tensor `(batch, steps, input_size)` with at least one row and step.
+
+    Its values are not read: that would stall a GPU. `check_finite` does it where data enter.
+    """
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"{argument} must be a tensor, got {type(inputs).__name__}.")
+    size = "input_size" if input_size is None else str(input_size)
+    rule = f"{argument} must have shape (batch, steps, {size})"
+    if inputs.ndim == 2:
+        raise ValueError(f"{rule}, got {tuple(inputs.shape)}. Add the feature axis: {argument}.unsqueeze(-1).")
+    if inputs.ndim != 3 or (input_size is not None and inputs.shape[2] != input_size):
+        raise ValueError(f"{rule}, got {tuple(inputs.shape)}.")
+    if inputs.shape[0] == 0 or inputs.shape[1] == 0:
+        raise ValueError(f"{argument} must hold at least one sequence of one step, got {tuple(inputs.shape)}.")
+    if not inputs.is_floating_point():
+        raise TypeError(f"{argument} must be floating point, got {inputs.dtype}. Convert: {argument}.float().")
+
+
+def check_finite(argument: str, values: Tensor) -> None:
+    """Raise unless every entry is finite; the message says how many are not, and where the first one is."""
+    bad = ~torch.isfinite(values)
+    count = int(bad.sum())
+    if count:
+        first = tuple(int(i) for i in bad.nonzero()[0])
+        raise ValueError(
+            f"{argument} must be finite, got {count} NaN or infinite values, the first at index {first}. "
+            "Remove or impute them."
+        )
+
+
+def check_lengths(lengths: object, *, batch: int, steps: int) -> None:
+    """Raise unless `lengths` is an integer tensor `(batch,)` with `1 <= lengths <= steps`."""
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"lengths must be a tensor, got {type(lengths).__name__}.")
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths must be integers, got {lengths.dtype}.")
+    if lengths.shape != (batch,):
+        raise ValueError(f"lengths must have shape ({batch},), got {tuple(lengths.shape)}.")
+    low, high = int(lengths.min()), int(lengths.max())
+    if low < 1 or high > steps:
+        raise ValueError(f"lengths must lie in [1, {steps}], the number of steps, got {low if low < 1 else high}.")
+
+
+def check_labels(labels: object, *, count: int, classes: int) -> None:
+    """Raise unless `labels` is an integer tensor `(count,)` with values in `[0, classes)`."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}.")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {labels.dtype}.")
+    if labels.shape != (count,):
+        raise ValueError(f"labels must have shape ({count},), one for each sequence, got {tuple(labels.shape)}.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels must lie in [0, {classes - 1}], got {low if low < 0 else high}.")

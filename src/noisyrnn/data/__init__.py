@@ -1,0 +1,106 @@
+"""Data sets: files in, labelled sequences out, in three disjoint parts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from noisyrnn.checks import check_integer
+from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.digits import load_digits
+from noisyrnn.data.ecg5000 import FILES, load_ecg5000
+from noisyrnn.data.folders import data_folders, find
+from noisyrnn.data.mnist import SHA256, load_psmnist, load_smnist
+from noisyrnn.data.own import is_path, load_own
+from noisyrnn.data.ts import load_archive
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetEntry:
+    """What is known by name.
+
+    Args:
+        description: One line for `noisyrnn list`.
+        load: Called with the data folders, in order, and `chunk`.
+        chunks: Whether it can be read with more than one value a step.
+        files: Files it needs in a data folder; none where it comes with a dependency.
+        subfolder: Where in a data folder they may also be.
+    """
+
+    description: str
+    load: Callable[[list[Path], int], Dataset]
+    chunks: bool = False
+    files: tuple[str, ...] = ()
+    subfolder: str = "."
+
+    def missing(self, folders: list[Path]) -> list[str]:
+        """The files that no data folder has; nothing is fetched or opened."""
+        places = [self.subfolder, "."]
+        return [name for name in self.files if find(folders, [name, name.removesuffix(".gz")], places) is None]
+
+
+DATASETS: dict[str, DatasetEntry] = {
+    "digits": DatasetEntry(
+        description="8 × 8 handwritten digits bundled with scikit-learn, 64 steps × 1, 10 classes; no download",
+        load=load_digits,
+    ),
+    "smnist": DatasetEntry(
+        description="MNIST pixel by pixel, 784 steps × 1 (784/chunk × chunk), 10 classes",
+        load=load_smnist,
+        chunks=True,
+        files=tuple(SHA256),
+        subfolder="mnist",
+    ),
+    "psmnist": DatasetEntry(
+        description="MNIST under one fixed permutation of its pixels, 784 steps × 1 (784/chunk × chunk), 10 classes",
+        load=load_psmnist,
+        chunks=True,
+        files=tuple(SHA256),
+        subfolder="mnist",
+    ),
+    "ecg5000": DatasetEntry(
+        description="heartbeats, normal against abnormal, 140 steps × 1, 2 classes; its files must be in a data folder",
+        load=load_ecg5000,
+        files=FILES,
+        subfolder="ecg5000",
+    ),
+}
+
+
+def load_dataset(name: str, *, data_dir: str | Path | None = None, chunk: int = 1) -> Dataset:
+    """A data set by name or from a file. Its parts are the same on every call: no run's seed touches them.
+
+    Args:
+        name: Key of `DATASETS`; a path to a `.npz`, `.csv`, `.ts` or `.ts.gz` file; or a set of the UCR/UEA archive
+            as the archive spells it, such as `"JapaneseVowels"`.
+        data_dir: Folder to look in before `NOISYRNN_DATA` and the platform's cache.
+        chunk: Consecutive values that make one step, `>= 1`; more than 1 for `smnist` and `psmnist` only.
+
+    Returns:
+        The data set, its test part unread.
+
+    Raises:
+        TypeError: If an argument or an array has the wrong type.
+        ValueError: If the name is unknown, `chunk` does not fit, or a file is malformed or damaged.
+        FileNotFoundError: If a file is missing and could not be downloaded.
+
+    Example:
+        >>> dataset = load_dataset("digits")
+        >>> dataset.train.inputs.shape, dataset.class_names[:3]
+        (torch.Size([1077, 64, 1]), ('0', '1', '2'))
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"dataset must be a string, got {name!r}.")
+    check_integer("chunk", chunk, minimum=1)
+    folders = data_folders(data_dir)
+    entry = DATASETS.get(name)
+    if chunk > 1 and (entry is None or not entry.chunks):
+        able = " and ".join(key for key, value in DATASETS.items() if value.chunks)
+        raise ValueError(f"chunk must be 1 for {name!r}, got {chunk}. Only {able} are read in chunks.")
+    if entry is not None:
+        return entry.load(folders, chunk)
+    if is_path(name):
+        return load_own(name)
+    return load_archive(name, folders, sorted(DATASETS))
+
+
+__all__ = ["DATASETS", "Dataset", "DatasetEntry", "Split", "data_folders", "load_dataset"]

@@ -1,0 +1,109 @@
+"""What a data set is: labelled sequences in three disjoint parts, and what is known of their values."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from noisyrnn.checks import check_finite, check_labels, check_lengths, check_sequences
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """Labelled sequences.
+
+    Args:
+        inputs: Float32 `(n, steps, input_size)`; shorter sequences are padded with zeros at the end.
+        labels: Int64 `(n,)`, class indices from 0.
+        lengths: Int64 `(n,)`, valid steps of each sequence; `None` where all have `steps`.
+        classes: Number of classes the labels are drawn from.
+
+    Raises:
+        ValueError: If shapes disagree, a value is not finite, a label or a length is out of range, or there are none.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    lengths: Tensor | None = None
+    classes: int
+
+    def __post_init__(self) -> None:
+        check_sequences("inputs", self.inputs)
+        check_finite("inputs", self.inputs)
+        check_labels(self.labels, count=len(self.inputs), classes=self.classes)
+        if self.lengths is not None:
+            check_lengths(self.lengths, batch=self.inputs.shape[0], steps=self.inputs.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> "Split":
+        """The sequences at `indices`, int64 `(k,)`, in that order."""
+        lengths = None if self.lengths is None else self.lengths[indices]
+        return Split(inputs=self.inputs[indices], labels=self.labels[indices], lengths=lengths, classes=self.classes)
+
+    def valid(self) -> Tensor:
+        """Boolean `(n, steps)`: true where a step belongs to its sequence, false where it is padding."""
+        n, steps, _ = self.inputs.shape
+        if self.lengths is None:
+            return torch.ones(n, steps, dtype=torch.bool)
+        return torch.arange(steps) < self.lengths[:, None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A data set with disjoint training, validation and test parts; the test part is read only when asked for.
+
+    Args:
+        name: What `--dataset` calls it.
+        train: What weights are fitted to.
+        validation: What settings and the best epoch are chosen on; taken out of the official training part.
+        read_test: Reads the test part. Only the evaluation of a finished model calls it, through `test`.
+        class_names: One name for each class index.
+        value_range: Smallest and largest value an input can take, or takes in `train` where no limit is known.
+        standardize: Whether a model should standardise its inputs by the training statistics.
+        image_shape: Rows and columns when a sequence is an image read pixel by pixel, for drawing; else `None`.
+        source: A sentence: where it comes from and how it is split.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    read_test: Callable[[], Split] = field(repr=False)
+    class_names: tuple[str, ...]
+    value_range: tuple[float, float]
+    standardize: bool
+    image_shape: tuple[int, int] | None = None
+    source: str = ""
+
+    @cached_property
+    def test(self) -> Split:
+        """The test part, read on first use."""
+        return self.read_test()
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def input_size(self) -> int:
+        """Number of channels of one step."""
+        return self.train.inputs.shape[2]
+
+    @property
+    def steps(self) -> int:
+        """Steps of the longest training sequence."""
+        return self.train.inputs.shape[1]
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel over the valid steps of `train`, each `(input_size,)`.
+
+        A channel that never varies gets the standard deviation 1, so that dividing by it is harmless.
+        """
+        values = self.train.inputs[self.train.valid()].double()
+        std = values.std(dim=0, correction=0)
+        std = torch.where(std > 0, std, torch.ones_like(std))
+        return values.mean(dim=0).float(), std.float()

@@ -1,0 +1,80 @@
+"""ECG5000: one heartbeat a sequence, normal against abnormal."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.folders import find, read_text, where_to_put
+from noisyrnn.data.split import stratified_draw, value_range
+
+STEPS = 140
+VALIDATION = 500
+CLASSES = ("normal", "abnormal")
+FILES = ("ECG5000_TRAIN.txt.gz", "ECG5000_TEST.txt.gz")
+
+
+def locate(part: str, folders: list[Path]) -> Path:
+    """The file of the part `"TRAIN"` or `"TEST"`; there is no address to download it from."""
+    name = f"ECG5000_{part}.txt"
+    path = find(folders, [f"{name}.gz", name], ["ecg5000", "ECG5000", "."])
+    if path is None:
+        raise FileNotFoundError(
+            f"{name}.gz must be in a data folder, got {', '.join(map(str, folders))} without it. "
+            f"{where_to_put(FILES, [folder / 'ecg5000' for folder in folders])}"
+        )
+    return path
+
+
+def read_beats(path: Path) -> tuple[Tensor, Tensor]:
+    """Heartbeats float32 `(n, 140, 1)` and labels int64 `(n,)`: 0 where the file says 1 (normal), else 1.
+
+    Raises:
+        ValueError: If the file is empty or a line does not hold a label and 140 finite numbers.
+    """
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        cells = line.split()
+        if not cells:
+            continue
+        if len(cells) != STEPS + 1:
+            raise ValueError(
+                f"Line {number} of {path} must hold a label and {STEPS} values, got {len(cells)} numbers. "
+                "Fetch or copy the file again."
+            )
+        try:
+            rows.append([float(cell) for cell in cells])
+        except ValueError as error:
+            cell = str(error).split(": ")[-1]
+            raise ValueError(f"Line {number} of {path} must hold numbers only, got {cell}.") from None
+    if not rows:
+        raise ValueError(f"{path} must hold at least one heartbeat, got an empty file. Fetch or copy it again.")
+    table = torch.from_numpy(np.array(rows))
+    return table[:, 1:].float().unsqueeze(-1), (table[:, 0] != 1).long()
+
+
+def load_ecg5000(folders: list[Path], chunk: int) -> Dataset:
+    """500 / 500 / 4,000 sequences of 140 steps, each with mean 0 and standard deviation 1 in the file, two classes."""
+    inputs, labels = read_beats(locate("TRAIN", folders))
+    train = Split(inputs=inputs, labels=labels, classes=len(CLASSES))
+    pool_inputs, pool_labels = read_beats(locate("TEST", folders))
+    validation, test = stratified_draw(pool_labels, VALIDATION)
+
+    def part(indices: Tensor) -> Split:
+        return Split(inputs=pool_inputs[indices], labels=pool_labels[indices], classes=len(CLASSES))
+
+    return Dataset(
+        name="ecg5000",
+        train=train,
+        validation=part(validation),
+        read_test=lambda: part(test),
+        class_names=CLASSES,
+        value_range=value_range(train),
+        standardize=False,
+        source=(
+            "ECG5000 of the UCR archive, normal (class 1) against abnormal (the others). Training: the official "
+            "training part. Validation: 500 of the official test part, stratified and seeded; test: the other 4,000."
+        ),
+    )

@@ -1,0 +1,118 @@
+"""Where files are found, fetched and read: the data folders in order, checked downloads, whole files only."""
+
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pooch
+
+
+def cache_folder() -> Path:
+    """The platform's folder for data that can be fetched again; downloads go there."""
+    return Path(pooch.os_cache("noisyrnn"))
+
+
+def data_folders(data_dir: str | Path | None = None) -> list[Path]:
+    """The folders in which data files are looked for, in order: `data_dir`, `NOISYRNN_DATA`, the platform's cache.
+
+    Args:
+        data_dir: The user's choice for this call; `None` leaves it out.
+
+    Returns:
+        One to three folders; `NOISYRNN_DATA` and the cache need not exist.
+
+    Raises:
+        ValueError: If `data_dir` is not a folder.
+    """
+    folders = []
+    if data_dir is not None:
+        chosen = Path(data_dir).expanduser()
+        if not chosen.is_dir():
+            raise ValueError(f"data_dir must be an existing folder, got {str(data_dir)!r}. Correct the path.")
+        folders.append(chosen)
+    if os.environ.get("NOISYRNN_DATA"):
+        folders.append(Path(os.environ["NOISYRNN_DATA"]).expanduser())
+    return [*folders, cache_folder()]
+
+
+def find(folders: Sequence[Path], names: Sequence[str], subfolders: Sequence[str]) -> Path | None:
+    """The first existing `folder/subfolder/name`: folders in order, then subfolders (`"."`: none), then names."""
+    paths = (folder / sub / name for folder in folders for sub in subfolders for name in names)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def where_to_put(names: Sequence[str], folders: Sequence[Path]) -> str:
+    """A sentence for the user whose files are missing."""
+    return f"Put {' and '.join(names)} into {folders[0]}, or set NOISYRNN_DATA to the folder that holds them."
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raise `ValueError` unless the file has this checksum, in hexadecimal digits."""
+    got = pooch.file_hash(str(path))
+    if got != expected:
+        raise ValueError(f"{path} must have sha256 {expected}, got {got}. Delete it and fetch or copy it again.")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's content, decompressed where its name ends in `.gz`.
+
+    Raises:
+        ValueError: If the compressed file is cut short or damaged.
+    """
+    data = path.read_bytes()
+    if path.suffix.lower() != ".gz":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"{path} must be a complete gzip file, got {len(data)} bytes that do not decompress ({error}). "
+            "Fetch or copy it again."
+        ) from None
+
+
+def read_text(path: Path) -> str:
+    """The file's content as text.
+
+    Raises:
+        ValueError: If it is not UTF-8, or the compressed file is damaged.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")  # a spreadsheet's byte order mark is not part of the first cell
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text, got byte {error.object[error.start]} at {error.start}.") from None
+
+
+def download(name: str, *, sha256: str, mirrors: Sequence[str], folder: Path, advice: str) -> Path:
+    """Fetch a file from the first mirror that has it whole; pooch renames it into `folder` once its checksum is right.
+
+    Args:
+        name: File name, the same on each mirror.
+        sha256: Checksum in hexadecimal digits. A file in `folder` that has it already is not fetched again.
+        mirrors: Addresses ending in `/`, tried in order.
+        folder: Created if missing.
+        advice: Sentence for the user whom no mirror answers.
+
+    Raises:
+        ValueError: If no mirror served it whole and the last one that answered sent something else.
+        FileNotFoundError: If no mirror answered.
+    """
+    damaged = ""
+    reasons = []
+    for mirror in mirrors:
+        try:
+            return Path(pooch.retrieve(mirror + name, known_hash=f"sha256:{sha256}", fname=name, path=folder))
+        except ValueError as error:
+            digests = re.findall(r"\b[0-9a-f]{64}\b", str(error))
+            damaged = f"{name} must have sha256 {sha256}, got {digests[-1] if digests else error} from {mirror}."
+        except OSError as error:  # what requests raises is one too
+            reasons.append(error.strerror or type(error).__name__)
+    if damaged:
+        raise ValueError(f"{damaged} Try again later, or copy the file into {folder} yourself.")
+    raise FileNotFoundError(
+        f"{name} must be in a data folder or be downloaded, got no answer from {len(mirrors)} mirrors "
+        f"({', '.join(reasons)}). {advice}"
+    )

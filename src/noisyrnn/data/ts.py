@@ -1,0 +1,181 @@
+"""The `.ts` text format of the UCR and UEA archives, and their sets by name."""
+
+import difflib
+import importlib.util
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from noisyrnn.data.base import Dataset
+from noisyrnn.data.folders import cache_folder, find, read_text, where_to_put
+from noisyrnn.data.split import Cases, canonical_labels, dataset_from_cases, pad
+
+SUFFIXES = (".ts", ".ts.gz")
+
+
+def read_ts(path: Path) -> Cases:
+    """The labelled sequences of a `.ts` file.
+
+    `#` starts a comment, `@` a line of the header, which ends at `@data`. Then one case a line: channels separated by
+    `:`, values by `,`, the class last.
+
+    Args:
+        path: Of the file, `.ts` or `.ts.gz`.
+
+    Returns:
+        Sequences padded to the longest, with `lengths` where they differ, and the classes that the header declares.
+
+    Raises:
+        ValueError: If values are missing or not numbers, there are time stamps or no classes, channels differ in number
+            or length, a class is not declared, or the file is damaged or holds no case.
+    """
+    lines = [(number, line.strip()) for number, line in enumerate(read_text(path).splitlines(), start=1)]
+    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    header: dict[str, list[str]] = {}
+    start = None
+    for position, (_, line) in enumerate(lines):
+        key, *values = line.split()
+        if key.lower() == "@data":
+            start = position + 1
+            break
+        if key.startswith("@"):
+            header[key.lower()] = values
+    if start is None:
+        raise ValueError(f"{path} must hold a line '@data' before its cases, got {len(lines)} lines without one.")
+    check_header(path, header)
+    channels = declared_channels(header)
+    declared = canonical_labels(header.get("@classlabel", [])[1:])
+    length = header.get("@serieslength", [])
+    equal = flag(header, "@equallength", "false") and len(length) == 1 and length[0].isdigit()
+    steps = int(length[0]) if equal else None
+    sequences, labels = [], []
+    for number, line in lines[start:]:
+        *values, label = line.split(":")
+        channels = channels or len(values)
+        if len(values) != channels:
+            raise ValueError(
+                f"Line {number} of {path} must hold {channels} channels and a class, separated by ':', "
+                f"got {len(values)} channels."
+            )
+        sequences.append(read_case(values, f"Line {number} of {path}", steps))
+        labels.append(label)
+    if not sequences:
+        raise ValueError(f"{path} must hold at least one case after '@data', got none.")
+    names = canonical_labels(labels)
+    for (number, _), name in zip(lines[start:], names, strict=True):
+        if declared and name not in declared:
+            raise ValueError(
+                f"Line {number} of {path} must end in one of the classes {', '.join(declared)}, got {name!r}."
+            )
+    inputs, lengths = pad(sequences)
+    return Cases(inputs=inputs, lengths=lengths, labels=names, declared=declared)
+
+
+def check_header(path: Path, header: dict[str, list[str]]) -> None:
+    """Raise unless the header describes classified sequences at regular times."""
+    if flag(header, "@timestamps", "false"):
+        raise ValueError(f"{path} must hold plain values, got '@timeStamps true'. Resample it at regular times first.")
+    if not flag(header, "@classlabel", "true") or flag(header, "@targetlabel", "false"):
+        raise ValueError(f"{path} must hold class labels, got a header without '@classLabel true'.")
+
+
+def flag(header: dict[str, list[str]], key: str, default: str) -> bool:
+    """Whether the line `key` of the header says `true`; `default` where there is no such line."""
+    return [value.lower() for value in header.get(key, [default])[:1]] == ["true"]
+
+
+def declared_channels(header: dict[str, list[str]]) -> int | None:
+    """Number of channels that the header states, `None` where it leaves it open."""
+    if flag(header, "@univariate", "false"):
+        return 1
+    dimensions = "".join(header.get("@dimensions", header.get("@dimension", []))[:1])
+    return int(dimensions) if dimensions.isdigit() and int(dimensions) > 0 else None
+
+
+def read_case(channels: list[str], where: str, steps: int | None) -> Tensor:
+    """One case as float32 `(length, input_size)`; `where` begins the messages, `steps` is the length if it is fixed."""
+    rows = []
+    for channel in channels:
+        cells = [cell.strip() for cell in channel.split(",")]
+        if cells[0].startswith("("):
+            raise ValueError(f"{where} must hold plain values, got a time stamp {cells[0]!r}. Resample it first.")
+        row = []
+        for cell in cells:
+            try:
+                value = math.nan if cell == "?" else float(cell)
+            except ValueError:
+                raise ValueError(f"{where} must hold numbers, got {cell!r}.") from None
+            if not math.isfinite(value):
+                raise ValueError(f"{where} must hold no missing values, got {cell!r}. Impute them or remove the case.")
+            row.append(value)
+        rows.append(row)
+    sizes = {len(row) for row in rows}
+    if len(sizes) > 1:
+        raise ValueError(f"{where} must hold channels of one length, got {min(sizes)} and {max(sizes)} values.")
+    if steps is not None and sizes != {steps}:
+        raise ValueError(f"{where} must hold {steps} values a channel, as '@seriesLength' says, got {sizes.pop()}.")
+    return torch.tensor(rows, dtype=torch.float32).T
+
+
+def sibling(train: Path) -> Path | None:
+    """The `_TEST` file beside a `_TRAIN` file, compressed or not; `None` if there is none or the name is another."""
+    stem = train.name.removesuffix(".gz").removesuffix(".ts")
+    if not stem.endswith("_TRAIN"):
+        return None
+    return find([train.parent], [f"{stem.removesuffix('_TRAIN')}_TEST{suffix}" for suffix in SUFFIXES], ["."])
+
+
+def load_archive(name: str, folders: list[Path], known: list[str]) -> Dataset:
+    """A set of the UCR or UEA archive with its official test part; validation is 20 % of the training part.
+
+    Args:
+        name: As the archive spells it, such as `"JapaneseVowels"`.
+        folders: Where to look, directly, in `ucr_uea/` and in `NAME/`; else aeon downloads it, if installed.
+        known: Names of our own sets, to suggest one for a misspelt name.
+
+    Raises:
+        ValueError: If the name looks like a misspelt one of `known`, or a file is malformed.
+        FileNotFoundError: If it is neither found nor downloaded.
+    """
+    files = [f"{name}_TRAIN{suffix}" for suffix in SUFFIXES]
+    places = ["ucr_uea", f"ucr_uea/{name}", name, "."]
+    train = find(folders, files, places)
+    if train is None:
+        fetch(name, folders, known)
+        train = find(folders, files, places)
+    if train is None:
+        raise FileNotFoundError(f"{files[0]} must be in {cache_folder()} after aeon's download, got no such file.")
+    path = train
+
+    def read_test() -> Cases:
+        test = sibling(path)
+        if test is None:
+            raise FileNotFoundError(f"{name}_TEST.ts must be in {path.parent}, beside {path.name}, got no such file.")
+        return read_ts(test)
+
+    return dataset_from_cases(name, read_ts(path), read_test, f"{name} of the UCR/UEA archive.")
+
+
+def fetch(name: str, folders: list[Path], known: list[str]) -> None:
+    """Let aeon download a set into the cache; raise the sentence that helps where that cannot be."""
+    # The archive's names are capitalised, and 'PenDigits' is not a misspelt 'digits': those must be nearer.
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if name.islower() else 0.75)
+    if near:
+        raise ValueError(
+            f"dataset must be one of {', '.join(known)}, a set of the UCR/UEA archive or a file, got {name!r}. "
+            f"Did you mean {near[0]!r}?"
+        )
+    help_text = where_to_put([f"{name}_TRAIN.ts", f"{name}_TEST.ts"], [folder / "ucr_uea" for folder in folders])
+    rule = f"dataset must be one of {', '.join(known)}, a file or a set of the UCR/UEA archive in a data folder"
+    if importlib.util.find_spec("aeon") is None:
+        raise FileNotFoundError(f"{rule}, got {name!r}. {help_text} Or: pip install noisyrnn[ucr].")
+    from aeon.datasets import load_classification
+
+    try:
+        load_classification(name, extract_path=str(cache_folder() / "ucr_uea"))
+    except Exception as error:  # aeon raises many kinds, from its own and from urllib
+        raise FileNotFoundError(
+            f"{rule} or be downloaded by aeon, got {name!r} and {type(error).__name__}. {help_text}"
+        ) from error

@@ -1,0 +1,23 @@
+"""What all tests share: where the real data sets lie."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Set before any test runs, for the subprocesses they start too.
+os.environ.setdefault("NOISYRNN_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def require_data() -> Callable[[str], Path]:
+    """A function of a path inside the data folder, such as `"mnist"`: the path, or the test is skipped without it."""
+
+    def require(relative: str) -> Path:
+        path = Path(os.environ["NOISYRNN_DATA"]) / relative
+        if not path.exists():
+            pytest.skip(f"no {relative} in the data folder; set NOISYRNN_DATA")
+        return path
+
+    return require

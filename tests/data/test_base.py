@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from noisyrnn.data import Dataset, Split
+
+
+def split(**changes: object) -> Split:
+    arguments = {"inputs": torch.rand(3, 4, 2), "labels": torch.tensor([0, 1, 1]), "classes": 2} | changes
+    return Split(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_label_outside_the_range_is_refused():
+    with pytest.raises(ValueError, match=r"^labels must lie in \[0, 1\], got 2\.$"):
+        split(labels=torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match=r"^labels must lie in \[0, 1\], got -1\.$"):
+        split(labels=torch.tensor([0, 1, -1]))
+
+
+def test_labels_of_another_count_are_refused():
+    with pytest.raises(ValueError, match=r"^labels must have shape \(3,\), one for each sequence, got \(2,\)\.$"):
+        split(labels=torch.tensor([0, 1]))
+
+
+def test_a_missing_feature_axis_is_refused():
+    with pytest.raises(ValueError, match=r"got \(3, 4\)\. Add the feature axis: inputs\.unsqueeze\(-1\)\.$"):
+        split(inputs=torch.rand(3, 4))
+
+
+def test_nan_is_refused_and_located():
+    inputs = torch.rand(3, 4, 2)
+    inputs[1, 2, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"^inputs must be finite, got 1 NaN .* first at index \(1, 2, 0\)"):
+        split(inputs=inputs)
+
+
+def test_lengths_beyond_the_steps_are_refused():
+    with pytest.raises(ValueError, match=r"^lengths must lie in \[1, 4\], the number of steps, got 5\.$"):
+        split(lengths=torch.tensor([4, 5, 1]))
+    with pytest.raises(ValueError, match=r"got 0\.$"):
+        split(lengths=torch.tensor([4, 0, 1]))
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(ValueError, match=r"^inputs must hold at least one sequence of one step, got \(0, 4, 2\)\.$"):
+        split(inputs=torch.rand(0, 4, 2), labels=torch.zeros(0, dtype=torch.long))
+
+
+def test_subset_keeps_order_and_lengths():
+    whole = split(lengths=torch.tensor([4, 2, 3]))
+    part = whole.subset(torch.tensor([2, 0]))
+    assert torch.equal(part.inputs, whole.inputs[[2, 0]])
+    assert part.labels.tolist() == [1, 0]
+    assert part.lengths is not None and part.lengths.tolist() == [3, 4]
+    assert len(part) == 2
+
+
+def test_valid_marks_the_steps_of_each_sequence():
+    expected = [[True] * 4, [True, True, False, False], [True] * 3 + [False]]
+    assert split(lengths=torch.tensor([4, 2, 3])).valid().tolist() == expected
+    assert split().valid().all()
+
+
+def dataset(train: Split) -> Dataset:
+    reads = []
+
+    def read_test() -> Split:
+        reads.append(1)
+        assert len(reads) == 1, "the test part is read once"
+        return train
+
+    return Dataset(
+        name="tiny",
+        train=train,
+        validation=train,
+        read_test=read_test,
+        class_names=("a", "b"),
+        value_range=(0.0, 1.0),
+        standardize=True,
+    )
+
+
+def test_statistics_leave_padding_out():
+    inputs = torch.tensor([[[1.0, 5.0], [3.0, 5.0]], [[8.0, 5.0], [0.0, 0.0]]])
+    train = Split(inputs=inputs, labels=torch.tensor([0, 1]), lengths=torch.tensor([2, 1]), classes=2)
+    mean, std = dataset(train).statistics()
+    assert mean.tolist() == [4.0, 5.0]
+    assert std.tolist() == pytest.approx([(26 / 3) ** 0.5, 1.0])  # of 1, 3, 8; a channel that never varies gets 1
+
+
+def test_the_test_part_is_read_once():
+    tiny = dataset(split())
+    assert tiny.test is tiny.test
+    assert (tiny.classes, tiny.input_size, tiny.steps) == (2, 2, 4)
