@@ -1,0 +1,163 @@
+"""What a perturbation is, and the three things all of them share: checks, a call of the model, untouched padding."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from noisyrnn.checks import check_labels, check_lengths, check_number, check_sequences
+
+Model = Callable[..., Tensor]
+"""`model(inputs)`, or `model(inputs, lengths=lengths)`: `(batch, steps, input_size)` to logits `(batch, classes)`."""
+
+Range = tuple[float, float]
+"""Smallest and largest value."""
+
+
+class Perturbation(Protocol):
+    """A change of the inputs at test time, of a given strength; the implementations are frozen dataclasses.
+
+    Strength 0 returns the inputs exactly, padded steps are never changed, and the argument is left unmodified.
+    Every draw comes from the generator, on the CPU and for the full shape: neither the device, nor the lengths,
+    nor the model changes it.
+    """
+
+    @property
+    def strength(self) -> float:
+        """Standard deviation, probability or radius, `>= 0`."""
+
+    @property
+    def clip(self) -> Range | None:
+        """Range the perturbed values are cut to, or `None`: they may leave the range of the data."""
+
+    @property
+    def name(self) -> str:
+        """Its key in `PERTURBATIONS`."""
+
+    @property
+    def symbol(self) -> str:
+        """Letter of the strength, for labels."""
+
+    @property
+    def random(self) -> bool:
+        """Whether two draws differ."""
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether it differentiates the model."""
+
+    def __call__(
+        self,
+        model: Model,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        generator: torch.Generator,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Perturbed copy of `inputs`.
+
+        Args:
+            model: Used by attacks alone; its parameters get no gradient and its mode is not changed.
+            inputs: `(batch, steps, input_size)`.
+            labels: True classes, `(batch,)`; used by attacks alone.
+            generator: Source of every draw, on the CPU.
+            lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """An entry of `PERTURBATIONS`: what the strength is called, one line of text, and how to build it.
+
+    Args:
+        symbol: Letter of the strength.
+        description: One line for lists and help.
+        build: `(strength, value_range, clip)` to a perturbation.
+    """
+
+    symbol: str
+    description: str
+    build: Callable[[float, Range, Range | None], Perturbation]
+
+
+def check_range(argument: str, value: Range) -> None:
+    """Raise unless `value` is a pair of finite numbers, the first below the second."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{argument} must be a pair (low, high), got {value!r}.")
+    for number in value:
+        check_number(argument, number)
+    if not value[0] < value[1]:
+        raise ValueError(f"{argument} must have its low end below its high end, got ({value[0]:g}, {value[1]:g}).")
+
+
+def check_settings(strength: float, clip: Range | None) -> None:
+    """Raise unless `strength` is a number `>= 0` and `clip` a range or `None`."""
+    check_number("strength", strength, minimum=0)
+    if clip is not None:
+        check_range("clip", clip)
+
+
+def check_batch(inputs: Tensor, lengths: Tensor | None) -> None:
+    """Raise unless `inputs` is `(batch, steps, input_size)` and `lengths` fits it."""
+    check_sequences("inputs", inputs)
+    if lengths is not None:
+        check_lengths(lengths, batch=inputs.shape[0], steps=inputs.shape[1])
+
+
+def check_model(model: Model) -> None:
+    """Raise unless `model` can be called, and is not a module in training mode."""
+    if not callable(model):
+        raise TypeError(f"model must be callable, got {model!r}.")
+    if isinstance(model, torch.nn.Module) and model.training:
+        raise ValueError("model must be in eval mode, got training mode. Call model.eval() first.")
+
+
+def valid_steps(inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    """Boolean `(batch, steps, 1)`: true where a step belongs to its sequence, false where it is padding."""
+    batch, steps, _ = inputs.shape
+    if lengths is None:
+        return torch.ones(batch, steps, 1, dtype=torch.bool, device=inputs.device)
+    index = torch.arange(steps, device=inputs.device)
+    return (index < lengths.to(inputs.device)[:, None]).unsqueeze(-1)
+
+
+def finish(inputs: Tensor, perturbed: Tensor, *, lengths: Tensor | None, clip: Range | None) -> Tensor:
+    """`perturbed`, cut to `clip`, with the padded steps of `inputs` put back."""
+    if clip is not None:
+        perturbed = perturbed.clamp(*clip)
+    return torch.where(valid_steps(inputs, lengths), perturbed, inputs)
+
+
+def standard_normal(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Independent N(0, 1) draws in the shape, type and place of `inputs`."""
+    return torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype).to(inputs.device)
+
+
+def uniform(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Independent draws from [0, 1) in the shape, type and place of `inputs`."""
+    return torch.rand(inputs.shape, generator=generator, dtype=inputs.dtype).to(inputs.device)
+
+
+def predict(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> Tensor:
+    """Logits `(batch, classes)`, checked.
+
+    Raises:
+        ValueError: If the model returns another shape, or a label has no logit.
+        RuntimeError: If a logit is not finite.
+    """
+    logits = model(inputs) if lengths is None else model(inputs, lengths=lengths)
+    batch = inputs.shape[0]
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}.")
+    if logits.ndim != 2 or logits.shape[0] != batch:
+        raise ValueError(f"model must return logits of shape ({batch}, classes), got {tuple(logits.shape)}.")
+    check_labels(labels, count=batch, classes=logits.shape[1])
+    bad = int((~torch.isfinite(logits)).any(dim=1).sum())
+    if bad:
+        raise RuntimeError(
+            f"logits became non-finite for {bad} of {batch} sequences. Lower the model's step size or the strength."
+        )
+    return logits

@@ -1,0 +1,73 @@
+"""A few perturbed sequences and what a model says of them, for the report."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from noisyrnn.data.base import Split
+from noisyrnn.robustness.base import Model, Perturbation, check_model, predict
+from noisyrnn.robustness.evaluate import draw_generator
+
+
+def examples(
+    model: Model,
+    split: Split,
+    perturbations: Sequence[Perturbation],
+    *,
+    indices: Sequence[int],
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> list[dict[str, Any]]:
+    """Perturbed sequences with the model's answer: the clean ones first, then each perturbation in order.
+
+    Random perturbations use one draw, a function of `seed` and of the place in `indices`, the same for every model.
+
+    Args:
+        model: Callable from inputs to logits, already on `device`; a module must be in eval mode.
+        split: Where the sequences come from.
+        perturbations: What is done to them.
+        indices: Which sequences, in `[0, len(split))`.
+        seed: `>= 0`.
+        device: Where the sequences are moved; `None` leaves them.
+
+    Returns:
+        JSON-ready records: perturbation (or `"clean"`), strength (`None` for clean), index, label, prediction,
+        confidence (the probability of the prediction) and inputs, valid steps × channels, to four digits.
+
+    Raises:
+        ValueError: If an index is out of range, there is none, or the model is in training mode.
+    """
+    check_model(model)
+    if len(indices) == 0:
+        raise ValueError("indices must hold at least one index, got 0.")
+    for index in indices:
+        if not 0 <= index < len(split):
+            raise ValueError(f"indices must lie in [0, {len(split) - 1}], got {index}.")
+    chosen = split.subset(torch.tensor(list(indices)))
+    inputs, labels = chosen.inputs.to(device), chosen.labels.to(device)
+    lengths = None if chosen.lengths is None else chosen.lengths.to(device)
+    records: list[dict[str, Any]] = []
+    for perturbation in (None, *perturbations):
+        changed = inputs
+        if perturbation is not None:
+            generator = draw_generator(seed, 0, 0)
+            changed = perturbation(model, inputs, labels, generator=generator, lengths=lengths)
+        with torch.no_grad():
+            probabilities = predict(model, changed, labels, lengths).double().softmax(dim=1)
+        confidences, predictions = probabilities.max(dim=1)
+        for row, index in enumerate(indices):
+            steps = inputs.shape[1] if lengths is None else int(lengths[row])
+            values = changed[row, :steps].double().tolist()
+            records.append(
+                {
+                    "perturbation": "clean" if perturbation is None else perturbation.name,
+                    "strength": None if perturbation is None else float(perturbation.strength),
+                    "index": int(index),
+                    "label": int(labels[row]),
+                    "prediction": int(predictions[row]),
+                    "confidence": float(confidences[row]),
+                    "inputs": [[round(value, 4) for value in step] for step in values],
+                }
+            )
+    return records

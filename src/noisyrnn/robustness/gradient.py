@@ -1,0 +1,47 @@
+"""Cross-entropy of each sequence and its gradient in the inputs: what the attacks climb."""
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+from noisyrnn.robustness.base import Model, predict
+
+
+def sequence_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each sequence, float64 `(batch,)`.
+
+    In float64, since a confident model's float32 loss is exactly zero and would hide the direction of ascent.
+    """
+    return torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+
+
+def input_gradient(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Gradient of each sequence's cross-entropy in that sequence, and the logits there.
+
+    Only the inputs are differentiated: no parameter's `grad` is written. The model must treat its rows separately.
+
+    Returns:
+        Gradient, shape of `inputs`, and detached logits `(batch, classes)`.
+
+    Raises:
+        RuntimeError: If the logits carry no gradient, or it is not finite.
+    """
+    # cuDNN's recurrent layers have no backward pass in eval mode; the plain ones do.
+    plain = torch.backends.cudnn.flags(enabled=False) if inputs.is_cuda else contextlib.nullcontext()
+    with torch.enable_grad(), plain:
+        leaf = inputs.detach().clone().requires_grad_(True)
+        logits = predict(model, leaf, labels, lengths)
+        if not logits.requires_grad:
+            raise RuntimeError(
+                "logits must depend on the inputs through torch operations, got logits without a gradient. "
+                "Remove no_grad and detach from the model."
+            )
+        total = sequence_losses(logits, labels).sum()
+        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True, materialize_grads=True)
+    bad = int((~torch.isfinite(gradient)).flatten(1).any(dim=1).sum())
+    if bad:
+        raise RuntimeError(
+            f"gradient of the loss became non-finite for {bad} of {len(inputs)} sequences. Lower the model's step size."
+        )
+    return gradient, logits.detach()

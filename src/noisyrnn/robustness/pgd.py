@@ -1,0 +1,161 @@
+"""Projected gradient ascent on the cross-entropy."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from noisyrnn.checks import check_choice, check_integer, check_number
+from noisyrnn.robustness.base import (
+    Model,
+    Range,
+    check_batch,
+    check_settings,
+    finish,
+    predict,
+    standard_normal,
+    uniform,
+    valid_steps,
+)
+from noisyrnn.robustness.gradient import input_gradient, sequence_losses
+
+
+@final
+@dataclass(frozen=True)
+class PGD:
+    r"""Projected gradient ascent on the cross-entropy, in the ball of radius ϵ around each sequence.
+
+    .. math:: x_{k+1} = \Pi_{B_\epsilon(x)} \big( x_k + \eta \, u(\nabla \ell(x_k, y)) \big), \quad
+        u(g) = \mathrm{sign}(g) \ (\ell_\infty) \ \text{or} \ g / \|g\|_2 \ (\ell_2) .
+
+    A sequence is one point: the ℓ2 norm runs over its valid steps and channels together. Of all iterates, the input
+    itself included, the best is returned, for each sequence: a misclassified one before a correct one, then the one
+    with the largest loss. More steps of the same size, or more restarts, therefore never weaken the attack.
+    It assumes a deterministic model. With a `clip`, an input outside of it is moved into it, even out of the ball.
+
+    Args:
+        strength: The radius ϵ, in units of the inputs, `>= 0`.
+        clip: Range the iterates are cut to; `None` lets them leave the range of the data.
+        norm: `"linf"` or `"l2"`.
+        steps: Gradient steps of one start.
+        step_size: The step η; `None` takes `2.5 * strength / steps`.
+        restarts: Number of starts; more than one needs `random_start`.
+        random_start: Whether to start uniformly in the ball rather than at the input.
+
+    Raises:
+        ValueError: If a number is out of its range or `norm` is unknown.
+
+    Reference:
+        Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
+    """
+
+    strength: float
+    clip: Range | None = None
+    norm: Literal["linf", "l2"] = "linf"
+    steps: int = 20
+    step_size: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+
+    symbol: ClassVar[str] = "ϵ"
+    needs_gradient: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_settings(self.strength, self.clip)
+        check_choice("norm", self.norm, ("linf", "l2"))
+        check_integer("steps", self.steps, minimum=1)
+        check_integer("restarts", self.restarts, minimum=1)
+        if self.step_size is not None:
+            check_number("step_size", self.step_size, above=0)
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(f"restarts must be 1 without random_start, got {self.restarts}. Set random_start=True.")
+
+    @property
+    def name(self) -> str:
+        """`pgd_linf` or `pgd_l2`."""
+        return f"pgd_{self.norm}"
+
+    @property
+    def random(self) -> bool:
+        """Whether two draws differ: they do if the start is random."""
+        return self.random_start
+
+    def __call__(
+        self,
+        model: Model,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        generator: torch.Generator,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Perturbed copy of `inputs`, `(batch, steps, input_size)`."""
+        check_batch(inputs, lengths)
+        if self.strength == 0:
+            return inputs.clone()
+        step_size = 2.5 * self.strength / self.steps if self.step_size is None else self.step_size
+        valid = valid_steps(inputs, lengths)
+        inputs = inputs.detach()
+        first = finish(inputs, inputs, lengths=lengths, clip=self.clip)
+        with torch.no_grad():
+            best = _Best(first, predict(model, first, labels, lengths), labels)
+        for _ in range(self.restarts):
+            start = inputs + self._random_offset(inputs, valid, generator) if self.random_start else inputs
+            current = finish(inputs, start, lengths=lengths, clip=self.clip)
+            for _ in range(self.steps):
+                gradient, logits = input_gradient(model, current, labels, lengths)
+                best.offer(current, logits)
+                ascent = current + step_size * self._direction(gradient * valid)
+                inside = inputs + self._project(ascent - inputs)
+                current = finish(inputs, inside, lengths=lengths, clip=self.clip)
+            with torch.no_grad():
+                best.offer(current, predict(model, current, labels, lengths))
+        return best.inputs
+
+    def _direction(self, gradient: Tensor) -> Tensor:
+        """Steepest ascent of length one in the norm; zero where the gradient is."""
+        if self.norm == "linf":
+            return gradient.sign()
+        return (gradient.double() / _length(gradient).clamp_min(torch.finfo(torch.float64).tiny)).to(gradient.dtype)
+
+    def _project(self, offset: Tensor) -> Tensor:
+        """Nearest offset within the radius."""
+        if self.norm == "linf":
+            return offset.clamp(-self.strength, self.strength)
+        excess = (_length(offset) / self.strength).clamp_min(1)
+        return (offset.double() / excess).to(offset.dtype)
+
+    def _random_offset(self, inputs: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
+        """Uniform draw from the ball; for ℓ2 of dimension n, a uniform direction times radius · u^(1/n)."""
+        if self.norm == "linf":
+            return self.strength * (2 * uniform(inputs, generator) - 1) * valid
+        direction = self._direction(standard_normal(inputs, generator) * valid)
+        dimension = valid.sum(dim=(1, 2), keepdim=True) * inputs.shape[2]
+        quantile = uniform(inputs[:, :1, :1], generator).double()
+        return (self.strength * quantile ** (1 / dimension)).to(inputs.dtype) * direction
+
+
+def _length(values: Tensor) -> Tensor:
+    """Euclidean norm of each sequence, float64 `(batch, 1, 1)`: squares of small float32 gradients vanish."""
+    return values.double().square().sum(dim=(1, 2), keepdim=True).sqrt()
+
+
+class _Best:
+    """Of the iterates offered, the best for each sequence: misclassified before correct, then by loss."""
+
+    def __init__(self, inputs: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self.inputs = inputs
+        self.labels = labels
+        self.wrong, self.loss = self._score(logits)
+
+    def offer(self, inputs: Tensor, logits: Tensor) -> None:
+        """Take each sequence of `inputs` that beats the one held."""
+        wrong, loss = self._score(logits)
+        better = (wrong & ~self.wrong) | ((wrong == self.wrong) & (loss > self.loss))
+        self.inputs = torch.where(better[:, None, None], inputs, self.inputs)
+        self.wrong = self.wrong | wrong
+        self.loss = torch.where(better, loss, self.loss)
+
+    def _score(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return logits.argmax(dim=1) != self.labels, sequence_losses(logits, self.labels)
