@@ -1,0 +1,33 @@
+# `make demo` and `make test` set everything up first: .venv from the system's Python, the project in it, then they run.
+# Setting up again is instant until pyproject.toml or constraints.txt changes. PYTHON=... chooses the Python.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint coverage setup clean
+
+PYTHON ?=
+DEMO := runs/demo
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.* ## /make \1\t/p' Makefile
+
+demo: setup ## Train six models on the bundled digits, perturb their inputs and write a report (about ten minutes)
+	.venv/bin/noisyrnn compare --models noisy,lipschitz,antisymmetric,cornn,exprnn,lstm --dataset digits --seeds 3 \
+		--workers 2 --output $(DEMO)
+
+test: setup ## Run the tests (under five minutes)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+
+lint: setup ## Check style and types
+	.venv/bin/python -m ruff check
+	.venv/bin/python -m ruff format --check
+	.venv/bin/python -m mypy
+
+coverage: setup ## Run the tests and fail below 90 % of lines
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --cov=noisyrnn --cov-report=term-missing:skip-covered \
+		--cov-fail-under=90
+
+setup: ## Make .venv and install the project in it, where that is not done yet
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh
+
+clean: ## Remove .venv and every cache; runs stay
+	rm -rf .venv build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache .coverage src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
