@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits as bundled_digits
 
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.split import stratified_draw
@@ -13,6 +12,8 @@ TEST, VALIDATION = 450, 270
 
 def load_digits(folders: list[Path], chunk: int) -> Dataset:
     """1,077 / 270 / 450 sequences of 64 steps, grey levels in [0, 1], ten classes; `folders` are not needed."""
+    from sklearn.datasets import load_digits as bundled_digits  # a second to import, and most runs need none of it
+
     pixels, digits = bundled_digits(return_X_y=True)
     inputs = (torch.from_numpy(pixels) / 16).float().unsqueeze(-1)
     labels = torch.from_numpy(digits).long()

@@ -1,0 +1,39 @@
+"""Trainable recurrent networks; no optimiser here."""
+
+from noisyrnn.models.antisymmetric import AntisymmetricRNN
+from noisyrnn.models.cell import Cell
+from noisyrnn.models.classifier import SequenceClassifier
+from noisyrnn.models.cornn import CoRNN
+from noisyrnn.models.exprnn import ExpRNN
+from noisyrnn.models.gated import GRU, LSTM, TanhRNN
+from noisyrnn.models.layer import RecurrentLayer
+from noisyrnn.models.lipschitz import LipschitzRNN
+from noisyrnn.models.noisy import NoisyRNN
+from noisyrnn.models.registry import ModelEntry
+
+MODELS: dict[str, ModelEntry] = {
+    "noisy": ModelEntry("Noisy RNN: the Lipschitz cell with a learnable step, trained with hidden noise", NoisyRNN),
+    "lipschitz": ModelEntry("Lipschitz RNN: matrices of prescribed skewness and damping, fixed step", LipschitzRNN),
+    "antisymmetric": ModelEntry("Antisymmetric RNN: skew-symmetric recurrent matrix, fixed step", AntisymmetricRNN),
+    "cornn": ModelEntry("coRNN: coupled damped oscillators", CoRNN),
+    "exprnn": ModelEntry("Exponential RNN: orthogonal recurrent matrix, modReLU", ExpRNN),
+    "rnn": ModelEntry("Tanh RNN (torch.nn.RNN)", TanhRNN),
+    "gru": ModelEntry("Gated recurrent unit (torch.nn.GRU)", GRU),
+    "lstm": ModelEntry("Long short-term memory (torch.nn.LSTM)", LSTM),
+}
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "MODELS",
+    "AntisymmetricRNN",
+    "Cell",
+    "CoRNN",
+    "ExpRNN",
+    "LipschitzRNN",
+    "ModelEntry",
+    "NoisyRNN",
+    "RecurrentLayer",
+    "SequenceClassifier",
+    "TanhRNN",
+]

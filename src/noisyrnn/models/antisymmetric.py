@@ -1,0 +1,103 @@
+"""The antisymmetric RNN."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from noisyrnn.checks import check_number
+from noisyrnn.models.cell import Cell
+from noisyrnn.models.layer import RecurrentLayer
+from noisyrnn.sde.structure import check_structure, structured
+
+
+class AntisymmetricWeights(NamedTuple):
+    """What a step uses: `W` transposed, `(hidden_size, hidden_size)`."""
+
+    recurrent: Tensor
+
+
+class AntisymmetricCell(Cell[AntisymmetricWeights]):
+    r"""The increment :math:`\delta \tanh(W h + U x + b)` with :math:`W = C - C^T - \gamma I`.
+
+    Args:
+        input_size: Channels of one step.
+        hidden_size: Units.
+        step_size: δ, above 0.
+        damping: γ, at least 0.
+        init_std: `C` starts at `N(0, (init_std / hidden_size)²)`, above 0.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, *, step_size: float, damping: float, init_std: float) -> None:
+        super().__init__(input_size, hidden_size)
+        check_number("step_size", step_size, above=0.0)
+        check_structure(1.0, damping)
+        check_number("init_std", init_std, above=0.0)
+        self.step_size = step_size
+        self.damping = damping
+        self.C = nn.Parameter(torch.randn(hidden_size, hidden_size) * (init_std / hidden_size))
+        self.input = nn.Linear(input_size, hidden_size)
+
+    def weights(self) -> AntisymmetricWeights:
+        """`W` transposed."""
+        return AntisymmetricWeights(structured(self.C, skewness=1.0, damping=self.damping).T)
+
+    def drive(self, inputs: Tensor, weights: AntisymmetricWeights) -> Tensor:
+        """`U x + b`."""
+        return self.input(inputs)
+
+    def increment(
+        self, drive: Tensor, state: Tensor, weights: AntisymmetricWeights, dt: Tensor | None = None
+    ) -> Tensor:
+        """The drift times the step."""
+        step = self.step_size if dt is None else self.step_size * dt
+        return step * torch.tanh(torch.addmm(drive, state, weights.recurrent))
+
+
+class AntisymmetricRNN(RecurrentLayer):
+    r"""The antisymmetric RNN :math:`h \leftarrow h + \delta \tanh((C - C^T - \gamma I) h + U x + b)`.
+
+    Args:
+        input_size: Channels of one step, at least 1.
+        hidden_size: Units, at least 1.
+        step_size: δ, above 0.
+        damping: γ, at least 0.
+        init_std: `C` starts at `N(0, (init_std / hidden_size)²)`, above 0.
+        additive: See `RecurrentLayer`.
+        multiplicative: See `RecurrentLayer`.
+        noise_form: See `RecurrentLayer`.
+        noise_law: See `RecurrentLayer`.
+        noise_seed: See `RecurrentLayer`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Reference:
+        Chang et al., AntisymmetricRNN: a dynamical system view on recurrent neural networks, ICLR 2019.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        step_size: float = 0.01,
+        damping: float = 0.0001,
+        init_std: float = 0.1,
+        additive: float = 0.0,
+        multiplicative: float = 0.0,
+        noise_form: str = "independent",
+        noise_law: str = "gaussian",
+        noise_seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            AntisymmetricCell(input_size, hidden_size, step_size=step_size, damping=damping, init_std=init_std),
+            additive=additive,
+            multiplicative=multiplicative,
+            noise_form=noise_form,
+            noise_law=noise_law,
+            noise_seed=noise_seed,
+        )
+        self.step_size = step_size
+        self.damping = damping
+        self.init_std = init_std

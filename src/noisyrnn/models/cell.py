@@ -1,0 +1,62 @@
+"""What a recurrent cell is."""
+
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from noisyrnn.checks import check_integer
+
+Weights = TypeVar("Weights")
+
+
+class Cell(nn.Module, ABC, Generic[Weights]):
+    r"""A map :math:`h \leftarrow h + \Delta(h, x)`, given by its increment Δ.
+
+    The first `hidden_size` entries of the state are the output; second-order and gated cells carry more behind them.
+
+    Args:
+        input_size: Channels of one step of the input, at least 1.
+        hidden_size: Units, at least 1.
+    """
+
+    timed = True
+    """Whether a step has a length, so that `dt` has a meaning."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        check_integer("input_size", input_size, minimum=1)
+        check_integer("hidden_size", hidden_size, minimum=1)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+
+    @property
+    def state_size(self) -> int:
+        """Entries of the state: `hidden_size`, or more for a cell that carries more than its output."""
+        return self.hidden_size
+
+    @abstractmethod
+    def weights(self) -> Weights:
+        """Weights in the form the steps use; made once for all steps of a pass."""
+
+    @abstractmethod
+    def drive(self, inputs: Tensor, weights: Weights) -> Tensor:
+        """The inputs' part of a step, for any leading axes: `(..., input_size)` to `(..., k)`."""
+
+    @abstractmethod
+    def increment(self, drive: Tensor, state: Tensor, weights: Weights, dt: Tensor | None = None) -> Tensor:
+        """Δ: `(batch, k)` and `(batch, state_size)` to `(batch, state_size)`.
+
+        `dt` is the step's length in nominal steps and broadcasts against `(batch, hidden_size)`; `None` is 1.
+        """
+
+    def initial_state(self, batch: int) -> Tensor:
+        """Zeros, `(batch, state_size)`, of the parameters' dtype and device."""
+        example = next(self.parameters())
+        return torch.zeros(batch, self.state_size, dtype=example.dtype, device=example.device)
+
+    def step(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
+        """The state `(batch, state_size)` after one noise-free step with the inputs `(batch, input_size)`."""
+        weights = self.weights()
+        return state + self.increment(self.drive(inputs, weights), state, weights, dt)

@@ -1,0 +1,116 @@
+"""The coupled oscillatory RNN."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from noisyrnn.checks import check_number
+from noisyrnn.models.cell import Cell
+from noisyrnn.models.layer import RecurrentLayer
+
+
+class CoRNNWeights(NamedTuple):
+    """What a step uses: both recurrent matrices, transposed and stacked, `(2 * hidden_size, hidden_size)`."""
+
+    recurrent: Tensor
+
+
+class CoRNNCell(Cell[CoRNNWeights]):
+    r"""Driven, damped, coupled oscillators with the state `(y, z)`: position, then velocity.
+
+    .. math:: z \leftarrow z + \Delta t\,[\tanh(W y + \mathcal{W} z + U x + b) - \gamma y - \epsilon z], \quad
+        y \leftarrow y + \Delta t\, z,
+
+    the second with the new velocity. The output is the position `y`.
+
+    Args:
+        input_size: Channels of one step.
+        hidden_size: Oscillators.
+        step_size: Δt, above 0.
+        stiffness: γ, at least 0.
+        friction: ϵ, at least 0.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, step_size: float, stiffness: float, friction: float
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        check_number("step_size", step_size, above=0.0)
+        check_number("stiffness", stiffness, minimum=0.0)
+        check_number("friction", friction, minimum=0.0)
+        self.step_size = step_size
+        self.stiffness = stiffness
+        self.friction = friction
+        self.input = nn.Linear(input_size, hidden_size)
+        self.recurrent = nn.Linear(2 * hidden_size, hidden_size, bias=False)
+
+    @property
+    def state_size(self) -> int:
+        """Positions and velocities."""
+        return 2 * self.hidden_size
+
+    def weights(self) -> CoRNNWeights:
+        """Both matrices, transposed."""
+        return CoRNNWeights(self.recurrent.weight.T)
+
+    def drive(self, inputs: Tensor, weights: CoRNNWeights) -> Tensor:
+        """`U x + b`."""
+        return self.input(inputs)
+
+    def increment(self, drive: Tensor, state: Tensor, weights: CoRNNWeights, dt: Tensor | None = None) -> Tensor:
+        """Implicit-explicit Euler: the position moves by the new velocity."""
+        y, z = state.chunk(2, dim=1)
+        step = self.step_size if dt is None else self.step_size * dt
+        force = torch.tanh(torch.addmm(drive, state, weights.recurrent))
+        kick = step * (force - self.stiffness * y - self.friction * z)
+        return torch.cat([step * (z + kick), kick], dim=1)
+
+
+class CoRNN(RecurrentLayer):
+    """The coupled oscillatory RNN; see `CoRNNCell` for its equations. Its state is `(y, z)`, its output `y`.
+
+    Args:
+        input_size: Channels of one step, at least 1.
+        hidden_size: Oscillators, at least 1.
+        step_size: Δt, above 0.
+        stiffness: γ, at least 0.
+        friction: ϵ, at least 0.
+        additive: See `RecurrentLayer`; the noise acts on the positions.
+        multiplicative: See `RecurrentLayer`.
+        noise_form: See `RecurrentLayer`.
+        noise_law: See `RecurrentLayer`.
+        noise_seed: See `RecurrentLayer`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Reference:
+        Rusch and Mishra, Coupled Oscillatory Recurrent Neural Network, ICLR 2021.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        step_size: float = 0.042,
+        stiffness: float = 2.7,
+        friction: float = 4.7,
+        additive: float = 0.0,
+        multiplicative: float = 0.0,
+        noise_form: str = "independent",
+        noise_law: str = "gaussian",
+        noise_seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            CoRNNCell(input_size, hidden_size, step_size=step_size, stiffness=stiffness, friction=friction),
+            additive=additive,
+            multiplicative=multiplicative,
+            noise_form=noise_form,
+            noise_law=noise_law,
+            noise_seed=noise_seed,
+        )
+        self.step_size = step_size
+        self.stiffness = stiffness
+        self.friction = friction

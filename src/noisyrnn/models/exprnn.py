@@ -1,0 +1,122 @@
+"""The exponential RNN: an orthogonal recurrent matrix through the matrix exponential."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from noisyrnn.checks import check_choice
+from noisyrnn.models.cell import Cell
+from noisyrnn.models.layer import RecurrentLayer
+
+STARTS = ("cayley", "henaff")
+
+
+def skew_blocks(size: int, start: str) -> Tensor:
+    """A block-diagonal skew-symmetric matrix, `(size, size)`: how the recurrent rotation starts.
+
+    Args:
+        size: Units; an odd one leaves a last row of zeros.
+        start: "henaff": angles uniform on [-π, π]. "cayley": angles `sqrt((1 - cos t) / (1 + cos t))` with t uniform on
+            [0, π/2], negated, as Helfrich et al. have it.
+    """
+    check_choice("recurrent_init", start, STARTS)
+    half = size // 2
+    if start == "henaff":
+        angles = (2 * torch.rand(half) - 1) * math.pi
+    else:
+        t = torch.rand(half) * (math.pi / 2)
+        angles = -torch.sqrt((1 - t.cos()) / (1 + t.cos()))
+    diagonal = torch.zeros(size - 1)
+    diagonal[::2] = angles
+    upper = torch.diag(diagonal, 1)
+    return upper - upper.T
+
+
+def modrelu(z: Tensor, bias: Tensor) -> Tensor:
+    """`sign(z) · relu(|z| + bias)`, entry by entry."""
+    return torch.sign(z) * torch.relu(z.abs() + bias)
+
+
+class ExpWeights(NamedTuple):
+    """What a step uses: the orthogonal matrix transposed, `(hidden_size, hidden_size)`."""
+
+    recurrent: Tensor
+
+
+class ExpCell(Cell[ExpWeights]):
+    r"""The map :math:`h \leftarrow \mathrm{modReLU}(\exp(K) h + U x)` with skew-symmetric `K`.
+
+    Args:
+        input_size: Channels of one step.
+        hidden_size: Units.
+        recurrent_init: "cayley" or "henaff"; see `skew_blocks`.
+    """
+
+    timed = False
+
+    def __init__(self, input_size: int, hidden_size: int, *, recurrent_init: str) -> None:
+        super().__init__(input_size, hidden_size)
+        start = torch.linalg.matrix_exp(skew_blocks(hidden_size, recurrent_init))
+        self.input = nn.Linear(input_size, hidden_size, bias=False)
+        self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
+        orthogonal(self.recurrent, orthogonal_map="matrix_exp")
+        self.recurrent.weight = start
+        self.threshold = nn.Parameter(torch.zeros(hidden_size))
+
+    def weights(self) -> ExpWeights:
+        """The exponential, taken once for the whole pass."""
+        return ExpWeights(self.recurrent.weight.T)
+
+    def drive(self, inputs: Tensor, weights: ExpWeights) -> Tensor:
+        """`U x`."""
+        return self.input(inputs)
+
+    def increment(self, drive: Tensor, state: Tensor, weights: ExpWeights, dt: Tensor | None = None) -> Tensor:
+        """The new state less the old one; `dt` has no meaning here."""
+        return modrelu(torch.addmm(drive, state, weights.recurrent), self.threshold) - state
+
+
+class ExpRNN(RecurrentLayer):
+    r"""The exponential RNN :math:`h \leftarrow \mathrm{modReLU}(\exp(K) h + U x)`, with `exp(K)` orthogonal.
+
+    Args:
+        input_size: Channels of one step, at least 1.
+        hidden_size: Units, at least 1.
+        recurrent_init: "cayley" or "henaff": how `K` starts.
+        additive: See `RecurrentLayer`.
+        multiplicative: See `RecurrentLayer`.
+        noise_form: See `RecurrentLayer`.
+        noise_law: See `RecurrentLayer`.
+        noise_seed: See `RecurrentLayer`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Reference:
+        Lezcano-Casado and Martínez-Rubio, Cheap orthogonal constraints in neural networks, ICML 2019.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        recurrent_init: str = "cayley",
+        additive: float = 0.0,
+        multiplicative: float = 0.0,
+        noise_form: str = "independent",
+        noise_law: str = "gaussian",
+        noise_seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            ExpCell(input_size, hidden_size, recurrent_init=recurrent_init),
+            additive=additive,
+            multiplicative=multiplicative,
+            noise_form=noise_form,
+            noise_law=noise_law,
+            noise_seed=noise_seed,
+        )
+        self.recurrent_init = recurrent_init

@@ -1,0 +1,117 @@
+"""torch's own recurrent networks behind the same interface, so that they can wear the same noise."""
+
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from noisyrnn.models.cell import Cell
+from noisyrnn.models.layer import RecurrentLayer
+
+KINDS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+
+class TorchWeights(NamedTuple):
+    """What a step uses, in torch's order."""
+
+    input: Tensor
+    recurrent: Tensor
+    input_bias: Tensor
+    recurrent_bias: Tensor
+
+
+class TorchCell(Cell[TorchWeights]):
+    """One layer of `nn.RNN` (tanh), `nn.GRU` or `nn.LSTM`, step by step; the state of the last is `(h, c)`.
+
+    Args:
+        input_size: Channels of one step.
+        hidden_size: Units.
+        kind: "rnn", "gru" or "lstm".
+    """
+
+    timed = False
+
+    def __init__(self, input_size: int, hidden_size: int, *, kind: str) -> None:
+        super().__init__(input_size, hidden_size)
+        self.kind = kind
+        self.rnn = KINDS[kind](input_size, hidden_size, batch_first=True)
+
+    @property
+    def state_size(self) -> int:
+        """The output, and for the LSTM its memory."""
+        return 2 * self.hidden_size if self.kind == "lstm" else self.hidden_size
+
+    def weights(self) -> TorchWeights:
+        """Torch's parameters as they are."""
+        return TorchWeights(*self.rnn.all_weights[0])
+
+    def drive(self, inputs: Tensor, weights: TorchWeights) -> Tensor:
+        """The inputs themselves: torch's cells project them."""
+        return inputs
+
+    def increment(self, drive: Tensor, state: Tensor, weights: TorchWeights, dt: Tensor | None = None) -> Tensor:
+        """The new state less the old one; `dt` has no meaning here."""
+        if self.kind == "rnn":
+            return torch.rnn_tanh_cell(drive, state, *weights) - state
+        if self.kind == "gru":
+            return torch.gru_cell(drive, state, *weights) - state
+        return torch.cat(torch.lstm_cell(drive, state.chunk(2, dim=1), *weights), dim=1) - state
+
+    def run_fused(self, inputs: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The noise-free pass over a whole sequence by torch's fused loop; as `kernels.reference.run`."""
+        steps = inputs.shape[1]
+        start = [part.unsqueeze(0).contiguous() for part in state.split(self.hidden_size, dim=1)]
+        h_0 = tuple(start) if self.kind == "lstm" else start[0]
+        if lengths is None:
+            outputs, end = self.rnn(inputs, h_0)
+        else:
+            packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            outputs, end = self.rnn(packed, h_0)
+            outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=steps)
+        return outputs, torch.cat([part[0] for part in end], dim=1) if self.kind == "lstm" else end[0]
+
+
+class _TorchRNN(RecurrentLayer):
+    """What `TanhRNN`, `GRU` and `LSTM` share: a `TorchCell` of their kind, by default without noise."""
+
+    kind: ClassVar[str]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        additive: float = 0.0,
+        multiplicative: float = 0.0,
+        noise_form: str = "independent",
+        noise_law: str = "gaussian",
+        noise_seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            TorchCell(input_size, hidden_size, kind=self.kind),
+            additive=additive,
+            multiplicative=multiplicative,
+            noise_form=noise_form,
+            noise_law=noise_law,
+            noise_seed=noise_seed,
+        )
+
+
+class TanhRNN(_TorchRNN):
+    """The tanh RNN (`nn.RNN`), with hidden noise where `additive` or `multiplicative` is above 0."""
+
+    kind = "rnn"
+
+
+class GRU(_TorchRNN):
+    """The gated recurrent unit (`nn.GRU`), with hidden noise where `additive` or `multiplicative` is above 0."""
+
+    kind = "gru"
+
+
+class LSTM(_TorchRNN):
+    """The long short-term memory (`nn.LSTM`), with hidden noise where `additive` or `multiplicative` is above 0."""
+
+    kind = "lstm"

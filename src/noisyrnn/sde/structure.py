@@ -1,0 +1,43 @@
+"""Hidden-to-hidden matrices of prescribed skewness and damping."""
+
+import torch
+from torch import Tensor
+
+from noisyrnn.checks import check_number
+
+
+def check_structure(skewness: float, damping: float) -> None:
+    """Raise `ValueError` unless `skewness` lies in [0.5, 1] and `damping >= 0`."""
+    check_number("skewness", skewness, minimum=0.5, maximum=1.0)
+    check_number("damping", damping, minimum=0.0)
+
+
+def structured(matrix: Tensor, *, skewness: float = 0.75, damping: float = 0.001) -> Tensor:
+    r"""The matrix :math:`S_{\beta,\gamma}(M) = (1-\beta)(M + M^T) + \beta(M - M^T) - \gamma I`.
+
+    Skewness 1 leaves the skew-symmetric part alone, whose eigenvalues are imaginary; skewness 0.5 gives `M` itself,
+    less the damping. Damping moves every eigenvalue to the left.
+
+    Args:
+        matrix: The free parameters `M`, `(d, d)`.
+        skewness: β in [0.5, 1].
+        damping: γ, at least 0.
+
+    Returns:
+        `(d, d)`.
+
+    Raises:
+        ValueError: If `skewness` or `damping` is out of range.
+
+    Example:
+        >>> structured(torch.tensor([[0.0, 2.0], [0.0, 0.0]]), skewness=1.0, damping=0.0)
+        tensor([[ 0.,  2.],
+                [-2.,  0.]])
+
+    Reference:
+        Erichson et al., Lipschitz Recurrent Neural Networks, ICLR 2021.
+    """
+    check_structure(skewness, damping)
+    # (1-β)(M + Mᵀ) + β(M - Mᵀ) = M + (1 - 2β) Mᵀ
+    identity = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
+    return matrix + (1 - 2 * skewness) * matrix.T - damping * identity

@@ -1,0 +1,198 @@
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from noisyrnn.models import MODELS, LipschitzRNN, NoisyRNN
+from noisyrnn.sde import SDE, BrownianPath, EulerMaruyama, HiddenNoise, RecurrentDrift, structured
+
+Make = Callable[..., Any]
+PATH = BrownianPath(seed=3)
+
+
+@pytest.mark.parametrize("name", ["noisy", "lipschitz"])
+@pytest.mark.parametrize("learn_step", [True, False])
+def test_equals_a_written_out_loop(name: str, learn_step: bool, make_layer: Make, make_inputs: Make) -> None:
+    options = {"step_size": 0.25, "learn_step": learn_step, "skewness": 0.6, "damping": 0.1}
+    layer, inputs = make_layer(name, **options, additive=0.0, multiplicative=0.0), make_inputs()
+    cell = layer.cell
+    if learn_step:
+        with torch.no_grad():
+            cell.step_size.copy_(torch.linspace(0.05, 0.4, 5))
+    outputs, _ = layer(inputs)
+    B, C, U, b, d = (p.detach() for p in (cell.B, cell.C, cell.input.weight, cell.input.bias, cell.step_size))
+    A, W = (0.4 * (M + M.T) + 0.6 * (M - M.T) - 0.1 * torch.eye(5).double() for M in (B, C))
+    for n in range(4):
+        h = [0.0] * 5
+        for m in range(6):
+            old = h
+            h = []
+            for i in range(5):
+                inner = sum(float(W[i, j]) * old[j] for j in range(5)) + float(U[i] @ inputs[n, m] + b[i])
+                f = sum(float(A[i, j]) * old[j] for j in range(5)) + math.tanh(inner)
+                h.append(old[i] + float(d[i]) * f)
+            assert outputs[n, m].tolist() == pytest.approx(h, abs=1e-12)
+
+
+def test_paper_parametrisation_is_euler_maruyama(make_layer: Make, make_inputs: Make) -> None:
+    eps, s1, s2, delta = 0.7, 0.4, 1.3, 0.125
+    layer = make_layer(
+        "noisy",
+        step_size=delta,
+        learn_step=False,
+        parametrisation="paper",
+        noise_level=eps,
+        additive=s1,
+        multiplicative=s2,
+        noise_form="shared",
+    )
+    inputs = make_inputs()
+    outputs, _ = layer(inputs, path=PATH)
+    cell = layer.cell
+    f = RecurrentDrift.from_matrices(structured(cell.B), structured(cell.C), cell.input.weight, cell.input.bias)
+    increments = math.sqrt(delta) * PATH.normals(steps=6, batch=4, units=5, motions=1, dtype=torch.float64)[0]
+    h = torch.zeros(4, 5, dtype=torch.float64)
+    for m in range(6):
+        x = inputs[:, m]
+        sde = SDE(lambda h, x=x: f(h, x), lambda h, x=x: eps * (s1 + s2 * f(h, x)))
+        h = EulerMaruyama().step(sde, h, delta, increments[m])
+        torch.testing.assert_close(outputs[:, m], h, rtol=0, atol=1e-12)
+
+
+def test_step_lengths_are_euler_maruyama_too(make_layer: Make, make_inputs: Make) -> None:
+    eps, s1, s2, delta = 0.7, 0.4, 1.3, 0.125
+    levels = {"noise_level": eps, "additive": s1, "multiplicative": s2, "noise_form": "shared"}
+    layer = make_layer("noisy", step_size=delta, learn_step=False, parametrisation="paper", **levels)
+    inputs, dt = make_inputs(), torch.rand(4, 6, generator=torch.Generator().manual_seed(0)).double() + 0.5
+    outputs, _ = layer(inputs, dt=dt, path=PATH)
+    cell = layer.cell
+    f = RecurrentDrift.from_matrices(structured(cell.B), structured(cell.C), cell.input.weight, cell.input.bias)
+    normals = PATH.normals(steps=6, batch=4, units=5, motions=1, dtype=torch.float64)[0]
+    h = torch.zeros(4, 5, dtype=torch.float64)
+    for m in range(6):
+        step = (delta * dt[:, m])[:, None]
+        x = inputs[:, m]
+        sde = SDE(lambda h, x=x: f(h, x), lambda h, x=x: eps * (s1 + s2 * f(h, x)))
+        h = EulerMaruyama().step(sde, h, step, step.sqrt() * normals[m])
+        torch.testing.assert_close(outputs[:, m], h, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["noisy", "lipschitz"])
+def test_equals_torch_rnn_where_a_is_minus_the_identity(name: str, make_layer: Make, make_inputs: Make) -> None:
+    layer = make_layer(name, step_size=1.0, skewness=0.5, damping=1.0, additive=0.0, multiplicative=0.0)
+    cell, inputs = layer.cell, make_inputs()
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        rnn = nn.RNN(2, 5, batch_first=True).double()
+    with torch.no_grad():
+        cell.B.zero_()
+        cell.C.copy_(rnn.weight_hh_l0 + torch.eye(5))  # W = C - I
+        cell.input.weight.copy_(rnn.weight_ih_l0)
+        cell.input.bias.copy_(rnn.bias_ih_l0 + rnn.bias_hh_l0)
+    weight = torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    results = []
+    for module in (layer, rnn):
+        x = inputs.clone().requires_grad_()
+        h_0 = torch.full((1, 4, 5), 0.3, dtype=torch.float64, requires_grad=True)
+        outputs, h_n = module(x, h_0)
+        ((outputs * weight).sum() + h_n.square().sum()).backward()
+        results.append((outputs, h_n, x.grad, h_0.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    for ours, theirs in [
+        (cell.C, rnn.weight_hh_l0),
+        (cell.input.weight, rnn.weight_ih_l0),
+        (cell.input.bias, rnn.bias_ih_l0),
+        (cell.input.bias, rnn.bias_hh_l0),
+    ]:
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-12)
+
+
+def test_lipschitz_is_noisy_without_noise(make_layer: Make, make_inputs: Make) -> None:
+    options = {"step_size": 0.1, "learn_step": True, "additive": 0.0, "multiplicative": 0.0}
+    noisy, lipschitz = (make_layer(name, **options) for name in ("noisy", "lipschitz"))
+    assert torch.equal(noisy(make_inputs())[0], lipschitz(make_inputs())[0])
+
+
+def test_published_defaults() -> None:
+    noisy, lipschitz = NoisyRNN(1, 4), LipschitzRNN(1, 4)
+    expected = {"step_size": 0.01, "additive": 0.05, "multiplicative": 0.02, "skewness": 0.75, "damping": 0.001}
+    assert {name: getattr(noisy, name) for name in expected} == expected
+    assert noisy.learn_step and isinstance(noisy.cell.step_size, nn.Parameter)
+    assert noisy.cell.step_size.tolist() == pytest.approx([0.01] * 4)
+    assert (lipschitz.step_size, lipschitz.learn_step) == (0.03, False)
+    assert lipschitz.hidden_noise.silent
+    assert "step_size" in dict(lipschitz.cell.named_buffers())
+
+
+def test_initial_weights_have_the_published_spread() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        cell = NoisyRNN(1, 128, init_std=0.1).cell
+    for matrix in (cell.B, cell.C):
+        assert float(matrix.std()) == pytest.approx(0.1 / 128, rel=4 / math.sqrt(2 * 128**2))  # four standard errors
+
+
+def test_hidden_noise_in_both_parametrisations() -> None:
+    assert NoisyRNN(1, 2).hidden_noise == HiddenNoise(additive=0.05, multiplicative=0.02)
+    layer = NoisyRNN(
+        1, 2, learn_step=False, parametrisation="paper", noise_level=0.5, step_size=0.04, noise_form="shared"
+    )
+    expected = HiddenNoise.paper(noise_level=0.5, additive=0.05, multiplicative=0.02, step_size=0.04, form="shared")
+    assert layer.hidden_noise == expected
+    assert layer.hidden_noise.additive == pytest.approx(0.5 * 0.2 * 0.05)
+
+
+def test_the_learnable_step_is_trained_and_the_fixed_one_is_not(make_layer: Make, make_inputs: Make) -> None:
+    learnt, fixed = make_layer("noisy"), make_layer("noisy", learn_step=False)
+    for layer in (learnt, fixed):
+        layer(make_inputs(), path=PATH)[0].sum().backward()
+    assert (learnt.cell.step_size.grad != 0).all()
+    assert not fixed.cell.step_size.requires_grad
+    assert "cell.step_size" in copy.deepcopy(fixed).state_dict()
+
+
+def test_the_uniform_law_refuses_step_lengths(make_layer: Make, make_inputs: Make) -> None:
+    layer = make_layer("noisy", noise_law="uniform")
+    assert not torch.equal(layer(make_inputs())[0], layer(make_inputs())[0])
+    with pytest.raises(ValueError, match=r"^dt must be None with noise_law 'uniform', got step lengths\. Use .*$"):
+        layer(make_inputs(), dt=1.0)
+
+
+@pytest.mark.parametrize("name", ["noisy", "lipschitz"])
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"step_size": 0.0}, r"^step_size must be greater than 0, got 0\.$"),
+        ({"skewness": 0.3}, r"^skewness must lie in \[0\.5, 1\], got 0\.3\.$"),
+        ({"damping": -0.5}, r"^damping must be at least 0, got -0\.5\.$"),
+        ({"init_std": 0.0}, r"^init_std must be greater than 0, got 0\.$"),
+    ],
+)
+def test_bad_cell_options(name: str, options: dict[str, float], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        MODELS[name].build(1, 2, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"parametrisation": "papers"},
+            r"^parametrisation must be one of paper, published, got 'papers'\. Did you mean 'paper'\?$",
+        ),
+        ({"noise_level": -1.0}, r"^noise_level must be at least 0, got -1\.$"),
+        ({"parametrisation": "paper"}, r"^learn_step must be False with parametrisation 'paper', got True\.$"),
+        (
+            {"parametrisation": "paper", "learn_step": False, "noise_law": "uniform"},
+            r"^noise_law must be 'gaussian' with parametrisation 'paper', got 'uniform'\.$",
+        ),
+    ],
+)
+def test_bad_noise_options(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        NoisyRNN(1, 2, **options)

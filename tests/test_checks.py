@@ -1,0 +1,145 @@
+"""Every check: what it lets through, and the sentence it raises otherwise, numbers included."""
+
+import math
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from noisyrnn import checks
+
+
+def says(sentence: str) -> str:
+    """A pattern for the whole sentence."""
+    return f"^{re.escape(sentence)}$"
+
+
+def check_number(value: object, **bounds: float) -> Callable[[], None]:
+    return lambda: checks.check_number("radius", value, **bounds)
+
+
+def check_lengths(lengths: object) -> Callable[[], None]:
+    return lambda: checks.check_lengths(lengths, batch=2, steps=7)
+
+
+def check_labels(labels: object) -> Callable[[], None]:
+    return lambda: checks.check_labels(labels, count=2, classes=3)
+
+
+def check_sequences(inputs: object, input_size: int | None = 3) -> Callable[[], None]:
+    return lambda: checks.check_sequences("inputs", inputs, input_size=input_size)
+
+
+BAD = [
+    (
+        lambda: checks.check_choice("model", "lipshitz", ["noisy", "lipschitz"]),
+        ValueError,
+        "model must be one of lipschitz, noisy, got 'lipshitz'. Did you mean 'lipschitz'?",
+    ),
+    (
+        lambda: checks.check_choice("model", "transformer", ["noisy", "gru"]),
+        ValueError,
+        "model must be one of gru, noisy, got 'transformer'.",
+    ),
+    (lambda: checks.check_choice("noise", 3, ["on"]), ValueError, "noise must be one of on, got 3."),
+    (lambda: checks.check_integer("steps", 2.0, minimum=1), TypeError, "steps must be an integer, got 2.0."),
+    (lambda: checks.check_integer("steps", True, minimum=1), TypeError, "steps must be an integer, got True."),
+    (lambda: checks.check_integer("steps", 2, minimum=3), ValueError, "steps must be at least 3, got 2."),
+    (check_number("a"), TypeError, "radius must be a number, got 'a'."),
+    (check_number(True), TypeError, "radius must be a number, got True."),
+    (check_number(0, above=0.0), ValueError, "radius must be greater than 0, got 0."),
+    (check_number(math.nan, above=0.5), ValueError, "radius must be greater than 0.5, got nan."),
+    (check_number(math.inf, above=0.5), ValueError, "radius must be greater than 0.5, got inf."),
+    (check_number(math.inf), ValueError, "radius must be finite, got inf."),
+    (check_number(math.nan, minimum=0), ValueError, "radius must be finite, got nan."),
+    (check_number(-0.25, minimum=0.0), ValueError, "radius must be at least 0, got -0.25."),
+    (check_number(1.25, maximum=1.0), ValueError, "radius must be at most 1, got 1.25."),
+    (check_number(0.3, minimum=0.5, maximum=1.0), ValueError, "radius must lie in [0.5, 1], got 0.3."),
+    (check_number(1.3, minimum=0.5, maximum=1.0), ValueError, "radius must lie in [0.5, 1], got 1.3."),
+    (check_sequences([[1.0]]), TypeError, "inputs must be a tensor, got list."),
+    (
+        check_sequences(torch.zeros(64, 784), 1),
+        ValueError,
+        "inputs must have shape (batch, steps, 1), got (64, 784). Add the feature axis: inputs.unsqueeze(-1).",
+    ),
+    (
+        check_sequences(torch.zeros(64, 784), None),
+        ValueError,
+        "inputs must have shape (batch, steps, input_size), got (64, 784). Add the feature axis: inputs.unsqueeze(-1).",
+    ),
+    (
+        check_sequences(torch.zeros(4, 5, 2)),
+        ValueError,
+        "inputs must have shape (batch, steps, 3), got (4, 5, 2).",
+    ),
+    (
+        check_sequences(torch.zeros(4, 5, 2, 3), None),
+        ValueError,
+        "inputs must have shape (batch, steps, input_size), got (4, 5, 2, 3).",
+    ),
+    (
+        check_sequences(torch.zeros(0, 5, 3)),
+        ValueError,
+        "inputs must hold at least one sequence of one step, got (0, 5, 3).",
+    ),
+    (
+        check_sequences(torch.zeros(5, 0, 3)),
+        ValueError,
+        "inputs must hold at least one sequence of one step, got (5, 0, 3).",
+    ),
+    (
+        check_sequences(torch.zeros(4, 5, 3, dtype=torch.int64)),
+        TypeError,
+        "inputs must be floating point, got torch.int64. Convert: inputs.float().",
+    ),
+    (
+        lambda: checks.check_finite("X", torch.tensor([[1.0, math.nan], [math.inf, 2.0]])),
+        ValueError,
+        "X must be finite, got 2 NaN or infinite values, the first at index (0, 1). Remove or impute them.",
+    ),
+    (check_lengths([1, 2]), TypeError, "lengths must be a tensor, got list."),
+    (check_lengths(torch.tensor([1.0, 2.0])), TypeError, "lengths must be integers, got torch.float32."),
+    (check_lengths(torch.tensor([True, True])), TypeError, "lengths must be integers, got torch.bool."),
+    (check_lengths(torch.tensor([1, 2, 3])), ValueError, "lengths must have shape (2,), got (3,)."),
+    (check_lengths(torch.tensor([8, 3])), ValueError, "lengths must lie in [1, 7], the number of steps, got 8."),
+    (check_lengths(torch.tensor([8, 0])), ValueError, "lengths must lie in [1, 7], the number of steps, got 0."),
+    (check_labels([0, 1]), TypeError, "labels must be a tensor, got list."),
+    (check_labels(torch.tensor([0.0, 1.0])), TypeError, "labels must be integers, got torch.float32."),
+    (check_labels(torch.tensor([True, True])), TypeError, "labels must be integers, got torch.bool."),
+    (
+        check_labels(torch.tensor([0])),
+        ValueError,
+        "labels must have shape (2,), one for each sequence, got (1,).",
+    ),
+    (check_labels(torch.tensor([0, 3])), ValueError, "labels must lie in [0, 2], got 3."),
+    (check_labels(torch.tensor([3, -1])), ValueError, "labels must lie in [0, 2], got -1."),
+]
+
+GOOD = [
+    lambda: checks.check_choice("model", "gru", ["noisy", "gru"]),
+    lambda: checks.check_integer("steps", 3, minimum=3),
+    check_number(0, minimum=0.0),
+    check_number(1.0, minimum=0.5, maximum=1.0),
+    check_number(0.5, minimum=0.5, maximum=1.0),
+    check_number(1e-9, above=0.0),
+    check_number(-3.0),
+    check_sequences(torch.zeros(1, 1, 3)),
+    check_sequences(torch.full((1, 1, 3), math.nan)),  # values are not read here
+    check_sequences(torch.zeros(1, 1, 8, dtype=torch.float16), None),
+    lambda: checks.check_finite("X", torch.zeros(2, 2)),
+    check_lengths(torch.tensor([1, 7])),
+    check_lengths(torch.tensor([1, 7], dtype=torch.int32)),
+    check_labels(torch.tensor([0, 2])),
+]
+
+
+@pytest.mark.parametrize(("check", "error", "sentence"), BAD, ids=[sentence for _, _, sentence in BAD])
+def test_bad_values_raise_the_sentence(check: Callable[[], None], error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=says(sentence)):
+        check()
+
+
+@pytest.mark.parametrize("check", GOOD)
+def test_good_values_pass(check: Callable[[], None]) -> None:
+    assert check() is None
