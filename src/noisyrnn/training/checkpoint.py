@@ -1,0 +1,99 @@
+"""The state of a training run between two steps, and how it survives a crash."""
+
+import io
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisyrnn.run_folder import FORMAT, write_atomically
+
+
+@dataclass
+class Progress:
+    """How far a run is, besides weights and optimiser. The noise and the order of the data follow from it and the seed.
+
+    Args:
+        epoch: The current epoch, from 1.
+        batch: Batches of it that are done.
+        step: Steps of the optimiser done in all.
+        loss_sum: Sum over the sequences seen in this epoch.
+        correct: Sequences of this epoch that were classified rightly.
+        seen: Sequences of this epoch seen.
+        seconds: Training time so far.
+        epoch_seconds: Training time of this epoch so far.
+        best_epoch: The epoch of the best weights, 0 before there is one.
+        best_accuracy: Its validation accuracy.
+        best_loss: Its validation loss.
+        history: One row of metrics for each finished epoch.
+    """
+
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class Checkpoint:
+    """Everything a run needs to go on to the same bits.
+
+    Args:
+        settings: The settings it belongs to; others refuse it.
+        progress: How far it is.
+        model: Weights.
+        optimizer: State of the optimiser.
+        best: Weights of the best epoch so far; `None` before there is one.
+    """
+
+    settings: dict[str, Any]
+    progress: Progress
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    best: dict[str, Tensor] | None
+
+    def write(self, path: Path) -> None:
+        """Write atomically: the file at `path` is always a whole checkpoint."""
+        buffer = io.BytesIO()
+        content = {"format": FORMAT, **{name: getattr(self, name) for name in self.__dataclass_fields__}}
+        torch.save({**content, "progress": asdict(self.progress)}, buffer)
+        write_atomically(path, buffer.getvalue())
+
+    @classmethod
+    def read(cls, path: Path, settings: dict[str, Any]) -> "Checkpoint":
+        """The checkpoint at `path`; nothing in it is executed.
+
+        Raises:
+            ValueError: If it is damaged, of another format, or of a run with other settings.
+        """
+        try:
+            content = torch.load(path, weights_only=True, map_location="cpu")
+        except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+            raise ValueError(
+                f"checkpoint must be whole, got {path}, which is damaged. Start anew without it."
+            ) from error
+        found = content.pop("format", None)
+        if found != FORMAT:
+            raise ValueError(f"checkpoint must be of format {FORMAT}, got {found} in {path}.")
+        for name, value in settings.items():
+            if content["settings"].get(name) != value:
+                raise ValueError(
+                    f"{name} must be {content['settings'].get(name)!r} to resume {path.parent}, got {value!r}."
+                )
+        return cls(**{**content, "progress": Progress(**content["progress"])})
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a state dictionary on the CPU that later steps leave alone."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}

@@ -1,0 +1,130 @@
+"""Everything that decides the outcome of a training run."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+import torch
+
+from noisyrnn.checks import check_choice, check_integer, check_number
+from noisyrnn.models import MODELS
+
+Precision = Literal["32-true", "64-true", "bf16-mixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of one training run. An option of the model left at `None` takes the model's own default.
+
+    Args:
+        model: Which network; see `noisyrnn list`.
+        dataset: Name of a data set, or path of your own .npz, .csv or .ts file.
+        chunk: Consecutive values of an image taken as one step, at least 1.
+        label: Name of the run in tables; the model's name by default.
+        seed: Decides the initial weights, the order of the data and the noise, at least 0.
+        hidden_size: Hidden units, at least 1.
+        epochs: Passes over the training data, at least 1.
+        batch_size: Sequences of one step of the optimiser, over all processes, at least 1.
+        learning_rate: Of Adam, above 0.
+        decay_epochs: After each of these epochs the learning rate is multiplied by decay_factor.
+        decay_factor: Above 0, at most 1.
+        weight_decay: Of Adam, at least 0.
+        clip_norm: Largest norm of the gradient, above 0; no limit by default.
+        patience: Stop after so many epochs without a better validation accuracy; never by default.
+        precision: "32-true", "64-true" or "bf16-mixed".
+        step_size: Step of the discretisation.
+        learn_step: Whether the step is trained, one value a unit.
+        skewness: β of the recurrent matrices, in [0.5, 1].
+        damping: γ of the recurrent matrices, at least 0.
+        init_std: Scale of the initial recurrent matrices.
+        additive: Level of the additive hidden noise.
+        multiplicative: Level of the multiplicative hidden noise.
+        noise_level: ε in the parametrisation "paper".
+        parametrisation: "published" or "paper".
+        noise_form: "independent" or "shared".
+        noise_law: "gaussian" or "uniform".
+        stiffness: γ of the coRNN.
+        friction: ϵ of the coRNN.
+        recurrent_init: "cayley" or "henaff", of the exponential RNN.
+
+    Raises:
+        ValueError: If a value is out of range, or the model has no such option.
+        TypeError: If a value has the wrong type.
+    """
+
+    model: str = "noisy"
+    dataset: str = "digits"
+    chunk: int = 1
+    label: str | None = None
+    seed: int = 1
+    hidden_size: int = 128
+    epochs: int = 100
+    batch_size: int = 128
+    learning_rate: float = 0.001
+    decay_epochs: tuple[int, ...] = ()
+    decay_factor: float = 0.1
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    patience: int | None = None
+    precision: Precision = "32-true"
+    step_size: float | None = None
+    learn_step: bool | None = None
+    skewness: float | None = None
+    damping: float | None = None
+    init_std: float | None = None
+    additive: float | None = None
+    multiplicative: float | None = None
+    noise_level: float | None = None
+    parametrisation: str | None = None
+    noise_form: str | None = None
+    noise_law: str | None = None
+    stiffness: float | None = None
+    friction: float | None = None
+    recurrent_init: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("model", self.model, MODELS)
+        check_integer("chunk", self.chunk, minimum=1)
+        check_integer("seed", self.seed, minimum=0)
+        check_integer("hidden_size", self.hidden_size, minimum=1)
+        check_integer("epochs", self.epochs, minimum=1)
+        check_integer("batch_size", self.batch_size, minimum=1)
+        check_number("learning_rate", self.learning_rate, above=0.0)
+        object.__setattr__(self, "decay_epochs", tuple(self.decay_epochs))
+        for epoch in self.decay_epochs:
+            check_integer("decay_epochs", epoch, minimum=1)
+        check_number("decay_factor", self.decay_factor, above=0.0)
+        check_number("decay_factor", self.decay_factor, maximum=1.0)
+        check_number("weight_decay", self.weight_decay, minimum=0.0)
+        if self.clip_norm is not None:
+            check_number("clip_norm", self.clip_norm, above=0.0)
+        if self.patience is not None:
+            check_integer("patience", self.patience, minimum=1)
+        check_choice("precision", self.precision, get_args(Precision))
+        with torch.random.fork_rng(devices=[]):  # a wrong option fails here, not after the data are read
+            MODELS[self.model].build(1, 1, self.model_options())
+
+    @property
+    def shown_label(self) -> str:
+        """The label, or the model's name."""
+        return self.label or self.model
+
+    def model_options(self) -> dict[str, Any]:
+        """The options of the model that were set."""
+        names = {name for entry in MODELS.values() for name in entry.options()}
+        chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Learning rate of epoch number `epoch`, counted from 1."""
+        return self.learning_rate * self.decay_factor ** sum(epoch > last for last in self.decay_epochs)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """Settings from a dictionary, as JSON or TOML hold them.
+
+        Raises:
+            ValueError: If a key is no setting.
+        """
+        for name in values:
+            check_choice("setting", name, [f.name for f in fields(cls)])
+        return cls(**values)

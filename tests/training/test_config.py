@@ -1,0 +1,92 @@
+"""Settings: what they accept, what they say, and the named ones."""
+
+import math
+from typing import Any
+
+import pytest
+
+from noisyrnn.models import MODELS
+from noisyrnn.training import TrainConfig
+from noisyrnn.training.settings import published_experiments, read_experiment, recommended
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "sentence"),
+    [
+        (
+            {"model": "lipshitz"},
+            ValueError,
+            r"model must be one of antisymmetric, .* got 'lipshitz'\. Did you mean 'lipschitz'\?",
+        ),
+        ({"chunk": 0}, ValueError, r"chunk must be at least 1, got 0"),
+        ({"seed": -1}, ValueError, r"seed must be at least 0, got -1"),
+        ({"hidden_size": 0}, ValueError, r"hidden_size must be at least 1, got 0"),
+        ({"epochs": 2.5}, TypeError, r"epochs must be an integer, got 2\.5"),
+        ({"batch_size": 0}, ValueError, r"batch_size must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, ValueError, r"learning_rate must be greater than 0, got 0"),
+        ({"learning_rate": math.nan}, ValueError, r"learning_rate must be greater than 0, got nan"),
+        ({"decay_epochs": (0,)}, ValueError, r"decay_epochs must be at least 1, got 0"),
+        ({"decay_factor": 0.0}, ValueError, r"decay_factor must be greater than 0, got 0"),
+        ({"decay_factor": 1.5}, ValueError, r"decay_factor must be at most 1, got 1\.5"),
+        ({"weight_decay": -0.1}, ValueError, r"weight_decay must be at least 0, got -0\.1"),
+        ({"clip_norm": 0.0}, ValueError, r"clip_norm must be greater than 0, got 0"),
+        ({"patience": 0}, ValueError, r"patience must be at least 1, got 0"),
+        ({"precision": "8-bit"}, ValueError, r"precision must be one of 32-true, 64-true, bf16-mixed, got '8-bit'"),
+        ({"skewness": 0.3}, ValueError, r"skewness must lie in \[0\.5, 1\], got 0\.3"),
+        (
+            {"model": "gru", "damping": 0.1},
+            ValueError,
+            r"damping must not be set for GRU, got 0\.1\. It takes additive",
+        ),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        TrainConfig(**settings)
+
+
+def test_an_unknown_setting_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"setting must be one of .* got 'learning_rat'\. Did you mean 'learning_rate'\?"
+    ):
+        TrainConfig.from_dict({"learning_rat": 0.1})
+
+
+def test_published_settings_are_those_of_the_papers() -> None:
+    """Settings and figures as printed: ordered MNIST, hidden 128, Adam, batch 128, 100 epochs, decay at 90."""
+    expected = {
+        "lipschitz": {"learning_rate": 0.003, "step_size": 0.03, "skewness": 0.75, "damping": 0.001},
+        "antisymmetric": {"learning_rate": 0.002, "step_size": 0.01, "damping": 0.0001},
+        "noisy-low": {"learning_rate": 0.001, "step_size": 0.01, "additive": 0.02, "multiplicative": 0.02},
+        "noisy-high": {"learning_rate": 0.001, "step_size": 0.01, "additive": 0.05, "multiplicative": 0.02},
+    }
+    for name, settings in expected.items():
+        config = TrainConfig.from_dict(dict(read_experiment(f"smnist-{name}").train))
+        assert {key: getattr(config, key) for key in settings} == settings
+        assert (config.hidden_size, config.batch_size, config.epochs, config.decay_epochs) == (128, 128, 100, (90,))
+        assert config.init_std == 0.1
+    assert read_experiment("psmnist-lipschitz").train["learning_rate"] == 0.0035
+    cornn = TrainConfig.from_dict(dict(read_experiment("smnist-cornn").train))
+    assert (cornn.hidden_size, cornn.batch_size, cornn.learning_rate, cornn.step_size) == (256, 120, 0.0021, 0.042)
+    assert (cornn.stiffness, cornn.friction, cornn.decay_epochs) == (2.7, 4.7, (100,))
+    assert read_experiment("smnist-noisy-high").published["white_noise 0.3"] == 73.5
+    assert read_experiment("smnist-cornn").published["salt_and_pepper 0.1"] == 58.9
+
+
+def test_the_layer_defaults_are_the_published_ones() -> None:
+    options = MODELS["noisy"].options()
+    published = read_experiment("smnist-noisy-high").train
+    for name in ("step_size", "learn_step", "skewness", "damping", "init_std", "additive", "multiplicative"):
+        assert options[name] == published[name]
+
+
+@pytest.mark.parametrize("name", sorted(published_experiments()))
+def test_every_published_experiment_is_valid(name: str) -> None:
+    TrainConfig.from_dict(dict(read_experiment(name).train))
+
+
+@pytest.mark.parametrize("dataset", ["digits", "ecg5000", "smnist", "my own.csv", "../tuned/digits"])
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_every_recommendation_is_valid(dataset: str, model: str) -> None:
+    config = TrainConfig.from_dict({**recommended(dataset, model), "model": model})
+    assert config.clip_norm is not None

@@ -1,0 +1,262 @@
+"""The training loop: what it optimises, what it writes, how it stops and goes on."""
+
+import dataclasses
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional
+
+from noisyrnn.data.base import Dataset, Split
+from noisyrnn.models import SequenceClassifier
+from noisyrnn.sde.brownian import BrownianPath, derive_seed
+from noisyrnn.training import RunFolder, TrainConfig, fit, load
+from noisyrnn.training import fit as fit_function
+from noisyrnn.training.fit import _batches, select, validate
+
+Build = Callable[[TrainConfig], SequenceClassifier]
+
+
+def weights(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_it_learns_and_keeps_the_best_epoch(dataset: Dataset, folder: RunFolder, build: Build) -> None:
+    config = TrainConfig(hidden_size=12, epochs=30, batch_size=8, learning_rate=0.02, step_size=0.3)
+    model = build(config)
+    result = fit(model, dataset, config, folder=folder)
+    assert result.best_validation_accuracy > 0.9
+    best = max(row["validation_accuracy"] for row in result.history)
+    assert result.best_validation_accuracy == best
+    assert result.history[result.best_epoch - 1]["validation_accuracy"] == best
+    assert validate(load(folder.model), dataset.validation)[1] == best
+    assert not model.training
+
+
+def test_one_epoch_equals_a_written_out_loop(dataset: Dataset, build: Build) -> None:
+    config = TrainConfig(hidden_size=5, epochs=1, batch_size=16, learning_rate=0.01, clip_norm=0.5, step_size=0.2)
+    model, twin = build(config), build(config)
+    fit(model, dataset, config)
+    optimizer = torch.optim.Adam(twin.parameters(), lr=0.01)
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", 1) % 2**63)
+    order = torch.randperm(40, generator=generator)
+    for step, rows in enumerate(order.split(16)):
+        path = BrownianPath(seed=derive_seed(config.seed, "noise", step))
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(twin(dataset.train.inputs[rows], path=path), dataset.train.labels[rows])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+        optimizer.step()
+    for ours, theirs in zip(weights(model), weights(twin), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)  # float32 sums in another order
+
+
+def test_same_seed_same_bits_and_another_seed_others(dataset: Dataset, config: TrainConfig, build: Build) -> None:
+    ends = []
+    for seed in (1, 1, 2):
+        changed = dataclasses.replace(config, seed=seed)
+        model = build(changed)
+        torch.manual_seed(seed + 100)  # the global state must not matter
+        fit(model, dataset, changed)
+        ends.append(torch.cat([w.flatten() for w in weights(model)]))
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+def test_noise_differs_between_steps_and_is_on(dataset: Dataset, config: TrainConfig, build: Build) -> None:
+    quiet = dataclasses.replace(config, additive=0.0, multiplicative=0.0)
+    model, silent = build(config), build(quiet)
+    fit(model, dataset, config)
+    fit(silent, dataset, quiet)
+    assert not torch.equal(weights(model)[0], weights(silent)[0])
+
+
+def test_resumed_run_ends_in_the_same_bits(
+    dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
+) -> None:
+    whole = build(config)
+    fit(whole, dataset, config)
+    for stop_after in (2, 5):  # in the middle of the first and the second epoch, of three batches each
+        folder.checkpoint.unlink(missing_ok=True)
+        first = build(config)
+        calls = 0
+
+        def interrupt(module: torch.nn.Module, inputs: object, calls_before: int = stop_after) -> None:
+            nonlocal calls
+            calls += module.training
+            if calls == calls_before and module.training:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        hook = first.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(first, dataset, config, folder=folder)
+        hook.remove()
+        second = build(dataclasses.replace(config, seed=9))  # its weights must come from the checkpoint
+        result = fit(second, dataset, config, folder=folder, resume=True)
+        assert len(result.history) == 3
+        for ours, theirs in zip(weights(second), weights(whole), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_resumed_history_equals_the_whole_one(
+    dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
+) -> None:
+    whole = fit(build(config), dataset, config).history
+    model = build(config)
+    calls = 0
+
+    def interrupt(module: torch.nn.Module, inputs: object) -> None:
+        nonlocal calls
+        calls += module.training
+        if calls == 5 and module.training:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    model.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, dataset, config, folder=folder)
+    again = fit(build(config), dataset, config, folder=folder, resume=True).history
+    for one, other in zip(whole, again, strict=True):
+        assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+
+
+def test_checkpoint_of_other_settings_is_refused(
+    dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
+) -> None:
+    fit(build(config), dataset, config, folder=folder)
+    other = dataclasses.replace(config, learning_rate=0.5)
+    with pytest.raises(ValueError, match=r"learning_rate must be 0\.01 to resume .*, got 0\.5\."):
+        fit(build(other), dataset, other, folder=folder, resume=True)
+
+
+def test_damaged_checkpoint_is_named(dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build) -> None:
+    fit(build(config), dataset, config, folder=folder)
+    folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"checkpoint must be whole, got .*checkpoint\.pt, which is damaged"):
+        fit(build(config), dataset, config, folder=folder, resume=True)
+
+
+def test_hidden_state_that_blows_up_is_explained(dataset: Dataset, folder: RunFolder, build: Build) -> None:
+    config = TrainConfig(hidden_size=6, epochs=2, batch_size=16, step_size=1e30, learn_step=False, damping=1.0)
+    with pytest.raises(
+        RuntimeError,
+        match=r"hidden state became non-finite at step \d+ of 12 at training step 1 \(epoch 1\); its norm one step "
+        r"earlier was \S+ \(step_size 1e\+30, additive 0\.05, multiplicative 0\.02\)\. Lower step_size",
+    ):
+        fit(build(config), dataset, config, folder=folder)
+
+
+def test_loss_that_blows_up_spares_what_was_saved(
+    dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
+) -> None:
+    model = build(config)
+    saved: list[bytes] = []
+
+    def spoil(module: torch.nn.Module, inputs: object) -> None:
+        if folder.checkpoint.exists() and module.training:
+            if len(saved) == 1:
+                with torch.no_grad():
+                    model.readout.weight.mul_(math.inf)
+            saved.append(folder.checkpoint.read_bytes())
+
+    model.register_forward_pre_hook(spoil)
+    with pytest.raises(RuntimeError, match=r"loss became \S+ at training step 3 \(epoch 1\).*Lower learning_rate"):
+        fit(model, dataset, config, folder=folder, checkpoint_seconds=0)
+    assert folder.checkpoint.read_bytes() == saved[-1]
+    assert torch.isfinite(torch.load(folder.checkpoint, weights_only=True)["model"]["readout.weight"]).all()
+
+
+def test_patience_stops_early(dataset: Dataset, config: TrainConfig, build: Build) -> None:
+    patient = dataclasses.replace(config, epochs=50, patience=2, learning_rate=1e-12)
+    result = fit(build(patient), dataset, patient)
+    assert len(result.history) == result.best_epoch + 2 < 50
+
+
+def test_learning_rate_decays_after_the_named_epochs(dataset: Dataset, config: TrainConfig, build: Build) -> None:
+    decayed = dataclasses.replace(config, epochs=4, decay_epochs=(1, 3), decay_factor=0.5)
+    history = fit(build(decayed), dataset, decayed).history
+    assert [row["learning_rate"] for row in history] == [0.01, 0.005, 0.005, 0.0025]
+
+
+def test_batches_of_all_processes_make_up_the_whole(config: TrainConfig) -> None:
+    alone = list(_batches(config, 37, 1, 0, 0, 1))
+    parts = [list(_batches(config, 37, 1, 0, rank, 3)) for rank in range(3)]
+    for number, batch in enumerate(alone):
+        pieces = [part[number] for part in parts]
+        assert torch.equal(torch.cat([p.rows for p in pieces if p.share]), batch.rows)
+        assert [p.first_row for p in pieces] == [len(batch.rows) * r // 3 for r in range(3)]
+        assert {p.count for p in pieces} == {len(batch.rows)}
+    assert sorted(torch.cat([b.rows for b in alone]).tolist()) == list(range(37))
+
+
+def test_a_process_without_sequences_keeps_step(config: TrainConfig) -> None:
+    parts = [list(_batches(dataclasses.replace(config, batch_size=2), 3, 1, 0, rank, 2)) for rank in range(2)]
+    last = [part[-1] for part in parts]
+    assert [p.share for p in last] == [0.0, 1.0]
+    assert all(len(p.rows) == 1 for p in last)
+
+
+def test_select_cuts_after_the_longest(waves: Callable[..., Split]) -> None:
+    split = waves(10, 3, unequal=True)
+    assert split.lengths is not None
+    rows = split.lengths.argsort()[:3]
+    inputs, labels, lengths = select(split, rows)
+    assert lengths is not None
+    assert inputs.shape[1] == int(lengths.max()) < 12
+    assert torch.equal(labels, split.labels[rows])
+
+
+def test_unequal_lengths_train(
+    dataset: Dataset, config: TrainConfig, build: Build, waves: Callable[..., Split]
+) -> None:
+    unequal = dataclasses.replace(
+        dataset, train=waves(40, 1, unequal=True), validation=waves(20, 2, unequal=True), read_test=dataset.read_test
+    )
+    result = fit(build(config), unequal, config)
+    assert len(result.history) == 3
+
+
+def test_double_precision(dataset: Dataset, config: TrainConfig, build: Build) -> None:
+    double = dataclasses.replace(config, precision="64-true")
+    model = build(double)
+    fit(model, dataset, double)
+    assert model.readout.weight.dtype == torch.float64
+
+
+def test_bf16_mixed_keeps_float32_weights_and_learns(dataset: Dataset, build: Build) -> None:
+    config = TrainConfig(
+        hidden_size=12, epochs=30, batch_size=8, learning_rate=0.02, step_size=0.3, precision="bf16-mixed"
+    )
+    model = build(config)
+    result = fit(model, dataset, config)
+    assert model.readout.weight.dtype == torch.float32
+    assert result.best_validation_accuracy > 0.9
+
+
+def test_outside_the_main_thread_it_trains_without_signal_handlers(
+    dataset: Dataset, config: TrainConfig, build: Build
+) -> None:
+    results: list[object] = []
+    thread = threading.Thread(target=lambda: results.append(fit_function(build(config), dataset, config)))
+    thread.start()
+    thread.join()
+    assert len(results) == 1
+
+
+def test_progress_lines_show_an_eta(
+    dataset: Dataset,
+    config: TrainConfig,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    build: Build,
+) -> None:
+    from noisyrnn.training import progress
+
+    monkeypatch.setattr(progress.ProgressBar.__init__, "__kwdefaults__", {"done": 0, "shown": True, "every": 0.0})
+    fit(build(config), dataset, config, show_progress=True)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0].startswith("noisy seed 1: 1/9, ETA ")
+    assert lines[-1].startswith("noisy seed 1: 9/9, ETA 0 s")
