@@ -1,7 +1,7 @@
 """Perturbations of the input at test time, and a model's accuracy under them; any callable inputs -> logits will do."""
 
 from noisyrnn.checks import check_choice
-from noisyrnn.robustness.base import Kind, Model, Perturbation, Range, check_range
+from noisyrnn.robustness.base import Kind, Model, Perturbation, Range, check_range, check_strengths
 from noisyrnn.robustness.evaluate import RobustnessResult, evaluate
 from noisyrnn.robustness.examples import examples
 from noisyrnn.robustness.fgsm import FGSM
@@ -15,7 +15,6 @@ from noisyrnn.robustness.statistics import (
     mean_interval,
     paired_test,
 )
-from noisyrnn.robustness.strengths import check_strengths
 from noisyrnn.robustness.white_noise import WhiteNoise
 
 PERTURBATIONS: dict[str, Kind] = {

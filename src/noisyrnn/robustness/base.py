@@ -100,6 +100,18 @@ def check_settings(strength: float, clip: Range | None) -> None:
         check_range("clip", clip)
 
 
+def check_strengths(name: str, strengths: object) -> None:
+    """Raise unless `strengths` is a non-empty list or tuple of finite numbers `>= 0`; `name` is what it is called."""
+    if not isinstance(strengths, list | tuple):
+        number = isinstance(strengths, int | float) and not isinstance(strengths, bool)
+        example = f"[{strengths}]" if number else "[0.1, 0.2]"
+        raise TypeError(f"{name} must be a list of numbers, got {strengths!r}. Write {example}.")
+    if len(strengths) == 0:
+        raise ValueError(f"{name} must hold at least one number, got {strengths!r}. Write [0.1, 0.2].")
+    for index, strength in enumerate(strengths):
+        check_number(f"{name}[{index}]", strength, minimum=0)
+
+
 def check_batch(inputs: Tensor, lengths: Tensor | None) -> None:
     """Raise unless `inputs` is `(batch, steps, input_size)` and `lengths` fits it."""
     check_sequences("inputs", inputs)

@@ -1,0 +1,250 @@
+"""Figures of a comparison, drawn the same way each time: accuracy against strength, training, one input."""
+
+import base64
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from noisyrnn.report.runs import Column, RunRecord
+from noisyrnn.report.table import CLEAN, Comparison, Group, perturbation_title, symbol
+
+# Okabe and Ito's colours, told apart with any colour vision; markers and dashes repeat the distinction without colour.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#8A8A8A")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", "--", "-.", ":")
+# Drawn in these two, which the page replaces by its own colours for light and dark.
+INK, RULE = "#1b1c1d", "#dcdddc"
+# Most points a curve or an input keeps, so that neither epochs nor steps make the page large.
+POINTS = 200
+CHANNELS = 4
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.2,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure: `svg` is for the page and takes its colours, `files` maps an ending to a data address, for a paper."""
+
+    name: str
+    svg: str
+    files: dict[str, str]
+
+
+def colour(position: int) -> str:
+    """Colour of the label at `position`, the same in every figure."""
+    return COLOURS[position % len(COLOURS)]
+
+
+def accuracy_curves(comparison: Comparison, *, chance: float | None) -> Drawing | None:
+    """Accuracy against strength, a panel for each perturbation, clean at 0, the intervals as bands.
+
+    Args:
+        comparison: Where the numbers come from.
+        chance: Accuracy of guessing, drawn as a dotted line.
+
+    Returns:
+        The figure, or `None` where nothing but clean inputs was evaluated.
+    """
+    panels = comparison.panels()
+    clean = panels.pop(CLEAN, [])
+    if not panels:
+        return None
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "accuracy"}):
+        figure, axes = _grid(len(panels), across=3)
+        for axis, (perturbation, columns) in zip(axes, panels.items(), strict=True):
+            for position, group in enumerate(comparison.groups):
+                _accuracy_curve(axis, comparison, [*clean, *columns], position, group)
+            if chance is not None:
+                axis.axhline(100 * chance, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
+            axis.set_title(perturbation_title(perturbation))
+            axis.set_xlabel(f"strength {symbol(perturbation)}".strip())
+            axis.set_ylim(0, 103)
+            axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda strength, _: f"{strength:.4g}"))
+            if axis in axes[::3]:
+                axis.set_ylabel("test accuracy (%)")
+        _legend(figure, axes)
+        return _drawing(figure, "accuracy", "Test accuracy against strength of each perturbation, one line per model")
+
+
+def training_curves(comparison: Comparison) -> Drawing | None:
+    """Validation accuracy and training loss by epoch: mean over runs that did not fail, band from lowest to highest."""
+    groups = [(i, group) for i, group in enumerate(comparison.groups) if any(_epochs(run) for run in group.runs)]
+    if not groups:
+        return None
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "training"}):
+        figure, (accuracy, loss) = _grid(2, across=2)
+        lowest, highest = math.inf, 0.0
+        for position, group in groups:
+            _training_curve(accuracy, group, position, "validation_accuracy", scale=100)
+            low, high = _training_curve(loss, group, position, "train_loss", scale=1)
+            lowest, highest = min(lowest, low), max(highest, high)
+        accuracy.set(title="Validation accuracy", xlabel="epoch", ylabel="accuracy (%)")
+        loss.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy")
+        if lowest > 0 and highest > 10 * lowest:
+            loss.set_yscale("log")
+        for axis in (accuracy, loss):
+            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _legend(figure, [accuracy])
+        return _drawing(figure, "training", "Validation accuracy and training loss by epoch, one line per model")
+
+
+def heatmap(image: np.ndarray, *, value_range: tuple[float, float]) -> str:
+    """A PNG of `image`, `(rows, columns)`, as a data address; values past the range are drawn as its ends."""
+    low, high = value_range
+    buffer = io.BytesIO()
+    imsave(buffer, image, cmap="gray", vmin=low, vmax=high, format="png", metadata={"Software": ""})
+    return _data_address("image/png", buffer.getvalue())
+
+
+def trace(inputs: np.ndarray, *, value_range: tuple[float, float]) -> list[str]:
+    """Points of an SVG line, 100 wide and 60 high, for each of the first channels of `inputs`, `(steps, channels)`."""
+    low, high = min(value_range[0], float(inputs.min())), max(value_range[1], float(inputs.max()))
+    kept = inputs[_kept(len(inputs)), :CHANNELS]
+    across = np.linspace(1, 99, len(kept))
+    heights = 57 - 54 * (kept - low) / ((high - low) or 1.0)
+    return [" ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, line, strict=True)) for line in heights.T]
+
+
+def _accuracy_curve(axis: Axes, comparison: Comparison, columns: Sequence[Column], position: int, group: Group) -> None:
+    known = [column for column in columns if (group.label, column) in comparison.cells]
+    if not known:
+        return
+    cells = [comparison.cells[group.label, column] for column in known]
+    strengths = [column.strength for column in known]
+    low = [100 * max(cell.low, 0.0) for cell in cells]
+    high = [100 * min(cell.high, 1.0) for cell in cells]
+    axis.fill_between(strengths, low, high, color=colour(position), alpha=0.16, linewidth=0)
+    axis.plot(strengths, [100 * cell.mean for cell in cells], label=_text(group.label), **_line(position, markers=True))
+
+
+def _training_curve(axis: Axes, group: Group, position: int, name: str, *, scale: float) -> tuple[float, float]:
+    """Draw one label; lowest and highest finite value drawn."""
+    by_epoch: dict[int, list[float]] = {}
+    for run in group.runs:
+        for epoch, value in zip(_epochs(run), run.history[name], strict=False):
+            if math.isfinite(value):
+                by_epoch.setdefault(int(epoch), []).append(scale * value)
+    if not by_epoch:
+        return math.inf, 0.0
+    epochs = sorted(by_epoch)
+    epochs = [epochs[i] for i in _kept(len(epochs))]
+    low, high = [min(by_epoch[epoch]) for epoch in epochs], [max(by_epoch[epoch]) for epoch in epochs]
+    mean = [sum(by_epoch[epoch]) / len(by_epoch[epoch]) for epoch in epochs]
+    axis.fill_between(epochs, low, high, color=colour(position), alpha=0.16, linewidth=0)
+    axis.plot(epochs, mean, label=_text(group.label), **_line(position, markers=len(epochs) == 1))
+    return min(low), max(high)
+
+
+def _epochs(run: RunRecord) -> tuple[float, ...]:
+    """Epochs to draw: none of a failed run, which the page lists by itself."""
+    return () if run.status == "failed" else run.history["epoch"]
+
+
+def _line(position: int, *, markers: bool) -> dict[str, Any]:
+    return {
+        "color": colour(position),
+        "linestyle": DASHES[position // len(COLOURS) % len(DASHES)] if markers else DASHES[position % len(DASHES)],
+        "marker": MARKERS[position % len(MARKERS)] if markers else "",
+    }
+
+
+def _grid(count: int, *, across: int) -> tuple[Figure, list[Axes]]:
+    """A figure 7.2 inches wide (two columns of a paper) of `count` panels that share their axes' size."""
+    columns = min(count, across)
+    rows = math.ceil(count / columns)
+    width = 7.2 if columns > 1 else 3.8
+    figure = Figure(figsize=(width, 0.55 + (2.15 if across == 3 else 2.6) * rows), layout="constrained")
+    grid = figure.add_gridspec(rows, columns)
+    axes = [figure.add_subplot(grid[i // columns, i % columns]) for i in range(count)]
+    return figure, axes
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend above all panels, naming each label once."""
+    entries: dict[Any, Artist] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    across = max(1, min(len(entries), 6 if figure.get_figwidth() > 5 else 3))
+    figure.legend(list(entries.values()), list(entries), loc="outside upper left", ncols=across, fontsize=8.5)
+
+
+def _drawing(figure: Figure, name: str, description: str) -> Drawing:
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout is computed once, not again for each file
+    written = {}
+    # No date and no creator: the same numbers give the same bytes.
+    for ending, metadata in (("svg", {"Date": None, "Creator": None}), ("pdf", {"CreationDate": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=ending, transparent=True, metadata=metadata)
+        written[ending] = buffer.getvalue()
+    files = {
+        "svg": _data_address("image/svg+xml", written["svg"]),
+        "pdf": _data_address("application/pdf", written["pdf"]),
+    }
+    return Drawing(name=name, svg=_inline(written["svg"].decode("utf-8"), description), files=files)
+
+
+def _inline(svg: str, description: str) -> str:
+    """`svg` as part of an HTML page: scaled by it, in its colours, read out as `description`."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 role="img" aria-label="{description}"', svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    return svg.replace(INK, "currentColor").replace(RULE, "var(--rule)")
+
+
+def _text(label: str) -> str:
+    """`label` as matplotlib draws it literally: no formulas, and not hidden by a leading underscore."""
+    return (" " if label.startswith("_") else "") + label.replace("$", r"\$")
+
+
+def _kept(count: int) -> np.ndarray:
+    """At most `POINTS` indices spread over `range(count)`, its ends among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
+
+
+def _data_address(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

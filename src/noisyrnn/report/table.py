@@ -1,0 +1,308 @@
+"""Runs gathered by label and turned into numbers: means over seeds, intervals, best marks, paired tests."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from noisyrnn.report.runs import Accuracy, Column, RunRecord
+from noisyrnn.robustness import PERTURBATIONS
+from noisyrnn.robustness.statistics import PairedTest, mean_interval, paired_test
+
+CLEAN = "clean"
+# Above this p a difference from the best of a column is not told from chance.
+SIGNIFICANCE = 0.05
+OVER_SEEDS = "seeds"
+OVER_SEQUENCES = "test sequences"
+# Names that do not simply read off their key.
+TITLES = {"fgsm": "FGSM", "pgd_linf": "PGD ℓ∞", "pgd_l2": "PGD ℓ2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Accuracy of one label in one column.
+
+    Args:
+        seeds: Accuracy for each seed, in `[0, 1]`.
+        mean: Their mean.
+        low: Lower end of the 95 % interval.
+        high: Its upper end.
+        covers: What the interval is over: `seeds`, or `test sequences` where there is one seed.
+        mark: `best` of the column, `close` where it is not told from the best by the paired test, else empty.
+    """
+
+    seeds: Mapping[int, float]
+    mean: float
+    low: float
+    high: float
+    covers: str
+    mark: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The runs of one label, by seed."""
+
+    label: str
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def evaluated(self) -> tuple[RunRecord, ...]:
+        """Those whose accuracies are known."""
+        return tuple(run for run in self.runs if run.evaluated)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Every number of the report.
+
+    Args:
+        groups: One for each label, in the order given; the first is the base of the paired tests.
+        columns: Clean first, then each perturbation by rising strength.
+        cells: By label and column; absent where a label was not evaluated there.
+        tests: Label against base, paired, by label and column; absent where nothing can be paired.
+        notes: Sentences on whatever makes the runs less comparable.
+    """
+
+    groups: tuple[Group, ...]
+    columns: tuple[Column, ...]
+    cells: Mapping[tuple[str, Column], Cell]
+    tests: Mapping[tuple[str, Column], PairedTest]
+    notes: tuple[str, ...]
+
+    @property
+    def base(self) -> str:
+        """Label that the others are tested against."""
+        return self.groups[0].label
+
+    def panels(self) -> dict[str, list[Column]]:
+        """Columns of each perturbation, clean included, in order."""
+        panels: dict[str, list[Column]] = {}
+        for column in self.columns:
+            panels.setdefault(column.perturbation, []).append(column)
+        return panels
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON scalars, lists and objects; a number that does not exist is `None`."""
+        return {
+            "format": 1,
+            "base": self.base,
+            "interval": caption(self),
+            "notes": list(self.notes),
+            "labels": {group.label: self._label_dict(group) for group in self.groups},
+        }
+
+    def _label_dict(self, group: Group) -> dict[str, Any]:
+        runs = [{"seed": run.seed, "status": run.status, "evaluated": run.evaluated} for run in group.runs]
+        columns = []
+        for column in self.columns:
+            cell, test = self.cells.get((group.label, column)), self.tests.get((group.label, column))
+            if cell is None:
+                continue
+            numbers = asdict(cell) | {"seeds": {str(seed): value for seed, value in cell.seeds.items()}}
+            columns.append(asdict(column) | numbers | {"versus_base": None if test is None else asdict(test)})
+        finite: dict[str, Any] = _finite({"runs": runs, "columns": columns})
+        return finite
+
+
+def compare(runs: Sequence[RunRecord]) -> Comparison:
+    """Group `runs` by label and compute every number shown.
+
+    Raises:
+        ValueError: If there are none, they are of several data sets, or one label has two runs of one seed.
+    """
+    groups = _group(runs)
+    found = {column for group in groups for run in group.evaluated for column in run.accuracies}
+    columns = tuple(sorted(found, key=_order))
+    cells: dict[tuple[str, Column], Cell] = {}
+    tests: dict[tuple[str, Column], PairedTest] = {}
+    for column in columns:
+        by_label = {group.label: _by_seed(group, column) for group in groups}
+        known = {label: accuracies for label, accuracies in by_label.items() if accuracies}
+        column_cells = {label: _cell(accuracies) for label, accuracies in known.items()}
+        highest = max(cell.mean for cell in column_cells.values())
+        best = [label for label, cell in column_cells.items() if cell.mean == highest]
+        for label, cell in column_cells.items():
+            mark = _mark(known, label, best) if len(known) > 1 else ""
+            cells[label, column] = Cell(**{**vars(cell), "mark": mark})
+            test = _paired(known[label], by_label[groups[0].label]) if label != groups[0].label else None
+            if test is not None:
+                tests[label, column] = test
+    return Comparison(groups=groups, columns=columns, cells=cells, tests=tests, notes=_notes(groups))
+
+
+def title(column: Column) -> str:
+    """`White noise σ 0.1`, or `Clean`."""
+    name = perturbation_title(column.perturbation)
+    return name if column.perturbation == CLEAN else f"{name} {strength_title(column)}"
+
+
+def perturbation_title(perturbation: str) -> str:
+    """`White noise` for `white_noise`."""
+    return TITLES.get(perturbation, perturbation.replace("_", " ").capitalize())
+
+
+def symbol(perturbation: str) -> str:
+    """Letter of the perturbation's strength, or nothing where none is known."""
+    return PERTURBATIONS[perturbation].symbol if perturbation in PERTURBATIONS else ""
+
+
+def strength_title(column: Column) -> str:
+    """`σ 0.1`, or the number alone where the perturbation has no letter."""
+    return f"{symbol(column.perturbation)} {column.strength:g}".strip()
+
+
+def percent(cell: Cell) -> tuple[str, str]:
+    """Mean in per cent, and the interval: `± 1.2` over seeds, its ends over test sequences (it is not symmetric)."""
+    mean = f"{100 * cell.mean:.1f}"
+    if not (math.isfinite(cell.low) and math.isfinite(cell.high)):
+        return mean, ""
+    if cell.covers == OVER_SEEDS:
+        return mean, f"± {50 * (cell.high - cell.low):.1f}"
+    return mean, f"[{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
+
+
+def caption(comparison: Comparison) -> str:
+    """What the figures of the table are, and what their intervals cover."""
+    covers = {cell.covers for cell in comparison.cells.values()}
+    counts = sorted({len(cell.seeds) for cell in comparison.cells.values() if cell.covers == OVER_SEEDS})
+    sentences = ["Test accuracy in %, mean over seeds."]
+    if OVER_SEEDS in covers:
+        number = " or ".join(map(str, counts))
+        sentences.append(
+            f"± is the half-width of the 95 % Student t interval over {number} seeds: it covers what differs between "
+            "trainings (initial weights, order, noise), for this one test set."
+        )
+    if OVER_SEQUENCES in covers:
+        sentences.append(
+            "[low, high] is the 95 % interval over test sequences and draws of a model with one seed: it covers the "
+            "choice of test sequences and of noise, not the variation between trainings."
+        )
+    return " ".join(sentences)
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table of accuracies in GitHub's Markdown, with a caption; best in bold, not told from it in italics."""
+    head = ["model", "seeds", *(_escape(title(column)) for column in comparison.columns)]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for group in comparison.groups:
+        row = [_escape(group.label), seeds_title(group)]
+        for column in comparison.columns:
+            row.append(_markdown_cell(comparison.cells.get((group.label, column))))
+        lines.append("| " + " | ".join(row) + " |")
+    marks = (
+        "**Bold**: highest mean of the column. *Italics*: a paired test against it gives p ≥ 0.05 "
+        "(not corrected for the number of comparisons)."
+    )
+    notes = [f"Note: {_escape(note)}" for note in comparison.notes]
+    return "\n\n".join(["\n".join(lines), f"{caption(comparison)} {marks}", *notes]) + "\n"
+
+
+def seeds_title(group: Group) -> str:
+    """Seeds evaluated: `3`, or `2 of 3` where some runs failed or were not evaluated."""
+    evaluated, total = len(group.evaluated), len(group.runs)
+    return str(total) if evaluated == total else f"{evaluated} of {total}"
+
+
+def _markdown_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    mean, interval = percent(cell)
+    around = {"best": "**", "close": "*"}.get(cell.mark, "")
+    return f"{around}{mean}{around} {interval}".strip()
+
+
+def _escape(text: str) -> str:
+    """`text` as it stands inside a Markdown table."""
+    for character in "\\|<>*_`[]":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
+
+
+def _group(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
+    if not runs:
+        raise ValueError("runs must hold at least one run folder, got none. Train a model first.")
+    names = sorted({str(run.dataset["name"]) for run in runs if "name" in run.dataset})
+    if len(names) > 1:
+        raise ValueError(f"runs must all be of one data set, got {', '.join(names)}. Write one report for each.")
+    by_label: dict[str, dict[int, RunRecord]] = {}
+    for run in runs:
+        seeds = by_label.setdefault(run.label, {})
+        if run.seed in seeds:
+            raise ValueError(
+                f"runs must hold each label and seed once, got {run.label!r} with seed {run.seed} in "
+                f"{str(seeds[run.seed].path)!r} and {str(run.path)!r}. Leave one out, or give it another label."
+            )
+        seeds[run.seed] = run
+    return tuple(
+        Group(label=label, runs=tuple(seeds[seed] for seed in sorted(seeds))) for label, seeds in by_label.items()
+    )
+
+
+def _order(column: Column) -> tuple[int, str, float]:
+    names = [CLEAN, *PERTURBATIONS]
+    known = names.index(column.perturbation) if column.perturbation in names else len(names)
+    return known, column.perturbation, column.strength
+
+
+def _by_seed(group: Group, column: Column) -> dict[int, Accuracy]:
+    return {run.seed: run.accuracies[column] for run in group.evaluated if column in run.accuracies}
+
+
+def _cell(accuracies: Mapping[int, Accuracy]) -> Cell:
+    seeds = {seed: accuracy.accuracy for seed, accuracy in accuracies.items()}
+    if len(seeds) == 1:
+        (only,) = accuracies.values()
+        low, high = only.interval
+        return Cell(seeds=seeds, mean=only.accuracy, low=low, high=high, covers=OVER_SEQUENCES)
+    interval = mean_interval(list(seeds.values()))
+    return Cell(seeds=seeds, mean=interval.mean, low=interval.low, high=interval.high, covers=OVER_SEEDS)
+
+
+def _paired(first: Mapping[int, Accuracy], second: Mapping[int, Accuracy]) -> PairedTest | None:
+    """First minus second, over the seeds both have; over test sequences where they share one seed."""
+    shared = [seed for seed in first if seed in second]
+    if len(shared) > 1:
+        pairs = [(first[seed].accuracy, second[seed].accuracy) for seed in shared]
+        return paired_test([a for a, _ in pairs], [b for _, b in pairs], unit="seed")
+    if len(shared) == 1:
+        one, other = first[shared[0]].rates, second[shared[0]].rates
+        if len(one) == len(other) > 1:
+            return paired_test(one, other, unit="sequence")
+    return None
+
+
+def _mark(known: Mapping[str, Mapping[int, Accuracy]], label: str, best: Sequence[str]) -> str:
+    if label in best:
+        return "best"
+    test = _paired(known[label], known[best[0]])
+    return "close" if test is not None and test.p_value >= SIGNIFICANCE else ""
+
+
+def _notes(groups: Sequence[Group]) -> tuple[str, ...]:
+    notes = []
+    evaluated = [run for group in groups for run in group.evaluated]
+    seeds = {group.label: tuple(run.seed for run in group.evaluated) for group in groups if group.evaluated}
+    if len(set(seeds.values())) > 1:
+        listed = "; ".join(f"{label}: {', '.join(map(str, values))}" for label, values in seeds.items())
+        notes.append(f"The models were not evaluated with the same seeds ({listed}); tests pair the seeds they share.")
+    settings: dict[Column, set[str]] = {}
+    for run in evaluated:
+        for column, accuracy in run.accuracies.items():
+            settings.setdefault(column, set()).add(accuracy.settings)
+    for column in sorted((column for column, found in settings.items() if len(found) > 1), key=_order):
+        listed = " and ".join(sorted(settings[column]))
+        notes.append(f"{title(column)} was not the same perturbation in all runs: {listed}.")
+    if len({(run.draws, run.evaluation_seed) for run in evaluated}) > 1:
+        notes.append("The runs were evaluated with different numbers of draws or different seeds of the draws.")
+    if len({len(accuracy.rates) for run in evaluated for accuracy in run.accuracies.values()}) > 1:
+        notes.append("The accuracies do not all rest on the same number of test sequences.")
+    return tuple(notes)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

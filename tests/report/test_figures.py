@@ -1,0 +1,124 @@
+import base64
+import io
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from tests.report.conftest import column
+
+from noisyrnn.report import read_run
+from noisyrnn.report.figures import COLOURS, POINTS, accuracy_curves, colour, heatmap, trace, training_curves
+from noisyrnn.report.table import Comparison, compare
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def comparison(runs: list[Path]) -> Comparison:
+    return compare([read_run(path) for path in runs])
+
+
+def test_accuracy_curves_have_a_panel_for_each_perturbation(comparison: Comparison) -> None:
+    drawing = accuracy_curves(comparison, chance=0.1)
+    assert drawing is not None
+    texts = [element.text for element in ElementTree.fromstring(drawing.svg).iter() if element.tag.endswith("text")]
+    assert texts.count("White noise") == texts.count("PGD ℓ∞") == 1
+    assert {"strength σ", "strength ϵ", "test accuracy (%)", "noisy", "lipschitz", "lstm"} <= set(texts)
+    assert "Clean" not in texts
+    assert "cornn" not in texts
+
+
+def test_figures_are_the_same_every_time(comparison: Comparison) -> None:
+    assert accuracy_curves(comparison, chance=0.1) == accuracy_curves(comparison, chance=0.1)
+    assert training_curves(comparison) == training_curves(comparison)
+
+
+def test_figures_of_the_page_take_its_colours_and_those_for_a_paper_do_not(comparison: Comparison) -> None:
+    drawing = training_curves(comparison)
+    assert drawing is not None
+    paper = base64.b64decode(drawing.files["svg"].split(",")[1]).decode()
+    assert "currentColor" in drawing.svg
+    assert "var(--rule)" in drawing.svg
+    assert "currentColor" not in paper
+    assert "<dc:date>" not in paper
+    assert base64.b64decode(drawing.files["pdf"].split(",")[1]).startswith(b"%PDF")
+    for label in range(3):
+        assert COLOURS[label].lower() in drawing.svg
+
+
+def test_curves_run_through_the_means(comparison: Comparison) -> None:
+    """Heights of the markers, read back from the drawing, are those of the means."""
+    drawing = accuracy_curves(comparison, chance=None)
+    assert drawing is not None
+    markers = re.findall(r'<use href="#\w+" x="(?!0")([\d.]+)" y="([\d.]+)" style="fill: #0072b2', drawing.svg)
+    heights = [float(y) for _, y in markers]
+    # The panels hold (0.95, 0.85) and (0.95, 0.6) for the first label; the legend's marker comes last.
+    assert len(heights) == 5
+    clean, white, clean_again, pgd = heights[:4]
+    assert clean == clean_again
+    assert (pgd - clean) / (white - clean) == pytest.approx(0.35 / 0.1, rel=1e-4)
+
+
+def test_nothing_but_clean_gives_no_curves(make_run: Make) -> None:
+    run = read_run(make_run(label="a", seed=1, columns=[column("clean", None, 0.9)]))
+    assert accuracy_curves(compare([run]), chance=None) is None
+
+
+def test_no_metrics_or_only_failed_runs_give_no_training_curves(make_run: Make) -> None:
+    failed = make_run(label="a", seed=1, summary={"status": "failed", "error": "broke"})
+    silent = make_run(label="a", seed=2)
+    (silent / "metrics.csv").unlink()
+    assert training_curves(compare([read_run(failed), read_run(silent)])) is None
+
+
+def test_long_trainings_keep_few_points(make_run: Make) -> None:
+    short = training_curves(compare([read_run(make_run(label="a", seed=1, epochs=POINTS))]))
+    long = training_curves(compare([read_run(make_run(label="a", seed=1, epochs=20 * POINTS))]))
+    assert short is not None
+    assert long is not None
+    assert len(long.svg) < 1.2 * len(short.svg)
+
+
+def test_values_that_are_not_finite_are_left_out(make_run: Make) -> None:
+    folder = make_run(label="a", seed=1, epochs=3)
+    text = (folder / "metrics.csv").read_text(encoding="utf-8").replace("2.01", "nan").replace("1.01", "inf")
+    (folder / "metrics.csv").write_text(text, encoding="utf-8")
+    drawing = training_curves(compare([read_run(folder)]))
+    assert drawing is not None
+    assert "nan" not in drawing.svg.lower()
+
+
+@pytest.mark.parametrize("label", ["_hidden", "$\\frac$", "<b>&", "50 % more"])
+def test_awkward_labels_are_drawn_literally(make_run: Make, label: str) -> None:
+    columns = [column("clean", None, 0.9), column("fgsm", 0.1, 0.5)]
+    drawing = accuracy_curves(compare([read_run(make_run(label=label, seed=1, columns=columns))]), chance=None)
+    assert drawing is not None
+    texts = ["".join(element.itertext()) for element in ElementTree.fromstring(drawing.svg).iter()]
+    assert label in {text.strip() for text in texts}
+
+
+def test_more_labels_than_colours_begin_again() -> None:
+    assert colour(len(COLOURS)) == colour(0)
+    assert len(set(COLOURS)) == len(COLOURS)
+
+
+def test_heatmap_shows_the_values() -> None:
+    image = np.array([[0.0, 0.5, 1.0], [2.0, -1.0, 0.25]])
+    data = heatmap(image, value_range=(0.0, 1.0)).removeprefix("data:image/png;base64,")
+    pixels = imread(io.BytesIO(base64.b64decode(data)))[:, :, 0]
+    assert pixels == pytest.approx(np.array([[0.0, 0.5, 1.0], [1.0, 0.0, 0.25]]), abs=1 / 255)
+
+
+def test_trace_spans_its_box() -> None:
+    lines = trace(np.array([[0.0, 1.0], [0.5, 1.0], [1.0, 0.0]]), value_range=(0.0, 1.0))
+    assert lines == ["1.0,57.0 50.0,30.0 99.0,3.0", "1.0,3.0 50.0,3.0 99.0,57.0"]
+
+
+def test_trace_of_a_constant_and_of_long_wide_inputs() -> None:
+    assert trace(np.ones((2, 1)), value_range=(1.0, 1.0)) == ["1.0,57.0 99.0,57.0"]
+    lines = trace(np.zeros((5000, 9)), value_range=(0.0, 1.0))
+    assert [len(line.split()) for line in lines] == [POINTS] * 4

@@ -1,0 +1,244 @@
+import json
+import os
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from tests.report.conftest import column, example
+
+from noisyrnn.report import page, read_run, write_report
+from noisyrnn.report.table import compare
+
+Make = Callable[..., Path]
+VOID = {"meta", "link", "img", "br", "use", "path", "polyline", "rect", "stop"}
+HOSTILE = '<script>alert("x")</script><img src="http://evil.example/x.png">'
+
+
+class Reader(HTMLParser):
+    """Addresses, tags and text of a page; fails where tags do not nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "poster")
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append(" ".join(data.split()))
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    assert reader.open == []
+    return reader
+
+
+def build(runs: list[Path], *, command: str | None = None) -> str:
+    return page.build_page(compare([read_run(path) for path in runs]), title="A title", command=command, date="today")
+
+
+@pytest.fixture(scope="module")
+def html(written: Path) -> str:
+    return written.read_text(encoding="utf-8")
+
+
+def test_three_files_are_written(written: Path, html: str) -> None:
+    assert written.name == "report.html"
+    assert sorted(file.name for file in written.parent.iterdir()) == ["comparison.json", "report.html", "table.md"]
+    assert written.stat().st_size < 3_000_000
+    assert json.loads((written.parent / "comparison.json").read_text(encoding="utf-8"))["base"] == "noisy"
+    assert "<h1>Four networks</h1>" in html
+    assert "<pre>noisyrnn compare &lt;img" in html
+
+
+def test_same_runs_give_the_same_files(runs: list[Path], written: Path, tmp_path: Path) -> None:
+    again = write_report(runs, tmp_path, title="Four networks", command='noisyrnn compare <img src="/evil.png">')
+    for name in ("table.md", "comparison.json"):
+        assert (tmp_path / name).read_bytes() == (written.parent / name).read_bytes()
+    one, two = (re.sub(r"Written .*? UTC", "", path.read_text(encoding="utf-8")) for path in (again, written))
+    assert one == two
+
+
+def test_the_page_needs_nothing_from_outside(html: str) -> None:
+    reader = read(html)
+    assert all(address.startswith(("data:", "#")) for address in reader.addresses)
+    assert "script" not in reader.tags
+    assert not re.search(r"(src|href|url|@import)\s*[=(]?\s*[\"']?\s*(https?:)?//", html)
+    assert "default-src 'none'" in html
+
+
+def test_the_table_shows_means_intervals_and_marks(html: str) -> None:
+    rows = re.findall(r"<tr><th[^>]*>.*?</tr>", html[html.index('<table class="main">') :], flags=re.DOTALL)
+    noisy = next(row for row in rows if "</span>noisy</th>" in row)
+    cells = re.findall(r'<td class="(\w*) ?\w*"[^>]*>(.*?)<span class="interval">(.*?)</span>', noisy)
+    assert cells == [("best", "<b>95.0</b>", "± 12.4"), ("best", "<b>85.0</b>", "± 12.4"), ("close", "60.0", "± 24.8")]
+    assert 'title="seed 1: 90.00, seed 2: 95.00, seed 3: 100.00"' in noisy
+
+
+def test_paired_tests_are_shown(html: str) -> None:
+    paired = html[html.index('<table class="paired">') : html.index('id="training"')]
+    # Lipschitz under white noise: -0.2, -0.2, -0.15, so -18.3 points, t = -11 and p = 0.008.
+    assert '<span class="below">-18.3</span> <span class="soft small">[-25.5, -11.2]</span>' in paired
+    assert "p = 0.008" in paired
+    assert '<span class="">-1.7</span>' in paired
+    assert 'title="3 seeds"' in paired
+
+
+def test_failed_runs_are_visible_with_their_error(html: str) -> None:
+    failed = html[html.index('id="failed"') : html.index('id="run"')]
+    assert "hidden state became non-finite at step 12 of 64." in failed
+    assert "<b>cornn</b>, seed 1" in failed
+    assert "0 of 1" in html
+
+
+def test_runs_not_evaluated_or_not_finished_are_listed(make_run: Make) -> None:
+    unfinished = make_run(label="b", seed=2)
+    (unfinished / "summary.json").unlink()
+    html = build([make_run(label="a", seed=1), unfinished])
+    assert "Trained, but not evaluated: it has no robustness.json." in html
+    assert "Training has not finished: it has no summary.json." in html
+    assert "None of the runs was evaluated." in html
+
+
+def test_only_failed_runs_still_make_a_page(make_run: Make) -> None:
+    html = build([make_run(label="a", seed=1, summary={"status": "failed", "error": None})])
+    read(html)
+    assert "No message was recorded." in html
+
+
+def test_what_was_run_and_every_setting(html: str) -> None:
+    texts = read(html).texts
+    for name, value in (
+        ("Sequences", "1000 to train, 200 to validate, 20 to test"),
+        ("Seeds", "1, 2, 3"),
+        ("Epochs", "4"),
+        ("Runs", "10, of which 9 finished"),
+        ("Torch", "2.13"),
+        ("Shape", "64 steps × 1, 10 classes, values in [0, 1]"),
+    ):
+        assert texts[texts.index(name) + 1] == value
+    assert texts[texts.index("noise_level") :][1:5] == ["0.05", "0.0", "0.0", "–"]
+    assert texts[texts.index("dataset") + 1] == "digits"
+    assert "PGDLinf(strength=0.1)" in texts
+
+
+def test_settings_that_differ_between_seeds_are_shown_as_different(make_run: Make) -> None:
+    runs = [make_run(label="a", seed=seed, config={"width": 8 * seed, "grid": [1, 2]}) for seed in (1, 2)]
+    html = build(runs)
+    assert re.search(r'<tr class="differs"><th[^>]*>width</th><td>8 \| 16</td>', html)
+    assert not re.search(r'<tr class="differs"><th[^>]*>grid</th>', html)
+
+
+def test_size_and_time(html: str) -> None:
+    texts = read(html).texts
+    start = texts.index("Training (s)")
+    row = texts[texts.index("noisy", start) :]
+    assert row[1:6] == ["17,290", "14.5", "4", "4", "95.0"]  # seconds: 13.5, 14.5, 15.5
+
+
+def test_hostile_text_is_shown_and_not_run(make_run: Make, tmp_path: Path) -> None:
+    columns = [column("clean", None, 0.9), column("fgsm", 0.1, 0.5)]
+    examples = [example("clean", None, index=0, prediction=4, shade=0)]
+    run = make_run(
+        label=HOSTILE,
+        seed=1,
+        columns=columns,
+        examples=examples,
+        config={"note": HOSTILE},
+        dataset={"class_names": [HOSTILE] * 10, "source": HOSTILE},
+    )
+    failed = make_run(label="b", seed=1, summary={"status": "failed", "error": HOSTILE})
+    html = write_report([run, failed], tmp_path / "out", title=HOSTILE, command=HOSTILE).read_text(encoding="utf-8")
+    reader = read(html)
+    assert "script" not in reader.tags
+    assert all(address.startswith(("data:", "#")) for address in reader.addresses)
+    assert reader.texts.count(HOSTILE) >= 6
+
+
+def test_one_seed_names_its_interval(make_run: Make) -> None:
+    html = build([make_run(label=label, seed=1, columns=[column("clean", None, 0.75)]) for label in "ab"])
+    assert "[62.5, 81.2]" in html
+    assert "over test sequences and draws of a model with one seed" in html
+    assert 'title="20 sequences"' in html
+
+
+def test_fewer_examples_are_shown_where_the_page_would_be_too_large(
+    runs: list[Path], html: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert html.count("<h3>Sequence ") == 2
+    # Leaving out one example saves more than 2,000 bytes; title, command and date differ by less.
+    monkeypatch.setattr(page, "LARGEST_PAGE", len(html.encode()) - 1_000)
+    assert build(runs).count("<h3>Sequence ") == 1
+    monkeypatch.setattr(page, "LARGEST_PAGE", 1)
+    assert build(runs).count("<h3>Sequence ") == 0
+
+
+def test_many_large_examples_stay_below_three_megabytes(make_run: Make) -> None:
+    columns = [column("clean", None, 0.9), *(column("fgsm", strength / 10, 0.5) for strength in range(1, 9))]
+    examples = [
+        example(entry["perturbation"], entry["strength"], index=index, prediction=1, shade=0)
+        | {"inputs": [[step % 7 / 7.0] * 12 for step in range(400)]}
+        for entry in columns
+        for index in range(12)
+    ]
+    runs = [make_run(label=str(i), seed=1, columns=columns, examples=examples, epochs=1000) for i in range(3)]
+    assert len(build(runs).encode()) < 3_000_000
+
+
+def test_an_interrupted_write_leaves_the_old_files(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    for name in ("report.html", "table.md", "comparison.json"):
+        (output / name).write_text("old", encoding="utf-8")
+    before = {file.name: file.read_bytes() for file in output.iterdir()}
+
+    def broken(source: Path, target: Path) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(
+        ValueError, match=r"^output must be a folder that can be written, got .*No space left on device"
+    ):
+        write_report(runs, output, title="new")
+    assert {file.name: file.read_bytes() for file in output.iterdir()} == before
+
+
+def test_nothing_is_written_where_the_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^RUN must be a run folder, got "):
+        write_report([tmp_path], tmp_path / "out", title="t")
+    with pytest.raises(ValueError, match=r"^runs must hold at least one run folder, got none\."):
+        write_report([], tmp_path / "out", title="t")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_refused(runs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"^output must be a folder that can be written, got '.*file' \(File exists\)\."
+    ):
+        write_report(runs, tmp_path / "file", title="t")
+
+
+@pytest.mark.parametrize("runs", ["runs/a", Path("runs/a")])
+def test_a_single_path_is_refused(runs: str | Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"^runs must be a list of run folders, got 'runs/a'\. Write \['runs/a'\]\.$"):
+        write_report(runs, tmp_path, title="t")  # type: ignore[arg-type]

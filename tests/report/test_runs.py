@@ -1,0 +1,144 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.report.conftest import column, example, write
+
+from noisyrnn.report import read_run
+from noisyrnn.report.runs import Column
+
+Make = Callable[..., Path]
+
+
+def test_reads_all_that_a_run_folder_holds(make_run: Make) -> None:
+    columns = [column("clean", None, 0.9, draws=1), column("white_noise", 0.2, 0.6)]
+    examples = [example("white_noise", 0.2, index=7, prediction=8, shade=0.5)]
+    run = read_run(make_run(label="noisy", seed=3, columns=columns, examples=examples, epochs=2))
+    assert (run.label, run.seed, run.status, run.evaluated) == ("noisy", 3, "finished", True)
+    assert list(run.accuracies) == [Column("clean", 0.0), Column("white_noise", 0.2)]
+    noisy = run.accuracies[Column("white_noise", 0.2)]
+    assert (noisy.accuracy, noisy.interval) == (0.6, (0.475, 0.6625))
+    assert noisy.rates == (1.0,) * 12 + (0.0,) * 8
+    assert noisy.settings == "WhiteNoise(strength=0.2)"
+    assert run.history["train_loss"] == (2.03, 1.03)
+    assert run.examples[0].inputs[63] == (1.5,)
+    assert (run.examples[0].prediction, run.examples[0].index) == (8, 7)
+    assert (run.draws, run.evaluation_seed) == (5, 0)
+
+
+def test_rates_are_shares_of_the_draws(make_run: Make) -> None:
+    entry = column("white_noise", 0.1, 0.5, draws=12) | {"correct": "0c6b"}
+    rates = read_run(make_run(label="a", seed=1, columns=[entry])).accuracies[Column("white_noise", 0.1)].rates
+    assert rates == (0.0, 1.0, 0.5, 11 / 12)
+
+
+def test_a_run_without_robustness_or_metrics_is_not_evaluated(make_run: Make) -> None:
+    folder = make_run(label="noisy", seed=1)
+    (folder / "metrics.csv").unlink()
+    run = read_run(folder)
+    assert not run.evaluated
+    assert set(run.history.values()) == {()}
+
+
+def test_a_run_without_summary_is_unfinished(make_run: Make) -> None:
+    folder = make_run(label="noisy", seed=1, columns=[column("clean", None, 0.9)])
+    (folder / "summary.json").unlink()
+    run = read_run(folder)
+    assert (run.status, run.evaluated) == ("unfinished", False)
+
+
+def test_accuracies_of_a_failed_run_do_not_count(make_run: Make) -> None:
+    summary = {"status": "failed", "error": "It broke."}
+    assert not read_run(make_run(label="a", seed=1, columns=[column("clean", None, 0.9)], summary=summary)).evaluated
+
+
+def test_a_failed_run_without_data_set_is_read(make_run: Make) -> None:
+    folder = make_run(label="a", seed=1, summary={"status": "failed", "error": "no data"})
+    write(folder / "config.json", {"config": {"label": "a", "seed": 1}})
+    assert read_run(folder).dataset == {}
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json", "robustness.json"])
+def test_another_format_is_refused(make_run: Make, name: str) -> None:
+    folder = make_run(label="a", seed=1, columns=[column("clean", None, 0.9)])
+    write(folder / name, {"config": {"label": "a", "seed": 1}}, version=2)
+    with pytest.raises(ValueError, match=name + r" must be of format 1, got 2\. Read it with the version"):
+        read_run(folder)
+
+
+def test_a_folder_without_run_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ValueError, match=f"^RUN must be a run folder, got '{path}' without a config.json"):
+            read_run(path)
+
+
+def test_something_that_is_no_path_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^RUN must be the path of a run folder, got 3\.$"):
+        read_run(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("label", "seed", "shown"), [("a", "1", "'a' and '1'"), (None, 1, "None and 1")])
+def test_a_config_without_label_or_seed_is_refused(make_run: Make, label: object, seed: object, shown: str) -> None:
+    folder = make_run(label="a", seed=1)
+    write(folder / "config.json", {"config": {"label": label, "seed": seed}})
+    with pytest.raises(ValueError, match=f"^config.json must hold a label and an integer seed, got .*{shown}"):
+        read_run(folder)
+
+
+def test_broken_json_is_refused(make_run: Make) -> None:
+    folder = make_run(label="a", seed=1)
+    (folder / "summary.json").write_text('{"format": 1,', encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"summary\.json must be a JSON file, got one that breaks off or is damaged .*line 1 column 14"
+    ):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"accuracy": None}, "TypeError"),
+        ({"draw_accuracies": []}, "ZeroDivisionError"),
+        ({"correct": "5?5"}, r"base 36: '\?'"),
+        ({"interval": [0.1]}, "not enough values"),
+    ],
+)
+def test_a_damaged_column_is_refused(make_run: Make, change: dict[str, object], reason: str) -> None:
+    folder = make_run(label="a", seed=1, columns=[column("clean", None, 0.9) | change])
+    with pytest.raises(ValueError, match=f"^robustness.json must hold complete columns and examples, got .*{reason}"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("inputs", [[], [[]], [[1.0], [1.0, 2.0]]])
+def test_a_damaged_example_is_refused(make_run: Make, inputs: list[list[float]]) -> None:
+    damaged = example("clean", None, index=0, prediction=1, shade=0.0) | {"inputs": inputs}
+    folder = make_run(label="a", seed=1, columns=[column("clean", None, 0.9)], examples=[damaged])
+    with pytest.raises(ValueError, match=r"^robustness.json must hold .*inputs are not steps of equal width"):
+        read_run(folder)
+
+
+def test_a_last_line_cut_short_is_left_out(make_run: Make) -> None:
+    folder = make_run(label="a", seed=1, epochs=3)
+    whole = (folder / "metrics.csv").read_text(encoding="utf-8")
+    for cut in (whole + "4,0.1", whole + "4,0.1,,,,,"):
+        (folder / "metrics.csv").write_text(cut, encoding="utf-8")
+        assert read_run(folder).history["epoch"] == (1.0, 2.0, 3.0)
+
+
+def test_a_damaged_line_of_metrics_is_refused(make_run: Make) -> None:
+    folder = make_run(label="a", seed=1, epochs=3)
+    lines = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    lines[2] = "2,x,0,0,0,0,0"
+    (folder / "metrics.csv").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^metrics.csv must hold numbers, got '2,x,0,0,0,0,0' in line 3 of "):
+        read_run(folder)
+
+
+def test_metrics_without_a_column_are_refused(make_run: Make) -> None:
+    folder = make_run(label="a", seed=1)
+    for text in ("epoch,train_loss\n1,2\n", ""):
+        (folder / "metrics.csv").write_text(text, encoding="utf-8")
+        absent = "train_accuracy" if text else "epoch"
+        with pytest.raises(ValueError, match=re.escape(f"got none named '{absent}' in ")):
+            read_run(folder)

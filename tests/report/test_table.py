@@ -1,0 +1,210 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.report.conftest import column, write
+
+from noisyrnn.report import read_run
+from noisyrnn.report.runs import Column
+from noisyrnn.report.table import Comparison, caption, compare, markdown, percent, title
+from noisyrnn.robustness import PERTURBATIONS
+
+Make = Callable[..., Path]
+CLEAN, WHITE, PGD = Column("clean", 0.0), Column("white_noise", 0.2), Column("pgd_linf", 0.1)
+# 97.5 % quantile of Student's t with two degrees of freedom, in closed form: 0.95 / sqrt(2 * 0.975 * 0.025).
+T_2 = 0.95 / math.sqrt(2 * 0.975 * 0.025)
+
+
+def p_2(t: float) -> float:
+    """Two-sided p of t with two degrees of freedom, in closed form."""
+    return 1 - abs(t) / math.sqrt(t * t + 2)
+
+
+@pytest.fixture(scope="module")
+def comparison(runs: list[Path]) -> Comparison:
+    return compare([read_run(path) for path in runs])
+
+
+def test_order_of_labels_and_columns(comparison: Comparison) -> None:
+    assert [group.label for group in comparison.groups] == ["noisy", "lipschitz", "lstm", "cornn"]
+    assert comparison.columns == (CLEAN, WHITE, PGD)
+    assert comparison.base == "noisy"
+
+
+def test_means_and_intervals_over_seeds(comparison: Comparison) -> None:
+    cell = comparison.cells["noisy", CLEAN]  # 0.9, 0.95, 1.0: standard deviation 0.05
+    half = T_2 * 0.05 / math.sqrt(3)
+    assert cell.seeds == {1: 0.9, 2: 0.95, 3: 1.0}
+    assert cell.mean == pytest.approx(0.95, abs=1e-12)
+    assert (cell.low, cell.high) == pytest.approx((0.95 - half, 0.95 + half), abs=1e-12)
+    assert percent(cell) == ("95.0", "± 12.4")
+
+
+def test_best_and_indistinguishable_are_marked(comparison: Comparison) -> None:
+    labels = ("noisy", "lipschitz", "lstm")
+    marks = {label: [comparison.cells[label, column].mark for column in comparison.columns] for label in labels}
+    # Clean: lipschitz differs from noisy by 0, -0.05, 0 (p = 0.42). PGD: noisy from lstm by -0.1, -0.05, 0 (p = 0.23),
+    # lipschitz by -0.3, -0.15, -0.3 (p = 0.038).
+    assert marks == {"noisy": ["best", "best", "close"], "lipschitz": ["close", "", ""], "lstm": ["", "", "best"]}
+
+
+def test_paired_tests_against_the_first_label(comparison: Comparison) -> None:
+    test = comparison.tests["lipschitz", WHITE]  # differences -0.2, -0.2, -0.15: standard error 1/60, t = -11
+    assert test.difference == pytest.approx(-0.55 / 3, abs=1e-12)
+    assert (test.low, test.high) == pytest.approx((-0.55 / 3 - T_2 / 60, -0.55 / 3 + T_2 / 60), abs=1e-9)
+    assert test.p_value == pytest.approx(p_2(11), abs=1e-9)
+    assert (test.pairs, test.unit) == (3, "seed")
+    assert not any(label == "noisy" for label, _ in comparison.tests)
+
+
+def test_pairs_follow_the_seed_not_the_order(runs: list[Path]) -> None:
+    forward = compare([read_run(path) for path in runs])
+    backward = compare([read_run(path) for path in (*runs[2::-1], *runs[4:6], runs[3], *runs[6:])])
+    assert backward.tests == forward.tests
+    assert markdown(backward) == markdown(forward)
+
+
+def test_a_failed_label_stays_in_the_table_without_numbers(comparison: Comparison) -> None:
+    assert ("cornn", CLEAN) not in comparison.cells
+    assert "| cornn | 0 of 1 | – | – | – |" in markdown(comparison)
+
+
+def test_markdown_to_the_letter(comparison: Comparison) -> None:
+    lines = markdown(comparison).splitlines()
+    assert lines[0] == "| model | seeds | Clean | White noise σ 0.2 | PGD ℓ∞ ϵ 0.1 |"
+    assert lines[1] == "|---|---:|---:|---:|---:|"
+    assert lines[2] == "| noisy | 3 | **95.0** ± 12.4 | **85.0** ± 12.4 | *60.0* ± 24.8 |"
+    assert lines[3] == "| lipschitz | 3 | *93.3* ± 14.3 | 66.7 ± 19.0 | 40.0 ± 24.8 |"
+    assert "95 % Student t interval over 3 seeds" in lines[7]
+
+
+def test_markdown_escapes_labels(make_run: Make) -> None:
+    run = read_run(make_run(label="a|b*<i>", seed=1, columns=[column("clean", None, 0.5)]))
+    assert r"| a\|b\*\<i\> | 1 |" in markdown(compare([run]))
+
+
+def test_one_seed_takes_the_interval_over_sequences(make_run: Make) -> None:
+    first = make_run(label="a", seed=1, columns=[column("clean", None, 0.75)])
+    second = make_run(label="b", seed=1, columns=[column("clean", None, 0.5)])
+    comparison = compare([read_run(first), read_run(second)])
+    cell = comparison.cells["a", CLEAN]
+    assert (cell.low, cell.high, cell.covers) == (0.625, 0.8125, "test sequences")
+    assert percent(cell) == ("75.0", "[62.5, 81.2]")
+    assert "over test sequences" in caption(comparison)
+    assert "Student" not in caption(comparison)
+    # Five sequences of twenty differ, by -1: t = -0.25 / sqrt(0.25 * 0.75 / 19).
+    test = comparison.tests["b", CLEAN]
+    assert (test.pairs, test.unit) == (20, "sequence")
+    assert test.difference == pytest.approx(-0.25, abs=1e-12)
+    assert test.p_value == pytest.approx(0.0209, abs=5e-4)
+
+
+def test_a_single_label_is_not_called_best(make_run: Make) -> None:
+    comparison = compare([read_run(make_run(label="a", seed=1, columns=[column("clean", None, 0.75)]))])
+    assert comparison.cells["a", CLEAN].mark == ""
+
+
+def test_equal_means_are_both_best(make_run: Make) -> None:
+    runs = [read_run(make_run(label=label, seed=1, columns=[column("clean", None, 0.75)])) for label in "ab"]
+    cells = compare(runs).cells
+    assert (cells["a", CLEAN].mark, cells["b", CLEAN].mark) == ("best", "best")
+
+
+def test_unequal_columns(make_run: Make) -> None:
+    first = make_run(label="a", seed=1, columns=[column("clean", None, 0.75), column("white_noise", 0.1, 0.5)])
+    second = make_run(label="b", seed=1, columns=[column("clean", None, 0.5), column("mystery", 3.0, 0.25)])
+    comparison = compare([read_run(first), read_run(second)])
+    assert comparison.columns == (CLEAN, Column("white_noise", 0.1), Column("mystery", 3.0))
+    assert ("a", Column("mystery", 3.0)) not in comparison.cells
+    assert ("b", Column("mystery", 3.0)) not in comparison.tests
+    assert comparison.cells["b", Column("mystery", 3.0)].mark == ""
+    assert "| a | 1 | **75.0** [62.5, 81.2] | 50.0 [37.5, 56.2] | – |" in markdown(comparison)
+
+
+def test_unequal_seeds_pair_what_they_share_and_say_so(make_run: Make) -> None:
+    accuracies = {("a", 1): 0.5, ("a", 2): 0.6, ("a", 3): 0.7, ("b", 2): 0.7, ("b", 3): 0.9, ("b", 9): 0.1}
+    runs = [
+        read_run(make_run(label=label, seed=seed, columns=[column("clean", None, value)]))
+        for (label, seed), value in accuracies.items()
+    ]
+    comparison = compare(runs)
+    test = comparison.tests["b", CLEAN]
+    assert (test.pairs, test.difference) == (2, pytest.approx(0.15, abs=1e-12))
+    assert comparison.notes == (
+        "The models were not evaluated with the same seeds (a: 1, 2, 3; b: 2, 3, 9); tests pair the seeds they share.",
+    )
+
+
+def test_no_shared_seed_gives_no_test(make_run: Make) -> None:
+    runs = [read_run(make_run(label=str(s), seed=s, columns=[column("clean", None, 0.5 + s / 10)])) for s in (1, 2)]
+    comparison = compare(runs)
+    assert comparison.tests == {}
+    assert comparison.cells["1", CLEAN].mark == ""
+    assert comparison.to_dict()["labels"]["2"]["columns"][0]["versus_base"] is None
+
+
+def test_what_makes_runs_less_comparable_is_noted(make_run: Make) -> None:
+    first = column("white_noise", 0.1, 0.75)
+    second = first | {"settings": "WhiteNoise(strength=0.1, clip=(0, 1))", "correct": "5" * 10}
+    runs = [make_run(label="a", seed=1, columns=[first]), make_run(label="b", seed=1, columns=[second])]
+    write(runs[1] / "robustness.json", {"seed": 7, "draws": 5, "columns": [second]})
+    comparison = compare([read_run(path) for path in runs])
+    different, draws, counts = comparison.notes
+    assert different == (
+        "White noise σ 0.1 was not the same perturbation in all runs: "
+        "WhiteNoise(strength=0.1) and WhiteNoise(strength=0.1, clip=(0, 1))."
+    )
+    assert "different seeds of the draws" in draws
+    assert "same number of test sequences" in counts
+    assert ("b", Column("white_noise", 0.1)) not in comparison.tests
+    assert "Note: White noise" in markdown(comparison)
+
+
+def test_json_holds_every_number(comparison: Comparison) -> None:
+    content = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
+    assert content["base"] == "noisy"
+    white = content["labels"]["lipschitz"]["columns"][1]
+    assert (white["perturbation"], white["strength"]) == ("white_noise", 0.2)
+    assert white["seeds"] == {"1": 0.6, "2": 0.65, "3": 0.75}
+    assert white["mean"] == pytest.approx(2 / 3, abs=1e-12)
+    assert white["versus_base"]["p_value"] == pytest.approx(p_2(11), abs=1e-9)
+    assert content["labels"]["cornn"] == {"runs": [{"seed": 1, "status": "failed", "evaluated": False}], "columns": []}
+
+
+def test_json_has_no_nan(make_run: Make) -> None:
+    entry = column("clean", None, 0.5) | {"interval": [math.nan, math.nan]}
+    comparison = compare([read_run(make_run(label="a", seed=1, columns=[entry]))])
+    assert comparison.to_dict()["labels"]["a"]["columns"][0]["low"] is None
+    assert percent(comparison.cells["a", CLEAN]) == ("50.0", "")
+
+
+def test_titles_of_every_perturbation() -> None:
+    assert [title(Column(name, 0.05)) for name in PERTURBATIONS][:3] == [
+        "White noise σ 0.05",
+        "Multiplicative noise σ 0.05",
+        "Salt and pepper α 0.05",
+    ]
+    assert title(Column("fgsm", 0.1)) == "FGSM ϵ 0.1"
+    assert title(Column("pgd_l2", 1.0)) == "PGD ℓ2 ϵ 1"
+    assert title(Column("my_own", 2.5)) == "My own 2.5"
+    assert title(Column("clean", 0.0)) == "Clean"
+
+
+def test_no_runs_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^runs must hold at least one run folder, got none\. Train a model first\.$"):
+        compare([])
+
+
+def test_several_data_sets_are_refused(make_run: Make) -> None:
+    runs = [make_run(label="a", seed=1, dataset={"name": name}) for name in ("smnist", "digits")]
+    with pytest.raises(ValueError, match=r"^runs must all be of one data set, got digits, smnist\. Write one report"):
+        compare([read_run(path) for path in runs])
+
+
+def test_a_label_and_seed_twice_is_refused(make_run: Make) -> None:
+    runs = [read_run(make_run(label="a", seed=4)) for _ in range(2)]
+    match = f"^runs must hold each label and seed once, got 'a' with seed 4 in '{runs[0].path}' and '{runs[1].path}'"
+    with pytest.raises(ValueError, match=match):
+        compare(runs)
