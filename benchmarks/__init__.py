@@ -1,0 +1,1 @@
+"""Measurements and searches that are run by hand."""

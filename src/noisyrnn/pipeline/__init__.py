@@ -1,0 +1,7 @@
+"""The stages between a data set and a report: each reads a run folder and adds one file to it."""
+
+from noisyrnn.pipeline.compare import CompareConfig, compare
+from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
+from noisyrnn.pipeline.train import train_run
+
+__all__ = ["CompareConfig", "EvaluateConfig", "compare", "evaluate_run", "train_run"]

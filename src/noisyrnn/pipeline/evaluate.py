@@ -1,0 +1,153 @@
+"""From a trained run to its accuracy under perturbations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from noisyrnn.checks import check_choice, check_integer
+from noisyrnn.data import load_dataset
+from noisyrnn.pipeline.train import run_config
+from noisyrnn.robustness import PERTURBATIONS, Perturbation, build_perturbation, check_strengths, evaluate, examples
+from noisyrnn.run_folder import RunFolder, read_json, write_json
+from noisyrnn.training.progress import ProgressBar
+from noisyrnn.training.saving import load
+
+_EXAMPLES = 4
+
+DEFAULT_STRENGTHS: dict[str, tuple[float, ...]] = {
+    "white_noise": (0.1, 0.2, 0.3),
+    "multiplicative_noise": (0.2, 0.4, 0.6),
+    "salt_and_pepper": (0.03, 0.05, 0.1),
+    "fgsm": (0.02, 0.05),
+    "pgd_linf": (0.02, 0.05),
+    "pgd_l2": (0.2, 0.5),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Settings of an evaluation.
+
+    Args:
+        strengths: For each perturbation, its strengths in the units of the data, at least 0.
+        draws: Draws of every random noise, 1 to 35.
+        attack_draws: Draws of the random start of every attack, 1 to 35.
+        evaluation_seed: Seed of the draws; models evaluated with the same one meet the same noise.
+        clip: Whether perturbed values are cut to the range of the data.
+        test_limit: Use the first so many test sequences only; all by default.
+        attack_limit: Attack the first so many test sequences only.
+
+    Raises:
+        ValueError: If a perturbation is unknown or a number out of range.
+        TypeError: If strengths are not lists of numbers.
+    """
+
+    strengths: Mapping[str, Sequence[float]] = field(default_factory=lambda: dict(DEFAULT_STRENGTHS))
+    draws: int = 5
+    attack_draws: int = 1
+    evaluation_seed: int = 0
+    clip: bool = False
+    test_limit: int | None = None
+    attack_limit: int = 1000
+
+    def __post_init__(self) -> None:
+        checked = {}
+        for name, strengths in self.strengths.items():
+            check_choice("perturbation", name, PERTURBATIONS)
+            check_strengths("strengths", strengths)
+            checked[name] = [float(strength) for strength in strengths]
+            for strength in checked[name]:
+                build_perturbation(name, strength, value_range=(0.0, 1.0))
+        object.__setattr__(self, "strengths", checked)
+        check_integer("draws", self.draws, minimum=1)
+        check_integer("attack_draws", self.attack_draws, minimum=1)
+        check_integer("evaluation_seed", self.evaluation_seed, minimum=0)
+        check_integer("attack_limit", self.attack_limit, minimum=1)
+        if self.test_limit is not None:
+            check_integer("test_limit", self.test_limit, minimum=1)
+
+
+def evaluate_run(
+    folder: RunFolder,
+    config: EvaluateConfig,
+    *,
+    data_dir: Path | None = None,
+    device: str = "cpu",
+    show_progress: bool = False,
+) -> RunFolder:
+    """Measure the accuracy of a finished run on clean and perturbed test data and write `robustness.json`.
+
+    The only stage that reads the test set. A file written with the same settings before is left as it is.
+
+    Raises:
+        ValueError: If the run has not finished.
+    """
+    if not folder.finished:
+        raise ValueError(
+            f"run must be finished, got {folder.path}, which is not. Go on with it: noisyrnn train --resume."
+        )
+    settings = asdict(config)
+    if folder.robustness.is_file() and read_json(folder.robustness).get("settings") == settings:
+        return folder
+    run = run_config(folder)
+    dataset = load_dataset(run.dataset, data_dir=data_dir, chunk=run.chunk)
+    test = (
+        dataset.test
+        if config.test_limit is None
+        else dataset.test.subset(torch.arange(len(dataset.test))[: config.test_limit])
+    )
+    attacked = test.subset(torch.arange(len(test))[: config.attack_limit])
+    model = load(folder.model).to(device)
+    # Off, not "auto": a library that attacks the model may put it in training mode.
+    model.layer.noise = "off"
+    perturbations: list[Perturbation | None] = [None]
+    perturbations += [
+        build_perturbation(name, strength, value_range=dataset.value_range, clip=config.clip)
+        for name, strengths in config.strengths.items()
+        for strength in strengths
+    ]
+    bar = ProgressBar(f"evaluate {folder.path.name}", len(perturbations), shown=show_progress)
+    columns: list[dict[str, Any]] = []
+    try:
+        for perturbation in perturbations:
+            attack = perturbation is not None and perturbation.needs_gradient
+            result = evaluate(
+                model,
+                attacked if attack else test,
+                perturbation,
+                draws=config.attack_draws if attack else config.draws,
+                seed=config.evaluation_seed,
+                device=device,
+            )
+            columns.append(result.to_dict())
+            bar.advance()
+    finally:
+        bar.close()
+    strongest = {p.name: p for p in perturbations if p is not None}
+    shown = examples(
+        model,
+        test,
+        list(strongest.values()),
+        indices=_example_indices(len(test)),
+        seed=config.evaluation_seed,
+    )
+    write_json(
+        folder.robustness,
+        {
+            "settings": settings,
+            "seed": config.evaluation_seed,
+            "draws": config.draws,
+            "columns": columns,
+            "examples": shown,
+        },
+    )
+    return folder
+
+
+def _example_indices(count: int) -> list[int]:
+    """A few sequences spread over the test set."""
+    wanted = min(_EXAMPLES, count)
+    return [count * k // wanted for k in range(wanted)]

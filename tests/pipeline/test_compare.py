@@ -1,0 +1,144 @@
+"""The main job."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare
+from noisyrnn.training import TrainConfig
+
+EVALUATION = EvaluateConfig(strengths={"white_noise": [0.5]}, draws=2)
+
+
+def settings(waves_file: Path, **changes: Any) -> dict[str, Any]:
+    train = {"dataset": str(waves_file), "hidden_size": 4, "epochs": 2, "batch_size": 16, **changes}
+    return {"models": ["noisy", "lstm"], "seeds": 2, "train": train, "evaluation": EVALUATION}
+
+
+def results(output: Path) -> dict[str, bytes]:
+    """All that must not depend on how the runs were spread: everything but times."""
+    found = {}
+    for path in sorted(output.glob("*/*")):
+        if path.name in ("robustness.json", "model.safetensors"):
+            found[f"{path.parent.name}/{path.name}"] = path.read_bytes()
+    return found
+
+
+def test_it_trains_evaluates_and_reports(waves_file: Path, tmp_path: Path) -> None:
+    page, failures = compare(CompareConfig(**settings(waves_file)), output=tmp_path / "out", command="noisyrnn compare")
+    assert failures == {}
+    assert page == (tmp_path / "out" / "report.html").resolve()
+    assert len(results(tmp_path / "out")) == 8
+    assert {"report.html", "table.md", "comparison.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "noisy" in table
+    assert "lstm" in table
+
+
+def test_finished_runs_are_used_again(waves_file: Path, tmp_path: Path) -> None:
+    compare(CompareConfig(**settings(waves_file)), output=tmp_path)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}
+    compare(CompareConfig(**settings(waves_file)), output=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")} == stamps
+
+
+def test_a_failed_run_is_shown_and_stops_no_other(waves_file: Path, tmp_path: Path) -> None:
+    wild = settings(waves_file, step_size=1e30, learn_step=False, damping=1.0)
+    page, failures = compare(CompareConfig(**wild), output=tmp_path)
+    assert len(failures) == 2
+    assert all("hidden state became non-finite" in sentence for sentence in failures.values())
+    assert "hidden state became non-finite" in page.read_text()
+    statuses = [json.loads(path.read_text())["status"] for path in tmp_path.glob("*/summary.json")]
+    assert sorted(statuses) == ["failed", "failed", "finished", "finished"]
+
+
+def test_two_workers_give_the_same_results_as_one(waves_file: Path, tmp_path: Path) -> None:
+    compare(CompareConfig(**settings(waves_file)), output=tmp_path / "one")
+    compare(CompareConfig(**settings(waves_file), workers=2), output=tmp_path / "two")
+    one, two = results(tmp_path / "one"), results(tmp_path / "two")
+    assert len(one) == 8
+    assert one == two
+
+
+def test_workers_share_the_cores_out(waves_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert CompareConfig(**settings(waves_file), workers=3).threads == 2
+    assert CompareConfig(**settings(waves_file), workers=20).threads == 1
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[str]:
+    distributed = pytest.importorskip("distributed", reason="the Dask back end needs the package distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=tmp_path
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_dask_workers_give_the_same_results(waves_file: Path, tmp_path: Path, scheduler: str) -> None:
+    compare(CompareConfig(**settings(waves_file)), output=tmp_path / "here")
+    dask = CompareConfig(**settings(waves_file), backend="dask", scheduler=scheduler)
+    _, failures = compare(dask, output=tmp_path / "there")
+    assert failures == {}
+    assert results(tmp_path / "there") == results(tmp_path / "here")
+
+
+def test_a_worker_that_is_killed_is_reported(waves_file: Path, tmp_path: Path) -> None:
+    program = f"""
+import os, signal, sys
+from pathlib import Path
+from noisyrnn.pipeline import CompareConfig, compare
+def die(*arguments): os.kill(os.getpid(), signal.SIGKILL)
+sys.modules["noisyrnn.pipeline.compare"].one_run = die
+config = CompareConfig(models=["noisy", "lstm"], seeds=1, workers=2, train={{"dataset": {str(waves_file)!r}}})
+page, failures = compare(config, output=Path({str(tmp_path / "out")!r}))
+print(sorted(failures.values()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.count("The worker process died before the run ended") == 2
+    assert "The worker process died" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_seeds_and_settings_of_the_runs(waves_file: Path) -> None:
+    config = CompareConfig(**settings(waves_file, additive=0.3, step_size=0.5))
+    runs = config.run_configs()
+    assert [(run.model, run.seed) for run in runs] == [("noisy", 1), ("lstm", 1), ("noisy", 2), ("lstm", 2)]
+    assert {run.model: (run.additive, run.step_size) for run in runs} == {"noisy": (0.3, 0.5), "lstm": (0.3, None)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"models": []}, r"models must name at least one model, got none"),
+        ({"models": ["noisy", "lipshitz"]}, r"got 'lipshitz'\. Did you mean 'lipschitz'\?"),
+        ({"models": ["noisy", "noisy"]}, r"models must name each model once, got noisy, noisy"),
+        ({"seeds": 0}, r"seeds must be at least 1, got 0"),
+        ({"workers": 0}, r"workers must be at least 1, got 0"),
+        ({"backend": "ray"}, r"backend must be one of dask, processes, got 'ray'"),
+        ({"backend": "dask"}, r"scheduler must be the address of a Dask scheduler with backend 'dask', got none"),
+    ],
+)
+def test_bad_settings(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        CompareConfig(**{"models": ["noisy"], **changes})
+
+
+def test_an_option_that_no_model_has() -> None:
+    config = CompareConfig(models=["gru", "lstm"], train={"stiffness": 1.0})
+    with pytest.raises(ValueError, match=r"stiffness must be an option of one of the models, got gru, lstm"):
+        config.run_configs()
+
+
+def test_recommended_settings_are_the_start() -> None:
+    from noisyrnn.training.settings import recommended
+
+    run = CompareConfig(models=["noisy"], train={"dataset": "digits"}).run_configs()[0]
+    assert run == TrainConfig.from_dict(
+        {**recommended("digits", "noisy"), "model": "noisy", "dataset": "digits", "seed": 1}
+    )

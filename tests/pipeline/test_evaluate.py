@@ -1,0 +1,91 @@
+"""From a trained run to robustness.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from noisyrnn.data import load_dataset
+from noisyrnn.pipeline import EvaluateConfig, evaluate_run, train_run
+from noisyrnn.robustness import WhiteNoise, evaluate
+from noisyrnn.training import RunFolder, TrainConfig, load
+
+
+@pytest.fixture
+def run(waves_file: Path, tmp_path: Path) -> RunFolder:
+    config = TrainConfig(
+        dataset=str(waves_file), hidden_size=6, epochs=8, batch_size=8, step_size=0.3, learning_rate=0.02
+    )
+    return train_run(config, output=tmp_path / "runs")
+
+
+QUICK = EvaluateConfig(strengths={"white_noise": [0.5], "pgd_linf": [0.3]}, draws=2)
+
+
+def test_figures_are_those_of_the_library(run: RunFolder) -> None:
+    evaluate_run(run, QUICK)
+    written = json.loads(run.robustness.read_text())
+    model, test = load(run.model), load_dataset(json.loads(run.config.read_text())["config"]["dataset"]).test
+    columns = {column["perturbation"]: column for column in written["columns"]}
+    assert columns["clean"]["accuracy"] == evaluate(model, test).accuracy
+    assert columns["white_noise"] == evaluate(model, test, WhiteNoise(0.5), draws=2, seed=0).to_dict()
+    assert columns["pgd_linf"]["accuracy"] <= columns["clean"]["accuracy"]
+    assert {e["perturbation"] for e in written["examples"]} == {"clean", "white_noise", "pgd_linf"}
+    assert len(written["examples"]) == 12
+
+
+def test_the_same_settings_give_the_same_file_and_are_not_computed_again(run: RunFolder) -> None:
+    first = evaluate_run(run, QUICK).robustness.read_bytes()
+    stamp = run.robustness.stat().st_mtime_ns
+    evaluate_run(run, QUICK)
+    assert run.robustness.stat().st_mtime_ns == stamp
+    run.robustness.unlink()
+    torch.manual_seed(3)
+    assert evaluate_run(run, QUICK).robustness.read_bytes() == first
+
+
+def test_other_files_of_the_run_are_not_touched(run: RunFolder) -> None:
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    evaluate_run(run, QUICK)
+    assert {path.name: path.read_bytes() for path in run.path.iterdir() if path != run.robustness} == before
+
+
+def test_limits_take_the_first_sequences(run: RunFolder) -> None:
+    limited = EvaluateConfig(strengths={"white_noise": [0.1], "fgsm": [0.1]}, test_limit=10, attack_limit=4)
+    written = json.loads(evaluate_run(run, limited).robustness.read_text())
+    assert {c["perturbation"]: c["sequences"] for c in written["columns"]} == {
+        "clean": 10,
+        "white_noise": 10,
+        "fgsm": 4,
+    }
+
+
+def test_an_unfinished_run_is_refused(run: RunFolder) -> None:
+    run.summary.unlink()
+    with pytest.raises(ValueError, match=r"run must be finished, got .*seed1-.*Go on with it: noisyrnn train --resume"):
+        evaluate_run(run, QUICK)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "sentence"),
+    [
+        (
+            {"strengths": {"white_noise": 0.1}},
+            TypeError,
+            r"strengths must be a list of numbers, got 0\.1\. Write \[0\.1\]",
+        ),
+        ({"strengths": {"white_noise": [-0.1]}}, ValueError, r"must be at least 0, got -0\.1"),
+        ({"strengths": {"salt_and_pepper": [1.5]}}, ValueError, r"strength must lie in \[0, 1\], got 1\.5"),
+        ({"strengths": {"white_nose": [0.1]}}, ValueError, r"got 'white_nose'\. Did you mean 'white_noise'\?"),
+        ({"draws": 0}, ValueError, r"draws must be at least 1, got 0"),
+        ({"attack_draws": 0}, ValueError, r"attack_draws must be at least 1, got 0"),
+        ({"attack_limit": 0}, ValueError, r"attack_limit must be at least 1, got 0"),
+        ({"test_limit": 0}, ValueError, r"test_limit must be at least 1, got 0"),
+        ({"evaluation_seed": -1}, ValueError, r"evaluation_seed must be at least 0, got -1"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        EvaluateConfig(**settings)

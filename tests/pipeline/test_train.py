@@ -1,0 +1,135 @@
+"""From settings to a run folder."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from noisyrnn.data import load_dataset
+from noisyrnn.models import MODELS
+from noisyrnn.pipeline import train_run
+from noisyrnn.pipeline.train import build_model, run_config, run_path
+from noisyrnn.training import RunFolder, TrainConfig, load
+from noisyrnn.training.fit import validate
+
+
+@pytest.fixture
+def config(waves_file: Path) -> TrainConfig:
+    return TrainConfig(dataset=str(waves_file), hidden_size=4, epochs=2, batch_size=16, step_size=0.2, clip_norm=1.0)
+
+
+def test_a_run_folder_holds_all_that_is_promised(config: TrainConfig, tmp_path: Path) -> None:
+    folder = train_run(config, output=tmp_path / "runs")
+    names = {path.name for path in folder.path.iterdir()}
+    assert names == {"config.json", "summary.json", "metrics.csv", "model.safetensors", "checkpoint.pt"}
+    written = json.loads(folder.config.read_text())
+    assert written["format"] == 1
+    assert written["config"]["label"] == "noisy"
+    assert written["dataset"]["class_names"] == ["fast", "slow"]
+    assert written["dataset"]["train"] + written["dataset"]["validation"] == 96
+    summary = json.loads(folder.summary.read_text())
+    model = load(folder.model)
+    assert summary["status"] == "finished"
+    assert summary["epochs"] == 2
+    assert summary["parameters"] == sum(p.numel() for p in model.parameters())
+    assert len(folder.metrics.read_text().splitlines()) == 3
+    dataset = load_dataset(config.dataset)
+    assert summary["best_validation_accuracy"] == validate(model, dataset.validation)[1]
+    assert run_config(folder) == dataclasses.replace(config, label="noisy")
+
+
+def test_standardisation_uses_training_data_and_travels(config: TrainConfig, tmp_path: Path) -> None:
+    model = load(train_run(config, output=tmp_path).model)
+    train = load_dataset(config.dataset).train.inputs.double()
+    assert float(model.mean[0]) == pytest.approx(float(train.mean()), abs=1e-6)
+    assert float(model.std[0]) == pytest.approx(float(train.std(correction=0)), abs=1e-6)
+
+
+def test_a_finished_run_is_left_alone(config: TrainConfig, tmp_path: Path) -> None:
+    folder = train_run(config, output=tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in folder.path.iterdir()}
+    assert train_run(config, output=tmp_path) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.path.iterdir()} == before
+
+
+def test_an_unfinished_run_wants_resume(config: TrainConfig, tmp_path: Path) -> None:
+    folder = train_run(config, output=tmp_path)
+    weights = folder.model.read_bytes()
+    folder.summary.unlink()
+    with pytest.raises(ValueError, match=r"resume must be given to go on with the unfinished run .*waves-noisy-seed1"):
+        train_run(config, output=tmp_path)
+    train_run(config, output=tmp_path, resume=True)
+    assert folder.finished
+    assert folder.model.read_bytes() == weights
+
+
+def test_other_settings_go_to_another_folder(config: TrainConfig, tmp_path: Path) -> None:
+    paths = {
+        run_path(c, tmp_path)
+        for c in (config, dataclasses.replace(config, epochs=3), dataclasses.replace(config, seed=2))
+    }
+    assert len(paths) == 3
+
+
+def test_a_run_that_diverges_says_so_in_its_summary(config: TrainConfig, tmp_path: Path) -> None:
+    wild = dataclasses.replace(config, step_size=1e30, learn_step=False, damping=1.0)
+    with pytest.raises(RuntimeError, match="hidden state became non-finite"):
+        train_run(wild, output=tmp_path)
+    summary = json.loads(RunFolder(run_path(wild, tmp_path)).summary.read_text())
+    assert summary["status"] == "failed"
+    assert "Lower step_size" in summary["error"]
+
+
+def test_output_that_cannot_be_written(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(
+        ValueError, match=r"output must be a folder that can be written to, got .*file.* \(Not a directory\)"
+    ):
+        train_run(config, output=tmp_path / "file")
+
+
+def test_a_run_folder_of_another_version(config: TrainConfig, tmp_path: Path) -> None:
+    folder = train_run(config, output=tmp_path)
+    folder.config.write_text(folder.config.read_text().replace('"format": 1', '"format": 7'))
+    with pytest.raises(
+        ValueError, match=r"config\.json must be of format 1, got 7\. Read it with the version of noisyrnn"
+    ):
+        RunFolder.open(folder.path)
+
+
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run must be a folder that holds a config\.json, got "):
+        RunFolder.open(tmp_path)
+
+
+def test_a_run_file_that_breaks_off(config: TrainConfig, tmp_path: Path) -> None:
+    folder = train_run(config, output=tmp_path)
+    folder.config.write_text(folder.config.read_text()[:40])
+    with pytest.raises(ValueError, match=r"config\.json must be a JSON file, got one that breaks off or is damaged"):
+        RunFolder.open(folder.path)
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_initial_weights_depend_on_the_seed_alone(model: str, waves_file: Path) -> None:
+    dataset = load_dataset(str(waves_file))
+    states = []
+    for seed, noise in ((1, 0), (1, 5), (2, 0)):
+        torch.manual_seed(noise)
+        before = torch.get_rng_state()
+        states.append(build_model(TrainConfig(model=model, hidden_size=4, seed=seed), dataset).state_dict())
+        assert torch.equal(torch.get_rng_state(), before), "the global random state was used"
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_training_does_not_read_the_test_set(config: TrainConfig, tmp_path: Path, waves_file: Path) -> None:
+    content = dict(np.load(waves_file))
+    bad = np.full_like(content["X"][:4], np.nan)
+    path = tmp_path / "with_test.npz"
+    np.savez(path, **content, X_test=bad, y_test=content["y"][:4])
+    train_run(dataclasses.replace(config, dataset=str(path)), output=tmp_path)
+    with pytest.raises(ValueError, match="must be finite"):
+        load_dataset(str(path)).test  # noqa: B018 (reading it is the point)

@@ -1,0 +1,280 @@
+"""The command line, as a user meets it: a subprocess, its exit code, its words and its files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from noisyrnn.cli import main
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    X = np.sin((1 + labels[:, None]) * np.linspace(0, 6.28, 10)) + 0.1 * generator.standard_normal((120, 10))
+    path = tmp_path / "waves.npz"
+    np.savez(path, X=X[..., None], y=labels)
+    return path
+
+
+def noisyrnn(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "noisyrnn", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, check=False)
+
+
+SMALL = ("--hidden-size", 4, "--epochs", 2, "--batch-size", 16)
+
+
+def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:
+    trained = noisyrnn("train", "--dataset", data, *SMALL, "--seed", 3, "--output", tmp_path / "runs")
+    assert trained.returncode == 0, trained.stderr
+    run = Path(trained.stdout.strip().removeprefix("Trained: "))
+    assert run.parent == tmp_path / "runs"
+    assert json.loads((run / "config.json").read_text())["config"]["seed"] == 3
+    strengths = "{white_noise: [0.1, 0.2]}"
+    evaluated = noisyrnn("evaluate", run, "--strengths", strengths, "--draws", 2)
+    assert evaluated.returncode == 0, evaluated.stderr
+    columns = json.loads((run / "robustness.json").read_text())["columns"]
+    assert [(c["perturbation"], c["strength"]) for c in columns] == [
+        ("clean", None),
+        ("white_noise", 0.1),
+        ("white_noise", 0.2),
+    ]
+    reported = noisyrnn("report", run, "--output", tmp_path / "page", "--title", "Waves & co")
+    assert reported.returncode == 0, reported.stderr
+    assert "Waves &amp; co" in (tmp_path / "page" / "report.html").read_text()
+
+
+def test_compare_prints_the_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", "--models", "noisy,gru", "--dataset", str(data), "--seeds", "2", "--strengths", "{fgsm: [0.1]}"]
+    assert main([*words, *map(str, SMALL), "--output", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert (tmp_path / "out" / "table.md").read_text() in shown
+    assert f"Report: {tmp_path / 'out' / 'report.html'}" in shown
+
+
+def test_compare_with_a_failed_run_says_so_and_exits_with_1(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "--models", "noisy,gru", "--dataset", str(data), "--seeds", "1", "--strengths", "{fgsm: [0.1]}"]
+    wild = ["--step-size", "1e30", "--learn-step", "false", "--damping", "1"]
+    assert main([*words, *map(str, SMALL), *wild, "--output", str(tmp_path)]) == 1
+    assert "Failed: waves-noisy-seed1" in capsys.readouterr().err
+
+
+def test_config_file_and_flags(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"dataset: {data}\nhidden_size: 4\nepochs: 1\nbatch_size: 16\nadditive: 0.3\noutput: {tmp_path}\n")
+    assert main(["train", "--config", str(file), "--additive", "0.4", "--model", "gru"]) == 0
+    run = Path(capsys.readouterr().out.strip().removeprefix("Trained: "))
+    config = json.loads((run / "config.json").read_text())["config"]
+    assert (config["hidden_size"], config["additive"], config["model"]) == (4, 0.4, "gru")
+
+
+def test_flags_may_have_underscores(data: Path, tmp_path: Path) -> None:
+    words = ["train", "--dataset", str(data), "--hidden_size=4", "--epochs=1", "--batch_size", "16"]
+    assert main([*words, "--output", str(tmp_path)]) == 0
+
+
+def test_an_experiment_gives_the_published_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from noisyrnn import cli
+    from noisyrnn.training import RunFolder, TrainConfig
+
+    seen: list[TrainConfig] = []
+
+    def record(config: TrainConfig, **rest: object) -> RunFolder:
+        seen.append(config)
+        return RunFolder(tmp_path)
+
+    monkeypatch.setattr(cli, "train_run", record)
+    assert main(["train", "--experiment", "smnist-noisy-high", "--seed", "5"]) == 0
+    config = seen[0]
+    assert (config.dataset, config.hidden_size, config.epochs, config.decay_epochs) == ("smnist", 128, 100, (90,))
+    assert (config.additive, config.multiplicative, config.step_size, config.learning_rate) == (0.05, 0.02, 0.01, 0.001)
+    assert config.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["train", "--model", "lipshitz"], "model must be one of antisymmetric, cornn, exprnn, gru, lipschitz"),
+        (["train", "--model", "lipshitz"], "got 'lipshitz'. Did you mean 'lipschitz'?"),
+        (["train", "--epoch", "3"], "Did you mean --epochs?"),
+        (["train", "--epochs", "many"], "epochs"),
+        (["train", "--additive", "-1"], "additive must be at least 0, got -1."),
+        (["train", "--dataset", "digitz"], "Did you mean 'digits'?"),
+        (["train", "--experiment", "smnist-noisy"], "experiment must be one of"),
+        (["evaluate", "nowhere"], "run must be a folder that holds a config.json, got nowhere."),
+        (["compare", "--models", "noisy", "--strengths", "{white_noise: 0.1}"], "strengths must be a list of numbers"),
+        (["compare", "--models", "noisy", "--strengths", "{white_noise: [-1]}"], "must be at least 0, got -1"),
+        (
+            ["compare", "--models", "noisy", "--data-dir", "nowhere"],
+            "data_dir must be an existing folder, got 'nowhere'.",
+        ),
+        (
+            ["trian"],
+            "command must be one of compare, doctor, evaluate, list, report, train, got 'trian'. Did you mean 'train'?",
+        ),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert "Traceback" not in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_traceback_reaches_the_user() -> None:
+    done = noisyrnn("train", "--damping", "-2")
+    assert done.returncode == 2
+    assert done.stderr == "damping must be at least 0, got -2.\n"
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NOISYRNN_DEBUG", "1")
+    assert main(["train", "--damping", "-2"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "compare", "report", "list", "doctor"])
+def test_help_names_the_command_and_gives_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"usage: noisyrnn {command}" in shown
+    assert f"Example: noisyrnn {command}" in shown
+
+
+def test_usage_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown for name in ("train", "evaluate", "compare", "report", "list", "doctor"))
+    assert main([]) == 2
+    assert main(["--version"]) == 0
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("noisy", "exprnn", "digits", "ecg5000", "white_noise", "pgd_l2", "smnist-noisy-high"):
+        assert f"\n  {name} " in shown
+
+
+def test_doctor_shows_versions_and_data_without_downloading(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOISYRNN_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    began = time.monotonic()
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "torch 2." in shown
+    assert "digits" in shown
+    assert "smnist     not found" in shown
+    assert time.monotonic() - began < 30
+    assert not (tmp_path / "noisyrnn").exists()
+
+
+def train_words(data: Path, output: Path) -> list[str]:
+    words = ["train", "--dataset", str(data), "--hidden-size", "8", "--epochs", "16", "--batch-size", "16"]
+    return [*words, "--output", str(output), "--checkpoint-seconds", "0", "--accelerator", "cpu"]
+
+
+def start_and_wait_for_checkpoint(data: Path, output: Path) -> tuple[subprocess.Popen[str], Path]:
+    """A training run in a process of its own, some steps past its first checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "noisyrnn", *train_words(data, output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        checkpoints = list(output.glob("*/checkpoint.pt"))
+        metrics = list(output.glob("*/metrics.csv"))
+        if checkpoints and metrics and len(metrics[0].read_text().splitlines()) >= 3:
+            return process, checkpoints[0].parent
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    raise AssertionError("no checkpoint after a minute")
+
+
+def test_kill_minus_9_in_mid_epoch_then_resume_gives_the_same_bits(data: Path, tmp_path: Path) -> None:
+    import torch
+
+    whole = noisyrnn(*train_words(data, tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    process, run = start_and_wait_for_checkpoint(data, tmp_path / "killed")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (run / "summary.json").exists()
+    progress = torch.load(run / "checkpoint.pt", weights_only=True)["progress"]
+    assert 1 <= progress["epoch"] <= 16
+    refused = noisyrnn(*train_words(data, tmp_path / "killed"))
+    assert refused.returncode == 2
+    assert "Add --resume." in refused.stderr
+    resumed = noisyrnn(*train_words(data, tmp_path / "killed"), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    weights = [
+        next(folder.glob("*/model.safetensors")).read_bytes() for folder in (tmp_path / "whole", tmp_path / "killed")
+    ]
+    assert weights[0] == weights[1]
+    histories = [next(folder.glob("*/metrics.csv")).read_text() for folder in (tmp_path / "whole", tmp_path / "killed")]
+    without_seconds = [[line.rsplit(",", 1)[0] for line in text.splitlines()] for text in histories]
+    assert without_seconds[0] == without_seconds[1]
+
+
+def test_ctrl_c_saves_and_exits_with_130(data: Path, tmp_path: Path) -> None:
+    process, run = start_and_wait_for_checkpoint(data, tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with --resume" in words
+    assert "Traceback" not in words
+    assert (run / "checkpoint.pt").is_file()
+    assert noisyrnn(*train_words(data, tmp_path), "--resume").returncode == 0
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(data: Path, tmp_path: Path) -> None:
+    """No file may grow past a few kilobytes, which is what a full disk looks like; then there is room again."""
+    resource = pytest.importorskip("resource", reason="file size limits need a Unix")
+    process, run = start_and_wait_for_checkpoint(data, tmp_path / "full")
+    process.kill()
+    process.communicate()
+    before = (run / "checkpoint.pt").read_bytes()
+    assert len(before) > 4096
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    words = [sys.executable, "-m", "noisyrnn", *train_words(data, tmp_path / "full"), "--resume"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    full = subprocess.run(
+        words, capture_output=True, text=True, preexec_fn=limit, timeout=60, check=False, env=environment
+    )
+    assert full.returncode == 1
+    assert "File too large" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert (run / "checkpoint.pt").read_bytes() == before
+    assert not list(run.glob(".*.part"))
+    assert noisyrnn(*train_words(data, tmp_path / "full"), "--resume").returncode == 0
+    assert noisyrnn(*train_words(data, tmp_path / "whole")).returncode == 0
+    weights = [
+        next(folder.glob("*/model.safetensors")).read_bytes() for folder in (tmp_path / "whole", tmp_path / "full")
+    ]
+    assert weights[0] == weights[1]
