@@ -134,7 +134,7 @@ def test_initial_weights_have_the_published_spread() -> None:
         torch.manual_seed(0)
         cell = NoisyRNN(1, 128, init_std=0.1).cell
     for matrix in (cell.B, cell.C):
-        assert float(matrix.std()) == pytest.approx(0.1 / 128, rel=4 / math.sqrt(2 * 128**2))  # four standard errors
+        assert matrix.std().item() == pytest.approx(0.1 / 128, rel=4 / math.sqrt(2 * 128**2))  # four standard errors
 
 
 def test_hidden_noise_in_both_parametrisations() -> None:
@@ -186,6 +186,7 @@ def test_bad_cell_options(name: str, options: dict[str, float], sentence: str) -
             r"^parametrisation must be one of paper, published, got 'papers'\. Did you mean 'paper'\?$",
         ),
         ({"noise_level": -1.0}, r"^noise_level must be at least 0, got -1\.$"),
+        ({"noise_level": 0.5}, r"^noise_level must be 1 with parametrisation 'published', got 0\.5\. Use param"),
         ({"parametrisation": "paper"}, r"^learn_step must be False with parametrisation 'paper', got True\.$"),
         (
             {"parametrisation": "paper", "learn_step": False, "noise_law": "uniform"},

@@ -187,7 +187,7 @@ class RecurrentLayer(nn.Module):
             raise ValueError(
                 f"dt must be a number or have shape ({steps},) or {(batch, steps)}, got {tuple(sizes.shape)}."
             )
-        smallest, largest = float(sizes.min()), float(sizes.max())
+        smallest, largest = float(sizes.detach().min()), float(sizes.detach().max())
         if not smallest > 0:
             raise ValueError(f"dt must be positive, got {smallest:g} as the smallest.")
         if not math.isfinite(largest):

@@ -88,7 +88,7 @@ class NoisyRNN(RecurrentLayer):
         init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
         additive: "published": standard deviation of η. "paper": σ₁.
         multiplicative: "published": standard deviation of μ. "paper": σ₂.
-        noise_level: ε, for "paper" alone.
+        noise_level: ε; other than 1 for "paper" alone.
         parametrisation: "published" (levels of one step), or "paper" (levels of unit time, scaled by the root of the
             step, which must then be fixed).
         noise_form: "independent" or "shared"; see `HiddenNoise`.
@@ -128,6 +128,11 @@ class NoisyRNN(RecurrentLayer):
     ) -> None:
         check_choice("parametrisation", parametrisation, PARAMETRISATIONS)
         check_number("noise_level", noise_level, minimum=0.0)
+        if parametrisation == "published" and noise_level != 1:
+            raise ValueError(
+                f"noise_level must be 1 with parametrisation 'published', got {noise_level:g}. "
+                "Use parametrisation='paper'."
+            )
         if parametrisation == "paper" and learn_step:
             raise ValueError("learn_step must be False with parametrisation 'paper', got True.")
         if parametrisation == "paper" and noise_law == "uniform":
