@@ -23,6 +23,11 @@ from noisyrnn.training.settings import published_experiments, read_experiment, r
 
 Arguments = dict[str, Any]
 
+_RECOMMENDED = (
+    "A training setting that is not given is the one chosen on validation data for this data set and model, "
+    "where there is one, and else the default shown here."
+)
+
 
 class _Parser(ArgumentParser):
     """A parser that complains in one sentence."""
@@ -97,7 +102,9 @@ def _split(value: str | Sequence[str]) -> list[str]:
 
 def _train(words: Sequence[str]) -> int:
     """Train one model."""
-    parser = _parser("train", "Train one model.", "noisyrnn train --model noisy --dataset digits --seed 1")
+    parser = _parser(
+        "train", f"Train one model. {_RECOMMENDED}", "noisyrnn train --model noisy --dataset digits --seed 1"
+    )
     _add_fields(parser, TrainConfig)
     _add_places(parser)
     parser.add_argument("--experiment", type=str, help="Start from a published row; see noisyrnn list.")
@@ -147,7 +154,7 @@ def _compare(words: Sequence[str]) -> int:
     """Train and evaluate several models, then report."""
     parser = _parser(
         "compare",
-        "Train several models with several seeds, measure their robustness and write one report.",
+        f"Train several models with several seeds, measure their robustness and write one report. {_RECOMMENDED}",
         "noisyrnn compare --models noisy,lipschitz,lstm --dataset digits --seeds 3",
     )
     parser.add_argument("--models", type=str | list[str], default=",".join(MODELS), help="Names, separated by commas.")
