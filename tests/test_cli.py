@@ -78,6 +78,15 @@ def test_config_file_and_flags(data: Path, tmp_path: Path, capsys: pytest.Captur
     assert (config["hidden_size"], config["additive"], config["model"]) == (4, 0.4, "gru")
 
 
+def test_every_command_takes_a_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text(f"data_dir: {tmp_path}\n")
+    assert main(["doctor", "--config", str(tmp_path / "c.yaml")]) == 0
+    assert f"Data folders: {tmp_path}" in capsys.readouterr().out
+    (tmp_path / "r.yaml").write_text("title: From a file\nruns: [nowhere]\n")
+    assert main(["report", "--config", str(tmp_path / "r.yaml")]) == 2
+    assert "run must be a folder that holds a config.json, got nowhere." in capsys.readouterr().err
+
+
 def test_flags_may_have_underscores(data: Path, tmp_path: Path) -> None:
     words = ["train", "--dataset", str(data), "--hidden_size=4", "--epochs=1", "--batch_size", "16"]
     assert main([*words, "--output", str(tmp_path)]) == 0

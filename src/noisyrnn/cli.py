@@ -52,6 +52,7 @@ def _parser(command: str, description: str, example: str) -> _Parser:
         default_env=False,
         allow_abbrev=False,
     )
+    parser.add_argument("--config", action="config", help="YAML file with the same keys as the flags.")
     return parser
 
 
@@ -69,7 +70,6 @@ def _add_fields(parser: _Parser, config: type, *, skip: Sequence[str] = ()) -> N
 
 
 def _add_places(parser: _Parser, *, output: str | None = "runs") -> None:
-    parser.add_argument("--config", action="config", help="YAML file with the same keys as the flags.")
     parser.add_argument("--data-dir", type=str | None, help="Where to look for data first.")
     if output:
         parser.add_argument("--output", type=str, default=output, help="Folder the results go to.")
