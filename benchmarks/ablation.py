@@ -1,19 +1,17 @@
 """Which part of the noisy RNN does what: the same model with one thing changed at a time.
 
-`python -m benchmarks.ablation digits --workers 2` trains and evaluates every arm with three seeds, reuses what is finished,
-and writes `report.html` and `table.md`. All arms share every setting but those named here.
+`python -m benchmarks.ablation digits --workers 2` trains and evaluates every arm with three seeds, reuses what is
+finished, and writes `report.html` and `table.md`. All arms share every setting but those named here.
 """
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 import joblib
 
 from noisyrnn.pipeline import EvaluateConfig
-from noisyrnn.pipeline.compare import one_run
-from noisyrnn.pipeline.train import run_path
+from noisyrnn.pipeline.compare import RunTask, carry_out
 from noisyrnn.report import write_report
 from noisyrnn.training import TrainConfig
 
@@ -62,13 +60,12 @@ def main() -> None:
         for seed in range(1, words.seeds + 1)
         for label, arm in ARMS[words.dataset].items()
     ]
-    threads = max(1, (os.cpu_count() or 1) // words.workers)
+    threads = max(1, joblib.cpu_count() // words.workers)
     evaluation = EvaluateConfig()
-    joblib.Parallel(n_jobs=words.workers, verbose=5)(
-        joblib.delayed(one_run)(config, evaluation, output, None, threads, False) for config in configs
-    )
+    tasks = [RunTask(config=config, evaluation=evaluation, output=output, threads=threads) for config in configs]
+    joblib.Parallel(n_jobs=words.workers, verbose=5)(joblib.delayed(carry_out)(task) for task in tasks)
     page = write_report(
-        [run_path(config, output) for config in configs],
+        [task.path for task in tasks],
         output,
         title=f"What the noise and the step do, on {words.dataset}",
         command=f"python -m benchmarks.ablation {words.dataset} --workers {words.workers}",

@@ -16,7 +16,6 @@ import joblib
 import torch
 
 from noisyrnn.data import load_dataset
-from noisyrnn.models import MODELS
 from noisyrnn.pipeline.train import build_model
 from noisyrnn.robustness import WhiteNoise, evaluate
 from noisyrnn.run_folder import write_json
@@ -27,18 +26,56 @@ SHARED: dict[str, dict[str, Any]] = {
     "ecg5000": {"hidden_size": 64, "batch_size": 32, "epochs": 60, "decay_epochs": (48,), "clip_norm": 1.0},
 }
 WHITE_NOISE = {"digits": (0.1, 0.2, 0.3), "ecg5000": (0.5, 1.0, 1.5)}
-GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "noisy": {
-        "step_size": (0.1, 0.3),
-        "learning_rate": (0.003, 0.01),
-        "additive": (0.05, 0.2),
-        "multiplicative": (0.02,),
+# Each model has one grid or more; where the best point lay on an edge, another grid went past it.
+Grid = dict[str, tuple[Any, ...]]
+GRIDS: dict[str, dict[str, tuple[Grid, ...]]] = {
+    "digits": {
+        "noisy": (
+            {
+                "step_size": (0.1, 0.3),
+                "learning_rate": (0.003, 0.01),
+                "additive": (0.05, 0.2),
+                "multiplicative": (0.02,),
+            },
+            {
+                "step_size": (0.3, 1.0),
+                "learning_rate": (0.01,),
+                "additive": (0.05, 0.1, 0.2, 0.4),
+                "multiplicative": (0.02,),
+            },
+            {"step_size": (2.0,), "learning_rate": (0.01,), "additive": (0.1,), "multiplicative": (0.02,)},
+        ),
+        "lipschitz": (
+            {"step_size": (0.03, 0.1, 0.3), "learning_rate": (0.003, 0.01)},
+            {"step_size": (0.3, 1.0), "learning_rate": (0.01, 0.02)},
+        ),
+        "antisymmetric": (
+            {"step_size": (0.03, 0.1, 0.3), "learning_rate": (0.003, 0.01)},
+            {"step_size": (1.0,), "learning_rate": (0.003, 0.01)},
+        ),
+        "cornn": (
+            {"step_size": (0.042, 0.1, 0.2), "learning_rate": (0.003, 0.01)},
+            {"step_size": (0.2, 0.4, 0.8), "learning_rate": (0.01, 0.02)},
+            {"step_size": (0.2, 0.3), "learning_rate": (0.03,)},
+        ),
+        "exprnn": ({"learning_rate": (0.001, 0.003, 0.01, 0.02)},),
+        "lstm": ({"learning_rate": (0.003, 0.01, 0.02)},),
     },
-    "lipschitz": {"step_size": (0.03, 0.1, 0.3), "learning_rate": (0.003, 0.01)},
-    "antisymmetric": {"step_size": (0.03, 0.1, 0.3), "learning_rate": (0.003, 0.01)},
-    "cornn": {"step_size": (0.042, 0.1, 0.2), "learning_rate": (0.003, 0.01)},
-    "exprnn": {"learning_rate": (0.001, 0.003, 0.01)},
-    "lstm": {"learning_rate": (0.003, 0.01)},
+    "ecg5000": {
+        "noisy": (
+            {
+                "step_size": (0.1, 0.3, 1.0),
+                "learning_rate": (0.003, 0.01),
+                "additive": (0.1,),
+                "multiplicative": (0.02, 0.1),
+            },
+        ),
+        "lipschitz": ({"step_size": (0.03, 0.1, 0.3), "learning_rate": (0.003, 0.01)},),
+        "antisymmetric": ({"step_size": (0.03, 0.1, 0.3), "learning_rate": (0.003, 0.01)},),
+        "cornn": ({"step_size": (0.042, 0.1, 0.2), "learning_rate": (0.003, 0.01)},),
+        "exprnn": ({"learning_rate": (0.001, 0.003, 0.01)},),
+        "lstm": ({"learning_rate": (0.003, 0.01, 0.02)},),
+    },
 }
 SEEDS = (101, 102)
 
@@ -66,40 +103,34 @@ def score(config: TrainConfig, strengths: tuple[float, ...], output: Path) -> di
 def main() -> None:
     """Search and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", choices=sorted(SHARED))
-    parser.add_argument("--models", default=",".join(GRIDS))
+    parser.add_argument("dataset", choices=sorted(GRIDS))
     parser.add_argument("--output", type=Path, default=Path("runs/tune"))
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--set", default="{}", help="JSON of settings that replace the shared ones")
-    parser.add_argument("--grid", default="{}", help="JSON of grid axes that replace the models' own")
     words = parser.parse_args()
     words.output.mkdir(parents=True, exist_ok=True)
-    configs = []
-    for model in words.models.split(","):
-        axes = {**GRIDS[model], **{k: tuple(v) for k, v in json.loads(words.grid).items() if _takes(model, k)}}
-        for values in itertools.product(*axes.values()):
-            point = {**SHARED[words.dataset], **json.loads(words.set), **dict(zip(axes, values, strict=True))}
-            for seed in SEEDS:
-                configs.append(TrainConfig.from_dict({"model": model, "dataset": words.dataset, "seed": seed, **point}))
+    points = [
+        (model, dict(zip(grid, values, strict=True)))
+        for model, grids in GRIDS[words.dataset].items()
+        for grid in grids
+        for values in itertools.product(*grid.values())
+    ]
+    points = [point for place, point in enumerate(points) if point not in points[:place]]
+    shared = {"dataset": words.dataset, **SHARED[words.dataset]}
+    configs = [TrainConfig.from_dict({**shared, "model": m, **point, "seed": s}) for m, point in points for s in SEEDS]
     strengths = WHITE_NOISE[words.dataset]
     results = joblib.Parallel(n_jobs=words.workers, verbose=1)(
         joblib.delayed(score)(config, strengths, words.output) for config in configs
     )
     rows: dict[str, list[list[float]]] = {}
-    for config, result in zip(configs, results, strict=True):
-        axes = {k: getattr(config, k) for k in (*GRIDS[config.model], *json.loads(words.grid)) if hasattr(config, k)}
-        rows.setdefault(f"{config.model:<14} {axes}", []).append(result["accuracies"])
+    names = [f"{model:<14} {point}" for model, point in points for _ in SEEDS]
+    for name, result in zip(names, results, strict=True):
+        rows.setdefault(name, []).append(result["accuracies"])
     table = []
     for name, accuracies in rows.items():
         columns = [sum(column) / len(column) for column in zip(*accuracies, strict=True)]
         table.append((name.split()[0], sum(columns) / len(columns), columns, name))
     for _, mean, columns, name in sorted(table, key=lambda row: (row[0], -row[1])):
         print(f"{mean:.4f}  " + "  ".join(f"{value:.3f}" for value in columns) + f"  {name}")
-
-
-def _takes(model: str, setting: str) -> bool:
-    options = MODELS[model].options()
-    return setting in options or not any(setting in entry.options() for entry in MODELS.values())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import io
 import os
 import shlex
 import sys
@@ -13,6 +14,7 @@ import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from noisyrnn import __version__
+from noisyrnn.checks import check_choice
 from noisyrnn.doctor import report_health
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare, evaluate_run, train_run
@@ -22,6 +24,8 @@ from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import published_experiments, read_experiment, recommended
 
 Arguments = dict[str, Any]
+
+OUTPUT = "runs"
 
 _RECOMMENDED = (
     "A training setting that is not given is the one chosen on validation data for this data set and model, "
@@ -69,7 +73,7 @@ def _add_fields(parser: _Parser, config: type, *, skip: Sequence[str] = ()) -> N
         parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, default=default, help=helps[entry.name])
 
 
-def _add_places(parser: _Parser, *, output: str | None = "runs") -> None:
+def _add_places(parser: _Parser, *, output: str | None = OUTPUT) -> None:
     parser.add_argument("--data-dir", type=str | None, help="Where to look for data first.")
     if output:
         parser.add_argument("--output", type=str, default=output, help="Folder the results go to.")
@@ -77,12 +81,8 @@ def _add_places(parser: _Parser, *, output: str | None = "runs") -> None:
 
 def _given(parser: _Parser, words: Sequence[str]) -> Arguments:
     """What the flags and the config file set, and nothing else; `--some_flag` is understood as `--some-flag`."""
-    words = [
-        "--" + word[2:].split("=")[0].replace("_", "-") + word[2 + len(word[2:].split("=")[0]) :]
-        if word.startswith("--")
-        else word
-        for word in words
-    ]
+    flags = {flag.replace("-", "_"): flag for action in parser._actions for flag in action.option_strings}
+    words = [_with_dashes(word, flags) for word in words]
     try:
         found = parser.parse_args(words, defaults=False).as_dict()
     except ArgumentError as error:
@@ -91,8 +91,22 @@ def _given(parser: _Parser, words: Sequence[str]) -> Arguments:
     return found
 
 
-def _path(given: Arguments, name: str, default: str | None = None) -> Path | None:
-    value = given.pop(name, default)
+def _with_dashes(word: str, flags: dict[str, str]) -> str:
+    """A flag as the parser spells it, with what follows an `=` or a `.` left alone; any other word as it is."""
+    end = min((word.index(mark) for mark in "=." if mark in word), default=len(word))
+    return flags.get(word[:end].replace("-", "_"), word[:end]) + word[end:]
+
+
+def _absolute_dataset(given: Arguments) -> Arguments:
+    """The same with the path of a user's own file made absolute, so that the run can be evaluated from anywhere."""
+    dataset = given.get("dataset")
+    if isinstance(dataset, str) and Path(dataset).is_file():
+        return {**given, "dataset": str(Path(dataset).resolve())}
+    return given
+
+
+def _path(given: Arguments, name: str) -> Path | None:
+    value = given.pop(name, None)
     return None if value is None else Path(value)
 
 
@@ -112,17 +126,17 @@ def _train(words: Sequence[str]) -> int:
     parser.add_argument("--accelerator", type=str, default="auto", help='"auto", "cpu" or "cuda".')
     parser.add_argument("--checkpoint-seconds", type=float, default=30.0, help="Time between checkpoints.")
     given = _given(parser, words)
-    output, data_dir = _path(given, "output", "runs"), _path(given, "data_dir")
+    output, data_dir = Path(given.pop("output", OUTPUT)), _path(given, "data_dir")
     resume, accelerator = given.pop("resume", False), given.pop("accelerator", "auto")
     seconds, experiment = given.pop("checkpoint_seconds", 30.0), given.pop("experiment", None)
     if experiment is not None:
         base = dict(read_experiment(experiment).train)
     else:
         base = recommended(given.get("dataset", TrainConfig.dataset), given.get("model", TrainConfig.model))
-    config = TrainConfig.from_dict({**base, **given})
+    config = TrainConfig.from_dict({**base, **_absolute_dataset(given)})
     folder = train_run(
         config,
-        output=output or Path("runs"),
+        output=output,
         data_dir=data_dir,
         resume=resume,
         accelerator=accelerator,
@@ -135,17 +149,19 @@ def _train(words: Sequence[str]) -> int:
 
 def _evaluate(words: Sequence[str]) -> int:
     """Measure the robustness of trained runs."""
-    parser = _parser("evaluate", "Measure accuracy under perturbations of the test set.", "noisyrnn evaluate runs/*")
+    parser = _parser(
+        "evaluate", "Measure accuracy under perturbations of the test set.", "noisyrnn evaluate runs/*-seed*"
+    )
     parser.add_argument("runs", nargs="+", type=str, help="Run folders.")
     _add_fields(parser, EvaluateConfig)
     _add_places(parser, output=None)
-    parser.add_argument("--device", type=str, default="cpu", help='"cpu" or "cuda".')
+    parser.add_argument("--accelerator", type=str, default="auto", help='"auto", "cpu" or "cuda".')
     given = _given(parser, words)
-    data_dir, device = _path(given, "data_dir"), given.pop("device", "cpu")
+    data_dir, accelerator = _path(given, "data_dir"), given.pop("accelerator", "auto")
     folders = [RunFolder.open(Path(run)) for run in given.pop("runs")]
     config = EvaluateConfig(**given)
     for folder in folders:
-        evaluate_run(folder, config, data_dir=data_dir, device=device, show_progress=True)
+        evaluate_run(folder, config, data_dir=data_dir, accelerator=accelerator, show_progress=True)
         print(f"Evaluated: {folder.robustness}")
     return 0
 
@@ -163,12 +179,13 @@ def _compare(words: Sequence[str]) -> int:
     _add_fields(parser, EvaluateConfig)
     _add_places(parser)
     given = _given(parser, words)
-    output, data_dir = _path(given, "output", "runs") or Path("runs"), _path(given, "data_dir")
+    output, data_dir = Path(given.pop("output", OUTPUT)), _path(given, "data_dir")
     names = {field.name for field in dataclasses.fields(EvaluateConfig)}
     evaluation = EvaluateConfig(**{name: given.pop(name) for name in names & given.keys()})
     models = _split(given.pop("models", list(MODELS)))
-    own = {name: given.pop(name) for name in ("seeds", "workers", "backend", "scheduler") if name in given}
-    config = CompareConfig(models=models, train=given, evaluation=evaluation, **own)
+    names = {field.name for field in dataclasses.fields(CompareConfig)}
+    own = {name: given.pop(name) for name in names & given.keys()}
+    config = CompareConfig(models=models, train=_absolute_dataset(given), evaluation=evaluation, **own)
     command = "noisyrnn compare " + shlex.join(words)
     page, failures = compare(config, output=output, data_dir=data_dir, command=command, show_progress=True)
     print((page.parent / "table.md").read_text(encoding="utf-8"))
@@ -181,13 +198,13 @@ def _compare(words: Sequence[str]) -> int:
 def _report(words: Sequence[str]) -> int:
     """Write a report on runs that exist."""
     parser = _parser(
-        "report", "Write one page on trained and evaluated runs.", "noisyrnn report runs/* --output report"
+        "report", "Write one page on trained and evaluated runs.", "noisyrnn report runs/*-seed* --output report"
     )
     parser.add_argument("runs", nargs="+", type=str, help="Run folders.")
     parser.add_argument("--title", type=str, default="Comparison", help="Heading of the page.")
-    parser.add_argument("--output", type=str, default="runs", help="Folder the page goes to.")
+    parser.add_argument("--output", type=str, default=OUTPUT, help="Folder the page goes to.")
     given = _given(parser, words)
-    output = Path(given.get("output", "runs"))
+    output = Path(given.get("output", OUTPUT))
     folders = [RunFolder.open(Path(run)).path for run in given["runs"]]
     check_writable(output)
     page = write_report(
@@ -253,13 +270,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(__version__)
         return 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a pipe's encoding may lack Greek letters; that is no reason to stop
+            stream.reconfigure(errors="replace")
     try:
-        from noisyrnn.checks import check_choice
-
         check_choice("command", words[0], COMMANDS)
         return COMMANDS[words[0]](words[1:])
     except KeyboardInterrupt:
-        print("Interrupted. Everything up to the last checkpoint is saved; go on with --resume.", file=sys.stderr)
+        again = "the same command with --resume" if words[0] == "train" else "the same command"
+        print(f"Interrupted. Everything up to the last checkpoint is saved; go on with {again}.", file=sys.stderr)
         return 130
     except (ValueError, TypeError, FileNotFoundError) as error:
         print(_sentence(error), file=sys.stderr)

@@ -1,13 +1,13 @@
 """The main job."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare
@@ -67,9 +67,10 @@ def test_two_workers_give_the_same_results_as_one(waves_file: Path, tmp_path: Pa
 
 
 def test_workers_share_the_cores_out(waves_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     assert CompareConfig(**settings(waves_file), workers=3).threads == 2
     assert CompareConfig(**settings(waves_file), workers=20).threads == 1
+    assert CompareConfig(**settings(waves_file), backend="dask", scheduler="tcp://here").threads == 1
 
 
 @pytest.fixture
@@ -89,20 +90,69 @@ def test_dask_workers_give_the_same_results(waves_file: Path, tmp_path: Path, sc
     assert results(tmp_path / "there") == results(tmp_path / "here")
 
 
-def test_a_worker_that_is_killed_is_reported(waves_file: Path, tmp_path: Path) -> None:
+def test_a_worker_that_dies_takes_no_other_run_with_it(waves_file: Path, tmp_path: Path) -> None:
     program = f"""
 import os, signal, sys
 from pathlib import Path
-from noisyrnn.pipeline import CompareConfig, compare
-def die(*arguments): os.kill(os.getpid(), signal.SIGKILL)
-sys.modules["noisyrnn.pipeline.compare"].one_run = die
-config = CompareConfig(models=["noisy", "lstm"], seeds=1, workers=2, train={{"dataset": {str(waves_file)!r}}})
+from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare
+module = sys.modules["noisyrnn.pipeline.compare"]
+def deadly(task, inner=module.carry_out):
+    if task.config.model == "lstm":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inner(task)
+module.carry_out = deadly
+train = {{"dataset": {str(waves_file)!r}, "hidden_size": 4, "epochs": 2, "batch_size": 16}}
+evaluation = EvaluateConfig(strengths={{"white_noise": [0.5]}}, draws=2)
+config = CompareConfig(models=["noisy", "lstm"], seeds=2, workers=2, train=train, evaluation=evaluation)
 page, failures = compare(config, output=Path({str(tmp_path / "out")!r}))
-print(sorted(failures.values()))
+print(sorted(path.name.split("-")[1] for path in failures), set(failures.values()))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.count("The worker process died before the run ended") == 2
-    assert "The worker process died" in (tmp_path / "out" / "report.html").read_text()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=True)
+    died = "The worker process died before the run ended; it may have run out of memory."
+    assert done.stdout.strip() == f"['lstm', 'lstm'] {{{died!r}}}"
+    assert died in (tmp_path / "out" / "report.html").read_text()
+    statuses = {
+        p.parent.name.split("-")[1]: json.loads(p.read_text())["status"] for p in tmp_path.glob("out/*/summary.json")
+    }
+    assert statuses == {"noisy": "finished", "lstm": "failed"}
+    assert len(list(tmp_path.glob("out/*noisy*/robustness.json"))) == 2
+
+
+def test_an_evaluation_that_fails_leaves_the_trained_run_whole(
+    waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["noisyrnn.pipeline.compare"]
+
+    def fail(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError("logits became non-finite")
+
+    monkeypatch.setattr(module, "evaluate_run", fail)
+    page, failures = compare(CompareConfig(**settings(waves_file)), output=tmp_path)
+    assert set(failures.values()) == {"logits became non-finite"}
+    assert len(failures) == 4
+    assert "logits became non-finite" in page.read_text()
+    summaries = [json.loads(path.read_text()) for path in tmp_path.glob("*/summary.json")]
+    assert [summary["status"] for summary in summaries] == ["finished"] * 4
+    monkeypatch.undo()
+    _, failures = compare(CompareConfig(**settings(waves_file)), output=tmp_path)
+    assert failures == {}
+
+
+def test_runs_on_other_data_are_refused_before_any_work(waves_file: Path, tmp_path: Path) -> None:
+    compare(CompareConfig(**settings(waves_file)), output=tmp_path / "out")
+    content = dict(np.load(waves_file))
+    np.savez(waves_file, X=content["X"] + 1, y=content["y"])
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*")}
+    with pytest.raises(ValueError, match=r"dataset must hold the data that .*seed1-\w+ was trained on, got others"):
+        compare(CompareConfig(**settings(waves_file)), output=tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*")} == stamps
+
+
+def test_dask_without_its_package(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    config = CompareConfig(**settings(waves_file), backend="dask", scheduler="tcp://127.0.0.1:1")
+    with pytest.raises(ValueError, match=r"backend must be 'processes' without the package distributed, got 'dask'"):
+        compare(config, output=tmp_path)
 
 
 def test_seeds_and_settings_of_the_runs(waves_file: Path) -> None:

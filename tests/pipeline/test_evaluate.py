@@ -1,6 +1,7 @@
 """From a trained run to robustness.json."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,27 @@ def test_other_files_of_the_run_are_not_touched(run: RunFolder) -> None:
     assert {path.name: path.read_bytes() for path in run.path.iterdir() if path != run.robustness} == before
 
 
+def test_examples_are_made_where_the_model_is(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from noisyrnn.robustness import examples
+
+    module = sys.modules["noisyrnn.pipeline.evaluate"]
+    seen: list[Any] = []
+
+    def record(*arguments: Any, **named: Any) -> Any:
+        seen.append(named["device"])
+        return examples(*arguments, **named)
+
+    monkeypatch.setattr(module, "examples", record)
+    evaluate_run(run, QUICK, accelerator="cpu")
+    assert seen == ["cpu"]
+
+
+def test_the_strongest_of_each_perturbation_is_shown(run: RunFolder) -> None:
+    evaluate_run(run, EvaluateConfig(strengths={"white_noise": [0.9, 0.1]}, draws=2))
+    shown = json.loads(run.robustness.read_text())["examples"]
+    assert {example["strength"] for example in shown} == {None, 0.9}
+
+
 def test_limits_take_the_first_sequences(run: RunFolder) -> None:
     limited = EvaluateConfig(strengths={"white_noise": [0.1], "fgsm": [0.1]}, test_limit=10, attack_limit=4)
     written = json.loads(evaluate_run(run, limited).robustness.read_text())
@@ -79,6 +101,13 @@ def test_an_unfinished_run_is_refused(run: RunFolder) -> None:
         ({"strengths": {"white_noise": [-0.1]}}, ValueError, r"must be at least 0, got -0\.1"),
         ({"strengths": {"salt_and_pepper": [1.5]}}, ValueError, r"strength must lie in \[0, 1\], got 1\.5"),
         ({"strengths": {"white_nose": [0.1]}}, ValueError, r"got 'white_nose'\. Did you mean 'white_noise'\?"),
+        (
+            {"strengths": [0.1]},
+            TypeError,
+            r"strengths must map perturbations to lists of numbers, got \[0\.1\]\. Write",
+        ),
+        ({"draws": 36}, ValueError, r"draws must be at most 35, got 36"),
+        ({"attack_draws": 50}, ValueError, r"attack_draws must be at most 35, got 50"),
         ({"draws": 0}, ValueError, r"draws must be at least 1, got 0"),
         ({"attack_draws": 0}, ValueError, r"attack_draws must be at least 1, got 0"),
         ({"attack_limit": 0}, ValueError, r"attack_limit must be at least 1, got 0"),

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from noisyrnn.data import load_dataset
 from noisyrnn.models import MODELS
-from noisyrnn.pipeline import train_run
+from noisyrnn.pipeline import EvaluateConfig, evaluate_run, train_run
 from noisyrnn.pipeline.train import build_model, run_config, run_path
 from noisyrnn.training import RunFolder, TrainConfig, load
 from noisyrnn.training.fit import validate
@@ -123,6 +125,55 @@ def test_initial_weights_depend_on_the_seed_alone(model: str, waves_file: Path) 
         assert torch.equal(torch.get_rng_state(), before), "the global random state was used"
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_initial_weights_are_the_same_in_threads(waves_file: Path) -> None:
+    """Workers of a cluster may be threads of one process, which share torch's global generator."""
+    dataset = load_dataset(str(waves_file))
+    configs = [TrainConfig(hidden_size=40, seed=seed) for seed in range(40)]
+    alone = [build_model(config, dataset).readout.weight for config in configs]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda config: build_model(config, dataset).readout.weight, configs))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"accelerator": "tpu"}, r"accelerator must be one of auto, cpu, cuda, got 'tpu'"),
+        ({"checkpoint_seconds": -1.0}, r"checkpoint_seconds must be at least 0, got -1"),
+    ],
+)
+def test_bad_arguments_before_any_work(
+    config: TrainConfig, tmp_path: Path, arguments: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        train_run(config, output=tmp_path / "runs", **arguments)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"accelerator must be 'cpu' where torch finds no GPU, got 'cuda'"):
+        train_run(config, output=tmp_path / "runs", accelerator="cuda")
+
+
+def test_a_label_stays_one_folder(config: TrainConfig, tmp_path: Path) -> None:
+    path = run_path(dataclasses.replace(config, label="../a b/c:?"), tmp_path)
+    assert path.parent == tmp_path
+    assert path.name.startswith("waves-.._a_b_c_-seed1-")
+
+
+def test_a_run_on_other_data_is_refused(config: TrainConfig, tmp_path: Path, waves_file: Path) -> None:
+    folder = train_run(config, output=tmp_path / "runs")
+    content = dict(np.load(waves_file))
+    np.savez(waves_file, X=content["X"] * 2, y=content["y"])
+    with pytest.raises(
+        ValueError, match=r"dataset must hold the data that .* was trained on, got others under the same"
+    ):
+        train_run(config, output=tmp_path / "runs")
+    with pytest.raises(ValueError, match="dataset must hold the data that"):
+        evaluate_run(folder, EvaluateConfig())
 
 
 def test_training_does_not_read_the_test_set(config: TrainConfig, tmp_path: Path, waves_file: Path) -> None:

@@ -80,7 +80,11 @@ def write_run(
     finished |= {"best_epoch": epochs, "best_validation_accuracy": 0.95}
     write(folder / "summary.json", summary or finished)
     if columns is not None:
-        write(folder / "robustness.json", {"seed": 0, "draws": 5, "columns": columns, "examples": examples or []})
+        settings = {"evaluation_seed": 0, "draws": 5, "attack_draws": 1, "attack_limit": 1000}
+        write(
+            folder / "robustness.json",
+            {"settings": settings, "columns": columns, "examples": examples or []},
+        )
     lines = ["epoch,train_loss,train_accuracy,validation_loss,validation_accuracy,learning_rate,seconds"]
     for epoch in range(1, epochs + 1):
         lines.append(f"{epoch},{2.0 / epoch + 0.01 * seed},0.5,1.0,{0.9 - 0.4 / epoch + 0.01 * seed},0.002,1.5")

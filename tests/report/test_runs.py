@@ -24,7 +24,7 @@ def test_reads_all_that_a_run_folder_holds(make_run: Make) -> None:
     assert run.history["train_loss"] == (2.03, 1.03)
     assert run.examples[0].inputs[63] == (1.5,)
     assert (run.examples[0].prediction, run.examples[0].index) == (8, 7)
-    assert (run.draws, run.evaluation_seed) == (5, 0)
+    assert (run.evaluation["draws"], run.evaluation["evaluation_seed"]) == (5, 0)
 
 
 def test_rates_are_shares_of_the_draws(make_run: Make) -> None:

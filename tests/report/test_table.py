@@ -149,7 +149,7 @@ def test_what_makes_runs_less_comparable_is_noted(make_run: Make) -> None:
     first = column("white_noise", 0.1, 0.75)
     second = first | {"settings": "WhiteNoise(strength=0.1, clip=(0, 1))", "correct": "5" * 10}
     runs = [make_run(label="a", seed=1, columns=[first]), make_run(label="b", seed=1, columns=[second])]
-    write(runs[1] / "robustness.json", {"seed": 7, "draws": 5, "columns": [second]})
+    write(runs[1] / "robustness.json", {"settings": {"evaluation_seed": 7, "draws": 5}, "columns": [second]})
     comparison = compare([read_run(path) for path in runs])
     different, draws, counts = comparison.notes
     assert different == (

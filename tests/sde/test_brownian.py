@@ -148,6 +148,13 @@ def test_does_not_depend_on_units_steps_motions_or_chunks(monkeypatch: pytest.Mo
         assert torch.equal(BrownianPath(seed=SEED).uniforms(steps=9, batch=5, units=11), uniforms)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_the_single_precision_numbers(dtype: torch.dtype) -> None:
+    shape = {"steps": 5, "batch": 4, "units": 6}
+    single = BrownianPath(seed=2).normals(**shape)
+    assert torch.equal(BrownianPath(seed=2).normals(**shape, dtype=dtype), single.to(dtype))
+
+
 def test_negated() -> None:
     path = BrownianPath(seed=SEED, first_row=1)
     assert torch.equal(draw(path.negated()), -draw(path))

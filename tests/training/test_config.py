@@ -20,6 +20,7 @@ from noisyrnn.training.settings import published_experiments, read_experiment, r
         ),
         ({"chunk": 0}, ValueError, r"chunk must be at least 1, got 0"),
         ({"seed": -1}, ValueError, r"seed must be at least 0, got -1"),
+        ({"seed": 2**63}, ValueError, r"seed must be less than 2\*\*63, got 9223372036854775808"),
         ({"hidden_size": 0}, ValueError, r"hidden_size must be at least 1, got 0"),
         ({"epochs": 2.5}, TypeError, r"epochs must be an integer, got 2\.5"),
         ({"batch_size": 0}, ValueError, r"batch_size must be at least 1, got 0"),

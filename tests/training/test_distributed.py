@@ -15,7 +15,7 @@ from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.training import TrainConfig, fit
 from noisyrnn.training import fit as _
 import noisyrnn.sde.diffusion as diffusion
-from noisyrnn.pipeline.train import make_fabric
+from noisyrnn.pipeline.engine import make_fabric
 
 torch.set_num_threads(1)
 generator = torch.Generator().manual_seed(0)
@@ -40,7 +40,7 @@ def step(self, *arguments, **named):
     gradients.append(torch.cat([p.grad.flatten().clone() for group in self.param_groups for p in group["params"]]))
     return hook(self, *arguments, **named)
 torch.optim.Adam.step = step
-fabric = make_fabric(config, "cpu")
+fabric = make_fabric(config.precision, "cpu")
 result = fit(model, dataset, config, fabric=fabric)
 torch.save({"gradients": torch.stack(gradients), "noise": draws, "history": result.history,
             "weights": torch.cat([p.detach().flatten() for p in model.parameters()])},

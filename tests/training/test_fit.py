@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.models import SequenceClassifier
+from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training import RunFolder, TrainConfig, fit, load
 from noisyrnn.training import fit as fit_function
@@ -137,6 +137,47 @@ def test_damaged_checkpoint_is_named(dataset: Dataset, config: TrainConfig, fold
     folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"checkpoint must be whole, got .*checkpoint\.pt, which is damaged"):
         fit(build(config), dataset, config, folder=folder, resume=True)
+
+
+def test_checkpoint_of_another_format_is_refused(
+    dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
+) -> None:
+    fit(build(config), dataset, config, folder=folder)
+    torch.save({"format": 3}, folder.checkpoint)
+    with pytest.raises(ValueError, match=r"checkpoint must be of format 1, got 3 in .*checkpoint\.pt"):
+        fit(build(config), dataset, config, folder=folder, resume=True)
+    torch.save([1, 2], folder.checkpoint)
+    with pytest.raises(ValueError, match=r"checkpoint must be whole, got .*checkpoint\.pt, which is damaged"):
+        fit(build(config), dataset, config, folder=folder, resume=True)
+
+
+def test_a_model_that_does_not_fit_the_data(dataset: Dataset, config: TrainConfig, build: Build) -> None:
+    five = SequenceClassifier(MODELS["gru"].build(1, 3, {}), 5)
+    with pytest.raises(ValueError, match=r"model must have classes 2, that of the data set, got 5\."):
+        fit(five, dataset, config)
+    wide = SequenceClassifier(MODELS["gru"].build(4, 3, {}), 2)
+    with pytest.raises(ValueError, match=r"model must have input_size 1, that of the data set, got 4\."):
+        fit(wide, dataset, config)
+    with pytest.raises(ValueError, match=r"checkpoint_seconds must be at least 0, got -2\."):
+        fit(build(config), dataset, config, checkpoint_seconds=-2)
+
+
+def test_a_request_to_stop_in_the_last_step_is_honoured(
+    dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
+) -> None:
+    model = build(config)
+    calls = 0
+
+    def interrupt(module: torch.nn.Module, inputs: object) -> None:
+        nonlocal calls
+        calls += module.training
+        if calls == 9 and module.training:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    model.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, dataset, config, folder=folder)
+    assert torch.load(folder.checkpoint, weights_only=True)["progress"]["epoch"] == 4
 
 
 def test_hidden_state_that_blows_up_is_explained(dataset: Dataset, folder: RunFolder, build: Build) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from noisyrnn.checks import check_integer
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.digits import load_digits
-from noisyrnn.data.ecg5000 import FILES, load_ecg5000
-from noisyrnn.data.folders import data_folders, find
-from noisyrnn.data.mnist import SHA256, load_psmnist, load_smnist
+from noisyrnn.data.ecg5000 import load_ecg5000, missing_ecg5000
+from noisyrnn.data.folders import data_folders
+from noisyrnn.data.mnist import load_psmnist, load_smnist, missing_mnist
 from noisyrnn.data.own import is_path, load_own
 from noisyrnn.data.ts import load_archive
 
@@ -22,20 +22,13 @@ class DatasetEntry:
         description: One line for `noisyrnn list`.
         load: Called with the data folders, in order, and `chunk`.
         chunks: Whether it can be read with more than one value a step.
-        files: Files it needs in a data folder; none where it comes with a dependency.
-        subfolder: Where in a data folder they may also be.
+        missing: The files it needs that no data folder has; nothing is fetched or opened.
     """
 
     description: str
     load: Callable[[list[Path], int], Dataset]
     chunks: bool = False
-    files: tuple[str, ...] = ()
-    subfolder: str = "."
-
-    def missing(self, folders: list[Path]) -> list[str]:
-        """The files that no data folder has; nothing is fetched or opened."""
-        places = [self.subfolder, "."]
-        return [name for name in self.files if find(folders, [name, name.removesuffix(".gz")], places) is None]
+    missing: Callable[[list[Path]], list[str]] = lambda folders: []
 
 
 DATASETS: dict[str, DatasetEntry] = {
@@ -47,21 +40,18 @@ DATASETS: dict[str, DatasetEntry] = {
         description="MNIST pixel by pixel, 784 steps × 1 (784/chunk × chunk), 10 classes",
         load=load_smnist,
         chunks=True,
-        files=tuple(SHA256),
-        subfolder="mnist",
+        missing=missing_mnist,
     ),
     "psmnist": DatasetEntry(
         description="MNIST under one fixed permutation of its pixels, 784 steps × 1 (784/chunk × chunk), 10 classes",
         load=load_psmnist,
         chunks=True,
-        files=tuple(SHA256),
-        subfolder="mnist",
+        missing=missing_mnist,
     ),
     "ecg5000": DatasetEntry(
         description="heartbeats, normal against abnormal, 140 steps × 1, 2 classes; its files must be in a data folder",
         load=load_ecg5000,
-        files=FILES,
-        subfolder="ecg5000",
+        missing=missing_ecg5000,
     ),
 }
 

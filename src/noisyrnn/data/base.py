@@ -48,8 +48,8 @@ class Split:
         """Boolean `(n, steps)`: true where a step belongs to its sequence, false where it is padding."""
         n, steps, _ = self.inputs.shape
         if self.lengths is None:
-            return torch.ones(n, steps, dtype=torch.bool)
-        return torch.arange(steps) < self.lengths[:, None]
+            return torch.ones(n, steps, dtype=torch.bool, device=self.inputs.device)
+        return torch.arange(steps, device=self.lengths.device) < self.lengths[:, None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,10 +16,19 @@ CLASSES = ("normal", "abnormal")
 FILES = ("ECG5000_TRAIN.txt.gz", "ECG5000_TEST.txt.gz")
 
 
+def _find(name: str, folders: list[Path]) -> Path | None:
+    return find(folders, [name, name.removesuffix(".gz")], ["ecg5000", "ECG5000", "."])
+
+
+def missing_ecg5000(folders: list[Path]) -> list[str]:
+    """The files that no data folder has, compressed or not."""
+    return [name for name in FILES if _find(name, folders) is None]
+
+
 def locate(part: str, folders: list[Path]) -> Path:
     """The file of the part `"TRAIN"` or `"TEST"`; there is no address to download it from."""
     name = f"ECG5000_{part}.txt"
-    path = find(folders, [f"{name}.gz", name], ["ecg5000", "ECG5000", "."])
+    path = _find(f"{name}.gz", folders)
     if path is None:
         raise FileNotFoundError(
             f"{name}.gz must be in a data folder, got {', '.join(map(str, folders))} without it. "

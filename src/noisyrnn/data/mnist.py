@@ -93,9 +93,18 @@ def parse_idx(data: bytes, *, magic: int, name: str) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=header).reshape(sizes).copy())
 
 
+def _find(name: str, folders: list[Path]) -> Path | None:
+    return find(folders, [name], ["mnist", "."])
+
+
+def missing_mnist(folders: list[Path]) -> list[str]:
+    """The files that no data folder has; nothing is downloaded."""
+    return [name for name in SHA256 if _find(name, folders) is None]
+
+
 def locate(name: str, folders: list[Path]) -> Path:
     """The file in the data folders, with the right checksum; downloaded into the cache where there is none."""
-    path = find(folders, [name], ["mnist", "."])
+    path = _find(name, folders)
     if path is None:
         cache = cache_folder() / "mnist"
         advice = where_to_put(list(SHA256), [folder / "mnist" for folder in folders])

@@ -147,6 +147,7 @@ class RecurrentLayer(nn.Module):
         batch, steps, _ = inputs.shape
         if lengths is not None:
             check_lengths(lengths, batch=batch, steps=steps)
+            lengths = lengths.to(inputs.device)
         state = self.cell.initial_state(batch)
         if h_0 is not None:
             if h_0.shape != (1, *state.shape):

@@ -1,8 +1,7 @@
 """The main job: train several models, measure how robust they are, and write one report."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,17 @@ from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data import load_dataset
 from noisyrnn.models import MODELS
+from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
-from noisyrnn.pipeline.train import run_path, train_run
+from noisyrnn.pipeline.train import check_same_data, run_path, train_run
 from noisyrnn.report import write_report
-from noisyrnn.run_folder import RunFolder, check_writable, read_json, write_json
+from noisyrnn.run_folder import RunFolder, check_writable, write_json
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.progress import ProgressBar
 from noisyrnn.training.settings import recommended
 
 BACKENDS = ("dask", "processes")
+_DIED = "The worker process died before the run ended; it may have run out of memory."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +36,10 @@ class CompareConfig:
         seeds: Number of seeds, 1 to that number, at least 1.
         train: Settings of `TrainConfig` for every model, over those recommended for the data set.
         evaluation: Perturbations and draws.
-        workers: Runs at a time, at least 1; the cores are shared out between them.
+        workers: Runs at a time on this machine, at least 1; the cores are shared out between them.
         backend: "processes" on this machine, or "dask".
         scheduler: Address of the Dask scheduler; its workers must see `output` and the data under the same paths.
+        accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
 
     Raises:
         ValueError: If a model is unknown, named twice, or a number is out of range.
@@ -50,6 +52,7 @@ class CompareConfig:
     workers: int = 1
     backend: str = "processes"
     scheduler: str | None = None
+    accelerator: str = "auto"
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -63,26 +66,27 @@ class CompareConfig:
         check_choice("backend", self.backend, BACKENDS)
         if self.backend == "dask" and self.scheduler is None:
             raise ValueError("scheduler must be the address of a Dask scheduler with backend 'dask', got none.")
+        if self.backend == "processes":  # a Dask worker may have a GPU that this machine lacks
+            resolve_accelerator(self.accelerator)
 
     @property
     def threads(self) -> int:
-        """Threads of each run: its share of this machine's cores."""
-        return max(1, (os.cpu_count() or 1) // self.workers)
+        """Threads of each run: its share of this machine's cores, or one on a cluster, whose tasks run side by side."""
+        return max(1, joblib.cpu_count() // self.workers) if self.backend == "processes" else 1
 
     def run_configs(self) -> list[TrainConfig]:
         """The settings of every run, seed by seed, so that a report is of use before the last one is done."""
         dataset = self.train.get("dataset", TrainConfig.dataset)
+        for name in self.train:
+            if _is_model_option(name) and not any(name in MODELS[model].options() for model in self.models):
+                raise ValueError(f"{name} must be an option of one of the models, got {', '.join(self.models)}.")
         configs = []
         for seed in range(1, self.seeds + 1):
             for model in self.models:
                 options = MODELS[model].options()
                 shared = {k: v for k, v in self.train.items() if k in options or not _is_model_option(k)}
-                configs.append(
-                    TrainConfig.from_dict({**recommended(dataset, model), **shared, "model": model, "seed": seed})
-                )
-        for name in self.train:
-            if _is_model_option(name) and not any(name in MODELS[model].options() for model in self.models):
-                raise ValueError(f"{name} must be an option of one of the models, got {', '.join(self.models)}.")
+                settings = {**recommended(dataset, model), **shared, "model": model, "seed": seed}
+                configs.append(TrainConfig.from_dict(settings))
         return configs
 
 
@@ -90,35 +94,75 @@ def _is_model_option(name: str) -> bool:
     return any(name in entry.options() for entry in MODELS.values())
 
 
-def one_run(
-    config: TrainConfig,
-    evaluation: EvaluateConfig,
-    output: Path,
-    data_dir: Path | None,
-    threads: int,
-    show_progress: bool,
-) -> None:
-    """Train and evaluate one run, going on from where it was; if it fails, its summary says why."""
+@dataclass(frozen=True, kw_only=True)
+class RunTask:
+    """One run of a comparison, as it is sent to a worker.
+
+    Args:
+        config: What is trained.
+        evaluation: How it is measured.
+        output: Folder of the runs.
+        data_dir: Where to look for data first.
+        threads: Threads to use.
+        accelerator: See `CompareConfig`.
+        show_progress: Whether to show a bar.
+    """
+
+    config: TrainConfig
+    evaluation: EvaluateConfig
+    output: Path
+    data_dir: Path | None = None
+    threads: int = 1
+    accelerator: str = "cpu"
+    show_progress: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return run_path(self.config, self.output)
+
+
+def carry_out(task: RunTask) -> tuple[Path, str | None]:
+    """Train and evaluate one run, going on from where it was; its folder, and the sentence of its failure."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(task.threads)
     try:
         folder = train_run(
-            config, output=output, data_dir=data_dir, resume=True, accelerator="cpu", show_progress=show_progress
+            task.config,
+            output=task.output,
+            data_dir=task.data_dir,
+            resume=True,
+            accelerator=task.accelerator,
+            show_progress=task.show_progress,
         )
-        evaluate_run(folder, evaluation, data_dir=data_dir, show_progress=show_progress)
-    except Exception as error:
-        _note_failure(RunFolder(run_path(config, output)), config, str(error) or type(error).__name__)
+        evaluate_run(
+            folder,
+            task.evaluation,
+            data_dir=task.data_dir,
+            accelerator=task.accelerator,
+            show_progress=task.show_progress,
+        )
+    except Exception as error:  # whatever it is, the other runs go on and the report shows it
+        sentence = str(error) or type(error).__name__
+        note_failure(task, sentence)
+        return task.path, sentence
     finally:
         torch.set_num_threads(before)
+    return task.path, None
 
 
-def _note_failure(folder: RunFolder, config: TrainConfig, sentence: str) -> None:
-    """Leave what the report needs to show a run that failed."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    if not folder.config.is_file():
-        settings = {**asdict(config), "label": config.shown_label}
-        write_json(folder.config, {"version": __version__, "config": settings, "dataset": {}, "environment": {}})
-    write_json(folder.summary, {"status": "failed", "error": sentence})
+def note_failure(task: RunTask, sentence: str) -> None:
+    """Leave what the report needs to show a failure: of the training, or of the evaluation of a finished run."""
+    folder = RunFolder(task.path)
+    with suppress(OSError, ValueError):  # a full disk, or files of another version: the sentence is returned as well
+        folder.path.mkdir(parents=True, exist_ok=True)
+        if not folder.config.is_file():
+            settings = {**asdict(task.config), "label": task.config.shown_label}
+            write_json(folder.config, {"version": __version__, "config": settings, "dataset": {}, "environment": {}})
+        if not folder.finished:
+            write_json(folder.summary, {"status": "failed", "error": sentence})
+        elif not folder.robustness.is_file():
+            write_json(folder.robustness, {"error": sentence, "columns": [], "examples": []})
 
 
 def compare(
@@ -144,55 +188,84 @@ def compare(
         The page, and the failed runs with their sentences.
 
     Raises:
-        ValueError: If settings or data are wrong, before any run starts.
+        ValueError: If settings, data or a run that is there already are wrong, before any run starts.
     """
     configs = config.run_configs()
     output = output.resolve()
-    load_dataset(configs[0].dataset, data_dir=data_dir, chunk=configs[0].chunk)
+    data_dir = None if data_dir is None else data_dir.resolve()
+    dataset = load_dataset(configs[0].dataset, data_dir=data_dir, chunk=configs[0].chunk)
     check_writable(output)
     one_by_one = config.workers == 1 and config.backend == "processes"
-    bar = ProgressBar("runs", len(configs), shown=show_progress and not one_by_one)
+    tasks = [
+        RunTask(
+            config=run,
+            evaluation=config.evaluation,
+            output=output,
+            data_dir=data_dir,
+            threads=config.threads,
+            accelerator=config.accelerator,
+            show_progress=show_progress and one_by_one,
+        )
+        for run in configs
+    ]
+    for task in tasks:
+        if (task.path / "config.json").is_file():
+            check_same_data(RunFolder.open(task.path), dataset)
+    bar = ProgressBar("runs", len(tasks), shown=show_progress and not one_by_one)
     try:
-        with _backend(config) as run_all:
-            for _ in run_all(
-                joblib.delayed(one_run)(
-                    run, config.evaluation, output, data_dir, config.threads, show_progress and one_by_one
-                )
-                for run in configs
-            ):
-                bar.advance()
-    except TerminatedWorkerError:
-        for run in configs:
-            folder = RunFolder(run_path(run, output))
-            if not (folder.config.is_file() and folder.finished):
-                _note_failure(
-                    folder, run, "The worker process died before the run ended; it may have run out of memory."
-                )
+        failures = _carry_out_all(config, tasks, bar.advance)
     finally:
         bar.close()
-    folders = [run_path(run, output) for run in configs]
     title = f"{len(config.models)} models on {configs[0].dataset}"
-    page = write_report(folders, output, title=title, command=command)
-    return page, _failures(folders)
+    page = write_report([task.path for task in tasks], output, title=title, command=command)
+    return page, failures
 
 
-def _failures(folders: Sequence[Path]) -> dict[Path, str]:
-    summaries = {folder: read_json(RunFolder(folder).summary) for folder in folders}
-    return {folder: summary["error"] for folder, summary in summaries.items() if summary["status"] != "finished"}
+def _carry_out_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callable[[], None]) -> dict[Path, str]:
+    """Every task; where a worker dies, the tasks it took down with it are tried once more, one by one."""
+    ended: dict[Path, str | None] = {}
+    with _backend(config) as (spread, death):
+        try:
+            for path, sentence in spread(tasks):
+                ended[path] = sentence
+                done()
+        except death:
+            for task in tasks:
+                if task.path in ended:
+                    continue
+                try:
+                    ended.update(spread([task]))
+                except death:
+                    note_failure(task, _DIED)
+                    ended[task.path] = _DIED
+                done()
+    return {path: sentence for path, sentence in ended.items() if sentence is not None}
+
+
+Spread = Callable[[Iterable[RunTask]], Iterator[tuple[Path, str | None]]]
 
 
 @contextmanager
-def _backend(config: CompareConfig) -> Iterator[Callable[[Any], Iterator[Any]]]:
-    """A function that carries out tasks and yields their results as they come."""
+def _backend(config: CompareConfig) -> Iterator[tuple[Spread, type[BaseException]]]:
+    """A function that carries out tasks and yields their ends as they come, and what it raises when a worker dies."""
+    client: Any = nullcontext()
+    death: type[BaseException] = TerminatedWorkerError
+    settings = joblib.parallel_config(backend="loky", inner_max_num_threads=config.threads)
+    jobs = config.workers
     if config.backend == "dask":
-        from distributed import Client
+        try:
+            from distributed import Client, KilledWorker
+        except ImportError as error:
+            raise ValueError(
+                "backend must be 'processes' without the package distributed, got 'dask'. "
+                "Install it: pip install noisyrnn[cluster]."
+            ) from error
+        client = Client(config.scheduler)
+        settings, death, jobs = joblib.parallel_config(backend="dask"), KilledWorker, -1
 
-        client: Any = Client(config.scheduler)
-        settings = joblib.parallel_config(backend="dask")
-    else:
-        client = nullcontext()
-        settings = joblib.parallel_config(backend="loky", inner_max_num_threads=config.threads)
+    def spread(tasks: Iterable[RunTask]) -> Iterator[tuple[Path, str | None]]:
+        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+        return parallel(joblib.delayed(carry_out)(task) for task in tasks)
+
     with client, settings:
-        yield joblib.Parallel(
-            n_jobs=config.workers if config.backend == "processes" else -1, return_as="generator_unordered"
-        )
+        yield spread, death

@@ -7,10 +7,19 @@ from typing import Any
 
 import torch
 
-from noisyrnn.checks import check_choice, check_integer
+from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.data import load_dataset
-from noisyrnn.pipeline.train import run_config
-from noisyrnn.robustness import PERTURBATIONS, Perturbation, build_perturbation, check_strengths, evaluate, examples
+from noisyrnn.pipeline.engine import resolve_accelerator
+from noisyrnn.pipeline.train import check_same_data, run_config
+from noisyrnn.robustness import (
+    MAX_DRAWS,
+    PERTURBATIONS,
+    Perturbation,
+    build_perturbation,
+    check_strengths,
+    evaluate,
+    examples,
+)
 from noisyrnn.run_folder import RunFolder, read_json, write_json
 from noisyrnn.training.progress import ProgressBar
 from noisyrnn.training.saving import load
@@ -54,6 +63,11 @@ class EvaluateConfig:
     attack_limit: int = 1000
 
     def __post_init__(self) -> None:
+        if not isinstance(self.strengths, Mapping):
+            raise TypeError(
+                f"strengths must map perturbations to lists of numbers, got {self.strengths!r}. "
+                "Write {white_noise: [0.1]}."
+            )
         checked = {}
         for name, strengths in self.strengths.items():
             check_choice("perturbation", name, PERTURBATIONS)
@@ -62,8 +76,9 @@ class EvaluateConfig:
             for strength in checked[name]:
                 build_perturbation(name, strength, value_range=(0.0, 1.0))
         object.__setattr__(self, "strengths", checked)
-        check_integer("draws", self.draws, minimum=1)
-        check_integer("attack_draws", self.attack_draws, minimum=1)
+        for name in ("draws", "attack_draws"):
+            check_integer(name, getattr(self, name), minimum=1)
+            check_number(name, getattr(self, name), maximum=MAX_DRAWS)
         check_integer("evaluation_seed", self.evaluation_seed, minimum=0)
         check_integer("attack_limit", self.attack_limit, minimum=1)
         if self.test_limit is not None:
@@ -75,7 +90,7 @@ def evaluate_run(
     config: EvaluateConfig,
     *,
     data_dir: Path | None = None,
-    device: str = "cpu",
+    accelerator: str = "cpu",
     show_progress: bool = False,
 ) -> RunFolder:
     """Measure the accuracy of a finished run on clean and perturbed test data and write `robustness.json`.
@@ -83,17 +98,19 @@ def evaluate_run(
     The only stage that reads the test set. A file written with the same settings before is left as it is.
 
     Raises:
-        ValueError: If the run has not finished.
+        ValueError: If the run has not finished, its data have changed, or there is no such accelerator.
     """
     if not folder.finished:
         raise ValueError(
             f"run must be finished, got {folder.path}, which is not. Go on with it: noisyrnn train --resume."
         )
+    device = resolve_accelerator(accelerator)
     settings = asdict(config)
     if folder.robustness.is_file() and read_json(folder.robustness).get("settings") == settings:
         return folder
     run = run_config(folder)
     dataset = load_dataset(run.dataset, data_dir=data_dir, chunk=run.chunk)
+    check_same_data(folder, dataset)
     test = (
         dataset.test
         if config.test_limit is None
@@ -126,20 +143,20 @@ def evaluate_run(
             bar.advance()
     finally:
         bar.close()
-    strongest = {p.name: p for p in perturbations if p is not None}
+    by_strength = sorted((p for p in perturbations if p is not None), key=lambda p: p.strength)
+    strongest = {p.name: p for p in by_strength}
     shown = examples(
         model,
         test,
         list(strongest.values()),
         indices=_example_indices(len(test)),
         seed=config.evaluation_seed,
+        device=device,
     )
     write_json(
         folder.robustness,
         {
             "settings": settings,
-            "seed": config.evaluation_seed,
-            "draws": config.draws,
             "columns": columns,
             "examples": shown,
         },

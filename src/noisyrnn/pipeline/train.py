@@ -2,28 +2,29 @@
 
 import hashlib
 import json
-import os
 import platform
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from noisyrnn import __version__
+from noisyrnn.checks import check_number
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.pipeline.engine import make_fabric, resolve_accelerator
 from noisyrnn.run_folder import RunFolder, check_writable, read_json, write_json
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.fit import fit
+from noisyrnn.training.seeding import seeded
 
 
 def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
     """The untrained model: its weights depend on the seed alone, and the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed):
         layer = MODELS[config.model].build(dataset.input_size, config.hidden_size, config.model_options())
         mean, std = dataset.statistics() if dataset.standardize else (None, None)
         return SequenceClassifier(layer, dataset.classes, mean=mean, std=std)
@@ -32,7 +33,28 @@ def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
 def run_path(config: TrainConfig, output: Path) -> Path:
     """The folder of a run below `output`: data set, label, seed, and a hash of all settings, so that none collide."""
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:8]
-    return output / f"{Path(config.dataset).stem}-{config.shown_label}-seed{config.seed}-{digest}".replace(" ", "_")
+    name = re.sub(r"[^\w.-]+", "_", f"{Path(config.dataset).stem}-{config.shown_label}")
+    return output / f"{name}-seed{config.seed}-{digest}"
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A hash of the training and validation data: what a run was trained on, whatever the file is called."""
+    digest = hashlib.sha256()
+    for split in (dataset.train, dataset.validation):
+        for tensor in (split.inputs, split.labels, split.lengths):
+            if tensor is not None:
+                digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def check_same_data(folder: RunFolder, dataset: Dataset) -> None:
+    """Raise `ValueError` if a run was trained on other data than these."""
+    trained_on = read_json(folder.config)["dataset"].get("fingerprint")
+    if trained_on not in (None, fingerprint(dataset)):
+        raise ValueError(
+            f"dataset must hold the data that {folder.path} was trained on, got others under the same name. "
+            "Choose another output folder."
+        )
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -48,6 +70,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "image_shape": None if dataset.image_shape is None else list(dataset.image_shape),
         "train": len(dataset.train),
         "validation": len(dataset.validation),
+        "fingerprint": fingerprint(dataset),
     }
 
 
@@ -60,19 +83,6 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
     }
-
-
-def make_fabric(config: TrainConfig, accelerator: str) -> Fabric:
-    """The engine of this process: one device, or its part of a run that torchrun has started."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-    if world == 1:
-        return Fabric(accelerator=accelerator, devices=1, precision=config.precision)
-    fabric = Fabric(
-        accelerator=accelerator, devices=local, num_nodes=world // local, strategy="ddp", precision=config.precision
-    )
-    fabric.launch()
-    return fabric
 
 
 def train_run(
@@ -92,26 +102,34 @@ def train_run(
         output: Folder of the runs, made where it is missing.
         data_dir: Where to look for data first.
         resume: Go on from the last checkpoint.
-        accelerator: "auto", "cpu", "cuda" or another of Lightning Fabric's.
+        accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
         checkpoint_seconds: Time between two checkpoints.
         show_progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If the folder holds an unfinished run and `resume` is false, or settings or data are wrong.
+        ValueError: If the folder holds an unfinished run and `resume` is false, or a run on other data, or settings or
+            data are wrong.
         RuntimeError: If training diverges; the folder's summary says so too.
     """
     folder = RunFolder(run_path(config, output))
-    if folder.config.is_file() and folder.finished:
-        return folder
-    if folder.checkpoint.is_file() and not resume:
+    resolve_accelerator(accelerator)
+    check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
+    known = folder.config.is_file()
+    finished = known and folder.finished
+    if folder.checkpoint.is_file() and not resume and not finished:
         raise ValueError(
             f"resume must be given to go on with the unfinished run {folder.path}, got none. Add --resume."
         )
     dataset = load_dataset(config.dataset, data_dir=data_dir, chunk=config.chunk)
+    if known:
+        check_same_data(folder, dataset)
+    if finished:
+        return folder
     check_writable(folder.path)
     model = build_model(config, dataset)
-    fabric = make_fabric(config, accelerator)
+    fabric = make_fabric(config.precision, accelerator)
     if fabric.is_global_zero:
+        folder.summary.unlink(missing_ok=True)
         settings = {**asdict(config), "label": config.shown_label}
         write_json(
             folder.config,

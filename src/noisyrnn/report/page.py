@@ -117,7 +117,7 @@ def _view(comparison: Comparison) -> dict[str, Any]:
         "labels": [{"text": group.label, "colour": colour(i)} for i, group in enumerate(groups)],
         "differing": [row for row in settings if row["differs"]],
         "common": [row for row in settings if not row["differs"]],
-        "perturbations": _perturbations(comparison),
+        "perturbations": [*_perturbations(comparison), *_evaluation(comparison)],
     }
 
 
@@ -138,7 +138,12 @@ def _facts(runs: Sequence[RunRecord], dataset: Mapping[str, Any]) -> list[tuple[
         ("Seeds", ", ".join(map(str, seeds))),
         ("Runs", f"{len(runs)}, of which {finished} finished"),
         ("Epochs", _range(run.summary.get("epochs") for run in runs)),
-        ("Draws", f"{_range(run.draws for run in runs)} of each random perturbation, the same for all models"),
+        (
+            "Draws",
+            f"{_range(run.evaluation.get('draws') for run in runs)} of each random noise, "
+            f"{_range(run.evaluation.get('attack_draws') for run in runs)} of each attack's random start, "
+            "the same for all models",
+        ),
     ]
     for name in ("noisyrnn", "torch", "python", "platform", "threads"):
         found = sorted({str(run.environment[name]) for run in runs if name in run.environment})
@@ -166,7 +171,7 @@ def _range(values: Iterable[Any]) -> str:
 def _trouble(run: RunRecord) -> dict[str, Any]:
     error = run.summary.get("error")
     if run.status == "finished":
-        error = "Trained, but not evaluated: it has no robustness.json."
+        error = run.evaluation_error or "Trained, but not evaluated: it has no robustness.json."
     elif run.status == "unfinished":
         error = "Training has not finished: it has no summary.json."
     return {"label": run.label, "seed": run.seed, "folder": str(run.path), "error": error or "No message was recorded."}
@@ -268,6 +273,13 @@ def _perturbations(comparison: Comparison) -> list[tuple[str, str]]:
         for column in comparison.columns
         if column.perturbation != CLEAN
     ]
+
+
+def _evaluation(comparison: Comparison) -> list[tuple[str, str]]:
+    """Every other setting of the evaluations; all values where they differ."""
+    settings = [run.evaluation for group in comparison.groups for run in group.evaluated]
+    names = dict.fromkeys(name for found in settings for name in found if name != "strengths")
+    return [(name, " | ".join(dict.fromkeys(_value(found.get(name)) for found in settings))) for name in names]
 
 
 def _figure(drawing: Drawing | None) -> dict[str, Any] | None:

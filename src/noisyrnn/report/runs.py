@@ -69,8 +69,8 @@ class RunRecord:
         history: For each column of `metrics.csv`, one value an epoch; no rows where there is no such file.
         accuracies: Test accuracies; empty where the run was not evaluated.
         examples: Test sequences with the model's answers.
-        draws: Draws of each random perturbation, `None` where the run was not evaluated.
-        evaluation_seed: Seed of those draws.
+        evaluation: Settings of the evaluation: strengths, draws, limits, seed; empty where the run was not evaluated.
+        evaluation_error: Why the evaluation failed, where it did.
     """
 
     path: Path
@@ -81,8 +81,8 @@ class RunRecord:
     history: Mapping[str, tuple[float, ...]]
     accuracies: Mapping[Column, Accuracy]
     examples: tuple[Example, ...]
-    draws: int | None
-    evaluation_seed: int | None
+    evaluation: Mapping[str, Any]
+    evaluation_error: str | None
 
     @property
     def label(self) -> str:
@@ -147,8 +147,8 @@ def read_run(path: Path) -> RunRecord:
         history=_read_metrics(path / "metrics.csv"),
         accuracies=accuracies,
         examples=examples,
-        draws=robustness.get("draws"),
-        evaluation_seed=robustness.get("seed"),
+        evaluation=robustness.get("settings") or {},
+        evaluation_error=robustness.get("error"),
     )
 
 

@@ -2,7 +2,7 @@
 
 from noisyrnn.checks import check_choice
 from noisyrnn.robustness.base import Kind, Model, Perturbation, Range, check_range, check_strengths
-from noisyrnn.robustness.evaluate import RobustnessResult, evaluate
+from noisyrnn.robustness.evaluate import MAX_DRAWS, RobustnessResult, evaluate
 from noisyrnn.robustness.examples import examples
 from noisyrnn.robustness.fgsm import FGSM
 from noisyrnn.robustness.multiplicative import MultiplicativeNoise
@@ -74,6 +74,7 @@ def build_perturbation(name: str, strength: float, *, value_range: Range, clip: 
 
 __all__ = [
     "FGSM",
+    "MAX_DRAWS",
     "PERTURBATIONS",
     "PGD",
     "Interval",

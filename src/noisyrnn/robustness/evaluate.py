@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from noisyrnn.checks import check_integer
+from noisyrnn.checks import check_integer, check_number
 from noisyrnn.data.base import Split
 from noisyrnn.robustness.base import Model, Perturbation, check_model, predict
 from noisyrnn.robustness.statistics import accuracy_interval
@@ -16,6 +16,9 @@ BLOCK = 250
 """Sequences perturbed and classified at once. Each block has its own generator, so changing it changes the draws."""
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+MAX_DRAWS = len(_DIGITS) - 1
+"""Draws whose count still fits one digit of the stored results."""
+
 _KEYS = "perturbation strength settings accuracy interval draw_accuracies correct sequences".split()
 
 
@@ -125,8 +128,7 @@ def evaluate(
     """
     check_model(model)
     check_integer("draws", draws, minimum=1)
-    if draws >= len(_DIGITS):
-        raise ValueError(f"draws must be at most {len(_DIGITS) - 1}, got {draws}.")
+    check_number("draws", draws, maximum=MAX_DRAWS)
     check_integer("seed", seed, minimum=0)
     if perturbation is None or not perturbation.random or perturbation.strength == 0:
         draws = 1

@@ -11,6 +11,7 @@ from noisyrnn.checks import check_integer
 
 _MASK = 0xFFFFFFFF
 _CHUNK = 1 << 15  # counters per pass: the six int64 work arrays of Philox then stay in a core's own cache
+_GPU_CHUNK = 1 << 22  # few launches matter more there
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -156,7 +157,9 @@ class BrownianPath:
         pairs = last_pair - first_pair + 1
         skip = self.first_row % 2
         key = (self.seed & _MASK, self.seed >> 32)
-        span = max(1, _CHUNK // (pairs * units))
+        cpu = torch.device(device).type == "cpu"
+        span = max(1, (_CHUNK if cpu else _GPU_CHUNK) // (pairs * units))
+        work = dtype if dtype == torch.float64 else torch.float32  # half precision cannot hold 24 bits
         unit = torch.arange(units, device=device)
         row = torch.arange(first_pair, last_pair + 1, device=device)[:, None]
         out = torch.empty(motions, steps, batch, units, dtype=dtype, device=device)
@@ -168,9 +171,9 @@ class BrownianPath:
             words = philox((unit.expand(shape), row.expand(shape), step.expand(shape), stream), key)
             for motion in range(motions):
                 if kind == "uniform":
-                    pair = [(word >> 8).to(dtype) * 2.0**-24 for word in words[2:]]
+                    pair = [(word >> 8).to(work) * 2.0**-24 for word in words[2:]]
                 else:
-                    pair = list(box_muller(words[2 * motion], words[2 * motion + 1], dtype))
+                    pair = list(box_muller(words[2 * motion], words[2 * motion + 1], work))
                 rows = torch.stack(pair, dim=2).flatten(1, 2)
                 out[motion, begin:end] = rows[:, skip : skip + batch]
         return out

@@ -79,11 +79,11 @@ class Checkpoint:
         """
         try:
             content = torch.load(path, weights_only=True, map_location="cpu")
-        except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+            found = content.pop("format", None)
+        except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"checkpoint must be whole, got {path}, which is damaged. Start anew without it."
             ) from error
-        found = content.pop("format", None)
         if found != FORMAT:
             raise ValueError(f"checkpoint must be of format {FORMAT}, got {found} in {path}.")
         for name, value in settings.items():

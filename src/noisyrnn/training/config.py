@@ -3,10 +3,9 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-import torch
-
 from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.models import MODELS
+from noisyrnn.training.seeding import seeded
 
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
 
@@ -20,7 +19,7 @@ class TrainConfig:
         dataset: Name of a data set, or path of your own .npz, .csv or .ts file.
         chunk: Consecutive values of an image taken as one step, at least 1.
         label: Name of the run in tables; the model's name by default.
-        seed: Decides the initial weights, the order of the data and the noise, at least 0.
+        seed: Decides the initial weights, the order of the data and the noise; in [0, 2⁶³).
         hidden_size: Hidden units, at least 1.
         epochs: Passes over the training data, at least 1.
         batch_size: Sequences of one step of the optimiser, over all processes, at least 1.
@@ -85,6 +84,8 @@ class TrainConfig:
         check_choice("model", self.model, MODELS)
         check_integer("chunk", self.chunk, minimum=1)
         check_integer("seed", self.seed, minimum=0)
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be less than 2**63, got {self.seed}.")
         check_integer("hidden_size", self.hidden_size, minimum=1)
         check_integer("epochs", self.epochs, minimum=1)
         check_integer("batch_size", self.batch_size, minimum=1)
@@ -100,7 +101,7 @@ class TrainConfig:
         if self.patience is not None:
             check_integer("patience", self.patience, minimum=1)
         check_choice("precision", self.precision, get_args(Precision))
-        with torch.random.fork_rng(devices=[]):  # a wrong option fails here, not after the data are read
+        with seeded(0):  # a wrong option fails here, not after the data are read
             MODELS[self.model].build(1, 1, self.model_options())
 
     @property

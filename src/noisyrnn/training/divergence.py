@@ -36,8 +36,9 @@ def explain_divergence(
     where = f"at training step {step} (epoch {epoch})"
     noise = model.layer.hidden_noise
     levels = f"additive {noise.additive:g}, multiplicative {noise.multiplicative:g}"
-    if hasattr(model.layer, "step_size"):
-        levels = f"step_size {model.layer.step_size:g}, {levels}"
+    step_size = getattr(model.layer.cell, "step_size", None)
+    if step_size is not None:  # one value, or one a unit
+        levels = f"step_size {float(torch.as_tensor(step_size).detach().max()):g}, {levels}"
     bad = (~torch.isfinite(norms)).nonzero()
     if len(bad):
         first = int(bad[0])

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
+from noisyrnn.checks import check_number
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.run_folder import RunFolder
@@ -47,9 +48,13 @@ class _NoisyPass(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: Tensor, lengths: Tensor | None, seed: int, first_row: int) -> Tensor:
-        """Logits `(batch, classes)`."""
-        return self.model(inputs, lengths=lengths, path=BrownianPath(seed=seed, first_row=first_row))
+    def forward(
+        self, inputs: Tensor, labels: Tensor, lengths: Tensor | None, seed: int, first_row: int
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the losses and number of right answers, taken here so that no conversion of logits comes between."""
+        logits = self.model(inputs, lengths=lengths, path=BrownianPath(seed=seed, first_row=first_row))
+        loss_sum = functional.cross_entropy(logits, labels, reduction="sum")
+        return loss_sum, (logits.detach().argmax(1) == labels).sum()
 
 
 @dataclass(frozen=True)
@@ -139,15 +144,25 @@ def fit(
     Raises:
         RuntimeError: If the loss or a gradient is no longer finite; what was saved before is left alone.
         KeyboardInterrupt: If the user stopped the run, after a checkpoint.
-        ValueError: If the checkpoint belongs to other settings.
+        ValueError: If the model does not fit the data, or the checkpoint belongs to other settings.
     """
+    check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
+    for name, ours, theirs in (
+        ("classes", model.classes, dataset.classes),
+        ("input_size", model.layer.input_size, dataset.input_size),
+    ):
+        if ours != theirs:
+            raise ValueError(f"model must have {name} {theirs}, that of the data set, got {ours}.")
     fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=config.precision)
     settings = asdict(config)
     progress, best = Progress(), None
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     wrapped, wrapped_optimizer = fabric.setup(_NoisyPass(model), optimizer)
-    if resume and folder is not None and folder.checkpoint.is_file():
+    checkpoint = None
+    if resume and folder is not None and fabric.is_global_zero and folder.checkpoint.is_file():
         checkpoint = Checkpoint.read(folder.checkpoint, settings)
+    checkpoint = fabric.broadcast(checkpoint)
+    if checkpoint is not None:
         model.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
         progress, best = checkpoint.progress, checkpoint.best
@@ -197,7 +212,7 @@ def fit(
                     if now - written >= checkpoint_seconds:
                         write_checkpoint()
                         written = time.monotonic()
-                best = _end_epoch(model, wrapped, validation, config, progress, best)
+                best = _end_epoch(model, wrapped, fabric, validation, config, progress, best)
                 if folder is not None and fabric.is_global_zero:
                     folder.write_metrics(progress.history)
     finally:
@@ -208,6 +223,8 @@ def fit(
     model.eval()
     if folder is not None and fabric.is_global_zero:
         save(model, folder.model, class_names=dataset.class_names)
+    if stop.made:
+        raise KeyboardInterrupt
     return FitResult(progress.history, progress.best_epoch, progress.best_accuracy, progress.seconds)
 
 
@@ -232,8 +249,8 @@ def _step(
     inputs, labels, lengths = select(train, batch.rows.to(train.labels.device))
     seed = derive_seed(config.seed, "noise", progress.step)
     optimizer.zero_grad()
-    logits = wrapped(inputs, lengths, seed, batch.first_row)
-    loss_sum = functional.cross_entropy(logits, labels, reduction="sum") * batch.share
+    loss_sum, correct = wrapped(inputs, labels, lengths, seed, batch.first_row)
+    loss_sum = loss_sum * batch.share
     # Gradients are averaged over processes: the factor makes that the mean over the whole batch.
     fabric.backward(loss_sum * (fabric.world_size / batch.count))
     parameters = [p for p in model.parameters() if p.grad is not None]
@@ -254,8 +271,7 @@ def _step(
             )
         )
     optimizer.step()
-    correct = float((logits.detach().argmax(1) == labels).sum()) * batch.share
-    totals = torch.tensor([loss, correct, float(stop)], dtype=torch.float64)
+    totals = torch.tensor([loss, float(correct) * batch.share, float(stop)], dtype=torch.float64)
     if fabric.world_size > 1:
         summed = fabric.all_reduce(fabric.to_device(totals), reduce_op="sum")
         assert isinstance(summed, Tensor)
@@ -266,13 +282,14 @@ def _step(
 def _end_epoch(
     model: SequenceClassifier,
     wrapped: nn.Module,
+    fabric: Fabric,
     validation: Split,
     config: TrainConfig,
     progress: Progress,
     best: dict[str, Tensor] | None,
 ) -> dict[str, Tensor] | None:
     """Validate, add a row to the history and move on to the next epoch; the best weights so far."""
-    loss, accuracy = validate(model, validation)
+    loss, accuracy = fabric.broadcast(validate(model, validation))  # one answer, so that all processes go on alike
     wrapped.train()
     if (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss):
         progress.best_epoch, progress.best_accuracy, progress.best_loss = progress.epoch, accuracy, loss

@@ -36,27 +36,21 @@ class ProgressBar:
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task(name, total=total, completed=done, note="")
+            self._task = self._bar.add_task(name, total=total, completed=done)
             self._bar.start()
 
-    def advance(self, *, note: str | None = None) -> None:
-        """One unit more is done; `note` replaces what stands behind the bar."""
+    def advance(self) -> None:
+        """One unit more is done."""
         self._done += 1
         if self._bar is not None:
-            if note is None:
-                self._bar.advance(self._task)
-            else:
-                self._bar.update(self._task, advance=1, note=note)
+            self._bar.advance(self._task)
         elif self._lines and time.monotonic() - self._last >= self._every:
             self._last = time.monotonic()
             rate = (self._done - self._begin) / (self._last - self._start)
             left = (self._total - self._done) / rate
-            print(
-                f"{self._name}: {self._done}/{self._total}, ETA {left:.0f} s {note or ''}", file=sys.stderr, flush=True
-            )
+            print(f"{self._name}: {self._done}/{self._total}, ETA {left:.0f} s", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -74,16 +68,20 @@ class StopRequest:
 def graceful_interrupt() -> Iterator[StopRequest]:
     """Turn the first Ctrl-C (or SIGTERM) into a request that the loop can honour between two steps.
 
-    A second one interrupts at once. Outside the main thread signals cannot be caught and nothing changes.
+    A second one of the same kind interrupts at once; a launcher may follow Ctrl-C with SIGTERM. Outside the main
+    thread signals cannot be caught and nothing changes.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
+    seen: set[int] = set()
+
     def ask(number: int, frame: FrameType | None) -> None:
-        if request.made:
+        if number in seen:
             raise KeyboardInterrupt
+        seen.add(number)
         request.made = True
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

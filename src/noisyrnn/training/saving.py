@@ -10,6 +10,7 @@ from safetensors.torch import save as to_bytes
 from noisyrnn.checks import check_choice
 from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.run_folder import FORMAT, write_atomically
+from noisyrnn.training.seeding import seeded
 
 _KEY = "noisyrnn"
 
@@ -51,18 +52,19 @@ def load(path: str | Path) -> SequenceClassifier:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"path must be a whole safetensors file, got {path}, which is damaged ({error}).") from error
-    if header is None:
+    if not isinstance(header, dict) or not {"format", "model", "options", "classes"} <= header.keys():
         raise ValueError(f"path must be a file written by noisyrnn.save, got {path}, whose header is not.")
     if header["format"] != FORMAT:
         raise ValueError(f"path must be of format {FORMAT}, got {header['format']} in {path}. Update noisyrnn.")
     check_choice("model", header["model"], MODELS)
     options = dict(header["options"])
-    layer = MODELS[header["model"]].build(options.pop("input_size"), options.pop("hidden_size"), options)
-    model = SequenceClassifier(layer, header["classes"]).to(tensors["readout.weight"].dtype)
+    with seeded(0):
+        layer = MODELS[header["model"]].build(options.pop("input_size"), options.pop("hidden_size"), options)
+        model = SequenceClassifier(layer, header["classes"])
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
+        model.to(tensors["readout.weight"].dtype).load_state_dict(tensors)
+    except (RuntimeError, KeyError) as error:
         raise ValueError(f"path must hold the weights of its header's model, got {path}, which does not.") from error
     return model.eval()
