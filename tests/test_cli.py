@@ -243,6 +243,11 @@ def start_and_wait_for_checkpoint(data: Path, output: Path) -> tuple[subprocess.
         checkpoints = list(output.glob("*/checkpoint.pt"))
         metrics = list(output.glob("*/metrics.csv"))
         if checkpoints and metrics and len(metrics[0].read_text().splitlines()) >= 3:
+            stamp = checkpoints[0].stat().st_mtime_ns
+            changes = 0
+            while changes < 2 and process.poll() is None:  # an epoch has just ended: go a few steps into the next one
+                now = checkpoints[0].stat().st_mtime_ns
+                changes, stamp = changes + (now != stamp), now
             return process, checkpoints[0].parent
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)
