@@ -93,6 +93,17 @@ def test_output_that_cannot_be_written(config: TrainConfig, tmp_path: Path) -> N
         train_run(config, output=tmp_path / "file")
 
 
+def test_output_without_permission(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(
+        ValueError, match=r"output must be a folder that can be written to, got .* \(Permission denied\)"
+    ):
+        train_run(config, output=tmp_path / "locked")
+
+
 def test_a_run_folder_of_another_version(config: TrainConfig, tmp_path: Path) -> None:
     folder = train_run(config, output=tmp_path)
     folder.config.write_text(folder.config.read_text().replace('"format": 1', '"format": 7'))

@@ -83,7 +83,8 @@ def test_the_layer_defaults_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize("name", sorted(published_experiments()))
 def test_every_published_experiment_is_valid(name: str) -> None:
-    TrainConfig.from_dict(dict(read_experiment(name).train))
+    config = TrainConfig.from_dict(dict(read_experiment(name).train))
+    assert name == f"{config.dataset}-{config.label}"
 
 
 @pytest.mark.parametrize("dataset", ["digits", "ecg5000", "smnist", "my own.csv", "../tuned/digits"])
