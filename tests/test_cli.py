@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from noisyrnn.cli import main
 
@@ -254,9 +255,17 @@ def start_and_wait_for_checkpoint(data: Path, output: Path) -> tuple[subprocess.
     raise AssertionError("no checkpoint after a minute")
 
 
-def test_kill_minus_9_in_mid_epoch_then_resume_gives_the_same_bits(data: Path, tmp_path: Path) -> None:
-    import torch
+def assert_same_end(one: Path, other: Path) -> None:
+    """The best weights, and the last ones, are the same to the bit."""
+    best, other_best = (next(folder.glob("*/model.safetensors")).read_bytes() for folder in (one, other))
+    assert best == other_best
+    checkpoints = [next(folder.glob("*/checkpoint.pt")) for folder in (one, other)]
+    last, other_last = (torch.load(path, weights_only=True)["model"] for path in checkpoints)
+    assert last.keys() == other_last.keys()
+    assert all(torch.equal(last[name], other_last[name]) for name in last)
 
+
+def test_kill_minus_9_in_mid_epoch_then_resume_gives_the_same_bits(data: Path, tmp_path: Path) -> None:
     whole = noisyrnn(*train_words(data, tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
     for _ in range(8):  # until it happens to be hit between two batches of an epoch, of which there are five
@@ -276,10 +285,7 @@ def test_kill_minus_9_in_mid_epoch_then_resume_gives_the_same_bits(data: Path, t
     assert "Add --resume." in refused.stderr
     resumed = noisyrnn(*train_words(data, tmp_path / "killed"), "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    weights = [
-        next(folder.glob("*/model.safetensors")).read_bytes() for folder in (tmp_path / "whole", tmp_path / "killed")
-    ]
-    assert weights[0] == weights[1]
+    assert_same_end(tmp_path / "whole", tmp_path / "killed")
     histories = [next(folder.glob("*/metrics.csv")).read_text() for folder in (tmp_path / "whole", tmp_path / "killed")]
     without_seconds = [[line.rsplit(",", 1)[0] for line in text.splitlines()] for text in histories]
     assert without_seconds[0] == without_seconds[1]
@@ -323,7 +329,4 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(data: Path, tmp_path: Path
     assert not list(run.glob(".*.part"))
     assert noisyrnn(*train_words(data, tmp_path / "full"), "--resume").returncode == 0
     assert noisyrnn(*train_words(data, tmp_path / "whole")).returncode == 0
-    weights = [
-        next(folder.glob("*/model.safetensors")).read_bytes() for folder in (tmp_path / "whole", tmp_path / "full")
-    ]
-    assert weights[0] == weights[1]
+    assert_same_end(tmp_path / "whole", tmp_path / "full")

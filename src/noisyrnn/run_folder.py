@@ -121,6 +121,11 @@ class RunFolder:
         """Whether training reached its end."""
         return self.summary.is_file() and read_json(self.summary).get("status") == "finished"
 
+    def remove_leftovers(self) -> None:
+        """Delete what a process that was killed while it wrote has left behind; no other may be writing here."""
+        for part in self.path.glob(".*.part"):
+            part.unlink(missing_ok=True)
+
     def write_metrics(self, rows: Iterable[Mapping[str, float]]) -> None:
         """Replace the metrics by `rows`, all with the same keys."""
         rows = list(rows)

@@ -68,6 +68,14 @@ def test_an_unfinished_run_wants_resume(config: TrainConfig, tmp_path: Path) -> 
     assert folder.model.read_bytes() == weights
 
 
+def test_what_a_killed_process_left_half_written_is_removed(config: TrainConfig, tmp_path: Path) -> None:
+    path = run_path(config, tmp_path)
+    path.mkdir()
+    (path / ".checkpoint.pt.123.part").write_bytes(b"half")
+    train_run(config, output=tmp_path)
+    assert not list(path.glob(".*.part"))
+
+
 def test_other_settings_go_to_another_folder(config: TrainConfig, tmp_path: Path) -> None:
     paths = {
         run_path(c, tmp_path)

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,11 +76,20 @@ def test_noise_differs_between_steps_and_is_on(dataset: Dataset, config: TrainCo
     assert not torch.equal(weights(model)[0], weights(silent)[0])
 
 
+def last_state(folder: RunFolder) -> dict[str, torch.Tensor]:
+    """Weights after the last step, and what the optimiser remembers: more than the best epoch shows."""
+    content = torch.load(folder.checkpoint, weights_only=True)
+    moments = content["optimizer"]["state"]
+    return content["model"] | {f"{k}.{name}": value for k, entry in moments.items() for name, value in entry.items()}
+
+
 def test_resumed_run_ends_in_the_same_bits(
-    dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
+    dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build, tmp_path: Path
 ) -> None:
     whole = build(config)
-    fit(whole, dataset, config)
+    (tmp_path / "whole").mkdir()
+    fit(whole, dataset, config, folder=RunFolder(tmp_path / "whole"))
+    expected = last_state(RunFolder(tmp_path / "whole"))
     for stop_after in (2, 5):  # in the middle of the first and the second epoch, of three batches each
         folder.checkpoint.unlink(missing_ok=True)
         first = build(config)
@@ -100,6 +110,9 @@ def test_resumed_run_ends_in_the_same_bits(
         assert len(result.history) == 3
         for ours, theirs in zip(weights(second), weights(whole), strict=True):
             assert torch.equal(ours, theirs)
+        found = last_state(folder)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_resumed_history_equals_the_whole_one(

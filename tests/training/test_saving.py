@@ -1,6 +1,7 @@
 """One safetensors file for a classifier."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -104,17 +105,16 @@ def test_a_layer_that_is_not_the_librarys(tmp_path: Path) -> None:
         noisyrnn.save(SequenceClassifier(layer, 2), tmp_path / "m.safetensors")
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failed_write_keeps_the_old_file(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.safetensors"
     noisyrnn.save(classifier(), path)
     before = path.read_bytes()
 
-    def fail(descriptor: int) -> None:
+    def fail(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(os, step, fail)
     with pytest.raises(OSError, match="No space left"):
         noisyrnn.save(classifier("gru"), path)
     assert path.read_bytes() == before

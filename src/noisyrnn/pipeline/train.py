@@ -130,6 +130,7 @@ def train_run(
     fabric = make_fabric(config.precision, accelerator)
     if fabric.is_global_zero:
         folder.summary.unlink(missing_ok=True)
+        folder.remove_leftovers()
         settings = {**asdict(config), "label": config.shown_label}
         write_json(
             folder.config,
