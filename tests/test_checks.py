@@ -143,3 +143,14 @@ def test_bad_values_raise_the_sentence(check: Callable[[], None], error: type[Ex
 @pytest.mark.parametrize("check", GOOD)
 def test_good_values_pass(check: Callable[[], None]) -> None:
     assert check() is None
+
+
+def test_lengths_within_a_transform_are_checked_by_shape_alone() -> None:
+    def lengths_of(rows: torch.Tensor) -> torch.Tensor:
+        checks.check_lengths(rows, batch=2, steps=7)
+        return rows
+
+    assert not checks.values_hidden()
+    torch.func.vmap(lengths_of)(torch.tensor([[1, 7], [2, 9]]))
+    with pytest.raises(ValueError, match=r"lengths must have shape \(2,\), got \(3,\)\."):
+        torch.func.vmap(lengths_of)(torch.ones(2, 3, dtype=torch.int64))

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from noisyrnn.cli import main
+from noisyrnn.kernels.cpu.compiler import cache_folder
 
 
 @pytest.fixture
@@ -52,6 +53,52 @@ def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:
     reported = noisyrnn("report", run, "--output", tmp_path / "page", "--title", "Waves & co")
     assert reported.returncode == 0, reported.stderr
     assert "Waves &amp; co" in (tmp_path / "page" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("together", [[], ["--together"]])
+def test_train_several_seeds(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    together: list[str],
+) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+    words = ["train", "--dataset", str(data), *map(str, SMALL), "--seed", "3", "--output", str(tmp_path)]
+    assert main([*words, "--seeds", "2", *together]) == 0
+    runs = [Path(line.removeprefix("Trained: ")) for line in capsys.readouterr().out.splitlines()]
+    assert [json.loads((run / "config.json").read_text())["config"]["seed"] for run in runs] == [3, 4]
+    stamps = [path.stat().st_mtime_ns for run in runs for path in sorted(run.iterdir())]
+    for seed, run in zip(("3", "4"), runs, strict=True):  # a single call finds the same run
+        assert main([*words[:-4], "--seed", seed, "--output", str(tmp_path)]) == 0
+        assert capsys.readouterr().out == f"Trained: {run}\n"
+    assert [path.stat().st_mtime_ns for run in runs for path in sorted(run.iterdir())] == stamps
+
+
+@pytest.mark.parametrize("together", [[], ["--together"]])
+def test_seeds_that_fail_are_named(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    together: list[str],
+) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+    wild = ["--step-size", "1e30", "--learn-step", "false", "--damping", "1", "--seeds", "2", *together]
+    assert main(["train", "--dataset", str(data), *map(str, SMALL), *wild, "--output", str(tmp_path)]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Failed: ")]
+    assert [line.split("-")[2] for line in lines] == ["seed1", "seed2"]
+    assert all("hidden state became non-finite" in line for line in lines)
+
+
+def test_compare_together(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+    words = ["compare", "--models", "noisy", "--dataset", str(data), "--seeds", "2", "--strengths", "{fgsm: [0.1]}"]
+    assert main([*words, *map(str, SMALL), "--together", "--output", str(tmp_path)]) == 0
+    assert "noisy" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("*noisy-seed*/robustness.json"))) == 2
 
 
 def test_compare_prints_the_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +193,7 @@ def test_an_experiment_gives_the_published_settings(monkeypatch: pytest.MonkeyPa
         (["train", "--model", "lipshitz"], "got 'lipshitz'. Did you mean 'lipschitz'?"),
         (["train", "--epoch", "3"], "Did you mean --epochs?"),
         (["train", "--epochs", "many"], "epochs"),
+        (["train", "--seeds", "0"], "seeds must be at least 1, got 0."),
         (["train", "--additive", "-1"], "additive must be at least 0, got -1."),
         (["train", "--dataset", "digitz"], "Did you mean 'digits'?"),
         (["train", "--experiment", "smnist-noisy"], "experiment must be one of"),
@@ -214,6 +262,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
 def test_doctor_shows_versions_and_data_without_downloading(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("NOISYRNN_CACHE", str(cache_folder()))  # the kernel's, where it may have been compiled before
     monkeypatch.setenv("NOISYRNN_DATA", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     began = time.monotonic()

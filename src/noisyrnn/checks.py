@@ -84,14 +84,24 @@ def check_finite(argument: str, values: Tensor) -> None:
         )
 
 
+def values_hidden() -> bool:
+    """Whether a transform of `torch.func`, or `torch.compile`, is at work: a tensor's shape may be read, its values not."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def check_lengths(lengths: object, *, batch: int, steps: int) -> None:
-    """Raise unless `lengths` is an integer tensor `(batch,)` with `1 <= lengths <= steps`."""
+    """Raise unless `lengths` is an integer tensor `(batch,)` with `1 <= lengths <= steps`.
+
+    Within a transform of `torch.func` or `torch.compile` the values are not checked.
+    """
     if not isinstance(lengths, Tensor):
         raise TypeError(f"lengths must be a tensor, got {type(lengths).__name__}.")
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {lengths.dtype}.")
     if lengths.shape != (batch,):
         raise ValueError(f"lengths must have shape ({batch},), got {tuple(lengths.shape)}.")
+    if values_hidden():
+        return
     low, high = int(lengths.min()), int(lengths.max())
     if low < 1 or high > steps:
         raise ValueError(f"lengths must lie in [1, {steps}], the number of steps, got {low if low < 1 else high}.")

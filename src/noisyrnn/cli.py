@@ -14,10 +14,10 @@ import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from noisyrnn import __version__
-from noisyrnn.checks import check_choice
+from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.doctor import report_health
 from noisyrnn.models import MODELS
-from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare, evaluate_run, train_run
+from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare, evaluate_run, train_run, train_seeds
 from noisyrnn.report import write_report
 from noisyrnn.run_folder import RunFolder, check_writable
 from noisyrnn.training.config import TrainConfig
@@ -79,6 +79,10 @@ def _add_places(parser: _Parser, *, output: str | None = OUTPUT) -> None:
         parser.add_argument("--output", type=str, default=output, help="Folder the results go to.")
 
 
+def _add_together(parser: _Parser) -> None:
+    parser.add_argument("--together", action="store_true", help="Train all seeds of a model side by side.")
+
+
 def _given(parser: _Parser, words: Sequence[str]) -> Arguments:
     """What the flags and the config file set, and nothing else; `--some_flag` is understood as `--some-flag`."""
     flags = {flag.replace("-", "_"): flag for action in parser._actions for flag in action.option_strings}
@@ -115,12 +119,16 @@ def _split(value: str | Sequence[str]) -> list[str]:
 
 
 def _train(words: Sequence[str]) -> int:
-    """Train one model."""
+    """Train one model, with one seed or several."""
     parser = _parser(
-        "train", f"Train one model. {_RECOMMENDED}", "noisyrnn train --model noisy --dataset digits --seed 1"
+        "train",
+        f"Train one model, with one seed or several. {_RECOMMENDED}",
+        "noisyrnn train --model noisy --dataset digits --seed 1",
     )
     _add_fields(parser, TrainConfig)
     _add_places(parser)
+    parser.add_argument("--seeds", type=int, default=1, help="Train so many runs: with seed, seed + 1, …")
+    _add_together(parser)
     parser.add_argument("--experiment", type=str, help="Start from a published row; see noisyrnn list.")
     parser.add_argument("--resume", action="store_true", help="Go on from the last checkpoint.")
     parser.add_argument("--accelerator", type=str, default="auto", help='"auto", "cpu" or "cuda".')
@@ -129,22 +137,32 @@ def _train(words: Sequence[str]) -> int:
     output, data_dir = Path(given.pop("output", OUTPUT)), _path(given, "data_dir")
     resume, accelerator = given.pop("resume", False), given.pop("accelerator", "auto")
     seconds, experiment = given.pop("checkpoint_seconds", 30.0), given.pop("experiment", None)
+    seeds, together = given.pop("seeds", 1), given.pop("together", False)
+    check_integer("seeds", seeds, minimum=1)
     if experiment is not None:
         base = dict(read_experiment(experiment).train)
     else:
         base = recommended(given.get("dataset", TrainConfig.dataset), given.get("model", TrainConfig.model))
     config = TrainConfig.from_dict({**base, **_absolute_dataset(given)})
-    folder = train_run(
-        config,
-        output=output,
-        data_dir=data_dir,
-        resume=resume,
-        accelerator=accelerator,
-        checkpoint_seconds=seconds,
-        show_progress=True,
-    )
-    print(f"Trained: {folder.path}")
-    return 0
+    where: Arguments = {
+        "output": output,
+        "data_dir": data_dir,
+        "resume": resume,
+        "accelerator": accelerator,
+        "checkpoint_seconds": seconds,
+        "show_progress": True,
+    }
+    if seeds == 1 and not together:
+        print(f"Trained: {train_run(config, **where).path}")
+        return 0
+    configs = [dataclasses.replace(config, seed=config.seed + k) for k in range(seeds)]
+    ends = train_seeds(configs, together=together, **where)
+    for folder, sentence in ends.items():
+        if sentence is None:
+            print(f"Trained: {folder}")
+        else:
+            print(f"Failed: {folder.name}: {sentence}", file=sys.stderr)
+    return 1 if any(ends.values()) else 0
 
 
 def _evaluate(words: Sequence[str]) -> int:
@@ -174,7 +192,8 @@ def _compare(words: Sequence[str]) -> int:
         "noisyrnn compare --models noisy,lipschitz,lstm --dataset digits --seeds 3",
     )
     parser.add_argument("--models", type=str | list[str], default=",".join(MODELS), help="Names, separated by commas.")
-    _add_fields(parser, CompareConfig, skip=("models", "train", "evaluation"))
+    _add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "together"))
+    _add_together(parser)
     _add_fields(parser, TrainConfig, skip=("model", "seed", "label"))
     _add_fields(parser, EvaluateConfig)
     _add_places(parser)

@@ -1,14 +1,19 @@
 """What this installation is: versions, threads, kernels, data found."""
 
+import functools
 import importlib.metadata
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from noisyrnn import __version__
 from noisyrnn.data import DATASETS, data_folders
+from noisyrnn.kernels import dispatch
+from noisyrnn.kernels.cpu.describe import describe
+from noisyrnn.models import MODELS
 
 _PACKAGES = (
     "torch",
@@ -18,28 +23,65 @@ _PACKAGES = (
     "lightning-fabric",
     "joblib",
     "safetensors",
+    "triton",
     "distributed",
     "aeon",
 )
 
 
 def report_health(data_dir: Path | None = None) -> str:
-    """A text for people, and for bug reports.
+    """A text for people, and for bug reports. The CPU kernel is compiled if it never was.
 
     Args:
         data_dir: Where to look for data first.
     """
+    gpu = torch.cuda.is_available()
     lines = [f"noisyrnn {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"  {name} {_version(name)}" for name in _PACKAGES]
     lines += [f"Threads: {torch.get_num_threads()} of {os.cpu_count()} cores"]
-    lines += [f"GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}"]
-    lines += ["Kernel: reference (the loop over time in PyTorch)"]
+    lines += [f"GPU: {torch.cuda.get_device_name() if gpu else 'none'}"]
+    lines += [f"CPU kernel: {_tried(describe)}"]
+    for device in ("cpu", "cuda") if gpu else ("cpu",):
+        lines += _kernels(device)
     lines += ["Data folders: " + ", ".join(map(str, data_folders(data_dir)))]
     folders = data_folders(data_dir)
     for name, entry in DATASETS.items():
         missing = entry.missing(folders)
         lines.append(f"  {name:<10} {'not found: ' + ', '.join(missing) if missing else 'found'}")
     return "\n".join(lines)
+
+
+def _kernels(device: str) -> list[str]:
+    """Which kernel runs each model on a device, and why the faster ones do not; models alike share a line."""
+    forced = os.environ.get(dispatch.ENVIRONMENT)
+    alike: dict[str, list[str]] = {}
+    for model in MODELS:
+        alike.setdefault(_tried(functools.partial(_kernel, model, device)), []).append(model)
+    header = f"Kernels on {'a GPU' if device == 'cuda' else 'the CPU'}"
+    header += f" ({dispatch.ENVIRONMENT}={forced})" if forced else ""
+    return [f"{header}:", *(f"  {', '.join(models)}: {text}" for text, models in alike.items())]
+
+
+def _kernel(model: str, device: str) -> str:
+    """The kernel for a model in float32."""
+    with torch.random.fork_rng():
+        cell = MODELS[model].build(1, 8, {}).to(device).cell
+    inputs, recurrence = torch.zeros(1, 1, 1, device=device), cell.recurrence()
+    own = "torch's own; with noise " if hasattr(cell, "run_fused") else ""
+    name = dispatch.chosen("auto")
+    if name == "auto":
+        name, reason = dispatch.first(cell, inputs, recurrence=recurrence)
+        return own + name + (f" ({reason})" if reason else "")
+    refusal = dispatch.refusal(name, cell, inputs, recurrence=recurrence)
+    return own + (name if refusal is None else f"none (kernel {name!r} cannot run this cell: {refusal})")
+
+
+def _tried(ask: Callable[[], str]) -> str:
+    """An answer, or what went wrong: on a broken installation all the rest is still wanted."""
+    try:
+        return ask()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _version(package: str) -> str:

@@ -70,3 +70,13 @@ def test_a_wrong_h_0_is_refused_before_any_work(make_layer: Make, make_inputs: M
     with pytest.raises(ValueError, match=r"^h_0 must have shape \(1, 4, 10\), got \(1, 4, 5\)\.$"):
         make_layer("cornn")(make_inputs(), torch.zeros(1, 4, 5))
     assert paths == []
+
+
+def test_step_lengths_may_differ_between_replicas(make_layer: Make, make_inputs: Make) -> None:
+    layer, inputs = make_layer("lipschitz").double(), make_inputs().double()
+    dt = torch.rand(2, inputs.shape[1], dtype=torch.float64) + 0.5
+    together = torch.func.vmap(lambda sizes: layer.last_output(inputs, dt=sizes))(dt)
+    alone = torch.stack([layer.last_output(inputs, dt=sizes) for sizes in dt])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"dt must be a number or have shape"):
+        torch.func.vmap(lambda sizes: layer.last_output(inputs, dt=sizes))(dt[:, 1:])

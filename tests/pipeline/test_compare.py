@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare
-from noisyrnn.training import TrainConfig
+from noisyrnn.training import TrainConfig, fit_together
 
 EVALUATION = EvaluateConfig(strengths={"white_noise": [0.5]}, draws=2)
 
@@ -66,6 +66,63 @@ def test_two_workers_give_the_same_results_as_one(waves_file: Path, tmp_path: Pa
     assert one == two
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_seeds_together_give_the_same_results(
+    waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    # Gated cells run on the reference alone: workers left over from another test do not see a change of environment.
+    both = {**settings(waves_file, additive=0.1), "models": ["gru", "lstm"]}
+    compare(CompareConfig(**both), output=tmp_path / "alone")
+    module = sys.modules["noisyrnn.pipeline.seeds"]
+    calls: list[list[tuple[str, int]]] = []
+
+    def spy(models: Any, dataset: Any, configs: list[TrainConfig], **options: Any) -> Any:
+        calls.append([(config.model, config.seed) for config in configs])
+        return fit_together(models, dataset, configs, **options)
+
+    monkeypatch.setattr(module, "fit_together", spy)
+    config = CompareConfig(**both, workers=workers, together=True)
+    _, failures = compare(config, output=tmp_path / "together")
+    assert failures == {}
+    if workers == 1:  # other workers' calls are not seen from here
+        assert calls == [[("gru", 1), ("gru", 2)], [("lstm", 1), ("lstm", 2)]]
+    assert len(results(tmp_path / "alone")) == 8
+    assert results(tmp_path / "together") == results(tmp_path / "alone")
+
+
+def test_a_model_that_diverges_together_stops_no_other(
+    waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+    wild = settings(waves_file, step_size=1e30, learn_step=False, damping=1.0)
+    _, failures = compare(CompareConfig(**wild, together=True), output=tmp_path)
+    assert len(failures) == 2
+    assert all("hidden state became non-finite" in sentence for sentence in failures.values())
+    statuses = [json.loads(path.read_text())["status"] for path in tmp_path.glob("*/summary.json")]
+    assert sorted(statuses) == ["failed", "failed", "finished", "finished"]
+
+
+def test_runs_that_cannot_be_trained_together_follow_one_another(
+    waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+    config = CompareConfig(**settings(waves_file), together=True)
+    compare(config, output=tmp_path)
+    expected = results(tmp_path)
+    damaged = next(tmp_path.glob("*noisy-seed1*"))
+    for run in tmp_path.glob("*noisy*"):
+        for name in ("summary.json", "robustness.json"):
+            (run / name).unlink()
+    (damaged / "checkpoint.pt").write_bytes(b"broken")
+    with pytest.warns(UserWarning, match=r"The runs of noisy could not be trained together and follow one another: "):
+        _, failures = compare(config, output=tmp_path)
+    assert list(failures) == [damaged]
+    assert "checkpoint must be whole" in failures[damaged]
+    found = results(tmp_path)
+    assert found == {name: content for name, content in expected.items() if name in found}
+    assert len(found) == 7
+
+
 def test_workers_share_the_cores_out(waves_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     assert CompareConfig(**settings(waves_file), workers=3).threads == 2
@@ -96,11 +153,11 @@ import os, signal, sys
 from pathlib import Path
 from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare
 module = sys.modules["noisyrnn.pipeline.compare"]
-def deadly(task, inner=module.carry_out):
-    if task.config.model == "lstm":
+def deadly(tasks, inner=module.carry_out_piece):
+    if tasks[0].config.model == "lstm":
         os.kill(os.getpid(), signal.SIGKILL)
-    return inner(task)
-module.carry_out = deadly
+    return inner(tasks)
+module.carry_out_piece = deadly
 train = {{"dataset": {str(waves_file)!r}, "hidden_size": 4, "epochs": 2, "batch_size": 16}}
 evaluation = EvaluateConfig(strengths={{"white_noise": [0.5]}}, draws=2)
 config = CompareConfig(models=["noisy", "lstm"], seeds=2, workers=2, train=train, evaluation=evaluation)

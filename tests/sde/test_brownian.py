@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from noisyrnn.sde import brownian
 from noisyrnn.sde.brownian import BrownianPath, box_muller, derive_seed, philox
 
 MASK = 2**32 - 1
@@ -176,6 +177,70 @@ def test_coarse_increments_are_sums_of_fine_ones(first_step: int) -> None:
     assert torch.equal(draw(second_half, steps=2), draw(path.coarsened(3), steps=4)[:, 2:])
 
 
+SEEDS = (0, SEED, 2**63 - 1, 2**63, 2**64 - 1)
+
+
+def bits(seed: int) -> Tensor:
+    """An unsigned 64-bit number as the int64 tensor with its bits."""
+    return torch.frombuffer(bytearray(seed.to_bytes(8, "little")), dtype=torch.int64)[0]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_seed_can_be_a_tensor(seed: int) -> None:
+    path, same = BrownianPath(seed=seed, first_row=1), BrownianPath(seed=bits(seed), first_row=1)
+    assert torch.equal(path.seed_tensor(), bits(seed)) and path.seed_tensor().dtype == torch.int64
+    assert same.seed_tensor() is same.seed
+    for dtype in (torch.float32, torch.float64):
+        size = {"steps": 3, "batch": 4, "units": 5, "dtype": dtype}
+        assert torch.equal(same.normals(**size), path.normals(**size))
+        assert torch.equal(same.negated().uniforms(**size), path.negated().uniforms(**size))
+
+
+@pytest.mark.parametrize("first_row", [0, 3])
+@pytest.mark.parametrize("chunk", [1, 2**15])
+def test_mapped_seeds_give_each_its_own_path(first_row: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("noisyrnn.sde.brownian._CHUNK", chunk)
+    size = {"steps": 4, "batch": 5, "units": 7}
+
+    def values(seed: int | Tensor) -> tuple[Tensor, ...]:
+        path = BrownianPath(seed=seed, first_row=first_row, stream=2)
+        return path.normals(**size), path.negated().uniforms(**size), path.coarsened(2).normals(**size, motions=1)
+
+    seeds = torch.stack([bits(seed) for seed in SEEDS])
+    expected = [torch.stack(parts) for parts in zip(*map(values, SEEDS), strict=True)]
+    mapped = torch.func.vmap(values)(seeds)
+    twice = torch.func.vmap(torch.func.vmap(values))(torch.stack([seeds, seeds]))
+    for one, two, single in zip(mapped, twice, expected, strict=True):
+        assert torch.equal(one, single) and torch.equal(two[1], single)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_drawing_for_many_seeds_at_once(batch: int) -> None:
+    place = {"first_row": 3, "first_step": 2, "stream": 1}
+    seeds, kinds = torch.stack([bits(seed) for seed in SEEDS]), ("uniform", "first", "second")
+    found = brownian.draw(seeds, kinds, **place, steps=4, batch=batch, units=7)
+    assert found.shape == (3, len(SEEDS), 4, batch, 7)
+    for r, seed in enumerate(SEEDS):
+        path = BrownianPath(seed=seed, **place)
+        assert torch.equal(found[0, r], path.uniforms(steps=4, batch=batch, units=7))
+        assert torch.equal(found[1:, r], path.normals(steps=4, batch=batch, units=7))
+
+
+def test_philox_broadcasts_and_leaves_its_arguments_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((5,), (3, 1), (2, 1, 1), (1,))
+    counter = [torch.randint(2**32, shape, generator=generator) for shape in shapes]
+    key = [torch.randint(2**32, shape, generator=generator) for shape in ((2, 1, 1, 1), ())]
+    before = [tensor.clone() for tensor in (*counter, *key)]
+    whole = torch.broadcast_tensors(*counter, *key)
+    found = philox(tuple(counter), tuple(key))
+    for n in range(2):
+        plain = [tensor[n] for tensor in whole]
+        expected = philox(tuple(plain[:4]), (int(key[0][n]), int(key[1])))
+        assert all(torch.equal(one[n], other) for one, other in zip(found, expected, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip((*counter, *key), before, strict=True))
+
+
 def test_float32_is_float64_rounded() -> None:
     path = BrownianPath(seed=2)
     exact = draw(path, steps=32, batch=32, units=32)
@@ -222,6 +287,14 @@ def test_derived_seeds() -> None:
         ({"seed": 2**64}, r"^seed must be less than 2\*\*64, got 18446744073709551616\.$"),
         ({"seed": 1, "first_row": -2}, r"^first_row must be at least 0, got -2\.$"),
         ({"seed": 1, "first_step": -3}, r"^first_step must be at least 0, got -3\.$"),
+        (
+            {"seed": torch.tensor([1, 2])},
+            r"^seed must be an integer or an int64 tensor of shape \(\), got torch\.int64 of shape \(2,\)\.$",
+        ),
+        (
+            {"seed": torch.tensor(1.0)},
+            r"^seed must be an integer or an int64 tensor of shape \(\), got torch\.float32 of shape \(\)\.$",
+        ),
         ({"seed": 1, "stream": -4}, r"^stream must be at least 0, got -4\.$"),
         ({"seed": 1, "stream": 2**32}, r"^stream must be less than 2\*\*32, got 4294967296\.$"),
         ({"seed": 1, "factor": 0}, r"^factor must be at least 1, got 0\.$"),

@@ -17,7 +17,7 @@ from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training import RunFolder, TrainConfig, fit, load
 from noisyrnn.training import fit as fit_function
-from noisyrnn.training.fit import _batches, select, validate
+from noisyrnn.training.fit import batches, select, validate
 
 Build = Callable[[TrainConfig], SequenceClassifier]
 
@@ -152,6 +152,14 @@ def test_damaged_checkpoint_is_named(dataset: Dataset, config: TrainConfig, fold
         fit(build(config), dataset, config, folder=folder, resume=True)
 
 
+def test_a_file_that_is_no_checkpoint_is_named(
+    dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
+) -> None:
+    folder.checkpoint.write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"checkpoint must be whole, got .*checkpoint\.pt, which is damaged"):
+        fit(build(config), dataset, config, folder=folder, resume=True)
+
+
 def test_checkpoint_of_another_format_is_refused(
     dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
 ) -> None:
@@ -235,9 +243,20 @@ def test_learning_rate_decays_after_the_named_epochs(dataset: Dataset, config: T
     assert [row["learning_rate"] for row in history] == [0.01, 0.005, 0.005, 0.0025]
 
 
+def test_the_optimiser_moves_at_the_decayed_rate(
+    dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
+) -> None:
+    states = []
+    for epochs in (1, 2):
+        stopped = dataclasses.replace(config, epochs=epochs, decay_epochs=(1,), decay_factor=1e-30)
+        fit(build(stopped), dataset, stopped, folder=folder)
+        states.append(torch.load(folder.checkpoint, weights_only=True)["model"])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 def test_batches_of_all_processes_make_up_the_whole(config: TrainConfig) -> None:
-    alone = list(_batches(config, 37, 1, 0, 0, 1))
-    parts = [list(_batches(config, 37, 1, 0, rank, 3)) for rank in range(3)]
+    alone = list(batches(config, 37, 1, 0, 0, 1))
+    parts = [list(batches(config, 37, 1, 0, rank, 3)) for rank in range(3)]
     for number, batch in enumerate(alone):
         pieces = [part[number] for part in parts]
         assert torch.equal(torch.cat([p.rows for p in pieces if p.share]), batch.rows)
@@ -247,7 +266,7 @@ def test_batches_of_all_processes_make_up_the_whole(config: TrainConfig) -> None
 
 
 def test_a_process_without_sequences_keeps_step(config: TrainConfig) -> None:
-    parts = [list(_batches(dataclasses.replace(config, batch_size=2), 3, 1, 0, rank, 2)) for rank in range(2)]
+    parts = [list(batches(dataclasses.replace(config, batch_size=2), 3, 1, 0, rank, 2)) for rank in range(2)]
     last = [part[-1] for part in parts]
     assert [p.share for p in last] == [0.0, 1.0]
     assert all(len(p.rows) == 1 for p in last)

@@ -5,6 +5,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise, NoiseDraws
 
@@ -15,6 +16,10 @@ class Dynamics(Protocol[Weights]):
     """What the loop needs of a cell; `noisyrnn.models.Cell` provides it."""
 
     hidden_size: int
+
+    def recurrence(self) -> Recurrence | None:
+        """The same step for the fused kernels; `None` for one that they do not know."""
+        ...
 
     def weights(self) -> Weights:
         """Weights in the form the steps use, made once for the whole pass."""

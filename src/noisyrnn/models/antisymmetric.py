@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_number
+from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.sde.structure import check_structure, structured
@@ -41,6 +42,12 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
     def weights(self) -> AntisymmetricWeights:
         """`W` transposed."""
         return AntisymmetricWeights(structured(self.C, skewness=1.0, damping=self.damping).T)
+
+    def recurrence(self) -> Recurrence:
+        """The same step for the fused kernels."""
+        W = structured(self.C, skewness=1.0, damping=self.damping)
+        step = torch.full_like(self.input.bias, self.step_size, requires_grad=False)
+        return Recurrence("drift", None, W, self.input.weight, self.input.bias, step)
 
     def drive(self, inputs: Tensor, weights: AntisymmetricWeights) -> Tensor:
         """`U x + b`."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_integer
+from noisyrnn.kernels.recurrence import Recurrence
 
 Weights = TypeVar("Weights")
 
@@ -50,6 +51,10 @@ class Cell(nn.Module, ABC, Generic[Weights]):
 
         `dt` is the step's length in nominal steps and broadcasts against `(batch, hidden_size)`; `None` is 1.
         """
+
+    def recurrence(self) -> Recurrence | None:
+        """The same step for the fused kernels; `None` for a cell that they do not know."""
+        return None
 
     def initial_state(self, batch: int) -> Tensor:
         """Zeros, `(batch, state_size)`, of the parameters' dtype and device."""

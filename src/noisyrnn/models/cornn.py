@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_number
+from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.layer import RecurrentLayer
 
@@ -53,6 +54,14 @@ class CoRNNCell(Cell[CoRNNWeights]):
     def weights(self) -> CoRNNWeights:
         """Both matrices, transposed."""
         return CoRNNWeights(self.recurrent.weight.T)
+
+    def recurrence(self) -> Recurrence:
+        """The same step for the fused kernels."""
+        step = torch.full_like(self.input.bias, self.step_size, requires_grad=False)
+        coefficients = (float(self.stiffness), float(self.friction))
+        return Recurrence(
+            "oscillator", None, self.recurrent.weight, self.input.weight, self.input.bias, step, coefficients
+        )
 
     def drive(self, inputs: Tensor, weights: CoRNNWeights) -> Tensor:
         """`U x + b`."""

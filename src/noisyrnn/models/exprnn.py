@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from noisyrnn.checks import check_choice
+from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.layer import RecurrentLayer
 
@@ -69,6 +70,11 @@ class ExpCell(Cell[ExpWeights]):
     def weights(self) -> ExpWeights:
         """The exponential, taken once for the whole pass."""
         return ExpWeights(self.recurrent.weight.T)
+
+    def recurrence(self) -> Recurrence:
+        """The same step for the fused kernels."""
+        step = torch.ones_like(self.threshold, requires_grad=False)
+        return Recurrence("modrelu", None, self.recurrent.weight, self.input.weight, self.threshold, step)
 
     def drive(self, inputs: Tensor, weights: ExpWeights) -> Tensor:
         """`U x`."""

@@ -3,13 +3,15 @@
 import inspect
 import math
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_choice, check_integer, check_lengths, check_sequences
-from noisyrnn.kernels import reference
+from noisyrnn.checks import check_choice, check_integer, check_lengths, check_sequences, values_hidden
+from noisyrnn.kernels import dispatch
+from noisyrnn.kernels.cpu import Stream
 from noisyrnn.models.cell import Cell
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.sde.diffusion import HiddenNoise
@@ -33,6 +35,7 @@ class RecurrentLayer(nn.Module):
 
     Attributes:
         noise: "auto" (noise in training mode), "on" or "off".
+        kernel: What runs the loop over time: "auto" (the fastest that can), "cpu", "gpu", "torch" or "reference".
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class RecurrentLayer(nn.Module):
         self.noise_law = noise_law
         self.noise_seed = noise_seed
         self._switch = "auto"
+        self._kernel = "auto"
+        self._stream = Stream()
         self._entropy = int.from_bytes(os.urandom(8), "little") if noise_seed is None else noise_seed
         self._passes = 0
 
@@ -72,11 +77,19 @@ class RecurrentLayer(nn.Module):
         self._switch = switch
 
     @property
+    def kernel(self) -> str:
+        """What runs the loop over time; the environment variable NOISYRNN_KERNEL overrides it."""
+        return self._kernel
+
+    @kernel.setter
+    def kernel(self, name: str) -> None:
+        check_choice("kernel", name, dispatch.KERNELS)
+        self._kernel = name
+
+    @property
     def hidden_noise(self) -> HiddenNoise:
         """The noise as laws and levels, in the published parametrisation."""
-        return HiddenNoise(
-            additive=self.additive, multiplicative=self.multiplicative, form=self.noise_form, law=self.noise_law
-        )
+        return self._published_noise()
 
     def options(self) -> dict[str, Any]:
         """Every constructor argument and its value."""
@@ -133,6 +146,33 @@ class RecurrentLayer(nn.Module):
         _, state = self._run(inputs, h_0, lengths, dt, path, owner_training, every_step=False)
         return state[:, : self.hidden_size]
 
+    @torch.no_grad()
+    def step(self, inputs: Tensor, state: Tensor | None = None) -> Tensor:
+        """The state after one noise-free step: for streams, where the next value is not there yet.
+
+        Steps one after another give what `forward` gives with the noise off. No gradients.
+
+        Args:
+            inputs: `(batch, input_size)`.
+            state: `(batch, state_size)`, whose first `hidden_size` entries are the output; zeros by default.
+
+        Raises:
+            ValueError: If a shape is wrong.
+        """
+        if inputs.ndim != 2 or inputs.shape[1] != self.input_size:
+            raise ValueError(f"inputs must have shape (batch, {self.input_size}), got {tuple(inputs.shape)}.")
+        if state is None:
+            state = self.cell.initial_state(len(inputs))
+        if state.shape != (len(inputs), self.cell.state_size):
+            raise ValueError(
+                f"state must have shape {(len(inputs), self.cell.state_size)}, got {tuple(state.shape)}."
+            )
+        if self._streams():
+            after = self._stream.step(self.cell, inputs, state)
+            if after is not None:
+                return after
+        return self.cell.step(inputs, state)
+
     def _run(
         self,
         inputs: Tensor,
@@ -156,22 +196,42 @@ class RecurrentLayer(nn.Module):
         step_lengths = self._step_lengths(dt, batch, steps, state)
         noise = self.hidden_noise
         noisy = self._switch == "on" or (self._switch == "auto" and self.training and owner_training)
-        if noisy and not noise.silent:
-            path = path if path is not None else self._fresh_path()
-            return reference.run(
-                self.cell,
-                inputs,
-                state,
-                noise=noise,
-                path=path,
-                lengths=lengths,
-                dt=step_lengths,
-                every_step=every_step,
-            )
-        fused = getattr(self.cell, "run_fused", None)
-        if fused is not None:
-            return fused(inputs, state, lengths)
-        return reference.run(self.cell, inputs, state, lengths=lengths, dt=step_lengths, every_step=every_step)
+        if not noisy or noise.silent:
+            fused = getattr(self.cell, "run_fused", None)
+            if fused is not None:
+                return fused(inputs, state, lengths)
+            path = None
+            if self._streams():
+                done = self._stream.run(
+                    self.cell, inputs, state, lengths=lengths, dt=step_lengths, every_step=every_step
+                )
+                if done is not None:
+                    return done
+        elif path is None:
+            path = self._seed_path() if torch.compiler.is_compiling() else self._fresh_path()
+        return dispatch.run(
+            self.cell,
+            inputs,
+            state,
+            noise=None if path is None else noise,
+            path=path,
+            lengths=lengths,
+            dt=step_lengths,
+            every_step=every_step,
+            kernel=self._kernel,
+        )
+
+    def _streams(self) -> bool:
+        """Whether a noise-free pass may go by the CPU kernel with weights that are packed already."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        return dispatch.chosen(self._kernel) in ("auto", "cpu")
+
+    def _published_noise(self) -> HiddenNoise:
+        """What the options say as they are; a method, as `torch.compile` cannot follow a property of `super()`."""
+        return HiddenNoise(
+            additive=self.additive, multiplicative=self.multiplicative, form=self.noise_form, law=self.noise_law
+        )
 
     def _step_lengths(self, dt: Tensor | float | None, batch: int, steps: int, like: Tensor) -> Tensor | None:
         """`dt` as a checked tensor `(steps,)` or `(batch, steps)`."""
@@ -188,12 +248,20 @@ class RecurrentLayer(nn.Module):
             raise ValueError(
                 f"dt must be a number or have shape ({steps},) or {(batch, steps)}, got {tuple(sizes.shape)}."
             )
+        if values_hidden():
+            return sizes
         smallest, largest = float(sizes.detach().min()), float(sizes.detach().max())
         if not smallest > 0:
             raise ValueError(f"dt must be positive, got {smallest:g} as the smallest.")
         if not math.isfinite(largest):
             raise ValueError(f"dt must be finite, got {largest:g} as the largest.")
         return sizes
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _seed_path(self) -> BrownianPath:
+        """A fresh path with a tensor as its seed, for a compiled graph: a number would compile it for every pass."""
+        path = self._fresh_path()
+        return replace(path, seed=path.seed_tensor())
 
     def _fresh_path(self) -> BrownianPath:
         """A path no earlier pass of this layer has seen; ranks of a distributed run differ too."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_number
+from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.sde.diffusion import HiddenNoise
@@ -53,14 +54,18 @@ class LipschitzCell(Cell[RecurrentDrift]):
         else:
             self.register_buffer("step_size", step)
 
+    def _matrices(self) -> tuple[Tensor, Tensor]:
+        """`A` and `W`."""
+        A = structured(self.B, skewness=self.skewness, damping=self.damping)
+        return A, structured(self.C, skewness=self.skewness, damping=self.damping)
+
     def weights(self) -> RecurrentDrift:
         """The drift with `A` and `W` written out."""
-        return RecurrentDrift.from_matrices(
-            structured(self.B, skewness=self.skewness, damping=self.damping),
-            structured(self.C, skewness=self.skewness, damping=self.damping),
-            self.input.weight,
-            self.input.bias,
-        )
+        return RecurrentDrift.from_matrices(*self._matrices(), self.input.weight, self.input.bias)
+
+    def recurrence(self) -> Recurrence:
+        """The same step for the fused kernels."""
+        return Recurrence("drift", *self._matrices(), self.input.weight, self.input.bias, self.step_size)
 
     def drive(self, inputs: Tensor, weights: RecurrentDrift) -> Tensor:
         """`U x + b`."""
@@ -166,7 +171,7 @@ class NoisyRNN(RecurrentLayer):
     def hidden_noise(self) -> HiddenNoise:
         """The noise as laws and levels, in the published parametrisation."""
         if self.parametrisation == "published":
-            return super().hidden_noise
+            return self._published_noise()
         return HiddenNoise.paper(
             noise_level=self.noise_level,
             additive=self.additive,

@@ -2,6 +2,7 @@
 
 from noisyrnn.pipeline.compare import CompareConfig, compare
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
+from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.train import train_run
 
-__all__ = ["CompareConfig", "EvaluateConfig", "compare", "evaluate_run", "train_run"]
+__all__ = ["CompareConfig", "EvaluateConfig", "compare", "evaluate_run", "train_run", "train_seeds"]

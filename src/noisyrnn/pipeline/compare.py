@@ -1,5 +1,6 @@
 """The main job: train several models, measure how robust they are, and write one report."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from noisyrnn.data import load_dataset
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
+from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.train import check_same_data, run_path, train_run
 from noisyrnn.report import write_report
 from noisyrnn.run_folder import RunFolder, check_writable, write_json
@@ -37,6 +39,7 @@ class CompareConfig:
         train: Settings of `TrainConfig` for every model, over those recommended for the data set.
         evaluation: Perturbations and draws.
         workers: Runs at a time on this machine, at least 1; the cores are shared out between them.
+        together: Whether all seeds of a model are trained side by side, as one piece of work for a worker.
         backend: "processes" on this machine, or "dask".
         scheduler: Address of the Dask scheduler; its workers must see `output` and the data under the same paths.
         accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
@@ -50,6 +53,7 @@ class CompareConfig:
     train: dict[str, Any] = field(default_factory=dict)
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
     workers: int = 1
+    together: bool = False
     backend: str = "processes"
     scheduler: str | None = None
     accelerator: str = "auto"
@@ -151,6 +155,37 @@ def carry_out(task: RunTask) -> tuple[Path, str | None]:
     return task.path, None
 
 
+def carry_out_piece(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
+    """As `carry_out`, for one task, or for several that differ in the seed alone: they are trained side by side."""
+    if len(tasks) == 1:
+        return [carry_out(tasks[0])]
+    first = tasks[0]
+    before = torch.get_num_threads()
+    torch.set_num_threads(first.threads)
+    try:
+        failures = train_seeds(
+            [task.config for task in tasks],
+            together=True,
+            output=first.output,
+            data_dir=first.data_dir,
+            resume=True,
+            accelerator=first.accelerator,
+            show_progress=first.show_progress,
+        )
+    except Exception as error:  # the memory may not hold them all, or one run's files are damaged
+        name, reason = first.config.shown_label, str(error) or type(error).__name__
+        notice = f"The runs of {name} could not be trained together and follow one another: {reason}"
+        warnings.warn(notice, stacklevel=2)
+        return [carry_out(task) for task in tasks]
+    finally:
+        torch.set_num_threads(before)
+    ends: list[tuple[Path, str | None]] = []
+    for task in tasks:
+        sentence = failures[task.path]
+        ends.append(carry_out(task) if sentence is None else (task.path, sentence))
+    return ends
+
+
 def note_failure(task: RunTask, sentence: str) -> None:
     """Leave what the report needs to show a failure: of the training, or of the evaluation of a finished run."""
     folder = RunFolder(task.path)
@@ -224,17 +259,22 @@ def compare(
 def _carry_out_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callable[[], None]) -> dict[Path, str]:
     """Every task; where a worker dies, the tasks it took down with it are tried once more, one by one."""
     ended: dict[Path, str | None] = {}
+    pieces = [[task] for task in tasks]
+    if config.together:
+        pieces = [[task for task in tasks if task.config.model == model] for model in config.models]
     with _backend(config) as (spread, death):
         try:
-            for path, sentence in spread(tasks):
-                ended[path] = sentence
-                done()
+            for ends in spread(pieces):
+                for path, sentence in ends:
+                    ended[path] = sentence
+                    done()
         except death:
             for task in tasks:
                 if task.path in ended:
                     continue
                 try:
-                    ended.update(spread([task]))
+                    for ends in spread([[task]]):
+                        ended.update(ends)
                 except death:
                     note_failure(task, _DIED)
                     ended[task.path] = _DIED
@@ -242,12 +282,12 @@ def _carry_out_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callab
     return {path: sentence for path, sentence in ended.items() if sentence is not None}
 
 
-Spread = Callable[[Iterable[RunTask]], Iterator[tuple[Path, str | None]]]
+Spread = Callable[[Iterable[Sequence[RunTask]]], Iterator[list[tuple[Path, str | None]]]]
 
 
 @contextmanager
 def _backend(config: CompareConfig) -> Iterator[tuple[Spread, type[BaseException]]]:
-    """A function that carries out tasks and yields their ends as they come, and what it raises when a worker dies."""
+    """A function that carries out pieces and yields their ends as they come, and what it raises when a worker dies."""
     client: Any = nullcontext()
     death: type[BaseException] = TerminatedWorkerError
     settings = joblib.parallel_config(backend="loky", inner_max_num_threads=config.threads)
@@ -263,9 +303,9 @@ def _backend(config: CompareConfig) -> Iterator[tuple[Spread, type[BaseException
         client = Client(config.scheduler)
         settings, death, jobs = joblib.parallel_config(backend="dask"), KilledWorker, -1
 
-    def spread(tasks: Iterable[RunTask]) -> Iterator[tuple[Path, str | None]]:
+    def spread(pieces: Iterable[Sequence[RunTask]]) -> Iterator[list[tuple[Path, str | None]]]:
         parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-        return parallel(joblib.delayed(carry_out)(task) for task in tasks)
+        return parallel(joblib.delayed(carry_out_piece)(piece) for piece in pieces)
 
     with client, settings:
         yield spread, death

@@ -25,10 +25,15 @@ def resolve_accelerator(accelerator: str) -> str:
     return accelerator
 
 
+def processes() -> int:
+    """Processes that the run is spread over: 1, or as many as torchrun has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def make_fabric(precision: Precision, accelerator: str) -> Fabric:
     """The engine of this process: one device, or its part of a run that torchrun has started."""
     accelerator = resolve_accelerator(accelerator)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = processes()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
     if world == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from noisyrnn.pipeline.engine import make_fabric, resolve_accelerator
 from noisyrnn.run_folder import RunFolder, check_writable, read_json, write_json
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.fit import fit
+from noisyrnn.training.run import FitResult
 from noisyrnn.training.seeding import seeded
 
 
@@ -111,15 +113,11 @@ def train_run(
             data are wrong.
         RuntimeError: If training diverges; the folder's summary says so too.
     """
-    folder = RunFolder(run_path(config, output))
     resolve_accelerator(accelerator)
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
+    folder = open_run(config, output, resume=resume)
     known = folder.config.is_file()
     finished = known and folder.finished
-    if folder.checkpoint.is_file() and not resume and not finished:
-        raise ValueError(
-            f"resume must be given to go on with the unfinished run {folder.path}, got none. Add --resume."
-        )
     dataset = load_dataset(config.dataset, data_dir=data_dir, chunk=config.chunk)
     if known:
         check_same_data(folder, dataset)
@@ -129,14 +127,7 @@ def train_run(
     model = build_model(config, dataset)
     fabric = make_fabric(config.precision, accelerator)
     if fabric.is_global_zero:
-        folder.summary.unlink(missing_ok=True)
-        folder.remove_leftovers()
-        settings = {**asdict(config), "label": config.shown_label}
-        write_json(
-            folder.config,
-            {"version": __version__, "config": settings, "dataset": describe(dataset), "environment": environment()},
-        )
-    summary: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+        begin_run(folder, config, describe(dataset))
     try:
         result = fit(
             model,
@@ -150,22 +141,55 @@ def train_run(
         )
     except RuntimeError as error:
         if fabric.is_global_zero:
-            write_json(folder.summary, {"status": "failed", "error": str(error), **summary})
+            end_run(folder, model, error)
         raise
     if fabric.is_global_zero:
-        write_json(
-            folder.summary,
-            {
-                "status": "finished",
-                "error": None,
-                **summary,
-                "seconds": round(result.seconds, 3),
-                "epochs": len(result.history),
-                "best_epoch": result.best_epoch,
-                "best_validation_accuracy": result.best_validation_accuracy,
-            },
+        end_run(folder, model, result)
+    return folder
+
+
+def open_run(config: TrainConfig, output: Path, *, resume: bool) -> RunFolder:
+    """The folder of a run below `output`, whether it is there or not.
+
+    Raises:
+        ValueError: If it holds an unfinished run and `resume` is false.
+    """
+    folder = RunFolder(run_path(config, output))
+    if folder.checkpoint.is_file() and not resume and not (folder.config.is_file() and folder.finished):
+        raise ValueError(
+            f"resume must be given to go on with the unfinished run {folder.path}, got none. Add --resume."
         )
     return folder
+
+
+def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -> None:
+    """Write what a run is before it starts; `data` is what `describe` says of its data set."""
+    folder.summary.unlink(missing_ok=True)
+    folder.remove_leftovers()
+    settings = {**asdict(config), "label": config.shown_label}
+    write_json(
+        folder.config, {"version": __version__, "config": settings, "dataset": data, "environment": environment()}
+    )
+
+
+def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | RuntimeError) -> None:
+    """Write how a run ended: its result, or the error that stopped it."""
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if isinstance(end, RuntimeError):
+        write_json(folder.summary, {"status": "failed", "error": str(end), "parameters": parameters})
+        return
+    write_json(
+        folder.summary,
+        {
+            "status": "finished",
+            "error": None,
+            "parameters": parameters,
+            "seconds": round(end.seconds, 3),
+            "epochs": len(end.history),
+            "best_epoch": end.best_epoch,
+            "best_validation_accuracy": end.best_validation_accuracy,
+        },
+    )
 
 
 def run_config(folder: RunFolder) -> TrainConfig:

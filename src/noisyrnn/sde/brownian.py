@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from noisyrnn.checks import check_integer
 
 _MASK = 0xFFFFFFFF
-_CHUNK = 1 << 15  # counters per pass: the six int64 work arrays of Philox then stay in a core's own cache
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57
+_CHUNK = 1 << 15  # counters per pass and thread: fewer are not shared between threads, more leave a core's cache
 _GPU_CHUNK = 1 << 22  # few launches matter more there
 
 
@@ -24,34 +26,112 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+Word = int | Tensor
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Word, Word]) -> tuple[Tensor, ...]:
     """Philox 4x32 with ten rounds: four 32-bit words for each counter, all held in int64.
 
     Args:
-        counter: Four int64 tensors of one shape, with values in [0, 2³²).
-        key: Two integers in [0, 2³²).
+        counter: Four int64 tensors that broadcast against one another, with values in [0, 2³²).
+        key: Two integers in [0, 2³²), or int64 tensors of such that broadcast against the counters.
 
     Reference:
         Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011.
     """
+    return _rounds(counter, _round_keys(key))
+
+
+def _round_keys(key: tuple[Word, Word]) -> list[tuple[Word, Word]]:
+    """The keys of all ten rounds, with upper bits that do not count."""
+    return [(key[0] + n * 0x9E3779B9, key[1] + n * 0xBB67AE85) for n in range(10)]
+
+
+def _rounds(counter: tuple[Tensor, Tensor, Tensor, Tensor], keys: list[tuple[Word, Word]]) -> tuple[Tensor, ...]:
+    """Ten rounds of Philox with their keys.
+
+    A product of two 32-bit words fills 64 bits; int64 wraps, which leaves its bits right. Only what is multiplied next
+    has to be free of upper bits, so the lower halves keep theirs until the end.
+    """
     c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        # A product of two 32-bit words fills 64 bits; int64 wraps, which leaves its bits right.
-        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0 = (p1 >> 32).bitwise_and_(_MASK).bitwise_xor_(c1).bitwise_xor_(k0)
-        c2 = (p0 >> 32).bitwise_and_(_MASK).bitwise_xor_(c3).bitwise_xor_(k1)
-        c1, c3 = p1.bitwise_and_(_MASK), p0.bitwise_and_(_MASK)
-        k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
-    return c0, c1, c2, c3
+    # After one round a word depends on a part of the counter only; after three on nearly all of it. So far the words
+    # stay as small as broadcasting lets them, and nothing is written in place: it is the caller's, or still too small.
+    for k0, k1 in keys[:3]:
+        p0, p1 = c0 * _M0, c2 * _M1
+        c0, c1 = ((p1 >> 32) ^ (c1 ^ k0)) & _MASK, p1
+        c2, c3 = ((p0 >> 32) ^ (c3 ^ k1)) & _MASK, p0
+    for k0, k1 in keys[3:]:
+        p0, p1 = c0.mul_(_M0), c2.mul_(_M1)
+        c0, c1 = (p1 >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK), p1
+        c2, c3 = (p0 >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK), p0
+    return c0, c1.bitwise_and_(_MASK), c2, c3.bitwise_and_(_MASK)
 
 
 def box_muller(first: Tensor, second: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Two independent standard normals from two 32-bit words, of which the upper 24 bits count."""
-    uniform = ((first >> 8).to(dtype) + 0.5) * 2.0**-24  # in (0, 1): its logarithm is finite
-    angle = (second >> 8).to(dtype) * (2.0**-23 * math.pi)
+    uniform = (first >> 8).to(dtype).add_(0.5).mul_(2.0**-24)  # in (0, 1): its logarithm is finite
+    angle = (second >> 8).to(dtype).mul_(2.0**-23 * math.pi)
     radius = uniform.log_().mul_(-2.0).sqrt_()
-    return radius * angle.cos(), radius * angle.sin()
+    return angle.cos().mul_(radius), angle.sin_().mul_(radius)
+
+
+def draw(
+    seed: int | Tensor,
+    kinds: Sequence[str],
+    *,
+    first_row: int,
+    first_step: int,
+    stream: int,
+    steps: int,
+    batch: int,
+    units: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Numbers of a path's words, made a few steps at a time: `(len(kinds), *seed.shape, steps, batch, units)`.
+
+    Args:
+        seed: In [0, 2⁶⁴); or an int64 tensor of such numbers' bits, each of which gets its own numbers.
+        kinds: Each "first" or "second", normals of that motion, or "uniform", from the second motion's words.
+        first_row: See `BrownianPath`.
+        first_step: See `BrownianPath`.
+        stream: See `BrownianPath`.
+        steps: How many, at least 0.
+        batch: Rows, at least 1.
+        units: How many, at least 1.
+        dtype: Of the result; half types round float32's numbers.
+        device: Of the result.
+    """
+    skip = first_row % 2
+    pairs = (skip + batch + 1) // 2
+    # Made by the seed, so that where `torch.func.vmap` maps the seed it maps the result, which is written in place.
+    if isinstance(seed, int):
+        out = torch.empty(len(kinds), steps, batch, units, dtype=dtype, device=device)
+        keys = _round_keys((seed & _MASK, seed >> 32))
+    else:
+        seed = seed.to(device)
+        out = seed.new_empty(len(kinds), *seed.shape, steps, batch, units, dtype=dtype)
+        lower = seed[..., None, None, None]
+        keys = _round_keys((lower, lower >> 32))
+    chunk = _CHUNK * torch.get_num_threads() if out.device.type == "cpu" else _GPU_CHUNK
+    span = max(1, chunk // (math.prod(out.shape[1:-3]) * pairs * units))
+    work = dtype if dtype == torch.float64 else torch.float32  # half precision cannot hold 24 bits
+    unit = torch.arange(units, device=device)
+    row = torch.arange(first_row // 2, first_row // 2 + pairs, device=device)[:, None]
+    layer = torch.full((1,), stream, device=device)
+    for begin in range(0, steps, span):
+        end = min(begin + span, steps)
+        step = torch.arange(first_step + begin, first_step + end, device=device)[:, None, None]
+        words = _rounds((unit, row, step, layer), keys)
+        for kind, target in zip(kinds, out[..., begin:end, :, :], strict=True):
+            if kind == "uniform":
+                even, odd = ((word >> 8).to(work).mul_(2.0**-24) for word in words[2:])
+            else:
+                first = 0 if kind == "first" else 2
+                even, odd = box_muller(words[first], words[first + 1], work)
+            for part, rows in (even[..., skip:, :], target[..., skip::2, :]), (odd, target[..., 1 - skip :: 2, :]):
+                rows.copy_(part[..., : rows.shape[-2], :])
+    return out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +142,7 @@ class BrownianPath:
     neighbouring rows, two the second. So the same path reaches every kernel, batch split and device alike.
 
     Args:
-        seed: In [0, 2⁶⁴).
+        seed: In [0, 2⁶⁴); or an int64 tensor `()` with the bits of such a number, which `torch.func.vmap` may map.
         first_row: Row number of the first sequence; ranks of a distributed run take different ones.
         first_step: Step number of the first step, for a path drawn in pieces; in fine steps where it is coarsened.
         stream: Tells layers that share a seed apart, in [0, 2³²).
@@ -76,7 +156,7 @@ class BrownianPath:
         True
     """
 
-    seed: int
+    seed: int | Tensor
     first_row: int = 0
     first_step: int = 0
     stream: int = 0
@@ -84,17 +164,28 @@ class BrownianPath:
     factor: int = 1
 
     def __post_init__(self) -> None:
-        check_integer("seed", self.seed, minimum=0)
+        if isinstance(self.seed, Tensor):
+            if self.seed.dtype != torch.int64 or self.seed.ndim > 0:
+                got = f"{self.seed.dtype} of shape {tuple(self.seed.shape)}"
+                raise ValueError(f"seed must be an integer or an int64 tensor of shape (), got {got}.")
+        else:
+            check_integer("seed", self.seed, minimum=0)
+            if self.seed >= 2**64:
+                raise ValueError(f"seed must be less than 2**64, got {self.seed}.")
         check_integer("first_row", self.first_row, minimum=0)
         check_integer("first_step", self.first_step, minimum=0)
         check_integer("stream", self.stream, minimum=0)
         check_integer("factor", self.factor, minimum=1)
-        if self.seed >= 2**64:
-            raise ValueError(f"seed must be less than 2**64, got {self.seed}.")
         if self.stream >= 2**32:
             raise ValueError(f"stream must be less than 2**32, got {self.stream}.")
         if self.sign not in (1, -1):
             raise ValueError(f"sign must be 1 or -1, got {self.sign}.")
+
+    def seed_tensor(self) -> Tensor:
+        """The seed as an int64 tensor `()` that holds the bits of an unsigned number."""
+        if isinstance(self.seed, Tensor):
+            return self.seed
+        return torch.tensor(self.seed - 2**64 if self.seed >= 2**63 else self.seed)
 
     def negated(self) -> "BrownianPath":
         """The antithetic path: every increment has the other sign."""
@@ -119,7 +210,7 @@ class BrownianPath:
 
         An increment over a step δ is `sqrt(δ)` times its entry.
         """
-        fine = self._rows(steps * self.factor, batch, units, motions, "normal", dtype, device)
+        fine = self._draw(("first", "second")[:motions], steps * self.factor, batch, units, dtype, device)
         if self.factor > 1:
             fine = fine.unflatten(1, (steps, self.factor)).sum(2) / math.sqrt(self.factor)
         return fine if self.sign == 1 else -fine
@@ -139,41 +230,28 @@ class BrownianPath:
         """
         if self.factor > 1:
             raise ValueError(f"factor must be 1 for uniform noise, got {self.factor}. Use a Gaussian law.")
-        values = self._rows(steps, batch, units, 1, "uniform", dtype, device)[0]
+        values = self._draw(("uniform",), steps, batch, units, dtype, device)[0]
         return values if self.sign == 1 else 1 - values
 
-    def _rows(
+    def _draw(
         self,
+        kinds: Sequence[str],
         steps: int,
         batch: int,
         units: int,
-        motions: int,
-        kind: str,
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> Tensor:
-        """All numbers of one kind, `(motions, steps, batch, units)`, made a few steps at a time."""
-        first_pair, last_pair = self.first_row // 2, (self.first_row + batch - 1) // 2
-        pairs = last_pair - first_pair + 1
-        skip = self.first_row % 2
-        key = (self.seed & _MASK, self.seed >> 32)
-        cpu = torch.device(device).type == "cpu"
-        span = max(1, (_CHUNK if cpu else _GPU_CHUNK) // (pairs * units))
-        work = dtype if dtype == torch.float64 else torch.float32  # half precision cannot hold 24 bits
-        unit = torch.arange(units, device=device)
-        row = torch.arange(first_pair, last_pair + 1, device=device)[:, None]
-        out = torch.empty(motions, steps, batch, units, dtype=dtype, device=device)
-        for begin in range(0, steps, span):
-            end = min(begin + span, steps)
-            step = torch.arange(self.first_step + begin, self.first_step + end, device=device)[:, None, None]
-            shape = (end - begin, pairs, units)
-            stream = torch.full(shape, self.stream, device=device)
-            words = philox((unit.expand(shape), row.expand(shape), step.expand(shape), stream), key)
-            for motion in range(motions):
-                if kind == "uniform":
-                    pair = [(word >> 8).to(work) * 2.0**-24 for word in words[2:]]
-                else:
-                    pair = list(box_muller(words[2 * motion], words[2 * motion + 1], work))
-                rows = torch.stack(pair, dim=2).flatten(1, 2)
-                out[motion, begin:end] = rows[:, skip : skip + batch]
-        return out
+        """`draw` with this path's fields."""
+        return draw(
+            self.seed,
+            kinds,
+            first_row=self.first_row,
+            first_step=self.first_step,
+            stream=self.stream,
+            steps=steps,
+            batch=batch,
+            units=units,
+            dtype=dtype,
+            device=device,
+        )

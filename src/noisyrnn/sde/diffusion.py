@@ -95,6 +95,15 @@ class HiddenNoise:
         """Whether both levels are zero."""
         return self.additive == 0 and self.multiplicative == 0
 
+    def check_dt(self, dt: Tensor | None) -> None:
+        """Raise if the law gives step lengths no meaning.
+
+        Raises:
+            ValueError: If `dt` is given with the uniform law.
+        """
+        if dt is not None and self.law == "uniform":
+            raise ValueError("dt must be None with noise_law 'uniform', got step lengths. Use noise_law='gaussian'.")
+
     def draw(
         self,
         path: BrownianPath,
@@ -136,8 +145,7 @@ class HiddenNoise:
         Raises:
             ValueError: If `dt` is given with the uniform law.
         """
-        if dt is not None and self.law == "uniform":
-            raise ValueError("dt must be None with noise_law 'uniform', got step lengths. Use noise_law='gaussian'.")
+        self.check_dt(dt)
         if multiplicative is not None:
             if self.law == "uniform":
                 increment = increment * ((1 - self.multiplicative) + self.multiplicative * multiplicative)

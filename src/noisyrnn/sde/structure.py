@@ -39,5 +39,6 @@ def structured(matrix: Tensor, *, skewness: float = 0.75, damping: float = 0.001
     """
     check_structure(skewness, damping)
     # (1-β)(M + Mᵀ) + β(M - Mᵀ) = M + (1 - 2β) Mᵀ
+    without_damping = torch.add(matrix, matrix.T, alpha=1 - 2 * skewness)
     identity = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
-    return matrix + (1 - 2 * skewness) * matrix.T - damping * identity
+    return torch.sub(without_damping, identity, alpha=damping)

@@ -2,7 +2,9 @@
 
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.fit import FitResult, fit
+from noisyrnn.training.fit import fit
+from noisyrnn.training.run import FitResult
 from noisyrnn.training.saving import load, save
+from noisyrnn.training.together import fit_together
 
-__all__ = ["FitResult", "RunFolder", "TrainConfig", "fit", "load", "save"]
+__all__ = ["FitResult", "RunFolder", "TrainConfig", "fit", "fit_together", "load", "save"]

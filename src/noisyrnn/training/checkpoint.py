@@ -80,7 +80,15 @@ class Checkpoint:
         try:
             content = torch.load(path, weights_only=True, map_location="cpu")
             found = content.pop("format", None)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, AttributeError, TypeError) as error:
+        except (
+            RuntimeError,
+            EOFError,
+            pickle.UnpicklingError,
+            OSError,
+            AttributeError,
+            TypeError,
+            LookupError,
+        ) as error:
             raise ValueError(
                 f"checkpoint must be whole, got {path}, which is damaged. Start anew without it."
             ) from error

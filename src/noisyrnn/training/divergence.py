@@ -7,6 +7,10 @@ from noisyrnn.models import SequenceClassifier
 from noisyrnn.sde.brownian import BrownianPath
 
 
+class DivergenceError(RuntimeError):
+    """A loss or a gradient of one run is no longer finite."""
+
+
 def explain_divergence(
     model: SequenceClassifier,
     inputs: Tensor,

@@ -1,0 +1,98 @@
+"""What is measured: sizes, modes, how many operations they take, and how samples become a result."""
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+GROWTH: dict[str, tuple[int, ...]] = {
+    "steps": (49, 196, 784, 3136),
+    "hidden": (32, 64, 128, 256, 512),
+    "batch": (1, 16, 128, 512),
+}
+MODES = ("training", "inference")
+CLASSES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Size of one pass; the input has one channel.
+
+    Args:
+        steps: T, at least 1.
+        batch: B, at least 1.
+        hidden: d, at least 1.
+    """
+
+    steps: int = 784
+    batch: int = 128
+    hidden: int = 128
+
+    def __str__(self) -> str:
+        return f"T {self.steps}, B {self.batch}, d {self.hidden}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What all contestants do in turn.
+
+    Args:
+        size: How large a pass is.
+        mode: "training" (forward, loss, backward, noise on), "inference" (last state, no gradient, no noise) or
+            "stream" (one step of one sequence at a time).
+        threads: Threads of a contestant.
+    """
+
+    size: Size
+    mode: str
+    threads: int
+
+    def __str__(self) -> str:
+        name = f"d {self.size.hidden}, streamed step" if self.mode == "stream" else f"{self.size}, {self.mode}"
+        return f"{self.threads} thread{'s' if self.threads > 1 else ''}, {name}"
+
+    def describe(self) -> dict[str, Any]:
+        """As the JSON file has it."""
+        return {"threads": self.threads, "mode": self.mode, **asdict(self.size)}
+
+    def operations(self) -> int:
+        """Of the two products of each step, two a multiplication and addition; the backward pass takes twice as many.
+
+        What the input, the noise and tanh take comes on top: no implementation can do with less than these.
+        """
+        forward = 4 * self.size.steps * self.size.batch * self.size.hidden**2
+        return 3 * forward if self.mode == "training" else forward
+
+    def weight(self) -> float:
+        """About how long it takes, in seconds of some machine; for the estimate of the time left."""
+        if self.mode == "stream":
+            return 0.1
+        size = self.size
+        work = size.steps * (1e-4 + size.batch * size.hidden * (size.hidden + 64) * 6e-11 / self.threads)
+        return 0.1 + work * (1.0 if self.mode == "training" else 0.3)
+
+
+def sizes(main: Size, extent: str) -> list[Size]:
+    """The sizes to measure, the main one first.
+
+    Args:
+        main: Where one axis grows the others stay here.
+        extent: "main" for this size alone, "growth" for one axis at a time, "full" for the whole product.
+    """
+    found = [main]
+    if extent == "growth":
+        found += [Size(**{**asdict(main), axis: value}) for axis, values in GROWTH.items() for value in values]
+    if extent == "full":
+        found += [Size(**dict(zip(GROWTH, values, strict=True))) for values in itertools.product(*GROWTH.values())]
+    return list(dict.fromkeys(found))
+
+
+def summary(rounds: Sequence[float]) -> dict[str, Any]:
+    """Median, smallest and largest of the rounds, in seconds, and the rounds themselves."""
+    return {
+        "median": statistics.median(rounds),
+        "min": min(rounds),
+        "max": max(rounds),
+        "rounds": list(rounds),
+    }

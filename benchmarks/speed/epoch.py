@@ -1,0 +1,91 @@
+"""Whole epochs of `smnist`, end to end, against as many bare training steps: what the loop around the kernel costs."""
+
+import statistics
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from benchmarks.speed.cases import Case, Size
+from benchmarks.speed.contestants import ADDITIVE, MULTIPLICATIVE, NotAvailable, build_ours, choose_kernel
+from noisyrnn.data import DATASETS, Dataset, data_folders, load_dataset
+from noisyrnn.pipeline.train import build_model
+from noisyrnn.training import TrainConfig, fit
+
+VALIDATION = 100
+STEPS = 10
+"""Bare steps timed before and after each epoch."""
+
+
+def measure_epoch(*, kernel: str, sequences: int, batch: int, hidden: int, repeats: int) -> dict[str, Any]:
+    """Train epochs with `noisyrnn.training.fit`, and time bare steps between them.
+
+    Args:
+        kernel: Which kernel runs the layer.
+        sequences: Sequences of an epoch, at least 1.
+        batch: Sequences of a step.
+        hidden: Units.
+        repeats: Epochs, at least 1.
+
+    Returns:
+        Seconds of each epoch (validation on a few sequences included), of its training alone, and of a bare step:
+        forward, loss and backward, without the optimiser; number of steps; the ratio of the medians.
+    """
+    missing = DATASETS["smnist"].missing(data_folders(None))
+    if missing:
+        raise NotAvailable(f"smnist is not in the data folders: {', '.join(missing)}; set NOISYRNN_DATA")
+    dataset = _part(load_dataset("smnist"), sequences)
+    config = TrainConfig(
+        model="noisy",
+        dataset="smnist",
+        epochs=1,
+        batch_size=batch,
+        hidden_size=hidden,
+        additive=ADDITIVE,
+        multiplicative=MULTIPLICATIVE,
+    )
+    case = Case(size=Size(steps=dataset.steps, batch=batch, hidden=hidden), mode="training", threads=0)
+    bare = build_ours(case, torch.device("cpu"), kernel=kernel)
+    steps: list[float] = []
+    whole: list[float] = []
+    training: list[float] = []
+
+    def time_steps() -> None:
+        for _ in range(STEPS):
+            bare.clear()
+            start = time.perf_counter()
+            bare.run()
+            steps.append(time.perf_counter() - start)
+
+    bare.run()
+    for _ in range(repeats):
+        time_steps()
+        model = build_model(config, dataset)
+        choose_kernel(model.layer, kernel)
+        start = time.perf_counter()
+        result = fit(model, dataset, config)
+        whole.append(time.perf_counter() - start)
+        training.append(result.seconds)
+    time_steps()
+    count = len(dataset.train) / batch  # a last, smaller batch counts as the part that it is
+    bare_seconds = count * statistics.median(steps)
+    return {
+        "kernel": kernel,
+        "sequences": len(dataset.train),
+        "batch": batch,
+        "hidden": hidden,
+        "steps": count,
+        "step": statistics.median(steps),
+        "epoch": whole,
+        "training": training,
+        "ratio": statistics.median(whole) / bare_seconds,
+        "training_ratio": statistics.median(training) / bare_seconds,
+    }
+
+
+def _part(dataset: Dataset, sequences: int) -> Dataset:
+    """The first sequences of a data set, and a few to validate on."""
+    train = dataset.train.subset(torch.arange(min(sequences, len(dataset.train))))
+    validation = dataset.validation.subset(torch.arange(min(VALIDATION, len(dataset.validation))))
+    return replace(dataset, train=train, validation=validation)

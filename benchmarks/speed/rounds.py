@@ -1,0 +1,207 @@
+"""Contestants measured in turns: in each round everyone once, so that a drift of the machine meets all alike."""
+
+import contextlib
+import json
+import os
+import random
+import select
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.cases import Case, summary
+from benchmarks.speed.contestants import SGEMM_OPERATIONS
+from benchmarks.speed.machine import Others, without_paths
+
+ROOT = Path(__file__).parents[2]
+TURN_SECONDS = 0.1
+SETUP_SECONDS = 600.0
+
+
+class WorkerError(RuntimeError):
+    """Why a worker could not do what it was asked."""
+
+
+@dataclass
+class Worker:
+    """The other end of `benchmarks.speed.worker`; the process starts with the first request, and again after its end.
+
+    Args:
+        name: Of the contestant.
+        threads: Threads it uses.
+        device: "cpu" or "cuda".
+    """
+
+    name: str
+    threads: int
+    device: str = "cpu"
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _errors: Any = field(default=None, repr=False)
+
+    def start(self) -> None:
+        """Start the process, if it is not there; it loads its libraries while others do."""
+        if self._process is not None:
+            return
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115, since it lives as long as the process
+        # No kernel but the one named, and no pool of compiling processes beside the contestant.
+        environment = {key: value for key, value in os.environ.items() if key != "NOISYRNN_KERNEL"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.speed.worker", self.name, str(self.threads), self.device],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            bufsize=0,
+            cwd=ROOT,
+            env={"TORCHINDUCTOR_COMPILE_THREADS": "1", **environment},
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others
+        )
+
+    def ask(self, do: str, *, limit: float, **arguments: Any) -> dict[str, Any]:
+        """The answer to a request.
+
+        Args:
+            do: What; a method `do_...` of `Session`.
+            limit: Seconds to wait.
+            arguments: Of the method.
+
+        Raises:
+            WorkerError: If it failed, took too long or the process ended; after the last two it starts again.
+        """
+        self.start()
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write((json.dumps({"do": do, **arguments}) + "\n").encode())
+            ready, _, _ = select.select([process.stdout], [], [], limit)
+        except BrokenPipeError:
+            ready = [process.stdout]
+        line = process.stdout.readline() if ready else b""
+        if not ready:
+            self.stop()
+            raise WorkerError(f"took more than {limit:.0f} s to {'get ready' if do == 'setup' else 'answer'}")
+        if not line.endswith(b"\n"):
+            raise WorkerError(self._last_words())
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    @property
+    def process(self) -> int | None:
+        """Number of the process, if it is there."""
+        return None if self._process is None else self._process.pid
+
+    def stop(self) -> None:
+        """End the process and what it started."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for stream in (process.stdin, process.stdout, self._errors):
+            if stream is not None:
+                stream.close()
+
+    def _last_words(self) -> str:
+        """How the process ended, and the last line it wrote."""
+        assert self._process is not None
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        self.stop()
+        ending = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        return without_paths(f"its process {ending}" + (f": {lines[-1]}" if lines else ""))[:200]
+
+
+def measure_case(
+    entry: dict[str, Any],
+    case: Case,
+    workers: Mapping[str, Worker],
+    *,
+    rounds: int,
+    budget: float,
+    ticked: Callable[[], None],
+) -> None:
+    """Measure a case and put the results into `entry`, after an interruption too: those of the rounds done.
+
+    Args:
+        entry: Gets "results", for each contestant a summary or `{"unavailable": reason}`, "sgemm" and "floor", and
+            "others", the cores that other processes kept busy meanwhile.
+        case: What to do.
+        workers: Contestants by name, "sgemm" among them.
+        rounds: Rounds after the first, untimed one, at least 1.
+        budget: Seconds that a contestant may take. A slow one gets fewer rounds, one whose first step takes longer
+            than this has only this first one, and one that takes three times as long has none.
+        ticked: Called after every turn.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    entry["results"] = results
+    found: dict[str, list[float]] = {}
+    first: dict[str, float] = {}
+    products: list[float] = []
+    spent: dict[str, float] = {}
+    shuffler = random.Random(0)
+    others = None
+    try:
+        for name, worker in workers.items():
+            try:
+                worker.ask("setup", limit=SETUP_SECONDS, mode=case.mode, **asdict(case.size))
+                taken = worker.ask("turn", limit=3 * budget + 10, seconds=0.0)["seconds"]
+                first[name], spent[name] = taken[0], sum(taken)
+            except WorkerError as error:
+                results[name] = {"unavailable": str(error)}
+            ticked()
+        others = Others([w.process for w in workers.values() if w.process is not None])
+        live = [name for name in first if spent[name] <= budget]
+        for _ in range(rounds):
+            shuffler.shuffle(live)
+            for name in live:
+                mean = spent[name] / (1 + len(found.get(name, [])))
+                if not found.get(name) or spent[name] + mean <= budget:
+                    try:
+                        samples = workers[name].ask("turn", limit=3 * budget + 10, seconds=TURN_SECONDS)["seconds"]
+                    except WorkerError as error:
+                        results[name] = {"unavailable": str(error)}
+                        live = [other for other in live if other != name]
+                        continue
+                    spent[name] += sum(samples)
+                    found.setdefault(name, []).append(statistics.median(samples))
+                    products += samples if name == "sgemm" else []
+                ticked()
+        for name in first:
+            if name not in results:
+                workers[name].ask("release", limit=60.0)
+    finally:
+        entry["others"] = None if others is None else others.cores()
+        for name in first:
+            if name not in results and (name in found or spent[name] > budget):
+                results[name] = summary(found[name]) if name in found else {**summary([first[name]]), "cold": True}
+        results.pop("sgemm", None)
+        if products:
+            add_floor(entry, case, products)
+
+
+def add_floor(entry: dict[str, Any], case: Case, products: list[float]) -> None:
+    """The speed of sgemm in this very case, in operations a second, and the seconds that the case's products take."""
+    best, median = (SGEMM_OPERATIONS / seconds for seconds in (min(products), statistics.median(products)))
+    entry["sgemm"] = {"best": best, "median": median}
+    entry["floor"] = {"best": case.operations() / best, "median": case.operations() / median}
+
+
+def measure_memory(name: str, case: Case, device: str, *, budget: float) -> dict[str, Any]:
+    """Peak memory of one step, in a process of its own: `{"mib": ...}` or `{"unavailable": reason}`."""
+    worker = Worker(name, case.threads, device)
+    try:
+        limit = SETUP_SECONDS + 3 * budget
+        return worker.ask("memory", limit=limit, mode=case.mode, **asdict(case.size))
+    except WorkerError as error:
+        return {"unavailable": str(error)}
+    finally:
+        worker.stop()

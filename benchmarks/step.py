@@ -1,0 +1,334 @@
+"""How fast a training step is, against its floor and against everyone else's.
+
+`python -m benchmarks.step` measures our kernels, the plain loop, torch's networks, a compiled step, JAX and torchsde
+in turns, at several sizes, and whole epochs, streamed steps and peak memory; it writes `step.json` and `step.html`.
+Without options this takes about an hour; `--extent main` about ten minutes. Ctrl-C keeps what is measured.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from benchmarks.speed.cases import MODES, Case, Size, sizes
+from benchmarks.speed.machine import describe_machine, shown_command
+from benchmarks.speed.page import build_page, write_documentation
+from benchmarks.speed.peers import CONTESTANTS
+from benchmarks.speed.rounds import SETUP_SECONDS, Worker, WorkerError, measure_case, measure_memory
+from benchmarks.speed.tables import Document, figure, title_of
+from noisyrnn.run_folder import read_json, write_atomically, write_json
+
+PARTS = ("cases", "memory", "stream", "epochs")
+START_WEIGHT = 1.5  # of a process
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """What to measure.
+
+    Args:
+        size: The main size.
+        extent: "main", "growth" or "full"; see `sizes`.
+        modes: Of `MODES`.
+        threads: Numbers of threads.
+        device: "cpu" or "cuda".
+        contestants: Keys of `CONTESTANTS`; those that do not run on the device are left out.
+        parts: Of `PARTS`.
+        rounds: Timed turns of each contestant in a case, at least 1.
+        budget: Seconds that a contestant may take for a case, above 0.
+        epoch_sequences: Sequences of an epoch.
+        epoch_kernel: Kernel of the epochs.
+        epoch_repeats: Epochs.
+    """
+
+    size: Size
+    extent: str
+    modes: tuple[str, ...]
+    threads: tuple[int, ...]
+    device: str
+    contestants: tuple[str, ...]
+    parts: tuple[str, ...]
+    rounds: int
+    budget: float
+    epoch_sequences: int
+    epoch_kernel: str
+    epoch_repeats: int
+
+    def able(self, mode: str, size: Size) -> list[str]:
+        """Who takes part in a case."""
+        known = [(name, CONTESTANTS[name]) for name in self.contestants]
+        fit = [(name, one) for name, one in known if self.device in one.devices and mode in one.modes]
+        return [name for name, one in fit if one.growth or size == self.size]
+
+    def cases(self, threads: int) -> list[Case]:
+        """Those of one number of threads."""
+        measured = sizes(self.size, self.extent) if "cases" in self.parts else []
+        return [Case(size=size, mode=mode, threads=threads) for size in measured for mode in self.modes]
+
+    def streams(self, threads: int) -> list[Case]:
+        """The streamed step, with the fewest threads alone: it has work for no more."""
+        size = Size(steps=1, batch=1, hidden=self.size.hidden)
+        wanted = "stream" in self.parts and threads == min(self.threads)
+        return [Case(size=size, mode="stream", threads=threads)] if wanted else []
+
+
+class Meter:
+    """Progress with an estimate of the time left, and a line for all that is done.
+
+    Args:
+        total: Work in all, in weights of cases.
+    """
+
+    def __init__(self, total: float) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.total, self.done, self.start = total, 0.0, time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, console=self.console, refresh_per_second=1, disable=not self.console.is_terminal)
+        self.task = self.bar.add_task("", total=total)
+
+    def advance(self, weight: float) -> None:
+        """So much more is done."""
+        self.done += weight
+        self.bar.update(self.task, completed=self.done, description=f"ETA {self.left()}")
+
+    def left(self) -> str:
+        """The time left, at the pace so far."""
+        if self.done <= 0:
+            return "unknown"
+        seconds = (time.monotonic() - self.start) * max(self.total - self.done, 0.0) / self.done
+        return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.console.print(f"{text}  [dim](ETA {self.left()})[/dim]", soft_wrap=True)
+
+
+def new_document(config: StepConfig, command: str) -> Document:
+    """A document without results."""
+    names = [name for name in config.contestants if config.device in CONTESTANTS[name].devices]
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": command,
+        "complete": False,
+        "machine": describe_machine(config.device),
+        "settings": asdict(config),
+        "main": asdict(config.size),
+        "contestants": {name: CONTESTANTS[name].title for name in names},
+        "ours": [name for name in names if name in ("cpu", "gpu", "torch", "reference")],
+        "cases": [],
+        "memory": [],
+        "stream": [],
+        "epochs": [],
+    }
+
+
+def measure(config: StepConfig, document: Document, meter: Meter, save: Callable[[], None]) -> None:
+    """Fill a document; `save` is called after every case, and at an interruption with what was measured so far."""
+    try:
+        for threads in config.threads:
+            _measure_turns(config, threads, document, meter, save)
+            if "memory" in config.parts:
+                for mode in config.modes:
+                    _measure_memories(config, Case(size=config.size, mode=mode, threads=threads), document, meter)
+                save()
+            if "epochs" in config.parts and threads == max(config.threads):
+                document["epochs"].append(_measure_epochs(config, threads, meter))
+                save()
+        document["complete"] = True
+    finally:
+        save()
+
+
+def _measure_turns(
+    config: StepConfig, threads: int, document: Document, meter: Meter, save: Callable[[], None]
+) -> None:
+    """All cases of one number of threads, by workers that stay from one case to the next."""
+    cases = [*config.cases(threads), *config.streams(threads)]
+    if not cases:
+        return
+    needed = [name for name in config.contestants if any(name in config.able(c.mode, c.size) for c in cases)]
+    workers = {name: Worker(name, threads, config.device) for name in ["sgemm", *needed]}
+    try:
+        for worker in workers.values():
+            worker.start()
+        for case in cases:
+            able = config.able(case.mode, case.size)
+            names = [*able, "sgemm"] if case.mode != "stream" else able
+            entry = case.describe()
+            document["stream" if case.mode == "stream" else "cases"].append(entry)
+            share = _weight(config, case) / ((config.rounds + 1) * max(len(names), 1))
+            before = meter.done
+            measure_case(
+                entry,
+                case,
+                {name: workers[name] for name in names},
+                rounds=config.rounds,
+                budget=config.budget,
+                ticked=partial(meter.advance, share),
+            )
+            meter.advance(before + _weight(config, case) - meter.done)
+            meter.say(f"{case}: {_in_brief(document, entry)}")
+            save()
+    finally:
+        for worker in workers.values():
+            worker.stop()
+
+
+def _weight(config: StepConfig, case: Case) -> float:
+    """Work of a case: all contestants in all rounds."""
+    names = len(config.able(case.mode, case.size))
+    return names * min((config.rounds + 1) * (case.weight() + 0.1), config.budget)
+
+
+def _in_brief(document: Document, entry: dict[str, Any]) -> str:
+    """Medians of a case in one line."""
+    unit, name = (1e-6, "µs") if entry["mode"] == "stream" else (1e-3, "ms")
+    known = {title_of(document, key): result.get("median") for key, result in entry["results"].items()}
+    return ", ".join(f"{key} {figure(value, unit) or 'none'}" for key, value in known.items()) + f" {name}"
+
+
+def _measure_memories(config: StepConfig, case: Case, document: Document, meter: Meter) -> None:
+    entry = {**case.describe(), "results": {}}
+    document["memory"].append(entry)
+    for name in config.able(case.mode, case.size):
+        entry["results"][name] = measure_memory(name, case, config.device, budget=config.budget)
+        meter.advance(START_WEIGHT + case.weight())
+    found = [f"{title_of(document, name)} {r['mib']:.0f}" for name, r in entry["results"].items() if "mib" in r]
+    meter.say(f"{case}, peak memory: {', '.join(found)} MiB")
+
+
+def _measure_epochs(config: StepConfig, threads: int, meter: Meter) -> dict[str, Any]:
+    worker = Worker("reference", threads)  # any contestant does: the kernel is chosen there
+    settings = {
+        "kernel": config.epoch_kernel,
+        "sequences": config.epoch_sequences,
+        "batch": config.size.batch,
+        "hidden": config.size.hidden,
+        "repeats": config.epoch_repeats,
+    }
+    try:
+        found = worker.ask("epoch", limit=SETUP_SECONDS + config.epoch_sequences * config.epoch_repeats, **settings)
+        meter.say(f"Epochs: {found['ratio']:.3f} of steps × step")
+        return {"threads": threads, **found}
+    except WorkerError as error:
+        meter.say(f"Epochs: {error}")
+        return {"threads": threads, **settings, "unavailable": str(error)}
+    finally:
+        worker.stop()
+        meter.advance(_epoch_weight(config))
+
+
+def _epoch_weight(config: StepConfig) -> float:
+    """Work of the epochs, of 784 steps whatever the main size."""
+    case = Case(size=replace(config.size, steps=784), mode="training", threads=max(config.threads))
+    return 10 + config.epoch_repeats * config.epoch_sequences / config.size.batch * case.weight()
+
+
+def total_weight(config: StepConfig) -> float:
+    """All there is to do."""
+    total = _epoch_weight(config) if "epochs" in config.parts else 0.0
+    for threads in config.threads:
+        total += sum(_weight(config, case) for case in [*config.cases(threads), *config.streams(threads)])
+        if "memory" in config.parts:
+            for mode in config.modes:
+                case = Case(size=config.size, mode=mode, threads=threads)
+                total += len(config.able(mode, config.size)) * (START_WEIGHT + case.weight())
+    return total
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
+    main = Size()
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("runs/step"), help="folder of step.json and step.html")
+    add("--docs", type=Path, help="Markdown file that gets the tables, such as docs/performance.md")
+    add("--from", type=Path, dest="source", metavar="JSON", help="measure nothing: write the page from this step.json")
+    add("--extent", choices=("main", "growth", "full"), default="growth", help="the main size, one axis at a time, all")
+    add("--full", action="store_const", const="full", dest="extent", help="the same as --extent full")
+    add("--steps", type=positive, default=main.steps, help="of the main size")
+    add("--batch", type=positive, default=main.batch, help="of the main size")
+    add("--hidden", type=positive, default=main.hidden, help="of the main size")
+    add("--modes", nargs="+", choices=MODES, default=list(MODES))
+    add("--threads", nargs="+", type=positive, default=[2, 1])
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS), metavar="NAME")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    add("--rounds", type=positive, default=7)
+    add("--budget", type=float, default=30.0, help="seconds of a contestant for a case")
+    add("--epoch-sequences", type=positive, default=12800)
+    add("--epoch-kernel", default="auto")
+    add("--epoch-repeats", type=positive, default=2)
+    words = parser.parse_args(arguments)
+    if not words.budget > 0:
+        parser.error(f"budget must be greater than 0, got {words.budget:g}.")
+    return words
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def configure(words: argparse.Namespace) -> StepConfig:
+    """The settings that the command line asks for. A GPU has no number of threads."""
+    return StepConfig(
+        size=Size(steps=words.steps, batch=words.batch, hidden=words.hidden),
+        extent=words.extent,
+        modes=tuple(words.modes),
+        threads=tuple(dict.fromkeys(words.threads)) if words.device == "cpu" else (1,),
+        device=words.device,
+        contestants=tuple(name for name in CONTESTANTS if name in words.contestants),
+        parts=tuple(part for part in words.parts if part != "epochs" or words.device == "cpu"),
+        rounds=words.rounds,
+        budget=words.budget,
+        epoch_sequences=words.epoch_sequences,
+        epoch_kernel=words.epoch_kernel,
+        epoch_repeats=words.epoch_repeats,
+    )
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write; the exit code, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    words = parse(arguments)
+    words.output.mkdir(parents=True, exist_ok=True)
+    code = 0
+    if words.source is not None:
+        document = read_json(words.source)
+    else:
+        config = configure(words)
+        document = new_document(config, shown_command(arguments))
+        meter = Meter(total_weight(config))
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            with meter.bar:
+                measure(config, document, meter, lambda: write_json(words.output / "step.json", document))
+        except KeyboardInterrupt:
+            print("Stopped; what was measured is kept.", file=sys.stderr)
+            code = 130
+    write_atomically(words.output / "step.html", build_page(document).encode())
+    if words.docs is not None:
+        write_documentation(words.docs, document)
+    print(words.output / "step.html")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

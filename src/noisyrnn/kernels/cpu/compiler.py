@@ -1,0 +1,138 @@
+"""Compiles the CPU kernel with the system's compiler at its first use, and keeps the result for the next process."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+LEVELS: dict[str, tuple[str, ...]] = {
+    "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
+    "avx2": ("-mavx2", "-mfma"),
+    "portable": (),
+}
+"""Instruction sets, widest first, and the compiler's flags for them."""
+
+_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
+_COMPILERS = ("c++", "g++", "clang++")
+_SOURCES = Path(__file__).parent / "native"
+_SECONDS = 120
+
+
+class CompilerError(RuntimeError):
+    """The kernel could not be compiled or loaded; the message says why."""
+
+
+def level() -> str:
+    """The widest instruction set of this processor, or what the environment variable NOISYRNN_CPU_LEVEL names.
+
+    Raises:
+        CompilerError: If the variable names none of `LEVELS`.
+    """
+    named = os.environ.get("NOISYRNN_CPU_LEVEL")
+    if named:
+        if named not in LEVELS:
+            raise CompilerError(f"NOISYRNN_CPU_LEVEL must be one of {', '.join(LEVELS)}, got {named!r}")
+        return named
+    return {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: NOISYRNN_CACHE, or `noisyrnn` in the user's cache folder."""
+    named = os.environ.get("NOISYRNN_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "noisyrnn"
+
+
+@functools.cache
+def library(instructions: str) -> ctypes.CDLL:
+    """The kernel for one of `LEVELS`, compiled if no earlier process did it.
+
+    Raises:
+        CompilerError: If there is no compiler, it fails, or its result does not load.
+    """
+    compiler = _compiler()
+    sources = sorted(_SOURCES.iterdir())
+    flags = (*_FLAGS, *(LEVELS[instructions] if platform.machine() in ("x86_64", "AMD64") else ()))
+    digest = hashlib.sha256(repr((compiler, flags, platform.machine(), platform.system())).encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    stem = f"cpu-{instructions}-{digest.hexdigest()[:16]}"
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return _kept(folder, stem) or _loaded(_compile(compiler, flags, folder, stem))
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, CompilerError):
+            raise
+        warnings.warn(
+            f"the compiled CPU kernel cannot be kept ({error}), so every process compiles it again. "
+            "Set NOISYRNN_CACHE to a folder that can be written.",
+            stacklevel=2,
+        )
+    try:
+        with tempfile.TemporaryDirectory(prefix="noisyrnn-") as private:
+            # Stays mapped after the file is gone.
+            return _loaded(_compile(compiler, flags, Path(private), stem))
+    except OSError as error:
+        raise CompilerError(f"there is no folder to compile in: {error}") from error
+
+
+def _compiler() -> tuple[str, ...]:
+    """The compiler and, where CXX has more than one word ("ccache g++"), what follows it."""
+    named = os.environ.get("CXX", "").split()
+    for candidate in named[:1] or _COMPILERS:
+        found = shutil.which(candidate)
+        if found:
+            return found, *named[1:]
+    raise CompilerError(f"no C++ compiler was found (looked for {', '.join(named[:1] or _COMPILERS)})")
+
+
+def _kept(folder: Path, stem: str) -> ctypes.CDLL | None:
+    """What an earlier process compiled, if all of it is there: to load half a file can end the process."""
+    for path in folder.glob(f"{stem}-*.so"):
+        if path.name == _full_name(stem, path):
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError:  # another system's
+                continue
+    return None
+
+
+def _full_name(stem: str, path: Path) -> str:
+    """A library's name, which holds a digest of its bytes."""
+    return f"{stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
+
+
+def _compile(compiler: tuple[str, ...], flags: tuple[str, ...], folder: Path, stem: str) -> Path:
+    """Compile in `folder`, then give the file its name in one step: others see all of it or nothing."""
+    handle, name = tempfile.mkstemp(dir=folder, prefix=stem, suffix=".tmp")
+    os.close(handle)
+    half = Path(name)
+    try:
+        command = [*compiler, *flags, "-o", name, str(_SOURCES / "loop.cpp")]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise CompilerError(f"the compiler {compiler[0]} could not run: {error}") from error
+        if done.returncode != 0:
+            lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+            raise CompilerError(f"the compiler {compiler[0]} failed: {lines[0] if lines else 'without a word'}")
+        return half.rename(folder / _full_name(stem, half))
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise CompilerError(f"the compiled kernel does not load: {error}") from error

@@ -1,0 +1,290 @@
+"""The CPU kernel: the loop over time in compiled code, one slice of the batch a thread."""
+
+import ctypes
+import os
+import warnings
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from noisyrnn.kernels.cpu import buffers, compiler
+from noisyrnn.kernels.recurrence import Gradients, Pass, Recurrence
+
+_POINTERS = ctypes.c_void_p
+_LONG = ctypes.c_int64
+
+
+class Call(ctypes.Structure):
+    """`struct Call` of native/call.h, field by field."""
+
+    _fields_: ClassVar[Any] = (
+        [(name, _LONG) for name in ("replicas", "rows", "steps", "inputs", "units", "width", "groups")]
+        + [("x", _POINTERS), ("x_replica", _LONG), ("x_row", _LONG), ("x_step", _LONG)]
+        + [("initial", _POINTERS), ("initial_replica", _LONG), ("initial_row", _LONG)]
+        + [("dt", _POINTERS), ("dt_replica", _LONG), ("dt_row", _LONG), ("dt_step", _LONG)]
+        + [("lengths", _POINTERS), ("seeds", _POINTERS), ("packed", _POINTERS), ("packed_replica", _LONG)]
+        + [(name, _LONG) for name in ("source", "first_row", "first_step", "stream")]
+        + [(name, ctypes.c_float) for name in ("additive", "base", "slope")]
+        + [(name, _POINTERS) for name in ("states", "tanhs", "last", "grad_states", "grad_last")]
+        + [(name, _LONG) for name in ("grad_replica", "grad_row", "grad_step", "grad_last_replica", "grad_last_row")]
+        + [(name, _POINTERS) for name in ("A", "W", "U", "step")]
+        + [(name, _LONG) for name in ("A_replica", "W_replica", "U_replica", "step_replica")]
+        + [(name, _POINTERS) for name in ("d_x", "d_initial", "d_A", "d_W", "d_U", "d_b", "d_step")]
+        + [("threads", _LONG), ("parallel", _POINTERS)]
+    )
+
+
+class Native:
+    """The compiled library with its functions typed, and the thread pool it shares with torch."""
+
+    def __init__(self, instructions: str) -> None:
+        library = compiler.library(instructions)
+        self.lanes: int = library.noisyrnn_lanes()
+        library.noisyrnn_call_size.restype = _LONG
+        size = library.noisyrnn_call_size()
+        assert size == ctypes.sizeof(Call), (size, ctypes.sizeof(Call))
+        self.packed_size = library.noisyrnn_packed_size
+        self.packed_size.restype = _LONG
+        self.packed_size.argtypes = [ctypes.POINTER(Call)]
+        self.pack = library.noisyrnn_pack
+        self.pack.restype = None
+        self.pack.argtypes = [ctypes.POINTER(Call), *[_POINTERS] * 6]
+        self.forward, self.backward = library.noisyrnn_forward, library.noisyrnn_backward
+        for function in (self.forward, self.backward):
+            function.argtypes = [ctypes.POINTER(Call)]
+
+
+_natives: dict[str, Native | str] = {}
+"""Each instruction set's library, or why there is none."""
+
+
+def native() -> Native:
+    """The library for this processor.
+
+    Raises:
+        CompilerError: If there is none.
+    """
+    instructions = compiler.level()
+    if instructions not in _natives:
+        try:
+            _natives[instructions] = Native(instructions)
+        except compiler.CompilerError as error:
+            _natives[instructions] = str(error)  # asked once a process
+    found = _natives[instructions]
+    if isinstance(found, str):
+        raise compiler.CompilerError(found)
+    return found
+
+
+_OPENMP = ("libgomp.so.1", "libiomp5.so", "libomp.so")
+_forked = False
+_pool: int | str | None = "unknown"
+
+
+def _mark_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_mark_fork)
+
+
+def _parallel() -> int | None:
+    """Address of `GOMP_parallel` in the OpenMP library that torch has loaded; `None` for threads of our own.
+
+    A second pool of spinning threads beside torch's would take its cores. After a fork OpenMP's pool is gone for good.
+    """
+    global _pool
+    if _forked:
+        return None
+    if _pool == "unknown":
+        _pool = None
+        for name in _OPENMP:
+            try:
+                library = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW)  # only what is there already
+                _pool = ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value
+                break
+            except (OSError, AttributeError):
+                continue
+        if _pool is None:
+            warnings.warn(
+                "torch's OpenMP library was not found, so the CPU kernel starts threads of its own for every pass.",
+                stacklevel=2,
+            )
+    assert not isinstance(_pool, str)
+    return _pool
+
+
+def supports(recurrence: Recurrence, inputs: Tensor) -> str | None:
+    """See `Backend`."""
+    if inputs.device.type != "cpu":
+        return f"the inputs are on {inputs.device.type}"
+    if recurrence.W.device.type != "cpu":
+        return f"the weights are on {recurrence.W.device.type}"
+    if recurrence.kind != "drift":
+        return f"the recurrence {recurrence.kind!r} is not compiled (only 'drift')"
+    dtype = recurrence.W.dtype
+    if dtype != torch.float32:
+        return f"{str(dtype).removeprefix('torch.')} is not compiled (only float32)"
+    return unavailable()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def unavailable() -> str | None:
+    """Why there is no library for this processor; `None` if there is."""
+    try:
+        native()
+    except compiler.CompilerError as error:
+        return str(error)
+    return None
+
+
+def layout(call: Pass) -> tuple[int, int]:
+    """See `Backend`."""
+    width = _padded(native(), call)
+    return width, width
+
+
+def forward(
+    call: Pass, *, every_step: bool, save: bool, packed: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `Backend`; `packed` are the weights if they are packed already."""
+    compiled = native()
+    c, keep = arguments(compiled, call)
+    replicas, batch, steps, _ = call.inputs.shape
+    stored = (replicas, steps if every_step or save else 0, batch, c.width)
+    states = buffers.empty(*stored)
+    tanhs = buffers.empty(*stored) if save else states.new_empty(replicas, 0, 0, 0)
+    last = torch.empty(replicas, batch, c.units)
+    packed = pack(compiled, c, call) if packed is None else packed
+    c.packed, c.packed_replica = packed.data_ptr(), packed.stride(0) if len(packed) > 1 else 0
+    c.states = states.data_ptr() if every_step or save else None
+    c.tanhs = tanhs.data_ptr() if save else None
+    c.last = last.data_ptr()
+    check(compiled.forward(ctypes.byref(c)))
+    del keep
+    outputs = states[..., : c.units] if every_step or save else states.new_empty(replicas, 0, 0, 0)
+    return outputs.transpose(1, 2), tanhs, last
+
+
+def backward(
+    call: Pass,
+    outputs: Tensor,
+    saved: Tensor,
+    grad_outputs: Tensor | None,
+    grad_last: Tensor | None,
+    *,
+    with_inputs: bool,
+) -> Gradients:
+    """See `Backend`."""
+    compiled = native()
+    c, keep = arguments(compiled, call)
+    replicas = c.replicas
+    states, saved = outputs.transpose(1, 2), saved.contiguous()  # `vmap` may have expanded the replicas
+    if states.stride() != saved.stride():  # a copy came between, which dropped the padding
+        padded = torch.zeros_like(saved)
+        padded[..., : c.units] = states
+        states = padded
+    c.states, c.tanhs = states.data_ptr(), saved.data_ptr()
+    if grad_outputs is not None:
+        grad_outputs = _rows(grad_outputs)
+        c.grad_states = grad_outputs.data_ptr()
+        c.grad_replica, c.grad_row, c.grad_step = grad_outputs.stride()[:3]
+    if grad_last is not None:
+        grad_last = _rows(grad_last)
+        c.grad_last = grad_last.data_ptr()
+        c.grad_last_replica, c.grad_last_row = grad_last.stride()[:2]
+    matrices = [None if t is None else _blocks(t) for t in (call.A, call.W, call.U, call.step)]
+    for name, tensor in zip(("A", "W", "U", "step"), matrices, strict=True):
+        if tensor is not None:
+            setattr(c, name, tensor.data_ptr())
+            setattr(c, f"{name}_replica", tensor.stride(0))
+    of_inputs = call.inputs.shape if with_inputs else (replicas, 0)
+    of_A = (replicas, 0) if call.A is None else call.A.shape
+    others = (t.shape for t in (call.W, call.U, call.b, call.step))
+    found = Gradients(*(torch.empty(shape) for shape in (of_inputs, call.state.shape, of_A, *others)))
+    c.d_x = found.inputs.data_ptr() if with_inputs else None
+    c.d_initial, c.d_A, c.d_W = found.state.data_ptr(), found.A.data_ptr(), found.W.data_ptr()
+    c.d_U, c.d_b, c.d_step = found.U.data_ptr(), found.b.data_ptr(), found.step.data_ptr()
+    check(compiled.backward(ctypes.byref(c)))
+    del keep
+    return found
+
+
+def pack(compiled: Native, c: Call, call: Pass) -> Tensor:
+    """Weights as the forward pass reads them, `(R, packed size)`; one row if all replicas share them."""
+    shared = all(t is None or t.stride(0) == 0 for t in (call.A, call.W, call.U, call.b, call.step))
+    replicas = 1 if shared else c.replicas
+    packed = torch.empty(replicas, compiled.packed_size(ctypes.byref(c)))
+    weights = (call.A, call.W, call.U, call.b, call.step)
+    for r in range(replicas):
+        parts = [None if t is None else t if replicas == 1 and t.is_contiguous() else t[r].contiguous() for t in weights]
+        where = packed.data_ptr() + 4 * r * packed.stride(0)
+        compiled.pack(ctypes.byref(c), *(None if t is None else t.data_ptr() for t in parts), where)
+    return packed
+
+
+def arguments(compiled: Native, call: Pass) -> tuple[Call, list[Any]]:
+    """What both passes are told, and the tensors that must outlive the call.
+
+    Raises:
+        TypeError: If a tensor has another dtype than the weights, or is not on the CPU.
+    """
+    for name in ("inputs", "state", "A", "W", "U", "b", "step"):
+        tensor = getattr(call, name)  # the library sees addresses alone
+        if tensor is not None and (tensor.dtype != torch.float32 or not tensor.is_cpu):
+            got = f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
+            raise TypeError(f"{name} must be float32 on cpu, as the weights are, got {got}.")
+    c = Call()
+    replicas, batch, steps, size = call.inputs.shape
+    units = call.b.shape[1]
+    c.replicas, c.rows, c.steps, c.inputs, c.units = replicas, batch, steps, size, units
+    c.width = _padded(compiled, call)
+    c.groups = 1 if call.A is None else 2
+    x, initial = _rows(call.inputs), _rows(call.state)
+    c.x, c.initial = x.data_ptr(), initial.data_ptr()
+    c.x_replica, c.x_row, c.x_step = x.stride()[:3]
+    c.initial_replica, c.initial_row = initial.stride()[:2]
+    keep = [x, initial]
+    if call.dt is not None:
+        dt = call.dt.to(torch.float32)
+        c.dt = dt.data_ptr()
+        c.dt_replica, c.dt_row, c.dt_step = dt.stride()
+        if dt.shape[1] == 1:
+            c.dt_row = 0
+        keep.append(dt)
+    if call.lengths is not None:
+        lengths = call.lengths.to(torch.int64).contiguous()
+        c.lengths = lengths.data_ptr()
+        keep.append(lengths)
+    seeds = call.seed.contiguous()
+    c.seeds = seeds.data_ptr()
+    keep.append(seeds)
+    noise = call.noise
+    c.source, c.first_row, c.first_step, c.stream = noise.source, noise.first_row, noise.first_step, noise.stream
+    c.additive, c.base, c.slope = noise.additive, noise.base, noise.slope
+    c.threads = torch.get_num_threads()
+    c.parallel = _parallel() if c.threads > 1 else None
+    return c, keep
+
+
+def _padded(compiled: Native, call: Pass) -> int:
+    """Units, rounded up to whole vectors."""
+    return -(-call.b.shape[1] // compiled.lanes) * compiled.lanes
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """The tensor itself if its last axis is contiguous, else a copy."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def _blocks(tensor: Tensor) -> Tensor:
+    """The tensor itself if each replica's part is contiguous, else a copy."""
+    return tensor if tensor[0].is_contiguous() else tensor.contiguous()
+
+
+def check(status: int) -> None:
+    """Raise what a status of the library stands for."""
+    if status != 0:
+        raise MemoryError("the CPU kernel ran out of memory.")

@@ -1,0 +1,151 @@
+// Vectors of floats as wide as the machine's, and the few functions of them that the loop needs.
+//
+// One width a build, by the compiler's flags: AVX-512 (16 floats), AVX2 with FMA (8), anything else (4, through GCC's
+// vector extensions: SSE2, NEON). ROWS is how many rows of the batch one tile takes: as many as the registers hold.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define INLINE_MEMBER inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+enum { LANES = 16, ROWS = 8 };
+#elif defined(__AVX2__) && defined(__FMA__)
+enum { LANES = 8, ROWS = 6 };
+#else
+enum { LANES = 4, ROWS = 4 };
+#endif
+
+typedef float vfloat __attribute__((vector_size(LANES * 4)));
+typedef float vfloat_any __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t vint __attribute__((vector_size(LANES * 4)));
+typedef uint32_t vword __attribute__((vector_size(LANES * 4)));
+typedef uint64_t vwide __attribute__((vector_size(LANES * 4)));  // half as many lanes, each with room for a product
+
+INLINE vfloat load(const float* p) { return *(const vfloat_any*)p; }
+INLINE void store(float* p, vfloat v) { *(vfloat_any*)p = v; }
+INLINE vfloat splat(float s) { return s - (vfloat){}; }  // 0 + s would be an addition, since it changes -0
+
+INLINE vfloat load_some(const float* p, int64_t n) {  // n >= LANES: a whole vector; else n floats, then zeros
+  if (n >= LANES) return load(p);
+  float buffer[LANES] = {};
+  memcpy(buffer, p, n * sizeof(float));
+  return load(buffer);
+}
+INLINE void store_some(float* p, vfloat v, int64_t n) {
+  if (n >= LANES) return store(p, v);
+  float buffer[LANES];
+  store(buffer, v);
+  memcpy(p, buffer, n * sizeof(float));
+}
+
+// Square root and quotient, where the processor's own instructions take longer than an estimate and a Newton step;
+// both to about one unit in the last place.
+INLINE vfloat square_root(vfloat x) {  // x >= 0
+#if defined(__AVX512F__)
+  x = x > 1e-30f ? x : splat(1e-30f);  // the estimate of 1 / sqrt(0) is infinite
+  const vfloat y = (vfloat)_mm512_rsqrt14_ps((__m512)x), root = x * y;
+  return root + root * (0.5f * (1.0f - root * y));
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (vfloat)_mm256_sqrt_ps((__m256)x);
+#else
+  for (int i = 0; i < LANES; i++) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+INLINE vfloat quotient(vfloat a, vfloat b) {  // b in [1, 2]
+#if defined(__AVX512F__)
+  const vfloat y = (vfloat)_mm512_rcp14_ps((__m512)b), q = a * y;
+  return q + (a - q * b) * y;
+#else
+  return a / b;
+#endif
+}
+
+INLINE vfloat round_even(vfloat x) {  // to the nearest integer, for |x| < 2^22
+  const vfloat magic = splat(12582912.0f);
+  return (x + magic) - magic;
+}
+
+// tanh to about one unit in the last place. With s = exp(-2|x|), tanh|x| = (1 - s) / (1 + s): written with expm1 where
+// 1 - s would cancel, and as 1 - 2s / (1 + s) where the result is near 1, since gradients hold 1 - tanh².
+// NaN stays NaN: a diverging state must be seen.
+INLINE vfloat tanh_of(vfloat x) {
+  const vword sign = (vword)x & 0x80000000u;
+  vfloat y = (vfloat)((vword)x | 0x80000000u);  // -|x|
+  y = y + y;
+  y = y < -20.0f ? splat(-20.0f) : y;
+  const vfloat n = round_even(y * 1.44269504088896341f);
+  const vfloat r = (y - n * 0.693145751953125f) - n * 1.428606765330187e-06f;  // log 2 in two parts
+  vfloat p = r * 1.9875691500e-4f + 1.3981999507e-3f;  // exp(r) = 1 + r + r² p, |r| <= log(2) / 2
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const vfloat m = r * r * p + r;
+  const vfloat two_n = (vfloat)((__builtin_convertvector(n, vint) + 127) << 23);
+  const vfloat s = two_n * m + two_n, minus_e = (1.0f - two_n) - two_n * m;
+  const vint large = s < 0.33f;
+  const vfloat q = quotient(large ? s + s : minus_e, 1.0f + s);
+  const vfloat t = large ? 1.0f - q : q;
+  return (vfloat)(((vword)t & 0x7fffffffu) | sign);
+}
+
+// -2 log x of normal x in (0, 1], to two units in the last place.
+#if defined(__AVX512F__)
+// With x = 2^e m, m in [1, 2) in one of 32 cells: log x = e log 2 + log c + log(1 + r), r = m / c - 1, |r| <= 1 / 64. From
+// sqrt(2) on e counts one more, and the last cell's c is 2 itself, so that nothing cancels as x goes to 1.
+struct LogTable {
+  alignas(64) float inverse[32], minus_two_log[32];
+  LogTable() {
+    for (int k = 0; k < 32; k++) {
+      inverse[k] = k == 31 ? 0.5f : 1.0f / (1.0f + (k + 0.5f) / 32);
+      minus_two_log[k] = (float)(2 * __builtin_log((double)inverse[k] * (k < 13 ? 1 : 2)));
+    }
+  }
+};
+static const LogTable log_table;
+
+INLINE vfloat minus_two_log(vfloat x) {
+  const __m512i i = (__m512i)x, cell = _mm512_srli_epi32(i, 18);
+  const vfloat m = (vfloat)_mm512_ternarylogic_epi32(i, _mm512_set1_epi32(0x7fffff), _mm512_set1_epi32(0x3f800000), 0xEA);
+  const vint e = ((vint)(i) + (19 << 18)) >> 23;
+  const float *a = log_table.inverse, *b = log_table.minus_two_log;
+  const vfloat inverse = (vfloat)_mm512_permutex2var_ps(_mm512_load_ps(a), cell, _mm512_load_ps(a + 16));
+  const vfloat constant = (vfloat)_mm512_permutex2var_ps(_mm512_load_ps(b), cell, _mm512_load_ps(b + 16));
+  const vfloat r = m * inverse - 1.0f;
+  vfloat p = r * 0.5f - 2.0f / 3;
+  p = p * r + 1.0f;
+  p = p * r - 2.0f;
+  return p * r + (__builtin_convertvector(e - 127, vfloat) * -1.386294361119891f + constant);
+}
+#else
+INLINE vfloat minus_two_log(vfloat x) {
+  const vint i = (vint)x;
+  const vint e = (i - 0x3f3504f3) >> 23;
+  const vfloat f = (vfloat)(i - (e << 23)) - 1.0f;  // x = 2^e (1 + f), 1 + f in [sqrt(1/2), sqrt(2))
+  vfloat p = f * 7.0376836292e-2f - 1.1514610310e-1f;  // log(1 + f) = f - f² / 2 + f³ p
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  const vfloat f2 = f * f, twice = (f2 - 2.0f * f) - (f2 + f2) * (f * p);
+  return __builtin_convertvector(e, vfloat) * -1.386294361119891f + twice;
+}
+#endif
+
+INLINE vfloat sine_of_turns(vfloat q) {  // sin(2 pi q) for |q| <= 1/4; the polynomial errs by 7e-9
+  const vfloat y = q * q;
+  vfloat p = y * 39.75982666015625f - 76.58116912841797f;
+  p = p * y + 81.60247802734375f;
+  p = p * y - 41.34168243408203f;
+  p = p * y + 6.2831854820251465f;
+  return q * p;
+}

@@ -1,0 +1,127 @@
+// The C interface of the CPU kernel: pack weights, run forward, run backward. No dependency but the standard library.
+#include <atomic>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <thread>
+
+#include "backward.h"
+#include "forward.h"
+
+// Runs f(0) … f(count - 1), each once, on at most `threads` threads; false if memory ran out. Which thread takes which
+// task does not change what it computes.
+template <class F>
+struct Tasks {
+  const F& f;
+  Long count;
+  std::atomic<Long> next{0};
+  std::atomic<bool> failed{false};
+
+  static void work(void* self) {
+    Tasks& tasks = *(Tasks*)self;
+    try {
+      for (Long i; (i = tasks.next++) < tasks.count;) tasks.f(i);
+    } catch (const std::bad_alloc&) {
+      tasks.failed = true;
+    }
+  }
+};
+template <class F>
+static bool run_tasks(const Call& c, Long count, const F& f) {
+  Tasks<F> tasks{f, count};
+  const Long threads = c.threads < count ? c.threads : count;
+  if (threads <= 1) {
+    Tasks<F>::work(&tasks);
+  } else if (c.parallel) {
+    c.parallel(&Tasks<F>::work, &tasks, (unsigned)threads, 0);
+  } else {
+    std::vector<std::thread> crew;
+    try {
+      for (Long i = 1; i < threads; i++) crew.emplace_back(&Tasks<F>::work, (void*)&tasks);
+    } catch (const std::system_error&) {  // no more threads to be had: fewer do the same work
+    }
+    Tasks<F>::work(&tasks);
+    for (auto& member : crew) member.join();
+  }
+  return !tasks.failed;
+}
+
+// The backward pass of one replica, begun by the first thread to come and ended by the last.
+struct Replica {
+  std::once_flag begun;
+  std::atomic<Long> left{0};
+  Transposed back;
+  std::vector<Sums> sums;
+};
+
+// Rows of a replica are cut into slices of whole pairs: small enough to go round among threads, large enough that wide
+// weights are not fetched too often. They do not depend on the number of threads, and so neither does any sum.
+struct Slices {
+  Long per_replica, size;
+  explicit Slices(const Call& c) {
+    const Long half = (c.rows + 3) / 4 * 2, least = c.units <= 256 ? 16 : 64, most = (c.rows + 63) / 64 * 2;
+    size = half < 2 ? 2 : half < least ? half : least > most ? least : most;
+    per_replica = (c.rows + size - 1) / size;
+  }
+  Long end(const Call& c, Long begin) const { return begin + size < c.rows ? begin + size : c.rows; }
+};
+
+extern "C" {
+int noisyrnn_lanes() { return LANES; }
+int64_t noisyrnn_call_size() { return sizeof(Call); }
+int64_t noisyrnn_packed_size(const Call* c) { return c->width / LANES * panel_size(*c); }
+
+// A (or null), W, U, b and step of one replica, as the forward pass reads them.
+void noisyrnn_pack(const Call* c, const float* A, const float* W, const float* U, const float* b, const float* d,
+                   float* packed) {
+  const Long H = c->units, I = c->inputs, G = c->groups;
+  memset(packed, 0, noisyrnn_packed_size(c) * sizeof(float));
+  for (Long first = 0; first < H; first += LANES) {
+    const Long some = H - first < LANES ? H - first : LANES;
+    float *panel = packed + first / LANES * panel_size(*c), *extra = panel + H * G * LANES;
+    for (Long i = 0; i < H; i++)
+      for (Long l = 0; l < some; l++) {
+        if (G == 2) panel[i * 2 * LANES + l] = A[(first + l) * H + i];
+        panel[(i * G + G - 1) * LANES + l] = W[(first + l) * H + i];
+      }
+    for (Long i = 0; i < I; i++)
+      for (Long l = 0; l < some; l++) extra[i * LANES + l] = U[(first + l) * I + i];
+    memcpy(extra + I * LANES, b + first, some * sizeof(float));
+    memcpy(extra + (I + 1) * LANES, d + first, some * sizeof(float));
+  }
+}
+
+// Both return 0, or 1 if memory ran out.
+int noisyrnn_forward(const Call* call) {
+  const Call& c = *call;
+  const Slices slices(c);
+  const auto run = c.groups == 2 ? (c.scaled() ? forward_slice<2, true> : forward_slice<2, false>)
+                                 : (c.scaled() ? forward_slice<1, true> : forward_slice<1, false>);
+  return !run_tasks(c, c.replicas * slices.per_replica, [&](Long i) {
+    const Long begin = i % slices.per_replica * slices.size;
+    run(c, i / slices.per_replica, begin, slices.end(c, begin));
+  });
+}
+
+int noisyrnn_backward(const Call* call) try {
+  const Call& c = *call;
+  const Slices slices(c);
+  std::vector<Replica> replicas(c.replicas);
+  for (auto& replica : replicas) replica.left = slices.per_replica;
+  return !run_tasks(c, c.replicas * slices.per_replica, [&](Long i) {
+    const Long r = i / slices.per_replica, slice = i % slices.per_replica, begin = slice * slices.size;
+    Replica& replica = replicas[r];
+    std::call_once(replica.begun, [&] {
+      replica.sums.resize(slices.per_replica);
+      replica.back.fill(c, r);
+    });
+    (c.groups == 2 ? backward_slice<2> : backward_slice<1>)(c, replica.back, r, begin, slices.end(c, begin),
+                                                            replica.sums[slice]);
+    if (--replica.left > 0) return;
+    write_gradients(c, r, replica.sums);
+    replica.sums = {}, replica.back = {};  // memory for the replicas at work, not for all
+  });
+} catch (const std::bad_alloc&) {
+  return 1;
+}
+}

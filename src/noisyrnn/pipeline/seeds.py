@@ -1,0 +1,131 @@
+"""One model trained with several seeds, one run after another or side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from noisyrnn.checks import check_number
+from noisyrnn.data import load_dataset
+from noisyrnn.pipeline.engine import make_fabric, processes, resolve_accelerator
+from noisyrnn.pipeline.train import (
+    begin_run,
+    build_model,
+    check_same_data,
+    describe,
+    end_run,
+    open_run,
+    train_run,
+)
+from noisyrnn.run_folder import RunFolder, check_writable
+from noisyrnn.training.config import TrainConfig
+from noisyrnn.training.together import check_alike, fit_together
+
+
+def train_seeds(
+    configs: Sequence[TrainConfig],
+    *,
+    together: bool = False,
+    output: Path = Path("runs"),
+    data_dir: Path | None = None,
+    resume: bool = False,
+    accelerator: str = "auto",
+    checkpoint_seconds: float = 30.0,
+    show_progress: bool = False,
+) -> dict[Path, str | None]:
+    """Train every run into its own folder, as `train_run` does. One that diverges stops no other.
+
+    Args:
+        configs: Settings of the runs; side by side, they differ in the seed alone.
+        together: Whether to train side by side, so that the fused kernels take one batch of each run in one call.
+        output: As for `train_run`.
+        data_dir: As for `train_run`.
+        resume: As for `train_run`; every run goes on from its own checkpoint.
+        accelerator: As for `train_run`.
+        checkpoint_seconds: As for `train_run`.
+        show_progress: As for `train_run`; side by side, one bar shows all.
+
+    Returns:
+        The runs' folders, each with `None`, or with the sentence of its failure.
+
+    Raises:
+        ValueError: As for `train_run`, before any run starts. Side by side, also if there are several processes or
+            settings differ in more than the seed.
+    """
+    resolve_accelerator(accelerator)
+    check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
+    if together and processes() > 1:
+        raise ValueError(
+            f"together must be off where a run is spread over processes, got {processes()} of them. "
+            "Start one process, or leave out --together."
+        )
+    if together:
+        check_alike(configs)
+    folders = [open_run(config, output, resume=resume) for config in configs]
+    if together:
+        return _side_by_side(configs, folders, data_dir, resume, accelerator, checkpoint_seconds, show_progress)
+    ends: dict[Path, str | None] = {}
+    for config, folder in zip(configs, folders, strict=True):
+        try:
+            train_run(
+                config,
+                output=output,
+                data_dir=data_dir,
+                resume=resume,
+                accelerator=accelerator,
+                checkpoint_seconds=checkpoint_seconds,
+                show_progress=show_progress,
+            )
+            ends[folder.path] = None
+        except RuntimeError as error:
+            ends[folder.path] = str(error)
+    return ends
+
+
+def _side_by_side(
+    configs: Sequence[TrainConfig],
+    folders: Sequence[RunFolder],
+    data_dir: Path | None,
+    resume: bool,
+    accelerator: str,
+    checkpoint_seconds: float,
+    show_progress: bool,
+) -> dict[Path, str | None]:
+    """Those of the runs that have not finished yet, in one process."""
+    dataset = load_dataset(configs[0].dataset, data_dir=data_dir, chunk=configs[0].chunk)
+    for folder in folders:
+        if folder.config.is_file():
+            check_same_data(folder, dataset)
+    todo = {
+        folder: config
+        for folder, config in zip(folders, configs, strict=True)
+        if not (folder.config.is_file() and folder.finished)
+    }
+    ends: dict[Path, str | None] = {folder.path: None for folder in folders}
+    if not todo:
+        return ends
+    for folder in todo:
+        check_writable(folder.path)
+    models = [build_model(config, dataset) for config in todo.values()]
+    fabric = make_fabric(configs[0].precision, accelerator)
+    data = describe(dataset)
+    for folder, config in todo.items():
+        begin_run(folder, config, data)
+    try:
+        outcomes = fit_together(
+            models,
+            dataset,
+            list(todo.values()),
+            folders=list(todo),
+            resume=resume,
+            checkpoint_seconds=checkpoint_seconds,
+            show_progress=show_progress,
+            fabric=fabric,
+        )
+    except RuntimeError as error:  # not the fault of one run
+        for folder, model in zip(todo, models, strict=True):
+            end_run(folder, model, error)
+        raise
+    for folder, model, outcome in zip(todo, models, outcomes, strict=True):
+        end_run(folder, model, outcome)
+        if isinstance(outcome, RuntimeError):
+            ends[folder.path] = str(outcome)
+    return ends

@@ -1,0 +1,210 @@
+"""One training run between two steps of its optimiser: what it holds, what it counts and what it writes."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional
+
+from noisyrnn.data.base import Dataset
+from noisyrnn.models import SequenceClassifier
+from noisyrnn.run_folder import RunFolder
+from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
+from noisyrnn.training.config import TrainConfig
+from noisyrnn.training.divergence import DivergenceError, explain_divergence
+from noisyrnn.training.saving import save
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training ended.
+
+    Args:
+        history: One row of metrics for each epoch.
+        best_epoch: The epoch, from 1, of the weights the model now has.
+        best_validation_accuracy: Its accuracy on the validation data, in [0, 1].
+        seconds: Training time, over all resumptions; of runs that are trained together, each has its share.
+    """
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    best_validation_accuracy: float
+    seconds: float
+
+
+class NoisyPass(nn.Module):
+    """A classifier whose noise is given by two numbers: Fabric copies what it passes on, and takes no frozen path.
+
+    Args:
+        model: The classifier.
+    """
+
+    def __init__(self, model: SequenceClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, inputs: Tensor, labels: Tensor, lengths: Tensor | None, seed: int | Tensor, first_row: int
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the losses and number of right answers, taken here so that no conversion of logits comes between."""
+        logits = self.model(inputs, lengths=lengths, path=BrownianPath(seed=seed, first_row=first_row))
+        loss_sum = functional.cross_entropy(logits, labels, reduction="sum")
+        return loss_sum, (logits.detach().argmax(1) == labels).sum()
+
+
+class Run:
+    """A model, its optimiser, how far they are, and the folder they are written to.
+
+    Args:
+        model: Trained in place.
+        dataset: What it is trained on.
+        config: Settings; those of the model are taken as built already.
+        fabric: Device, precision and processes; the first process alone writes.
+        folder: Where to write; `None` for nowhere.
+
+    Attributes:
+        progress: How far it is.
+        best: Weights of the best epoch so far; `None` before there is one.
+        noisy: The model as a `NoisyPass`.
+        wrapped: The same as Fabric runs it.
+
+    Raises:
+        ValueError: If the model does not fit the data.
+    """
+
+    def __init__(
+        self,
+        model: SequenceClassifier,
+        dataset: Dataset,
+        config: TrainConfig,
+        *,
+        fabric: Fabric,
+        folder: RunFolder | None = None,
+    ) -> None:
+        for name, ours, theirs in (
+            ("classes", model.classes, dataset.classes),
+            ("input_size", model.layer.input_size, dataset.input_size),
+        ):
+            if ours != theirs:
+                raise ValueError(f"model must have {name} {theirs}, that of the data set, got {ours}.")
+        self.model = model
+        self.config = config
+        self.folder = folder if fabric.is_global_zero else None
+        self.progress = Progress()
+        self.best: dict[str, Tensor] | None = None
+        self.noisy = NoisyPass(model)
+        self._class_names = dataset.class_names
+        self._settings = asdict(config)
+        self._optimizer = torch.optim.Adam(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.wrapped, self._wrapped_optimizer = fabric.setup(self.noisy, self._optimizer)
+        self.wrapped.train()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or too many have passed without a better one."""
+        idle = self.progress.epoch - 1 - self.progress.best_epoch
+        patience = self.config.patience
+        return self.progress.epoch > self.config.epochs or (patience is not None and idle >= patience)
+
+    def read_checkpoint(self) -> Checkpoint | None:
+        """The folder's checkpoint, or `None` where there is none.
+
+        Raises:
+            ValueError: If it is damaged or belongs to other settings.
+        """
+        if self.folder is None or not self.folder.checkpoint.is_file():
+            return None
+        return Checkpoint.read(self.folder.checkpoint, self._settings)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Be where the checkpoint is."""
+        self.model.load_state_dict(checkpoint.model)
+        self._optimizer.load_state_dict(checkpoint.optimizer)
+        self.progress, self.best = checkpoint.progress, checkpoint.best
+
+    def write_checkpoint(self) -> None:
+        """Write all that is needed to go on."""
+        if self.folder is not None:
+            state = copied(self.model.state_dict())
+            checkpoint = Checkpoint(self._settings, self.progress, state, self._optimizer.state_dict(), self.best)
+            checkpoint.write(self.folder.checkpoint)
+
+    def begin_step(self) -> None:
+        """Forget the last gradients and take the learning rate of the epoch."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.config.learning_rate_at(self.progress.epoch)
+        self._wrapped_optimizer.zero_grad()
+
+    def end_step(self, loss: float, inputs: Tensor, lengths: Tensor | None, path: BrownianPath) -> None:
+        """Clip the gradient and let the optimiser move.
+
+        Args:
+            loss: Sum of the losses that the gradient is of.
+            inputs: What they were computed from, `(batch, steps, input_size)`.
+            lengths: Their lengths, or `None`.
+            path: Their noise.
+
+        Raises:
+            DivergenceError: If the loss or the gradient is not finite; the weights are left as they are.
+        """
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        limit = float("inf") if self.config.clip_norm is None else self.config.clip_norm
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        if not (abs(loss) < float("inf") and norm < float("inf")):
+            step, epoch = self.progress.step + 1, self.progress.epoch
+            raise DivergenceError(explain_divergence(self.model, inputs, lengths, path, step, epoch, loss, norm))
+        self._wrapped_optimizer.step()
+
+    def count(self, loss_sum: float, correct: int, seen: int, seconds: float) -> None:
+        """Add one step: sum of its losses, its right answers, its sequences, and the time it took."""
+        progress = self.progress
+        progress.loss_sum += loss_sum
+        progress.correct += correct
+        progress.seen += seen
+        progress.batch += 1
+        progress.step += 1
+        progress.seconds += seconds
+        progress.epoch_seconds += seconds
+
+    def end_epoch(self, loss: float, accuracy: float) -> None:
+        """Add a row to the history, keep the weights if they are the best so far, and move on to the next epoch.
+
+        Args:
+            loss: On the validation data.
+            accuracy: On the validation data, in [0, 1].
+        """
+        progress = self.progress
+        if (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss):
+            progress.best_epoch, progress.best_accuracy, progress.best_loss = progress.epoch, accuracy, loss
+            self.best = copied(self.model.state_dict())
+        progress.history.append(
+            {
+                "epoch": progress.epoch,
+                "train_loss": progress.loss_sum / progress.seen,
+                "train_accuracy": progress.correct / progress.seen,
+                "validation_loss": loss,
+                "validation_accuracy": accuracy,
+                "learning_rate": self.config.learning_rate_at(progress.epoch),
+                "seconds": round(progress.epoch_seconds, 3),
+            }
+        )
+        progress.epoch += 1
+        progress.batch = progress.correct = progress.seen = 0
+        progress.loss_sum = progress.epoch_seconds = 0.0
+        if self.folder is not None:
+            self.folder.write_metrics(progress.history)
+
+    def finish(self) -> FitResult:
+        """Leave the model with its best weights, in evaluation mode, and write it."""
+        self.write_checkpoint()
+        assert self.best is not None
+        self.model.load_state_dict(self.best)
+        self.model.eval()
+        if self.folder is not None:
+            save(self.model, self.folder.model, class_names=self._class_names)
+        progress = self.progress
+        return FitResult(progress.history, progress.best_epoch, progress.best_accuracy, progress.seconds)

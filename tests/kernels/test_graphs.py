@@ -1,0 +1,190 @@
+"""The operators as `torch.compile` sees them, and layers that are copied."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from noisyrnn.kernels import operators
+from noisyrnn.kernels.cpu.kernel import unavailable
+from noisyrnn.kernels.recurrence import FusedNoise, Recurrence
+from noisyrnn.models import NoisyRNN, SequenceClassifier
+from noisyrnn.sde import BrownianPath
+
+REPLICAS, BATCH, STEPS, INPUT, HIDDEN = 2, 3, 4, 2, 5
+LENGTHS = torch.tensor([7, 2, 3])
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before() -> None:
+    torch.compiler.reset()  # graphs count towards a limit for each function, not for each model
+
+
+@pytest.fixture(params=["cpu", "torch"])
+def kernel(request: pytest.FixtureRequest) -> str:
+    reason = unavailable() if request.param == "cpu" else None
+    if reason is not None:
+        pytest.skip(reason)
+    return request.param
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def flat(backend: str, kind: str, *, source: int = 2, dtype: torch.dtype = torch.float32) -> tuple[list[object], list]:
+    """Arguments of the operators: tensors, then settings."""
+    width = 2 * HIDDEN if kind == "oscillator" else HIDDEN
+    tensors = [
+        randn(REPLICAS, BATCH, STEPS, INPUT, seed=1),
+        randn(REPLICAS, BATCH, width, seed=2),
+        randn(REPLICAS, HIDDEN, HIDDEN, seed=3) if kind == "drift" else None,
+        randn(REPLICAS, HIDDEN, width, seed=4),
+        randn(REPLICAS, HIDDEN, INPUT, seed=5),
+        randn(REPLICAS, HIDDEN, seed=6),
+        torch.full((REPLICAS, HIDDEN), 0.3),
+    ]
+    tensors = [None if t is None else t.to(dtype).requires_grad_() for t in tensors]
+    dt = torch.linspace(0.5, 1.5, REPLICAS * STEPS, dtype=dtype).view(REPLICAS, 1, STEPS)
+    lengths = torch.tensor([[4, 1, 3], [4, 4, 2]])
+    noise = FusedNoise(source=source, additive=0.1, slope=0.2 if source else 0.0)
+    coefficients = (1.3, 0.7) if kind == "oscillator" else ()
+    settings = operators.Settings(backend, kind, "", coefficients, noise, True, True)
+    return [*tensors, dt, lengths, torch.tensor([1, -1])], list(settings.flat())
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"), [("drift", 2), ("drift", 0), ("oscillator", 1), ("oscillator", 0), ("modrelu", 3)]
+)
+def test_the_operators_keep_what_their_fakes_promise(kind: str, source: int, kernel: str) -> None:
+    tensors, settings = flat(kernel, kind, source=source)
+    if kernel == "cpu" and kind != "drift":
+        pytest.skip("the CPU kernel does not run it")
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_static")
+    for every_step, save in ((True, True), (False, True)):
+        torch.library.opcheck(operators.recurrence, (*tensors, *settings, every_step, save), test_utils=tests)
+    plain = [None if t is None else t.detach() for t in tensors]
+    for every_step in (True, False):
+        torch.library.opcheck(operators.recurrence, (*plain, *settings, every_step, False), test_utils=tests[:2])
+    outputs, saved, last = operators.recurrence(*plain, *settings, True, True)
+    for with_inputs in (True, False):
+        arguments = (*plain, outputs, saved, randn(*outputs.shape), randn(*last.shape), *settings, with_inputs)
+        torch.library.opcheck(operators.recurrence_backward, arguments, test_utils=tests[:2])
+
+
+@pytest.mark.parametrize("kind", ["drift", "oscillator", "modrelu"])
+def test_the_bare_operator_has_the_gradients_of_the_function(kind: str, kernel: str) -> None:
+    """What a compiled graph holds, against what runs without it."""
+    if kernel == "cpu" and kind != "drift":
+        pytest.skip("the CPU kernel does not run it")
+    found = []
+    for bare in (True, False):
+        tensors, settings = flat(kernel, kind)
+        tensors[4].requires_grad_(False)
+        if bare:
+            outputs, _, last = operators.recurrence(*tensors, *settings, True, True)
+        else:
+            name, _, _, coefficients, source, levels, place = settings
+            noise = FusedNoise(source, *levels, *place)
+            options = operators.Settings(name, kind, "", tuple(coefficients), noise, True, True)
+            outputs, _, last = operators.Fused.apply(*tensors, options)
+        (outputs.square().sum() + last.sum()).backward()
+        found.append([outputs.detach(), last.detach(), *(t.grad for t in tensors[:7] if t is not None)])
+        assert tensors[4].grad is None
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+
+
+def test_the_mapped_axis_may_be_any(kernel: str) -> None:
+    tensors, settings = flat(kernel, "drift")
+    name, *rest = settings
+    call = operators._pass(tensors, *rest)
+    options = operators.Settings(name, "drift", "", (), call.noise, True, True)
+    several = [torch.stack([t.detach(), t.detach()[[0, 0]]], dim=i % 2) for i, t in enumerate(tensors)]
+    mapped = torch.func.vmap(lambda *t: operators.Fused.apply(*t, options), in_dims=(0, 1) * 5)
+    outputs, _, last = mapped(*several)
+    for i, order in enumerate((lambda t: t.detach(), lambda t: t.detach()[[0, 0]])):
+        wanted = operators.Fused.apply(*map(order, tensors), options)
+        assert torch.allclose(outputs[i], wanted[0], rtol=1e-5, atol=1e-6)
+        assert torch.allclose(last[i], wanted[2], rtol=1e-5, atol=1e-6)
+
+
+def classifier(kernel: str) -> SequenceClassifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = NoisyRNN(INPUT, HIDDEN, step_size=0.2, additive=0.2, multiplicative=0.3, noise_seed=1)
+        layer.kernel = kernel
+        return SequenceClassifier(layer, 3)
+
+
+def results(model: torch.nn.Module, **options: object) -> list[Tensor]:
+    """Logits and gradients."""
+    model.zero_grad()
+    logits = model(randn(BATCH, 7, INPUT), **options)
+    logits.square().sum().backward()
+    return [logits.detach(), *(p.grad.clone() for p in model.parameters())]
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_classifier_compiles_in_one_graph(backend: str, timed: bool, kernel: str) -> None:
+    model = classifier(kernel)
+    options = {"lengths": LENGTHS, "dt": torch.linspace(0.5, 1.5, 7)} if timed else {}
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    tolerance = 0.0 if backend == "aot_eager" else 2e-5  # inductor's own products and sums round otherwise
+    for seed in (3, 4):
+        path = BrownianPath(seed=torch.tensor(seed))
+        found, wanted = results(compiled, path=path, **options), results(model, path=path, **options)
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+    with torch.no_grad():
+        model.eval()
+        logits = compiled(randn(BATCH, 7, INPUT), **options)
+        torch.testing.assert_close(logits, model(randn(BATCH, 7, INPUT), **options), rtol=tolerance, atol=tolerance)
+
+
+def test_fresh_noise_does_not_compile_every_pass_anew(kernel: str) -> None:
+    model, twin = classifier(kernel), classifier(kernel)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter)
+    frames = []
+    for _ in range(4):
+        torch.testing.assert_close(results(compiled), results(twin), rtol=0, atol=0)
+        frames.append(counter.frame_count)
+    assert frames[1:] == frames[1:2] * 3
+
+
+def test_wrong_lengths_reach_no_kernel_through_a_compiled_graph(kernel: str) -> None:
+    compiled = torch.compile(classifier(kernel).eval(), backend="aot_eager", fullgraph=True)
+    with pytest.raises(ValueError, match=r"lengths must lie in \[1, 7\], the number of steps, got 8\."):
+        compiled(randn(BATCH, 7, INPUT), lengths=torch.tensor([7, 8, 1]))
+
+
+def test_copies_and_pickles_compute_the_same(kernel: str) -> None:
+    model = classifier(kernel)
+    path = BrownianPath(seed=5)
+    wanted = results(model, path=path)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.layer.kernel == kernel
+        for one, two in zip(results(other, path=path), wanted, strict=True):
+            assert torch.equal(one, two)
+
+
+def test_settings_come_back_from_the_operators_arguments(kernel: str) -> None:
+    """Each field of the noise in its own place."""
+    noise = FusedNoise(source=2, additive=0.5, base=0.25, slope=0.125, first_row=3, first_step=4, stream=5)
+    settings = operators.Settings(kernel, "drift", "tf32", (1.0, 2.0), noise, True, False)
+    tensors, _ = flat(kernel, "drift")
+    name, *rest = settings.flat()
+    call = operators._pass(tensors, *rest)
+    assert name == kernel
+    assert (call.kind, call.precision, call.coefficients, call.noise) == ("drift", "tf32", (1.0, 2.0), noise)
+    assert call.seed is tensors[-1]
+
+
+def test_recurrence_fields_are_in_the_order_of_a_pass() -> None:
+    assert Recurrence._fields[1:6] == ("A", "W", "U", "b", "step")
+    assert operators.Pass._fields[3:8] == Recurrence._fields[1:6]

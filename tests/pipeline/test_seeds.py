@@ -1,0 +1,127 @@
+"""Several seeds of one model, one run after another or side by side."""
+
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from noisyrnn.data.base import Dataset
+from noisyrnn.models import SequenceClassifier
+from noisyrnn.pipeline import train_run, train_seeds
+from noisyrnn.pipeline.train import build_model, run_path
+from noisyrnn.training import RunFolder, TrainConfig
+
+
+@pytest.fixture(autouse=True)
+def reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+
+
+@pytest.fixture
+def configs(waves_file: Path) -> list[TrainConfig]:
+    config = TrainConfig(dataset=str(waves_file), hidden_size=4, epochs=2, batch_size=16, step_size=0.2, clip_norm=1.0)
+    return [dataclasses.replace(config, seed=seed) for seed in (3, 4, 5)]
+
+
+def without_times(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text())
+    content.pop("seconds", None)
+    return content
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_folders_are_those_of_single_runs(configs: list[TrainConfig], tmp_path: Path, together: bool) -> None:
+    ends = train_seeds(configs, together=together, output=tmp_path / "many")
+    assert list(ends) == [run_path(config, tmp_path / "many") for config in configs]
+    assert set(ends.values()) == {None}
+    for config, path in zip(configs, ends, strict=True):
+        single = train_run(config, output=tmp_path / "single")
+        many = RunFolder(path)
+        assert many.path.name == single.path.name
+        assert {file.name for file in path.iterdir()} == {file.name for file in single.path.iterdir()}
+        assert many.model.read_bytes() == single.model.read_bytes()
+        for file in ("config.json", "summary.json"):
+            assert without_times(path / file) == without_times(single.path / file)
+
+
+def test_finished_runs_are_left_alone_and_unfinished_ones_go_on(configs: list[TrainConfig], tmp_path: Path) -> None:
+    done = train_run(configs[0], output=tmp_path)
+    half = train_run(configs[1], output=tmp_path)
+    half.summary.unlink()
+    before = {path: path.stat().st_mtime_ns for path in done.path.iterdir()}
+    with pytest.raises(ValueError, match=r"resume must be given to go on with the unfinished run .*waves-noisy-seed4"):
+        train_seeds(configs, together=True, output=tmp_path)
+    assert not run_path(configs[2], tmp_path).exists()
+    ends = train_seeds(configs, together=True, output=tmp_path, resume=True)
+    assert all(RunFolder(path).finished for path in ends)
+    assert {path: path.stat().st_mtime_ns for path in done.path.iterdir()} == before
+    assert train_seeds(configs, together=True, output=tmp_path) == ends
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_run_that_diverges_is_named_and_stops_no_other(
+    configs: list[TrainConfig], tmp_path: Path, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
+        model = build_model(config, dataset)
+        if config.seed == 4:
+            with torch.no_grad():
+                model.readout.weight.mul_(math.inf)
+        return model
+
+    for module in ("noisyrnn.pipeline.train", "noisyrnn.pipeline.seeds"):
+        monkeypatch.setattr(sys.modules[module], "build_model", build)
+    ends = train_seeds(configs, together=together, output=tmp_path)
+    failed = run_path(configs[1], tmp_path)
+    assert [path for path, sentence in ends.items() if sentence is not None] == [failed]
+    summary = json.loads(RunFolder(failed).summary.read_text())
+    assert summary["status"] == "failed"
+    assert summary["error"] == ends[failed]
+    assert "at training step 1 (epoch 1)" in summary["error"]
+    assert [RunFolder(path).finished for path in ends] == [True, False, True]
+
+
+def test_an_error_of_all_runs_is_written_to_each(
+    configs: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.seeds"], "fit_together", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train_seeds(configs, together=True, output=tmp_path)
+    for config in configs:
+        summary = json.loads(RunFolder(run_path(config, tmp_path)).summary.read_text())
+        assert (summary["status"], summary["error"]) == ("failed", "out of memory")
+
+
+def test_bad_arguments_before_any_work(
+    configs: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "runs"
+    with pytest.raises(ValueError, match=r"accelerator must be one of auto, cpu, cuda, got 'tpu'"):
+        train_seeds(configs, output=output, accelerator="tpu")
+    with pytest.raises(ValueError, match=r"checkpoint_seconds must be at least 0, got -1"):
+        train_seeds(configs, output=output, checkpoint_seconds=-1.0)
+    mixed = [configs[0], dataclasses.replace(configs[1], epochs=9)]
+    with pytest.raises(ValueError, match=r"configs must differ in the seed alone, got .*epochs=9.* beside .*epochs=2"):
+        train_seeds(mixed, together=True, output=output)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"together must be off where a run is spread over processes, got 2 of them\."):
+        train_seeds(configs, together=True, output=output)
+    assert not output.exists()
+
+
+def test_runs_on_other_data_are_refused(configs: list[TrainConfig], tmp_path: Path) -> None:
+    folder = train_run(configs[1], output=tmp_path)
+    content = json.loads(folder.config.read_text())
+    content["dataset"]["fingerprint"] = "0" * 16
+    folder.config.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"dataset must hold the data that .*seed4.* was trained on"):
+        train_seeds(configs, together=True, output=tmp_path)
+    assert not run_path(configs[0], tmp_path).exists()

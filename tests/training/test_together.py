@@ -1,0 +1,286 @@
+"""Runs side by side: each ends where it would have ended alone."""
+
+import dataclasses
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from noisyrnn.data.base import Dataset, Split
+from noisyrnn.kernels import dispatch
+from noisyrnn.models import SequenceClassifier
+from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_together
+from noisyrnn.training.together import seed_range
+
+Build = Callable[[TrainConfig], SequenceClassifier]
+Waves = Callable[..., Split]
+
+TOLERANCE = 1e-12
+"""In float64 after some steps: sums come in another order, which changes the last bits (1e-16 was seen)."""
+
+
+@pytest.fixture
+def reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "torch")
+
+
+@pytest.fixture
+def unequal(dataset: Dataset, waves: Waves) -> Dataset:
+    return dataclasses.replace(
+        dataset, train=waves(40, 1, unequal=True), validation=waves(20, 2, unequal=True), read_test=dataset.read_test
+    )
+
+
+def seeds(config: TrainConfig, count: int = 3) -> list[TrainConfig]:
+    return [dataclasses.replace(config, seed=4 + k) for k in range(count)]
+
+
+def places(parent: Path, count: int) -> list[RunFolder]:
+    folders = [RunFolder(parent / str(k)) for k in range(count)]
+    for folder in folders:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    return folders
+
+
+def end_of(folder: RunFolder) -> dict[str, Tensor]:
+    """The best weights, the last ones, what the optimiser remembers, and the history."""
+    content = torch.load(folder.checkpoint, weights_only=True)
+    moments = content["optimizer"]["state"]
+    found = {f"last {name}": value for name, value in content["model"].items()}
+    found |= {f"best {name}": value for name, value in content["best"].items()}
+    found |= {f"moment {k} {name}": value for k, entry in moments.items() for name, value in entry.items()}
+    for row in content["progress"]["history"]:
+        found[f"epoch {row['epoch']}"] = torch.tensor([v for k, v in row.items() if k != "seconds"]).double()
+    return found
+
+
+def alone(configs: list[TrainConfig], dataset: Dataset, build: Build, parent: Path) -> list[dict[str, Tensor]]:
+    folders = places(parent / "alone", len(configs))
+    for config, folder in zip(configs, folders, strict=True):
+        fit(build(config), dataset, config, folder=folder)
+    return [end_of(folder) for folder in folders]
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 0.0) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+def interrupt_at(model: SequenceClassifier, call: int) -> None:
+    """Ask to stop in the `call`-th training pass of a model."""
+    calls = 0
+
+    def count(module: torch.nn.Module, inputs: object) -> None:
+        nonlocal calls
+        calls += module.training
+        if calls == call and module.training:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    model.register_forward_pre_hook(count)
+
+
+@pytest.mark.usefixtures("reference")
+@pytest.mark.parametrize("model", ["noisy", "lstm"])
+@pytest.mark.parametrize("lengths", ["equal", "unequal"])
+def test_reference_gives_the_same_bits(
+    model: str, lengths: str, dataset: Dataset, unequal: Dataset, build: Build, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"step_size": 0.2} if model == "noisy" else {}
+    config = TrainConfig(model=model, hidden_size=6, epochs=3, batch_size=16, learning_rate=0.01, **options)
+    config = dataclasses.replace(config, clip_norm=0.5, decay_epochs=(1,))
+    data = dataset if lengths == "equal" else unequal
+    expected = alone(seeds(config), data, build, tmp_path)
+    folders = places(tmp_path / "together", 3)
+    models = [build(c) for c in seeds(config)]
+    results = fit_together(models, data, seeds(config), folders=folders)
+    for folder, wanted, result, trained in zip(folders, expected, results, models, strict=True):
+        assert_same(end_of(folder), wanted)
+        assert isinstance(result, FitResult)
+        assert len(result.history) == 3
+        assert len(folder.metrics.read_text().splitlines()) == 4
+        assert folder.model.is_file()
+        assert not trained.training
+        assert torch.equal(trained.readout.weight, wanted["best readout.weight"])
+    assert not torch.equal(expected[0]["last readout.weight"], expected[1]["last readout.weight"])
+
+
+@pytest.mark.usefixtures("reference")
+def test_a_run_that_stops_early_drops_out(dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path) -> None:
+    patient = dataclasses.replace(config, epochs=12, patience=1, learning_rate=0.02)
+    expected = alone(seeds(patient), dataset, build, tmp_path)
+    folders = places(tmp_path / "together", 3)
+    results = fit_together([build(c) for c in seeds(patient)], dataset, seeds(patient), folders=folders)
+    assert len({len(result.history) for result in results if isinstance(result, FitResult)}) > 1
+    for folder, wanted in zip(folders, expected, strict=True):
+        assert_same(end_of(folder), wanted)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "torch"])
+def test_a_run_that_diverges_stops_no_other(
+    kernel: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", kernel)
+    config = dataclasses.replace(config, precision="64-true")
+    expected = alone(seeds(config), dataset, build, tmp_path)
+    folders = places(tmp_path / "together", 3)
+    models = [build(c) for c in seeds(config)]
+    with torch.no_grad():
+        models[1].readout.weight.mul_(math.inf)
+    results = fit_together(models, dataset, seeds(config), folders=folders)
+    assert [type(result) is FitResult for result in results] == [True, False, True]
+    assert "loss became nan at training step 1 (epoch 1)" in str(results[1])
+    assert not folders[1].checkpoint.exists()
+    for k in (0, 2):
+        assert_same(end_of(folders[k]), expected[k], 0.0 if kernel == "reference" else TOLERANCE)
+
+
+@pytest.mark.usefixtures("reference")
+@pytest.mark.parametrize("call", [2, 3, 9])  # within an epoch of three batches, at its end, and at the end of all
+def test_interrupted_and_resumed_runs_end_in_the_same_bits(
+    call: int, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path
+) -> None:
+    expected = alone(seeds(config), dataset, build, tmp_path)
+    folders = places(tmp_path / "together", 3)
+    models = [build(c) for c in seeds(config)]
+    interrupt_at(models[1], call)
+    with pytest.raises(KeyboardInterrupt):
+        fit_together(models, dataset, seeds(config), folders=folders)
+    steps = [torch.load(folder.checkpoint, weights_only=True)["progress"]["step"] for folder in folders]
+    assert steps == [call] * 3
+    others = [
+        build(dataclasses.replace(config, seed=99)) for _ in folders
+    ]  # their weights must come from the checkpoint
+    results = fit_together(others, dataset, seeds(config), folders=folders, resume=True)
+    for folder, wanted, result in zip(folders, expected, results, strict=True):
+        assert_same(end_of(folder), wanted)
+        assert isinstance(result, FitResult)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "torch"])
+def test_runs_go_on_from_different_steps(
+    kernel: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has not begun, one is within an epoch, one at the end: their batches differ in size now and then."""
+    monkeypatch.setenv("NOISYRNN_KERNEL", kernel)
+    config = dataclasses.replace(config, precision="64-true")
+    expected = alone(seeds(config), dataset, build, tmp_path)
+    folders = places(tmp_path / "together", 3)
+    half = build(seeds(config)[1])
+    interrupt_at(half, 4)
+    with pytest.raises(KeyboardInterrupt):
+        fit(half, dataset, seeds(config)[1], folder=folders[1])
+    fit(build(seeds(config)[2]), dataset, seeds(config)[2], folder=folders[2])
+    fit_together([build(c) for c in seeds(config)], dataset, seeds(config), folders=folders, resume=True)
+    for folder, wanted in zip(folders, expected, strict=True):
+        assert_same(end_of(folder), wanted, 0.0 if kernel == "reference" else TOLERANCE)
+
+
+@pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize("model", ["noisy", "lipschitz", "antisymmetric", "cornn", "exprnn"])
+def test_a_fused_kernel_takes_all_runs_in_one_call(model: str, unequal: Dataset, build: Build, tmp_path: Path) -> None:
+    config = TrainConfig(
+        model=model, hidden_size=6, epochs=3, batch_size=3, learning_rate=0.01, clip_norm=0.5, precision="64-true"
+    )
+    # Batches of three: their longest sequences differ between the runs.
+    if model != "noisy":
+        config = dataclasses.replace(config, additive=0.1, multiplicative=0.1)
+    expected = alone(seeds(config), unequal, build, tmp_path)
+    folders = places(tmp_path / "together", 3)
+    models = [build(c) for c in seeds(config)]
+    calls = [0, 0, 0]
+    for k, one in enumerate(models):
+
+        def count(module: torch.nn.Module, inputs: object, k: int = k) -> None:
+            calls[k] += module.training
+
+        one.register_forward_pre_hook(count)
+    fit_together(models, unequal, seeds(config), folders=folders)
+    assert calls == [42, 0, 0]
+    for folder, wanted in zip(folders, expected, strict=True):
+        assert_same(end_of(folder), wanted, TOLERANCE)
+
+
+def test_the_compiled_kernel_ends_where_each_run_would_alone(
+    unequal: Dataset, config: TrainConfig, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(config, hidden_size=41, step_size=0.1, learning_rate=0.001)  # past one tile, and tame
+    cell = build(config).layer.cell
+    reason = dispatch.refusal("cpu", cell, unequal.train.inputs, recurrence=cell.recurrence())
+    if reason is not None:
+        pytest.skip(reason)
+    monkeypatch.setenv("NOISYRNN_KERNEL", "cpu")
+    expected = alone(seeds(config), unequal, build, tmp_path)
+    folders = places(tmp_path / "together", 3)
+    fit_together([build(c) for c in seeds(config)], unequal, seeds(config), folders=folders)
+    for folder, wanted in zip(folders, expected, strict=True):
+        assert_same(end_of(folder), wanted, 1e-5)  # float32: a hundred times the 6e-8 that was seen
+
+
+@pytest.mark.usefixtures("fused")
+def test_bf16_mixed_on_a_fused_kernel(dataset: Dataset, config: TrainConfig, build: Build) -> None:
+    mixed = dataclasses.replace(config, precision="bf16-mixed", epochs=20, batch_size=8, learning_rate=0.02)
+    models = [build(c) for c in seeds(mixed)]
+    results = fit_together(models, dataset, seeds(mixed))
+    assert all(model.readout.weight.dtype == torch.float32 for model in models)
+    assert all(isinstance(result, FitResult) and result.best_validation_accuracy > 0.8 for result in results)
+
+
+@pytest.mark.usefixtures("reference")
+def test_the_time_is_shared_out(dataset: Dataset, config: TrainConfig, build: Build) -> None:
+    began = time.monotonic()
+    results = fit_together([build(c) for c in seeds(config)], dataset, seeds(config))
+    assert 0 < sum(result.seconds for result in results if isinstance(result, FitResult)) <= time.monotonic() - began
+
+
+@pytest.mark.usefixtures("reference")
+def test_one_bar_shows_all(
+    dataset: Dataset,
+    config: TrainConfig,
+    build: Build,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from noisyrnn.training import progress
+
+    monkeypatch.setattr(progress.ProgressBar.__init__, "__kwdefaults__", {"done": 0, "shown": True, "every": 0.0})
+    fit_together([build(c) for c in seeds(config)], dataset, seeds(config), show_progress=True)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0].startswith("noisy seeds 4-6: 1/9, ETA ")
+    assert lines[-1].startswith("noisy seeds 4-6: 9/9, ETA 0 s")
+
+
+def test_seeds_in_words() -> None:
+    assert [seed_range(s) for s in ([7], [1, 2, 3], [1, 3])] == ["seed 7", "seeds 1-3", "seeds 1, 3"]
+
+
+def test_settings_that_cannot_be_trained_together(dataset: Dataset, config: TrainConfig, build: Build) -> None:
+    twice, other = [config, config], [config, dataclasses.replace(config, seed=2, epochs=7)]
+    with pytest.raises(ValueError, match=r"configs must hold the settings of at least one run, got none\."):
+        fit_together([], dataset, [])
+    with pytest.raises(ValueError, match=r"configs must have different seeds, got 1, 1\."):
+        fit_together([build(c) for c in twice], dataset, twice)
+    with pytest.raises(ValueError, match=r"configs must differ in the seed alone, got .*epochs=7.* beside .*epochs=3"):
+        fit_together([build(c) for c in other], dataset, other)
+    with pytest.raises(ValueError, match=r"checkpoint_seconds must be at least 0, got -1\."):
+        fit_together([build(config)], dataset, [config], checkpoint_seconds=-1)
+
+
+def test_several_processes_are_refused(dataset: Dataset, config: TrainConfig, build: Build) -> None:
+    class Two:
+        world_size = 2
+
+    with pytest.raises(ValueError, match=r"runs can only be trained together in one process, got 2\. Start one\."):
+        fit_together([build(config)], dataset, [config], fabric=Two())  # type: ignore[arg-type]
