@@ -51,11 +51,11 @@ def third_party_imports() -> set[str]:
 
 def test_every_import_is_declared():
     needed = {INSTALLED_AS.get(name, BROUGHT_ALONG.get(name, name)) for name in third_party_imports()}
-    assert needed <= declared("cluster", "ucr")
+    assert needed <= declared("cluster", "ucr", "gpu")
 
 
 def test_every_dependency_is_pinned():
-    assert declared("cluster", "dev") <= {name_of(line) for line in CONSTRAINTS}
+    assert declared("cluster", "dev", "gpu", "bench") <= {name_of(line) for line in CONSTRAINTS}
 
 
 def test_constraints_hold_names_and_versions_only():

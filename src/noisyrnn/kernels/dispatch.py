@@ -22,6 +22,7 @@ ENVIRONMENT = "NOISYRNN_KERNEL"
 
 operators.BACKENDS.update(FUSED)
 _noticed: set[str] = set()
+_FLOAT64 = "the fast kernels are for float32, and the inputs are float64"
 
 
 class KernelNotice(UserWarning):
@@ -173,7 +174,7 @@ def first(
     if reason is not None:
         return "reference", f"no fast kernel can run this cell: {reason}"
     if inputs.dtype == torch.float64:  # who asks for it wants the definition
-        return "reference", "the fast kernels are for float32, and the inputs are float64"
+        return "reference", _FLOAT64
     reasons = []
     for name in ("cpu" if inputs.device.type == "cpu" else "gpu", "torch"):
         reason = _unsupported(name, recurrence, inputs)
@@ -195,6 +196,9 @@ def _resolve(
 ) -> tuple[str, Recurrence | None]:
     """The kernel's name, and what it iterates."""
     name = chosen(kernel)
+    if name == "auto" and inputs.dtype == torch.float64:  # known before the weights are made
+        name = "reference"
+        _notice(f"{_FLOAT64[0].upper()}{_FLOAT64[1:]}. Kernel 'reference' runs, which is slower.")
     if name == "reference":
         return name, None
     if torch.is_autocast_enabled(inputs.device.type):

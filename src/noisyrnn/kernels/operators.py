@@ -325,9 +325,7 @@ class FusedBackward(torch.autograd.Function):
         return _unfold(info.batch_size, FusedBackward.apply(*folded, inner, with_inputs), settings.single)
 
 
-def _fold(
-    size: int, in_dims: Sequence[Any], tensors: Sequence[Tensor | None], single: bool
-) -> list[Tensor | None]:
+def _fold(size: int, in_dims: Sequence[Any], tensors: Sequence[Tensor | None], single: bool) -> list[Tensor | None]:
     """Tensors with a mapped axis, or none, to `(size, ...)`, or from `(R, ...)` to `(size * R, ...)`.
 
     A shared one is expanded, and copied only where R is above 1.

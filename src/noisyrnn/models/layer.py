@@ -164,9 +164,7 @@ class RecurrentLayer(nn.Module):
         if state is None:
             state = self.cell.initial_state(len(inputs))
         if state.shape != (len(inputs), self.cell.state_size):
-            raise ValueError(
-                f"state must have shape {(len(inputs), self.cell.state_size)}, got {tuple(state.shape)}."
-            )
+            raise ValueError(f"state must have shape {(len(inputs), self.cell.state_size)}, got {tuple(state.shape)}.")
         if self._streams():
             after = self._stream.step(self.cell, inputs, state)
             if after is not None:

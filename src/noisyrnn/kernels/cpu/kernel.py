@@ -146,9 +146,7 @@ def layout(call: Pass) -> tuple[int, int]:
     return width, width
 
 
-def forward(
-    call: Pass, *, every_step: bool, save: bool, packed: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(call: Pass, *, every_step: bool, save: bool, packed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """See `Backend`; `packed` are the weights if they are packed already."""
     compiled = native()
     c, keep = arguments(compiled, call)
@@ -217,11 +215,10 @@ def pack(compiled: Native, c: Call, call: Pass) -> Tensor:
     shared = all(t is None or t.stride(0) == 0 for t in (call.A, call.W, call.U, call.b, call.step))
     replicas = 1 if shared else c.replicas
     packed = torch.empty(replicas, compiled.packed_size(ctypes.byref(c)))
-    weights = (call.A, call.W, call.U, call.b, call.step)
+    weights = [None if t is None else _blocks(t) for t in (call.A, call.W, call.U, call.b, call.step)]
     for r in range(replicas):
-        parts = [None if t is None else t if replicas == 1 and t.is_contiguous() else t[r].contiguous() for t in weights]
-        where = packed.data_ptr() + 4 * r * packed.stride(0)
-        compiled.pack(ctypes.byref(c), *(None if t is None else t.data_ptr() for t in parts), where)
+        places = [None if t is None else t.data_ptr() + 4 * r * t.stride(0) for t in weights]
+        compiled.pack(ctypes.byref(c), *places, packed.data_ptr() + 4 * r * packed.stride(0))
     return packed
 
 
@@ -281,7 +278,7 @@ def _rows(tensor: Tensor) -> Tensor:
 
 def _blocks(tensor: Tensor) -> Tensor:
     """The tensor itself if each replica's part is contiguous, else a copy."""
-    return tensor if tensor[0].is_contiguous() else tensor.contiguous()
+    return tensor if tensor.is_contiguous() or tensor[0].is_contiguous() else tensor.contiguous()
 
 
 def check(status: int) -> None:
