@@ -39,7 +39,7 @@ class StepConfig:
         size: The main size.
         extent: "main", "growth" or "full"; see `sizes`.
         modes: Of `MODES`.
-        threads: Numbers of threads.
+        threads: Numbers of threads; other sizes than the main one are measured with the first alone.
         device: "cpu" or "cuda".
         contestants: Keys of `CONTESTANTS`; those that do not run on the device are left out.
         parts: Of `PARTS`.
@@ -71,7 +71,8 @@ class StepConfig:
 
     def cases(self, threads: int) -> list[Case]:
         """Those of one number of threads."""
-        measured = sizes(self.size, self.extent) if "cases" in self.parts else []
+        extent = self.extent if threads == self.threads[0] else "main"  # other sizes with one number of threads alone
+        measured = sizes(self.size, extent) if "cases" in self.parts else []
         return [Case(size=size, mode=mode, threads=threads) for size in measured for mode in self.modes]
 
     def streams(self, threads: int) -> list[Case]:

@@ -141,12 +141,17 @@ def _ours() -> dict[str, Contestant]:
         ("reference", ("cpu", "cuda")),
     ):
         found[kernel] = Contestant(
-            title=f"ours, kernel {kernel}", build=partial(build_ours, kernel=kernel), modes=ALL, devices=devices
+            title=f"ours, kernel {kernel}",
+            build=partial(build_ours, kernel=kernel),
+            modes=ALL,
+            growth=kernel in ("cpu", "gpu"),
+            devices=devices,
         )
         found[f"{kernel}-quiet"] = Contestant(
             title=f"ours, kernel {kernel}, no noise",
             build=partial(build_ours, kernel=kernel, noise=False),
             modes=("training",),
+            growth=False,
             devices=devices,
         )
     return found
@@ -163,8 +168,8 @@ CONTESTANTS: dict[str, Contestant] = {
     "rnn": _torch(nn.RNN, nn.RNNCell),
     "gru": _torch(nn.GRU, nn.GRUCell),
     "lstm": _torch(nn.LSTM, nn.LSTMCell),
-    "compiled": Contestant(title="loop with a compiled step", build=build_compiled),
-    "jax": Contestant(title="JAX lax.scan, jitted", build=build_jax, pinned=True, devices=("cpu",)),
+    "compiled": Contestant(title="loop with a compiled step", build=build_compiled, growth=False),
+    "jax": Contestant(title="JAX lax.scan, jitted", build=build_jax, pinned=True, devices=("cpu",), growth=False),
     "torchsde": Contestant(title="torchsde, Euler", build=partial(build_torchsde, adjoint=False), growth=False),
     "torchsde-adjoint": Contestant(
         title="torchsde, Euler, adjoint",

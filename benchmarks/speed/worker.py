@@ -19,7 +19,7 @@ from benchmarks.speed.contestants import NotAvailable, Step
 from benchmarks.speed.machine import bind, give_back_memory, peak_memory, without_paths
 from benchmarks.speed.peers import contestant
 
-LONGEST_COLD = 0.1
+LONGEST_COLD = 3.0
 """A step faster than this, in seconds, runs once untimed in every turn: caches and threads must wake up first."""
 MOST_SAMPLES = 200
 

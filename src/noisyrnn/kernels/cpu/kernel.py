@@ -180,7 +180,8 @@ def backward(
     c, keep = arguments(compiled, call)
     replicas = c.replicas
     states, saved = outputs.transpose(1, 2), saved.contiguous()  # `vmap` may have expanded the replicas
-    if states.stride() != saved.stride():  # a copy came between, which dropped the padding
+    strides = zip(states.stride(), saved.stride(), saved.shape, strict=True)
+    if any(ours != theirs for ours, theirs, size in strides if size > 1):  # a copy came between: no padding
         padded = torch.zeros_like(saved)
         padded[..., : c.units] = states
         states = padded
