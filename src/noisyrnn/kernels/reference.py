@@ -1,6 +1,6 @@
 """The loop over time in plain PyTorch: any cell, dtype and device. It defines what every other kernel computes."""
 
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,76 @@ class Dynamics(Protocol[Weights]):
         ...
 
 
+class StepMaps(Generic[Weights]):
+    r"""The maps :math:`h \leftarrow h + \mu \odot \Delta(h, x_m) + \eta_m` of one pass, one a step.
+
+    The noise acts on the first `hidden_size` entries of the state. From a sequence's end on its map is the identity.
+
+    Args:
+        cell: Gives the increment Δ.
+        inputs: `(batch, steps, input_size)`.
+        noise: Laws and levels; `None` for none.
+        path: Where the random numbers come from; needed with `noise`.
+        lengths: Valid steps of each sequence, int64 `(batch,)`.
+        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`.
+
+    Attributes:
+        alive: For each step, which sequences still go on, `(batch, 1)`; `None` where all always do.
+        drives: For each step, the inputs' part of it, `(batch, k)`.
+        dts: For each step, its length in a shape that broadcasts against `(batch, hidden_size)`, or `None`.
+    """
+
+    def __init__(
+        self,
+        cell: Dynamics[Weights],
+        inputs: Tensor,
+        *,
+        noise: HiddenNoise | None = None,
+        path: BrownianPath | None = None,
+        lengths: Tensor | None = None,
+        dt: Tensor | None = None,
+    ) -> None:
+        batch, steps, _ = inputs.shape
+        self.cell = cell
+        self.noise = noise
+        self.weights = cell.weights()
+        self.alive: tuple[Tensor, ...] | None = None
+        if lengths is not None:
+            alive = (torch.arange(steps, device=lengths.device)[:, None] < lengths)[..., None]
+            inputs = inputs.masked_fill(
+                ~alive.transpose(0, 1), 0.0
+            )  # else NaN padding reaches the gradients as 0 * NaN
+            self.alive = alive.unbind(0)
+        self.drives = cell.drive(inputs, self.weights).unbind(1)
+        draws = NoiseDraws(None, None)
+        if noise is not None and path is not None:
+            size, dtype = cell.hidden_size, inputs.dtype
+            draws = noise.draw(path, steps=steps, batch=batch, units=size, dtype=dtype, device=inputs.device)
+        self.draws = draws
+        self._additive = (None,) * steps if draws.additive is None else draws.additive.unbind(0)
+        self._multiplicative = (None,) * steps if draws.multiplicative is None else draws.multiplicative.unbind(0)
+        self.dts = (None,) * steps if dt is None else _by_step(dt)
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return len(self.drives)
+
+    def __call__(self, m: int, state: Tensor) -> Tensor:
+        """The state `(batch, state_size)` after step `m`, given that before it."""
+        after = state + self.increment(m, state)
+        return after if self.alive is None else torch.where(self.alive[m], after, state)
+
+    def increment(self, m: int, state: Tensor) -> Tensor:
+        """The noisy increment of step `m` of a sequence that goes on, `(batch, state_size)`."""
+        increment = self.cell.increment(self.drives[m], state, self.weights, self.dts[m])
+        additive, multiplicative = self._additive[m], self._multiplicative[m]
+        if self.noise is None or (additive is None and multiplicative is None):
+            return increment
+        size = self.cell.hidden_size
+        hidden = self.noise.perturb(increment[:, :size], additive, multiplicative, self.dts[m])
+        return torch.cat([hidden, increment[:, size:]], dim=1) if increment.shape[1] > size else hidden
+
+
 def run(
     cell: Dynamics[Weights],
     inputs: Tensor,
@@ -45,53 +115,21 @@ def run(
     dt: Tensor | None = None,
     every_step: bool = True,
 ) -> tuple[Tensor | None, Tensor]:
-    r"""Iterate :math:`h \leftarrow h + \mu \odot \Delta(h, x) + \eta` over a sequence.
+    """Iterate the step maps over a sequence, from an initial state `(batch, state_size)`; arguments as for `StepMaps`.
 
-    The noise acts on the first `hidden_size` entries of the state. From a sequence's end on its state stays as it is
-    and its outputs are zero, so padding changes nothing.
-
-    Args:
-        cell: Gives the increment Δ.
-        inputs: `(batch, steps, input_size)`.
-        state: Initial state, `(batch, state_size)`.
-        noise: Laws and levels; `None` for none.
-        path: Where the random numbers come from; needed with `noise`.
-        lengths: Valid steps of each sequence, int64 `(batch,)`.
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`.
-        every_step: Whether to return the outputs of all steps.
+    Past a sequence's end its outputs are zero, so padding changes nothing.
 
     Returns:
         Outputs `(batch, steps, hidden_size)`, or `None` without `every_step`; last valid state `(batch, state_size)`.
     """
-    batch, steps, _ = inputs.shape
+    maps = StepMaps(cell, inputs, noise=noise, path=path, lengths=lengths, dt=dt)
     size = cell.hidden_size
-    weights = cell.weights()
-    alive = None
-    if lengths is not None:
-        alive = (torch.arange(steps, device=lengths.device)[:, None] < lengths)[..., None]
-        inputs = inputs.masked_fill(~alive.transpose(0, 1), 0.0)  # else NaN padding reaches the gradients as 0 * NaN
-    drives = cell.drive(inputs, weights).unbind(1)
-    draws = NoiseDraws(None, None)
-    if noise is not None and path is not None:
-        draws = noise.draw(path, steps=steps, batch=batch, units=size, dtype=state.dtype, device=state.device)
-    additive = (None,) * steps if draws.additive is None else draws.additive.unbind(0)
-    multiplicative = (None,) * steps if draws.multiplicative is None else draws.multiplicative.unbind(0)
-    dts = (None,) * steps if dt is None else _by_step(dt)
     outputs = []
-    for m in range(steps):
-        increment = cell.increment(drives[m], state, weights, dts[m])
-        if noise is not None and not (additive[m] is None and multiplicative[m] is None):
-            hidden = noise.perturb(increment[:, :size], additive[m], multiplicative[m], dts[m])
-            wider = increment.shape[1] > size
-            increment = torch.cat([hidden, increment[:, size:]], dim=1) if wider else hidden
-        if alive is None:
-            state = state + increment
-            output = state[:, :size]
-        else:
-            state = torch.where(alive[m], state + increment, state)
-            output = torch.where(alive[m], state[:, :size], 0.0)
+    for m in range(len(maps)):
+        state = maps(m, state)
         if every_step:
-            outputs.append(output)
+            output = state[:, :size]
+            outputs.append(output if maps.alive is None else torch.where(maps.alive[m], output, 0.0))
     return (torch.stack(outputs, dim=1) if every_step else None), state
 
 

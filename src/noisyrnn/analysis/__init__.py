@@ -1,0 +1,1 @@
+"""The quantities the theory speaks of, each returned as a `Measurement`."""

@@ -1,0 +1,130 @@
+"""What a computed quantity is, and how far it may be trusted."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.stats import norm, t
+from torch import Tensor
+
+from noisyrnn.checks import check_choice, check_number
+
+KINDS = ("certificate", "estimate", "exact")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measurement:
+    """A value with its kind, so that an estimate is never read as a proof.
+
+    Args:
+        value: Of any shape; one entry a sequence, an eigenvalue or a time, as the function says that returns it.
+        kind: "exact" (computed up to rounding), "estimate" (from random draws, or by a method with an unknown error),
+            or "certificate" (a bound that holds, with the stated confidence).
+        standard_error: Of an estimate, in the shape of `value`, where random draws are its only error; else `None`.
+        confidence: Of a certificate that holds with a probability, in (0, 1); `None` where it always holds.
+
+    Raises:
+        ValueError: If the kind is unknown, or a field belongs to another kind or has another shape.
+
+    Example:
+        >>> Measurement(value=torch.tensor(2.0), kind="estimate", standard_error=torch.tensor(0.5))
+        Measurement(2 ± 0.5, estimate)
+    """
+
+    value: Tensor
+    kind: str
+    standard_error: Tensor | None = None
+    confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, KINDS)
+        if self.standard_error is not None:
+            if self.kind != "estimate":
+                raise ValueError(f"standard_error must be None for kind {self.kind!r}, got one.")
+            if self.standard_error.shape != self.value.shape:
+                raise ValueError(
+                    f"standard_error must have the shape of value, {tuple(self.value.shape)}, "
+                    f"got {tuple(self.standard_error.shape)}."
+                )
+        if self.confidence is not None:
+            if self.kind != "certificate":
+                raise ValueError(f"confidence must be None for kind {self.kind!r}, got {self.confidence:g}.")
+            check_number("confidence", self.confidence, above=0.0)
+            if self.confidence >= 1:
+                raise ValueError(f"confidence must be less than 1, got {self.confidence:g}.")
+
+    def __repr__(self) -> str:
+        """The value, its error and its kind; for more than one entry, the shape and the mean."""
+        if self.value.numel() == 1:
+            text = f"{float(self.value):.6g}"
+            if self.standard_error is not None:
+                text += f" ± {float(self.standard_error):.2g}"
+        else:
+            text = f"shape {tuple(self.value.shape)}, mean {float(self.value.detach().double().mean()):.6g}"
+        confidence = "" if self.confidence is None else f", confidence {self.confidence:g}"
+        return f"Measurement({text}, {self.kind}{confidence})"
+
+    def interval(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Ends of the normal interval around an estimate with a standard error.
+
+        Raises:
+            ValueError: If there is no standard error.
+        """
+        if self.standard_error is None:
+            raise ValueError(f"standard_error must be given for an interval, got None ({self.kind}).")
+        check_number("confidence", confidence, above=0.0)
+        reach = float(norm.ppf(0.5 + confidence / 2)) * self.standard_error
+        return self.value - reach, self.value + reach
+
+    def over_sequences(self) -> "Measurement":
+        """The mean over the first axis, as an estimate for the population that the sequences were drawn from.
+
+        Its standard error is that of a mean of independent entries; it holds the sampling of the sequences and, where
+        the entries are estimates themselves, their own noise. It is `None` for a single sequence.
+        """
+        values = self.value.detach().double()
+        count = len(values)
+        error = None if count < 2 else values.std(dim=0) / math.sqrt(count)
+        return Measurement(value=values.mean(dim=0), kind="estimate", standard_error=error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form: numbers in (nested) lists, with `None` for one that is not finite."""
+        return {
+            "value": _listed(self.value),
+            "kind": self.kind,
+            "standard_error": None if self.standard_error is None else _listed(self.standard_error),
+            "confidence": self.confidence,
+        }
+
+
+def mean_of_draws(draws: Tensor) -> Measurement:
+    """The mean over the first axis of independent draws, with its standard error; float64.
+
+    Raises:
+        ValueError: If there are fewer than two draws.
+    """
+    if len(draws) < 2:
+        raise ValueError(f"draws must be at least 2 for a standard error, got {len(draws)}.")
+    draws = draws.detach().double()
+    error = draws.std(dim=0) / math.sqrt(len(draws))
+    return Measurement(value=draws.mean(dim=0), kind="estimate", standard_error=error)
+
+
+def student_interval(values: Tensor, confidence: float = 0.95) -> tuple[float, float]:
+    """Student's interval for the mean of a few independent numbers, such as one a seed, `(count,)` with count >= 2."""
+    count = len(values)
+    reach = float(t.ppf(0.5 + confidence / 2, count - 1)) * float(values.std()) / math.sqrt(count)
+    middle = float(values.mean())
+    return middle - reach, middle + reach
+
+
+def _listed(values: Tensor) -> Any:
+    """Nested lists of floats; `None` where a number is not finite."""
+
+    def clean(entry: Any) -> Any:
+        if isinstance(entry, list):
+            return [clean(part) for part in entry]
+        return entry if math.isfinite(entry) else None
+
+    return clean(values.detach().to(torch.float64).tolist())

@@ -1,0 +1,187 @@
+"""The path of a hidden state along its inputs, and the linear maps between neighbouring states."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp, vmap
+
+from noisyrnn.checks import check_lengths, check_sequences
+from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.reference import StepMaps
+from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
+from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.sde.diffusion import HiddenNoise
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """States `h_0 … h_M` of a cell along its inputs, and the Jacobians `J_m = ∂h_{m+1}/∂h_m` along them.
+
+    The maps are those of the reference loop, so that every derivative of any order is right. For the drift of the
+    noisy family the Jacobian is written out; for any other cell it comes from automatic differentiation. Nothing is
+    detached: what is computed from a trajectory can be differentiated in the cell's parameters.
+
+    Args:
+        maps: The step maps of the pass.
+        states: `h_0 … h_M`, each `(batch, state_size)`.
+        linear: The drift's matrices where the Jacobian is written out, else `None`.
+    """
+
+    maps: StepMaps[Any]
+    states: tuple[Tensor, ...]
+    linear: Recurrence | None
+
+    @classmethod
+    def of(
+        cls,
+        cell: Cell[Any],
+        inputs: Tensor,
+        *,
+        state: Tensor | None = None,
+        noise: HiddenNoise | None = None,
+        path: BrownianPath | None = None,
+        lengths: Tensor | None = None,
+        dt: Tensor | None = None,
+    ) -> "Trajectory":
+        """The trajectory of `cell` along `inputs`.
+
+        Args:
+            cell: Iterated by the reference loop.
+            inputs: As the cell takes them (standardised already), `(batch, steps, input_size)`.
+            state: Initial state, `(batch, state_size)`; zeros by default.
+            noise: Laws and levels; noise-free by default.
+            path: Where the random numbers come from; needed with `noise`.
+            lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
+            dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+
+        Raises:
+            ValueError: If a shape does not fit.
+        """
+        check_sequences("inputs", inputs, input_size=cell.input_size)
+        if lengths is not None:
+            check_lengths(lengths, batch=inputs.shape[0], steps=inputs.shape[1])
+        if (noise is None) != (path is None):
+            raise ValueError("noise and path must be given together, got one of them.")
+        maps = StepMaps(cell, inputs, noise=noise, path=path, lengths=lengths, dt=dt)
+        states = [cell.initial_state(len(inputs)) if state is None else state]
+        for m in range(len(maps)):
+            states.append(maps(m, states[-1]))
+        recurrence = cell.recurrence()
+        linear = recurrence if recurrence is not None and recurrence.kind == "drift" else None
+        return cls(maps, tuple(states), linear)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps M."""
+        return len(self.maps)
+
+    @property
+    def end(self) -> Tensor:
+        """The last valid state, `(batch, state_size)`."""
+        return self.states[-1]
+
+    def tangent(self, m: int, vectors: Tensor) -> Tensor:
+        """`J_m v` for vectors `(..., batch, state_size)` with any leading axes."""
+        if self.linear is not None:
+            return self._drift_product(m, vectors, transposed=False)
+        return _over_leading(lambda v: jvp(self._map(m), (self.states[m],), (v,))[1], vectors)
+
+    def cotangent(self, m: int, vectors: Tensor) -> Tensor:
+        """`J_mᵀ v` for vectors `(..., batch, state_size)` with any leading axes."""
+        if self.linear is not None:
+            return self._drift_product(m, vectors, transposed=True)
+        pull = vjp(self._map(m), self.states[m])[1]
+        return _over_leading(lambda v: pull(v)[0], vectors)
+
+    def jacobian(self, m: int) -> Tensor:
+        """`J_m` itself, `(batch, state_size, state_size)`: rows are outputs, columns inputs."""
+        batch, size = self.states[m].shape
+        eye = torch.eye(size, dtype=self.states[m].dtype, device=self.states[m].device)
+        if self.linear is None:
+            columns = self.tangent(m, eye[:, None, :].expand(size, batch, size))
+            return columns.permute(1, 2, 0)
+        rate, slope = self._rates(m)
+        inner = slope[..., None] * self.linear.W
+        if self.linear.A is not None:
+            inner = inner + self.linear.A
+        return eye + rate[..., None] * inner
+
+    def curvature(self, m: int, vectors: Tensor) -> Tensor:
+        """`h_{m+1}''[v, v]`, the second directional derivative of the step, for vectors `(..., batch, state_size)`."""
+
+        def along(v: Tensor) -> Tensor:
+            def first(h: Tensor) -> Tensor:
+                return jvp(self._map(m), (h,), (v,))[1]
+
+            return jvp(first, (self.states[m],), (v,))[1]
+
+        return _over_leading(along, vectors)
+
+    def alive(self, m: int) -> Tensor | None:
+        """Which sequences still go on at step `m`, bool `(batch, 1)`; `None` where all always do."""
+        return None if self.maps.alive is None else self.maps.alive[m]
+
+    def _map(self, m: int) -> Callable[[Tensor], Tensor]:
+        return lambda h: self.maps(m, h)
+
+    def _rates(self, m: int) -> tuple[Tensor, Tensor]:
+        """The drift's weight in the step, noise and step length included, and tanh' there; `(batch, hidden_size)`."""
+        assert self.linear is not None
+        state = self.states[m]
+        slope = 1 - torch.tanh(state @ self.linear.W.T + self.maps.drives[m]) ** 2
+        rate = self.linear.step.expand_as(state)
+        dt = self.maps.dts[m]
+        if dt is not None:
+            rate = rate * dt
+        noise, draws = self.maps.noise, self.maps.draws.multiplicative
+        if noise is not None and draws is not None:
+            rate = noise.perturb(rate, None, draws[m], dt)
+        alive = self.alive(m)
+        return rate if alive is None else rate * alive, slope
+
+    def _drift_product(self, m: int, vectors: Tensor, *, transposed: bool) -> Tensor:
+        """`J v` or `Jᵀ v` with `J = I + diag(rate) (A + diag(slope) W)`."""
+        assert self.linear is not None
+        rate, slope = self._rates(m)
+        A, W = self.linear.A, self.linear.W
+        if transposed:
+            weighted = rate * vectors
+            moved = (slope * weighted) @ W
+            return vectors + (moved if A is None else moved + weighted @ A)
+        moved = slope * (vectors @ W.T)
+        return vectors + rate * (moved if A is None else moved + vectors @ A.T)
+
+
+def standardised(model: SequenceClassifier, inputs: Tensor) -> Tensor:
+    """`inputs` as the layer of `model` sees them, `(batch, steps, input_size)`."""
+    check_sequences("inputs", inputs, input_size=model.layer.input_size)
+    return (inputs - model.mean) / model.std
+
+
+def cell_of(model: object) -> Cell[Any]:
+    """The cell of a classifier, a layer or a cell.
+
+    Raises:
+        TypeError: If there is none: a quantity of the hidden state needs a model of this library.
+    """
+    if isinstance(model, SequenceClassifier):
+        model = model.layer
+    if isinstance(model, RecurrentLayer):
+        model = model.cell
+    if not isinstance(model, Cell):
+        raise TypeError(
+            f"model must be a SequenceClassifier, RecurrentLayer or Cell for a quantity of the hidden state, "
+            f"got {type(model).__name__}."
+        )
+    return model
+
+
+def _over_leading(apply: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
+    """`apply` for `(batch, state_size)` over all leading axes of `vectors`."""
+    leading = vectors.shape[:-2]
+    if not leading:
+        return apply(vectors)
+    return vmap(apply)(vectors.flatten(0, -3)).unflatten(0, leading)
