@@ -17,9 +17,9 @@ def make_layer() -> Callable[..., RecurrentLayer]:
             torch.manual_seed(seed)
             layer = MODELS[name].build(input_size, hidden_size, options).double()
             for parameter_name, parameter in layer.named_parameters():
-                if parameter_name in ("cell.B", "cell.C"):  # start near zero by default
+                if parameter_name.endswith((".B", ".C")):  # start near zero by default
                     torch.nn.init.normal_(parameter, std=0.5)
-                if parameter_name == "cell.threshold":
+                if parameter_name.endswith(".threshold"):
                     torch.nn.init.uniform_(parameter, -0.05, 0.05)
         return layer
 

@@ -336,12 +336,13 @@ def test_one_noise_free_step(name: str, make_layer: Make, make_inputs: Make) -> 
         (
             torch.zeros(64, 784),
             ValueError,
-            r"^inputs must have shape \(batch, steps, 2\), got \(64, 784\)\. "
-            r"Add the feature axis: inputs\.unsqueeze\(-1\)\.$",
+            r"^inputs must have shape \(batch, steps, 2\), or \(steps, 2\) for one sequence, got \(64, 784\)\. "
+            r"For several sequences add the feature axis: inputs\.unsqueeze\(-1\)\.$",
         ),
-        (torch.zeros(4, 6, 1), ValueError, r"^inputs must have shape \(batch, steps, 2\), got \(4, 6, 1\)\.$"),
+        (torch.zeros(4, 6, 1), ValueError, r"^inputs must have shape \(batch, steps, 2\), or .*, got \(4, 6, 1\)\.$"),
+        (torch.zeros(4, 0, 2), ValueError, r"^inputs must hold at least one sequence of one step, got \(4, 0, 2\)\.$"),
         (torch.zeros(4, 6, 2).long(), TypeError, r"^inputs must be floating point, got torch\.int64\. Convert: .*$"),
-        ([[0.0]], TypeError, r"^inputs must be a tensor, got list\.$"),
+        ([[0.0]], TypeError, r"^inputs must be a tensor or a PackedSequence, got list\.$"),
     ],
 )
 def test_bad_inputs(name: str, inputs: Any, error: type[Exception], sentence: str, make_layer: Make) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from noisyrnn.models import ExpRNN
-from noisyrnn.models.exprnn import modrelu, skew_blocks
+from noisyrnn.models.exprnn import Rotation, modrelu, skew_blocks
 
 Make = Callable[..., Any]
 
@@ -114,3 +114,13 @@ def test_unknown_start() -> None:
     sentence = r"^recurrent_init must be one of cayley, henaff, got 'cayly'\. Did you mean 'cayley'\?$"
     with pytest.raises(ValueError, match=sentence):
         ExpRNN(1, 2, recurrent_init="cayly")
+
+
+def test_the_rotation_by_hand() -> None:
+    rotation = Rotation(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    with torch.no_grad():
+        rotation.free.copy_(torch.tensor([[7.0, 5.0], [0.3, 2.0]]))  # what is not below the diagonal does not count
+    c, s = math.cos(0.3), math.sin(0.3)
+    torch.testing.assert_close(rotation.weight, torch.tensor([[s, c], [c, -s]]))
+    rotation.weight.sum().backward()
+    assert (rotation.free.grad != 0).nonzero().tolist() == [[1, 0]]

@@ -43,7 +43,7 @@ def test_the_loop_equals_the_fused_pass(
 def test_equals_torch_with_copied_weights(name: str, make_layer: Make, make_inputs: Make) -> None:
     layer, inputs = make_layer(name), make_inputs()
     theirs = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[name](2, 5, batch_first=True).double()
-    theirs.load_state_dict({key.removeprefix("cell.rnn."): value for key, value in layer.state_dict().items()})
+    theirs.load_state_dict({key.removeprefix("cells.l0.rnn."): value for key, value in layer.state_dict().items()})
     expected, end = theirs(inputs)
     outputs, h_n = layer(inputs)
     torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-14)

@@ -1,13 +1,18 @@
-"""What the layer itself decides: which noise a pass sees."""
+"""What the layer itself decides: which noise a pass sees, how its weights are called, and what it survives."""
 
+import copy
+import io
+import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from noisyrnn.kernels import reference
-from noisyrnn.models import SequenceClassifier
+from noisyrnn.models import MODELS, RecurrentLayer, SequenceClassifier
 from noisyrnn.sde import BrownianPath, derive_seed
 
 Make = Callable[..., Any]
@@ -80,3 +85,240 @@ def test_step_lengths_may_differ_between_replicas(make_layer: Make, make_inputs:
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match=r"dt must be a number or have shape"):
         torch.func.vmap(lambda sizes: layer.last_output(inputs, dt=sizes))(dt[:, 1:])
+
+
+def test_each_cell_has_its_own_stream(make_layer: Make, make_inputs: Make, paths: list[BrownianPath]) -> None:
+    path = BrownianPath(seed=4, stream=7, first_row=3)
+    make_layer("noisy", num_layers=2, bidirectional=True)(make_inputs(), path=path)
+    assert paths == [replace(path, stream=7 + k) for k in range(4)]
+    make_layer("noisy", num_layers=2, noise_seed=4)(make_inputs())  # one seed for the whole pass
+    assert paths[4:] == [BrownianPath(seed=derive_seed(4, 0, 1), stream=k) for k in (0, 1)]
+
+
+NAMES = {
+    "noisy": ["step_size", "B", "C", "input.weight", "input.bias"],
+    "lipschitz": ["step_size", "B", "C", "input.weight", "input.bias"],
+    "antisymmetric": ["C", "input.weight", "input.bias"],
+    "cornn": ["input.weight", "input.bias", "recurrent.weight"],
+    "exprnn": [
+        "threshold",
+        "input.weight",
+        "recurrent.free",
+        "recurrent.start",
+    ],
+    **{
+        name: [f"rnn.{part}_l0" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        for name in ("rnn", "gru", "lstm")
+    },
+}
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_the_names_of_the_weights(name: str) -> None:
+    layer = MODELS[name].layer(2, 3, num_layers=2, bidirectional=True)
+    cells = ["l0", "l0_reverse", "l1", "l1_reverse"]
+    assert set(layer.state_dict()) == {f"cells.{cell}.{weight}" for cell in cells for weight in NAMES[name]}
+    bare = {weight for weight in NAMES[name] if weight != "threshold" and "bias" not in weight}
+    assert set(MODELS[name].layer(2, 3, bias=False).state_dict()) == {f"cells.l0.{weight}" for weight in bare}
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_weights_of_older_files_load(name: str, make_layer: Make) -> None:
+    layer, other = make_layer(name), make_layer(name, seed=1)
+    model, twin = SequenceClassifier(layer, 2).double(), SequenceClassifier(other, 2).double()
+    old = {key.replace("layer.cells.l0.", "layer.cell."): value for key, value in model.state_dict().items()}
+    for new, former in ((".recurrent.free", "original"), (".recurrent.start", "0.base")):
+        former = f".recurrent.parametrizations.weight.{former}"
+        old = {key.replace(new, former): value for key, value in old.items()}
+    assert "layer.cell." in " ".join(old) and "cells" not in " ".join(old)
+    for owner in (twin, copy.deepcopy(twin), pickle.loads(pickle.dumps(twin))):
+        owner.load_state_dict(old)
+        assert all(torch.equal(a, b) for a, b in zip(owner.parameters(), model.parameters(), strict=True))
+    assert len(old) == len(model.state_dict()) and "layer.cell." in " ".join(old)  # the caller's are as they were
+
+
+def test_the_only_cell(make_layer: Make) -> None:
+    layer = make_layer("noisy")
+    assert layer.cell is layer.cells["l0"]
+    sentence = r"^NoisyRNN has 4 cells, l0, l0_reverse, l1, l1_reverse: use layer\.cells\.$"
+    with pytest.raises(TypeError, match=sentence):
+        _ = make_layer("noisy", num_layers=2, bidirectional=True).cell
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_options_of_stacks_rebuild_them(name: str, make_layer: Make, make_inputs: Make) -> None:
+    chosen = {"num_layers": 2, "bidirectional": True, "batch_first": False, "dropout": 0.25, "bias": False}
+    layer, inputs = make_layer(name, **chosen, additive=0.3), make_inputs()
+    options = layer.options()
+    assert chosen.items() <= options.items() and not {"device", "dtype", "build"} & set(options)
+    twin = type(layer)(**options).double()
+    twin.load_state_dict(layer.state_dict())
+    path = BrownianPath(seed=1)
+    assert torch.equal(twin(inputs, path=path)[0], layer(inputs, path=path)[0])
+    assert "device" not in MODELS[name].options() and "num_layers=2" in repr(layer)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_device_and_type(name: str) -> None:
+    layer = MODELS[name].layer(2, 3, num_layers=2, dtype=torch.float64)
+    assert {t.dtype for t in layer.state_dict().values()} == {torch.float64}
+    assert layer(torch.zeros(1, 2, 2, dtype=torch.float64))[0].dtype == torch.float64
+    layer = MODELS[name].layer(2, 3, device="meta", dtype=torch.float16)
+    assert {(t.device.type, t.dtype) for t in layer.state_dict().values()} == {("meta", torch.float16)}
+    with torch.random.fork_rng():
+        starts = []
+        for dtype in (torch.float32, torch.float64):
+            torch.manual_seed(0)
+            starts.append(next(MODELS[name].layer(2, 3, dtype=dtype).parameters()))
+    assert torch.equal(starts[0].double(), starts[1])  # the same weights whatever their type
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_through_a_stack_are_the_whole_pass(
+    name: str, dtype: torch.dtype, make_layer: Make, make_inputs: Make
+) -> None:
+    layer, inputs = make_layer(name, num_layers=3, additive=0.1).to(dtype).eval(), make_inputs().to(dtype)
+    state, found = None, []
+    for x in inputs.unbind(1):
+        state = layer.step(x, state)
+        found.append(state[-1, :, :5])
+    outputs, h_n = layer(inputs)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12  # float32: the matrices are multiplied in another order
+    torch.testing.assert_close(torch.stack(found, dim=1), outputs, rtol=0, atol=tolerance)
+    torch.testing.assert_close(state, h_n, rtol=0, atol=tolerance)
+    assert state.shape == h_n.shape and not state.requires_grad
+
+
+def test_bad_steps(make_layer: Make) -> None:
+    x = torch.zeros(4, 2, dtype=torch.float64)
+    sentence = r"^bidirectional must be False to take single steps, got True\. A backward direction starts at the end: "
+    for layers in (1, 2):
+        with pytest.raises(ValueError, match=sentence):
+            make_layer("noisy", bidirectional=True, num_layers=layers).step(x)
+    with pytest.raises(ValueError, match=r"^state must have shape \(2, 4, 5\), got \(4, 5\)\.$"):
+        make_layer("noisy", num_layers=2).step(x, torch.zeros(4, 5).double())
+
+
+@pytest.mark.parametrize("name", ["noisy", "cornn"])
+def test_bad_initial_states_of_stacks(name: str, make_layer: Make, make_inputs: Make) -> None:
+    layer, size = make_layer(name, num_layers=2, bidirectional=True), 10 if name == "cornn" else 5
+    with pytest.raises(ValueError, match=rf"^h_0 must have shape \(4, 4, {size}\), got \(1, 4, {size}\)\.$"):
+        layer(make_inputs(), torch.zeros(1, 4, size).double())
+    with pytest.raises(ValueError, match=rf"^h_0 must have shape \(4, {size}\), got \(4, 4, {size}\)\.$"):
+        layer(make_inputs()[0], torch.zeros(4, 4, size).double())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"num_layers": 0}, ValueError, r"^num_layers must be at least 1, got 0\.$"),
+        ({"num_layers": 1.5}, TypeError, r"^num_layers must be an integer, got 1\.5\.$"),
+        ({"dropout": -0.1}, ValueError, r"^dropout must be at least 0, got -0\.1\.$"),
+        ({"dropout": 1.0, "num_layers": 2}, ValueError, r"^dropout must be less than 1, got 1\.$"),
+        ({"dropout": "some"}, TypeError, r"^dropout must be a number, got 'some'\.$"),
+    ],
+)
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_bad_stacks(name: str, options: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        MODELS[name].layer(2, 3, **options)
+
+
+STACK = {"num_layers": 2, "bidirectional": True, "dropout": 0.3, "additive": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "switch", "options"),
+    [
+        ("noisy", "on", {"num_layers": 2, "dropout": 0.3}),
+        ("noisy", "off", {"bidirectional": True}),
+        ("cornn", "off", {}),
+        ("exprnn", "off", {}),
+    ],
+)
+def test_a_stack_compiles_in_one_graph(
+    name: str, switch: str, options: dict[str, Any], make_layer: Make, make_inputs: Make
+) -> None:
+    torch.compiler.reset()
+    layer = make_layer(name, additive=0.1, **options)
+    layer.kernel, layer.noise = "reference", switch
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    arguments = {"lengths": torch.tensor([2, 1, 2, 1]), "path": BrownianPath(seed=3)}
+    inputs = make_inputs(steps=2)
+    for found, wanted in zip(compiled(inputs, **arguments), layer(inputs, **arguments), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_autocast(name: str, make_layer: Make, make_inputs: Make) -> None:
+    layer, inputs, path = make_layer(name, **STACK).float(), make_inputs().float(), BrownianPath(seed=1)
+    exact = layer(inputs, path=path)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs, h_n = layer(inputs, path=path)
+    outputs.float().square().sum().backward()
+    # bfloat16 keeps 8 bits, and each of twelve steps rounds numbers of size 1 a few times.
+    torch.testing.assert_close(outputs.float(), exact, rtol=0, atol=0.2)
+    assert all(torch.isfinite(p.grad).all() and p.grad.dtype == torch.float32 for p in layer.parameters())
+    assert h_n.shape == (4, 4, layer.cells["l0"].state_size)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_copies_and_pickles(name: str, make_layer: Make, make_inputs: Make) -> None:
+    layer, inputs, path = make_layer(name, **STACK).float(), make_inputs().float(), BrownianPath(seed=1)
+    layer.noise, layer.kernel = "on", "auto"
+    wanted = layer(inputs, path=path)[0]
+    with torch.no_grad():
+        layer.eval()(inputs)  # packs the weights
+    layer.train()
+    buffer = io.BytesIO()
+    torch.save(layer, buffer)
+    buffer.seek(0)
+    for other in (
+        copy.deepcopy(layer),
+        pickle.loads(pickle.dumps(layer)),
+        torch.load(buffer, weights_only=False),
+    ):
+        assert torch.equal(other(inputs, path=path)[0], wanted)
+        assert other.noise == "on" and other.options() == layer.options()
+
+
+@pytest.mark.parametrize("name", ["noisy", "cornn", "exprnn"])
+@pytest.mark.parametrize("kernel", ["reference", "torch"])
+def test_replicas_of_a_stack(name: str, kernel: str, make_layer: Make, make_inputs: Make) -> None:
+    layers = [make_layer(name, seed=seed, **STACK) for seed in (0, 1)]
+    for layer in layers:
+        layer.kernel = kernel
+    parameters, buffers = torch.func.stack_module_state(layers)
+    inputs, lengths, seeds = make_inputs(), torch.tensor([6, 1, 3, 2]), torch.tensor([3, 4])
+
+    def outputs_of(parameters: Any, buffers: Any, seed: Any) -> Any:
+        options = {"lengths": lengths, "path": BrownianPath(seed=seed)}
+        return torch.func.functional_call(layers[0], (parameters, buffers), (inputs,), options)[0]
+
+    together = torch.func.vmap(outputs_of)(parameters, buffers, seeds)
+    for layer, seed, found in zip(layers, seeds, together, strict=True):
+        wanted = layer(inputs, lengths=lengths, path=BrownianPath(seed=seed))[0]
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+def test_groups_of_parameters(make_layer: Make) -> None:
+    layer = make_layer("noisy", num_layers=2)
+    steps = [p for name, p in layer.named_parameters() if name.endswith("step_size")]
+    others = [p for name, p in layer.named_parameters() if not name.endswith("step_size")]
+    optimizer = torch.optim.Adam([{"params": steps, "lr": 1e-4}, {"params": others}], lr=1e-2)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 8]
+
+
+def test_a_plain_layer_describes_itself() -> None:
+    layer = RecurrentLayer(nn.GRUCell, 2, 3, additive=0.5)
+    assert "additive=0.5" in repr(layer) and "build" not in layer.options()
+    assert layer.noise == "auto" and layer.output_size == 3
+
+
+def test_a_mask_reaches_the_layer(make_layer: Make, make_inputs: Make) -> None:
+    layer, inputs, lengths = make_layer("noisy"), make_inputs(), torch.tensor([6, 1, 3, 2])
+    mask, path = torch.arange(6) < lengths[:, None], BrownianPath(seed=1)
+    assert torch.equal(layer(inputs, mask=mask, path=path)[0], layer(inputs, lengths=lengths, path=path)[0])
+    with pytest.raises(ValueError, match=r"^mask must be true on the first steps .*, got a gap in row 1\. "):
+        layer(inputs, mask=~mask)

@@ -153,7 +153,7 @@ def test_the_learnable_step_is_trained_and_the_fixed_one_is_not(make_layer: Make
         layer(make_inputs(), path=PATH)[0].sum().backward()
     assert (learnt.cell.step_size.grad != 0).all()
     assert not fixed.cell.step_size.requires_grad
-    assert "cell.step_size" in copy.deepcopy(fixed).state_dict()
+    assert "cells.l0.step_size" in copy.deepcopy(fixed).state_dict()
 
 
 def test_the_uniform_law_refuses_step_lengths(make_layer: Make, make_inputs: Make) -> None:

@@ -2,12 +2,15 @@
 
 from noisyrnn.models.antisymmetric import AntisymmetricRNN
 from noisyrnn.models.cell import Cell
-from noisyrnn.models.classifier import SequenceClassifier
 from noisyrnn.models.cornn import CoRNN
 from noisyrnn.models.exprnn import ExpRNN
 from noisyrnn.models.gated import GRU, LSTM, TanhRNN
+from noisyrnn.models.heads import HEADS, Head, SequenceClassifier, SequenceRegressor, SequenceToSequence
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.lipschitz import LipschitzRNN
+from noisyrnn.models.loops.module_cell import ModuleCell
+from noisyrnn.models.loops.noisy_cell import NoisyCell
+from noisyrnn.models.loops.with_hidden_noise import WithHiddenNoise
 from noisyrnn.models.noisy import NoisyRNN
 from noisyrnn.models.registry import ModelEntry
 
@@ -24,16 +27,23 @@ MODELS: dict[str, ModelEntry] = {
 
 __all__ = [
     "GRU",
+    "HEADS",
     "LSTM",
     "MODELS",
     "AntisymmetricRNN",
     "Cell",
     "CoRNN",
     "ExpRNN",
+    "Head",
     "LipschitzRNN",
     "ModelEntry",
+    "ModuleCell",
+    "NoisyCell",
     "NoisyRNN",
     "RecurrentLayer",
     "SequenceClassifier",
+    "SequenceRegressor",
+    "SequenceToSequence",
     "TanhRNN",
+    "WithHiddenNoise",
 ]

@@ -1,5 +1,6 @@
 """The antisymmetric RNN."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from noisyrnn.checks import check_number
 from noisyrnn.kernels.recurrence import Recurrence
-from noisyrnn.models.cell import Cell
+from noisyrnn.models.cell import Cell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.sde.structure import check_structure, structured
 
@@ -27,9 +28,19 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
         step_size: δ, above 0.
         damping: γ, at least 0.
         init_std: `C` starts at `N(0, (init_std / hidden_size)²)`, above 0.
+        bias: Whether there is the bias b.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, step_size: float, damping: float, init_std: float) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        step_size: float,
+        damping: float,
+        init_std: float,
+        bias: bool = True,
+    ) -> None:
         super().__init__(input_size, hidden_size)
         check_number("step_size", step_size, above=0.0)
         check_structure(1.0, damping)
@@ -37,7 +48,7 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
         self.step_size = step_size
         self.damping = damping
         self.C = nn.Parameter(torch.randn(hidden_size, hidden_size) * (init_std / hidden_size))
-        self.input = nn.Linear(input_size, hidden_size)
+        self.input = nn.Linear(input_size, hidden_size, bias=bias)
 
     def weights(self) -> AntisymmetricWeights:
         """`W` transposed."""
@@ -46,8 +57,8 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
     def recurrence(self) -> Recurrence:
         """The same step for the fused kernels."""
         W = structured(self.C, skewness=1.0, damping=self.damping)
-        step = torch.full_like(self.input.bias, self.step_size, requires_grad=False)
-        return Recurrence("drift", None, W, self.input.weight, self.input.bias, step)
+        step = self.input.weight.new_full((self.hidden_size,), self.step_size)
+        return Recurrence("drift", None, W, self.input.weight, bias_of(self.input), step)
 
     def drive(self, inputs: Tensor, weights: AntisymmetricWeights) -> Tensor:
         """`U x + b`."""
@@ -70,11 +81,18 @@ class AntisymmetricRNN(RecurrentLayer):
         step_size: δ, above 0.
         damping: γ, at least 0.
         init_std: `C` starts at `N(0, (init_std / hidden_size)²)`, above 0.
+        num_layers: See `RecurrentLayer`.
+        bidirectional: See `RecurrentLayer`.
+        batch_first: See `RecurrentLayer`.
+        dropout: See `RecurrentLayer`.
+        bias: Whether there is the bias b.
         additive: See `RecurrentLayer`.
         multiplicative: See `RecurrentLayer`.
         noise_form: See `RecurrentLayer`.
         noise_law: See `RecurrentLayer`.
         noise_seed: See `RecurrentLayer`.
+        device: See `RecurrentLayer`.
+        dtype: See `RecurrentLayer`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -91,19 +109,35 @@ class AntisymmetricRNN(RecurrentLayer):
         step_size: float = 0.01,
         damping: float = 0.0001,
         init_std: float = 0.1,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        bias: bool = True,
         additive: float = 0.0,
         multiplicative: float = 0.0,
         noise_form: str = "independent",
         noise_law: str = "gaussian",
         noise_seed: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            AntisymmetricCell(input_size, hidden_size, step_size=step_size, damping=damping, init_std=init_std),
+            partial(AntisymmetricCell, step_size=step_size, damping=damping, init_std=init_std, bias=bias),
+            input_size,
+            hidden_size,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            batch_first=batch_first,
+            dropout=dropout,
+            bias=bias,
             additive=additive,
             multiplicative=multiplicative,
             noise_form=noise_form,
             noise_law=noise_law,
             noise_seed=noise_seed,
+            device=device,
+            dtype=dtype,
         )
         self.step_size = step_size
         self.damping = damping

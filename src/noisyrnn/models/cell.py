@@ -65,3 +65,8 @@ class Cell(nn.Module, ABC, Generic[Weights]):
         """The state `(batch, state_size)` after one noise-free step with the inputs `(batch, input_size)`."""
         weights = self.weights()
         return state + self.increment(self.drive(inputs, weights), state, weights, dt)
+
+
+def bias_of(linear: nn.Linear) -> Tensor:
+    """Its bias; zeros where it has none, since the kernels always add one."""
+    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias

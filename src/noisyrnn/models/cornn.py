@@ -1,5 +1,6 @@
 """The coupled oscillatory RNN."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from noisyrnn.checks import check_number
 from noisyrnn.kernels.recurrence import Recurrence
-from noisyrnn.models.cell import Cell
+from noisyrnn.models.cell import Cell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 
 
@@ -31,10 +32,18 @@ class CoRNNCell(Cell[CoRNNWeights]):
         step_size: Δt, above 0.
         stiffness: γ, at least 0.
         friction: ϵ, at least 0.
+        bias: Whether there is the bias b.
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, *, step_size: float, stiffness: float, friction: float
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        step_size: float,
+        stiffness: float,
+        friction: float,
+        bias: bool = True,
     ) -> None:
         super().__init__(input_size, hidden_size)
         check_number("step_size", step_size, above=0.0)
@@ -43,7 +52,7 @@ class CoRNNCell(Cell[CoRNNWeights]):
         self.step_size = step_size
         self.stiffness = stiffness
         self.friction = friction
-        self.input = nn.Linear(input_size, hidden_size)
+        self.input = nn.Linear(input_size, hidden_size, bias=bias)
         self.recurrent = nn.Linear(2 * hidden_size, hidden_size, bias=False)
 
     @property
@@ -57,10 +66,10 @@ class CoRNNCell(Cell[CoRNNWeights]):
 
     def recurrence(self) -> Recurrence:
         """The same step for the fused kernels."""
-        step = torch.full_like(self.input.bias, self.step_size, requires_grad=False)
+        step = self.input.weight.new_full((self.hidden_size,), self.step_size)
         coefficients = (float(self.stiffness), float(self.friction))
         return Recurrence(
-            "oscillator", None, self.recurrent.weight, self.input.weight, self.input.bias, step, coefficients
+            "oscillator", None, self.recurrent.weight, self.input.weight, bias_of(self.input), step, coefficients
         )
 
     def drive(self, inputs: Tensor, weights: CoRNNWeights) -> Tensor:
@@ -85,11 +94,18 @@ class CoRNN(RecurrentLayer):
         step_size: Δt, above 0.
         stiffness: γ, at least 0.
         friction: ϵ, at least 0.
+        num_layers: See `RecurrentLayer`.
+        bidirectional: See `RecurrentLayer`.
+        batch_first: See `RecurrentLayer`.
+        dropout: See `RecurrentLayer`.
+        bias: Whether there is the bias b.
         additive: See `RecurrentLayer`; the noise acts on the positions.
         multiplicative: See `RecurrentLayer`.
         noise_form: See `RecurrentLayer`.
         noise_law: See `RecurrentLayer`.
         noise_seed: See `RecurrentLayer`.
+        device: See `RecurrentLayer`.
+        dtype: See `RecurrentLayer`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -106,19 +122,35 @@ class CoRNN(RecurrentLayer):
         step_size: float = 0.042,
         stiffness: float = 2.7,
         friction: float = 4.7,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        bias: bool = True,
         additive: float = 0.0,
         multiplicative: float = 0.0,
         noise_form: str = "independent",
         noise_law: str = "gaussian",
         noise_seed: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            CoRNNCell(input_size, hidden_size, step_size=step_size, stiffness=stiffness, friction=friction),
+            partial(CoRNNCell, step_size=step_size, stiffness=stiffness, friction=friction, bias=bias),
+            input_size,
+            hidden_size,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            batch_first=batch_first,
+            dropout=dropout,
+            bias=bias,
             additive=additive,
             multiplicative=multiplicative,
             noise_form=noise_form,
             noise_law=noise_law,
             noise_seed=noise_seed,
+            device=device,
+            dtype=dtype,
         )
         self.step_size = step_size
         self.stiffness = stiffness

@@ -1,11 +1,11 @@
 """The exponential RNN: an orthogonal recurrent matrix through the matrix exponential."""
 
 import math
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import orthogonal
 
 from noisyrnn.checks import check_choice
 from noisyrnn.kernels.recurrence import Recurrence
@@ -41,6 +41,47 @@ def modrelu(z: Tensor, bias: Tensor) -> Tensor:
     return torch.sign(z) * torch.relu(z.abs() + bias)
 
 
+class Rotation(nn.Module):
+    r"""A trained orthogonal matrix, :math:`Q_0 \exp(L - L^T)` with `L` the part of a free matrix below its diagonal.
+
+    Written out because torch's own parametrised modules cannot be pickled.
+
+    Args:
+        start: :math:`Q_0`, orthogonal up to the error of `torch.matrix_exp` in single precision, `(size, size)`.
+    """
+
+    start: Tensor
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.free = nn.Parameter(torch.zeros_like(start))
+        self.register_buffer("start", _orthogonalised(start))
+        self.register_load_state_dict_pre_hook(_rename_older_weights)
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix, made anew."""
+        lower = self.free.tril(-1)
+        return self.start @ torch.matrix_exp(lower - lower.T)
+
+
+def _orthogonalised(matrix: Tensor) -> Tensor:
+    """A nearly orthogonal matrix itself, if it is so up to rounding; else Q of its QR decomposition with R positive."""
+    size = len(matrix)
+    if torch.allclose(matrix.T @ matrix, torch.eye(size), atol=10 * size * torch.finfo(matrix.dtype).eps):
+        return matrix
+    factored, scales = torch.geqrf(matrix)
+    return torch.linalg.householder_product(factored, scales) * factored.diagonal().sgn()
+
+
+def _rename_older_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let weights saved by torch's parametrisation load."""
+    for old, new in (("original", "free"), ("0.base", "start")):
+        old = f"{prefix}parametrizations.weight.{old}"
+        if old in state:
+            state[prefix + new] = state.pop(old)
+
+
 class ExpWeights(NamedTuple):
     """What a step uses: the orthogonal matrix transposed, `(hidden_size, hidden_size)`."""
 
@@ -54,18 +95,22 @@ class ExpCell(Cell[ExpWeights]):
         input_size: Channels of one step.
         hidden_size: Units.
         recurrent_init: "cayley" or "henaff"; see `skew_blocks`.
+        bias: Whether modReLU has its threshold; without it the cell is linear.
     """
 
     timed = False
 
-    def __init__(self, input_size: int, hidden_size: int, *, recurrent_init: str) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, recurrent_init: str, bias: bool = True) -> None:
         super().__init__(input_size, hidden_size)
         start = torch.linalg.matrix_exp(skew_blocks(hidden_size, recurrent_init))
         self.input = nn.Linear(input_size, hidden_size, bias=False)
-        self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
-        orthogonal(self.recurrent, orthogonal_map="matrix_exp")
-        self.recurrent.weight = start
-        self.threshold = nn.Parameter(torch.zeros(hidden_size))
+        torch.rand(hidden_size, hidden_size)  # not used: whoever seeds torch gets the weights that he always got
+        self.recurrent = Rotation(start)
+        self.threshold: Tensor
+        if bias:
+            self.threshold = nn.Parameter(torch.zeros(hidden_size))
+        else:
+            self.register_buffer("threshold", torch.zeros(hidden_size), persistent=False)
 
     def weights(self) -> ExpWeights:
         """The exponential, taken once for the whole pass."""
@@ -92,11 +137,18 @@ class ExpRNN(RecurrentLayer):
         input_size: Channels of one step, at least 1.
         hidden_size: Units, at least 1.
         recurrent_init: "cayley" or "henaff": how `K` starts.
+        num_layers: See `RecurrentLayer`.
+        bidirectional: See `RecurrentLayer`.
+        batch_first: See `RecurrentLayer`.
+        dropout: See `RecurrentLayer`.
+        bias: Whether modReLU has its threshold; without it the network is linear.
         additive: See `RecurrentLayer`.
         multiplicative: See `RecurrentLayer`.
         noise_form: See `RecurrentLayer`.
         noise_law: See `RecurrentLayer`.
         noise_seed: See `RecurrentLayer`.
+        device: See `RecurrentLayer`.
+        dtype: See `RecurrentLayer`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -111,18 +163,34 @@ class ExpRNN(RecurrentLayer):
         hidden_size: int,
         *,
         recurrent_init: str = "cayley",
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        bias: bool = True,
         additive: float = 0.0,
         multiplicative: float = 0.0,
         noise_form: str = "independent",
         noise_law: str = "gaussian",
         noise_seed: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            ExpCell(input_size, hidden_size, recurrent_init=recurrent_init),
+            partial(ExpCell, recurrent_init=recurrent_init, bias=bias),
+            input_size,
+            hidden_size,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            batch_first=batch_first,
+            dropout=dropout,
+            bias=bias,
             additive=additive,
             multiplicative=multiplicative,
             noise_form=noise_form,
             noise_law=noise_law,
             noise_seed=noise_seed,
+            device=device,
+            dtype=dtype,
         )
         self.recurrent_init = recurrent_init

@@ -1,6 +1,7 @@
 """torch's own recurrent networks behind the same interface, so that they can wear the same noise."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -18,8 +19,8 @@ class TorchWeights(NamedTuple):
 
     input: Tensor
     recurrent: Tensor
-    input_bias: Tensor
-    recurrent_bias: Tensor
+    input_bias: Tensor | None = None
+    recurrent_bias: Tensor | None = None
 
 
 class TorchCell(Cell[TorchWeights]):
@@ -29,14 +30,15 @@ class TorchCell(Cell[TorchWeights]):
         input_size: Channels of one step.
         hidden_size: Units.
         kind: "rnn", "gru" or "lstm".
+        bias: Whether there are biases.
     """
 
     timed = False
 
-    def __init__(self, input_size: int, hidden_size: int, *, kind: str) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, kind: str, bias: bool = True) -> None:
         super().__init__(input_size, hidden_size)
         self.kind = kind
-        self.rnn = KINDS[kind](input_size, hidden_size, batch_first=True)
+        self.rnn = KINDS[kind](input_size, hidden_size, bias=bias, batch_first=True)
 
     @property
     def state_size(self) -> int:
@@ -83,19 +85,35 @@ class _TorchRNN(RecurrentLayer):
         input_size: int,
         hidden_size: int,
         *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        bias: bool = True,
         additive: float = 0.0,
         multiplicative: float = 0.0,
         noise_form: str = "independent",
         noise_law: str = "gaussian",
         noise_seed: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            TorchCell(input_size, hidden_size, kind=self.kind),
+            partial(TorchCell, kind=self.kind, bias=bias),
+            input_size,
+            hidden_size,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            batch_first=batch_first,
+            dropout=dropout,
+            bias=bias,
             additive=additive,
             multiplicative=multiplicative,
             noise_form=noise_form,
             noise_law=noise_law,
             noise_seed=noise_seed,
+            device=device,
+            dtype=dtype,
         )
 
 

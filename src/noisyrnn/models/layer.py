@@ -1,84 +1,160 @@
-"""A cell run over a sequence, with or without noise on its hidden state."""
+"""Recurrent cells run over sequences, with or without noise on their hidden state, under the contract of `nn.RNN`."""
 
 import inspect
-import math
-import os
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from noisyrnn.checks import check_choice, check_integer, check_lengths, check_sequences, values_hidden
+from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.kernels import dispatch
 from noisyrnn.kernels.cpu import Stream
 from noisyrnn.models.cell import Cell
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
+from noisyrnn.models.loops.module_cell import as_cell
+from noisyrnn.models.sequences.dropout import dropped
+from noisyrnn.models.sequences.layout import arranged, check_form, step_lengths
+from noisyrnn.models.sequences.source import NoiseSource
+from noisyrnn.models.sequences.stack import stacked
+from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise
 
-SWITCHES = ("auto", "off", "on")
+NOT_OPTIONS = ("build", "device", "dtype")
+"""Constructor arguments that are no settings: how a cell is made, and where its weights are at first."""
 
 
 class RecurrentLayer(nn.Module):
-    """A recurrent cell over a sequence; the base that declares, and the concrete layers only fill in a cell.
+    """Recurrent cells over sequences, one for each layer and direction; the concrete layers only say which cell.
+
+    Layer number l, from 0, has its forward cell at `cells["l0"]`, `cells["l1"]`, … and its backward cell at
+    `cells["l0_reverse"]`, …; so a parameter `C` is called `cells.l0.C` in a `state_dict`. Weights saved under the older
+    name `cell.C` load into a layer of one cell. Each cell has its own stream of a `BrownianPath`: the path's own for
+    the first cell, and the following ones for the others, in the order of `cells`.
 
     Every constructor argument of a concrete layer is an attribute of the same name, so that `options` can rebuild it.
 
     Args:
-        cell: What is iterated.
+        build: Makes a cell of `(input_size, hidden_size)`: a `Cell`, or a module called as `nn.RNNCell` is, such as
+            `nn.GRUCell` (see `ModuleCell`).
+        input_size: Channels of one step, at least 1.
+        hidden_size: Units of each cell, at least 1.
+        num_layers: Layers, each of which reads the outputs of the one below, at least 1.
+        bidirectional: Whether each layer also runs backwards over the valid steps; outputs are then forward and
+            backward side by side.
+        batch_first: Whether inputs and outputs are `(batch, steps, ...)`, not `(steps, batch, ...)`. Unlike in
+            `nn.RNN` that is the default.
+        dropout: Probability in [0, 1) with which, in training mode, each output of a layer but the last is dropped. The
+            mask comes from the pass's `BrownianPath`.
+        bias: Whether the cells were built with a bias; `build` decides, and this records it.
         additive: Standard deviation of the additive hidden noise of one step, at least 0.
         multiplicative: Relative standard deviation of the multiplicative hidden noise, at least 0.
         noise_form: "independent" or "shared"; see `HiddenNoise`.
         noise_law: "gaussian" or "uniform"; see `HiddenNoise`.
         noise_seed: Where the noise of passes without a `path` starts; `None` takes it from the operating system,
             so that two layers, or two processes, never share it by accident.
+        device: Where the weights are; torch's default device by default.
+        dtype: Type of the weights; torch's default type by default.
 
     Attributes:
+        cells: The cells by name, in the order of `h_0` and `h_n`.
         noise: "auto" (noise in training mode), "on" or "off".
-        kernel: What runs the loop over time: "auto" (the fastest that can), "cpu", "gpu", "torch" or "reference".
+        kernel: What runs the loops over time: "auto" (the fastest that can), "cpu", "gpu", "torch" or "reference".
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> layer = RecurrentLayer(nn.GRUCell, 3, 8, num_layers=2, bidirectional=True, additive=0.1)
+        >>> outputs, h_n = layer(torch.zeros(4, 5, 3))
+        >>> outputs.shape, h_n.shape
+        (torch.Size([4, 5, 16]), torch.Size([4, 4, 8]))
     """
 
     def __init__(
         self,
-        cell: Cell[Any],
+        build: Callable[[int, int], nn.Module],
+        input_size: int,
+        hidden_size: int,
         *,
-        additive: float,
-        multiplicative: float,
-        noise_form: str,
-        noise_law: str,
-        noise_seed: int | None,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        bias: bool = True,
+        additive: float = 0.0,
+        multiplicative: float = 0.0,
+        noise_form: str = "independent",
+        noise_law: str = "gaussian",
+        noise_seed: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         HiddenNoise(additive=additive, multiplicative=multiplicative, form=noise_form, law=noise_law)
-        if noise_seed is not None:
-            check_integer("noise_seed", noise_seed, minimum=0)
-        self.cell = cell
-        self.input_size = cell.input_size
-        self.hidden_size = cell.hidden_size
+        check_integer("num_layers", num_layers, minimum=1)
+        check_number("dropout", dropout, minimum=0.0)
+        if dropout >= 1:
+            raise ValueError(f"dropout must be less than 1, got {dropout:g}.")
+        if dropout > 0 and num_layers == 1:  # as nn.RNN has it
+            warnings.warn(
+                f"dropout acts between layers, so that {dropout:g} changes nothing with num_layers 1.", stacklevel=3
+            )
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bidirectional = bidirectional
+        self.batch_first = batch_first
+        self.dropout = dropout
+        self.bias = bias
         self.additive = additive
         self.multiplicative = multiplicative
         self.noise_form = noise_form
         self.noise_law = noise_law
         self.noise_seed = noise_seed
-        self._switch = "auto"
+        self.cells = nn.ModuleDict()
+        for level in range(num_layers):
+            for direction in ("", "_reverse") if bidirectional else ("",):
+                cell = as_cell(build(self.output_size if level else input_size, hidden_size))
+                self.cells[f"l{level}{direction}"] = cell
+        self._source = NoiseSource(noise_seed)
         self._kernel = "auto"
-        self._stream = Stream()
-        self._entropy = int.from_bytes(os.urandom(8), "little") if noise_seed is None else noise_seed
-        self._passes = 0
+        self._streams = tuple(Stream() for _ in self.cells)
+        self.register_load_state_dict_pre_hook(_rename_older_weights)
+        self.to(device=device, dtype=dtype)
+
+    @property
+    def cell(self) -> Cell[Any]:
+        """The only cell.
+
+        Raises:
+            TypeError: If there are several.
+        """
+        cells: Mapping[str, Any] = self.cells._modules
+        if len(cells) > 1:
+            raise TypeError(f"{type(self).__name__} has {len(cells)} cells, {', '.join(cells)}: use layer.cells.")
+        return cells["l0"]
+
+    @property
+    def output_size(self) -> int:
+        """Entries of one output: `hidden_size`, twice that for two directions."""
+        return self.hidden_size * (2 if self.bidirectional else 1)
 
     @property
     def noise(self) -> str:
         """When the hidden noise acts: "auto" (in training mode), "on" or "off"."""
-        return self._switch
+        return self._source.switch
 
     @noise.setter
     def noise(self, switch: str) -> None:
-        check_choice("noise", switch, SWITCHES)
-        self._switch = switch
+        self._source.switch = switch
 
     @property
     def kernel(self) -> str:
-        """What runs the loop over time; the environment variable NOISYRNN_KERNEL overrides it."""
+        """What runs the loops over time; the environment variable NOISYRNN_KERNEL overrides it."""
         return self._kernel
 
     @kernel.setter
@@ -88,182 +164,227 @@ class RecurrentLayer(nn.Module):
 
     @property
     def hidden_noise(self) -> HiddenNoise:
-        """The noise as laws and levels, in the published parametrisation."""
-        return self._published_noise()
+        """The noise of every cell as laws and levels, in the published parametrisation."""
+        return HiddenNoise(
+            additive=self.additive, multiplicative=self.multiplicative, form=self.noise_form, law=self.noise_law
+        )
+
+    def check_inputs(self, inputs: Tensor | PackedSequence) -> None:
+        """Raise as `forward` does if the shape or type of `inputs` is wrong."""
+        check_form(inputs, input_size=self.input_size, batch_first=self.batch_first)
 
     def options(self) -> dict[str, Any]:
-        """Every constructor argument and its value."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        """Every setting of the constructor and its value."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if name not in NOT_OPTIONS}
 
     def extra_repr(self) -> str:
-        """The constructor's arguments."""
+        """The constructor's settings."""
         return ", ".join(f"{name}={value!r}" for name, value in self.options().items())
 
     def forward(
         self,
-        inputs: Tensor,
+        inputs: Tensor | PackedSequence,
         h_0: Tensor | None = None,
         *,
         lengths: Tensor | None = None,
+        mask: Tensor | None = None,
         dt: Tensor | float | None = None,
         path: BrownianPath | None = None,
         owner_training: bool = True,
-    ) -> tuple[Tensor, Tensor]:
-        """All outputs and the last valid state.
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """All outputs and the last states.
+
+        `lengths`, `mask` and `dt` have the batch first whatever `batch_first` is.
 
         Args:
-            inputs: `(batch, steps, input_size)`.
-            h_0: Initial state, `(1, batch, state_size)`; zeros by default.
+            inputs: `(batch, steps, input_size)`; without `batch_first` `(steps, batch, input_size)`; for one sequence
+                `(steps, input_size)`; or packed.
+            h_0: Initial states, `(directions * num_layers, batch, state_size)`, without the batch axis for one
+                sequence; zeros by default. The order is that of `cells`.
             lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
+            mask: The same as bool `(batch, steps)`: true on the valid steps, which must come first.
             dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`, above 0; 1 by default.
+                A step keeps its length when a backward direction takes it.
             path: Where the noise comes from; by default a fresh path for every pass.
             owner_training: Training mode of the model that owns the layer. With `noise="auto"` both must train, so that
                 code which puts only the recurrent layers of a model in training mode does not switch the noise on.
 
         Returns:
-            Outputs `(batch, steps, hidden_size)`, zero past a sequence's end, and the last valid state
-            `(1, batch, state_size)`, whose first `hidden_size` entries are the last valid output.
+            Outputs of the last layer in the form of the inputs, with `directions * hidden_size` entries, zero past a
+            sequence's end; and the last states, shaped as `h_0`. A state's first `hidden_size` entries are an output:
+            of the last valid step for a forward direction, of the first step for a backward one.
 
         Raises:
             ValueError: If a shape, a length or a step length is out of range.
-            TypeError: If inputs are not a floating tensor or lengths are not integers.
+            TypeError: If inputs are not floating, lengths are not integers or a mask is not bool.
         """
-        outputs, state = self._run(inputs, h_0, lengths, dt, path, owner_training, every_step=True)
+        outputs, states = self._run(inputs, h_0, lengths, mask, dt, path, owner_training, every_step=True)
         assert outputs is not None
-        return outputs, state.unsqueeze(0)
+        h_n = torch.stack(states)
+        return outputs, h_n.squeeze(1) if isinstance(outputs, Tensor) and outputs.ndim == 2 else h_n
 
     def last_output(
         self,
-        inputs: Tensor,
+        inputs: Tensor | PackedSequence,
         h_0: Tensor | None = None,
         *,
         lengths: Tensor | None = None,
+        mask: Tensor | None = None,
         dt: Tensor | float | None = None,
         path: BrownianPath | None = None,
         owner_training: bool = True,
     ) -> Tensor:
-        """The output at the last valid step, `(batch, hidden_size)`; arguments as for `forward`."""
-        _, state = self._run(inputs, h_0, lengths, dt, path, owner_training, every_step=False)
-        return state[:, : self.hidden_size]
+        """What the last layer ends with, `(batch, output_size)`; `(output_size,)` for one sequence.
+
+        The output at the last valid step, beside that of a backward direction at the first. Arguments as for `forward`.
+        """
+        _, states = self._run(inputs, h_0, lengths, mask, dt, path, owner_training, every_step=False)
+        ends = [state[:, : self.hidden_size] for state in states[-2 if self.bidirectional else -1 :]]
+        last = torch.cat(ends, dim=1) if self.bidirectional else ends[0]
+        return last[0] if isinstance(inputs, Tensor) and inputs.ndim == 2 else last
 
     @torch.no_grad()
     def step(self, inputs: Tensor, state: Tensor | None = None) -> Tensor:
         """The state after one noise-free step: for streams, where the next value is not there yet.
 
-        Steps one after another give what `forward` gives with the noise off. No gradients.
+        Steps one after another give what `forward` gives in evaluation mode with the noise off. No gradients.
 
         Args:
             inputs: `(batch, input_size)`.
-            state: `(batch, state_size)`, whose first `hidden_size` entries are the output; zeros by default.
+            state: `(batch, state_size)`, whose first `hidden_size` entries are the output; for several layers
+                `(num_layers, batch, state_size)`, of which the last has the output. Zeros by default.
 
         Raises:
-            ValueError: If a shape is wrong.
+            ValueError: If a shape is wrong, or the layer is bidirectional.
         """
         if inputs.ndim != 2 or inputs.shape[1] != self.input_size:
             raise ValueError(f"inputs must have shape (batch, {self.input_size}), got {tuple(inputs.shape)}.")
+        if len(self._streams) == 1:
+            return self._step(self.cell, self._streams[0], inputs, state)
+        if self.bidirectional:
+            raise ValueError(
+                "bidirectional must be False to take single steps, got True. A backward direction starts at the end: "
+                "call the layer on the whole sequence."
+            )
+        cells: list[Any] = list(self.cells.values())
+        shape = (self.num_layers, len(inputs), cells[0].state_size)
+        if state is not None and state.shape != shape:
+            raise ValueError(f"state must have shape {shape}, got {tuple(state.shape)}.")
+        after: list[Tensor] = []
+        for level, (cell, stream) in enumerate(zip(cells, self._streams, strict=True)):
+            after.append(self._step(cell, stream, inputs, None if state is None else state[level]))
+            inputs = after[-1][:, : self.hidden_size]
+        return torch.stack(after)
+
+    def _step(self, cell: Cell[Any], stream: Stream, inputs: Tensor, state: Tensor | None) -> Tensor:
+        """One cell's state after one noise-free step."""
         if state is None:
-            state = self.cell.initial_state(len(inputs))
-        if state.shape != (len(inputs), self.cell.state_size):
-            raise ValueError(f"state must have shape {(len(inputs), self.cell.state_size)}, got {tuple(state.shape)}.")
-        if self._streams():
-            after = self._stream.step(self.cell, inputs, state)
-            if after is not None:
-                return after
-        return self.cell.step(inputs, state)
+            state = cell.initial_state(len(inputs))
+        if state.shape != (len(inputs), cell.state_size):
+            raise ValueError(f"state must have shape {(len(inputs), cell.state_size)}, got {tuple(state.shape)}.")
+        after = stream.step(cell, inputs, state) if self._packs() else None
+        return cell.step(inputs, state) if after is None else after
 
     def _run(
         self,
-        inputs: Tensor,
+        inputs: Tensor | PackedSequence,
         h_0: Tensor | None,
         lengths: Tensor | None,
+        mask: Tensor | None,
         dt: Tensor | float | None,
         path: BrownianPath | None,
         owner_training: bool,
+        *,
+        every_step: bool,
+    ) -> tuple[Tensor | PackedSequence | None, list[Tensor]]:
+        """Outputs in the form of the inputs, or `None` without `every_step`; the last state of each cell."""
+        given = arranged(inputs, input_size=self.input_size, batch_first=self.batch_first, lengths=lengths, mask=mask)
+        values, lengths = given.values, given.lengths
+        states = self._initial_states(h_0, len(values), given.alone)
+        if dt is not None and not self.cells["l0"].timed:
+            raise ValueError(
+                f"dt must be None for {type(self).__name__}, whose steps have no length, got step lengths."
+            )
+        sizes = None if dt is None else step_lengths(dt, values, lengths, states[0])
+        training = self.training and owner_training
+        noise = self.hidden_noise
+        noisy = self._source.acts(noise, training)
+        drops = training and self.dropout > 0 and self.num_layers > 1
+        if path is None and (noisy or drops):
+            path = self._source.path()
+        passes = []
+        for k, (cell, stream) in enumerate(zip(self.cells.values(), self._streams, strict=True)):
+            own = replace(path, stream=path.stream + k) if noisy and path is not None else None
+            passes.append(partial(self._pass, cell, stream, lengths, noise, own))
+
+        def between(outputs: Tensor, level: int) -> Tensor:
+            return dropped(outputs, self.dropout, path, len(states) + level) if drops and path is not None else outputs
+
+        outputs, ends = stacked(
+            passes,
+            values,
+            states,
+            directions=2 if self.bidirectional else 1,
+            lengths=lengths,
+            dt=sizes,
+            every_step=every_step,
+            between=between,
+        )
+        return (None if outputs is None else given.given_back(outputs)), ends
+
+    def _pass(
+        self,
+        cell: Any,
+        stream: Stream,
+        lengths: Tensor | None,
+        noise: HiddenNoise,
+        path: BrownianPath | None,
+        inputs: Tensor,
+        state: Tensor,
+        dt: Tensor | None,
         every_step: bool,
     ) -> tuple[Tensor | None, Tensor]:
-        check_sequences("inputs", inputs, input_size=self.input_size)
-        batch, steps, _ = inputs.shape
-        if lengths is not None:
-            check_lengths(lengths, batch=batch, steps=steps)
-            lengths = lengths.to(inputs.device)
-        state = self.cell.initial_state(batch)
-        if h_0 is not None:
-            if h_0.shape != (1, *state.shape):
-                raise ValueError(f"h_0 must have shape {(1, *state.shape)}, got {tuple(h_0.shape)}.")
-            state = h_0[0]
-        step_lengths = self._step_lengths(dt, batch, steps, state)
-        noise = self.hidden_noise
-        noisy = self._switch == "on" or (self._switch == "auto" and self.training and owner_training)
-        if not noisy or noise.silent:
-            fused = getattr(self.cell, "run_fused", None)
+        """One cell over `inputs`, without noise where `path` is `None`."""
+        if path is None:
+            fused = getattr(cell, "run_fused", None)
             if fused is not None:
                 return fused(inputs, state, lengths)
-            path = None
-            if self._streams():
-                done = self._stream.run(
-                    self.cell, inputs, state, lengths=lengths, dt=step_lengths, every_step=every_step
-                )
+            if self._packs():
+                done = stream.run(cell, inputs, state, lengths=lengths, dt=dt, every_step=every_step)
                 if done is not None:
                     return done
-        elif path is None:
-            path = self._seed_path() if torch.compiler.is_compiling() else self._fresh_path()
         return dispatch.run(
-            self.cell,
+            cell,
             inputs,
             state,
             noise=None if path is None else noise,
             path=path,
             lengths=lengths,
-            dt=step_lengths,
+            dt=dt,
             every_step=every_step,
             kernel=self._kernel,
         )
 
-    def _streams(self) -> bool:
+    def _packs(self) -> bool:
         """Whether a noise-free pass may go by the CPU kernel with weights that are packed already."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return False
         return dispatch.chosen(self._kernel) in ("auto", "cpu")
 
-    def _published_noise(self) -> HiddenNoise:
-        """What the options say as they are; a method, as `torch.compile` cannot follow a property of `super()`."""
-        return HiddenNoise(
-            additive=self.additive, multiplicative=self.multiplicative, form=self.noise_form, law=self.noise_law
-        )
+    def _initial_states(self, h_0: Tensor | None, batch: int, alone: bool) -> list[Tensor]:
+        """One state `(batch, state_size)` for each cell."""
+        cells: list[Any] = list(self.cells.values())
+        if h_0 is None:
+            return [cell.initial_state(batch) for cell in cells]
+        size = cells[0].state_size
+        shape = (len(cells), size) if alone else (len(cells), batch, size)
+        if h_0.shape != shape:
+            raise ValueError(f"h_0 must have shape {shape}, got {tuple(h_0.shape)}.")
+        return list((h_0.unsqueeze(1) if alone else h_0).unbind(0))
 
-    def _step_lengths(self, dt: Tensor | float | None, batch: int, steps: int, like: Tensor) -> Tensor | None:
-        """`dt` as a checked tensor `(steps,)` or `(batch, steps)`."""
-        if dt is None:
-            return None
-        if not self.cell.timed:
-            raise ValueError(
-                f"dt must be None for {type(self).__name__}, whose steps have no length, got step lengths."
-            )
-        sizes = torch.as_tensor(dt, dtype=like.dtype, device=like.device)
-        if sizes.ndim == 0:
-            sizes = sizes.expand(steps)
-        if sizes.shape not in ((steps,), (batch, steps)):
-            raise ValueError(
-                f"dt must be a number or have shape ({steps},) or {(batch, steps)}, got {tuple(sizes.shape)}."
-            )
-        if values_hidden():
-            return sizes
-        smallest, largest = float(sizes.detach().min()), float(sizes.detach().max())
-        if not smallest > 0:
-            raise ValueError(f"dt must be positive, got {smallest:g} as the smallest.")
-        if not math.isfinite(largest):
-            raise ValueError(f"dt must be finite, got {largest:g} as the largest.")
-        return sizes
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _seed_path(self) -> BrownianPath:
-        """A fresh path with a tensor as its seed, for a compiled graph: a number would compile it for every pass."""
-        path = self._fresh_path()
-        return replace(path, seed=path.seed_tensor())
-
-    def _fresh_path(self) -> BrownianPath:
-        """A path no earlier pass of this layer has seen; ranks of a distributed run differ too."""
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank = torch.distributed.get_rank() if distributed else 0
-        self._passes += 1
-        return BrownianPath(seed=derive_seed(self._entropy, rank, self._passes))
+def _rename_older_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let weights saved when a layer had one cell, named `cell`, load as those of `cells.l0`."""
+    for name in [name for name in state if name.startswith(f"{prefix}cell.")]:
+        state[f"{prefix}cells.l0.{name.removeprefix(f'{prefix}cell.')}"] = state.pop(name)

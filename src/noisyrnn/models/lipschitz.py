@@ -1,7 +1,81 @@
-"""The Lipschitz RNN: the noisy RNN's cell, by default with a fixed step and no noise."""
+"""The Lipschitz RNN, by default with a fixed step and no noise, and the cell that it shares with the noisy RNN."""
 
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from noisyrnn.checks import check_number
+from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.models.cell import Cell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
-from noisyrnn.models.noisy import LipschitzCell
+from noisyrnn.sde.drift import RecurrentDrift
+from noisyrnn.sde.structure import check_structure, structured
+
+
+class LipschitzCell(Cell[RecurrentDrift]):
+    r"""The increment :math:`d \odot (A h + \tanh(W h + U x + b))` with `A` and `W` of prescribed skewness and damping.
+
+    Args:
+        input_size: Channels of one step.
+        hidden_size: Units.
+        step_size: Initial value of every unit's step d, above 0.
+        learn_step: Whether d is trained, one value a unit.
+        skewness: β of both matrices, in [0.5, 1].
+        damping: γ of both matrices, at least 0.
+        init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
+        bias: Whether there is the bias b.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        step_size: float,
+        learn_step: bool,
+        skewness: float,
+        damping: float,
+        init_std: float,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        check_number("step_size", step_size, above=0.0)
+        check_structure(skewness, damping)
+        check_number("init_std", init_std, above=0.0)
+        self.skewness = skewness
+        self.damping = damping
+        std = init_std / hidden_size
+        self.B = nn.Parameter(torch.randn(hidden_size, hidden_size) * std)
+        self.C = nn.Parameter(torch.randn(hidden_size, hidden_size) * std)
+        self.input = nn.Linear(input_size, hidden_size, bias=bias)
+        step = torch.full((hidden_size,), float(step_size))
+        if learn_step:
+            self.step_size = nn.Parameter(step)
+        else:
+            self.register_buffer("step_size", step)
+
+    def _matrices(self) -> tuple[Tensor, Tensor]:
+        """`A` and `W`."""
+        A = structured(self.B, skewness=self.skewness, damping=self.damping)
+        return A, structured(self.C, skewness=self.skewness, damping=self.damping)
+
+    def weights(self) -> RecurrentDrift:
+        """The drift with `A` and `W` written out."""
+        return RecurrentDrift.from_matrices(*self._matrices(), self.input.weight, bias_of(self.input))
+
+    def recurrence(self) -> Recurrence:
+        """The same step for the fused kernels."""
+        return Recurrence("drift", *self._matrices(), self.input.weight, bias_of(self.input), self.step_size)
+
+    def drive(self, inputs: Tensor, weights: RecurrentDrift) -> Tensor:
+        """`U x + b`."""
+        return weights.drive(inputs)
+
+    def increment(self, drive: Tensor, state: Tensor, weights: RecurrentDrift, dt: Tensor | None = None) -> Tensor:
+        """The drift times each unit's step."""
+        step = self.step_size if dt is None else self.step_size * dt
+        return step * weights.driven(state, drive)
 
 
 class LipschitzRNN(RecurrentLayer):
@@ -15,11 +89,18 @@ class LipschitzRNN(RecurrentLayer):
         skewness: β of `A` and `W`, in [0.5, 1].
         damping: γ of `A` and `W`, at least 0.
         init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
+        num_layers: See `RecurrentLayer`.
+        bidirectional: See `RecurrentLayer`.
+        batch_first: See `RecurrentLayer`.
+        dropout: See `RecurrentLayer`.
+        bias: Whether there is the bias b.
         additive: See `RecurrentLayer`.
         multiplicative: See `RecurrentLayer`.
         noise_form: See `RecurrentLayer`.
         noise_law: See `RecurrentLayer`.
         noise_seed: See `RecurrentLayer`.
+        device: See `RecurrentLayer`.
+        dtype: See `RecurrentLayer`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -38,28 +119,43 @@ class LipschitzRNN(RecurrentLayer):
         skewness: float = 0.75,
         damping: float = 0.001,
         init_std: float = 0.1,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        bias: bool = True,
         additive: float = 0.0,
         multiplicative: float = 0.0,
         noise_form: str = "independent",
         noise_law: str = "gaussian",
         noise_seed: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        cell = LipschitzCell(
+        super().__init__(
+            partial(
+                LipschitzCell,
+                step_size=step_size,
+                learn_step=learn_step,
+                skewness=skewness,
+                damping=damping,
+                init_std=init_std,
+                bias=bias,
+            ),
             input_size,
             hidden_size,
-            step_size=step_size,
-            learn_step=learn_step,
-            skewness=skewness,
-            damping=damping,
-            init_std=init_std,
-        )
-        super().__init__(
-            cell,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            batch_first=batch_first,
+            dropout=dropout,
+            bias=bias,
             additive=additive,
             multiplicative=multiplicative,
             noise_form=noise_form,
             noise_law=noise_law,
             noise_seed=noise_seed,
+            device=device,
+            dtype=dtype,
         )
         self.step_size = step_size
         self.learn_step = learn_step

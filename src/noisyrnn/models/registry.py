@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from noisyrnn.models.layer import RecurrentLayer
+from noisyrnn.models.layer import NOT_OPTIONS, RecurrentLayer
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class ModelEntry:
     def options(self) -> dict[str, Any]:
         """The layer's own options and their defaults."""
         parameters = inspect.signature(self.layer).parameters.values()
-        return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+        optional = [p for p in parameters if p.default is not inspect.Parameter.empty]
+        return {p.name: p.default for p in optional if p.name not in NOT_OPTIONS}
 
     def build(self, input_size: int, hidden_size: int, options: Mapping[str, Any]) -> RecurrentLayer:
         """A new layer; `options` override the defaults.

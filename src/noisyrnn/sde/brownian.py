@@ -113,7 +113,8 @@ def draw(
         out = seed.new_empty(len(kinds), *seed.shape, steps, batch, units, dtype=dtype)
         lower = seed[..., None, None, None]
         keys = _round_keys((lower, lower >> 32))
-    chunk = _CHUNK * torch.get_num_threads() if out.device.type == "cpu" else _GPU_CHUNK
+    few = out.device.type != "cpu" or torch.compiler.is_compiling()  # a graph cannot ask for the number of threads
+    chunk = _GPU_CHUNK if few else _CHUNK * torch.get_num_threads()
     span = max(1, chunk // (math.prod(out.shape[1:-3]) * pairs * units))
     work = dtype if dtype == torch.float64 else torch.float32  # half precision cannot hold 24 bits
     unit = torch.arange(units, device=device)

@@ -1,15 +1,16 @@
 """A recurrent layer and a readout: sequences in, logits out."""
 
-import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from noisyrnn.checks import check_integer, check_sequences
+from noisyrnn.checks import check_integer
+from noisyrnn.models.heads.standardisation import hold_statistics, standardised
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.sde.brownian import BrownianPath
 
 
 class SequenceClassifier(nn.Module):
-    """Logits from the last valid output of a recurrent layer.
+    """Logits from what a recurrent layer ends with: its last valid output, beside the first of a backward direction.
 
     Args:
         layer: Run over the standardised inputs.
@@ -21,6 +22,7 @@ class SequenceClassifier(nn.Module):
         ValueError: If `classes` is below 2, or `mean` or `std` have another shape or range.
 
     Example:
+        >>> import torch
         >>> from noisyrnn.models import NoisyRNN
         >>> model = SequenceClassifier(NoisyRNN(input_size=1, hidden_size=8), classes=3)
         >>> model(torch.zeros(2, 5, 1)).shape
@@ -35,30 +37,28 @@ class SequenceClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_integer("classes", classes, minimum=2)
-        size = layer.input_size
-        mean = torch.zeros(size) if mean is None else mean
-        std = torch.ones(size) if std is None else std
-        for name, value in (("mean", mean), ("std", std)):
-            if value.shape != (size,):
-                raise ValueError(f"{name} must have shape ({size},), got {tuple(value.shape)}.")
-        if not bool((std > 0).all()):
-            raise ValueError(f"std must be positive, got {float(std.min()):g} as the smallest.")
+        hold_statistics(self, layer.input_size, mean, std)
         self.layer = layer
         self.classes = classes
-        self.readout = nn.Linear(layer.hidden_size, classes)
-        self.register_buffer("mean", mean.clone())
-        self.register_buffer("std", std.clone())
+        self.readout = nn.Linear(layer.output_size, classes)
 
     def forward(
         self,
-        inputs: Tensor,
+        inputs: Tensor | PackedSequence,
         *,
         lengths: Tensor | None = None,
+        mask: Tensor | None = None,
         dt: Tensor | float | None = None,
         path: BrownianPath | None = None,
     ) -> Tensor:
-        """Logits `(batch, classes)` of `inputs`, `(batch, steps, input_size)`; arguments as for `RecurrentLayer`."""
-        check_sequences("inputs", inputs, input_size=self.layer.input_size)  # before broadcasting hides a wrong shape
-        standard = (inputs - self.mean) / self.std
-        last = self.layer.last_output(standard, lengths=lengths, dt=dt, path=path, owner_training=self.training)
+        """Logits `(batch, classes)`; arguments as for `RecurrentLayer`."""
+        self.layer.check_inputs(inputs)  # before broadcasting hides a wrong shape
+        last = self.layer.last_output(
+            standardised(inputs, self.mean, self.std),
+            lengths=lengths,
+            mask=mask,
+            dt=dt,
+            path=path,
+            owner_training=self.training,
+        )
         return self.readout(last)

@@ -1,0 +1,63 @@
+"""A recurrent layer and a readout: sequences in, numbers out."""
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from noisyrnn.checks import check_integer
+from noisyrnn.models.heads.standardisation import hold_statistics, standardised
+from noisyrnn.models.layer import RecurrentLayer
+from noisyrnn.sde.brownian import BrownianPath
+
+
+class SequenceRegressor(nn.Module):
+    """Numbers from what a recurrent layer ends with: its last valid output, beside the first of a backward direction.
+
+    Args:
+        layer: Run over the standardised inputs.
+        targets: Numbers for each sequence, at least 1.
+        mean: Subtracted from each channel, `(input_size,)`; zero by default. Travels with the weights.
+        std: Each channel is divided by it, `(input_size,)`, above 0; one by default. Travels with the weights.
+
+    Raises:
+        ValueError: If `targets` is below 1, or `mean` or `std` have another shape or range.
+
+    Example:
+        >>> import torch
+        >>> from noisyrnn.models import NoisyRNN
+        >>> SequenceRegressor(NoisyRNN(input_size=1, hidden_size=8), targets=2)(torch.zeros(4, 5, 1)).shape
+        torch.Size([4, 2])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, layer: RecurrentLayer, targets: int = 1, *, mean: Tensor | None = None, std: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        check_integer("targets", targets, minimum=1)
+        hold_statistics(self, layer.input_size, mean, std)
+        self.layer = layer
+        self.targets = targets
+        self.readout = nn.Linear(layer.output_size, targets)
+
+    def forward(
+        self,
+        inputs: Tensor | PackedSequence,
+        *,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        dt: Tensor | float | None = None,
+        path: BrownianPath | None = None,
+    ) -> Tensor:
+        """Numbers `(batch, targets)`; arguments as for `RecurrentLayer`."""
+        self.layer.check_inputs(inputs)  # before broadcasting hides a wrong shape
+        last = self.layer.last_output(
+            standardised(inputs, self.mean, self.std),
+            lengths=lengths,
+            mask=mask,
+            dt=dt,
+            path=path,
+            owner_training=self.training,
+        )
+        return self.readout(last)

@@ -1,0 +1,38 @@
+"""Inputs less their mean, over their standard deviation, channel by channel."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+
+def hold_statistics(module: nn.Module, input_size: int, mean: Tensor | None, std: Tensor | None) -> None:
+    """Give `module` the buffers `mean` and `std`, which then travel with its weights.
+
+    Args:
+        module: A head.
+        input_size: Channels.
+        mean: `(input_size,)`; zero by default.
+        std: `(input_size,)`, above 0; one by default.
+
+    Raises:
+        ValueError: If `mean` or `std` have another shape or range.
+    """
+    for name, value in (("mean", mean), ("std", std)):
+        if value is not None and value.shape != (input_size,):
+            raise ValueError(f"{name} must have shape ({input_size},), got {tuple(value.shape)}.")
+    if std is not None and not bool((std > 0).all()):
+        raise ValueError(f"std must be positive, got {float(std.min()):g} as the smallest.")
+    module.register_buffer("mean", torch.zeros(input_size) if mean is None else mean.clone())
+    module.register_buffer("std", torch.ones(input_size) if std is None else std.clone())
+
+
+def standardised(inputs: Tensor | PackedSequence, mean: Tensor, std: Tensor) -> Tensor | PackedSequence:
+    """Inputs `(..., input_size)`, packed if they were.
+
+    Example:
+        >>> standardised(torch.tensor([[3.0, 3.0]]), torch.tensor([1.0, 0.0]), torch.tensor([2.0, 1.0]))
+        tensor([[1., 3.]])
+    """
+    if isinstance(inputs, PackedSequence):
+        return inputs._replace(data=(inputs.data - mean) / std)
+    return (inputs - mean) / std

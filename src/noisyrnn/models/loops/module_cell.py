@@ -1,0 +1,74 @@
+"""A recurrent module of any kind as a cell."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from noisyrnn.checks import check_integer
+from noisyrnn.models.cell import Cell
+
+
+class NoWeights(NamedTuple):
+    """Nothing: the module keeps its own."""
+
+
+class ModuleCell(Cell[NoWeights]):
+    """A module that is called as `nn.RNNCell` is, `h = module(x, h)` or `(h, c) = module(x, (h, c))`.
+
+    The state holds the parts side by side, the first of which is the output. It runs by the reference loop alone.
+
+    Args:
+        module: Called with `(batch, input_size)` and its state; it has the attributes `input_size` and `hidden_size`.
+        parts: Tensors `(batch, hidden_size)` in its state; by default 2 for `nn.LSTMCell` and 1 for all others.
+
+    Raises:
+        TypeError: If the module does not say its sizes.
+        ValueError: If `parts` is below 1.
+    """
+
+    timed = False
+
+    def __init__(self, module: nn.Module, *, parts: int | None = None) -> None:
+        sizes = [getattr(module, name, None) for name in ("input_size", "hidden_size")]
+        if not all(isinstance(size, int) for size in sizes):
+            raise TypeError(
+                f"module must have integers input_size and hidden_size, got {type(module).__name__} with {sizes[0]!r} "
+                f"and {sizes[1]!r}. Set both attributes."
+            )
+        super().__init__(*sizes)  # type: ignore[arg-type]
+        if parts is None:
+            parts = 2 if isinstance(module, nn.LSTMCell) else 1
+        check_integer("parts", parts, minimum=1)
+        self.module = module
+        self.parts = parts
+
+    @property
+    def state_size(self) -> int:
+        """Entries of all parts."""
+        return self.parts * self.hidden_size
+
+    def weights(self) -> NoWeights:
+        """None of its own."""
+        return NoWeights()
+
+    def drive(self, inputs: Tensor, weights: NoWeights) -> Tensor:
+        """The inputs themselves: the module projects them."""
+        return inputs
+
+    def increment(self, drive: Tensor, state: Tensor, weights: NoWeights, dt: Tensor | None = None) -> Tensor:
+        """The new state less the old one; `dt` has no meaning here."""
+        return self.joined(self.module(drive, self.split(state))) - state
+
+    def split(self, state: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """A state `(batch, state_size)` as the module takes it."""
+        return state if self.parts == 1 else state.chunk(self.parts, dim=1)
+
+    def joined(self, state: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """What the module returns as one state `(batch, state_size)`."""
+        return state if isinstance(state, Tensor) else torch.cat(tuple(state), dim=1)
+
+
+def as_cell(module: nn.Module) -> Cell[Any]:
+    """The module if it is a cell, else a cell of it."""
+    return module if isinstance(module, Cell) else ModuleCell(module)

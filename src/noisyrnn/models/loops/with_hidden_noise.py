@@ -1,0 +1,129 @@
+"""Cells with hidden noise for loops over time of one's own."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from noisyrnn.checks import check_integer
+from noisyrnn.kernels import reference
+from noisyrnn.models.loops.module_cell import ModuleCell, as_cell
+from noisyrnn.models.sequences.layout import step_lengths
+from noisyrnn.models.sequences.source import NoiseSource
+from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.sde.diffusion import HiddenNoise
+
+
+class WithHiddenNoise(nn.Module):
+    r"""A recurrent cell whose new hidden state wears noise, called as `nn.RNNCell` is.
+
+    The cell's update :math:`h \leftarrow h + \Delta` becomes :math:`h \leftarrow h + \mu \odot \Delta + \eta`, as in a
+    `RecurrentLayer`; what else the state holds, such as an LSTM's memory, stays as it is. For whole sequences use
+    `RecurrentLayer(nn.GRUCell, input_size, hidden_size, additive=...)`.
+
+    Args:
+        cell: `nn.RNNCell`, `nn.GRUCell`, `nn.LSTMCell`, a module called like one of them (see `ModuleCell`), or a
+            `Cell`.
+        noise: Laws and levels.
+        noise_seed: Where the noise of calls without a `path` starts; `None` takes it from the operating system.
+
+    Attributes:
+        noise: "auto" (noise in training mode), "on" or "off".
+
+    Raises:
+        ValueError: If the seed is negative.
+        TypeError: If the module does not say its sizes.
+
+    Example:
+        >>> cell = WithHiddenNoise(nn.GRUCell(3, 8), HiddenNoise(additive=0.1))
+        >>> path, h = BrownianPath(seed=1), None
+        >>> for step, x in enumerate(torch.zeros(5, 4, 3)):
+        ...     h = cell(x, h, path=path, step=step)
+        >>> h.shape
+        torch.Size([4, 8])
+    """
+
+    def __init__(self, cell: nn.Module, noise: HiddenNoise, *, noise_seed: int | None = None) -> None:
+        super().__init__()
+        self.cell = as_cell(cell)
+        self.hidden_noise = noise
+        self.input_size = self.cell.input_size
+        self.hidden_size = self.cell.hidden_size
+        self._source = NoiseSource(noise_seed)
+
+    @property
+    def noise(self) -> str:
+        """When the hidden noise acts: "auto" (in training mode), "on" or "off"."""
+        return self._source.switch
+
+    @noise.setter
+    def noise(self, switch: str) -> None:
+        self._source.switch = switch
+
+    def extra_repr(self) -> str:
+        """The noise."""
+        return repr(self.hidden_noise)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        state: Tensor | tuple[Tensor, ...] | None = None,
+        *,
+        dt: Tensor | float | None = None,
+        path: BrownianPath | None = None,
+        step: int = 0,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """The state after one step.
+
+        Args:
+            inputs: `(batch, input_size)`, or `(input_size,)`.
+            state: The last state in the cell's own form, `(batch, state_size)` or a tuple `(h, c)`, without the batch
+                axis where the inputs have none; zeros by default.
+            dt: Length of the step in nominal steps, a number or `(batch,)`, above 0; 1 by default.
+            path: Where the noise comes from; by default a fresh path for every call.
+            step: Which step of the path this is, from 0. A loop that counts it sees what a layer sees along `path`.
+
+        Returns:
+            The new state in the form of the old one.
+
+        Raises:
+            ValueError: If a shape does not fit, `step` is given without a path, or `dt` to a cell without one.
+        """
+        check_integer("step", step, minimum=0)
+        if step > 0 and path is None:
+            raise ValueError(f"step must be 0 without a path, got {step}. Give path=BrownianPath(seed=...).")
+        if dt is not None and not self.cell.timed:
+            raise ValueError(f"dt must be None for {type(self.cell).__name__}, whose steps have no length, got {dt}.")
+        if inputs.ndim not in (1, 2) or inputs.shape[-1] != self.input_size:
+            raise ValueError(
+                f"inputs must have shape (batch, {self.input_size}) or ({self.input_size},), got {tuple(inputs.shape)}."
+            )
+        alone = inputs.ndim == 1
+        x = (inputs.unsqueeze(0) if alone else inputs).unsqueeze(1)
+        h = self._joined(state, len(x), alone)
+        if isinstance(dt, Tensor) and dt.ndim == 1:
+            dt = dt.unsqueeze(1)
+        sizes = None if dt is None else step_lengths(dt, x, None, h)
+        noise: HiddenNoise | None = None
+        if self._source.acts(self.hidden_noise, self.training):
+            noise, path = self.hidden_noise, self._source.path() if path is None else path
+            path = replace(path, first_step=path.first_step + step * path.factor)
+        _, after = reference.run(self.cell, x, h, noise=noise, path=path, dt=sizes, every_step=False)
+        return self._split(after, alone)
+
+    def _joined(self, state: Tensor | tuple[Tensor, ...] | None, batch: int, alone: bool) -> Tensor:
+        """The state as the loops take it, `(batch, state_size)`."""
+        if state is None:
+            return self.cell.initial_state(batch)
+        parts = (state,) if isinstance(state, Tensor) else tuple(state)
+        joined = torch.cat([part.unsqueeze(0) if alone else part for part in parts], dim=-1)
+        if joined.shape != (batch, self.cell.state_size):
+            got = ", ".join(str(tuple(part.shape)) for part in parts)
+            raise ValueError(f"state must hold {self.cell.state_size} entries for each of {batch} rows, got {got}.")
+        return joined
+
+    def _split(self, state: Tensor, alone: bool) -> Tensor | tuple[Tensor, ...]:
+        """The state `(batch, state_size)` in the cell's own form."""
+        state = state[0] if alone else state
+        parts = self.cell.parts if isinstance(self.cell, ModuleCell) else 1
+        return state if parts == 1 else state.chunk(parts, dim=-1)
