@@ -33,7 +33,7 @@ find_python() {
 # What the installation depends on: the folder too, since an editable install points at it.
 wanted() {
     pwd
-    cat pyproject.toml constraints.txt
+    cat pyproject.toml constraints.txt oracles.txt
 }
 
 if ! .venv/bin/python -c "import pip; $usable" >/dev/null 2>&1; then
@@ -57,6 +57,9 @@ if ! wanted | cmp -s - .venv/installed; then
     rm -f .venv/installed
     .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' || fail \
         "The installation failed: see above. It needs the package registry; run make again to go on."
+    # A test that misses one of these is skipped, and says so.
+    .venv/bin/python -m pip install --disable-pip-version-check --no-deps -r oracles.txt ||
+        echo "The oracles of oracles.txt could not be installed: the tests that compare with them will be skipped." >&2
     # Written last and moved into place, so that an interrupted installation is not taken for a finished one.
     wanted >.venv/installed.part
     mv .venv/installed.part .venv/installed

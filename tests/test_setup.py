@@ -122,7 +122,7 @@ class Checkout:
         self.tools = root / "tools"
         (self.folder / "scripts").mkdir(parents=True)
         self.tools.mkdir()
-        for name in ("Makefile", "pyproject.toml", "constraints.txt", "scripts/setup.sh"):
+        for name in ("Makefile", "pyproject.toml", "constraints.txt", "oracles.txt", "scripts/setup.sh"):
             shutil.copy(ROOT / name, self.folder / name)
         for name in ("sh", "make", "cmp", "cat", "mkdir", "cp", "mv", "rm", "sed"):
             tool = shutil.which(name)
@@ -158,7 +158,7 @@ def test_setup_installs_once(checkout):
     checkout.add_python()
     first = checkout.make("setup")
     assert first.returncode == 0, first.stderr
-    assert checkout.log() == ["venv", "pip"]
+    assert checkout.log() == ["venv", "pip", "pip"]
     second = checkout.make("setup")
     assert (second.returncode, second.stdout) == (0, "")
     assert checkout.log() == []
@@ -168,11 +168,13 @@ def test_setup_installs_once(checkout):
 def test_setup_installs_with_the_constraints(checkout):
     checkout.add_python()
     checkout.make("setup")
-    assert "install --disable-pip-version-check -c constraints.txt -e .[dev]" in (checkout.folder / "log").read_text()
+    log = (checkout.folder / "log").read_text()
+    assert "install --disable-pip-version-check -c constraints.txt -e .[dev]" in log
+    assert "install --disable-pip-version-check --no-deps -r oracles.txt" in log
 
 
 @needs_sh
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "oracles.txt"])
 def test_setup_installs_again_after_an_edit(checkout, name):
     checkout.add_python()
     checkout.make("setup")
@@ -180,7 +182,7 @@ def test_setup_installs_again_after_an_edit(checkout, name):
     with (checkout.folder / name).open("a") as file:
         file.write("# edited\n")
     assert checkout.make("setup").returncode == 0
-    assert checkout.log() == ["pip"]
+    assert checkout.log() == ["pip", "pip"]
 
 
 @needs_sh
@@ -190,7 +192,7 @@ def test_setup_installs_again_after_a_move(checkout):
     checkout.log()
     checkout.folder = checkout.folder.rename(checkout.folder.with_name("moved"))
     assert checkout.make("setup").returncode == 0
-    assert checkout.log() == ["pip"]
+    assert checkout.log() == ["pip", "pip"]
 
 
 @needs_sh
@@ -205,7 +207,7 @@ def test_a_failed_installation_is_not_taken_for_a_finished_one(checkout):
     checkout.log()
     (checkout.folder / "pip-fails").unlink()
     assert checkout.make("setup").returncode == 0
-    assert checkout.log() == ["pip"]
+    assert checkout.log() == ["pip", "pip"]
 
 
 @needs_sh
@@ -221,7 +223,7 @@ def test_an_edit_that_failed_and_was_taken_back_installs_again(checkout):
     constraints.write_text(before, encoding="utf-8")
     (checkout.folder / "pip-fails").unlink()
     assert checkout.make("setup").returncode == 0
-    assert checkout.log() == ["pip"]
+    assert checkout.log() == ["pip", "pip"]
 
 
 @needs_sh
@@ -232,7 +234,7 @@ def test_a_broken_environment_is_made_again(checkout):
     (checkout.folder / ".venv" / "bin" / "python").unlink()
     (checkout.folder / ".venv" / "bin" / "python").symlink_to("nowhere")
     assert checkout.make("setup").returncode == 0
-    assert checkout.log() == ["venv", "pip"]
+    assert checkout.log() == ["venv", "pip", "pip"]
 
 
 @needs_sh

@@ -6,6 +6,7 @@ import io
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -14,12 +15,22 @@ import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from noisyrnn import __version__
+from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings
 from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.doctor import report_health
 from noisyrnn.models import MODELS
-from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare, evaluate_run, train_run, train_seeds
+from noisyrnn.pipeline import (
+    AnalyzeConfig,
+    CompareConfig,
+    EvaluateConfig,
+    analyze_run,
+    compare,
+    evaluate_run,
+    train_run,
+    train_seeds,
+)
 from noisyrnn.report import write_report
-from noisyrnn.run_folder import RunFolder, check_writable
+from noisyrnn.run_folder import RunFolder, check_writable, read_json
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import published_experiments, read_experiment, recommended
 
@@ -51,7 +62,7 @@ def _parser(command: str, description: str, example: str) -> _Parser:
     parser = _Parser(
         prog=f"noisyrnn {command}",
         description=f"{description} Example: {example}",
-        usage=f"noisyrnn {command} {'RUN... ' if command in ('evaluate', 'report') else ''}[options]",
+        usage=f"noisyrnn {command} {'RUN... ' if command in ('analyze', 'evaluate', 'report') else ''}[options]",
         formatter_class=DefaultHelpFormatter,
         default_env=False,
         allow_abbrev=False,
@@ -184,6 +195,37 @@ def _evaluate(words: Sequence[str]) -> int:
     return 0
 
 
+def _analyze(words: Sequence[str]) -> int:
+    """Compute what the theory speaks of, for trained runs."""
+    parser = _parser(
+        "analyze",
+        "Compute the explicit regulariser, Jacobians, curvature, margins, certified radii and stability of runs.",
+        "noisyrnn analyze runs/*-seed* --budget 30",
+    )
+    parser.add_argument("runs", nargs="+", type=str, help="Run folders.")
+    parser.add_argument("--parts", type=str | list[str], help="Diagnostics, separated by commas; all by default.")
+    _add_fields(parser, AnalyzeConfig, skip=("parts", "settings"))
+    _add_fields(parser, AnalysisSettings)
+    _add_places(parser, output=None)
+    parser.add_argument("--accelerator", type=str, default="cpu", help='"auto", "cpu" or "cuda".')
+    given = _given(parser, words)
+    data_dir, accelerator = _path(given, "data_dir"), given.pop("accelerator", "cpu")
+    folders = [RunFolder.open(Path(run)) for run in given.pop("runs")]
+    own: Arguments = {name: given.pop(name) for name in ("parts", "budget") if name in given}
+    if "parts" in own:
+        own["parts"] = _split(own["parts"])
+    config = AnalyzeConfig(**own, settings=AnalysisSettings(**given))
+    end = time.monotonic() + 60 * config.budget
+    for position, folder in enumerate(folders):
+        share = (end - time.monotonic()) / (len(folders) - position)
+        analyze_run(folder, config, seconds=share, data_dir=data_dir, accelerator=accelerator, show_progress=True)
+        print(f"Analyzed: {folder.analysis}")
+        for name, part in read_json(folder.analysis)["parts"].items():
+            if part["status"] != "done":
+                print(f"Not computed: {name}: {part['reason']}", file=sys.stderr)
+    return 0
+
+
 def _compare(words: Sequence[str]) -> int:
     """Train and evaluate several models, then report."""
     parser = _parser(
@@ -234,7 +276,7 @@ def _report(words: Sequence[str]) -> int:
 
 
 def _list(words: Sequence[str]) -> int:
-    """Show models, data sets, perturbations and published experiments."""
+    """Show models, data sets, perturbations, diagnostics and published experiments."""
     from noisyrnn.data import DATASETS
     from noisyrnn.robustness import PERTURBATIONS
 
@@ -243,6 +285,7 @@ def _list(words: Sequence[str]) -> int:
         "Models": {name: entry.description for name, entry in MODELS.items()},
         "Data sets": {name: entry.description for name, entry in DATASETS.items()},
         "Perturbations": {name: kind.description for name, kind in PERTURBATIONS.items()},
+        "Diagnostics": {name: entry.description for name, entry in DIAGNOSTICS.items()},
         "Published experiments": {name: entry.source for name, entry in published_experiments().items()},
     }
     for title, lines in groups.items():
@@ -265,6 +308,7 @@ def _doctor(words: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
+    "analyze": _analyze,
     "compare": _compare,
     "report": _report,
     "list": _list,

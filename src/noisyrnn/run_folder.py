@@ -117,6 +117,11 @@ class RunFolder:
         return self.path / "robustness.json"
 
     @property
+    def analysis(self) -> Path:
+        """The quantities the theory speaks of."""
+        return self.path / "analysis.json"
+
+    @property
     def finished(self) -> bool:
         """Whether training reached its end."""
         return self.summary.is_file() and read_json(self.summary).get("status") == "finished"

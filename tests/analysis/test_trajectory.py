@@ -117,3 +117,8 @@ def test_noise_needs_a_path():
 def test_inputs_are_standardised_as_the_classifier_does():
     model = SequenceClassifier(built("noisy"), 3, mean=torch.tensor([1.0, 2.0]), std=torch.tensor([2.0, 4.0])).double()
     assert standardised(model, torch.full((1, 1, 2), 6.0).double()).flatten().tolist() == [2.5, 1.0]
+
+
+def test_a_step_lasts_longer_than_nothing():
+    with pytest.raises(ValueError, match="dt must be positive, got -1 as the smallest"):
+        Trajectory.of(built("noisy").cell, drawn(1, 2, CHANNELS), dt=torch.tensor([1.0, -1.0]))

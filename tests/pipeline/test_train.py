@@ -1,5 +1,6 @@
 """From settings to a run folder."""
 
+import csv
 import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from noisyrnn.analysis import penalty as analysis_penalty
 from noisyrnn.data import load_dataset
 from noisyrnn.models import MODELS
-from noisyrnn.pipeline import EvaluateConfig, evaluate_run, train_run
+from noisyrnn.pipeline import EvaluateConfig, evaluate_run, train_run, train_seeds
 from noisyrnn.pipeline.train import build_model, run_config, run_path
+from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training import RunFolder, TrainConfig, load
 from noisyrnn.training.fit import validate
 
@@ -203,3 +206,33 @@ def test_training_does_not_read_the_test_set(config: TrainConfig, tmp_path: Path
     train_run(dataclasses.replace(config, dataset=str(path)), output=tmp_path)
     with pytest.raises(ValueError, match="must be finite"):
         load_dataset(str(path)).test  # noqa: B018 (reading it is the point)
+
+
+@pytest.mark.parametrize("penalty", ["explicit", "hutchinson"])
+def test_the_penalty_takes_the_place_of_the_noise(waves_file: Path, tmp_path: Path, penalty: str) -> None:
+    """Its loss is the noise-free one with the regulariser, on the first batch to the bit."""
+    config = TrainConfig(dataset=str(waves_file), hidden_size=4, epochs=1, batch_size=200, penalty=penalty)  # type: ignore[arg-type]
+    dataset = load_dataset(config.dataset)
+    folder = train_run(config, output=tmp_path)
+    with folder.metrics.open() as file:
+        written = float(next(csv.DictReader(file))["train_loss"])
+    model = build_model(config, dataset)
+    order = torch.randperm(
+        len(dataset.train), generator=torch.Generator().manual_seed(derive_seed(config.seed, "order", 1) % 2**63)
+    )
+    inputs, labels = dataset.train.inputs[order], dataset.train.labels[order]
+    quiet = torch.nn.functional.cross_entropy(model.eval()(inputs), labels)
+    path = BrownianPath(seed=derive_seed(config.seed, "noise", 0))
+    effect = analysis_penalty(model, inputs, labels, kind=penalty, path=path).mean()
+    assert abs(float(effect.detach())) > 1e-6
+    assert written == pytest.approx(float((quiet + effect).detach()), rel=1e-5)
+
+
+def test_runs_with_a_penalty_follow_one_another(waves_file: Path, tmp_path: Path) -> None:
+    configs = [
+        TrainConfig(dataset=str(waves_file), hidden_size=4, epochs=2, penalty="explicit", seed=seed) for seed in (1, 2)
+    ]
+    together = train_seeds(configs, together=True, output=tmp_path / "together")
+    for config, path in zip(configs, together, strict=True):
+        alone = train_run(config, output=tmp_path / "alone")
+        assert (path / "model.safetensors").read_bytes() == alone.model.read_bytes()

@@ -33,6 +33,25 @@ from noisyrnn.training.settings import published_experiments, read_experiment, r
         ({"clip_norm": 0.0}, ValueError, r"clip_norm must be greater than 0, got 0"),
         ({"patience": 0}, ValueError, r"patience must be at least 1, got 0"),
         ({"precision": "8-bit"}, ValueError, r"precision must be one of 32-true, 64-true, bf16-mixed, got '8-bit'"),
+        ({"penalty": "exact"}, ValueError, r"penalty must be one of explicit, hutchinson, got 'exact'"),
+        ({"penalty": "explicit", "num_layers": 2}, ValueError, r"penalty must be None for a model of 2 cells"),
+        (
+            {"penalty": "hutchinson", "additive": 0.0, "multiplicative": 0.0},
+            ValueError,
+            r"penalty must be None for a model without noise, got 'hutchinson'\. Set additive",
+        ),
+        (
+            {"penalty": "hutchinson", "noise_law": "uniform"},
+            ValueError,
+            r"penalty must be None with noise_law 'uniform', got 'hutchinson'",
+        ),
+        (
+            {"model": "gru", "additive": 0.1, "penalty": "explicit"},
+            ValueError,
+            r"penalty must be 'hutchinson' for model 'gru', got 'explicit', which needs the noisy family",
+        ),
+        ({"num_layers": 0}, ValueError, r"num_layers must be at least 1, got 0"),
+        ({"num_layers": 2, "dropout": 1.0}, ValueError, r"dropout must be less than 1, got 1"),
         ({"skewness": 0.3}, ValueError, r"skewness must lie in \[0\.5, 1\], got 0\.3"),
         (
             {"model": "gru", "damping": 0.1},
@@ -44,6 +63,14 @@ from noisyrnn.training.settings import published_experiments, read_experiment, r
 def test_bad_settings(settings: dict[str, Any], error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         TrainConfig(**settings)
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_stacks_can_be_trained(model: str) -> None:
+    config = TrainConfig(model=model, num_layers=2, bidirectional=True, dropout=0.25)
+    layer = MODELS[model].build(1, 2, config.model_options())
+    assert (layer.num_layers, layer.bidirectional, layer.dropout) == (2, True, 0.25)
+    assert list(layer.cells) == ["l0", "l0_reverse", "l1", "l1_reverse"]
 
 
 def test_an_unknown_setting_is_named() -> None:

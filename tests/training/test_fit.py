@@ -326,7 +326,7 @@ def test_progress_lines_show_an_eta(
     monkeypatch: pytest.MonkeyPatch,
     build: Build,
 ) -> None:
-    from noisyrnn.training import progress
+    from noisyrnn import progress
 
     monkeypatch.setattr(progress.ProgressBar.__init__, "__kwdefaults__", {"done": 0, "shown": True, "every": 0.0})
     fit(build(config), dataset, config, show_progress=True)

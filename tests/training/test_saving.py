@@ -1,4 +1,4 @@
-"""One safetensors file for a classifier."""
+"""One safetensors file for a model."""
 
 import json
 import os
@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 import noisyrnn
-from noisyrnn.models import MODELS, RecurrentLayer, SequenceClassifier
-from noisyrnn.models.noisy import LipschitzCell
+from noisyrnn.models import HEADS, MODELS, RecurrentLayer, SequenceClassifier, SequenceRegressor
+from noisyrnn.training.saving import read_header
 
 
 def classifier(model: str = "noisy") -> SequenceClassifier:
@@ -30,6 +31,51 @@ def test_round_trip_is_exact(model: str, tmp_path: Path) -> None:
     assert torch.equal(before(inputs), after(inputs))
     assert after.layer.options() == before.layer.options()
     assert not after.training
+
+
+@pytest.mark.parametrize("head", sorted(HEADS))
+@pytest.mark.parametrize("name", ["noisy", "exprnn", "lstm"])
+def test_every_head_on_a_stack(head: str, name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = {"num_layers": 2, "bidirectional": True, "batch_first": False, "dropout": 0.25, "bias": False}
+    layer = MODELS[name].layer(2, 5, **options, dtype=torch.float64)
+    before = HEADS[head](layer, 4, std=torch.tensor([2.0, 3.0])).double().eval()
+    noisyrnn.save(before, tmp_path / "m.safetensors")
+    after = noisyrnn.load(tmp_path / "m.safetensors", HEADS[head])
+    inputs = torch.randn(6, 3, 2, dtype=torch.float64)
+    assert type(after) is HEADS[head] and torch.equal(before(inputs), after(inputs))
+    assert after.layer.options() == layer.options() and not after.training
+
+
+def test_another_head(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    noisyrnn.save(SequenceRegressor(MODELS["gru"].build(1, 2, {})), path)
+    sentence = (
+        r"^path must hold a SequenceClassifier, got .*m\.safetensors with a SequenceRegressor\. "
+        r"Use load\(path, SequenceRegressor\)\.$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        noisyrnn.load(path)
+    rewrite(path, head="regresser")
+    with pytest.raises(
+        ValueError, match=r"^head must be one of classifier, regressor, sequence, got 'regresser'\. Did "
+    ):
+        noisyrnn.load(path)
+
+
+@pytest.mark.parametrize("model", ["noisy", "exprnn", "gru"])
+def test_a_file_of_format_1(model: str, tmp_path: Path) -> None:
+    """As they were before there were stacks and heads."""
+    before, path = classifier(model).eval(), tmp_path / "m.safetensors"
+    tensors = {name.replace("cells.l0.", "cell."): value for name, value in before.state_dict().items()}
+    for new, former in ((".free", ".parametrizations.weight.original"), (".start", ".parametrizations.weight.0.base")):
+        tensors = {name.replace(new, former): value.contiguous() for name, value in tensors.items()}
+    later = {"num_layers", "bidirectional", "batch_first", "dropout", "bias"}
+    options = {name: value for name, value in before.layer.options().items() if name not in later}
+    header = {"format": 1, "model": model, "options": options, "classes": 4, "class_names": None}
+    save_file(tensors, path, metadata={"noisyrnn": json.dumps(header)})
+    inputs = torch.randn(3, 6, 2)
+    assert torch.equal(noisyrnn.load(path)(inputs), before(inputs))
 
 
 def test_double_precision_survives(tmp_path: Path) -> None:
@@ -60,11 +106,22 @@ def test_truncated_file(tmp_path: Path) -> None:
         noisyrnn.load(path)
 
 
-def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(ValueError, match="path must be a whole safetensors file"):
+@pytest.mark.parametrize("write", ["pickle", "torch"])
+def test_a_pickle_is_not_opened(write: str, tmp_path: Path) -> None:
+    path, marker = tmp_path / "m.safetensors", tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (marker,)
+
+    if write == "pickle":
+        path.write_bytes(pickle.dumps(Trap()))
+    else:
+        torch.save(Trap(), path)
+    sentence = r"^path must be a safetensors file, got .*m\.safetensors, which is a pickle\. A pickle can run code and "
+    with pytest.raises(ValueError, match=sentence):
         noisyrnn.load(path)
+    assert not marker.exists()
 
 
 def test_a_file_of_someone_else(tmp_path: Path) -> None:
@@ -73,36 +130,83 @@ def test_a_file_of_someone_else(tmp_path: Path) -> None:
         noisyrnn.load(tmp_path / "m.safetensors")
 
 
-def rewrite(path: Path, **changes: object) -> None:
+def rewrite(path: Path, changed: dict[str, torch.Tensor | None] | None = None, /, **changes: object) -> None:
+    """Change tensors, of which `None` takes one out, and fields of the header."""
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["noisyrnn"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors = {name: tensor for name, tensor in (tensors | (changed or {})).items() if tensor is not None}
     save_file(tensors, path, metadata={"noisyrnn": json.dumps({**header, **changes})})
 
 
 def test_a_newer_format(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     noisyrnn.save(classifier(), path)
-    rewrite(path, format=2)
-    with pytest.raises(ValueError, match=r"path must be of format 1, got 2 in .*Update noisyrnn"):
+    rewrite(path, format=3)
+    with pytest.raises(ValueError, match=r"path must be of format 1 or 2, got 3 in .*Update noisyrnn"):
         noisyrnn.load(path)
 
 
 def test_weights_of_another_shape(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     noisyrnn.save(classifier(), path)
-    rewrite(path, classes=7)
-    with pytest.raises(ValueError, match="path must hold the weights of its header's model"):
+    rewrite(path, outputs=7)
+    sentence = (
+        r"^path must hold weights of its header's shapes, got .*m\.safetensors with a size mismatch for readout.*"
+    )
+    with pytest.raises(ValueError, match=sentence) as caught:
+        noisyrnn.load(path)
+    assert "[4]" in str(caught.value) and "[7]" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_tensors_too_many_and_too_few(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    noisyrnn.save(classifier(), path)
+    rewrite(path, {"readout.more": torch.zeros(1)})
+    sentence = r"^path must hold no tensor but those of its header's model, got .*m\.safetensors with readout\.more\.$"
+    with pytest.raises(ValueError, match=sentence):
+        noisyrnn.load(path)
+    rewrite(path, {"readout.more": None, "readout.weight": None, "std": None})
+    sentence = (
+        r"^path must hold every tensor of its header's model, got .*m\.safetensors without std, readout\.weight\.$"
+    )
+    with pytest.raises(ValueError, match=sentence):
         noisyrnn.load(path)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"format": 1}, {"format": "2"}, {"format": [2]}, {"options": []}, {"options": {"hidden_size": 3}}]
+)
+def test_a_header_without_its_fields(changes: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    noisyrnn.save(classifier(), path)
+    rewrite(path, **changes)  # files of format 1 have their classes instead of outputs
+    with pytest.raises(ValueError, match=r"path must be a file written by noisyrnn\.save, got "):
+        noisyrnn.load(path)
+
+
+def test_the_header_alone(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    noisyrnn.save(classifier("gru"), path, class_names=["a", "b", "c", "d"])
+    header = read_header(path)
+    assert (header.head, header.model, header.outputs) == ("classifier", "gru", 4)
+    assert header.options["hidden_size"] == 5 and header.class_names == ["a", "b", "c", "d"]
+
+
 def test_a_layer_that_is_not_the_librarys(tmp_path: Path) -> None:
-    cell = LipschitzCell(1, 2, step_size=0.1, learn_step=False, skewness=0.75, damping=0.0, init_std=0.1)
-    layer = RecurrentLayer(
-        cell, additive=0.0, multiplicative=0.0, noise_form="shared", noise_law="gaussian", noise_seed=None
-    )
+    layer = RecurrentLayer(nn.GRUCell, 1, 2)
     with pytest.raises(TypeError, match="layer must be one of the library's, got RecurrentLayer"):
         noisyrnn.save(SequenceClassifier(layer, 2), tmp_path / "m.safetensors")
+
+
+def test_a_head_that_is_not_the_librarys(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"^model must be one of SequenceClassifier, .*, got Linear\.$"):
+        noisyrnn.save(nn.Linear(1, 1), tmp_path / "m.safetensors")
+
+
+def test_class_names_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^class_names must have one name for each of 4 outputs, got 2\.$"):
+        noisyrnn.save(classifier(), tmp_path / "m.safetensors", class_names=["a", "b"])
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

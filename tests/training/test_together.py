@@ -253,7 +253,7 @@ def test_one_bar_shows_all(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from noisyrnn.training import progress
+    from noisyrnn import progress
 
     monkeypatch.setattr(progress.ProgressBar.__init__, "__kwdefaults__", {"done": 0, "shown": True, "every": 0.0})
     fit_together([build(c) for c in seeds(config)], dataset, seeds(config), show_progress=True)

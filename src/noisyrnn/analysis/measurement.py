@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.stats import norm, t
+from scipy.stats import norm
 from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_number
@@ -109,14 +109,6 @@ def mean_of_draws(draws: Tensor) -> Measurement:
     draws = draws.detach().double()
     error = draws.std(dim=0) / math.sqrt(len(draws))
     return Measurement(value=draws.mean(dim=0), kind="estimate", standard_error=error)
-
-
-def student_interval(values: Tensor, confidence: float = 0.95) -> tuple[float, float]:
-    """Student's interval for the mean of a few independent numbers, such as one a seed, `(count,)` with count >= 2."""
-    count = len(values)
-    reach = float(t.ppf(0.5 + confidence / 2, count - 1)) * float(values.std()) / math.sqrt(count)
-    middle = float(values.mean())
-    return middle - reach, middle + reach
 
 
 def _listed(values: Tensor) -> Any:

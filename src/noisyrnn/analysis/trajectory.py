@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from noisyrnn.checks import check_lengths, check_sequences
+from noisyrnn.checks import check_lengths, check_sequences, values_hidden
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import StepMaps
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
@@ -58,11 +58,13 @@ class Trajectory:
             dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
 
         Raises:
-            ValueError: If a shape does not fit.
+            ValueError: If a shape does not fit, or a step's length is not positive.
         """
         check_sequences("inputs", inputs, input_size=cell.input_size)
         if lengths is not None:
             check_lengths(lengths, batch=inputs.shape[0], steps=inputs.shape[1])
+        if dt is not None and not values_hidden() and not float(dt.detach().min()) > 0:
+            raise ValueError(f"dt must be positive, got {float(dt.detach().min()):g} as the smallest.")
         if (noise is None) != (path is None):
             raise ValueError("noise and path must be given together, got one of them.")
         maps = StepMaps(cell, inputs, noise=noise, path=path, lengths=lengths, dt=dt)

@@ -10,39 +10,72 @@ from torch import Tensor
 from noisyrnn.checks import check_finite, check_labels, check_lengths, check_sequences
 
 
+def check_targets(labels: Tensor, *, count: int) -> None:
+    """Raise unless `labels` is a finite floating tensor `(count, targets)`."""
+    if not labels.is_floating_point():
+        raise TypeError(f"labels must be floating point where classes is 0, got {labels.dtype}.")
+    if labels.ndim != 2 or len(labels) != count or labels.shape[1] == 0:
+        raise ValueError(f"labels must have shape ({count}, targets) where classes is 0, got {tuple(labels.shape)}.")
+    check_finite("labels", labels)
+
+
+def check_weights(weights: Tensor, *, count: int) -> None:
+    """Raise unless `weights` is a finite floating tensor `(count,)` of numbers `>= 0`, not all of them zero."""
+    if not weights.is_floating_point():
+        raise TypeError(f"weights must be floating point, got {weights.dtype}.")
+    if weights.shape != (count,):
+        raise ValueError(f"weights must have shape ({count},), one for each sequence, got {tuple(weights.shape)}.")
+    check_finite("weights", weights)
+    if float(weights.min()) < 0:
+        raise ValueError(f"weights must be at least 0, got {float(weights.min()):g}.")
+    if float(weights.max()) == 0:
+        raise ValueError(f"weights must not all be zero, got {count} zeros.")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
     """Labelled sequences.
 
     Args:
         inputs: Float32 `(n, steps, input_size)`; shorter sequences are padded with zeros at the end.
-        labels: Int64 `(n,)`, class indices from 0.
+        labels: Int64 `(n,)`, class indices from 0; or, for a regression, floating point `(n, targets)`.
         lengths: Int64 `(n,)`, valid steps of each sequence; `None` where all have `steps`.
-        classes: Number of classes the labels are drawn from.
+        weights: `(n,)`, at least 0 and one of them above: how much each sequence counts in losses and accuracies. With
+            a mean of 1 the learning rate keeps its meaning. `None`: all count alike.
+        classes: Number of classes the labels are drawn from; 0 for a regression.
 
     Raises:
-        ValueError: If shapes disagree, a value is not finite, a label or a length is out of range, or there are none.
+        ValueError: If shapes disagree, a value is not finite, a label, a length or a weight is out of range, or there
+            are none.
     """
 
     inputs: Tensor
     labels: Tensor
     lengths: Tensor | None = None
+    weights: Tensor | None = None
     classes: int
 
     def __post_init__(self) -> None:
         check_sequences("inputs", self.inputs)
         check_finite("inputs", self.inputs)
-        check_labels(self.labels, count=len(self.inputs), classes=self.classes)
+        if self.classes > 0:
+            check_labels(self.labels, count=len(self.inputs), classes=self.classes)
+        else:
+            check_targets(self.labels, count=len(self.inputs))
         if self.lengths is not None:
             check_lengths(self.lengths, batch=self.inputs.shape[0], steps=self.inputs.shape[1])
+        if self.weights is not None:
+            check_weights(self.weights, count=len(self.inputs))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> "Split":
         """The sequences at `indices`, int64 `(k,)`, in that order."""
+        inputs, labels = self.inputs[indices], self.labels[indices]
         lengths = None if self.lengths is None else self.lengths[indices]
-        return Split(inputs=self.inputs[indices], labels=self.labels[indices], lengths=lengths, classes=self.classes)
+        weights = None if self.weights is None else self.weights[indices]
+        return Split(inputs=inputs, labels=labels, lengths=lengths, weights=weights, classes=self.classes)
 
     def valid(self) -> Tensor:
         """Boolean `(n, steps)`: true where a step belongs to its sequence, false where it is padding."""
@@ -61,7 +94,7 @@ class Dataset:
         train: What weights are fitted to.
         validation: What settings and the best epoch are chosen on; taken out of the official training part.
         read_test: Reads the test part. Only the evaluation of a finished model calls it, through `test`.
-        class_names: One name for each class index.
+        class_names: One name for each class index; none for a regression.
         value_range: Smallest and largest value an input can take, or takes in `train` where no limit is known.
         standardize: Whether a model should standardise its inputs by the training statistics.
         image_shape: Rows and columns when a sequence is an image read pixel by pixel, for drawing; else `None`.
@@ -85,8 +118,13 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, 0 for a regression."""
         return len(self.class_names)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a model of it gives for a sequence: one for each class, or one for each target."""
+        return self.classes or self.train.labels.shape[1]
 
     @property
     def input_size(self) -> int:

@@ -1,8 +1,18 @@
 """The stages between a data set and a report: each reads a run folder and adds one file to it."""
 
+from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.compare import CompareConfig, compare
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.train import train_run
 
-__all__ = ["CompareConfig", "EvaluateConfig", "compare", "evaluate_run", "train_run", "train_seeds"]
+__all__ = [
+    "AnalyzeConfig",
+    "CompareConfig",
+    "EvaluateConfig",
+    "analyze_run",
+    "compare",
+    "evaluate_run",
+    "train_run",
+    "train_seeds",
+]

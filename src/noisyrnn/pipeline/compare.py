@@ -19,10 +19,10 @@ from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.train import check_same_data, run_path, train_run
+from noisyrnn.progress import ProgressBar
 from noisyrnn.report import write_report
 from noisyrnn.run_folder import RunFolder, check_writable, write_json
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.progress import ProgressBar
 from noisyrnn.training.settings import recommended
 
 BACKENDS = ("dask", "processes")

@@ -11,6 +11,7 @@ from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.data import load_dataset
 from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.train import check_same_data, run_config
+from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness import (
     MAX_DRAWS,
     PERTURBATIONS,
@@ -21,7 +22,6 @@ from noisyrnn.robustness import (
     examples,
 )
 from noisyrnn.run_folder import RunFolder, read_json, write_json
-from noisyrnn.training.progress import ProgressBar
 from noisyrnn.training.saving import load
 
 _EXAMPLES = 4

@@ -12,6 +12,7 @@ from noisyrnn.pipeline.train import (
     check_same_data,
     describe,
     end_run,
+    objective_of,
     open_run,
     train_run,
 )
@@ -114,6 +115,7 @@ def _side_by_side(
             models,
             dataset,
             list(todo.values()),
+            objective=objective_of(configs[0]),
             folders=list(todo),
             resume=resume,
             checkpoint_seconds=checkpoint_seconds,

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from noisyrnn import __version__
+from noisyrnn.analysis.regularizer_draws import penalised_loss
 from noisyrnn.checks import check_number
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.pipeline.engine import make_fabric, resolve_accelerator
 from noisyrnn.run_folder import RunFolder, check_writable, read_json, write_json
+from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.fit import fit
+from noisyrnn.training.objective import Objective, noisy_loss
 from noisyrnn.training.run import FitResult
 from noisyrnn.training.seeding import seeded
 
@@ -30,6 +34,20 @@ def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
         layer = MODELS[config.model].build(dataset.input_size, config.hidden_size, config.model_options())
         mean, std = dataset.statistics() if dataset.standardize else (None, None)
         return SequenceClassifier(layer, dataset.classes, mean=mean, std=std)
+
+
+def objective_of(config: TrainConfig) -> Objective:
+    """What the training makes small: the noisy loss, or the noise-free one with the noise's regulariser."""
+    if config.penalty is None:
+        return noisy_loss
+    kind = config.penalty
+
+    def penalised(
+        model: SequenceClassifier, inputs: Tensor, labels: Tensor, lengths: Tensor | None, path: BrownianPath
+    ) -> tuple[Tensor, Tensor]:
+        return penalised_loss(model, inputs, labels, kind=kind, path=path, lengths=lengths)
+
+    return penalised
 
 
 def run_path(config: TrainConfig, output: Path) -> Path:
@@ -133,6 +151,7 @@ def train_run(
             model,
             dataset,
             config,
+            objective=objective_of(config),
             folder=folder,
             resume=resume,
             checkpoint_seconds=checkpoint_seconds,

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup, escape
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -65,7 +66,7 @@ class Drawing:
     """A figure: `svg` is for the page and takes its colours, `files` maps an ending to a data address, for a paper."""
 
     name: str
-    svg: str
+    svg: Markup
     files: dict[str, str]
 
 
@@ -89,7 +90,7 @@ def accuracy_curves(comparison: Comparison, *, chance: float | None) -> Drawing 
     if not panels:
         return None
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "accuracy"}):
-        figure, axes = _grid(len(panels), across=3)
+        figure, axes = grid(len(panels), across=3)
         for axis, (perturbation, columns) in zip(axes, panels.items(), strict=True):
             for position, group in enumerate(comparison.groups):
                 _accuracy_curve(axis, comparison, [*clean, *columns], position, group)
@@ -102,8 +103,8 @@ def accuracy_curves(comparison: Comparison, *, chance: float | None) -> Drawing 
             axis.xaxis.set_major_formatter(FuncFormatter(lambda strength, _: f"{strength:.4g}"))
             if axis in axes[::3]:
                 axis.set_ylabel("test accuracy (%)")
-        _legend(figure, axes)
-        return _drawing(figure, "accuracy", "Test accuracy against strength of each perturbation, one line per model")
+        legend(figure, axes)
+        return drawn(figure, "accuracy", "Test accuracy against strength of each perturbation, one line per model")
 
 
 def training_curves(comparison: Comparison) -> Drawing | None:
@@ -112,7 +113,7 @@ def training_curves(comparison: Comparison) -> Drawing | None:
     if not groups:
         return None
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "training"}):
-        figure, (accuracy, loss) = _grid(2, across=2)
+        figure, (accuracy, loss) = grid(2, across=2)
         lowest, highest = math.inf, 0.0
         for position, group in groups:
             _training_curve(accuracy, group, position, "validation_accuracy", scale=100)
@@ -124,8 +125,8 @@ def training_curves(comparison: Comparison) -> Drawing | None:
             loss.set_yscale("log")
         for axis in (accuracy, loss):
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        _legend(figure, [accuracy])
-        return _drawing(figure, "training", "Validation accuracy and training loss by epoch, one line per model")
+        legend(figure, [accuracy])
+        return drawn(figure, "training", "Validation accuracy and training loss by epoch, one line per model")
 
 
 def heatmap(image: np.ndarray, *, value_range: tuple[float, float]) -> str:
@@ -139,7 +140,7 @@ def heatmap(image: np.ndarray, *, value_range: tuple[float, float]) -> str:
 def trace(inputs: np.ndarray, *, value_range: tuple[float, float]) -> list[str]:
     """Points of an SVG line, 100 wide and 60 high, for each of the first channels of `inputs`, `(steps, channels)`."""
     low, high = min(value_range[0], float(inputs.min())), max(value_range[1], float(inputs.max()))
-    kept = inputs[_kept(len(inputs)), :CHANNELS]
+    kept = inputs[thinned(len(inputs)), :CHANNELS]
     across = np.linspace(1, 99, len(kept))
     heights = 57 - 54 * (kept - low) / ((high - low) or 1.0)
     return [" ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, line, strict=True)) for line in heights.T]
@@ -154,7 +155,8 @@ def _accuracy_curve(axis: Axes, comparison: Comparison, columns: Sequence[Column
     low = [100 * max(cell.low, 0.0) for cell in cells]
     high = [100 * min(cell.high, 1.0) for cell in cells]
     axis.fill_between(strengths, low, high, color=colour(position), alpha=0.16, linewidth=0)
-    axis.plot(strengths, [100 * cell.mean for cell in cells], label=_text(group.label), **_line(position, markers=True))
+    means = [100 * cell.mean for cell in cells]
+    axis.plot(strengths, means, label=literal(group.label), **line_style(position, markers=True))
 
 
 def _training_curve(axis: Axes, group: Group, position: int, name: str, *, scale: float) -> tuple[float, float]:
@@ -167,11 +169,11 @@ def _training_curve(axis: Axes, group: Group, position: int, name: str, *, scale
     if not by_epoch:
         return math.inf, 0.0
     epochs = sorted(by_epoch)
-    epochs = [epochs[i] for i in _kept(len(epochs))]
+    epochs = [epochs[i] for i in thinned(len(epochs))]
     low, high = [min(by_epoch[epoch]) for epoch in epochs], [max(by_epoch[epoch]) for epoch in epochs]
     mean = [sum(by_epoch[epoch]) / len(by_epoch[epoch]) for epoch in epochs]
     axis.fill_between(epochs, low, high, color=colour(position), alpha=0.16, linewidth=0)
-    axis.plot(epochs, mean, label=_text(group.label), **_line(position, markers=len(epochs) == 1))
+    axis.plot(epochs, mean, label=literal(group.label), **line_style(position, markers=len(epochs) == 1))
     return min(low), max(high)
 
 
@@ -180,7 +182,8 @@ def _epochs(run: RunRecord) -> tuple[float, ...]:
     return () if run.status == "failed" else run.history["epoch"]
 
 
-def _line(position: int, *, markers: bool) -> dict[str, Any]:
+def line_style(position: int, *, markers: bool) -> dict[str, Any]:
+    """Colour of the label at `position`, told apart by its marker as well, or by its dashes."""
     return {
         "color": colour(position),
         "linestyle": DASHES[position // len(COLOURS) % len(DASHES)] if markers else DASHES[position % len(DASHES)],
@@ -188,28 +191,32 @@ def _line(position: int, *, markers: bool) -> dict[str, Any]:
     }
 
 
-def _grid(count: int, *, across: int) -> tuple[Figure, list[Axes]]:
-    """A figure 7.2 inches wide (two columns of a paper) of `count` panels that share their axes' size."""
+def grid(count: int, *, across: int, projection: str | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of one size, 7.2 inches wide (two columns of a paper); 3.8 for a single panel."""
     columns = min(count, across)
     rows = math.ceil(count / columns)
     width = 7.2 if columns > 1 else 3.8
     figure = Figure(figsize=(width, 0.55 + (2.15 if across == 3 else 2.6) * rows), layout="constrained")
-    grid = figure.add_gridspec(rows, columns)
-    axes = [figure.add_subplot(grid[i // columns, i % columns]) for i in range(count)]
+    cells = figure.add_gridspec(rows, columns)
+    axes = [figure.add_subplot(cells[i // columns, i % columns], projection=projection) for i in range(count)]
     return figure, axes
 
 
-def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """One legend above all panels, naming each label once."""
     entries: dict[Any, Artist] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    across = max(1, min(len(entries), 6 if figure.get_figwidth() > 5 else 3))
+    # About what an entry takes: its line, and a fourteenth of an inch for each letter.
+    room = int(figure.get_figwidth() / (0.5 + max(map(len, entries), default=0) / 14))
+    across = max(1, min(len(entries), 6, room))
+    figure.set_figheight(figure.get_figheight() + 0.19 * (math.ceil(len(entries) / across) - 1))  # panels keep theirs
     figure.legend(list(entries.values()), list(entries), loc="outside upper left", ncols=across, fontsize=8.5)
 
 
-def _drawing(figure: Figure, name: str, description: str) -> Drawing:
+def drawn(figure: Figure, name: str, description: str) -> Drawing:
+    """`figure` as a drawing called `name`, read out as `description`."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is computed once, not again for each file
     written = {}
@@ -225,23 +232,25 @@ def _drawing(figure: Figure, name: str, description: str) -> Drawing:
     return Drawing(name=name, svg=_inline(written["svg"].decode("utf-8"), description), files=files)
 
 
-def _inline(svg: str, description: str) -> str:
+def _inline(svg: str, description: str) -> Markup:
     """`svg` as part of an HTML page: scaled by it, in its colours, read out as `description`."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 role="img" aria-label="{description}"', svg, count=1)
+    spoken = f' role="img" aria-label="{escape(description)}"'
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', lambda found: found[1] + spoken, svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    return svg.replace(INK, "currentColor").replace(RULE, "var(--rule)")
+    # Markup: it is matplotlib's own, which escapes the labels in it.
+    return Markup(svg.replace(INK, "currentColor").replace(RULE, "var(--rule)"))
 
 
-def _text(label: str) -> str:
+def literal(label: str) -> str:
     """`label` as matplotlib draws it literally: no formulas, and not hidden by a leading underscore."""
     return (" " if label.startswith("_") else "") + label.replace("$", r"\$")
 
 
-def _kept(count: int) -> np.ndarray:
+def thinned(count: int) -> np.ndarray:
     """At most `POINTS` indices spread over `range(count)`, its ends among them."""
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
 

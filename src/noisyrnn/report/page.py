@@ -9,10 +9,12 @@ from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
+from noisyrnn.report.analysis_section import theory_section
+from noisyrnn.report.analysis_table import markdown as analysis_markdown
+from noisyrnn.report.analysis_table import quantity_rows
 from noisyrnn.report.examples import gallery
-from noisyrnn.report.figures import Drawing, accuracy_curves, colour, training_curves
+from noisyrnn.report.figures import accuracy_curves, colour, training_curves
 from noisyrnn.report.runs import Column, RunRecord, read_run
 from noisyrnn.report.table import (
     CLEAN,
@@ -41,6 +43,7 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str, command: str
 
     Everything is computed before anything is written, and each file replaces its predecessor in one step, so that an
     interrupted report leaves whole files. The same runs give the same table and numbers; the page also carries a date.
+    Where a run holds an `analysis.json`, page and numbers hold its quantities, and `analysis.md` their table.
 
     Args:
         runs: Run folders; those of one `label` differ in their seed, the first label is the base of the paired tests.
@@ -59,11 +62,15 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str, command: str
         raise TypeError(f"runs must be a list of run folders, got {str(runs)!r}. Write [{str(runs)!r}].")
     comparison = compare([read_run(path) for path in runs])
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    numbers, rows = comparison.to_dict(), quantity_rows(comparison)
     files = {
-        "comparison.json": json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "table.md": markdown(comparison),
         "report.html": build_page(comparison, title=title, command=command, date=date),
     }
+    if rows:
+        numbers["analysis"] = [row.to_dict() for row in rows]
+        files["analysis.md"] = analysis_markdown(rows, comparison)
+    files["comparison.json"] = json.dumps(numbers, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     output = Path(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -108,11 +115,12 @@ def _view(comparison: Comparison) -> dict[str, Any]:
             for name, columns in comparison.panels().items()
         ],
         "rows": [_row(comparison, i) for i in range(len(groups))],
-        "accuracy": _figure(accuracy_curves(comparison, chance=chance)),
+        "accuracy": accuracy_curves(comparison, chance=chance),
         "chance": None if chance is None else f"{100 * chance:.3g}\N{NO-BREAK SPACE}%",
         "base": comparison.base,
         "tests": _tests(comparison),
-        "training": _figure(training_curves(comparison)),
+        "theory": theory_section(comparison),
+        "training": training_curves(comparison),
         "costs": [_cost(group, i) for i, group in enumerate(groups)],
         "labels": [{"text": group.label, "colour": colour(i)} for i, group in enumerate(groups)],
         "differing": [row for row in settings if row["differs"]],
@@ -280,8 +288,3 @@ def _evaluation(comparison: Comparison) -> list[tuple[str, str]]:
     settings = [run.evaluation for group in comparison.groups for run in group.evaluated]
     names = dict.fromkeys(name for found in settings for name in found if name != "strengths")
     return [(name, " | ".join(dict.fromkeys(_value(found.get(name)) for found in settings))) for name in names]
-
-
-def _figure(drawing: Drawing | None) -> dict[str, Any] | None:
-    # The SVG is matplotlib's own, which escapes the labels in it.
-    return None if drawing is None else {"name": drawing.name, "svg": Markup(drawing.svg), "files": drawing.files}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from noisyrnn.report.analysis import Analysis, read_analysis
 from noisyrnn.run_folder import read_json
 
 METRICS = (
@@ -71,6 +72,7 @@ class RunRecord:
         examples: Test sequences with the model's answers.
         evaluation: Settings of the evaluation: strengths, draws, limits, seed; empty where the run was not evaluated.
         evaluation_error: Why the evaluation failed, where it did.
+        analysis: Quantities of the theory; `None` where the run was not analysed.
     """
 
     path: Path
@@ -83,6 +85,7 @@ class RunRecord:
     examples: tuple[Example, ...]
     evaluation: Mapping[str, Any]
     evaluation_error: str | None
+    analysis: Analysis | None
 
     @property
     def label(self) -> str:
@@ -106,7 +109,7 @@ class RunRecord:
 
 
 def read_run(path: Path) -> RunRecord:
-    """The run in the folder `path`. Absent metrics, summary or robustness leave their fields empty.
+    """The run in the folder `path`. Absent metrics, summary, robustness or analysis leave their fields empty.
 
     Raises:
         TypeError: If `path` is not a path.
@@ -149,6 +152,7 @@ def read_run(path: Path) -> RunRecord:
         examples=examples,
         evaluation=robustness.get("settings") or {},
         evaluation_error=robustness.get("error"),
+        analysis=read_analysis(path),
     )
 
 

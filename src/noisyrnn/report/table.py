@@ -101,8 +101,8 @@ class Comparison:
                 continue
             numbers = asdict(cell) | {"seeds": {str(seed): value for seed, value in cell.seeds.items()}}
             columns.append(asdict(column) | numbers | {"versus_base": None if test is None else asdict(test)})
-        finite: dict[str, Any] = _finite({"runs": runs, "columns": columns})
-        return finite
+        found: dict[str, Any] = finite({"runs": runs, "columns": columns})
+        return found
 
 
 def compare(runs: Sequence[RunRecord]) -> Comparison:
@@ -183,10 +183,10 @@ def caption(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """The table of accuracies in GitHub's Markdown, with a caption; best in bold, not told from it in italics."""
-    head = ["model", "seeds", *(_escape(title(column)) for column in comparison.columns)]
+    head = ["model", "seeds", *(escape(title(column)) for column in comparison.columns)]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for group in comparison.groups:
-        row = [_escape(group.label), seeds_title(group)]
+        row = [escape(group.label), seeds_title(group)]
         for column in comparison.columns:
             row.append(_markdown_cell(comparison.cells.get((group.label, column))))
         lines.append("| " + " | ".join(row) + " |")
@@ -194,7 +194,7 @@ def markdown(comparison: Comparison) -> str:
         "**Bold**: highest mean of the column. *Italics*: a paired test against it gives p ≥ 0.05 "
         "(not corrected for the number of comparisons)."
     )
-    notes = [f"Note: {_escape(note)}" for note in comparison.notes]
+    notes = [f"Note: {escape(note)}" for note in comparison.notes]
     return "\n\n".join(["\n".join(lines), f"{caption(comparison)} {marks}", *notes]) + "\n"
 
 
@@ -212,7 +212,7 @@ def _markdown_cell(cell: Cell | None) -> str:
     return f"{around}{mean}{around} {interval}".strip()
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """`text` as it stands inside a Markdown table."""
     for character in "\\|<>*_`[]":
         text = text.replace(character, f"\\{character}")
@@ -300,9 +300,10 @@ def _notes(groups: Sequence[Group]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value` with `None` for every number in it that is not finite."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -21,7 +21,7 @@ class Progress:
         batch: Batches of it that are done.
         step: Steps of the optimiser done in all.
         loss_sum: Sum over the sequences seen in this epoch.
-        correct: Sequences of this epoch that were classified rightly.
+        correct: Sequences of this epoch that were classified rightly, by their weights.
         seen: Sequences of this epoch seen.
         seconds: Training time so far.
         epoch_seconds: Training time of this epoch so far.
@@ -35,7 +35,7 @@ class Progress:
     batch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    correct: int = 0
+    correct: float = 0
     seen: int = 0
     seconds: float = 0.0
     epoch_seconds: float = 0.0

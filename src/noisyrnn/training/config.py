@@ -4,10 +4,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from noisyrnn.checks import check_choice, check_integer, check_number
-from noisyrnn.models import MODELS
+from noisyrnn.models import MODELS, RecurrentLayer
 from noisyrnn.training.seeding import seeded
 
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
+Penalty = Literal["explicit", "hutchinson"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class TrainConfig:
         clip_norm: Largest norm of the gradient, above 0; no limit by default.
         patience: Stop after so many epochs without a better validation accuracy; never by default.
         precision: "32-true", "64-true" or "bf16-mixed".
+        penalty: Train without noise and add the noise's own regulariser to the loss: "explicit" (exact, for the noisy
+            family) or "hutchinson" (one random tangent a step, for any model); by default train with the noise.
         step_size: Step of the discretisation.
         learn_step: Whether the step is trained, one value a unit.
         skewness: β of the recurrent matrices, in [0.5, 1].
@@ -44,6 +47,9 @@ class TrainConfig:
         stiffness: γ of the coRNN.
         friction: ϵ of the coRNN.
         recurrent_init: "cayley" or "henaff", of the exponential RNN.
+        num_layers: Recurrent layers, one above another.
+        bidirectional: Whether each layer also reads backwards.
+        dropout: Probability with which an output between two layers is dropped in training, in [0, 1).
 
     Raises:
         ValueError: If a value is out of range, or the model has no such option.
@@ -65,6 +71,7 @@ class TrainConfig:
     clip_norm: float | None = None
     patience: int | None = None
     precision: Precision = "32-true"
+    penalty: Penalty | None = None
     step_size: float | None = None
     learn_step: bool | None = None
     skewness: float | None = None
@@ -79,6 +86,9 @@ class TrainConfig:
     stiffness: float | None = None
     friction: float | None = None
     recurrent_init: str | None = None
+    num_layers: int | None = None
+    bidirectional: bool | None = None
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("model", self.model, MODELS)
@@ -102,7 +112,24 @@ class TrainConfig:
             check_integer("patience", self.patience, minimum=1)
         check_choice("precision", self.precision, get_args(Precision))
         with seeded(0):  # a wrong option fails here, not after the data are read
-            MODELS[self.model].build(1, 1, self.model_options())
+            layer = MODELS[self.model].build(1, 1, self.model_options())
+            if self.penalty is not None:
+                self._check_penalty(layer)
+
+    def _check_penalty(self, layer: RecurrentLayer) -> None:
+        """Raise unless `layer` has a noise whose regulariser there is."""
+        check_choice("penalty", self.penalty, get_args(Penalty))
+        if len(layer.cells) > 1:
+            raise ValueError(f"penalty must be None for a model of {len(layer.cells)} cells, got {self.penalty!r}.")
+        noise, recurrence = layer.hidden_noise, layer.cell.recurrence()
+        if noise.silent:
+            raise ValueError(f"penalty must be None for a model without noise, got {self.penalty!r}. Set additive.")
+        if noise.law == "uniform":
+            raise ValueError(f"penalty must be None with noise_law 'uniform', got {self.penalty!r}.")
+        if self.penalty == "explicit" and (recurrence is None or recurrence.kind != "drift"):
+            raise ValueError(
+                f"penalty must be 'hutchinson' for model {self.model!r}, got 'explicit', which needs the noisy family."
+            )
 
     @property
     def shown_label(self) -> str:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from noisyrnn.models import SequenceClassifier
+from noisyrnn.models import SequenceClassifier, SequenceRegressor
 from noisyrnn.sde.brownian import BrownianPath
 
 
@@ -12,7 +12,7 @@ class DivergenceError(RuntimeError):
 
 
 def explain_divergence(
-    model: SequenceClassifier,
+    model: SequenceClassifier | SequenceRegressor,
     inputs: Tensor,
     lengths: Tensor | None,
     path: BrownianPath,
@@ -40,7 +40,7 @@ def explain_divergence(
     where = f"at training step {step} (epoch {epoch})"
     noise = model.layer.hidden_noise
     levels = f"additive {noise.additive:g}, multiplicative {noise.multiplicative:g}"
-    step_size = getattr(model.layer.cell, "step_size", None)
+    step_size = getattr(model.layer.cells["l0"], "step_size", None)
     if step_size is not None:  # one value, or one a unit
         levels = f"step_size {float(torch.as_tensor(step_size).detach().max()):g}, {levels}"
     bad = (~torch.isfinite(norms)).nonzero()

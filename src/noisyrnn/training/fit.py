@@ -1,5 +1,6 @@
 """The training loop."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,15 +8,14 @@ from dataclasses import dataclass
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional
 
 from noisyrnn.checks import check_number
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.models import SequenceClassifier
+from noisyrnn.progress import ProgressBar, graceful_interrupt
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.progress import ProgressBar, graceful_interrupt
+from noisyrnn.training.objective import Objective, Trained, answered, loss_of, noisy_loss
 from noisyrnn.training.run import FitResult, Run
 
 _VALIDATION_BATCH = 1000
@@ -61,45 +61,58 @@ def select(split: Split, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
 def to_device(split: Split, fabric: Fabric, dtype: torch.dtype) -> Split:
     """The same sequences where the model is, in its precision."""
     lengths = None if split.lengths is None else fabric.to_device(split.lengths)
+    weights = None if split.weights is None else fabric.to_device(split.weights.to(dtype))
     inputs, labels = fabric.to_device(split.inputs.to(dtype)), fabric.to_device(split.labels)
-    return Split(inputs=inputs, labels=labels, lengths=lengths, classes=split.classes)
+    labels = labels.to(dtype) if labels.is_floating_point() else labels
+    return Split(inputs=inputs, labels=labels, lengths=lengths, weights=weights, classes=split.classes)
 
 
 def validate(model: nn.Module, split: Split) -> tuple[float, float]:
-    """Loss and accuracy over a split in evaluation mode; the mode is restored."""
+    """Loss and accuracy over a split in evaluation mode, by its weights; the mode is restored.
+
+    The accuracy of a regression is `nan`.
+    """
     training = model.training
     model.eval()
-    loss, correct = 0.0, 0
+    loss, correct, total = 0.0, 0.0, 0.0
     with torch.no_grad():
-        for rows in torch.arange(len(split)).split(_VALIDATION_BATCH):
-            inputs, labels, lengths = select(split, rows.to(split.labels.device))
-            logits = model(inputs, lengths=lengths)
-            loss += float(functional.cross_entropy(logits.float(), labels, reduction="sum"))
-            correct += int((logits.argmax(1) == labels).sum())
+        for part in torch.arange(len(split)).split(_VALIDATION_BATCH):
+            rows = part.to(split.labels.device)
+            inputs, labels, lengths = select(split, rows)
+            outputs = model(inputs, lengths=lengths).float()
+            losses, right = loss_of(outputs, labels), answered(outputs, labels)
+            if split.weights is not None:
+                losses, right = losses * split.weights[rows], right * split.weights[rows]
+            loss += float(losses.sum())
+            correct += float(right.sum())
+            total += len(rows) if split.weights is None else float(split.weights[rows].sum())
     model.train(training)
-    return loss / len(split), correct / len(split)
+    return loss / total, math.nan if split.classes == 0 else correct / total
 
 
 def fit(
-    model: SequenceClassifier,
+    model: Trained,
     dataset: Dataset,
     config: TrainConfig,
     *,
+    objective: Objective = noisy_loss,
     folder: RunFolder | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
     show_progress: bool = False,
     fabric: Fabric | None = None,
 ) -> FitResult:
-    """Train `model` in place with Adam on the cross-entropy; it ends with the weights of its best validation epoch.
+    """Train `model` in place with Adam; it ends with the weights of its best validation epoch.
 
     The order of the data and the noise depend on the seed, the epoch and the step alone, so a resumed run ends in the
     same bits. In a distributed run every process takes a part of each batch, and the noise of its own rows.
 
     Args:
         model: Its initial weights are where training starts.
-        dataset: `train` is fitted and `validation` decides the best epoch; `test` is not read.
+        dataset: `train` is fitted and `validation` decides the best epoch, by accuracy and then loss, or for a
+            regression by loss alone; `test` is not read.
         config: Settings; those of the model are taken as built already.
+        objective: What is made small: by default the cross-entropy, or the squared error, with the noise on.
         folder: Where metrics, checkpoints and the model are written; nowhere by default.
         resume: Go on from the folder's checkpoint, where there is one.
         checkpoint_seconds: Time between two checkpoints, at least 0 (after every step); the end gets one too.
@@ -113,7 +126,7 @@ def fit(
     """
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
     fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=config.precision)
-    run = Run(model, dataset, config, fabric=fabric, folder=folder)
+    run = Run(model, dataset, config, fabric=fabric, folder=folder, objective=objective)
     checkpoint = fabric.broadcast(run.read_checkpoint() if resume else None)
     if checkpoint is not None:
         run.restore(checkpoint)
@@ -133,7 +146,7 @@ def fit(
                 for batch in batches(config, len(train), epoch, first, fabric.global_rank, fabric.world_size):
                     loss, correct, stops = take_step(run, fabric, train, batch, stop.made)
                     now = time.monotonic()
-                    run.count(loss, int(correct), batch.count, now - clock)
+                    run.count(loss, correct, batch.count, now - clock)
                     clock = now
                     bar.advance()
                     if stops > 0:
@@ -158,10 +171,12 @@ def take_step(run: Run, fabric: Fabric, train: Split, batch: Batch, stop: bool =
     Raises:
         DivergenceError: If the loss or the gradient is not finite.
     """
-    inputs, labels, lengths = select(train, batch.rows.to(train.labels.device))
+    rows = batch.rows.to(train.labels.device)
+    inputs, labels, lengths = select(train, rows)
+    weights = None if train.weights is None else train.weights[rows]
     path = BrownianPath(seed=derive_seed(run.config.seed, "noise", run.progress.step), first_row=batch.first_row)
     run.begin_step()
-    loss_sum, correct = run.wrapped(inputs, labels, lengths, path.seed, path.first_row)
+    loss_sum, correct = run.wrapped(inputs, labels, lengths, path.seed, path.first_row, weights)
     loss_sum = loss_sum * batch.share
     # Gradients are averaged over processes: the factor makes that the mean over the whole batch.
     fabric.backward(loss_sum * (fabric.world_size / batch.count))

@@ -1,19 +1,19 @@
 """One training run between two steps of its optimiser: what it holds, what it counts and what it writes."""
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional
 
 from noisyrnn.data.base import Dataset
-from noisyrnn.models import SequenceClassifier
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
+from noisyrnn.training.objective import Objective, Trained, answered, noisy_loss
 from noisyrnn.training.saving import save
 
 
@@ -24,7 +24,7 @@ class FitResult:
     Args:
         history: One row of metrics for each epoch.
         best_epoch: The epoch, from 1, of the weights the model now has.
-        best_validation_accuracy: Its accuracy on the validation data, in [0, 1].
+        best_validation_accuracy: Its accuracy on the validation data, in [0, 1]; `nan` for a regression.
         seconds: Training time, over all resumptions; of runs that are trained together, each has its share.
     """
 
@@ -35,23 +35,34 @@ class FitResult:
 
 
 class NoisyPass(nn.Module):
-    """A classifier whose noise is given by two numbers: Fabric copies what it passes on, and takes no frozen path.
+    """A model whose noise is given by two numbers: Fabric copies what it passes on, and takes no frozen path.
 
     Args:
-        model: The classifier.
+        model: The classifier or regressor.
+        objective: What is made small.
     """
 
-    def __init__(self, model: SequenceClassifier) -> None:
+    def __init__(self, model: Trained, objective: Objective = noisy_loss) -> None:
         super().__init__()
         self.model = model
+        self.objective = objective
 
     def forward(
-        self, inputs: Tensor, labels: Tensor, lengths: Tensor | None, seed: int | Tensor, first_row: int
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        lengths: Tensor | None,
+        seed: int | Tensor,
+        first_row: int,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Sum of the losses and number of right answers, taken here so that no conversion of logits comes between."""
-        logits = self.model(inputs, lengths=lengths, path=BrownianPath(seed=seed, first_row=first_row))
-        loss_sum = functional.cross_entropy(logits, labels, reduction="sum")
-        return loss_sum, (logits.detach().argmax(1) == labels).sum()
+        """Sums of the losses and of the right answers, taken here so that no conversion of logits comes between."""
+        path = BrownianPath(seed=seed, first_row=first_row)
+        losses, outputs = self.objective(self.model, inputs, labels, lengths, path)
+        right = answered(outputs.detach(), labels)
+        if weights is None:
+            return losses.sum(), right.sum()
+        return (losses * weights).sum(), (right * weights).sum()
 
 
 class Run:
@@ -63,6 +74,7 @@ class Run:
         config: Settings; those of the model are taken as built already.
         fabric: Device, precision and processes; the first process alone writes.
         folder: Where to write; `None` for nowhere.
+        objective: What is made small.
 
     Attributes:
         progress: How far it is.
@@ -76,15 +88,16 @@ class Run:
 
     def __init__(
         self,
-        model: SequenceClassifier,
+        model: Trained,
         dataset: Dataset,
         config: TrainConfig,
         *,
         fabric: Fabric,
         folder: RunFolder | None = None,
+        objective: Objective = noisy_loss,
     ) -> None:
         for name, ours, theirs in (
-            ("classes", model.classes, dataset.classes),
+            ("classes" if dataset.classes else "targets", model.readout.out_features, dataset.outputs),
             ("input_size", model.layer.input_size, dataset.input_size),
         ):
             if ours != theirs:
@@ -94,7 +107,7 @@ class Run:
         self.folder = folder if fabric.is_global_zero else None
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
-        self.noisy = NoisyPass(model)
+        self.noisy = NoisyPass(model, objective)
         self._class_names = dataset.class_names
         self._settings = asdict(config)
         self._optimizer = torch.optim.Adam(
@@ -159,8 +172,8 @@ class Run:
             raise DivergenceError(explain_divergence(self.model, inputs, lengths, path, step, epoch, loss, norm))
         self._wrapped_optimizer.step()
 
-    def count(self, loss_sum: float, correct: int, seen: int, seconds: float) -> None:
-        """Add one step: sum of its losses, its right answers, its sequences, and the time it took."""
+    def count(self, loss_sum: float, correct: float, seen: int, seconds: float) -> None:
+        """Add one step: sums of its losses and right answers, by their weights, its sequences, and the time it took."""
         progress = self.progress
         progress.loss_sum += loss_sum
         progress.correct += correct
@@ -175,23 +188,23 @@ class Run:
 
         Args:
             loss: On the validation data.
-            accuracy: On the validation data, in [0, 1].
+            accuracy: On the validation data, in [0, 1]; `nan` for a regression, which goes by the loss alone.
         """
         progress = self.progress
-        if (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss):
+        numbers = math.isnan(accuracy)
+        if loss < progress.best_loss if numbers else (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss):
             progress.best_epoch, progress.best_accuracy, progress.best_loss = progress.epoch, accuracy, loss
             self.best = copied(self.model.state_dict())
-        progress.history.append(
-            {
-                "epoch": progress.epoch,
-                "train_loss": progress.loss_sum / progress.seen,
-                "train_accuracy": progress.correct / progress.seen,
-                "validation_loss": loss,
-                "validation_accuracy": accuracy,
-                "learning_rate": self.config.learning_rate_at(progress.epoch),
-                "seconds": round(progress.epoch_seconds, 3),
-            }
-        )
+        row = {
+            "epoch": progress.epoch,
+            "train_loss": progress.loss_sum / progress.seen,
+            "train_accuracy": progress.correct / progress.seen,
+            "validation_loss": loss,
+            "validation_accuracy": accuracy,
+            "learning_rate": self.config.learning_rate_at(progress.epoch),
+            "seconds": round(progress.epoch_seconds, 3),
+        }
+        progress.history.append({name: row[name] for name in row if not (numbers and name.endswith("_accuracy"))})
         progress.epoch += 1
         progress.batch = progress.correct = progress.seen = 0
         progress.loss_sum = progress.epoch_seconds = 0.0

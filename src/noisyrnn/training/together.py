@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -11,24 +12,25 @@ from torch import Tensor
 from noisyrnn.checks import check_number
 from noisyrnn.data.base import Dataset
 from noisyrnn.kernels import dispatch
-from noisyrnn.models import SequenceClassifier
+from noisyrnn.progress import ProgressBar, graceful_interrupt
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError
 from noisyrnn.training.fit import Batch, batches, take_step, to_device, validate
-from noisyrnn.training.progress import ProgressBar, graceful_interrupt
+from noisyrnn.training.objective import Objective, Trained, noisy_loss
 from noisyrnn.training.run import FitResult, Run
 
 Outcome = FitResult | DivergenceError
-StepEnd = tuple[float, int, int] | DivergenceError
+StepEnd = tuple[float, float, int] | DivergenceError
 
 
 def fit_together(
-    models: Sequence[SequenceClassifier],
+    models: Sequence[Trained],
     dataset: Dataset,
     configs: Sequence[TrainConfig],
     *,
+    objective: Objective = noisy_loss,
     folders: Sequence[RunFolder] | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
@@ -38,8 +40,9 @@ def fit_together(
     """Train every model as `fit` would train it alone: with its own data order, noise, optimiser and best epoch.
 
     Each step takes one batch of every run that goes on. A fused kernel takes all of them in one call, and every run
-    ends as it would alone up to rounding; where none can run the model, the batches follow one another and the bits are
-    the same. Runs that stop early drop out, and so do runs that diverge: the others go on.
+    ends as it would alone up to rounding; where none can run the model, the objective is not `noisy_loss` or sequences
+    have weights, the batches follow one another and the bits are the same. Runs that stop early drop out, and so do
+    runs that diverge: the others go on.
 
     Rounding is small at each step, but a training that is unstable at its start enlarges it until a run ends elsewhere,
     as it does between any two kernels. `NOISYRNN_KERNEL=reference` gives the bits of single runs in all cases.
@@ -48,6 +51,7 @@ def fit_together(
         models: One for each run; all of one shape.
         dataset: As for `fit`.
         configs: Settings of each run; they differ in the seed alone.
+        objective: As for `fit`.
         folders: Where each run is written; nowhere by default.
         resume: Each run goes on from its own checkpoint, where there is one.
         checkpoint_seconds: As for `fit`.
@@ -69,7 +73,7 @@ def fit_together(
         raise ValueError(f"runs can only be trained together in one process, got {fabric.world_size}. Start one.")
     places: Sequence[RunFolder | None] = [None] * len(models) if folders is None else folders
     runs = [
-        Run(model, dataset, config, fabric=fabric, folder=folder)
+        Run(model, dataset, config, fabric=fabric, folder=folder, objective=objective)
         for model, config, folder in zip(models, configs, places, strict=True)
     ]
     checkpoints = [run.read_checkpoint() if resume else None for run in runs]
@@ -118,7 +122,9 @@ class _Group:
         self.per_epoch = -(-len(dataset.train) // runs[0].config.batch_size)
         self.outcomes: dict[Run, Outcome] = {}
         layer, sample = runs[0].model.layer, self.train_split.inputs[:1]
-        self.fused = dispatch.resolve(layer.cell, sample, kernel=layer.kernel) != "reference"
+        cell: Any = layer.cells["l0"]  # of all layers the same kind
+        plain = runs[0].noisy.objective is noisy_loss and dataset.train.weights is None
+        self.fused = plain and dispatch.resolve(cell, sample, kernel=layer.kernel) != "reference"
 
     @property
     def active(self) -> list[Run]:
@@ -184,7 +190,7 @@ class _Group:
             run, batch = group[0], todo[group[0]]
             try:
                 loss, correct, _ = take_step(run, self.fabric, self.train_split, batch)
-                ends[run] = loss, int(correct), batch.count
+                ends[run] = loss, correct, batch.count
             except DivergenceError as error:
                 ends[run] = error
         return ends

@@ -1,0 +1,84 @@
+"""How flat the training loss is around the trained weights."""
+
+from torch import Tensor
+
+from noisyrnn.analysis.diagnostics.subject import Subject
+from noisyrnn.analysis.findings import Curve, Findings, Quantity
+from noisyrnn.analysis.loss.hessian import LossHessian
+from noisyrnn.analysis.loss.landscape import eigen_directions, filter_normalised_directions, loss_landscape
+from noisyrnn.analysis.loss.spectrum import hessian_eigenvalues, spectral_density
+from noisyrnn.analysis.loss.trace import hessian_trace
+
+
+def curvature(subject: Subject) -> Findings:
+    """Ends of the Hessian's spectrum, its trace and its density, and the loss along the two leading eigenvectors."""
+    settings, data = subject.settings, subject.train_data
+    seed = settings.analysis_seed
+    hessian = _Timed(LossHessian(subject.model, subject.train), subject)
+    pairs = hessian_eigenvalues(hessian, leading=2, trailing=2, seed=seed)
+    worst = float(pairs.residuals.max())
+    ends = f"Lanczos, {pairs.products} products, residual at most {worst:.2g}; {data}"
+    trace = hessian_trace(hessian, probes=settings.probes, seed=seed)
+    density = spectral_density(hessian, probes=settings.density_probes, seed=seed)
+    subject.check_time()
+    plane = loss_landscape(
+        subject.model,
+        subject.train,
+        eigen_directions(pairs),
+        extent=settings.landscape_extent,
+        points=settings.landscape_points,
+    )
+    entries = (
+        ("hessian_largest", "Hessian's largest eigenvalue", pairs.largest, "lower", ends),
+        ("hessian_smallest", "Hessian's smallest eigenvalue", pairs.smallest, None, ends),
+        ("condition_number", "|largest| / |smallest| eigenvalue", pairs.condition_number, "lower", ends),
+        ("hessian_trace", "Hessian's trace", trace, "lower", f"Hutch++, {settings.probes} products; {data}"),
+    )
+    quantities = [
+        Quantity(name=name, title=title, measurement=found, better=better, note=note)  # type: ignore[arg-type]
+        for name, title, found, better, note in entries
+    ]
+    error = density.density.standard_error
+    assert error is not None
+    curve = Curve(
+        x=density.grid,
+        y=density.density.value,
+        low=density.density.value - 1.96 * error,
+        high=density.density.value + 1.96 * error,
+        xlabel="eigenvalue",
+        ylabel="density",
+        kind="estimate",
+        note=f"stochastic Lanczos quadrature, {settings.density_probes} probes, normal densities of width "
+        f"{density.width:.2g}; {data}",
+    )
+    landscape = {**plane.to_dict(), "note": f"unit eigenvectors; {data}"}
+    return Findings(
+        quantities=quantities, curves={"spectral_density": curve}, landscapes={"eigen": landscape}, data=data
+    )
+
+
+def landscape(subject: Subject) -> Findings:
+    """The loss along two random directions that are as large as the weights, row by row."""
+    settings = subject.settings
+    plane = loss_landscape(
+        subject.model,
+        subject.train,
+        filter_normalised_directions(subject.model, seed=settings.analysis_seed),
+        extent=settings.landscape_extent,
+        points=settings.landscape_points,
+    )
+    note = f"filter-normalised directions, seed {settings.analysis_seed}; {subject.train_data}"
+    return Findings(landscapes={"filter": {**plane.to_dict(), "note": note}}, data=subject.train_data)
+
+
+class _Timed:
+    """A Hessian that looks at the clock before every product."""
+
+    def __init__(self, hessian: LossHessian, subject: Subject) -> None:
+        self._hessian, self._subject = hessian, subject
+        self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
+
+    def matvec(self, vectors: Tensor) -> Tensor:
+        """The product with a vector `(size,)`."""
+        self._subject.check_time()
+        return self._hessian.matvec(vectors)

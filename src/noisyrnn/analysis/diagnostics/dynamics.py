@@ -1,0 +1,220 @@
+"""How states, gradients and noise move through a network: Jacobians, regulariser, exponents."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+
+from noisyrnn.analysis.diagnostics.subject import Subject, mean_quantity
+from noisyrnn.analysis.dynamics.jacobian import gradient_norms, gradient_rate, input_jacobian_norms, jacobian_norms
+from noisyrnn.analysis.dynamics.lyapunov import largest_exponent
+from noisyrnn.analysis.dynamics.stability import discrete_exponent_bounds, stabilisation_scan, verdict
+from noisyrnn.analysis.findings import Curve, Findings, Quantity
+from noisyrnn.analysis.measurement import Measurement
+from noisyrnn.analysis.regularizer import explicit_regularizer
+from noisyrnn.analysis.regularizer_draws import antithetic_regularizer, tangent_regularizer
+from noisyrnn.analysis.trajectory import cell_of
+
+LEVELS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+_PAIRS, _DRAWS, _PATHS = 256, 64, 4
+_FEW = 25  # sequences of what takes O(steps · d³) for each
+_LN10 = math.log(10)
+
+
+def jacobians(subject: Subject) -> Findings:
+    """Norms over time of the state-to-state Jacobians and of the gradient, and of the Jacobian of the logits."""
+    model, test, data = subject.model, subject.test, subject.test_data
+    norms = []
+    few = f"{min(_FEW, len(test))} of {data}"
+    for rows in torch.arange(min(_FEW, len(test))).split(5):
+        subject.check_time()
+        lengths = None if test.lengths is None else test.lengths[rows]
+        norms.append(jacobian_norms(model, test.inputs[rows], lengths=lengths).value)
+    products = torch.cat(norms)
+    gradients = gradient_norms(model, test.inputs, test.labels, lengths=test.lengths)
+    subject.check_time()
+    spectral, frobenius = input_jacobian_norms(model, test.inputs, lengths=test.lengths)
+    quantities = [
+        mean_quantity(
+            "jacobian_norm",
+            "log₁₀ norm of the whole product of Jacobians",
+            Measurement(value=products[:, 0] / _LN10, kind="exact"),
+            better="lower",
+            note=f"spectral norm of ∂h_M/∂h_0; {few}",
+        ),
+        mean_quantity(
+            "input_jacobian_norm",
+            "Jacobian of logits to inputs, spectral norm",
+            spectral,
+            better="lower",
+            unit="logits per unit of the data",
+            note=data,
+        ),
+        mean_quantity(
+            "input_jacobian_frobenius",
+            "Jacobian of logits to inputs, Frobenius norm",
+            frobenius,
+            better="lower",
+            unit="logits per unit of the data",
+            note=data,
+        ),
+        mean_quantity(
+            "gradient_rate",
+            "Growth of the gradient",
+            gradient_rate(gradients),
+            better=None,
+            unit="per step back",
+            note=f"below 0 it vanishes, above 0 it explodes; {data}",
+        ),
+    ]
+    counts = torch.full((len(test),), test.inputs.shape[1]) if test.lengths is None else test.lengths.cpu()
+    curves = {
+        "jacobian_norms": _over_time(products, counts[:_FEW], "log₁₀ spectral norm of ∂h_M/∂h_m"),
+        "gradient_norms": _over_time(gradients.value, counts + 1, "log₁₀ norm of ∂ℓ/∂h_m"),
+    }
+    return Findings(quantities=quantities, curves=curves, data=data)
+
+
+def _over_time(logs: Tensor, counts: Tensor, ylabel: str) -> Curve:
+    """Median and the middle 80 % over sequences of natural logarithms `(n, steps)`, against the steps before the end.
+
+    `counts` says how many entries each row has, `(n,)`.
+    """
+    back = torch.arange(logs.shape[1])
+    place = counts[:, None] - 1 - back
+    aligned = logs.cpu().gather(1, place.clamp(min=0)).where(place >= 0, torch.nan) / _LN10
+    aligned = aligned.where(aligned.isfinite(), torch.nan)
+    low, middle, high = (aligned.nanquantile(q, dim=0) for q in (0.1, 0.5, 0.9))
+    return Curve(
+        x=back.double(),
+        y=middle,
+        low=low,
+        high=high,
+        xlabel="steps before the end",
+        ylabel=ylabel,
+        kind="exact",
+        note="median over sequences; the band holds the middle 80 % of them",
+    )
+
+
+def regularizer(subject: Subject) -> Findings:
+    """What the reference noise adds to the loss: to second order, and in all."""
+    test, settings = subject.test, subject.settings
+    noise, labels = settings.noise, test.labels
+    model = copy.deepcopy(subject.model).double()
+    recurrence = cell_of(model).recurrence()
+    exact = recurrence is not None and recurrence.kind == "drift"
+    totals, first, second, simulated = [], [], [], []
+    for rows in torch.arange(len(test)).split(25):
+        subject.check_time()
+        lengths = None if test.lengths is None else test.lengths[rows]
+        given = (model, test.inputs[rows].double(), labels[rows])
+        if exact:
+            with torch.no_grad():
+                found = explicit_regularizer(*given, noise=noise, lengths=lengths)
+        else:
+            found = tangent_regularizer(*given, noise=noise, lengths=lengths, draws=_DRAWS, seed=settings.analysis_seed)
+        totals.append(found.measurement().value)
+        first.append(found.measurement("P").value)
+        second.append(found.measurement("Q").value)
+        subject.check_time()
+        simulated.append(
+            antithetic_regularizer(
+                subject.model,
+                test.inputs[rows],
+                labels[rows],
+                noise=noise,
+                lengths=lengths,
+                pairs=_PAIRS,
+                seed=settings.analysis_seed,
+            ).value
+        )
+    kind = "exact" if exact else "estimate"
+    how = "covariance recursion" if exact else f"{_DRAWS} random tangents"
+    reference = f"noise additive {noise.additive:g}, multiplicative {noise.multiplicative:g}; {subject.test_data}"
+    entries = (
+        ("regularizer", "Regulariser ½(P + Q)", totals, "lower", kind, how),
+        ("regularizer_P", "P, through the dynamics' curvature", first, None, kind, how),
+        ("regularizer_Q", "Q, through the loss's curvature", second, "lower", kind, how),
+        ("noise_effect", "Rise of the loss by the noise", simulated, "lower", "estimate", f"{_PAIRS} antithetic pairs"),
+    )
+    quantities = [
+        mean_quantity(
+            name,
+            title,
+            Measurement(value=torch.cat(values), kind=of),
+            better="lower" if better else None,
+            unit="nats",
+            note=f"{source}, {reference}",
+        )
+        for name, title, values, better, of, source in entries
+    ]
+    return Findings(quantities=quantities, data=subject.test_data)
+
+
+def stability(subject: Subject) -> Findings:
+    """Largest Lyapunov exponent without and with the reference noise, its bounds, and its change with the noise."""
+    model, test, settings = subject.model, subject.test, subject.settings
+    shortest = test.inputs.shape[1] if test.lengths is None else int(test.lengths.min())
+    burn_in = shortest // 4
+    seed, noise = settings.analysis_seed, settings.noise
+    quiet = largest_exponent(model, test.inputs, burn_in=burn_in, seed=seed, lengths=test.lengths)
+    subject.check_time()
+    note = f"burn-in {burn_in} steps; {subject.test_data}, which drive it; standard error over them"
+    quantities = [
+        Quantity(
+            name="lyapunov_exponent",
+            title="Largest Lyapunov exponent",
+            measurement=quiet,
+            better="lower",
+            unit="per step",
+            note=f"without noise; {note}",
+        )
+    ]
+    try:
+        low, high = discrete_exponent_bounds(model)
+    except TypeError:
+        pass
+    else:
+        for name, title, bound in (("lower", "lower", low), ("upper", "upper", high)):
+            quantities.append(
+                Quantity(
+                    name=f"lyapunov_{name}_bound",
+                    title=f"Largest Lyapunov exponent, {title} bound",
+                    measurement=bound,
+                    better="lower",
+                    unit="per step",
+                    note="without noise, for all inputs, from singular values of the weights",
+                )
+            )
+    scans = []
+    for level in LEVELS:
+        subject.check_time()
+        scans.append(
+            stabilisation_scan(
+                model,
+                test.inputs[:_FEW],
+                levels=[level],
+                noise=noise,
+                paths=_PATHS,
+                seed=seed,
+                burn_in=burn_in,
+                lengths=None if test.lengths is None else test.lengths[:_FEW],
+            )
+        )
+    value = torch.cat([scan.value for scan in scans])
+    error = torch.cat([scan.value * 0 if scan.standard_error is None else scan.standard_error for scan in scans])
+    curve = Curve(
+        x=torch.tensor(LEVELS),
+        y=value,
+        low=value - 1.96 * error,
+        high=value + 1.96 * error,
+        xlabel=f"noise, in multiples of additive {noise.additive:g}, multiplicative {noise.multiplicative:g}",
+        ylabel="largest Lyapunov exponent, per step",
+        kind="estimate",
+        note=f"{len(test.inputs[:_FEW])} sequences, {_PATHS} paths each; 95 % interval over sequences",
+    )
+    return Findings(
+        quantities=quantities, curves={"stabilisation": curve}, verdict=verdict(quiet), data=subject.test_data
+    )

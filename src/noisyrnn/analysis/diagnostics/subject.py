@@ -1,0 +1,170 @@
+"""What a diagnostic looks at, with which settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scipy.stats import quantile_test
+from torch import Tensor
+
+from noisyrnn.analysis.findings import Better, Findings, Quantity
+from noisyrnn.analysis.measurement import Measurement
+from noisyrnn.checks import check_integer, check_number
+from noisyrnn.data.base import Split
+from noisyrnn.models import SequenceClassifier
+from noisyrnn.sde.diffusion import HiddenNoise
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisSettings:
+    """Sizes and levels of the diagnostics: everything that decides their results beside the run itself.
+
+    Args:
+        analysis_seed: Decides the sequences drawn and every random number; the same for models to be compared.
+        test_sequences: Test sequences that margins, Jacobians, the regulariser and exponents are computed for.
+        curvature_sequences: Training sequences whose mean loss the curvature and the landscape are of.
+        additive: Level of the additive hidden noise of the regulariser and the exponents: one reference for all models.
+        multiplicative: Level of the multiplicative hidden noise there.
+        smoothing_noise: Standard deviation of the noise of randomised smoothing, in units of the data, above 0.
+        smoothing_draws: Draws that a certified radius rests on.
+        confidence: Of each certified radius, in (0, 1).
+        attack_limit: Largest ℓ2 radius of the attacks that bound margins from above, in units of the data, above 0.
+        probes: Random vectors of the Hessian's trace, at least 4.
+        density_probes: Random vectors of the Hessian's spectral density, at least 2.
+        landscape_points: Points of a landscape along each direction, odd.
+        landscape_extent: Largest multiple of a direction: of a unit eigenvector, or of a random direction as large as
+            the weights.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    analysis_seed: int = 0
+    test_sequences: int = 100
+    curvature_sequences: int = 256
+    additive: float = 0.05
+    multiplicative: float = 0.02
+    smoothing_noise: float = 0.1
+    smoothing_draws: int = 1000
+    confidence: float = 0.999
+    attack_limit: float = 5.0
+    probes: int = 30
+    density_probes: int = 4
+    landscape_points: int = 21
+    landscape_extent: float = 1.0
+
+    def __post_init__(self) -> None:
+        minima = {"analysis_seed": 0, "test_sequences": 2, "curvature_sequences": 1, "smoothing_draws": 1}
+        minima |= {"probes": 4, "density_probes": 2, "landscape_points": 3}
+        for name, minimum in minima.items():
+            check_integer(name, getattr(self, name), minimum=minimum)
+        for name in ("smoothing_noise", "confidence", "attack_limit", "landscape_extent"):
+            check_number(name, getattr(self, name), above=0.0)
+        if self.confidence >= 1:
+            raise ValueError(f"confidence must be less than 1, got {self.confidence:g}.")
+        if self.landscape_points % 2 == 0:
+            raise ValueError(f"landscape_points must be odd, got {self.landscape_points}.")
+        if self.noise.silent:
+            raise ValueError("additive or multiplicative must be above 0, got 0 for both.")
+
+    @property
+    def noise(self) -> HiddenNoise:
+        """The reference noise."""
+        return HiddenNoise(additive=self.additive, multiplicative=self.multiplicative)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """A trained classifier, and what it is looked at with.
+
+    Args:
+        model: In evaluation mode.
+        train: Training sequences, the same ones for every model.
+        test: Test sequences, likewise.
+        settings: Sizes and levels.
+        check_time: Called between pieces of work; raises when the time is used up.
+    """
+
+    model: SequenceClassifier
+    train: Split
+    test: Split
+    settings: AnalysisSettings
+    check_time: Callable[[], None]
+
+    @property
+    def test_data(self) -> str:
+        """The test sequences, in words."""
+        return f"{len(self.test)} test sequences drawn with seed {self.settings.analysis_seed}"
+
+    @property
+    def train_data(self) -> str:
+        """The training sequences, in words."""
+        return f"{len(self.train)} training sequences drawn with seed {self.settings.analysis_seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnostic:
+    """One line of `DIAGNOSTICS`.
+
+    Args:
+        description: What is computed, in a line.
+        run: Computes it.
+    """
+
+    description: str
+    run: Callable[[Subject], Findings]
+
+
+def mean_quantity(
+    name: str,
+    title: str,
+    each: Measurement,
+    *,
+    better: Better | None,
+    unit: str = "",
+    note: str,
+) -> Quantity:
+    """The mean over sequences of a quantity `(sequences,)`, with its interval over them; its kind is that of each.
+
+    Entries that are not finite (a norm that rounding hides, a gradient of zero) are left out, and the note counts the
+    rest.
+    """
+    values = each.value.detach().double()
+    finite = values[values.isfinite()]
+    mean = Measurement(value=finite, kind=each.kind).over_sequences()
+    return Quantity(
+        name=name,
+        title=title,
+        measurement=Measurement(value=mean.value, kind=each.kind, confidence=each.confidence),
+        interval=None if mean.standard_error is None else _ends(*mean.interval()),
+        better=better,
+        unit=unit,
+        note=f"{note}; mean over {len(finite)} sequences with its interval over them",
+    )
+
+
+def median_quantity(
+    name: str,
+    title: str,
+    each: Measurement,
+    *,
+    better: Better | None,
+    unit: str = "",
+    note: str,
+) -> Quantity:
+    """The median over sequences, which a few infinite ones do not change; otherwise as `mean_quantity`."""
+    values = each.value.detach().double().cpu()
+    ends = quantile_test(values.numpy(), p=0.5).confidence_interval()
+    return Quantity(
+        name=name,
+        title=title,
+        measurement=Measurement(value=values.quantile(0.5), kind=each.kind, confidence=each.confidence),
+        interval=_ends(ends.low, ends.high),
+        better=better,
+        unit=unit,
+        note=f"{note}; median over {len(values)} sequences with its interval over them",
+    )
+
+
+def _ends(low: Tensor | float, high: Tensor | float) -> tuple[float, float]:
+    """An interval as two numbers."""
+    return float(low), float(high)

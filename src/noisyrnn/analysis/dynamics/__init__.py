@@ -1,0 +1,1 @@
+"""How states, gradients and noise move: Jacobians, Lyapunov exponents, stability."""

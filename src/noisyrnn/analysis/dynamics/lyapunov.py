@@ -1,0 +1,162 @@
+"""Lyapunov exponents: how fast nearby hidden states part or meet, two paths sharing their inputs and their noise."""
+
+import torch
+from torch import Tensor
+
+from noisyrnn.analysis.dynamics.jacobian import Recurrent, float64_trajectory
+from noisyrnn.analysis.measurement import Measurement, mean_of_draws
+from noisyrnn.analysis.trajectory import cell_of
+from noisyrnn.checks import check_integer, check_number
+from noisyrnn.robustness.base import check_batch
+from noisyrnn.sde.brownian import BrownianPath, derive_seed
+from noisyrnn.sde.diffusion import HiddenNoise
+
+
+@torch.no_grad()
+def lyapunov_spectrum(
+    model: Recurrent,
+    inputs: Tensor,
+    *,
+    exponents: int | None = None,
+    noise: HiddenNoise | None = None,
+    paths: int = 1,
+    seed: int = 0,
+    burn_in: int = 0,
+    step_size: float = 1.0,
+    lengths: Tensor | None = None,
+    dt: Tensor | None = None,
+) -> Measurement:
+    r"""Lyapunov exponents of the hidden state along driven, noisy paths, per nominal step or per unit of time.
+
+    A frame of tangent vectors follows the Jacobians of the *noisy* map and is made orthonormal again at every step:
+
+    .. math:: J_m Q_m = Q_{m+1} R_m, \quad
+        \Lambda_i \approx \frac{1}{T} \sum_{m=b}^{M-1} \log |(R_m)_{ii}|, \quad T = \delta \sum_{m=b}^{M-1} dt_m .
+
+    They depend on the inputs and belong to a stretch of finite length: those of a driven network hold for such inputs,
+    and the frame, which starts at random, needs a burn-in to turn towards the directions that grow most. The error
+    that a short stretch leaves is not in the standard error. All exponents of one run add up to the mean of
+    `log |det J_m|` whatever the burn-in.
+
+    Args:
+        model: Computed in float64, whatever its dtype. Without `noise` it is noise-free, whatever its switch says.
+        inputs: Driving sequences, `(batch, steps, input_size)`; zeros for autonomous dynamics.
+        exponents: How many, from the largest, in [1, state size]; all by default.
+        noise: Laws and levels, common to a path and its neighbours; noise-free by default.
+        paths: Noise paths for each sequence, at least 1.
+        seed: Of the noise and of the frames, at least 0.
+        burn_in: Steps left out of the mean, at least 0 and fewer than the shortest sequence has.
+        step_size: Length δ of one nominal step in units of time, above 0. With 1 the result is per nominal step, the
+            only unit for a cell whose units have steps of their own.
+        lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
+        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+
+    Returns:
+        An estimate `(exponents,)`, in 1/time, in the order of the frame, which is descending but for short stretches:
+        the mean over sequences of the mean over paths. Its standard error is over the sequences, or over the paths of
+        a single sequence, and `None` for a single path. Negative: nearby states approach each other.
+
+    Raises:
+        ValueError: If an argument is out of range, or there are several paths without noise.
+        RuntimeError: If the state becomes non-finite.
+        TypeError: If the model has no cell.
+
+    Example:
+        >>> from noisyrnn.models import LipschitzRNN
+        >>> layer = LipschitzRNN(input_size=1, hidden_size=4)
+        >>> lyapunov_spectrum(layer, torch.zeros(1, 50, 1), exponents=2, step_size=0.03).value.shape
+        torch.Size([2])
+
+    Reference:
+        Benettin, Galgani, Giorgilli and Strelcyn, Lyapunov characteristic exponents, Meccanica 1980; Lim et al., Noisy
+        Recurrent Neural Networks, NeurIPS 2021.
+    """
+    size = cell_of(model).state_size
+    count = size if exponents is None else exponents
+    check_integer("exponents", count, minimum=1)
+    if count > size:
+        raise ValueError(f"exponents must be at most {size}, the size of the state, got {count}.")
+    check_integer("paths", paths, minimum=1)
+    if noise is None and paths > 1:
+        raise ValueError(f"paths must be 1 without noise, got {paths}: they would all be the same.")
+    check_integer("seed", seed, minimum=0)
+    check_integer("burn_in", burn_in, minimum=0)
+    check_number("step_size", step_size, above=0.0)
+    check_batch(inputs, lengths)
+    batch, steps, _ = inputs.shape
+    shortest = steps if lengths is None else int(lengths.min())
+    if burn_in >= shortest:
+        raise ValueError(f"burn_in must be less than {shortest}, the steps of the shortest sequence, got {burn_in}.")
+
+    trajectory = float64_trajectory(
+        model,
+        inputs.repeat_interleave(paths, dim=0),
+        noise=noise,
+        path=None if noise is None else BrownianPath(seed=derive_seed(seed, "lyapunov noise")),
+        lengths=None if lengths is None else lengths.repeat_interleave(paths),
+        dt=dt.repeat_interleave(paths, dim=0) if dt is not None and dt.ndim == 2 else dt,
+    )
+    generator = torch.Generator().manual_seed(derive_seed(seed, "lyapunov frames"))
+    frames = torch.randn(batch * paths, size, count, generator=generator, dtype=torch.float64).to(inputs.device)
+    frames, _ = _orthonormal(frames)
+    growth = torch.zeros(batch * paths, count, dtype=torch.float64, device=inputs.device)
+    for m in range(trajectory.steps):
+        frames, log_factors = _orthonormal(trajectory.tangent(m, frames.movedim(2, 0)).movedim(0, 2))
+        if m >= burn_in:
+            growth += log_factors  # zero past a sequence's end, where the Jacobian is the identity
+
+    counted = torch.ones(batch, steps, dtype=torch.float64, device=inputs.device) if dt is None else dt.double()
+    step = torch.arange(steps, device=inputs.device)
+    inside = (step >= burn_in) if lengths is None else (step >= burn_in) & (step < lengths[:, None])
+    time = step_size * (counted * inside).expand(batch, steps).sum(dim=1)
+    rates = growth.unflatten(0, (batch, paths)) / time[:, None, None]
+    if batch > 1:
+        return mean_of_draws(rates.mean(dim=1))  # paths of one sequence are no independent draws of what drives them
+    if paths > 1:
+        return mean_of_draws(rates[0])
+    return Measurement(value=rates[0, 0], kind="estimate")
+
+
+def largest_exponent(
+    model: Recurrent,
+    inputs: Tensor,
+    *,
+    noise: HiddenNoise | None = None,
+    paths: int = 1,
+    seed: int = 0,
+    burn_in: int = 0,
+    step_size: float = 1.0,
+    lengths: Tensor | None = None,
+    dt: Tensor | None = None,
+) -> Measurement:
+    """The largest Lyapunov exponent, an estimate of shape `()`, by one tangent vector; see `lyapunov_spectrum`."""
+    first = lyapunov_spectrum(
+        model,
+        inputs,
+        exponents=1,
+        noise=noise,
+        paths=paths,
+        seed=seed,
+        burn_in=burn_in,
+        step_size=step_size,
+        lengths=lengths,
+        dt=dt,
+    )
+    error = first.standard_error
+    return Measurement(value=first.value[0], kind="estimate", standard_error=None if error is None else error[0])
+
+
+def _orthonormal(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal frames of the same flags, and the logarithms of the factors `|R_ii|`.
+
+    Args:
+        frames: `(batch, state_size, k)`.
+
+    Returns:
+        `(batch, state_size, k)` and `(batch, k)`.
+    """
+    if frames.shape[2] == 1:
+        norm = frames.norm(dim=1, keepdim=True)
+        return frames / torch.where(norm > 0, norm, torch.ones_like(norm)), norm[:, 0].log()
+    Q, R = torch.linalg.qr(frames)
+    return Q, R.diagonal(dim1=1, dim2=2).abs().log()

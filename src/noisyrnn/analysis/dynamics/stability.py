@@ -1,0 +1,274 @@
+"""Whether a network is stable: bounds on its Lyapunov exponents, a verdict in words, and what noise does to it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from scipy.integrate import quad
+from scipy.special import dawsn
+from torch import Tensor
+
+from noisyrnn.analysis.dynamics.jacobian import Recurrent
+from noisyrnn.analysis.dynamics.lyapunov import largest_exponent
+from noisyrnn.analysis.measurement import Measurement
+from noisyrnn.analysis.trajectory import cell_of
+from noisyrnn.checks import check_number
+from noisyrnn.models import RecurrentLayer, SequenceClassifier
+from noisyrnn.sde.diffusion import HiddenNoise
+
+Bounds = tuple[Measurement, Measurement]
+"""A lower and an upper bound, both certificates of shape `()`."""
+
+
+def continuous_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = None) -> Bounds:
+    r"""Bounds on the largest Lyapunov exponent of the stochastic differential equation that a cell discretises.
+
+    With `A`, `W` the drift's matrices, each row times its unit's step, time counted in nominal steps and μ the relative
+    noise of one, two solutions with the same inputs and noise differ by `u`, with
+
+    .. math:: d \log\|u\| = \Big[\frac{u^T \Delta f}{\|u\|^2} + \frac{\|\Delta\sigma\|_F^2}{2\|u\|^2}
+        - \frac{\|u^T \Delta\sigma\|^2}{\|u\|^4}\Big] dt + \text{martingale}, \quad
+        \Delta f = (A + D W) u, \quad \Delta\sigma = \mu\,\mathrm{diag}(\Delta f),
+
+    where `D` is diagonal with entries in [0, 1], the slopes of tanh. Writing `D = (I + E) / 2` with `|E| <= 1`, the
+    first term lies within :math:`\sigma_{max}(W) / 2` of the eigenvalues of the symmetric part of `A + W / 2`, and
+    :math:`\|\Delta f\| \le L \|u\|` with :math:`L = \sigma_{max}(A + W/2) + \sigma_{max}(W)/2`. With weights
+    :math:`p_i = u_i^2 / \|u\|^2` and :math:`q_i = \Delta f_i^2 / \|\Delta f\|^2` the noise adds
+    :math:`\mu^2 (\|\Delta f\| / \|u\|)^2 (1/2 - \sum p_i q_i)`, between :math:`\phi = -\mu^2 L^2 / 2` and
+    :math:`\psi = \mu^2 L^2 / 2` since the sum lies in [0, 1]. So
+
+    .. math:: \lambda_{min}\big((A + \tfrac12 W)_{sym}\big) - \tfrac12 \sigma_{max}(W) + \phi \le \Lambda \le
+        \lambda_{max}\big((A + \tfrac12 W)_{sym}\big) + \tfrac12 \sigma_{max}(W) + \psi,
+
+    which lies within the published :math:`\lambda(A_{sym}) \pm \sigma_{max}(W)` with the same φ and ψ. Additive noise
+    cancels in `Δσ` and changes nothing. Both forms of the noise give the same bounds.
+
+    Args:
+        model: Of the noisy family (drift `A h + tanh(W h + U x + b)`).
+        noise: Gaussian, with the levels of one nominal step; noise-free by default.
+
+    Returns:
+        Lower and upper bound, per nominal step: divide by a common step δ for those per unit of time. They hold for
+        every input, up to rounding; without noise for every exponent. The discretised network may leave them by
+        terms of second order in the step, see `discrete_exponent_bounds`.
+
+    Raises:
+        TypeError: If the model is not of the noisy family.
+        ValueError: If the noise is not Gaussian.
+
+    Reference:
+        Lim et al., Noisy Recurrent Neural Networks, NeurIPS 2021, on stochastic stability.
+    """
+    if noise is not None and noise.law != "gaussian":
+        raise ValueError(f"noise_law must be 'gaussian' for the differential equation, got {noise.law!r}.")
+    centre, radius = _drift_disc(model)
+    strain = 0.0 if noise is None else (noise.multiplicative * (_largest(centre) + radius)) ** 2 / 2
+    eigenvalues = torch.linalg.eigvalsh((centre + centre.T) / 2)
+    return _certified(float(eigenvalues[0]) - radius - strain, float(eigenvalues[-1]) + radius + strain)
+
+
+def discrete_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = None) -> Bounds:
+    r"""Bounds on the Lyapunov exponents of the network as it runs, with steps of nominal length.
+
+    A step multiplies a tangent vector by :math:`J = I + \mathrm{diag}(\mu) K`, :math:`K = A + D W`, in the notation of
+    `continuous_exponent_bounds`, with factors μ of mean c and standard deviation s that are independent of the vector.
+    With :math:`\|I + c K\| \le S` and :math:`\|K\| \le L`, Jensen's inequality gives
+
+    .. math:: E \log \|J u\| \le \tfrac12 \log E \|J u\|^2 \le \tfrac12 \log(S^2 + s^2 L^2), \qquad \|u\| = 1.
+
+    Below, :math:`\|(I + c K) u\| \ge \sigma = \sigma_{min}(I + c(A + W/2)) - c\,\sigma_{max}(W)/2`. Without noise that
+    gives :math:`\log \sigma`. With Gaussian noise, projecting `J u` on the direction of `(I + K) u` leaves
+    :math:`E \log|\alpha + \tau \xi|` with one normal ξ, :math:`\alpha \ge \sigma` and :math:`\tau \le s L`. It grows
+    with α; for given α it falls until :math:`\tau = 0.765 \alpha` and grows thereafter, see `expected_log`. With
+    uniform noise a factor strays from c by at most half its width w: :math:`\log(\sigma - w L/2)`. A bound whose
+    argument is not positive is -inf.
+
+    Args:
+        model: Of the noisy family (drift `A h + tanh(W h + U x + b)`).
+        noise: With the levels of one nominal step; noise-free by default.
+
+    Returns:
+        Lower and upper bound on the largest exponent, per nominal step, for every input, up to rounding. The upper one
+        holds for every exponent, and so does the lower without noise; without noise they hold for stretches of any
+        length, with noise for the expectation.
+
+    Raises:
+        TypeError: If the model is not of the noisy family.
+    """
+    centre, radius = _drift_disc(model)
+    level = 0.0 if noise is None else noise.multiplicative
+    uniform = noise is not None and noise.law == "uniform"
+    mean, deviation = (1 - level / 2, level / math.sqrt(12)) if uniform else (1.0, level)
+    lipschitz = _largest(centre) + radius
+    values = torch.linalg.svdvals(torch.eye(len(centre), dtype=centre.dtype, device=centre.device) + mean * centre)
+    upper = math.log(math.hypot(float(values[0]) + mean * radius, deviation * lipschitz))
+    smallest = float(values[-1]) - mean * radius - (level / 2 * lipschitz if uniform else 0.0)
+    if smallest <= 0:
+        return _certified(-math.inf, upper)
+    lower = math.log(smallest)
+    if level > 0 and not uniform:
+        lower += expected_log(min(level * lipschitz / smallest, _WORST))
+    return _certified(lower, upper)
+
+
+def expected_log(ratio: float) -> float:
+    r"""The expectation of :math:`\log|1 + r \xi|` for a standard normal ξ: what relative noise r adds to an exponent.
+
+    .. math:: E \log|1 + r \xi| = \log r - \tfrac12 (\gamma + \log 2) + 2 \int_0^{1 / (r \sqrt 2)} F(y)\,dy
+
+    with Euler's γ and Dawson's integral F. Its derivative in r is :math:`F'(y) / r` at the upper end y, so it has its
+    one minimum, -0.245, where F has its maximum: y = 0.924, r = 0.765. For small r it is :math:`-r^2 / 2`: noise common
+    to all units stabilises.
+
+    Args:
+        ratio: r, above 0.
+
+    Example:
+        >>> round(expected_log(0.1), 5)
+        -0.00508
+    """
+    check_number("ratio", ratio, above=0.0)
+    if (
+        ratio < 0.03
+    ):  # the first terms of the series in r, exact to 1e-13: quadrature would waste its points in the tail
+        square = ratio**2
+        return -square * (1 / 2 + square * (3 / 4 + square * (15 / 6 + square * 105 / 8)))
+    integral = quad(dawsn, 0.0, 1 / (ratio * math.sqrt(2)), epsabs=1e-13, epsrel=1e-13)[0]
+    return math.log(ratio) - (_EULER + math.log(2)) / 2 + 2 * integral
+
+
+_EULER = 0.5772156649015329
+_WORST = 0.7651521  # 1 / (√2 · 0.9241389), where `expected_log` is smallest
+
+
+def verdict(exponent: Measurement, *, confidence: float = 0.95, unit: str = "per step") -> str:
+    """What a largest exponent says of stability, in words with its interval.
+
+    Args:
+        exponent: As `largest_exponent` returns it, of shape `()`.
+        confidence: Of the interval, in (0, 1).
+        unit: Of the exponent, for the sentence.
+
+    Raises:
+        ValueError: If it is not one estimate.
+
+    Example:
+        >>> verdict(Measurement(value=torch.tensor(-0.12), kind="estimate", standard_error=torch.tensor(0.01)))
+        'stable: nearby states approach each other, Λ = -0.12 [-0.14, -0.1] per step'
+    """
+    if exponent.value.ndim != 0 or exponent.kind != "estimate":
+        shape = tuple(exponent.value.shape)
+        raise ValueError(f"exponent must be an estimate of shape (), got {exponent.kind} of shape {shape}.")
+    value = float(exponent.value)
+    if exponent.standard_error is None:
+        low, high, text = value, value, f"Λ = {value:.3g} {unit}, from a single path and so without an interval"
+    else:
+        low, high = (float(end) for end in exponent.interval(confidence))
+        text = f"Λ = {value:.3g} [{low:.3g}, {high:.3g}] {unit}"
+    if high < 0:
+        return f"stable: nearby states approach each other, {text}"
+    if low > 0:
+        return f"unstable: nearby states move apart, {text}"
+    return f"undecided: the interval includes zero, {text}"
+
+
+def stabilisation_scan(
+    model: Recurrent,
+    inputs: Tensor,
+    *,
+    levels: Sequence[float],
+    noise: HiddenNoise | None = None,
+    paths: int = 8,
+    seed: int = 0,
+    burn_in: int = 0,
+    step_size: float = 1.0,
+    lengths: Tensor | None = None,
+    dt: Tensor | None = None,
+) -> Measurement:
+    """The largest exponent against the level of the noise: where it falls below zero, noise has stabilised the network.
+
+    All levels share their random numbers, so that their differences are less noisy than their values.
+
+    Args:
+        model: See `lyapunov_spectrum`.
+        inputs: See `lyapunov_spectrum`.
+        levels: Factors of both levels of the noise, at least 0; at 0 the network is noise-free.
+        noise: The noise at level 1; by default the model's own.
+        paths: Noise paths for each sequence, at least 1.
+        seed: See `lyapunov_spectrum`.
+        burn_in: See `lyapunov_spectrum`.
+        step_size: See `lyapunov_spectrum`.
+        lengths: See `lyapunov_spectrum`.
+        dt: See `lyapunov_spectrum`.
+
+    Returns:
+        An estimate `(len(levels),)`, in 1/time. The standard error is `None` for a single sequence and path.
+
+    Raises:
+        ValueError: If an argument is out of range, or there is no noise to scale.
+    """
+    if len(levels) == 0:
+        raise ValueError("levels must hold at least one number, got none. Write [0.0, 1.0, 2.0].")
+    for index, level in enumerate(levels):
+        check_number(f"levels[{index}]", level, minimum=0.0)
+    if noise is None:
+        layer = model.layer if isinstance(model, SequenceClassifier) else model
+        noise = layer.hidden_noise if isinstance(layer, RecurrentLayer) else HiddenNoise()
+    if noise.silent:
+        raise ValueError("noise must be above level 0, got none in the model. Pass noise=HiddenNoise(...).")
+    scaled = [
+        replace(noise, additive=level * noise.additive, multiplicative=level * noise.multiplicative) for level in levels
+    ]
+    found = [
+        largest_exponent(
+            model,
+            inputs,
+            noise=one,
+            paths=paths,
+            seed=seed,
+            burn_in=burn_in,
+            step_size=step_size,
+            lengths=lengths,
+            dt=dt,
+        )
+        for one in scaled
+    ]
+    errors = [one.standard_error for one in found if one.standard_error is not None]
+    return Measurement(
+        value=torch.stack([one.value for one in found]),
+        kind="estimate",
+        standard_error=torch.stack(errors) if errors else None,
+    )
+
+
+def _drift_disc(model: Recurrent) -> tuple[Tensor, float]:
+    """`A + W / 2` and `σ_max(W) / 2`, rows times their unit's step: centre and radius of all `A + D W`; float64.
+
+    Raises:
+        TypeError: If the cell is not of the noisy family.
+    """
+    cell = cell_of(model)
+    recurrence = cell.recurrence()
+    if recurrence is None or recurrence.kind != "drift":
+        raise TypeError(
+            "model must have the drift A h + tanh(W h + U x + b) for bounds on its exponents, "
+            f"got {type(cell).__name__}. Measure them with lyapunov_spectrum."
+        )
+    step = recurrence.step.detach().double()[:, None]
+    half = step * recurrence.W.detach().double() / 2
+    centre = half if recurrence.A is None else half + step * recurrence.A.detach().double()
+    return centre, _largest(half)
+
+
+def _largest(matrix: Tensor) -> float:
+    """The largest singular value."""
+    return float(torch.linalg.matrix_norm(matrix, ord=2))
+
+
+def _certified(lower: float, upper: float) -> Bounds:
+    """Both as certificates."""
+    low, high = (
+        Measurement(value=torch.tensor(end, dtype=torch.float64), kind="certificate") for end in (lower, upper)
+    )
+    return low, high

@@ -1,0 +1,1 @@
+"""The training loss around the weights: its Hessian, spectrum, trace and landscape."""

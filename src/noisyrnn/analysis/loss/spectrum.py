@@ -1,0 +1,255 @@
+"""Eigenvalues of a symmetric operator and the density of its spectrum, both by Lanczos's method."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from noisyrnn.analysis.loss.hessian import SymmetricOperator, random_signs
+from noisyrnn.analysis.measurement import Measurement, mean_of_draws
+from noisyrnn.checks import check_integer, check_number
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Eigenpairs:
+    r"""Eigenvalues from both ends of a spectrum, with their vectors.
+
+    With :math:`r = \|H v - \lambda v\|` and a unit vector `v` there is an eigenvalue of `H` within `r` of `λ`: that is
+    a theorem. That none nearer to an end was missed is not, so the kind of every value is "estimate"; Lanczos's method
+    finds the ends first, and misses one only where the random start has next to no part along its vector.
+
+    Args:
+        values: Float64 `(k,)`, ascending: first the smallest ones, then the largest.
+        vectors: Orthonormal columns, `(size, k)`.
+        residuals: r of each pair, float64 `(k,)`, from products with the vectors themselves.
+        products: Number of products with `H` that were taken.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    products: int
+
+    @property
+    def smallest(self) -> Measurement:
+        """The most negative eigenvalue, or the smallest if there is no negative one."""
+        return Measurement(value=self.values[0], kind="estimate")
+
+    @property
+    def largest(self) -> Measurement:
+        """The largest eigenvalue."""
+        return Measurement(value=self.values[-1], kind="estimate")
+
+    @property
+    def condition_number(self) -> Measurement:
+        r""":math:`\kappa = |\lambda_{\max}| / |\lambda_{\min}|`, with the largest and the smallest eigenvalue.
+
+        It compares the two ends of the spectrum: the steepest direction with the most negative one at a saddle, and
+        infinity where the smallest eigenvalue is 0. It is not the condition number of a linear system, the ratio of
+        the extreme *moduli*: the Hessian of a softmax classifier is singular (adding a constant to all logits changes
+        nothing), so that one is always infinite.
+        """
+        smallest, largest = self.values[0].abs(), self.values[-1].abs()
+        return Measurement(value=largest / smallest, kind="estimate")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpectralDensity:
+    r"""The density :math:`\phi(t) = \frac1n \sum_i g_w(t - \lambda_i)` of n eigenvalues, :math:`g_w` a normal density.
+
+    Args:
+        grid: Where it is given, float64 `(points,)`, ascending.
+        density: φ on the grid, an estimate with its standard error over the probes. It integrates to 1.
+        width: w, the standard deviation of the normal density, in units of the eigenvalues.
+    """
+
+    grid: Tensor
+    density: Measurement
+    width: float
+
+
+def hessian_eigenvalues(
+    operator: SymmetricOperator,
+    *,
+    leading: int = 5,
+    trailing: int = 5,
+    steps: int = 150,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+) -> Eigenpairs:
+    """The largest and the smallest eigenvalues of a symmetric operator, such as `LossHessian`.
+
+    Lanczos's method from one random start, every new vector made orthogonal to all before. It stops when the residuals
+    of all wanted pairs are small enough, or after `steps`: then the residuals say how far it got.
+
+    Args:
+        operator: n rows.
+        leading: How many of the largest, at least 1.
+        trailing: How many of the smallest, at least 1.
+        steps: Products at most, beside one for each pair; as many vectors of n numbers are kept.
+        tolerance: Residuals to reach, as a share of the largest modulus found.
+        seed: Of the start.
+
+    Raises:
+        ValueError: If the operator has fewer rows, or `steps` allows fewer products, than there are wanted pairs.
+
+    Example:
+        >>> from noisyrnn.analysis.loss.hessian import LossHessian
+        >>> from noisyrnn.data.base import Split
+        >>> split = Split(inputs=torch.ones(2, 1, 1), labels=torch.tensor([0, 1]), classes=2)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2))
+        >>> for parameter in model.parameters():
+        ...     _ = torch.nn.init.zeros_(parameter)
+        >>> hessian_eigenvalues(LossHessian(model, split), leading=1, trailing=1).largest   # exact: 1
+        Measurement(1, estimate)
+    """
+    check_integer("leading", leading, minimum=1)
+    check_integer("trailing", trailing, minimum=1)
+    check_number("tolerance", tolerance, minimum=0.0)
+    wanted = leading + trailing
+    check_integer("steps", steps, minimum=wanted)
+    if wanted > operator.size:
+        raise ValueError(f"leading + trailing must be at most {operator.size}, the operator's rows, got {wanted}.")
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(operator.size, generator=generator, dtype=torch.float64)  # signs may be orthogonal to a vector
+    krylov = _Krylov(operator, start, min(steps, operator.size), generator)
+    while True:
+        krylov.advance()
+        values, combinations = krylov.ritz()
+        if len(values) < wanted:
+            continue
+        chosen = torch.cat([torch.arange(trailing), torch.arange(len(values) - leading, len(values))])
+        worst = krylov.remainder * float(combinations[-1, chosen].abs().max())
+        if len(values) == krylov.steps or worst <= tolerance * float(values.abs().max()):
+            break
+    values, combinations = values[chosen], combinations[:, chosen]
+    vectors = krylov.basis[: len(combinations)].T @ combinations.to(krylov.basis)
+    misses = [operator.matvec(v) - value * v for v, value in zip(vectors.T, values.to(vectors), strict=True)]
+    return Eigenpairs(
+        values=values,
+        vectors=vectors,
+        residuals=torch.stack([miss.norm() for miss in misses]).double().cpu(),
+        products=len(combinations) + wanted,
+    )
+
+
+def spectral_density(
+    operator: SymmetricOperator,
+    *,
+    probes: int = 4,
+    steps: int = 32,
+    seed: int = 0,
+    grid: Tensor | None = None,
+    width: float | None = None,
+) -> SpectralDensity:
+    r"""The density of the eigenvalues of a symmetric operator, by stochastic Lanczos quadrature.
+
+    For a random vector `z` of signs, :math:`E\, z^\top g(H) z = \operatorname{tr} g(H)`; `steps` of Lanczos's method
+    give nodes θ and weights ω with :math:`z^\top g(H) z \approx n \sum_k \omega_k g(\theta_k)`, exact for polynomials
+    of degree `2 steps - 1`. The standard error holds the choice of the probes, not the error of the quadrature. That is
+    below a thousandth of the peak for any spectrum where `width` is at least the range divided by `steps`; for one with
+    a few outliers around a tight bulk, as trained networks have it, a third of that width will do.
+
+    Args:
+        operator: n rows.
+        probes: Random vectors, at least 2.
+        steps: Products for each of them, at least 1; n at most are taken.
+        seed: Of the probes.
+        grid: Where to give the density, `(points,)`; by default 401 points from 4 widths below the spectrum's range to
+            4 widths above.
+        width: Standard deviation of the normal densities, above 0; by default a hundredth of the range.
+
+    Raises:
+        ValueError: If a number is out of its range, or `width` is missing where all eigenvalues are equal.
+
+    Reference:
+        Ghorbani, Krishnan and Xiao, An Investigation into Neural Net Optimization via Hessian Eigenvalue Density,
+        ICML 2019.
+    """
+    check_integer("probes", probes, minimum=2)
+    check_integer("steps", steps, minimum=1)
+    if width is not None:
+        check_number("width", width, above=0.0)
+    generator = torch.Generator().manual_seed(seed)
+    rules = []
+    for _ in range(probes):
+        krylov = _Krylov(operator, random_signs(operator.size, generator), min(steps, operator.size), generator)
+        for _ in range(krylov.steps):
+            krylov.advance()
+        nodes, combinations = krylov.ritz()
+        rules.append((nodes, combinations[0] ** 2))
+    low = min(float(nodes[0]) for nodes, _ in rules)
+    high = max(float(nodes[-1]) for nodes, _ in rules)
+    if width is None:
+        width = (high - low) / 100
+        if not width > 1e-12 * max(abs(low), abs(high)):  # rounding only
+            raise ValueError(f"width must be given where all eigenvalues are equal, got None and {low:g} for all.")
+    if grid is None:
+        grid = torch.linspace(low - 4 * width, high + 4 * width, 401, dtype=torch.float64)
+    grid = grid.detach().double().cpu()
+    densities = torch.stack([_normal((grid[:, None] - nodes) / width) @ weights / width for nodes, weights in rules])
+    return SpectralDensity(grid=grid, density=mean_of_draws(densities), width=width)
+
+
+class _Krylov:
+    """Lanczos's method: an orthonormal basis in which an operator is tridiagonal, grown by one vector a product.
+
+    Where the space spanned so far is invariant, it goes on with a fresh random direction, so that `size` steps give
+    every eigenvalue, repeated ones too. Such a direction has no part in the start's quadrature: its weights are 0.
+
+    Args:
+        operator: Multiplied by.
+        start: First direction, `(size,)`.
+        steps: Vectors at most, `1 <= steps <= operator.size`.
+        generator: Draws fresh directions.
+
+    Attributes:
+        basis: Rows, `(steps, size)`; those taken so far are filled.
+        remainder: Norm of the part of the last product outside the basis.
+    """
+
+    def __init__(self, operator: SymmetricOperator, start: Tensor, steps: int, generator: torch.Generator) -> None:
+        self.operator, self.steps, self.generator = operator, steps, generator
+        self.basis = torch.empty(steps, operator.size, dtype=operator.dtype, device=operator.device)
+        self.diagonal: list[float] = []
+        self.beside: list[float] = []
+        self.rest = start.to(self.basis)
+        self.remainder = 0.0
+
+    def advance(self) -> None:
+        """Take one more vector into the basis."""
+        count = len(self.diagonal)
+        if count:
+            scale = max(abs(entry) for entry in self.diagonal + self.beside)
+            rounding = 10 * math.sqrt(self.operator.size) * torch.finfo(self.basis.dtype).eps * scale
+            if self.remainder <= rounding:
+                fresh = torch.randn(self.operator.size, generator=self.generator, dtype=torch.float64)
+                self.rest = self._outside(fresh.to(self.basis))
+                self.remainder = 0.0
+            self.beside.append(self.remainder)
+        vector = self.rest / self.rest.norm()
+        self.basis[count] = vector
+        product = self.operator.matvec(vector)
+        self.diagonal.append(float(vector @ product))
+        self.rest = self._outside(product)
+        self.remainder = float(self.rest.norm())
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues, ascending, and eigenvectors as columns of the tridiagonal matrix, float64 on the CPU."""
+        beside = torch.tensor(self.beside, dtype=torch.float64)
+        matrix = torch.tensor(self.diagonal, dtype=torch.float64).diag() + beside.diag(1) + beside.diag(-1)
+        values, combinations = torch.linalg.eigh(matrix)
+        return values, combinations
+
+    def _outside(self, vector: Tensor) -> Tensor:
+        """The part of a vector outside the basis; taken out twice, since once leaves rounding errors along it."""
+        basis = self.basis[: len(self.diagonal)]
+        for _ in range(2):
+            vector = vector - basis.T @ (basis @ vector)
+        return vector
+
+
+def _normal(x: Tensor) -> Tensor:
+    """The standard normal density."""
+    return torch.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)

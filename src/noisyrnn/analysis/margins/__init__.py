@@ -1,0 +1,1 @@
+"""How far sequences are from being misclassified: exactly, estimated, certified, attacked."""

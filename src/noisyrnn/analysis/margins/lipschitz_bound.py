@@ -1,0 +1,134 @@
+"""A radius around each sequence in which no class changes, from global Lipschitz constants."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisyrnn.analysis.margins.margin import leads
+from noisyrnn.analysis.measurement import Measurement
+from noisyrnn.checks import check_sequences
+from noisyrnn.models import Cell, SequenceClassifier
+from noisyrnn.models.gated import TorchCell
+from noisyrnn.robustness.base import check_model, predict, valid_steps
+
+
+@torch.no_grad()
+def margin_certificate(
+    model: SequenceClassifier,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    dt: Tensor | float | None = None,
+) -> Measurement:
+    r"""Lower bound on the ℓ2 distance from each sequence to the decision boundary of the noise-free classifier.
+
+    Every supported step is :math:`h \leftarrow B h + G\, a(W h + U x + b)` with `G` diagonal (or two diagonal blocks on
+    top of each other) and the slopes of `a` in [0, 1], so that its Jacobian is :math:`B + G D W` with `D` diagonal,
+    :math:`0 \le D \le I`. Writing :math:`D = (I + E)/2`, :math:`|E| \le 1`, which commutes with `G`:
+
+    .. math:: \|h_{m+1} - h'_{m+1}\| \le L_m \|h_m - h'_m\| + c_m \|x_m - x'_m\|, \quad
+        L_m = \sigma_{\max}(B + \tfrac12 G W) + \tfrac12 \sigma_{\max}(G W), \quad
+        c_m = \sigma_{\max}(G U \operatorname{diag}(s)^{-1}),
+
+    with `s` the model's `std`. By the Cauchy-Schwarz inequality :math:`\|h_M - h'_M\| \le K \|x - x'\|_2` with
+    :math:`K^2 = \sum_m (c_m \prod_{k>m} L_k)^2`, and no class changes within
+
+    .. math:: \min_{j \neq y} \frac{\mathrm{logit}_y - \mathrm{logit}_j}{K \, \|V_y - V_j\|_2} .
+
+    The constants hold for all states and inputs, so over many steps the bound is small; it is computed in logarithms
+    and may come out as 0. It holds up to rounding: singular values are float64, of the weights as the model has them.
+    An expRNN is Lipschitz only if no threshold is positive, since modReLU then has no jump at zero.
+
+    Args:
+        model: In eval mode, around a noisy, Lipschitz, antisymmetric, co-, exponential or tanh RNN.
+        inputs: `(batch, steps, input_size)`, not standardised.
+        labels: True classes, `(batch,)`.
+        lengths: Valid steps of each sequence, `(batch,)`; the distance runs over them.
+        dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`. Each different value costs
+            two singular value decompositions.
+
+    Returns:
+        A certificate, float64 `(batch,)`, in units of the inputs: 0 where misclassified.
+
+    Raises:
+        TypeError: If no global Lipschitz constant is known for the model (GRU, LSTM, a cell of your own).
+        ValueError: If a shape does not fit, the model is in training mode or its noise on, or a threshold is positive.
+
+    Example:
+        >>> from noisyrnn.models import TanhRNN
+        >>> model = SequenceClassifier(TanhRNN(input_size=1, hidden_size=4), classes=2).eval()
+        >>> inputs = torch.zeros(2, 3, 1)
+        >>> radius = margin_certificate(model, inputs, model(inputs).argmax(dim=1))
+        >>> radius.kind, bool((radius.value > 0).all())
+        ('certificate', True)
+
+    Reference:
+        Tsuzuku, Sato and Sugiyama, Lipschitz-margin training, NeurIPS 2018.
+    """
+    if not isinstance(model, SequenceClassifier):
+        raise TypeError(f"model must be a SequenceClassifier, got {type(model).__name__}.")
+    check_model(model)
+    if model.layer.noise == "on":
+        raise ValueError("model must be free of noise, got noise 'on'. Set model.layer.noise = 'off'.")
+    check_sequences("inputs", inputs, input_size=model.layer.input_size)
+    ahead = leads(predict(partial(model, dt=dt), inputs, labels, lengths), labels)
+    gain = _log_gain(model, inputs, lengths, dt)
+    V = model.readout.weight.double()
+    apart = (V[labels][:, None] - V).norm(dim=2)
+    radii = (ahead.log() - gain[:, None] - apart.log()).exp()
+    return Measurement(value=torch.where(ahead > 0, radii, 0.0).amin(dim=1), kind="certificate")
+
+
+def _log_gain(model: SequenceClassifier, inputs: Tensor, lengths: Tensor | None, dt: Tensor | float | None) -> Tensor:
+    """Log K of each sequence, float64 `(batch,)`."""
+    batch, steps, _ = inputs.shape
+    sizes = torch.as_tensor(1.0 if dt is None else dt, dtype=torch.float64, device=inputs.device)
+    values, place = sizes.unique(return_inverse=True)
+    bounds = torch.stack([_step_bounds(model, float(value)) for value in values]).log().to(inputs.device)
+    L, c = bounds[place].expand(batch, steps, 2).unbind(2)
+    valid = valid_steps(inputs, lengths).squeeze(2)
+    L, c = torch.where(valid, L, 0.0), torch.where(valid, c, -torch.inf)
+    later = L[:, 1:].flip(1).cumsum(1).flip(1)
+    after = torch.cat([later, torch.zeros_like(L[:, :1])], dim=1)
+    return torch.logsumexp(2 * (c + after), dim=1) / 2
+
+
+def _step_bounds(model: SequenceClassifier, dt: float) -> Tensor:
+    """`L` and `c` of a step that lasts `dt` nominal steps, float64 `(2,)`."""
+    B, GW, GU = _step_matrices(model.layer.cell, type(model.layer).__name__, dt)
+    norm = partial(torch.linalg.matrix_norm, ord=2)
+    return torch.stack([norm(B + GW / 2) + norm(GW) / 2, norm(GU / model.std.double())])
+
+
+def _step_matrices(cell: Cell[Any], name: str, dt: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`B`, `G W` and `G U`, float64."""
+    if isinstance(cell, TorchCell) and cell.kind == "rnn":
+        weights = cell.weights()
+        W = weights.recurrent.double()
+        return torch.zeros_like(W), W, weights.input.double()
+    recurrence = cell.recurrence()
+    if recurrence is None:
+        raise TypeError(
+            f"model must be Lipschitz: no global Lipschitz constant is known for {name}. Use smoothing.certify."
+        )
+    W, U, d = recurrence.W.double(), recurrence.U.double(), dt * recurrence.step.double()
+    if recurrence.kind == "modrelu":
+        largest = float(recurrence.b.max())
+        if largest > 0:
+            raise ValueError(
+                f"thresholds must be at most 0 for a global Lipschitz constant, got {largest:g} as the largest: "
+                "modReLU then jumps at zero. Use smoothing.certify."
+            )
+        return torch.zeros_like(W), W, U
+    eye = torch.eye(len(W), dtype=torch.float64, device=W.device)
+    if recurrence.kind == "drift":
+        linear = torch.zeros_like(W) if recurrence.A is None else recurrence.A.double()
+        return eye + d[:, None] * linear, d[:, None] * W, d[:, None] * U
+    stiffness, friction = recurrence.coefficients
+    z = torch.cat([-stiffness * d.diag(), eye - friction * d.diag()], dim=1)  # new velocity, the force left out
+    y = torch.cat([eye, torch.zeros_like(eye)], dim=1) + d[:, None] * z  # new position: moved by the new velocity
+    G = torch.cat([(d * d).diag(), d.diag()])
+    return torch.cat([y, z]), G @ W, G @ U

@@ -1,0 +1,167 @@
+"""From a trained run to the quantities the theory speaks of."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+
+from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, Subject
+from noisyrnn.checks import check_choice, check_number
+from noisyrnn.data import load_dataset
+from noisyrnn.data.base import Split
+from noisyrnn.pipeline.engine import resolve_accelerator
+from noisyrnn.pipeline.train import check_same_data, run_config
+from noisyrnn.progress import ProgressBar
+from noisyrnn.run_folder import RunFolder, read_json, write_json
+from noisyrnn.sde.brownian import derive_seed
+from noisyrnn.training.saving import load
+
+
+class BudgetSpentError(Exception):
+    """The time for an analysis is used up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeConfig:
+    """What is computed, and how long it may take.
+
+    Args:
+        parts: Which diagnostics; see `noisyrnn list`. All by default.
+        budget: Minutes for all runs together, above 0. What does not fit is left out with its reason.
+        settings: Sizes and levels of the diagnostics.
+
+    Raises:
+        ValueError: If a part is unknown or a number out of range.
+    """
+
+    parts: Sequence[str] = ()
+    budget: float = 30.0
+    settings: AnalysisSettings = field(default_factory=AnalysisSettings)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts) or tuple(DIAGNOSTICS))
+        for part in self.parts:
+            check_choice("part", part, DIAGNOSTICS)
+        check_number("budget", self.budget, above=0.0)
+
+
+def analyze_run(
+    folder: RunFolder,
+    config: AnalyzeConfig,
+    *,
+    seconds: float | None = None,
+    data_dir: Path | None = None,
+    accelerator: str = "cpu",
+    show_progress: bool = False,
+) -> RunFolder:
+    """Compute the diagnostics of a finished run, one after another, and write `analysis.json` after each.
+
+    What a file with the same settings holds already is kept, so that a second call goes on where the first was stopped
+    or ran out of time. A diagnostic that the model does not allow, or that fails, is noted with its reason and stops no
+    other.
+
+    Args:
+        folder: A finished run.
+        config: Settings; its budget bounds the time, however many runs share it.
+        seconds: Time for this run; the whole budget by default.
+        data_dir: Where to look for data first.
+        accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
+        show_progress: Whether to show progress.
+
+    Raises:
+        ValueError: If the run has not finished, its data have changed, or there is no such accelerator.
+    """
+    if not folder.finished:
+        raise ValueError(
+            f"run must be finished, got {folder.path}, which is not. Go on with it: noisyrnn train --resume."
+        )
+    device = resolve_accelerator(accelerator)
+    end = monotonic() + (60 * config.budget if seconds is None else seconds)
+    settings = config.settings
+    found = _known(folder, asdict(settings))
+    todo = [name for name in config.parts if found["parts"].get(name, {}).get("status") not in ("done", "impossible")]
+    if not todo:
+        return folder
+    run = run_config(folder)
+    dataset = load_dataset(run.dataset, data_dir=data_dir, chunk=run.chunk)
+    check_same_data(folder, dataset)
+    model = load(folder.model).to(device)
+    bar = ProgressBar(f"analyze {folder.path.name}", len(todo), shown=show_progress)
+
+    def check_time() -> None:
+        if monotonic() > end:
+            raise BudgetSpentError
+
+    subject = Subject(
+        model=model,
+        train=_drawn(dataset.train, settings.curvature_sequences, settings.analysis_seed, device),
+        test=_drawn(dataset.test, settings.test_sequences, settings.analysis_seed, device),
+        settings=settings,
+        check_time=check_time,
+    )
+    try:
+        for name in todo:
+            _carry_out(name, subject, found, config.budget)
+            write_json(folder.analysis, found)
+            bar.advance()
+    finally:
+        bar.close()
+    return folder
+
+
+def _known(folder: RunFolder, settings: dict[str, Any]) -> dict[str, Any]:
+    """What was found before with the same settings, else nothing."""
+    if folder.analysis.is_file():
+        before = read_json(folder.analysis)
+        if before.get("settings") == settings:
+            del before["format"]
+            return before
+    return {
+        "settings": settings,
+        "parts": {},
+        "data": {},
+        "quantities": [],
+        "curves": {},
+        "landscapes": {},
+        "verdict": None,
+    }
+
+
+def _carry_out(name: str, subject: Subject, found: dict[str, Any], budget: float) -> None:
+    """Add to `found` what the diagnostic `name` says, or why it says nothing."""
+    start = monotonic()
+    try:
+        subject.check_time()
+        new = DIAGNOSTICS[name].run(subject).to_dict(name)
+    except BudgetSpentError:
+        found["parts"][name] = {
+            "status": "skipped",
+            "reason": f"The budget of {budget:g} minutes was used up. Analyze again to go on.",
+        }
+        return
+    except (TypeError, ValueError) as error:
+        found["parts"][name] = {"status": "impossible", "reason": str(error)}
+        return
+    except RuntimeError as error:
+        found["parts"][name] = {"status": "failed", "reason": str(error)}
+        return
+    found["data"][name] = new["data"]
+    found["quantities"] += new["quantities"]
+    found["curves"].update(new["curves"])
+    found["landscapes"].update(new["landscapes"])
+    found["verdict"] = new["verdict"] or found["verdict"]
+    found["parts"][name] = {"status": "done", "seconds": round(monotonic() - start, 2)}
+
+
+def _drawn(split: Split, count: int, seed: int, device: torch.device | str) -> Split:
+    """Some sequences of a split, drawn without replacement: the same ones for every model."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "sequences") % 2**63)
+    rows = torch.randperm(len(split), generator=generator)[:count]
+    chosen = split.subset(rows)
+    lengths = None if chosen.lengths is None else chosen.lengths.to(device)
+    return Split(
+        inputs=chosen.inputs.to(device), labels=chosen.labels.to(device), lengths=lengths, classes=chosen.classes
+    )

@@ -1,0 +1,213 @@
+"""The analysis of one run, read from its `analysis.json`: quantities with their kinds, curves, landscapes, verdict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from typing import Any
+
+from noisyrnn.analysis.measurement import KINDS
+from noisyrnn.checks import check_choice
+from noisyrnn.run_folder import read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One number of the theory, measured on one run.
+
+    Args:
+        name: The same in every run.
+        title: What it is called on the page.
+        group: The diagnostic that found it, such as `curvature`.
+        value: `nan` where there is no finite one.
+        kind: `exact`, `estimate` or `certificate`.
+        confidence: Of a certificate that holds with a probability; `None` where it always holds.
+        interval: Ends of the run's own 95 % interval, where it has one; an end that is not finite is `nan`.
+        unit: Of the value, such as `per step`; empty where it has none.
+        better: `lower` or `higher`, `None` where neither is.
+        note: What the value was computed from.
+    """
+
+    name: str
+    title: str
+    group: str
+    value: float
+    kind: str
+    confidence: float | None
+    interval: tuple[float, float] | None
+    unit: str
+    better: str | None
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A quantity along an axis; `x`, `y`, and `low` and `high` where there are such, are of one length.
+
+    `nan` stands for a value that is not finite; `kind` and `confidence` are those of every point of `y`.
+    """
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] | None
+    high: tuple[float, ...] | None
+    xlabel: str
+    ylabel: str
+    kind: str
+    confidence: float | None
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landscape:
+    """The loss on a plane through the weights: `loss[i][j]` at `alphas[i]`, `betas[j]`; `nan` where not finite."""
+
+    directions: str
+    alphas: tuple[float, ...]
+    betas: tuple[float, ...]
+    loss: tuple[tuple[float, ...], ...]
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """How one part of an analysis ended: `done`, or another status and the `reason`; `seconds` where they are known."""
+
+    status: str
+    reason: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What `analysis.json` holds.
+
+    Args:
+        settings: Settings of the analysis.
+        data: For each part, a statement of which data were used.
+        quantities: Each name once in its group.
+        curves: By name.
+        landscapes: By name.
+        verdict: Whether the dynamics are stable, in words; empty where it was not said.
+        parts: How each part ended.
+    """
+
+    settings: Mapping[str, Any]
+    data: Mapping[str, str]
+    quantities: tuple[Quantity, ...]
+    curves: Mapping[str, Curve]
+    landscapes: Mapping[str, Landscape]
+    verdict: str
+    parts: Mapping[str, Part]
+
+
+def read_analysis(folder: Path) -> Analysis | None:
+    """The analysis in the run folder `folder`, `None` where there is none.
+
+    Raises:
+        ValueError: If its format is another one, or it is damaged.
+    """
+    file = folder / "analysis.json"
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    try:
+        return _analysis(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"analysis.json must hold complete quantities, curves and landscapes, got a damaged entry in "
+            f"{str(folder)!r} ({type(error).__name__}: {error}). Analyze the run again."
+        ) from error
+
+
+def _analysis(content: Mapping[str, Any]) -> Analysis:
+    quantities = tuple(_quantity(entry) for entry in content.get("quantities") or [])
+    names = [(quantity.group, quantity.name) for quantity in quantities]
+    for group, name in names:
+        if names.count((group, name)) > 1:
+            raise ValueError(f"two quantities of {group} are named {name!r}")
+    return Analysis(
+        settings=dict(content.get("settings") or {}),
+        data={str(part): str(text) for part, text in (content.get("data") or {}).items()},
+        quantities=quantities,
+        curves={str(name): _curve(entry) for name, entry in (content.get("curves") or {}).items()},
+        landscapes={str(name): _landscape(entry) for name, entry in (content.get("landscapes") or {}).items()},
+        verdict=str(content.get("verdict") or ""),
+        parts={str(name): _part(entry) for name, entry in (content.get("parts") or {}).items()},
+    )
+
+
+def _quantity(entry: Mapping[str, Any]) -> Quantity:
+    interval = entry.get("interval")
+    if interval is not None:
+        low, high = interval
+        interval = (_number(low), _number(high))
+    better = entry.get("better")
+    if better is not None:
+        check_choice("better", better, ("higher", "lower"))
+    return Quantity(
+        name=str(entry["name"]),
+        title=str(entry["title"]),
+        group=str(entry["group"]),
+        value=_number(entry["value"]),
+        kind=_kind(entry),
+        confidence=_optional(entry.get("confidence")),
+        interval=interval,
+        unit=str(entry.get("unit") or ""),
+        better=better,
+        note=str(entry.get("note") or ""),
+    )
+
+
+def _curve(entry: Mapping[str, Any]) -> Curve:
+    x, y = _numbers(entry["x"]), _numbers(entry["y"])
+    low, high = (None if entry.get(end) is None else _numbers(entry[end]) for end in ("low", "high"))
+    if any(len(values) != len(x) for values in (y, low, high) if values is not None):
+        raise ValueError("x, y, low and high are not of one length")
+    return Curve(
+        x=x,
+        y=y,
+        low=low,
+        high=high,
+        xlabel=str(entry["xlabel"]),
+        ylabel=str(entry["ylabel"]),
+        kind=_kind(entry),
+        confidence=_optional(entry.get("confidence")),
+        note=str(entry.get("note") or ""),
+    )
+
+
+def _landscape(entry: Mapping[str, Any]) -> Landscape:
+    alphas, betas = _numbers(entry["alphas"]), _numbers(entry["betas"])
+    loss = tuple(_numbers(row) for row in entry["loss"])
+    if [len(row) for row in loss] != [len(betas)] * len(alphas):
+        raise ValueError("loss is not a row for each alpha with a value for each beta")
+    if min(len(alphas), len(betas)) < 2:
+        raise ValueError("a landscape has at least two alphas and two betas")
+    return Landscape(
+        directions=str(entry["directions"]), alphas=alphas, betas=betas, loss=loss, note=str(entry.get("note") or "")
+    )
+
+
+def _part(entry: Mapping[str, Any]) -> Part:
+    reason = str(entry.get("reason") or "")
+    return Part(status=str(entry["status"]), reason=reason, seconds=_optional(entry.get("seconds")))
+
+
+def _kind(entry: Mapping[str, Any]) -> str:
+    kind: str = entry["kind"]
+    check_choice("kind", kind, KINDS)
+    return kind
+
+
+def _number(value: Any) -> float:
+    """`value` as a number; JSON has none for infinity, so `None` is one that is not finite."""
+    return nan if value is None else float(value)
+
+
+def _numbers(values: Sequence[Any]) -> tuple[float, ...]:
+    return tuple(_number(value) for value in values)
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else float(value)

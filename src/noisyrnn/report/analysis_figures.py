@@ -1,0 +1,355 @@
+"""Figures of the analyses: curves with bands over seeds, loss landscapes of all models on one scale."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from textwrap import wrap
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from noisyrnn.report.analysis import Curve, Landscape
+from noisyrnn.report.analysis_table import analyses, group_title, kind_title
+from noisyrnn.report.figures import INK, STYLE, Drawing, colour, drawn, grid, legend, line_style, literal
+from noisyrnn.report.table import Comparison
+
+# A log axis shows this many decades below the highest value; what lies lower is drawn at its foot.
+DECADES = 6
+LEVELS = 12
+COLOURS = "viridis"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plate:
+    """A figure with its heading and the caption that says how to read it."""
+
+    title: str
+    caption: str
+    drawing: Drawing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """How a figure of curves is drawn.
+
+    Args:
+        title: Its heading.
+        curves: Names of the curves in it, and what each is called in the legend; the second is dashed.
+        log: Whether its vertical axis is logarithmic.
+        zero: Whether a line is drawn at zero.
+        remark: A sentence of the caption.
+    """
+
+    title: str
+    curves: Mapping[str, str]
+    log: bool = False
+    zero: bool = False
+    remark: str = ""
+
+
+# By the name of the file; a curve in none of them is drawn plainly, under its own name.
+DESIGNS = {
+    "jacobian_norms": Design(title="State-to-state Jacobians over time", curves={"jacobian_norms": ""}),
+    "gradient_norms": Design(title="Gradients over time", curves={"gradient_norms": ""}),
+    "spectral_density": Design(title="Spectrum of the Hessian", curves={"spectral_density": ""}, log=True),
+    "certified_accuracy": Design(
+        title="Certified accuracy and attacks",
+        curves={"certified_accuracy": "certified", "attack_accuracy": "attacked"},
+        remark=(
+            "Solid: the share of sequences certified at a radius, a lower bound for the classifier that the "
+            "certificate speaks of. Dashed: the share that an attack within the radius did not break, an upper bound "
+            "for the classifier attacked."
+        ),
+    ),
+    "stabilisation": Design(
+        title="Largest exponent against the noise",
+        curves={"stabilisation": ""},
+        zero=True,
+        remark="Below the dotted line at zero, nearby states approach each other.",
+    ),
+}
+
+
+def curve_plates(comparison: Comparison) -> list[Plate]:
+    """A figure for each kind of curve of which at least one run has a finite value."""
+    groups = [analyses(group) for group in comparison.groups]
+    found = dict.fromkeys(name for by_seed in groups for analysis in by_seed.values() for name in analysis.curves)
+    known = {name for design in DESIGNS.values() for name in design.curves}
+    plain = {name: Design(title=group_title(name), curves={name: ""}) for name in found if name not in known}
+    plates = []
+    for name, design in (DESIGNS | plain).items():
+        curves = {curve_name: _curves(comparison, curve_name) for curve_name in design.curves}
+        if any(curves.values()):
+            plates.append(_curve_plate(name, design, curves))
+    return plates
+
+
+def _curves(comparison: Comparison, name: str) -> dict[tuple[int, str], list[Curve]]:
+    """Curves with a finite value by position and label, one a seed."""
+    found = {}
+    for position, group in enumerate(comparison.groups):
+        curves = [analysis.curves[name] for analysis in analyses(group).values() if name in analysis.curves]
+        curves = [curve for curve in curves if any(map(math.isfinite, curve.y))]
+        if curves:
+            found[position, group.label] = curves
+    return found
+
+
+@dataclass
+class _Caption:
+    """What a figure of curves turned out to hold."""
+
+    over_seeds: bool = False
+    own_bands: bool = False
+    apart: bool = False
+    kinds: dict[str, None] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def text(self, remark: str) -> str:
+        sentences = [remark] if remark else []
+        if self.over_seeds:
+            sentences.append("Lines are means over the seeds with a value; bands run from the lowest to the highest.")
+        if self.own_bands:
+            sentences.append("The band of a model with one seed is that run's own interval.")
+        if self.apart:
+            sentences.append(
+                "Seeds that were not measured at the same places, or not by the same kind, are drawn one by one."
+            )
+        sentences.append(f"Kind of the values: {'; '.join(self.kinds)}.")
+        return " ".join([*sentences, *map(_sentence, self.notes)])
+
+
+def _curve_plate(name: str, design: Design, curves: Mapping[str, Mapping[tuple[int, str], list[Curve]]]) -> Plate:
+    caption = _Caption()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+        figure, (axis,) = grid(1, across=1)
+        highest = 0.0
+        for style, (curve_name, role) in zip(("-", "--"), design.curves.items(), strict=False):
+            for (position, label), seeds in curves[curve_name].items():
+                look = line_style(position, markers=bool(role))
+                if role:
+                    look |= {"linestyle": style, "markevery": (0.05 + 0.06 * position, 0.3)}
+                highest = max(highest, _draw(axis, seeds, literal(label), look, caption))
+                axis.set(xlabel=literal(seeds[0].xlabel), ylabel=literal(seeds[0].ylabel))
+                for curve in seeds:
+                    kind = kind_title(curve.kind, curve.confidence)
+                    caption.kinds[f"{role}: {kind}" if role else kind] = None
+            if role and curves[curve_name]:
+                axis.plot([], [], color=INK, linestyle=style, label=role)
+        if design.zero:
+            axis.axhline(0, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
+        if design.log and highest > 0:
+            axis.set_yscale("log", nonpositive="mask")
+            axis.set_ylim(highest / 10**DECADES, 2 * highest)
+        axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        legend(figure, [axis])
+        drawing = drawn(figure, name, f"{design.title}, one line per model")
+    return Plate(title=design.title, caption=caption.text(design.remark), drawing=drawing)
+
+
+def _draw(axis: Axes, curves: Sequence[Curve], label: str, look: dict[str, Any], caption: _Caption) -> float:
+    """Draw the curves of one label, one a seed; the highest value drawn."""
+    caption.notes |= dict.fromkeys(curve.note for curve in curves if curve.note)
+    if len({(curve.x, curve.kind, curve.confidence) for curve in curves}) > 1:
+        caption.apart = True
+        for curve in curves:
+            axis.plot(curve.x, curve.y, label=label, **look | {"linewidth": 0.9})
+        return max(y for curve in curves for y in curve.y if math.isfinite(y))
+    x, y = curves[0].x, np.ma.masked_invalid([curve.y for curve in curves])
+    low, high = y.min(axis=0), y.max(axis=0)
+    if len(curves) > 1:
+        caption.over_seeds = True
+    elif curves[0].low is not None and curves[0].high is not None:
+        caption.own_bands = True
+        low, high = np.ma.masked_invalid(curves[0].low), np.ma.masked_invalid(curves[0].high)
+    axis.fill_between(x, low, high, color=look["color"], alpha=0.16, linewidth=0)
+    axis.plot(x, y.mean(axis=0), label=label, **look)
+    return float(y.max())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Panel:
+    position: int
+    label: str
+    seed: int
+    landscape: Landscape
+
+    @property
+    def title(self) -> str:
+        """The label, in lines that a third of a page holds."""
+        return literal("\n".join(wrap(self.label, 22)))
+
+    @property
+    def loss(self) -> np.ndarray:
+        """`(betas, alphas)`, as matplotlib has it: rows go up."""
+        return np.array(self.landscape.loss).T
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """One scale of the loss for all panels, in the drawn unit: the loss, or its log10."""
+
+    log: bool
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, panels: Sequence[_Panel]) -> "_Scale":
+        finite = np.concatenate([panel.loss[np.isfinite(panel.loss)] for panel in panels])
+        low, high = float(finite.min()), float(finite.max())
+        log = high > 0 and high > 10 * low >= 0
+        if log:
+            high = math.log10(high)
+            low = max(math.log10(low) if low > 0 else -math.inf, high - DECADES)
+        return cls(log, low, high if high > low else low + 1.0)
+
+    def heights(self, loss: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            heights = np.log10(loss) if self.log else loss
+        return np.where(np.isnan(heights), np.nan, np.maximum(heights, self.low))
+
+    @property
+    def norm(self) -> Normalize:
+        return Normalize(self.low, self.high)
+
+    def show_on(self, axis: Axis) -> None:
+        """Ticks of `axis` at round losses."""
+        axis.set_major_locator(MaxNLocator(5))
+        if self.log:
+            powers = range(math.floor(self.low), math.ceil(self.high) + 1)
+            for digits in ((1, 2, 5), (1,)):
+                ticks = [power + math.log10(digit) for power in powers for digit in digits]
+                ticks = [tick for tick in ticks if self.low <= tick <= self.high]
+                if len(ticks) <= 6:
+                    break
+            axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter(FuncFormatter(lambda height, _: f"{10**height if self.log else height:.4g}"))
+
+
+def landscape_plates(comparison: Comparison) -> list[Plate]:
+    """For each landscape, contours and surfaces of all models side by side, on one scale."""
+    plates = []
+    found = [analyses(group) for group in comparison.groups]
+    names = dict.fromkeys(name for by_seed in found for analysis in by_seed.values() for name in analysis.landscapes)
+    for name in names:
+        panels = []
+        for position, (group, by_seed) in enumerate(zip(comparison.groups, found, strict=True)):
+            for seed, analysis in by_seed.items():
+                landscape = analysis.landscapes.get(name)
+                if landscape is not None and any(math.isfinite(loss) for row in landscape.loss for loss in row):
+                    panels.append(_Panel(position=position, label=group.label, seed=seed, landscape=landscape))
+                    break
+        if panels:
+            plates += _landscape_plates(name, panels)
+    return plates
+
+
+def _landscape_plates(name: str, panels: Sequence[_Panel]) -> list[Plate]:
+    scale = _Scale.of(panels)
+    plane = "; ".join(dict.fromkeys(panel.landscape.directions for panel in panels))
+    caption = _landscape_caption(panels, scale)
+    title = f"Loss landscape, {plane}"
+    contours, surfaces = f"landscape_{name}_contours", f"landscape_{name}_surfaces"
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name, "savefig.dpi": 200, "axes.grid": False}):
+        flat = drawn(_contours(panels, scale), contours, f"{title}: contours of the loss of each model, on one scale")
+        raised = drawn(_surfaces(panels, scale), surfaces, f"{title}: surface of the loss of each model, on one scale")
+    return [
+        Plate(title=f"{title}: contours", caption=caption, drawing=flat),
+        Plate(title=f"{title}: surfaces", caption="The same losses as heights, on the same scale.", drawing=raised),
+    ]
+
+
+def _landscape_caption(panels: Sequence[_Panel], scale: _Scale) -> str:
+    sentences = [
+        "Training loss on a plane through the weights, which lie at (0, 0). All panels share one scale: the same axes, "
+        "levels, colours and heights."
+    ]
+    if scale.log:
+        sentences.append(
+            "Levels are evenly spaced in the logarithm of the loss, since it spans more than a factor of ten."
+        )
+        if any(np.nanmin(panel.loss) < 10**scale.low * (1 - 1e-9) for panel in panels):
+            sentences.append(f"Losses more than {DECADES} decades below the highest are drawn as that.")
+    seeds = ", ".join(f"{panel.label} seed {panel.seed}" for panel in panels)
+    sentences.append(f"Of each model the lowest seed with a finite loss is shown: {seeds}.")
+    for panel in panels:
+        holes = int((~np.isfinite(panel.loss)).sum())
+        if holes:
+            sentences.append(f"{holes} of {panel.loss.size} losses of {panel.label} are not finite and left blank.")
+    notes = dict.fromkeys(panel.landscape.note for panel in panels if panel.landscape.note)
+    return " ".join([*sentences, *map(_sentence, notes)])
+
+
+def _sentence(note: str) -> str:
+    return note if note.endswith(".") else f"{note}."
+
+
+def _plane(panels: Sequence[_Panel]) -> dict[str, Any]:
+    """Limits and ticks of α and β; the ends stay free, since there the numbers of two axes would meet."""
+    found: dict[str, Any] = {}
+    for name in ("x", "y"):
+        ends = [panel.landscape.alphas if name == "x" else panel.landscape.betas for panel in panels]
+        limits = min(map(min, ends)), max(map(max, ends))
+        found |= {f"{name}lim": limits, f"{name}ticks": np.linspace(*limits, 5)[1:-1]}
+    return found
+
+
+def _contours(panels: Sequence[_Panel], scale: _Scale) -> Figure:
+    figure, axes = grid(len(panels), across=3)
+    levels = np.linspace(scale.low, scale.high, LEVELS + 1)
+    for axis, panel in zip(axes, panels, strict=True):
+        heights, plane = scale.heights(panel.loss), (panel.landscape.alphas, panel.landscape.betas)
+        # Both ends extended: a rounding error leaves no hole at the lowest or highest loss.
+        axis.contourf(*plane, heights, levels=levels, norm=scale.norm, cmap=COLOURS, extend="both")
+        # Solid: matplotlib dashes negative levels, and the logarithm of a loss below 1 is one.
+        lines: dict[str, Any] = {"colors": "white", "linewidths": 0.4, "linestyles": "solid", "alpha": 0.6}
+        axis.contour(*plane, heights, levels=levels[1:-1], **lines)
+        axis.plot(0, 0, marker="+", color="white", markersize=7, markeredgewidth=1.2)
+        axis.set(xlabel="α", ylabel="β" if axis in axes[::3] else "", box_aspect=1, **_plane(panels))
+        axis.tick_params(labelleft=axis in axes[::3])
+        axis.set_title(panel.title, color=colour(panel.position))
+    _colour_bar(figure, axes, scale, length=0.65)
+    return figure
+
+
+def _surfaces(panels: Sequence[_Panel], scale: _Scale) -> Figure:
+    figure, axes = grid(len(panels), across=3, projection="3d")
+    for axis, panel in zip(axes, panels, strict=True):
+        alphas, betas = np.meshgrid(panel.landscape.alphas, panel.landscape.betas)
+        surface: Any = axis
+        # Many small polygons: drawn as an image, which keeps the page small.
+        surface.plot_surface(
+            alphas,
+            betas,
+            scale.heights(panel.loss),
+            norm=scale.norm,
+            cmap=COLOURS,
+            rcount=200,
+            ccount=200,
+            linewidth=0,
+            antialiased=False,
+            rasterized=True,
+        )
+        surface.set(xlabel="α", ylabel="β", zlim=(scale.low, scale.high), **_plane(panels))
+        for side in (surface.xaxis, surface.yaxis, surface.zaxis):
+            side.set_pane_color((0, 0, 0, 0))
+            side.set_tick_params(labelsize=7, pad=-2)
+            side.labelpad = -6
+        scale.show_on(surface.zaxis)
+        surface.zaxis.set_tick_params(pad=0)
+        surface.set_title(panel.title, color=colour(panel.position))
+    _colour_bar(figure, axes, scale, length=0.9)
+    return figure
+
+
+def _colour_bar(figure: Figure, axes: Sequence[Axes], scale: _Scale, *, length: float) -> None:
+    bar = figure.colorbar(ScalarMappable(scale.norm, COLOURS), ax=list(axes), shrink=length)
+    bar.set_label("training loss")
+    scale.show_on(bar.ax.yaxis)

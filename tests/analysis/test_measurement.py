@@ -1,0 +1,62 @@
+import math
+
+import pytest
+import torch
+
+from noisyrnn.analysis.measurement import Measurement, mean_of_draws
+
+
+def test_only_an_estimate_has_a_standard_error():
+    with pytest.raises(ValueError, match="standard_error must be None for kind 'exact'"):
+        Measurement(value=torch.tensor(1.0), kind="exact", standard_error=torch.tensor(0.1))
+    with pytest.raises(ValueError, match=r"shape of value, \(2,\), got \(\)"):
+        Measurement(value=torch.ones(2), kind="estimate", standard_error=torch.tensor(0.1))
+
+
+def test_only_a_certificate_has_a_confidence():
+    with pytest.raises(ValueError, match=r"confidence must be None for kind 'estimate', got 0\.9"):
+        Measurement(value=torch.tensor(1.0), kind="estimate", confidence=0.9)
+    with pytest.raises(ValueError, match="confidence must be less than 1, got 1"):
+        Measurement(value=torch.tensor(1.0), kind="certificate", confidence=1.0)
+    with pytest.raises(ValueError, match="confidence must be greater than 0, got 0"):
+        Measurement(value=torch.tensor(1.0), kind="certificate", confidence=0.0)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="kind must be one of certificate, estimate, exact, got 'exakt'"):
+        Measurement(value=torch.tensor(1.0), kind="exakt")
+
+
+def test_interval_is_the_normal_one():
+    low, high = Measurement(value=torch.tensor(1.0), kind="estimate", standard_error=torch.tensor(0.5)).interval()
+    assert (float(low), float(high)) == pytest.approx((1 - 1.959964 * 0.5, 1 + 1.959964 * 0.5), abs=1e-6)
+    with pytest.raises(ValueError, match=r"standard_error must be given for an interval, got None \(exact\)"):
+        Measurement(value=torch.tensor(1.0), kind="exact").interval()
+
+
+def test_mean_over_sequences():
+    values = torch.tensor([1.0, 2.0, 6.0])
+    mean = Measurement(value=values, kind="exact").over_sequences()
+    assert mean.kind == "estimate"
+    assert float(mean.value) == 3
+    assert float(mean.standard_error) == pytest.approx(math.sqrt(7 / 3))
+    assert Measurement(value=values[:1], kind="exact").over_sequences().standard_error is None
+
+
+def test_mean_of_draws():
+    mean = mean_of_draws(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    assert mean.value.tolist() == [2, 5]
+    assert mean.standard_error.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="draws must be at least 2 for a standard error, got 1"):
+        mean_of_draws(torch.ones(1))
+
+
+def test_json_holds_no_number_that_is_not_finite():
+    found = Measurement(value=torch.tensor([[1.0, math.inf], [math.nan, -2.0]]), kind="certificate", confidence=0.9)
+    expected = {"value": [[1.0, None], [None, -2.0]], "kind": "certificate", "standard_error": None, "confidence": 0.9}
+    assert found.to_dict() == expected
+
+
+def test_repr_names_the_kind():
+    assert repr(Measurement(value=torch.zeros(2, 3), kind="exact")) == "Measurement(shape (2, 3), mean 0, exact)"
+    assert repr(Measurement(value=torch.tensor(2.0), kind="certificate", confidence=0.9)).endswith("confidence 0.9)")
