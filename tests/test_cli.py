@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from noisyrnn.cli import main
+from noisyrnn.cli import COMMANDS, main
 from noisyrnn.kernels.cpu.compiler import cache_folder
 
 
@@ -53,6 +53,37 @@ def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:
     reported = noisyrnn("report", run, "--output", tmp_path / "page", "--title", "Waves & co")
     assert reported.returncode == 0, reported.stderr
     assert "Waves &amp; co" in (tmp_path / "page" / "report.html").read_text()
+
+
+SIZES = (
+    "--test-sequences",
+    8,
+    "--curvature-sequences",
+    8,
+    "--probes",
+    4,
+    "--density-probes",
+    2,
+    "--smoothing-draws",
+    9,
+)
+
+
+def test_train_analyze_report(data: Path, tmp_path: Path) -> None:
+    trained = noisyrnn("train", "--dataset", data, *SMALL, "--output", tmp_path / "runs")
+    run = Path(trained.stdout.strip().removeprefix("Trained: "))
+    analyzed = noisyrnn("analyze", run, "--parts", "margins, jacobians", "--budget", 5, *SIZES)
+    assert analyzed.returncode == 0, analyzed.stderr
+    assert analyzed.stdout == f"Analyzed: {run / 'analysis.json'}\n"
+    found = json.loads((run / "analysis.json").read_text())
+    assert {name: part["status"] for name, part in found["parts"].items()} == {"margins": "done", "jacobians": "done"}
+    assert found["settings"]["test_sequences"] == 8
+    late = noisyrnn("analyze", run, "--parts", "smoothing", "--budget", 1e-9, *SIZES)
+    assert late.returncode == 0
+    assert "Not computed: smoothing: The budget of 1e-09 minutes was used up. Analyze again" in late.stderr
+    reported = noisyrnn("report", run, "--output", tmp_path / "page")
+    assert reported.returncode == 0, reported.stderr
+    assert "Output margin" in (tmp_path / "page" / "analysis.md").read_text()
 
 
 @pytest.mark.parametrize("together", [[], ["--together"]])
@@ -197,6 +228,8 @@ def test_an_experiment_gives_the_published_settings(monkeypatch: pytest.MonkeyPa
         (["train", "--additive", "-1"], "additive must be at least 0, got -1."),
         (["train", "--dataset", "digitz"], "Did you mean 'digits'?"),
         (["train", "--experiment", "smnist-noisy"], "experiment must be one of"),
+        (["analyze", "nowhere"], "run must be a folder that holds a config.json, got nowhere."),
+        (["analyze", "nowhere", "--parts", "curvatur"], "run must be a folder"),
         (["evaluate", "nowhere"], "run must be a folder that holds a config.json, got nowhere."),
         (["compare", "--models", "noisy", "--strengths", "{white_noise: 0.1}"], "strengths must be a list of numbers"),
         (["compare", "--models", "noisy", "--strengths", "{white_noise: [-1]}"], "must be at least 0, got -1"),
@@ -206,7 +239,8 @@ def test_an_experiment_gives_the_published_settings(monkeypatch: pytest.MonkeyPa
         ),
         (
             ["trian"],
-            "command must be one of compare, doctor, evaluate, list, report, train, got 'trian'. Did you mean 'train'?",
+            "command must be one of analyze, compare, doctor, evaluate, list, report, train, got 'trian'. "
+            "Did you mean 'train'?",
         ),
     ],
 )
@@ -234,7 +268,7 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "compare", "report", "list", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_the_command_and_gives_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -247,7 +281,9 @@ def test_help_names_the_command_and_gives_an_example(command: str, capsys: pytes
 def test_usage_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {name} " in shown for name in ("train", "evaluate", "compare", "report", "list", "doctor"))
+    assert all(
+        f"\n  {name} " in shown for name in ("train", "evaluate", "analyze", "compare", "report", "list", "doctor")
+    )
     assert main([]) == 2
     assert main(["--version"]) == 0
 

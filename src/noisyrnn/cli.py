@@ -234,7 +234,8 @@ def _compare(words: Sequence[str]) -> int:
         "noisyrnn compare --models noisy,lipschitz,lstm --dataset digits --seeds 3",
     )
     parser.add_argument("--models", type=str | list[str], default=",".join(MODELS), help="Names, separated by commas.")
-    _add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "together"))
+    _add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "together", "analyze"))
+    parser.add_argument("--analyze", action="store_true", help="Compute what the theory speaks of as well.")
     _add_together(parser)
     _add_fields(parser, TrainConfig, skip=("model", "seed", "label"))
     _add_fields(parser, EvaluateConfig)

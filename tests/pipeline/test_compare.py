@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare
+from noisyrnn.analysis import AnalysisSettings
+from noisyrnn.pipeline import AnalyzeConfig, CompareConfig, EvaluateConfig, compare
 from noisyrnn.training import TrainConfig, fit_together
 
 EVALUATION = EvaluateConfig(strengths={"white_noise": [0.5]}, draws=2)
@@ -39,6 +40,16 @@ def test_it_trains_evaluates_and_reports(waves_file: Path, tmp_path: Path) -> No
     table = (tmp_path / "out" / "table.md").read_text()
     assert "noisy" in table
     assert "lstm" in table
+
+
+def test_it_analyses_where_that_is_asked_for(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = AnalyzeConfig(settings=AnalysisSettings(test_sequences=4), parts=["margins", "jacobians"])
+    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.compare"], "AnalyzeConfig", lambda: quick)
+    compare(CompareConfig(**settings(waves_file)), output=tmp_path / "without")
+    assert not list(tmp_path.glob("without/*/analysis.json"))
+    compare(CompareConfig(**settings(waves_file), analyze=True), output=tmp_path / "with")
+    assert len(list(tmp_path.glob("with/*/analysis.json"))) == 4
+    assert "Output margin" in (tmp_path / "with" / "analysis.md").read_text()
 
 
 def test_finished_runs_are_used_again(waves_file: Path, tmp_path: Path) -> None:
@@ -151,7 +162,8 @@ def test_a_worker_that_dies_takes_no_other_run_with_it(waves_file: Path, tmp_pat
     program = f"""
 import os, signal, sys
 from pathlib import Path
-from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare
+from noisyrnn.analysis import AnalysisSettings
+from noisyrnn.pipeline import AnalyzeConfig, CompareConfig, EvaluateConfig, compare
 module = sys.modules["noisyrnn.pipeline.compare"]
 def deadly(tasks, inner=module.carry_out_piece):
     if tasks[0].config.model == "lstm":

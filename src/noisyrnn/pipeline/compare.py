@@ -15,6 +15,7 @@ from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data import load_dataset
 from noisyrnn.models import MODELS
+from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
 from noisyrnn.pipeline.seeds import train_seeds
@@ -38,6 +39,7 @@ class CompareConfig:
         seeds: Number of seeds, 1 to that number, at least 1.
         train: Settings of `TrainConfig` for every model, over those recommended for the data set.
         evaluation: Perturbations and draws.
+        analyze: Whether to compute what the theory speaks of as well, with the default settings of `noisyrnn analyze`.
         workers: Runs at a time on this machine, at least 1; the cores are shared out between them.
         together: Whether all seeds of a model are trained side by side, as one piece of work for a worker.
         backend: "processes" on this machine, or "dask".
@@ -52,6 +54,7 @@ class CompareConfig:
     seeds: int = 3
     train: dict[str, Any] = field(default_factory=dict)
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
+    analyze: bool = False
     workers: int = 1
     together: bool = False
     backend: str = "processes"
@@ -105,6 +108,7 @@ class RunTask:
     Args:
         config: What is trained.
         evaluation: How it is measured.
+        analyze: Whether it is analysed too.
         output: Folder of the runs.
         data_dir: Where to look for data first.
         threads: Threads to use.
@@ -115,6 +119,7 @@ class RunTask:
     config: TrainConfig
     evaluation: EvaluateConfig
     output: Path
+    analyze: bool = False
     data_dir: Path | None = None
     threads: int = 1
     accelerator: str = "cpu"
@@ -127,7 +132,11 @@ class RunTask:
 
 
 def carry_out(task: RunTask) -> tuple[Path, str | None]:
-    """Train and evaluate one run, going on from where it was; its folder, and the sentence of its failure."""
+    """Train, evaluate and, if asked for, analyse one run, going on from where it was.
+
+    Returns:
+        Its folder, and the sentence of its failure, if it failed.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(task.threads)
     try:
@@ -146,6 +155,14 @@ def carry_out(task: RunTask) -> tuple[Path, str | None]:
             accelerator=task.accelerator,
             show_progress=task.show_progress,
         )
+        if task.analyze:
+            analyze_run(
+                folder,
+                AnalyzeConfig(),
+                data_dir=task.data_dir,
+                accelerator=task.accelerator,
+                show_progress=task.show_progress,
+            )
     except Exception as error:  # whatever it is, the other runs go on and the report shows it
         sentence = str(error) or type(error).__name__
         note_failure(task, sentence)
@@ -210,6 +227,8 @@ def compare(
 ) -> tuple[Path, dict[Path, str]]:
     """Train and evaluate every model with every seed, then write `report.html`, `table.md` and `comparison.json`.
 
+    With analyses there is an `analysis.md` too.
+
     Finished runs are used again, unfinished ones go on. A failed run is shown in the report and stops no other.
 
     Args:
@@ -235,6 +254,7 @@ def compare(
         RunTask(
             config=run,
             evaluation=config.evaluation,
+            analyze=config.analyze,
             output=output,
             data_dir=data_dir,
             threads=config.threads,
