@@ -86,6 +86,22 @@ def test_train_analyze_report(data: Path, tmp_path: Path) -> None:
     assert "Output margin" in (tmp_path / "page" / "analysis.md").read_text()
 
 
+def test_train_export(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    trained = noisyrnn("train", "--dataset", data, *SMALL, "--output", tmp_path / "runs")
+    run = Path(trained.stdout.strip().removeprefix("Trained: "))
+    exported = noisyrnn("export", run, "--streaming", "--output", tmp_path / "device")
+    assert exported.returncode == 0, exported.stderr
+    files = [Path(line.removeprefix("Exported: ")) for line in exported.stdout.splitlines()]
+    assert [file.name for file in files] == ["model.onnx", "model-step.onnx"]
+    assert all(file.parent == tmp_path / "device" and file.stat().st_size > 0 for file in files)
+    wrong = noisyrnn("export", run, "--format", "onxx")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "format must be one of onnx, torch, got 'onxx'. Did you mean 'onnx'?\n",
+    )
+
+
 @pytest.mark.parametrize("together", [[], ["--together"]])
 def test_train_several_seeds(
     data: Path,
@@ -239,7 +255,7 @@ def test_an_experiment_gives_the_published_settings(monkeypatch: pytest.MonkeyPa
         ),
         (
             ["trian"],
-            "command must be one of analyze, compare, doctor, evaluate, list, report, train, got 'trian'. "
+            "command must be one of analyze, compare, doctor, evaluate, export, list, report, train, got 'trian'. "
             "Did you mean 'train'?",
         ),
     ],
@@ -282,7 +298,8 @@ def test_usage_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(
-        f"\n  {name} " in shown for name in ("train", "evaluate", "analyze", "compare", "report", "list", "doctor")
+        f"\n  {name} " in shown
+        for name in ("train", "evaluate", "analyze", "compare", "report", "export", "list", "doctor")
     )
     assert main([]) == 2
     assert main(["--version"]) == 0

@@ -18,6 +18,7 @@ from noisyrnn import __version__
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings
 from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.doctor import report_health
+from noisyrnn.export import export_run
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline import (
     AnalyzeConfig,
@@ -35,6 +36,8 @@ from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import published_experiments, read_experiment, recommended
 
 Arguments = dict[str, Any]
+
+_RUNS = {"analyze": "RUN... ", "evaluate": "RUN... ", "export": "RUN ", "report": "RUN... "}
 
 OUTPUT = "runs"
 
@@ -62,7 +65,7 @@ def _parser(command: str, description: str, example: str) -> _Parser:
     parser = _Parser(
         prog=f"noisyrnn {command}",
         description=f"{description} Example: {example}",
-        usage=f"noisyrnn {command} {'RUN... ' if command in ('analyze', 'evaluate', 'report') else ''}[options]",
+        usage=f"noisyrnn {command} {_RUNS.get(command, '')}[options]",
         formatter_class=DefaultHelpFormatter,
         default_env=False,
         allow_abbrev=False,
@@ -276,6 +279,24 @@ def _report(words: Sequence[str]) -> int:
     return 0
 
 
+def _export(words: Sequence[str]) -> int:
+    """Write a trained model as a file that runs without this library."""
+    parser = _parser(
+        "export",
+        "Write the model of a run as ONNX or torch.export, after comparing what was written with the model.",
+        "noisyrnn export RUN --format onnx --streaming",
+    )
+    parser.add_argument("run", type=str, help="Run folder.")
+    parser.add_argument("--format", type=str, default="onnx", help='"onnx" or "torch".')
+    parser.add_argument("--streaming", action="store_true", help="Also write a file that makes single steps.")
+    parser.add_argument("--output", type=str | None, help="Folder the files go to; the run's own by default.")
+    given = _given(parser, words)
+    folder, output = RunFolder.open(Path(given.pop("run"))), _path(given, "output")
+    for path in export_run(folder, output=output, **given):
+        print(f"Exported: {path}")
+    return 0
+
+
 def _list(words: Sequence[str]) -> int:
     """Show models, data sets, perturbations, diagnostics and published experiments."""
     from noisyrnn.data import DATASETS
@@ -312,6 +333,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "analyze": _analyze,
     "compare": _compare,
     "report": _report,
+    "export": _export,
     "list": _list,
     "doctor": _doctor,
 }

@@ -1,0 +1,180 @@
+"""A model without its noise, as a graph whose batch size and number of steps are open."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan  # a prototype of torch's, and its one loop of a length that stays open
+
+from noisyrnn.models import Cell, Head, SequenceClassifier, SequenceToSequence
+from noisyrnn.models.heads.standardisation import standardised
+from noisyrnn.models.sequences.stack import stacked
+
+Graph: TypeAlias = "SequenceGraph | StepGraph"
+
+
+class Signature(NamedTuple):
+    """What goes into a graph and comes out.
+
+    Args:
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        example: Inputs of some batch size and number of steps, both above 1: torch takes 0 and 1 for constants.
+        axes: For each input the axes whose size is open, and the name of that size.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    example: tuple[Tensor, ...]
+    axes: tuple[dict[int, str], ...]
+
+
+class WrittenCell(nn.Module):
+    """A cell with its weights made once and for all: a graph needs no matrix exponential, and a step no assembling.
+
+    Args:
+        cell: Its weights are a `NamedTuple` of tensors.
+    """
+
+    def __init__(self, cell: Cell[Any]) -> None:
+        super().__init__()
+        self.cell = cell
+        with torch.no_grad():
+            weights = cell.weights()
+        self._kind = type(weights)
+        for k, weight in enumerate(weights):
+            self.register_buffer(f"weight_{k}", None if weight is None else weight.detach().contiguous())
+        self._count = len(weights)
+
+    @property
+    def weights(self) -> Any:
+        """As `Cell.weights`."""
+        return self._kind(*(getattr(self, f"weight_{k}") for k in range(self._count)))
+
+    def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """The state after one step; as `Cell.step`."""
+        weights = self.weights
+        return state + self.cell.increment(self.cell.drive(inputs, weights), state, weights)
+
+    def over(
+        self, alive: Tensor, inputs: Tensor, state: Tensor, dt: None, every_step: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """A whole pass, as `kernels.reference.run`; `alive` says which steps are valid, bool `(steps, batch, 1)`."""
+        weights = self.weights
+        drives = self.cell.drive(inputs, weights).transpose(0, 1)
+
+        def step(state: Tensor, now: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+            drive, valid = now
+            after = torch.where(valid, state + self.cell.increment(drive, state, weights), state)
+            return after, (torch.where(valid, after, 0.0),) if every_step else ()
+
+        end, outputs = scan(step, state, (drives, alive))
+        return outputs[0][..., : self.cell.hidden_size].transpose(0, 1) if every_step else None, end
+
+
+class _Graph(nn.Module):
+    """Standardisation, cells and readout of a model."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Head) -> None:
+        super().__init__()
+        layer = model.layer
+        self.register_buffer("mean", model.mean)
+        self.register_buffer("std", model.std)
+        self.cells = nn.ModuleList(WrittenCell(cast(Cell[Any], cell)) for cell in layer.cells.values())
+        self.readout = model.readout
+        self.input_size = layer.input_size
+        self.hidden_size = layer.hidden_size
+        self.answer = "logits" if isinstance(model, SequenceClassifier) else "outputs"
+
+    def _written(self) -> list[WrittenCell]:
+        return [cast(WrittenCell, cell) for cell in self.cells]
+
+    def _initial_states(self, batch: int) -> list[Tensor]:
+        return [written.cell.initial_state(batch) for written in self._written()]
+
+
+class SequenceGraph(_Graph):
+    """The model's pass over whole sequences: inputs and their lengths to logits or outputs, in the model's own shapes.
+
+    Args:
+        model: On the CPU.
+    """
+
+    def __init__(self, model: Head) -> None:
+        super().__init__(model)
+        self.directions = 2 if model.layer.bidirectional else 1
+        self.batch_first = model.layer.batch_first
+        self.every_step = isinstance(model, SequenceToSequence)
+
+    def signature(self) -> Signature:
+        """Inputs, of which `lengths` is int64 `(batch,)`, and the answer."""
+        sizes, axes = ((2, 3), {0: "batch", 1: "steps"}) if self.batch_first else ((3, 2), {0: "steps", 1: "batch"})
+        example = (self.mean.new_zeros(*sizes, self.input_size), torch.tensor([3, 2]))
+        return Signature(("inputs", "lengths"), (self.answer,), example, (axes, {0: "batch"}))
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """As the model's own; lengths are not checked, and those above the number of steps count as it."""
+        values = cast(Tensor, standardised(inputs if self.batch_first else inputs.transpose(0, 1), self.mean, self.std))
+        alive = (torch.arange(values.shape[1])[:, None] < lengths)[..., None]
+        # A backward direction meets the padding first. Its state rests there, so that nothing need be moved.
+        masks = (alive, alive.flip(0))
+        passes = [partial(cell.over, masks[k % self.directions]) for k, cell in enumerate(self._written())]
+        outputs, ends = stacked(
+            cast(list[Callable[..., Any]], passes),
+            values,
+            self._initial_states(values.shape[0]),
+            directions=self.directions,
+            lengths=None,
+            dt=None,
+            every_step=self.every_step,
+            between=lambda outputs, level: outputs,
+        )
+        if outputs is None:
+            last: Tensor = self.readout(torch.cat([end[:, : self.hidden_size] for end in ends[-self.directions :]], 1))
+            return last
+        answers = torch.where(alive.transpose(0, 1), self.readout(outputs), 0.0)
+        return answers if self.batch_first else answers.transpose(0, 1)
+
+
+class StepGraph(_Graph):
+    """One step of a stream: the next value and the state to the answer so far and the new state.
+
+    States are shaped as those of `RecurrentLayer.step`; a stream starts with zeros.
+
+    Args:
+        model: On the CPU.
+
+    Raises:
+        ValueError: If the layer is bidirectional.
+    """
+
+    def __init__(self, model: Head) -> None:
+        super().__init__(model)
+        if model.layer.bidirectional:
+            raise ValueError(
+                "streaming must be False for a bidirectional layer, got True. A backward direction starts at the end."
+            )
+
+    def signature(self) -> Signature:
+        """Inputs `(batch, input_size)` and state, and the answer and the next state."""
+        example = (self.mean.new_zeros(2, self.input_size), self._joined(self._initial_states(2)))
+        axes = ({0: "batch"}, {example[1].ndim - 2: "batch"})
+        return Signature(("inputs", "state"), (self.answer, "next_state"), example, axes)
+
+    def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The answer `(batch, outputs)` after this step, and the state for the next."""
+        values = cast(Tensor, standardised(inputs, self.mean, self.std))
+        after: list[Tensor] = []
+        for cell, before in zip(self._written(), [state] if state.ndim == 2 else state.unbind(0), strict=True):
+            after.append(cell(values, before))
+            values = after[-1][:, : self.hidden_size]
+        return self.readout(values), self._joined(after)
+
+    @staticmethod
+    def _joined(states: list[Tensor]) -> Tensor:
+        return states[0] if len(states) == 1 else torch.stack(states)

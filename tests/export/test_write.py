@@ -1,0 +1,115 @@
+"""From a trained run to files."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import noisyrnn
+from noisyrnn.export import FORMATS, export_model, export_run
+from noisyrnn.models import GRU, RecurrentLayer, SequenceClassifier, SequenceRegressor
+from noisyrnn.pipeline import train_run
+from noisyrnn.run_folder import RunFolder
+from noisyrnn.training import TrainConfig
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A noisy RNN that tells slow from fast sines, trained with noise."""
+    folder = tmp_path_factory.mktemp("trained")
+    generator = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    X = np.sin((1 + labels[:, None]) * np.linspace(0, 6.28, 10)) + 0.1 * generator.standard_normal((120, 10))
+    np.savez(folder / "waves.npz", X=X[..., None], y=np.array(["slow", "fast"])[labels])
+    config = TrainConfig(dataset=str(folder / "waves.npz"), hidden_size=16, epochs=6, batch_size=8, learning_rate=0.02)
+    return train_run(config, output=folder / "runs")
+
+
+def test_an_onnx_file_of_a_trained_run(trained: RunFolder, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs noisyrnn[export]")
+    paths = export_run(trained, output=tmp_path / "there", streaming=True)
+    assert paths == [tmp_path / "there" / name for name in ("model.onnx", "model-step.onnx")]
+    assert sorted(p.name for p in (tmp_path / "there").iterdir()) == ["model-step.onnx", "model.onnx"]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session, step = (onnxruntime.InferenceSession(path, options) for path in paths)
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["class_names"]) == ["fast", "slow"]
+    assert {key: told[key] for key in told if key != "class_names"} == {
+        "noisyrnn.format": "1",
+        "noisyrnn.version": noisyrnn.__version__,
+        "head": "SequenceClassifier",
+        "layer": "NoisyRNN",
+    }
+    model = noisyrnn.load(trained.model)
+    generator = torch.Generator().manual_seed(1)
+    for batch, steps in [(1, 2), (4, 10), (2, 13)]:
+        inputs = torch.randn(batch, steps, 1, generator=generator)
+        with torch.no_grad():
+            expected = model(inputs).numpy()
+        (logits,) = session.run(None, {"inputs": inputs.numpy()})
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+        state = np.zeros((batch, 16), np.float32)
+        for value in inputs.unbind(1):
+            logits, state = step.run(None, {"inputs": value.numpy(), "state": state})
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_an_archive_beside_the_run(trained: RunFolder) -> None:
+    (path,) = export_run(trained, format="torch")
+    assert path == trained.path / "model.pt2"
+    model, inputs = noisyrnn.load(trained.model), torch.randn(2, 7, 1)
+    program = torch.export.load(path).module()
+    with torch.no_grad():
+        torch.testing.assert_close(program(inputs, torch.tensor([7, 3])), model(inputs, lengths=torch.tensor([7, 3])))
+
+
+def test_a_regressor_with_its_noise_on_and_a_cell_of_ones_own(tmp_path: Path) -> None:
+    """The file has no noise; the model keeps its mode, its switch and its gradients."""
+    model = SequenceRegressor(RecurrentLayer(torch.nn.GRUCell, 1, 3, additive=0.5), 2)
+    model.layer.noise = "on"
+    path = export_model(model, tmp_path / "m.pt2", format="torch")
+    assert model.training and model.layer.noise == "on" and model.layer.kernel == "auto"
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model.layer.noise = "off"
+    inputs = torch.randn(2, 7, 1)
+    with torch.no_grad():
+        found = torch.export.load(path).module()(inputs, torch.tensor([7, 7]))
+        torch.testing.assert_close(found, model.eval()(inputs))
+
+
+def test_what_disagrees_is_not_written(trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    form = FORMATS["torch"]
+    monkeypatch.setitem(FORMATS, "torch", replace(form, read=lambda content: lambda inputs: [torch.full((1, 2), 9.0)]))
+    with pytest.raises(RuntimeError, match=r"^export must agree with the model to .* Nothing was written\.$"):
+        export_run(trained, output=tmp_path, format="torch")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_is_refused_before_anything_is_written(trained: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^format must be one of onnx, torch, got 'onx'\. Did you mean 'onnx'\?$"):
+        export_run(trained, output=tmp_path / "a", format="onx")
+    with pytest.raises(ValueError, match=r"^class_names must have one name for each of 2 outputs, got 3\.$"):
+        export_model(SequenceClassifier(GRU(1, 2), 2), tmp_path / "a", format="torch", class_names=["a", "b", "c"])
+    both = SequenceClassifier(GRU(1, 2, bidirectional=True), 2)
+    with pytest.raises(ValueError, match=r"^streaming must be False for a bidirectional layer, got True\."):
+        export_model(both, tmp_path / "a", format="torch", streaming=True)
+    unfinished = RunFolder(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^run must be finished, got .*, which is not\. Go on with it: noisyrnn train"
+    ):
+        export_run(unfinished)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"^format must be 'torch' where onnx is not installed, got 'onnx'\. Install n"
+    ):
+        export_model(SequenceClassifier(GRU(1, 2), 2), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
