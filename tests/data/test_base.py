@@ -91,3 +91,37 @@ def test_the_test_part_is_read_once():
     tiny = dataset(split())
     assert tiny.test is tiny.test
     assert (tiny.classes, tiny.input_size, tiny.steps) == (2, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "text"),
+    [
+        (torch.ones(2, dtype=torch.int64), TypeError, r"weights must be floating point, got torch.int64\."),
+        (torch.ones(3), ValueError, r"weights must have shape \(2,\), one for each sequence, got \(3,\)\."),
+        (torch.tensor([1.0, -0.5]), ValueError, r"weights must be at least 0, got -0.5\."),
+        (torch.zeros(2), ValueError, r"weights must not all be zero, got 2 zeros\."),
+        (torch.tensor([1.0, float("nan")]), ValueError, "weights must be finite, got 1 NaN"),
+    ],
+)
+def test_wrong_weights(weights, error, text):
+    with pytest.raises(error, match=text):
+        Split(inputs=torch.zeros(2, 3, 1), labels=torch.tensor([0, 1]), weights=weights, classes=2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "text"),
+    [
+        (torch.tensor([0, 1]), TypeError, r"labels must be floating point where classes is 0, got torch.int64\."),
+        (torch.zeros(2), ValueError, r"labels must have shape \(2, targets\) where classes is 0, got \(2,\)\."),
+        (torch.full((2, 1), float("inf")), ValueError, "labels must be finite, got 2 NaN or infinite"),
+    ],
+)
+def test_wrong_targets(labels, error, text):
+    with pytest.raises(error, match=text):
+        Split(inputs=torch.zeros(2, 3, 1), labels=labels, classes=0)
+
+
+def test_a_subset_keeps_weights_and_targets():
+    labels, weights = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 0.0, 2.0])
+    part = Split(inputs=torch.zeros(3, 2, 1), labels=labels, weights=weights, classes=0).subset(torch.tensor([2, 0]))
+    assert part.labels.tolist() == [[3.0], [1.0]] and part.weights.tolist() == [2.0, 1.0]

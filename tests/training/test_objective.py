@@ -30,7 +30,7 @@ def _model(head=SequenceClassifier):
 
 def test_weights_weigh_losses_and_answers():
     inputs, labels = torch.randn(5, 6, 1, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1])
-    weights = torch.tensor([0.0, 1.0, 2.0, 0.5, 1.5]).double()
+    weights = torch.tensor([0.0, 1.0, 2.0, 0.5, 3.0]).double()  # not of mean 1
     model = _model()
     losses, right = loss_of(model(inputs), labels), answered(model(inputs), labels)
     loss, correct = NoisyPass(model)(inputs, labels, None, 0, 0, weights)
@@ -38,8 +38,8 @@ def test_weights_weigh_losses_and_answers():
     assert float(correct) == float(weights[right].sum())
     split = Split(inputs=inputs, labels=labels, weights=weights, classes=2)
     found = validate(model, split)
-    assert found[0] == pytest.approx(float((losses * weights).sum()) / 5.0, rel=1e-5)
-    assert found[1] == pytest.approx(float(weights[right].sum()) / 5.0)
+    assert found[0] == pytest.approx(float((losses * weights).sum()) / 6.5, rel=1e-5)
+    assert found[1] == pytest.approx(float(weights[right].sum()) / 6.5)
     plain = validate(model, Split(inputs=inputs, labels=labels, classes=2))
     assert plain[0] == pytest.approx(float(losses.mean()), rel=1e-5) and plain[1] == float(right.double().mean())
 

@@ -1,0 +1,368 @@
+"""What the two estimators share: settings, the training and validation parts, training, saving."""
+
+import copy
+import secrets
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+from torch import Tensor
+
+from noisyrnn.checks import check_choice, check_integer, check_number
+from noisyrnn.data.base import Dataset, Split
+from noisyrnn.estimators.inputs import Sequences, read_sequences
+from noisyrnn.estimators.notes import from_json, to_json
+from noisyrnn.models import MODELS
+from noisyrnn.pipeline.engine import make_fabric
+from noisyrnn.sde.brownian import derive_seed
+from noisyrnn.training.config import TrainConfig
+from noisyrnn.training.fit import fit
+from noisyrnn.training.objective import Trained
+from noisyrnn.training.saving import load, read_header, save
+from noisyrnn.training.seeding import seeded
+from noisyrnn.training.settings import recommended
+
+_BLOCK = 1000
+_DECAY_FACTOR = 0.1
+_KERNEL = "reference"  # the fused ones are for float32
+_MODEL_SETTINGS = "num_layers bidirectional step_size additive multiplicative".split()
+_TRAIN_SETTINGS = "hidden_size batch_size learning_rate weight_decay clip_norm patience".split()
+
+
+def check_sample_weight(sample_weight: Any, count: int) -> np.ndarray:
+    """`sample_weight` as float64 `(count,)`; raise unless its values are finite, at least 0 and not all 0."""
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.shape != (count,):
+        raise ValueError(f"sample_weight must have shape ({count},), one for each sequence, got {weights.shape}.")
+    bad = int((~np.isfinite(weights)).sum())
+    if bad:
+        raise ValueError(f"sample_weight must be finite, got {bad} NaN or infinite values.")
+    if weights.min() < 0:
+        raise ValueError(f"sample_weight must be at least 0, got {weights.min():g}.")
+    if weights.max() == 0:
+        raise ValueError(f"sample_weight must not be all zero, got {count} zeros.")
+    return weights
+
+
+class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
+    """A recurrent network behind scikit-learn's interface; `NoisyRNNClassifier` describes the arguments.
+
+    Training is in float32; the fitted model answers in float64, so that a sequence's answer does not depend, by
+    rounding, on which others are asked about with it.
+    """
+
+    _head: ClassVar[type[Trained]]
+    model_: Trained
+    channels_: int
+    seed_: int
+    partial_fits_: int
+
+    def __init__(
+        self,
+        model: str = "noisy",
+        *,
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        step_size: float | None = None,
+        additive: float | None = None,
+        multiplicative: float | None = None,
+        options: Mapping[str, Any] | None = None,
+        epochs: int = 100,
+        batch_size: int = 16,
+        learning_rate: float = 0.005,
+        decay_after: float = 0.75,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = 1.0,
+        validation_fraction: float = 0.1,
+        patience: int | None = None,
+        standardize: bool = True,
+        layout: str = "channels_first",
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | np.random.Generator | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.model = model
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bidirectional = bidirectional
+        self.step_size = step_size
+        self.additive = additive
+        self.multiplicative = multiplicative
+        self.options = options
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.decay_after = decay_after
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.standardize = standardize
+        self.layout = layout
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on labelled sequences; with `warm_start` from the weights of the last fit.
+
+        Args:
+            X: `(n, time)`, `(n, channels, time)`, or a list of `(time,)` or `(channels, time)`; see `layout`.
+            y: `(n,)`, or for a regression also `(n, targets)`.
+            sample_weight: `(n,)`, at least 0; a sequence of weight 0 is left out. Weights count in training and in
+                validation. All alike by default.
+
+        Raises:
+            ValueError: If shapes disagree, a value is not finite or a setting is out of range.
+            RuntimeError: If the training diverges.
+        """
+        first = not (self.warm_start and hasattr(self, "model_"))
+        fraction = self._plain("validation_fraction")
+        check_number("validation_fraction", fraction, minimum=0.0)
+        if fraction >= 1:
+            raise ValueError(f"validation_fraction must be less than 1, got {fraction:g}.")
+        seed = self._new_seed()
+        config = self._config(seed, self._plain("epochs"))
+        self._train(self._split(X, y, sample_weight, first=first, learn=first), config, fraction, first)
+        self.seed_, self.partial_fits_ = seed, 0
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator as one safetensors file, which `noisyrnn.load` reads as a model too.
+
+        Raises:
+            NotFittedError: If it is not fitted.
+            TypeError: If a parameter is an object, such as a generator as `random_state`.
+        """
+        self._check_fitted()
+        fitted = {name: value for name, value in vars(self).items() if name.endswith("_") and name != "model_"}
+        notes = {
+            "estimator": type(self).__name__,
+            "params": {name: to_json(name, value) for name, value in self.get_params(deep=False).items()},
+            "fitted": {name: to_json(name, value) for name, value in fitted.items()},
+        }
+        save(self.model_, path, class_names=self._class_names() or None, notes=notes)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The fitted estimator that `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged, or holds something else.
+        """
+        notes = read_header(path).notes
+        if notes.get("estimator") != cls.__name__:
+            found = notes.get("estimator", "no estimator")
+            raise ValueError(f"path must be a file written by {cls.__name__}.save, got {path} with {found}.")
+        estimator = cls(**from_json({"dict": list(notes["params"].items())}))
+        for name, value in notes["fitted"].items():
+            setattr(estimator, name, from_json(value))
+        estimator.model_ = load(path, cls._head)
+        estimator.model_.layer.kernel = _KERNEL
+        return estimator
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    @abstractmethod
+    def _checked(self, y: Any) -> np.ndarray:
+        """`y` as an array of the right kind and shape."""
+
+    @abstractmethod
+    def _learn(self, y: np.ndarray) -> None:
+        """Hold what a first fit takes from `y`."""
+
+    @abstractmethod
+    def _labels(self, y: np.ndarray) -> Tensor:
+        """What `Split` takes as labels."""
+
+    @abstractmethod
+    def _class_names(self) -> tuple[str, ...]:
+        """One for each class, none for a regression."""
+
+    @abstractmethod
+    def _row_weights(self, y: np.ndarray) -> np.ndarray | None:
+        """Weights `(n,)` that the labels bring with them; `None` where there are none."""
+
+    @abstractmethod
+    def _draw(self, split: Split, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Indices of a validation part of about `size` sequences, and all others."""
+
+    @abstractmethod
+    def _finished(self, model: Trained) -> Trained:
+        """A trained model, in float64, as it is used."""
+
+    @abstractmethod
+    def _unfinished(self, model: Trained) -> Trained:
+        """A fitted model, in float64, as its training left it."""
+
+    def _plain(self, name: str) -> Any:
+        """A parameter; a number of NumPy, as searches over grids give them, becomes one of Python."""
+        value = getattr(self, name)
+        return value.item() if isinstance(value, np.generic) else value
+
+    def _config(self, seed: int, epochs: int) -> TrainConfig:
+        """The settings of a training.
+
+        Raises:
+            ValueError: If one of them is out of range.
+        """
+        check_choice("model", self.model, MODELS)
+        check_integer("epochs", epochs, minimum=1)
+        decay_after = self._plain("decay_after")
+        check_number("decay_after", decay_after, above=0.0)
+        check_number("decay_after", decay_after, maximum=1.0)
+        known = MODELS[self.model].options()
+        for name in self.options or {}:
+            check_choice(f"option of model {self.model!r}", name, known)
+        general = {name: value for name, value in recommended("", self.model).items() if name in known}
+        named = {name: self._plain(name) for name in _MODEL_SETTINGS if self._plain(name) is not None}
+        settings = {name: self._plain(name) for name in _TRAIN_SETTINGS}
+        return TrainConfig.from_dict(
+            {
+                **general,
+                **(self.options or {}),
+                **named,
+                **settings,
+                "model": self.model,
+                "label": type(self).__name__,
+                "seed": seed,
+                "epochs": epochs,
+                "decay_epochs": (max(1, round(decay_after * epochs)),),
+                "decay_factor": _DECAY_FACTOR,
+            }
+        )
+
+    def _new_seed(self) -> int:
+        """Seed of a fit, from `random_state`; fresh from the operating system where there is none."""
+        state = self.random_state
+        if state is None:
+            return secrets.randbits(31)
+        if isinstance(state, np.random.RandomState):
+            return int(state.randint(2**31 - 1))
+        if isinstance(state, np.random.Generator):
+            return int(state.integers(2**31 - 1))
+        seed = self._plain("random_state")
+        check_integer("random_state", seed, minimum=0)
+        return int(seed)
+
+    def _read(self, X: Any, *, first: bool) -> Sequences:
+        """The sequences of `X`, with as many channels as in the first fit."""
+        sequences = read_sequences(self, X, layout=self.layout, first=first)
+        channels = sequences.inputs.shape[2]
+        if first:
+            self.channels_ = channels
+        elif channels != self.channels_:
+            raise ValueError(
+                f"X must have {self.channels_} channels, as in fit, got {channels}. The layout is {self.layout!r}."
+            )
+        return sequences
+
+    def _split(self, X: Any, y: Any, sample_weight: Any, *, first: bool, learn: bool) -> Split:
+        """The sequences of positive weight with their labels; `learn` says whether to hold what `y` tells."""
+        sequences = self._read(X, first=first)
+        y = self._targets(y, len(sequences))
+        weights = None if sample_weight is None else check_sample_weight(sample_weight, len(y))
+        if weights is not None:  # as if the others were not there
+            kept = weights > 0
+            sequences, y, weights = sequences.subset(torch.tensor(kept)), y[kept], weights[kept]
+        if learn:
+            self._learn(y)
+        own = self._row_weights(y)
+        if own is not None:
+            weights = own if weights is None else own * weights
+        return Split(
+            inputs=sequences.inputs.float(),
+            labels=self._labels(y),
+            lengths=sequences.lengths,
+            weights=None if weights is None else torch.tensor(weights / weights.mean(), dtype=torch.float32),
+            classes=len(self._class_names()),
+        )
+
+    def _targets(self, y: Any, count: int) -> np.ndarray:
+        """`y`, of which there must be `count` rows."""
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+        y = self._checked(y)
+        if len(y) != count:
+            raise ValueError(f"y must hold {count} values, one for each sequence of X, got {len(y)}.")
+        return y
+
+    def _train(self, split: Split, config: TrainConfig, fraction: float, first: bool) -> None:
+        """Train a new model, or the one there is, and hold it."""
+        train, validation = self._parts(split, fraction, config.seed)
+        values = split.inputs[split.valid()]
+        dataset = Dataset(
+            name=type(self).__name__,
+            train=train,
+            validation=validation,
+            read_test=lambda: validation,
+            class_names=self._class_names(),
+            value_range=(float(values.min()), float(values.max())),
+            standardize=self.standardize,
+        )
+        model = self._new_model(config, dataset) if first else self._unfinished(copy.deepcopy(self.model_))
+        model.layer.kernel = "auto"
+        fabric = make_fabric(config.precision, self.device)
+        result = fit(model.float(), dataset, config, fabric=fabric, show_progress=bool(self.verbose))
+        self.model_ = self._finished(model.cpu().double())
+        self.model_.layer.kernel = _KERNEL
+        self.history_ = result.history
+        self.n_iter_ = len(result.history)
+        self.best_epoch_ = result.best_epoch
+
+    def _new_model(self, config: TrainConfig, dataset: Dataset) -> Trained:
+        """Weights that depend on the seed alone, and the statistics of the training part."""
+        mean, std = dataset.statistics() if self.standardize else (None, None)
+        with seeded(config.seed):
+            layer = MODELS[config.model].build(dataset.input_size, config.hidden_size, config.model_options())
+            return self._head(layer, dataset.outputs, mean=mean, std=std)
+
+    def _parts(self, split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+        """Training and validation part; both are everything where one would be empty."""
+        size = round(fraction * len(split))
+        if size == 0:  # a stratified draw of none would still take one of each class
+            return split, split
+        drawn, rest = self._draw(split, size, seed)
+        if len(drawn) == 0 or len(rest) == 0:
+            return split, split
+        return split.subset(rest), split.subset(drawn)
+
+    def _continue(self, X: Any, y: Any, sample_weight: Any, *, learn: bool) -> None:
+        """One epoch over some sequences, all of which train."""
+        first = not hasattr(self, "model_")
+        seed = self._new_seed() if first else self.seed_
+        calls = 0 if first else self.partial_fits_
+        config = self._config(derive_seed(seed, "partial_fit", calls) % 2**63, epochs=1)
+        self._train(self._split(X, y, sample_weight, first=first, learn=learn), config, 0.0, first)
+        self.seed_, self.partial_fits_ = seed, calls + 1
+
+    def _check_fitted(self) -> None:
+        """Raise unless there is a fitted model."""
+        if not hasattr(self, "model_"):
+            raise NotFittedError(f"{type(self).__name__} must be fitted first, got one that is not. Call fit.")
+
+    def _outputs(self, X: Any) -> Tensor:
+        """What the model gives for each sequence, float64 `(n, outputs)`."""
+        self._check_fitted()
+        sequences = self._read(X, first=False)
+        found = []
+        with torch.no_grad():
+            for rows in torch.arange(len(sequences)).split(_BLOCK):
+                inputs, lengths = sequences.inputs[rows], None
+                if sequences.lengths is not None:
+                    lengths = sequences.lengths[rows]
+                    inputs = inputs[:, : int(lengths.max())]
+                found.append(self.model_(inputs, lengths=lengths))
+        return torch.cat(found)

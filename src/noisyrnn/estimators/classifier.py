@@ -1,0 +1,224 @@
+"""The classifier of sequences."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+from torch import Tensor
+
+from noisyrnn.data.base import Split
+from noisyrnn.data.split import stratified_draw
+from noisyrnn.estimators.base import SequenceEstimator
+from noisyrnn.estimators.robustness import RobustnessReport, classification_report
+from noisyrnn.models import SequenceClassifier
+from noisyrnn.training.objective import Trained
+
+
+class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
+    """A recurrent network that classifies whole sequences, trained with noise on its hidden state.
+
+    Args:
+        model: Key of `noisyrnn.models.MODELS`: "noisy", "lipschitz", "gru", "lstm", …
+        hidden_size: Units of each layer, at least 1.
+        num_layers: Recurrent layers, one above another.
+        bidirectional: Whether each layer also reads backwards.
+        step_size: Step of the discretisation, above 0; by default the library's general setting for the model.
+        additive: Level of the additive hidden noise of one step, at least 0; the model's own by default.
+        multiplicative: Relative level of the multiplicative hidden noise, at least 0; the model's own by default.
+        options: Further options of the model by name, such as `{"skewness": 1.0}`.
+        epochs: Passes over the training part, at least 1.
+        batch_size: Sequences of one step of the optimiser, at least 1.
+        learning_rate: Of Adam, above 0.
+        decay_after: Share of the epochs, in (0, 1], after which the learning rate is a tenth.
+        weight_decay: Of Adam, at least 0.
+        clip_norm: Largest norm of the gradient, above 0; `None` for no limit.
+        validation_fraction: Share of the sequences, in [0, 1), set aside to choose the best epoch on: by accuracy and
+            then by loss, or for a regression by loss. With 0, or too few sequences, the training part decides.
+        patience: Stop after so many epochs without a better one; `None` never stops early.
+        standardize: Whether each channel is standardised by the mean and standard deviation of the training part.
+        layout: "channels_first" for `(n, channels, time)`, as in aeon and sktime, or "channels_last" for
+            `(n, time, channels)`.
+        warm_start: Whether `fit` goes on from the weights, the classes and the standardisation of the last fit.
+        device: "cpu", "cuda" or "auto", for training; the fitted model is on the CPU.
+        random_state: An integer gives the same bits each time; a generator is drawn from; `None` is different each
+            time, and `seed_` tells how.
+        verbose: Above 0 shows a progress bar.
+        class_weight: Weight of each class, `{class: weight}`, or "balanced" for the inverse of how often it comes.
+
+    Attributes:
+        classes_: The classes in order, `(classes,)`.
+        model_: The fitted `SequenceClassifier`, in float64 and evaluation mode.
+        history_: One row of metrics for each epoch.
+        n_iter_: Epochs done.
+        best_epoch_: The epoch, from 1, of the weights.
+        seed_: What the randomness came from: as `random_state` it gives the same fit again.
+        channels_: Number of channels.
+        n_features_in_: Number of columns, where `X` was a table.
+
+    Example:
+        >>> t = np.linspace(0, 6, 20)
+        >>> X = np.array([np.sin((1 + k % 2) * t + 0.1 * k) for k in range(20)])
+        >>> y = np.array(["slow", "fast"] * 10)
+        >>> classifier = NoisyRNNClassifier(hidden_size=8, epochs=20, learning_rate=0.02, random_state=0).fit(X, y)
+        >>> classifier.predict(X[:2])
+        array(['slow', 'fast'], dtype='<U4')
+
+    Reference:
+        Lim et al., Noisy Recurrent Neural Networks, NeurIPS 2021.
+    """
+
+    _head: ClassVar[type[Trained]] = SequenceClassifier
+    classes_: np.ndarray
+
+    def __init__(
+        self,
+        model: str = "noisy",
+        *,
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        step_size: float | None = None,
+        additive: float | None = None,
+        multiplicative: float | None = None,
+        options: Mapping[str, Any] | None = None,
+        epochs: int = 100,
+        batch_size: int = 16,
+        learning_rate: float = 0.005,
+        decay_after: float = 0.75,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = 1.0,
+        validation_fraction: float = 0.1,
+        patience: int | None = None,
+        standardize: bool = True,
+        layout: str = "channels_first",
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | np.random.Generator | None = None,
+        verbose: int = 0,
+        class_weight: Mapping[Any, float] | str | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            step_size=step_size,
+            additive=additive,
+            multiplicative=multiplicative,
+            options=options,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            decay_after=decay_after,
+            weight_decay=weight_decay,
+            clip_norm=clip_norm,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            standardize=standardize,
+            layout=layout,
+            warm_start=warm_start,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """One epoch over these sequences, from the weights there are; none is set aside for validation.
+
+        Standardisation stays that of the first call. The optimiser's moments start anew with each call, so that many
+        small calls train worse than one `fit`.
+
+        Args:
+            X: As for `fit`.
+            y: As for `fit`.
+            classes: All classes that will come, needed in the first call.
+            sample_weight: As for `fit`.
+
+        Raises:
+            ValueError: If the first call is without `classes`, or `y` holds another class.
+        """
+        first = not hasattr(self, "model_")
+        if first and classes is None:
+            raise ValueError("classes must be passed on the first call to partial_fit, got None.")
+        if first:
+            self._learn(np.asarray(classes))
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(f"classes must be {self.classes_.tolist()}, as before, got {np.unique(classes).tolist()}.")
+        self._continue(X, y, sample_weight, learn=False)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class of each sequence, `(n,)`."""
+        best = self._outputs(X).argmax(1).numpy()
+        return self.classes_[best]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities `(n, classes)`, in the order of `classes_`."""
+        return self._outputs(X).softmax(1).numpy()
+
+    def robustness_report(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        perturbations: Mapping[str, Sequence[float]] | None = None,
+        draws: int = 5,
+        seed: int = 0,
+    ) -> RobustnessReport:
+        """Accuracies on perturbed sequences, with intervals; print it for a table.
+
+        Strengths are in standard deviations of each channel, as the model standardises them; with `standardize=False`
+        they are in the units of `X`. Salt and pepper takes the smallest and largest value of `X`.
+
+        Args:
+            X: As for `fit`.
+            y: True classes.
+            perturbations: Strengths by key of `noisyrnn.robustness.PERTURBATIONS`; white noise, salt and pepper, FGSM
+                and PGD by default.
+            draws: Draws of a random perturbation, 1 to 35.
+            seed: Of the draws; the same for all models that are to be compared.
+        """
+        self._check_fitted()
+        sequences = self._read(X, first=False)
+        labels = self._labels(self._targets(y, len(sequences)))
+        split = Split(inputs=sequences.inputs, labels=labels, lengths=sequences.lengths, classes=len(self.classes_))
+        return classification_report(self.model_, split, perturbations, draws=draws, seed=seed)
+
+    def _checked(self, y: Any) -> np.ndarray:
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        return y
+
+    def _learn(self, y: np.ndarray) -> None:
+        classes = np.unique(y)
+        if len(classes) < 2:
+            raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes[0]!r}.")
+        self.classes_ = classes
+
+    def _labels(self, y: np.ndarray) -> Tensor:
+        known = self.classes_.tolist()
+        unknown = [label for label in y.tolist() if label not in known]
+        if unknown:
+            raise ValueError(f"y must hold only the classes {known}, got {unknown[0]!r}.")
+        return torch.tensor(np.searchsorted(self.classes_, y))
+
+    def _class_names(self) -> tuple[str, ...]:
+        return tuple(map(str, self.classes_.tolist()))
+
+    def _row_weights(self, y: np.ndarray) -> np.ndarray | None:
+        return None if self.class_weight is None else compute_sample_weight(self.class_weight, y)
+
+    def _draw(self, split: Split, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        return stratified_draw(split.labels, size, seed=seed)
+
+    def _finished(self, model: Trained) -> Trained:
+        return model
+
+    def _unfinished(self, model: Trained) -> Trained:
+        return model

@@ -1,0 +1,107 @@
+"""Sequences as scikit-learn, aeon and sktime lay them out, as one padded tensor."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_array, validate_data
+from torch import Tensor
+
+from noisyrnn.checks import check_choice
+from noisyrnn.data.split import pad
+
+LAYOUTS = ("channels_first", "channels_last")
+"""(n, channels, time), as aeon and sktime have it, and (n, time, channels)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Sequences of an estimator's `X`.
+
+    Args:
+        inputs: Float64 `(n, steps, channels)`, padded with zeros at the end.
+        lengths: Int64 `(n,)`, valid steps of each; `None` where all have `steps`.
+    """
+
+    inputs: Tensor
+    lengths: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def subset(self, kept: Tensor) -> "Sequences":
+        """The sequences where the boolean `kept`, `(n,)`, is true."""
+        return Sequences(self.inputs[kept], None if self.lengths is None else self.lengths[kept])
+
+
+def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool) -> Sequences:
+    """The sequences of `X`, checked.
+
+    Args:
+        estimator: In whose name scikit-learn checks a table; it holds the number of columns, `n_features_in_`.
+        X: `(n, time)` for one channel; `(n, channels, time)` or `(n, time, channels)`; or a list, or an object array,
+            of sequences `(time,)`, `(channels, time)` or `(time, channels)` of any lengths.
+        layout: Key of `LAYOUTS`, for what has channels.
+        first: Whether this is the fit that decides the number of columns. A table has as many ever after; what comes
+            in another form may have any number of steps.
+
+    Raises:
+        ValueError: If `X` has another form, is empty, or holds NaN or infinite values.
+        TypeError: If it is sparse or does not hold numbers.
+
+    Example:
+        >>> sequences = read_sequences(BaseEstimator(), [[1.0, 2.0], [3.0]], layout="channels_first", first=True)
+        >>> sequences.inputs.squeeze(-1), sequences.lengths
+        (tensor([[1., 2.],
+                [3., 0.]], dtype=torch.float64), tensor([2, 1]))
+    """
+    check_choice("layout", layout, LAYOUTS)
+    if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
+        X = list(X)
+    if isinstance(X, list | tuple) and len({np.shape(np.asarray(x)) for x in X if _is_regular(x)}) > 1:
+        X = [_one_sequence(x, index, layout) for index, x in enumerate(X)]
+        sizes = sorted({x.shape[1] for x in X})
+        if len(sizes) > 1:
+            raise ValueError(f"X must hold sequences with one number of channels, got {sizes[0]} and {sizes[-1]}.")
+        _forget_columns(estimator, first)
+        return Sequences(*pad(X))
+    axes = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+    if axes == 3:
+        array = check_array(X, allow_nd=True, dtype=np.float64, input_name="X", estimator=estimator)
+        if 0 in array.shape:
+            raise ValueError(f"X must hold at least one sequence of one step, got {array.shape}.")
+        _forget_columns(estimator, first)
+        return Sequences(_steps_first(array, layout), None)
+    if axes > 3:
+        raise ValueError(f"X must have 2 or 3 dimensions, got {axes}.")
+    return Sequences(torch.tensor(validate_data(estimator, X, reset=first, dtype=np.float64))[:, :, None], None)
+
+
+def _is_regular(x: Any) -> bool:
+    """Whether `x` has a shape: a list of lists of several lengths has none."""
+    try:
+        np.asarray(x)
+    except ValueError:
+        return False
+    return True
+
+
+def _one_sequence(x: Any, index: int, layout: str) -> Tensor:
+    """Float64 `(length, channels)` from one sequence of a list."""
+    array = check_array(x, ensure_2d=False, ensure_min_features=1, dtype=np.float64, input_name=f"X[{index}]")
+    return torch.tensor(array)[:, None] if array.ndim == 1 else _steps_first(array, layout)
+
+
+def _steps_first(array: np.ndarray, layout: str) -> Tensor:
+    """The array as a tensor whose last two axes are steps and channels."""
+    tensor = torch.tensor(array)
+    return tensor.transpose(-1, -2).contiguous() if layout == "channels_first" else tensor
+
+
+def _forget_columns(estimator: BaseEstimator, first: bool) -> None:
+    """Let no number of columns remain from an earlier fit on a table."""
+    if first:
+        for name in ("n_features_in_", "feature_names_in_"):
+            vars(estimator).pop(name, None)

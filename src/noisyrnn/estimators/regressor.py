@@ -1,0 +1,128 @@
+"""The regressor of sequences."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from sklearn.base import RegressorMixin
+from sklearn.utils.validation import check_array
+from torch import Tensor
+
+from noisyrnn.data.base import Split
+from noisyrnn.estimators.base import SequenceEstimator
+from noisyrnn.estimators.robustness import RobustnessReport, regression_report
+from noisyrnn.models import SequenceRegressor
+from noisyrnn.training.objective import Trained
+
+
+class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc]
+    """A recurrent network that gives numbers for whole sequences, trained with noise on its hidden state.
+
+    It makes the squared error of the standardised targets small. The arguments are those of `NoisyRNNClassifier` but
+    for `class_weight`; so are the attributes but for `classes_`, and `model_` is a `SequenceRegressor` that answers in
+    the units of `y`.
+
+    Attributes:
+        y_mean_: Mean of each target in the first fit, `(targets,)`.
+        y_std_: Standard deviation of each target, 1 where it never varies, `(targets,)`.
+
+    Example:
+        >>> t = np.linspace(0, 6, 20)
+        >>> slopes = np.linspace(-1, 1, 40)
+        >>> X = slopes[:, None] * t
+        >>> regressor = NoisyRNNRegressor(hidden_size=8, epochs=50, learning_rate=0.02, random_state=0).fit(X, slopes)
+        >>> bool(regressor.score(X, slopes) > 0.9)
+        True
+    """
+
+    _head: ClassVar[type[Trained]] = SequenceRegressor
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """One epoch over these sequences, from the weights there are; none is set aside for validation.
+
+        Standardisation stays that of the first call. The optimiser's moments start anew with each call, so that many
+        small calls train worse than one `fit`.
+        """
+        self._continue(X, y, sample_weight, learn=not hasattr(self, "model_"))
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The numbers of each sequence, `(n,)` or `(n, targets)` as `y` was."""
+        found = self._outputs(X).numpy()
+        return found if self.tabular_ else found[:, 0]
+
+    def robustness_report(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        perturbations: Mapping[str, Sequence[float]] | None = None,
+        draws: int = 5,
+        seed: int = 0,
+    ) -> RobustnessReport:
+        """Mean squared errors on perturbed sequences, with intervals; print it for a table.
+
+        As for `NoisyRNNClassifier`, without the attacks, which follow the gradient of a classification.
+
+        Args:
+            X: As for `fit`.
+            y: True numbers.
+            perturbations: Strengths by key of `noisyrnn.robustness.PERTURBATIONS`, attacks excepted; white noise and
+                salt and pepper by default.
+            draws: Draws of a perturbation, 1 to 35.
+            seed: Of the draws.
+
+        Raises:
+            ValueError: If a perturbation is an attack.
+        """
+        self._check_fitted()
+        sequences = self._read(X, first=False)
+        y = torch.tensor(self._targets(y, len(sequences)).reshape(len(sequences), -1))
+        split = Split(inputs=sequences.inputs, labels=y, lengths=sequences.lengths, classes=0)
+        return regression_report(self.model_, split, perturbations, draws=draws, seed=seed)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def _checked(self, y: Any) -> np.ndarray:
+        return check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
+
+    def _learn(self, y: np.ndarray) -> None:
+        self.tabular_ = y.ndim == 2
+        rows = y.reshape(len(y), -1)
+        std = rows.std(axis=0)
+        self.y_mean_, self.y_std_ = rows.mean(axis=0), np.where(std > 0, std, 1.0)
+
+    def _labels(self, y: np.ndarray) -> Tensor:
+        rows = y.reshape(len(y), -1)
+        if rows.shape[1] != len(self.y_mean_):
+            raise ValueError(f"y must hold {len(self.y_mean_)} targets, as before, got {rows.shape[1]}.")
+        return torch.tensor((rows - self.y_mean_) / self.y_std_, dtype=torch.float32)
+
+    def _class_names(self) -> tuple[str, ...]:
+        return ()
+
+    def _row_weights(self, y: np.ndarray) -> np.ndarray | None:
+        return None
+
+    def _draw(self, split: Split, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+        return order[:size], order[size:]
+
+    def _finished(self, model: Trained) -> Trained:
+        """The model with the units of `y` in its readout."""
+        mean, std = torch.tensor(self.y_mean_), torch.tensor(self.y_std_)
+        with torch.no_grad():
+            model.readout.weight.mul_(std[:, None])
+            model.readout.bias.mul_(std).add_(mean)
+        return model
+
+    def _unfinished(self, model: Trained) -> Trained:
+        mean, std = torch.tensor(self.y_mean_), torch.tensor(self.y_std_)
+        with torch.no_grad():
+            model.readout.weight.div_(std[:, None])
+            model.readout.bias.sub_(mean).div_(std)
+        return model
