@@ -1,7 +1,7 @@
 # `make demo` and `make test` set everything up first: .venv from the system's Python, the project in it, then they run.
 # Setting up again is instant until pyproject.toml or constraints.txt changes. PYTHON=... chooses the Python.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint coverage setup clean
+.PHONY: help demo test lint coverage docs setup clean
 
 PYTHON ?=
 DEMO := runs/demo
@@ -24,6 +24,9 @@ lint: setup ## Check style and types
 coverage: setup ## Run the tests and fail below 90 % of lines
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --cov=noisyrnn --cov-report=term-missing:skip-covered \
 		--cov-fail-under=90
+
+docs: setup ## Build the documentation in build/docs
+	.venv/bin/python -m sphinx -W --keep-going -b html -q docs build/docs
 
 setup: ## Make .venv and install the project in it, where that is not done yet
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh

@@ -1,0 +1,127 @@
+"""The site's pages: what they run runs, what they list is what there is, and none is missing from the contents."""
+
+import re
+import shlex
+from glob import glob
+from pathlib import Path
+
+import pytest
+
+import noisyrnn
+from noisyrnn.cli import COMMANDS, main
+from noisyrnn.training.settings import published_experiments
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("*/*.md"), *DOCS.glob("*/*.rst")])
+RUNNABLE = [DOCS / f"{name}.md" for name in ("quickstart", "mathematics", "published", "analysis", "kernels")]
+RUNNABLE += sorted(DOCS.glob("tutorials/*.md"))
+NEEDS = {"tutorials/streaming": ("onnx", "onnxruntime", "onnxscript")}
+SMALL = {
+    "compare": shlex.split("--epochs 1 --seeds 1 --hidden-size 8 --workers 1 --test-limit 20 --attack-limit 10"),
+    "train": shlex.split("--epochs 1 --hidden-size 8"),
+    "evaluate": shlex.split("--test-limit 20 --attack-limit 10"),
+}
+"""What a test adds to a page's commands; the last of two equal flags counts."""
+SETTINGS = (
+    "learning_rate hidden_size batch_size epochs decay_epochs init_std "
+    "step_size learn_step skewness damping additive multiplicative stiffness friction"
+).split()
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(DOCS).with_suffix("").as_posix()
+
+
+def blocks(page: Path, languages: str) -> list[tuple[str, str]]:
+    """Language and text of the blocks in these languages, in order."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```({languages})\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def run_command(line: str) -> None:
+    """One line of a shell block, in this process, with patterns filled in and small sizes."""
+    program, command, *words = shlex.split(line, comments=True)
+    if program != "noisyrnn":  # another program, or this one on runs that a page does not make
+        return
+    found = [match for word in words for match in (sorted(glob(word)) if "*" in word else [word])]
+    assert main([command, *found, *SMALL.get(command, [])]) == 0, line
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+def test_blocks_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
+    for module in NEEDS.get(name_of(page), ()):
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": page.stem}
+    told: list[str] = []
+    for language, text in blocks(page, "python|sh"):
+        capsys.readouterr()
+        if language == "python":
+            exec(compile(text, str(page), "exec"), names)
+            told += re.findall(r"^(?:True|False)$|(?<= )(?:True|False)$", capsys.readouterr().out, flags=re.MULTILINE)
+        else:
+            for line in text.splitlines():
+                run_command(line)
+    assert "False" not in told  # a page prints True where it compares
+    assert len(told) >= len(re.findall(r"# True", page.read_text(encoding="utf-8")))
+
+
+def as_cell(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {None: "–", True: "yes", False: "no"}[value]
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:g}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def test_tables_of_published_rows_are_those_of_the_files():
+    page = (DOCS / "published.md").read_text(encoding="utf-8")
+    experiments = published_experiments()
+    settings = [[f"`{name}`", *(as_cell(row.train.get(key)) for key in SETTINGS)] for name, row in experiments.items()]
+    assert table(["row", *(f"`{key}`" for key in SETTINGS)], settings) in page
+    columns = list(experiments["smnist-noisy-high"].published)
+    accuracies = [
+        [f"`{name}`", *(f"{row.published[column]:.1f}" for column in columns)]
+        for name, row in experiments.items()
+        if row.published
+    ]
+    assert table(["row", *columns], accuracies) in page
+
+
+def test_every_page_is_in_one_table_of_contents():
+    listed: list[str] = []
+    for page in PAGES:
+        for _, tree in blocks(page, r"\{toctree\}"):
+            entries = [line for line in tree.splitlines() if line and not line.startswith(":")]
+            listed += [(page.parent / entry).relative_to(DOCS).as_posix() for entry in entries]
+    assert sorted(listed) == sorted(name_of(page) for page in PAGES if name_of(page) != "index")
+
+
+def test_every_package_with_public_names_is_in_the_reference():
+    packages = (ROOT / "src" / "noisyrnn").glob("*/__init__.py")
+    public = [file.parent.name for file in packages if "__all__" in file.read_text(encoding="utf-8")]
+    assert sorted(page.stem for page in DOCS.glob("api/*.rst")) == sorted(public)
+
+
+def test_every_command_is_in_the_reference():
+    listed = re.findall(r"^\| `noisyrnn (\w+)`", (DOCS / "api" / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert listed == list(COMMANDS)
+
+
+def test_figures_are_those_that_the_script_draws_and_all_are_shown():
+    script = (DOCS / "figures.py").read_text(encoding="utf-8")
+    drawn = re.findall(r'^    "(\w+)": \1,$', script, flags=re.MULTILINE)
+    assert len(drawn) > 0
+    shown = re.findall(r"\]\(figures/(\w+)\.svg\)", (DOCS / "mathematics.md").read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(drawn) == sorted(file.stem for file in DOCS.glob("figures/*.svg"))
+
+
+@pytest.mark.parametrize("file", ["CITATION.cff", "docs/cite.md"])
+def test_citation_has_the_version_of_the_package(file):
+    versions = re.findall(r"^ *version *[:=] *\{?([\d.]+)", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions == [noisyrnn.__version__]
