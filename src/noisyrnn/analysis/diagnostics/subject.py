@@ -50,7 +50,7 @@ class AnalysisSettings:
     probes: int = 30
     density_probes: int = 4
     landscape_points: int = 21
-    landscape_extent: float = 1.0
+    landscape_extent: float = 0.3
 
     def __post_init__(self) -> None:
         minima = {"analysis_seed": 0, "test_sequences": 2, "curvature_sequences": 1, "smoothing_draws": 1}
