@@ -51,11 +51,11 @@ def third_party_imports() -> set[str]:
 
 def test_every_import_is_declared():
     needed = {INSTALLED_AS.get(name, BROUGHT_ALONG.get(name, name)) for name in third_party_imports()}
-    assert needed <= declared("cluster", "ucr", "gpu")
+    assert needed <= declared("cluster", "ucr", "gpu", "export")
 
 
 def test_every_dependency_is_pinned():
-    assert declared("cluster", "dev", "gpu", "bench") <= {name_of(line) for line in CONSTRAINTS}
+    assert declared("cluster", "dev", "docs", "export", "gpu", "bench") <= {name_of(line) for line in CONSTRAINTS}
 
 
 def test_constraints_hold_names_and_versions_only():
@@ -66,7 +66,7 @@ def test_constraints_hold_names_and_versions_only():
 
 def test_every_dependency_has_a_reason():
     rows = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8").lower()
-    assert [name for name in sorted(declared("cluster", "ucr", "dev")) if f"`{name}`" not in rows] == []
+    assert [name for name in sorted(declared("cluster", "ucr", "dev", "docs", "export")) if f"`{name}`" not in rows] == []
 
 
 def test_the_version_has_one_source():
