@@ -66,7 +66,9 @@ def test_constraints_hold_names_and_versions_only():
 
 def test_every_dependency_has_a_reason():
     rows = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8").lower()
-    assert [name for name in sorted(declared("cluster", "ucr", "dev", "docs", "export")) if f"`{name}`" not in rows] == []
+    assert [
+        name for name in sorted(declared("cluster", "ucr", "dev", "docs", "export")) if f"`{name}`" not in rows
+    ] == []
 
 
 def test_the_version_has_one_source():
