@@ -210,10 +210,11 @@ def stability(subject: Subject) -> Findings:
         y=value,
         low=value - 1.96 * error,
         high=value + 1.96 * error,
-        xlabel=f"noise, in multiples of additive {noise.additive:g}, multiplicative {noise.multiplicative:g}",
+        xlabel="noise, in multiples of the reference",
         ylabel="largest Lyapunov exponent, per step",
         kind="estimate",
-        note=f"{len(test.inputs[:_FEW])} sequences, {_PATHS} paths each; 95 % interval over sequences",
+        note=f"reference noise: additive {noise.additive:g}, multiplicative {noise.multiplicative:g}; "
+        f"{len(test.inputs[:_FEW])} sequences, {_PATHS} paths each; 95 % interval over sequences",
     )
     return Findings(
         quantities=quantities, curves={"stabilisation": curve}, verdict=verdict(quiet), data=subject.test_data
