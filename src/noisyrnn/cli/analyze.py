@@ -1,0 +1,42 @@
+"""`noisyrnn analyze`."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from noisyrnn.analysis.diagnostics import AnalysisSettings
+from noisyrnn.cli.flags import Arguments, add_fields, add_places, command_parser, given_of, pop_path, split_names
+from noisyrnn.pipeline import AnalyzeConfig, analyze_run
+from noisyrnn.run_folder import RunFolder, read_json
+
+
+def analyze_command(words: Sequence[str]) -> int:
+    """Compute what the theory speaks of, for trained runs."""
+    parser = command_parser(
+        "analyze",
+        "Compute the explicit regulariser, Jacobians, curvature, margins, certified radii and stability of runs.",
+        "noisyrnn analyze runs/*-seed* --budget 30",
+    )
+    parser.add_argument("runs", nargs="+", type=str, help="Run folders.")
+    parser.add_argument("--parts", type=str | list[str], help="Diagnostics, separated by commas; all by default.")
+    add_fields(parser, AnalyzeConfig, skip=("parts", "settings"))
+    add_fields(parser, AnalysisSettings)
+    add_places(parser, output=None)
+    parser.add_argument("--accelerator", type=str, default="cpu", help='"auto", "cpu" or "cuda".')
+    given = given_of(parser, words)
+    data_dir, accelerator = pop_path(given, "data_dir"), given.pop("accelerator", "cpu")
+    folders = [RunFolder.open(Path(run)) for run in given.pop("runs")]
+    own: Arguments = {name: given.pop(name) for name in ("parts", "budget") if name in given}
+    if "parts" in own:
+        own["parts"] = split_names(own["parts"])
+    config = AnalyzeConfig(**own, settings=AnalysisSettings(**given))
+    end = time.monotonic() + 60 * config.budget
+    for position, folder in enumerate(folders):
+        share = (end - time.monotonic()) / (len(folders) - position)
+        analyze_run(folder, config, seconds=share, data_dir=data_dir, accelerator=accelerator, show_progress=True)
+        print(f"Analyzed: {folder.analysis}")
+        for name, part in read_json(folder.analysis)["parts"].items():
+            if part["status"] != "done":
+                print(f"Not computed: {name}: {part['reason']}", file=sys.stderr)
+    return 0

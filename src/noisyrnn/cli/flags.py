@@ -1,0 +1,111 @@
+"""From flags to arguments: what the commands share."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import docstring_parser
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+
+Arguments = dict[str, Any]
+
+_RUNS = {"analyze": "RUN... ", "evaluate": "RUN... ", "export": "RUN ", "report": "RUN... "}
+
+OUTPUT = "runs"
+
+RECOMMENDED = (
+    "A training setting that is not given is the one chosen on validation data for this data set and model, "
+    "where there is one, and else the default shown here."
+)
+
+
+class CommandParser(ArgumentParser):
+    """A parser that complains in one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise `ValueError` with the message in one line, and the nearest flag where one is unknown."""
+        line = " ".join(message.split())
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        for word in line.split():
+            near = difflib.get_close_matches(word.split("=")[0], flags, n=1) if word.startswith("--") else []
+            if near and word.split("=")[0] not in flags:
+                line = f"{line.rstrip('.')}. Did you mean {near[0]}?"
+        raise ValueError(line)
+
+
+def command_parser(command: str, description: str, example: str) -> CommandParser:
+    """A parser whose help says what the command does and shows it at work; every command takes `--config`."""
+    parser = CommandParser(
+        prog=f"noisyrnn {command}",
+        description=f"{description} Example: {example}",
+        usage=f"noisyrnn {command} {_RUNS.get(command, '')}[options]",
+        formatter_class=DefaultHelpFormatter,
+        default_env=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the same keys as the flags.")
+    return parser
+
+
+def add_fields(parser: CommandParser, config: type, *, skip: Sequence[str] = ()) -> None:
+    """One flag for each field of a settings class, with the help its docstring holds."""
+    doc = docstring_parser.parse(config.__doc__ or "")
+    helps = {p.arg_name: " ".join((p.description or "").split()) for p in doc.params}
+    hints = get_type_hints(config)
+    for entry in dataclasses.fields(config):
+        if entry.name in skip:
+            continue
+        default = entry.default if entry.default is not dataclasses.MISSING else None
+        kind: Any = dict[str, Any] if entry.name in ("strengths", "train") else hints[entry.name]
+        parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, default=default, help=helps[entry.name])
+
+
+def add_places(parser: CommandParser, *, output: str | None = OUTPUT) -> None:
+    """Where data are looked for, and where results go unless `output` is `None`."""
+    parser.add_argument("--data-dir", type=str | None, help="Where to look for data first.")
+    if output:
+        parser.add_argument("--output", type=str, default=output, help="Folder the results go to.")
+
+
+def add_together(parser: CommandParser) -> None:
+    """Whether seeds are trained side by side."""
+    parser.add_argument("--together", action="store_true", help="Train all seeds of a model side by side.")
+
+
+def given_of(parser: CommandParser, words: Sequence[str]) -> Arguments:
+    """What the flags and the config file set, and nothing else; `--some_flag` is understood as `--some-flag`."""
+    flags = {flag.replace("-", "_"): flag for action in parser._actions for flag in action.option_strings}
+    words = [_with_dashes(word, flags) for word in words]
+    try:
+        found = parser.parse_args(words, defaults=False).as_dict()
+    except ArgumentError as error:
+        parser.error(str(error))
+    found.pop("config", None)
+    return found
+
+
+def _with_dashes(word: str, flags: dict[str, str]) -> str:
+    """A flag as the parser spells it, with what follows an `=` or a `.` left alone; any other word as it is."""
+    end = min((word.index(mark) for mark in "=." if mark in word), default=len(word))
+    return flags.get(word[:end].replace("-", "_"), word[:end]) + word[end:]
+
+
+def absolute_dataset(given: Arguments) -> Arguments:
+    """The same with the path of a user's own file made absolute, so that the run can be evaluated from anywhere."""
+    dataset = given.get("dataset")
+    if isinstance(dataset, str) and Path(dataset).is_file():
+        return {**given, "dataset": str(Path(dataset).resolve())}
+    return given
+
+
+def pop_path(given: Arguments, name: str) -> Path | None:
+    """Take one argument out, as a path where it was given."""
+    value = given.pop(name, None)
+    return None if value is None else Path(value)
+
+
+def split_names(value: str | Sequence[str]) -> list[str]:
+    """Names from "a, b", as a flag has them, or from the list of a config file."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)

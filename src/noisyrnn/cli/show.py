@@ -1,0 +1,38 @@
+"""`noisyrnn list` and `noisyrnn doctor`."""
+
+from collections.abc import Sequence
+
+from noisyrnn.analysis.diagnostics import DIAGNOSTICS
+from noisyrnn.cli.flags import command_parser, given_of, pop_path
+from noisyrnn.data import DATASETS
+from noisyrnn.doctor import report_health
+from noisyrnn.models import MODELS
+from noisyrnn.robustness import PERTURBATIONS
+from noisyrnn.training.settings import published_experiments
+
+
+def list_command(words: Sequence[str]) -> int:
+    """Show models, data sets, perturbations, diagnostics and published experiments."""
+    given_of(command_parser("list", "Show what there is to choose from.", "noisyrnn list"), words)
+    groups: dict[str, dict[str, str]] = {
+        "Models": {name: entry.description for name, entry in MODELS.items()},
+        "Data sets": {name: entry.description for name, entry in DATASETS.items()},
+        "Perturbations": {name: kind.description for name, kind in PERTURBATIONS.items()},
+        "Diagnostics": {name: entry.description for name, entry in DIAGNOSTICS.items()},
+        "Published experiments": {name: entry.source for name, entry in published_experiments().items()},
+    }
+    for title, lines in groups.items():
+        print(title)
+        for name, text in lines.items():
+            print(f"  {name:<24} {text}")
+        print()
+    return 0
+
+
+def doctor_command(words: Sequence[str]) -> int:
+    """Show versions, threads, kernels and data found."""
+    parser = command_parser("doctor", "Show versions, threads, kernels and the data found.", "noisyrnn doctor")
+    parser.add_argument("--data-dir", type=str | None, help="Where to look for data first.")
+    given = given_of(parser, words)
+    print(report_health(pop_path(given, "data_dir")))
+    return 0

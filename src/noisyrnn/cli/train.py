@@ -1,0 +1,70 @@
+"""`noisyrnn train`."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from noisyrnn.checks import check_integer
+from noisyrnn.cli.flags import (
+    OUTPUT,
+    RECOMMENDED,
+    Arguments,
+    absolute_dataset,
+    add_fields,
+    add_places,
+    add_together,
+    command_parser,
+    given_of,
+    pop_path,
+)
+from noisyrnn.pipeline import train_run, train_seeds
+from noisyrnn.training.config import TrainConfig
+from noisyrnn.training.settings import read_experiment, recommended
+
+
+def train_command(words: Sequence[str]) -> int:
+    """Train one model, with one seed or several."""
+    parser = command_parser(
+        "train",
+        f"Train one model, with one seed or several. {RECOMMENDED}",
+        "noisyrnn train --model noisy --dataset digits --seed 1",
+    )
+    add_fields(parser, TrainConfig)
+    add_places(parser)
+    parser.add_argument("--seeds", type=int, default=1, help="Train so many runs: with seed, seed + 1, …")
+    add_together(parser)
+    parser.add_argument("--experiment", type=str, help="Start from a published row; see noisyrnn list.")
+    parser.add_argument("--resume", action="store_true", help="Go on from the last checkpoint.")
+    parser.add_argument("--accelerator", type=str, default="auto", help='"auto", "cpu" or "cuda".')
+    parser.add_argument("--checkpoint-seconds", type=float, default=30.0, help="Time between checkpoints.")
+    given = given_of(parser, words)
+    output, data_dir = Path(given.pop("output", OUTPUT)), pop_path(given, "data_dir")
+    resume, accelerator = given.pop("resume", False), given.pop("accelerator", "auto")
+    seconds, experiment = given.pop("checkpoint_seconds", 30.0), given.pop("experiment", None)
+    seeds, together = given.pop("seeds", 1), given.pop("together", False)
+    check_integer("seeds", seeds, minimum=1)
+    if experiment is not None:
+        base = dict(read_experiment(experiment).train)
+    else:
+        base = recommended(given.get("dataset", TrainConfig.dataset), given.get("model", TrainConfig.model))
+    config = TrainConfig.from_dict({**base, **absolute_dataset(given)})
+    where: Arguments = {
+        "output": output,
+        "data_dir": data_dir,
+        "resume": resume,
+        "accelerator": accelerator,
+        "checkpoint_seconds": seconds,
+        "show_progress": True,
+    }
+    if seeds == 1 and not together:
+        print(f"Trained: {train_run(config, **where).path}")
+        return 0
+    configs = [dataclasses.replace(config, seed=config.seed + k) for k in range(seeds)]
+    ends = train_seeds(configs, together=together, **where)
+    for folder, sentence in ends.items():
+        if sentence is None:
+            print(f"Trained: {folder}")
+        else:
+            print(f"Failed: {folder.name}: {sentence}", file=sys.stderr)
+    return 1 if any(ends.values()) else 0

@@ -1,0 +1,201 @@
+"""Each command as a user meets it: its exit code, its words and its files."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from tests.cli.commands import SMALL, noisyrnn
+
+from noisyrnn.cli import main
+from noisyrnn.kernels.cpu.compiler import cache_folder
+
+
+def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:
+    trained = noisyrnn("train", "--dataset", data, *SMALL, "--seed", 3, "--output", tmp_path / "runs")
+    assert trained.returncode == 0, trained.stderr
+    run = Path(trained.stdout.strip().removeprefix("Trained: "))
+    assert run.parent == tmp_path / "runs"
+    assert json.loads((run / "config.json").read_text())["config"]["seed"] == 3
+    strengths = "{white_noise: [0.1, 0.2]}"
+    evaluated = noisyrnn("evaluate", run, "--strengths", strengths, "--draws", 2)
+    assert evaluated.returncode == 0, evaluated.stderr
+    columns = json.loads((run / "robustness.json").read_text())["columns"]
+    assert [(c["perturbation"], c["strength"]) for c in columns] == [
+        ("clean", None),
+        ("white_noise", 0.1),
+        ("white_noise", 0.2),
+    ]
+    reported = noisyrnn("report", run, "--output", tmp_path / "page", "--title", "Waves & co")
+    assert reported.returncode == 0, reported.stderr
+    assert "Waves &amp; co" in (tmp_path / "page" / "report.html").read_text()
+
+
+SIZES = (
+    "--test-sequences",
+    8,
+    "--curvature-sequences",
+    8,
+    "--probes",
+    4,
+    "--density-probes",
+    2,
+    "--smoothing-draws",
+    9,
+)
+
+
+def test_train_analyze_report(data: Path, tmp_path: Path) -> None:
+    trained = noisyrnn("train", "--dataset", data, *SMALL, "--output", tmp_path / "runs")
+    run = Path(trained.stdout.strip().removeprefix("Trained: "))
+    analyzed = noisyrnn("analyze", run, "--parts", "margins, jacobians", "--budget", 5, *SIZES)
+    assert analyzed.returncode == 0, analyzed.stderr
+    assert analyzed.stdout == f"Analyzed: {run / 'analysis.json'}\n"
+    found = json.loads((run / "analysis.json").read_text())
+    assert {name: part["status"] for name, part in found["parts"].items()} == {"margins": "done", "jacobians": "done"}
+    assert found["settings"]["test_sequences"] == 8
+    late = noisyrnn("analyze", run, "--parts", "smoothing", "--budget", 1e-9, *SIZES)
+    assert late.returncode == 0
+    assert "Not computed: smoothing: The budget of 1e-09 minutes was used up. Analyze again" in late.stderr
+    reported = noisyrnn("report", run, "--output", tmp_path / "page")
+    assert reported.returncode == 0, reported.stderr
+    assert "Output margin" in (tmp_path / "page" / "analysis.md").read_text()
+
+
+def test_train_export(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    trained = noisyrnn("train", "--dataset", data, *SMALL, "--output", tmp_path / "runs")
+    run = Path(trained.stdout.strip().removeprefix("Trained: "))
+    exported = noisyrnn("export", run, "--streaming", "--output", tmp_path / "device")
+    assert exported.returncode == 0, exported.stderr
+    files = [Path(line.removeprefix("Exported: ")) for line in exported.stdout.splitlines()]
+    assert [file.name for file in files] == ["model.onnx", "model-step.onnx"]
+    assert all(file.parent == tmp_path / "device" and file.stat().st_size > 0 for file in files)
+    wrong = noisyrnn("export", run, "--format", "onxx")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "format must be one of onnx, torch, got 'onxx'. Did you mean 'onnx'?\n",
+    )
+
+
+@pytest.mark.parametrize("together", [[], ["--together"]])
+def test_train_several_seeds(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    together: list[str],
+) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+    words = ["train", "--dataset", str(data), *map(str, SMALL), "--seed", "3", "--output", str(tmp_path)]
+    assert main([*words, "--seeds", "2", *together]) == 0
+    runs = [Path(line.removeprefix("Trained: ")) for line in capsys.readouterr().out.splitlines()]
+    assert [json.loads((run / "config.json").read_text())["config"]["seed"] for run in runs] == [3, 4]
+    stamps = [path.stat().st_mtime_ns for run in runs for path in sorted(run.iterdir())]
+    for seed, run in zip(("3", "4"), runs, strict=True):  # a single call finds the same run
+        assert main([*words[:-4], "--seed", seed, "--output", str(tmp_path)]) == 0
+        assert capsys.readouterr().out == f"Trained: {run}\n"
+    assert [path.stat().st_mtime_ns for run in runs for path in sorted(run.iterdir())] == stamps
+
+
+@pytest.mark.parametrize("together", [[], ["--together"]])
+def test_seeds_that_fail_are_named(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    together: list[str],
+) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+    wild = ["--step-size", "1e30", "--learn-step", "false", "--damping", "1", "--seeds", "2", *together]
+    assert main(["train", "--dataset", str(data), *map(str, SMALL), *wild, "--output", str(tmp_path)]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Failed: ")]
+    assert [line.split("-")[2] for line in lines] == ["seed1", "seed2"]
+    assert all("hidden state became non-finite" in line for line in lines)
+
+
+def test_compare_together(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+    words = ["compare", "--models", "noisy", "--dataset", str(data), "--seeds", "2", "--strengths", "{fgsm: [0.1]}"]
+    assert main([*words, *map(str, SMALL), "--together", "--output", str(tmp_path)]) == 0
+    assert "noisy" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("*noisy-seed*/robustness.json"))) == 2
+
+
+def test_compare_prints_the_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", "--models", "noisy,gru", "--dataset", str(data), "--seeds", "2", "--strengths", "{fgsm: [0.1]}"]
+    assert main([*words, *map(str, SMALL), "--output", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert (tmp_path / "out" / "table.md").read_text() in shown
+    assert f"Report: {tmp_path / 'out' / 'report.html'}" in shown
+
+
+def test_compare_with_a_failed_run_says_so_and_exits_with_1(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "--models", "noisy,gru", "--dataset", str(data), "--seeds", "1", "--strengths", "{fgsm: [0.1]}"]
+    wild = ["--step-size", "1e30", "--learn-step", "false", "--damping", "1"]
+    assert main([*words, *map(str, SMALL), *wild, "--output", str(tmp_path)]) == 1
+    assert "Failed: waves-noisy-seed1" in capsys.readouterr().err
+
+
+def test_strengths_of_one_perturbation_as_a_flag(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "--models", "gru", "--dataset", str(data), "--seeds", "1", "--strengths.white_noise", "[0.7]"]
+    assert main([*words, *map(str, SMALL), "--output", str(tmp_path)]) == 0
+    assert "White noise σ 0.7" in capsys.readouterr().out
+
+
+def test_a_relative_path_is_found_again_from_elsewhere(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    assert main(["train", "--dataset", data.name, *map(str, SMALL), "--output", str(tmp_path / "runs")]) == 0
+    run = capsys.readouterr().out.strip().removeprefix("Trained: ")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["evaluate", run, "--strengths", "{white_noise: [0.1]}"]) == 0
+
+
+def test_an_experiment_gives_the_published_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from noisyrnn.cli import train as module
+    from noisyrnn.training import RunFolder, TrainConfig
+
+    seen: list[TrainConfig] = []
+
+    def record(config: TrainConfig, **rest: object) -> RunFolder:
+        seen.append(config)
+        return RunFolder(tmp_path)
+
+    monkeypatch.setattr(module, "train_run", record)
+    assert main(["train", "--experiment", "smnist-noisy-high", "--seed", "5"]) == 0
+    config = seen[0]
+    assert (config.dataset, config.hidden_size, config.epochs, config.decay_epochs) == ("smnist", 128, 100, (90,))
+    assert (config.additive, config.multiplicative, config.step_size, config.learning_rate) == (0.05, 0.02, 0.01, 0.001)
+    assert config.seed == 5
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("noisy", "exprnn", "digits", "ecg5000", "white_noise", "pgd_l2", "smnist-noisy-high"):
+        assert f"\n  {name} " in shown
+
+
+def test_doctor_shows_versions_and_data_without_downloading(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOISYRNN_CACHE", str(cache_folder()))  # the kernel's, where it may have been compiled before
+    monkeypatch.setenv("NOISYRNN_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    began = time.monotonic()
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "torch 2." in shown
+    assert "digits" in shown
+    assert "smnist     not found" in shown
+    assert time.monotonic() - began < 30
+    assert not (tmp_path / "noisyrnn").exists()

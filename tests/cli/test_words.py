@@ -1,0 +1,115 @@
+"""Flags, configuration files, help, and one sentence for bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.commands import noisyrnn
+
+from noisyrnn.cli import COMMANDS, main
+
+
+def test_config_file_and_flags(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"dataset: {data}\nhidden_size: 4\nepochs: 1\nbatch_size: 16\nadditive: 0.3\noutput: {tmp_path}\n")
+    assert main(["train", "--config", str(file), "--additive", "0.4", "--model", "gru"]) == 0
+    run = Path(capsys.readouterr().out.strip().removeprefix("Trained: "))
+    config = json.loads((run / "config.json").read_text())["config"]
+    assert (config["hidden_size"], config["additive"], config["model"]) == (4, 0.4, "gru")
+
+
+def test_every_command_takes_a_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text(f"data_dir: {tmp_path}\n")
+    assert main(["doctor", "--config", str(tmp_path / "c.yaml")]) == 0
+    assert f"Data folders: {tmp_path}" in capsys.readouterr().out
+    (tmp_path / "r.yaml").write_text("title: From a file\nruns: [nowhere]\n")
+    assert main(["report", "--config", str(tmp_path / "r.yaml")]) == 2
+    assert "run must be a folder that holds a config.json, got nowhere." in capsys.readouterr().err
+
+
+def test_flags_may_have_underscores(data: Path, tmp_path: Path) -> None:
+    words = ["train", "--dataset", str(data), "--hidden_size=4", "--epochs=1", "--batch_size", "16"]
+    assert main([*words, "--output", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["train", "--model", "lipshitz"], "model must be one of antisymmetric, cornn, exprnn, gru, lipschitz"),
+        (["train", "--model", "lipshitz"], "got 'lipshitz'. Did you mean 'lipschitz'?"),
+        (["train", "--epoch", "3"], "Did you mean --epochs?"),
+        (["train", "--epochs", "many"], "epochs"),
+        (["train", "--seeds", "0"], "seeds must be at least 1, got 0."),
+        (["train", "--additive", "-1"], "additive must be at least 0, got -1."),
+        (["train", "--dataset", "digitz"], "Did you mean 'digits'?"),
+        (["train", "--experiment", "smnist-noisy"], "experiment must be one of"),
+        (["analyze", "nowhere"], "run must be a folder that holds a config.json, got nowhere."),
+        (["analyze", "nowhere", "--parts", "curvatur"], "run must be a folder"),
+        (["evaluate", "nowhere"], "run must be a folder that holds a config.json, got nowhere."),
+        (["compare", "--models", "noisy", "--strengths", "{white_noise: 0.1}"], "strengths must be a list of numbers"),
+        (["compare", "--models", "noisy", "--strengths", "{white_noise: [-1]}"], "must be at least 0, got -1"),
+        (
+            ["compare", "--models", "noisy", "--data-dir", "nowhere"],
+            "data_dir must be an existing folder, got ",
+        ),
+        (
+            ["trian"],
+            "command must be one of analyze, compare, doctor, evaluate, export, list, report, train, got 'trian'. "
+            "Did you mean 'train'?",
+        ),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert "Traceback" not in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_traceback_reaches_the_user() -> None:
+    done = noisyrnn("train", "--damping", "-2")
+    assert done.returncode == 2
+    assert done.stderr == "damping must be at least 0, got -2.\n"
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NOISYRNN_DEBUG", "1")
+    assert main(["train", "--damping", "-2"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_the_command_and_gives_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"usage: noisyrnn {command}" in shown
+    assert f"Example: noisyrnn {command}" in shown
+
+
+def test_usage_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(
+        f"\n  {name} " in shown
+        for name in ("train", "evaluate", "analyze", "compare", "report", "export", "list", "doctor")
+    )
+    assert main([]) == 2
+    assert main(["--version"]) == 0
+
+
+def test_a_pipe_without_greek_letters_is_no_error() -> None:
+    command = [sys.executable, "-m", "noisyrnn", "list"]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, capture_output=True, timeout=120, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"white_noise" in done.stdout
