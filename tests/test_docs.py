@@ -14,12 +14,20 @@ from noisyrnn.training.settings import published_experiments
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("*/*.md"), *DOCS.glob("*/*.rst")])
-RUNNABLE = [DOCS / f"{name}.md" for name in ("quickstart", "mathematics", "published", "analysis", "kernels")]
+RUNNABLE = [
+    DOCS / f"{name}.md"
+    for name in ("quickstart", "mathematics", "published", "analysis", "kernels", "sweeps", "tracking")
+]
 RUNNABLE += sorted(DOCS.glob("tutorials/*.md"))
-NEEDS = {"tutorials/streaming": ("onnx", "onnxruntime", "onnxscript")}
+NEEDS = {
+    "tutorials/streaming": ("onnx", "onnxruntime", "onnxscript"),
+    "sweeps": ("optuna",),
+    "tracking": ("tensorboard", "mlflow"),
+}
 SMALL = {
     "compare": shlex.split("--epochs 1 --seeds 1 --hidden-size 8 --workers 1 --test-limit 20 --attack-limit 10"),
     "train": shlex.split("--epochs 1 --hidden-size 8"),
+    "sweep": shlex.split("--trials 1 --epochs 1 --hidden-size 8 --workers 1 --seeds 1"),
     "evaluate": shlex.split("--test-limit 20 --attack-limit 10"),
 }
 """What a test adds to a page's commands; the last of two equal flags counts."""
@@ -65,6 +73,15 @@ def test_blocks_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
                 run_command(line)
     assert "False" not in told  # a page prints True where it compares
     assert len(told) >= len(re.findall(r"# True", page.read_text(encoding="utf-8")))
+
+
+def test_the_configuration_of_a_sweep_on_the_page_is_understood(tmp_path):
+    pytest.importorskip("optuna")
+    ((_, text),) = blocks(DOCS / "sweeps.md", "yaml")
+    (tmp_path / "sweep.yaml").write_text(text, encoding="utf-8")
+    small = ["--trials", "1", "--epochs", "1", "--output", str(tmp_path)]
+    assert main(["sweep", "--config", str(tmp_path / "sweep.yaml"), *small]) == 0
+    assert len(list(tmp_path.glob("sweep-digits-lstm-*/best.yaml"))) == 1
 
 
 def as_cell(value: object) -> str:

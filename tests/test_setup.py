@@ -19,7 +19,12 @@ CONSTRAINTS = [
 ]
 
 # Where a package is imported under another name than it is installed under.
-INSTALLED_AS = {"sklearn": "scikit-learn", "yaml": "pyyaml", "lightning_fabric": "lightning-fabric"}
+INSTALLED_AS = {
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "lightning_fabric": "lightning-fabric",
+    "mlflow": "mlflow-skinny",
+}
 BROUGHT_ALONG = {"markupsafe": "jinja2", "docstring_parser": "jsonargparse"}
 
 
@@ -51,11 +56,13 @@ def third_party_imports() -> set[str]:
 
 def test_every_import_is_declared():
     needed = {INSTALLED_AS.get(name, BROUGHT_ALONG.get(name, name)) for name in third_party_imports()}
-    assert needed <= declared("cluster", "ucr", "gpu", "export")
+    assert needed <= declared("cluster", "ucr", "gpu", "export", "sweep", "tracking")
 
 
 def test_every_dependency_is_pinned():
-    assert declared("cluster", "dev", "docs", "export", "gpu", "bench") <= {name_of(line) for line in CONSTRAINTS}
+    assert declared("cluster", "dev", "docs", "export", "gpu", "bench", "sweep", "tracking") <= {
+        name_of(line) for line in CONSTRAINTS
+    }
 
 
 def test_constraints_hold_names_and_versions_only():
@@ -67,7 +74,9 @@ def test_constraints_hold_names_and_versions_only():
 def test_every_dependency_has_a_reason():
     rows = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8").lower()
     assert [
-        name for name in sorted(declared("cluster", "ucr", "dev", "docs", "export")) if f"`{name}`" not in rows
+        name
+        for name in sorted(declared("cluster", "ucr", "dev", "docs", "export", "sweep", "tracking"))
+        if f"`{name}`" not in rows
     ] == []
 
 

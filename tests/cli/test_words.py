@@ -42,6 +42,11 @@ def test_flags_may_have_underscores(data: Path, tmp_path: Path) -> None:
         (["train", "--model", "lipshitz"], "got 'lipshitz'. Did you mean 'lipschitz'?"),
         (["train", "--epoch", "3"], "Did you mean --epochs?"),
         (["train", "--epochs", "many"], "epochs"),
+        (["train", "--logger", "tensorbord"], "got 'tensorbord'. Did you mean 'tensorboard'?"),
+        (["compare", "--models", "gru", "--logger", "x"], "logger must be one of csv, mlflow, tensorboard, got 'x'."),
+        (["sweep", "--trials", "0"], "trials must be at least 1, got 0."),
+        (["sweep", "--space", "{additiv: [0.1, 0.2]}"], "Did you mean 'additive'?"),
+        (["sweep", "--model", "gru", "--stiffness", "1"], "stiffness must not be set for GRU"),
         (["train", "--seeds", "0"], "seeds must be at least 1, got 0."),
         (["train", "--additive", "-1"], "additive must be at least 0, got -1."),
         (["train", "--dataset", "digitz"], "Did you mean 'digits'?"),
@@ -57,8 +62,8 @@ def test_flags_may_have_underscores(data: Path, tmp_path: Path) -> None:
         ),
         (
             ["trian"],
-            "command must be one of analyze, compare, doctor, evaluate, export, list, report, train, got 'trian'. "
-            "Did you mean 'train'?",
+            "command must be one of analyze, compare, doctor, evaluate, export, list, report, sweep, train, "
+            "got 'trian'. Did you mean 'train'?",
         ),
     ],
 )
@@ -101,7 +106,7 @@ def test_usage_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert all(
         f"\n  {name} " in shown
-        for name in ("train", "evaluate", "analyze", "compare", "report", "export", "list", "doctor")
+        for name in ("train", "sweep", "evaluate", "analyze", "compare", "report", "export", "list", "doctor")
     )
     assert main([]) == 2
     assert main(["--version"]) == 0

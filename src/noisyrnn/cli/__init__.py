@@ -13,10 +13,12 @@ from noisyrnn.cli.evaluate import evaluate_command
 from noisyrnn.cli.export import export_command
 from noisyrnn.cli.report import report_command
 from noisyrnn.cli.show import doctor_command, list_command
+from noisyrnn.cli.sweep import sweep_command
 from noisyrnn.cli.train import train_command
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train_command,
+    "sweep": sweep_command,
     "evaluate": evaluate_command,
     "analyze": analyze_command,
     "compare": compare_command,

@@ -58,7 +58,7 @@ def add_fields(parser: CommandParser, config: type, *, skip: Sequence[str] = ())
         if entry.name in skip:
             continue
         default = entry.default if entry.default is not dataclasses.MISSING else None
-        kind: Any = dict[str, Any] if entry.name in ("strengths", "train") else hints[entry.name]
+        kind: Any = dict[str, Any] if entry.name in ("space", "strengths", "train") else hints[entry.name]
         parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, default=default, help=helps[entry.name])
 
 

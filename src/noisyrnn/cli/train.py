@@ -18,9 +18,11 @@ from noisyrnn.cli.flags import (
     given_of,
     pop_path,
 )
-from noisyrnn.pipeline import train_run, train_seeds
+from noisyrnn.pipeline import LOGGERS, train_run, train_seeds
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import read_experiment, recommended
+
+_LOGGERS = "; ".join(f"{name}: {where}" for name, where in LOGGERS.items())
 
 
 def train_command(words: Sequence[str]) -> int:
@@ -38,11 +40,13 @@ def train_command(words: Sequence[str]) -> int:
     parser.add_argument("--resume", action="store_true", help="Go on from the last checkpoint.")
     parser.add_argument("--accelerator", type=str, default="auto", help='"auto", "cpu" or "cuda".')
     parser.add_argument("--checkpoint-seconds", type=float, default=30.0, help="Time between checkpoints.")
+    parser.add_argument("--logger", type=str, default="csv", help=f"Metrics go to {_LOGGERS}.")
     given = given_of(parser, words)
     output, data_dir = Path(given.pop("output", OUTPUT)), pop_path(given, "data_dir")
     resume, accelerator = given.pop("resume", False), given.pop("accelerator", "auto")
     seconds, experiment = given.pop("checkpoint_seconds", 30.0), given.pop("experiment", None)
     seeds, together = given.pop("seeds", 1), given.pop("together", False)
+    given_logger = given.pop("logger", "csv")
     check_integer("seeds", seeds, minimum=1)
     if experiment is not None:
         base = dict(read_experiment(experiment).train)
@@ -56,6 +60,7 @@ def train_command(words: Sequence[str]) -> int:
         "accelerator": accelerator,
         "checkpoint_seconds": seconds,
         "show_progress": True,
+        "logger": given_logger,
     }
     if seeds == 1 and not together:
         print(f"Trained: {train_run(config, **where).path}")

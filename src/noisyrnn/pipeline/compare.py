@@ -19,6 +19,7 @@ from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
 from noisyrnn.pipeline.seeds import train_seeds
+from noisyrnn.pipeline.tracking import check_logger, check_reachable, usable_logger
 from noisyrnn.pipeline.train import check_same_data, run_path, train_run
 from noisyrnn.progress import ProgressBar
 from noisyrnn.report import write_report
@@ -45,9 +46,10 @@ class CompareConfig:
         backend: "processes" on this machine, or "dask".
         scheduler: Address of the Dask scheduler; its workers must see `output` and the data under the same paths.
         accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
+        logger: Where the metrics go as well: "csv" (nowhere else), "tensorboard" or "mlflow".
 
     Raises:
-        ValueError: If a model is unknown, named twice, or a number is out of range.
+        ValueError: If a model is unknown, named twice, a number is out of range, or the logger's package is missing.
     """
 
     models: Sequence[str]
@@ -60,6 +62,7 @@ class CompareConfig:
     backend: str = "processes"
     scheduler: str | None = None
     accelerator: str = "auto"
+    logger: str = "csv"
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -75,6 +78,7 @@ class CompareConfig:
             raise ValueError("scheduler must be the address of a Dask scheduler with backend 'dask', got none.")
         if self.backend == "processes":  # a Dask worker may have a GPU that this machine lacks
             resolve_accelerator(self.accelerator)
+        check_logger(self.logger)
 
     @property
     def threads(self) -> int:
@@ -113,6 +117,7 @@ class RunTask:
         data_dir: Where to look for data first.
         threads: Threads to use.
         accelerator: See `CompareConfig`.
+        logger: See `CompareConfig`.
         show_progress: Whether to show a bar.
     """
 
@@ -123,6 +128,7 @@ class RunTask:
     data_dir: Path | None = None
     threads: int = 1
     accelerator: str = "cpu"
+    logger: str = "csv"
     show_progress: bool = False
 
     @property
@@ -147,6 +153,7 @@ def carry_out(task: RunTask) -> tuple[Path, str | None]:
             resume=True,
             accelerator=task.accelerator,
             show_progress=task.show_progress,
+            logger=usable_logger(task.logger, [RunFolder(task.path)]),
         )
         evaluate_run(
             folder,
@@ -188,6 +195,7 @@ def carry_out_piece(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
             resume=True,
             accelerator=first.accelerator,
             show_progress=first.show_progress,
+            logger=usable_logger(first.logger, [RunFolder(task.path) for task in tasks]),
         )
     except Exception as error:  # the memory may not hold them all, or one run's files are damaged
         name, reason = first.config.shown_label, str(error) or type(error).__name__
@@ -259,6 +267,7 @@ def compare(
             data_dir=data_dir,
             threads=config.threads,
             accelerator=config.accelerator,
+            logger=config.logger,
             show_progress=show_progress and one_by_one,
         )
         for run in configs
@@ -266,6 +275,7 @@ def compare(
     for task in tasks:
         if (task.path / "config.json").is_file():
             check_same_data(RunFolder.open(task.path), dataset)
+    check_reachable(config.logger, [RunFolder(task.path) for task in tasks])
     bar = ProgressBar("runs", len(tasks), shown=show_progress and not one_by_one)
     try:
         failures = _carry_out_all(config, tasks, bar.advance)

@@ -1,11 +1,13 @@
 """One model trained with several seeds, one run after another or side by side."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from noisyrnn.checks import check_number
 from noisyrnn.data import load_dataset
 from noisyrnn.pipeline.engine import make_fabric, processes, resolve_accelerator
+from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable, usable_logger
 from noisyrnn.pipeline.train import (
     begin_run,
     build_model,
@@ -31,6 +33,7 @@ def train_seeds(
     accelerator: str = "auto",
     checkpoint_seconds: float = 30.0,
     show_progress: bool = False,
+    logger: str = "csv",
 ) -> dict[Path, str | None]:
     """Train every run into its own folder, as `train_run` does. One that diverges stops no other.
 
@@ -43,6 +46,7 @@ def train_seeds(
         accelerator: As for `train_run`.
         checkpoint_seconds: As for `train_run`.
         show_progress: As for `train_run`; side by side, one bar shows all.
+        logger: As for `train_run`; of runs that follow one another, one goes on without where it fails meanwhile.
 
     Returns:
         The runs' folders, each with `None`, or with the sentence of its failure.
@@ -53,6 +57,7 @@ def train_seeds(
     """
     resolve_accelerator(accelerator)
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
+    check_logger(logger)
     if together and processes() > 1:
         raise ValueError(
             f"together must be off where a run is spread over processes, got {processes()} of them. "
@@ -61,8 +66,9 @@ def train_seeds(
     if together:
         check_alike(configs)
     folders = [open_run(config, output, resume=resume) for config in configs]
+    check_reachable(logger, folders)
     if together:
-        return _side_by_side(configs, folders, data_dir, resume, accelerator, checkpoint_seconds, show_progress)
+        return _side_by_side(configs, folders, data_dir, resume, accelerator, checkpoint_seconds, show_progress, logger)
     ends: dict[Path, str | None] = {}
     for config, folder in zip(configs, folders, strict=True):
         try:
@@ -74,6 +80,7 @@ def train_seeds(
                 accelerator=accelerator,
                 checkpoint_seconds=checkpoint_seconds,
                 show_progress=show_progress,
+                logger=usable_logger(logger, [folder]),
             )
             ends[folder.path] = None
         except RuntimeError as error:
@@ -89,6 +96,7 @@ def _side_by_side(
     accelerator: str,
     checkpoint_seconds: float,
     show_progress: bool,
+    logger: str,
 ) -> dict[Path, str | None]:
     """Those of the runs that have not finished yet, in one process."""
     dataset = load_dataset(configs[0].dataset, data_dir=data_dir, chunk=configs[0].chunk)
@@ -111,17 +119,23 @@ def _side_by_side(
     for folder, config in todo.items():
         begin_run(folder, config, data)
     try:
-        outcomes = fit_together(
-            models,
-            dataset,
-            list(todo.values()),
-            objective=objective_of(configs[0]),
-            folders=list(todo),
-            resume=resume,
-            checkpoint_seconds=checkpoint_seconds,
-            show_progress=show_progress,
-            fabric=fabric,
-        )
+        with ExitStack() as stack:
+            tracks = [stack.enter_context(Tracking(logger, folder, config)) for folder, config in todo.items()]
+            outcomes = fit_together(
+                models,
+                dataset,
+                list(todo.values()),
+                objective=objective_of(configs[0]),
+                folders=list(todo),
+                resume=resume,
+                checkpoint_seconds=checkpoint_seconds,
+                show_progress=show_progress,
+                fabric=fabric,
+                on_epochs=tracks,
+            )
+            for track, outcome in zip(tracks, outcomes, strict=True):
+                if isinstance(outcome, RuntimeError):
+                    track.end("FAILED")
     except RuntimeError as error:  # not the fault of one run
         for folder, model in zip(todo, models, strict=True):
             end_run(folder, model, error)

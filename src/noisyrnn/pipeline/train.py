@@ -5,6 +5,7 @@ import json
 import platform
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.pipeline.engine import make_fabric, resolve_accelerator
+from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable
 from noisyrnn.run_folder import RunFolder, check_writable, read_json, write_json
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.training.config import TrainConfig
@@ -114,6 +116,7 @@ def train_run(
     accelerator: str = "auto",
     checkpoint_seconds: float = 30.0,
     show_progress: bool = False,
+    logger: str = "csv",
 ) -> RunFolder:
     """Train one model into its folder below `output`. A finished run is left as it is and returned.
 
@@ -125,14 +128,16 @@ def train_run(
         accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
         checkpoint_seconds: Time between two checkpoints.
         show_progress: Whether to show a progress bar.
+        logger: Where the metrics go as well; see `noisyrnn.pipeline.tracking.LOGGERS`. It changes no result.
 
     Raises:
         ValueError: If the folder holds an unfinished run and `resume` is false, or a run on other data, or settings or
-            data are wrong.
+            data are wrong, or the logger cannot be used.
         RuntimeError: If training diverges; the folder's summary says so too.
     """
     resolve_accelerator(accelerator)
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
+    check_logger(logger)
     folder = open_run(config, output, resume=resume)
     known = folder.config.is_file()
     finished = known and folder.finished
@@ -145,19 +150,22 @@ def train_run(
     model = build_model(config, dataset)
     fabric = make_fabric(config.precision, accelerator)
     if fabric.is_global_zero:
+        check_reachable(logger, [folder])
         begin_run(folder, config, describe(dataset))
     try:
-        result = fit(
-            model,
-            dataset,
-            config,
-            objective=objective_of(config),
-            folder=folder,
-            resume=resume,
-            checkpoint_seconds=checkpoint_seconds,
-            show_progress=show_progress,
-            fabric=fabric,
-        )
+        with Tracking(logger, folder, config) if fabric.is_global_zero else nullcontext() as on_epoch:
+            result = fit(
+                model,
+                dataset,
+                config,
+                objective=objective_of(config),
+                folder=folder,
+                resume=resume,
+                checkpoint_seconds=checkpoint_seconds,
+                show_progress=show_progress,
+                fabric=fabric,
+                on_epoch=on_epoch,
+            )
     except RuntimeError as error:
         if fabric.is_global_zero:
             end_run(folder, model, error)

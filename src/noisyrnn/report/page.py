@@ -3,12 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from noisyrnn.report.analysis_section import theory_section
 from noisyrnn.report.analysis_table import markdown as analysis_markdown
@@ -83,11 +82,21 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str, command: str
     return output / "report.html"
 
 
+def template_of(name: str) -> Template:
+    """The template of a page; every page has one frame."""
+    environment = Environment(
+        loader=PackageLoader("noisyrnn", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
 def build_page(comparison: Comparison, *, title: str, command: str | None, date: str) -> str:
     """The whole page as HTML, below `LARGEST_PAGE` bytes unless the tables alone are larger."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = resources.files("noisyrnn.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    template = environment.from_string(source)
+    template = template_of("page.html.j2")
     view = _view(comparison) | {"title": title, "command": command, "date": date}
     page = ""
     for count in EXAMPLES:

@@ -16,7 +16,7 @@ from noisyrnn.run_folder import RunFolder
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.objective import Objective, Trained, answered, loss_of, noisy_loss
-from noisyrnn.training.run import FitResult, Run
+from noisyrnn.training.run import EpochHook, FitResult, Run
 
 _VALIDATION_BATCH = 1000
 
@@ -101,6 +101,7 @@ def fit(
     checkpoint_seconds: float = 30.0,
     show_progress: bool = False,
     fabric: Fabric | None = None,
+    on_epoch: EpochHook | None = None,
 ) -> FitResult:
     """Train `model` in place with Adam; it ends with the weights of its best validation epoch.
 
@@ -118,6 +119,8 @@ def fit(
         checkpoint_seconds: Time between two checkpoints, at least 0 (after every step); the end gets one too.
         show_progress: Whether to show a progress bar.
         fabric: Device, precision and processes; this process's CPU by default.
+        on_epoch: Called on the first process with the metrics of each epoch, the row that metrics.csv gets, once it is
+            written. What it raises ends the training.
 
     Raises:
         RuntimeError: If the loss or a gradient is no longer finite; what was saved before is left alone.
@@ -126,7 +129,7 @@ def fit(
     """
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
     fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=config.precision)
-    run = Run(model, dataset, config, fabric=fabric, folder=folder, objective=objective)
+    run = Run(model, dataset, config, fabric=fabric, folder=folder, objective=objective, on_epoch=on_epoch)
     checkpoint = fabric.broadcast(run.read_checkpoint() if resume else None)
     if checkpoint is not None:
         run.restore(checkpoint)

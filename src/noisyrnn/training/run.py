@@ -1,6 +1,7 @@
 """One training run between two steps of its optimiser: what it holds, what it counts and what it writes."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,6 +16,9 @@ from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
 from noisyrnn.training.objective import Objective, Trained, answered, noisy_loss
 from noisyrnn.training.saving import save
+
+EpochHook = Callable[[Mapping[str, float]], None]
+"""Called with the metrics of an epoch, the row that metrics.csv gets, once it is written."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Run:
         fabric: Device, precision and processes; the first process alone writes.
         folder: Where to write; `None` for nowhere.
         objective: What is made small.
+        on_epoch: Called at the end of each epoch, on the first process alone.
 
     Attributes:
         progress: How far it is.
@@ -95,6 +100,7 @@ class Run:
         fabric: Fabric,
         folder: RunFolder | None = None,
         objective: Objective = noisy_loss,
+        on_epoch: EpochHook | None = None,
     ) -> None:
         for name, ours, theirs in (
             ("classes" if dataset.classes else "targets", model.readout.out_features, dataset.outputs),
@@ -105,6 +111,7 @@ class Run:
         self.model = model
         self.config = config
         self.folder = folder if fabric.is_global_zero else None
+        self.on_epoch = on_epoch if fabric.is_global_zero else None
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
         self.noisy = NoisyPass(model, objective)
@@ -210,6 +217,8 @@ class Run:
         progress.loss_sum = progress.epoch_seconds = 0.0
         if self.folder is not None:
             self.folder.write_metrics(progress.history)
+        if self.on_epoch is not None:
+            self.on_epoch(dict(progress.history[-1]))
 
     def finish(self) -> FitResult:
         """Leave the model with its best weights, in evaluation mode, and write it."""

@@ -19,7 +19,7 @@ from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError
 from noisyrnn.training.fit import Batch, batches, take_step, to_device, validate
 from noisyrnn.training.objective import Objective, Trained, noisy_loss
-from noisyrnn.training.run import FitResult, Run
+from noisyrnn.training.run import EpochHook, FitResult, Run
 
 Outcome = FitResult | DivergenceError
 StepEnd = tuple[float, float, int] | DivergenceError
@@ -36,6 +36,7 @@ def fit_together(
     checkpoint_seconds: float = 30.0,
     show_progress: bool = False,
     fabric: Fabric | None = None,
+    on_epochs: Sequence[EpochHook] | None = None,
 ) -> list[Outcome]:
     """Train every model as `fit` would train it alone: with its own data order, noise, optimiser and best epoch.
 
@@ -57,6 +58,7 @@ def fit_together(
         checkpoint_seconds: As for `fit`.
         show_progress: Whether to show a progress bar, one for all.
         fabric: Device and precision; this process's CPU by default.
+        on_epochs: The `on_epoch` of each run, as for `fit`; what one raises ends all of them.
 
     Returns:
         How each run ended, in order; for one that diverged, the error that `fit` would have raised.
@@ -72,9 +74,10 @@ def fit_together(
     if fabric.world_size > 1:
         raise ValueError(f"runs can only be trained together in one process, got {fabric.world_size}. Start one.")
     places: Sequence[RunFolder | None] = [None] * len(models) if folders is None else folders
+    hooks: Sequence[EpochHook | None] = [None] * len(models) if on_epochs is None else on_epochs
     runs = [
-        Run(model, dataset, config, fabric=fabric, folder=folder, objective=objective)
-        for model, config, folder in zip(models, configs, places, strict=True)
+        Run(model, dataset, config, fabric=fabric, folder=folder, objective=objective, on_epoch=hook)
+        for model, config, folder, hook in zip(models, configs, places, hooks, strict=True)
     ]
     checkpoints = [run.read_checkpoint() if resume else None for run in runs]
     for run, checkpoint in zip(runs, checkpoints, strict=True):

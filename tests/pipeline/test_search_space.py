@@ -1,0 +1,82 @@
+"""Where a sweep looks."""
+
+from typing import Any
+
+import pytest
+
+from noisyrnn.models import MODELS
+from noisyrnn.pipeline.search_space import SPACES, Choice, Interval, read_space
+from noisyrnn.training import TrainConfig
+
+
+def test_every_model_has_a_space_whose_ends_it_allows() -> None:
+    assert SPACES.keys() == MODELS.keys()
+    for model, space in SPACES.items():
+        for name, place in space.items():
+            for end in place.ends:
+                assert getattr(TrainConfig.from_dict({"model": model, name: end}), name) == end
+
+
+def test_noise_levels_are_searched_for_the_noisy_network() -> None:
+    assert {"additive", "multiplicative", "step_size", "learning_rate"} <= SPACES["noisy"].keys()
+
+
+def test_a_space_as_a_file_has_it() -> None:
+    given = {
+        "hidden_size": {"low": 16, "high": 64},
+        "additive": {"low": 0.01, "high": 1, "log": True},
+        "recurrent_init": ["cayley", "henaff"],
+    }
+    space = read_space(given)
+    assert space == {
+        "hidden_size": Interval(16, 64),
+        "additive": Interval(0.01, 1, log=True),
+        "recurrent_init": Choice(("cayley", "henaff")),
+    }
+    assert read_space({name: place.to_json() for name, place in space.items()}) == space
+
+
+def test_suggestions_lie_where_they_should() -> None:
+    optuna = pytest.importorskip("optuna")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    whole, factors, words = [], [], []
+    for _ in range(200):
+        trial = study.ask()
+        whole.append(Interval(2, 5).suggest(trial, "whole"))
+        factors.append(Interval(0.01, 1.0, log=True).suggest(trial, "factors"))
+        words.append(Choice(("a", "b")).suggest(trial, "words"))
+    assert set(whole) == {2, 3, 4, 5}
+    assert all(isinstance(value, int) for value in whole)
+    assert set(words) == {"a", "b"}
+    assert min(factors) >= 0.01
+    assert max(factors) <= 1.0
+    below = sum(value < 0.1 for value in factors)  # half of them, if factors are as likely: 4 standard errors are 28
+    assert 72 <= below <= 128
+
+
+FORM = r"must be a list of at least two different values, or an interval with low below high .* got "
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "sentence"),
+    [
+        ([1], TypeError, r"space must map settings to where they are searched, got \[1\]"),
+        ({}, ValueError, "space must name at least one setting, got none"),
+        ({"additiv": [1, 2]}, ValueError, "Did you mean 'additive'"),
+        ({"seed": [1, 2]}, ValueError, "space must be one of"),
+        ({"dataset": ["digits", "smnist"]}, ValueError, "space must be one of"),
+        ({"additive": [0.1]}, ValueError, rf"space.additive {FORM}\[0.1\]"),
+        ({"additive": [0.1, 0.1]}, ValueError, rf"space.additive {FORM}\[0.1, 0.1\]"),
+        ({"additive": 0.1}, ValueError, rf"space.additive {FORM}0.1"),
+        ({"additive": {"low": 1, "high": 0.1}}, ValueError, FORM),
+        ({"additive": {"low": 0, "high": 0.1, "log": True}}, ValueError, FORM),
+        ({"additive": {"low": 0.1}}, ValueError, FORM),
+        ({"additive": {"low": 0.1, "high": 1, "lag": True}}, ValueError, FORM),
+        ({"additive": {"low": "a", "high": "b"}}, ValueError, FORM),
+        ({"additive": {"low": False, "high": True}}, ValueError, FORM),
+        ({"additive": {"low": 0.1, "high": 1, "log": "yes"}}, ValueError, FORM),
+    ],
+)
+def test_what_is_no_space_is_refused(given: Any, kind: type[Exception], sentence: str) -> None:
+    with pytest.raises(kind, match=sentence):
+        read_space(given)

@@ -1,0 +1,361 @@
+"""A search for settings: what it makes, that it goes on where it was, and that it never reads the test data."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from noisyrnn.cli import main
+from noisyrnn.data import Dataset, load_dataset
+from noisyrnn.pipeline import SweepConfig, sweep
+from noisyrnn.pipeline.study import counted, open_study
+from noisyrnn.report.sweep import write_sweep_page
+from noisyrnn.robustness import WhiteNoise, evaluate
+from noisyrnn.run_folder import RunFolder
+from noisyrnn.training import TrainConfig, load
+
+optuna = pytest.importorskip("optuna")
+module = sys.modules["noisyrnn.pipeline.sweep"]
+
+
+@pytest.fixture(autouse=True)
+def _one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+
+
+@pytest.fixture(autouse=True)
+def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take longer than these trainings; tests that look at the page ask for it."""
+    monkeypatch.setattr(module, "write_sweep_page", lambda *args, **rest: None)
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch, _no_page: None) -> None:
+    monkeypatch.setattr(module, "write_sweep_page", write_sweep_page)
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores that are a function of the settings alone, for what is about the order of the trials."""
+
+    def trained(configs: list[TrainConfig], output: Path, **rest: Any) -> dict[Path, None]:
+        return {output / json.dumps([c.learning_rate, c.step_size, c.additive]): None for c in configs}
+
+    def measured(folder: RunFolder, config: SweepConfig, **rest: Any) -> list[dict[str, Any]]:
+        values = json.loads(folder.path.name)
+        accuracy = 1 / (1 + sum(abs(math.log(value / 0.1)) for value in values))
+        return [{"perturbation": "white_noise", "strength": 0.2, "accuracy": accuracy, "interval": [0.0, 1.0]}]
+
+    monkeypatch.setattr(module, "train_seeds", trained)
+    monkeypatch.setattr(module, "validation_columns", measured)
+
+
+def settings(waves_file: Path, **changes: Any) -> SweepConfig:
+    train = {"dataset": str(waves_file), "hidden_size": 4, "epochs": 1, "batch_size": 32, **changes.pop("train", {})}
+    return SweepConfig(**{"trials": 3, "draws": 2, **changes}, train=train)
+
+
+def trials_of(folder: Path) -> list[tuple[dict[str, Any], float | None, str | None]]:
+    """Values, score and sentence of each trial, in order; its number may have gaps where others were lost."""
+    content = json.loads((folder / "sweep.json").read_text())
+    return [(trial["values"], trial["score"], trial["error"]) for trial in content["trials"]]
+
+
+def test_a_score_is_the_mean_accuracy_on_perturbed_validation_data(waves_file: Path, tmp_path: Path) -> None:
+    strengths = {"white_noise": [0.0, 0.5]}
+    config = settings(waves_file, strengths=strengths, seeds=2, trials=2)
+    result = sweep(config, output=tmp_path)
+    validation = load_dataset(str(waves_file)).validation
+    content = json.loads((result.folder / "sweep.json").read_text())
+    assert [trial["number"] for trial in content["trials"]] == [0, 1]
+    for trial in content["trials"]:
+        found = []
+        for seed in (101, 102):
+            run = next(
+                folder
+                for folder in result.folder.glob(f"*-seed{seed}-*")
+                if trial["values"].items() <= json.loads((folder / "config.json").read_text())["config"].items()
+            )
+            model = load(run / "model.safetensors")
+            for strength in (0.0, 0.5):
+                found.append(evaluate(model, validation, WhiteNoise(strength), draws=2, seed=0).accuracy)
+        assert trial["score"] == pytest.approx(fmean(found), abs=1e-12)
+        cells = [cell for run in trial["columns"] for cell in run]
+        assert [cell["accuracy"] for cell in cells] == found
+        assert all(cell["interval"][0] <= cell["accuracy"] <= cell["interval"][1] for cell in cells)
+    best = max(content["trials"], key=lambda trial: trial["score"])
+    assert (content["best"], result.score, result.best) == (best["number"], best["score"], best["values"])
+    assert (result.trials, result.failed) == (2, 0)
+
+
+def test_the_searched_values_are_those_of_the_runs_and_fixed_ones_stay(waves_file: Path, tmp_path: Path) -> None:
+    result = sweep(settings(waves_file, train={"additive": 0.3}), output=tmp_path)
+    runs = [json.loads(path.read_text())["config"] for path in result.folder.glob("*/config.json")]
+    assert len(runs) == 3
+    assert {run["additive"] for run in runs} == {0.3}
+    assert len({run["learning_rate"] for run in runs}) == 3
+    for values, _, _ in trials_of(result.folder):
+        assert values.keys() == {"learning_rate", "step_size", "multiplicative", "skewness"}
+        assert sum(values.items() <= run.items() for run in runs) == 1
+
+
+def test_going_on_chooses_what_it_would_have_chosen(waves_file: Path, tmp_path: Path, no_training: None) -> None:
+    config = settings(waves_file, trials=20)  # past the ten that are drawn blindly
+    whole = sweep(config, output=tmp_path / "whole")
+    for trials in (4, 12, 20):
+        parts = sweep(settings(waves_file, trials=trials), output=tmp_path / "parts")
+        assert parts.trials == trials
+    assert trials_of(parts.folder) == trials_of(whole.folder)
+    again = sweep(config, output=tmp_path / "whole")
+    assert (again.trials, again.best) == (20, whole.best)
+    other = sweep(settings(waves_file, trials=2, sweep_seed=1), output=tmp_path / "other")
+    assert trials_of(other.folder) != trials_of(whole.folder)[:2]
+
+
+def test_an_interrupted_trial_is_made_again(
+    waves_file: Path, tmp_path: Path, no_training: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = sweep(settings(waves_file, trials=12), output=tmp_path / "whole")
+    really, calls = module.train_seeds, []
+
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) in (2, 11):
+            raise KeyboardInterrupt
+        return really(*args, **kwargs)
+
+    monkeypatch.setattr(module, "train_seeds", stopped)
+    for made in (1, 9):
+        with pytest.raises(KeyboardInterrupt):
+            sweep(settings(waves_file, trials=12), output=tmp_path / "broken")
+        folder = next((tmp_path / "broken").glob("sweep-*"))
+        assert len(trials_of(folder)) == made  # what there is has been written
+    sweep(settings(waves_file, trials=12), output=tmp_path / "broken")
+    assert trials_of(folder) == trials_of(whole.folder)
+
+
+def test_the_test_data_are_not_read(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(self: Dataset) -> None:
+        raise AssertionError("the test data were read")
+
+    monkeypatch.setattr(Dataset, "test", property(read))
+    with pytest.raises(AssertionError, match="the test data were read"):
+        print(load_dataset(str(waves_file)).test)
+    assert sweep(settings(waves_file, trials=1), output=tmp_path).trials == 1
+
+
+WILD = {"step_size": [0.1, 1e30]}
+
+
+def test_a_failed_trial_is_kept_with_its_sentence(waves_file: Path, tmp_path: Path) -> None:
+    config = settings(waves_file, space=WILD, train={"learn_step": False, "damping": 1.0}, trials=6)
+    result = sweep(config, output=tmp_path)
+    trials = trials_of(result.folder)
+    assert len(trials) == 6
+    for values, score, error in trials:
+        assert (score is None) == (values["step_size"] == 1e30)
+        assert (error is None) == (score is not None)
+        assert error is None or "hidden state became non-finite" in error
+    assert result.failed == sum(score is None for _, score, _ in trials) > 0
+    assert result.best == {"step_size": 0.1}
+    assert result.failed < result.trials
+
+
+def test_where_every_trial_fails_that_is_said(waves_file: Path, tmp_path: Path, page: None) -> None:
+    wild = {"step_size": [1e29, 1e30]}
+    config = settings(waves_file, space=wild, train={"learn_step": False, "damping": 1.0}, trials=2)
+    with pytest.raises(RuntimeError, match=r"Every trial failed. The first says: .*non-finite"):
+        sweep(config, output=tmp_path)
+    folder = next(tmp_path.glob("sweep-*"))
+    assert len(trials_of(folder)) == 2
+    assert not (folder / "best.yaml").exists()
+    assert "No trial was scored." in (folder / "sweep.html").read_text()
+
+
+def test_two_workers_make_as_many_trials_and_no_two_alike(waves_file: Path, tmp_path: Path) -> None:
+    result = sweep(settings(waves_file, trials=5, workers=2), output=tmp_path)
+    trials = trials_of(result.folder)
+    assert len(trials) == 5
+    assert len({json.dumps(values) for values, _, _ in trials}) == 5
+    assert all(score is not None for _, score, _ in trials)
+
+
+def test_a_second_machine_shares_the_database_and_keeps_to_the_number(waves_file: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    first = sweep(settings(waves_file, trials=3, storage=url), output=tmp_path / "first")
+    second = sweep(settings(waves_file, trials=5, storage=url), output=tmp_path / "second")
+    assert trials_of(second.folder)[:3] == trials_of(first.folder)
+    assert second.trials == 5
+    assert len(list(second.folder.glob("*/model.safetensors"))) == 2
+    assert not (tmp_path / "second" / "sweeps.db").exists()
+
+
+def test_a_trial_under_way_elsewhere_counts(waves_file: Path, tmp_path: Path, no_training: None) -> None:
+    config = settings(waves_file, trials=2)
+    sweep(settings(waves_file, trials=1), output=tmp_path)
+    folder = next(tmp_path.glob("sweep-*"))
+    study = optuna.load_study(study_name=folder.name, storage=f"sqlite:///{tmp_path / 'sweeps.db'}")
+    trial = study.ask()
+    for process in ("unsigned", ["elsewhere", 2**22 + 1], [socket.gethostname(), os.getpid()]):
+        if process != "unsigned":
+            trial.set_user_attr("process", process)
+        assert sweep(config, output=tmp_path).trials == 1
+    trial.set_user_attr("process", [socket.gethostname(), 2**22 + 1])  # above the largest there can be
+    assert sweep(config, output=tmp_path).trials == 2
+
+
+def test_kill_minus_9_then_the_same_command_ends_the_same(waves_file: Path, tmp_path: Path) -> None:
+    words = ["sweep", "--dataset", str(waves_file), "--hidden-size", "8", "--epochs", "12", "--trials", "2"]
+    command = [sys.executable, "-m", "noisyrnn", *words, "--output", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("killed/sweep-*/*/metrics.csv")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert main([*words, "--output", str(tmp_path / "killed")]) == 0
+    assert main([*words, "--output", str(tmp_path / "whole")]) == 0
+    killed, whole = (next((tmp_path / name).glob("sweep-*")) for name in ("killed", "whole"))
+    assert trials_of(killed) == trials_of(whole)
+    assert len(trials_of(whole)) == 2
+    assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+def test_nothing_but_trials_under_way_elsewhere(waves_file: Path, tmp_path: Path) -> None:
+    config = settings(waves_file, trials=1)
+    url = f"sqlite:///{tmp_path / 'sweeps.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "carry_out_trial", lambda task: open_study(task.name, url, task.identity).ask())
+        with pytest.raises(RuntimeError, match="No trial has ended: those that are missing are under way elsewhere"):
+            sweep(config, output=tmp_path)
+
+
+def test_other_settings_are_another_sweep(waves_file: Path, tmp_path: Path, no_training: None) -> None:
+    one = sweep(settings(waves_file, trials=1), output=tmp_path)
+    more = sweep(settings(waves_file, trials=2), output=tmp_path)
+    assert one.folder == more.folder
+    folders = {one.folder}
+    for changes in (
+        {"draws": 3},
+        {"seeds": 2},
+        {"sweep_seed": 1},
+        {"strengths": {"white_noise": [0.3]}},
+        {"train": {"hidden_size": 5}},
+        {"space": {"additive": [0.1, 0.2]}},
+    ):
+        folders.add(sweep(settings(waves_file, trials=1, **changes), output=tmp_path).folder)
+    assert len(folders) == 7
+
+
+def test_a_study_of_other_settings_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    assert counted(open_study("one", url, {"a": 1})) == []
+    open_study("one", url, {"a": 1})
+    with pytest.raises(ValueError, match="storage must hold no other study called 'one'"):
+        open_study("one", url, {"a": 2})
+
+
+def test_the_best_settings_train_the_same_run(
+    waves_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strengths = {"white_noise": [0.5]}
+    config = settings(waves_file, strengths=strengths, train={"decay_epochs": (), "clip_norm": None})
+    result = sweep(config, output=tmp_path)
+    best = yaml.safe_load((result.folder / "best.yaml").read_text())
+    assert result.best.items() <= best.items()
+    words = ["train", "--config", str(result.folder / "best.yaml"), "--seed", "101", "--output", str(result.folder)]
+    before = sorted(path.name for path in result.folder.iterdir())
+    assert main(words) == 0  # the same settings name the same folder, whose run is finished
+    assert sorted(path.name for path in result.folder.iterdir()) == before
+    run = Path(capsys.readouterr().out.strip().removeprefix("Trained: "))
+    found = TrainConfig.from_dict({**json.loads((run / "config.json").read_text())["config"], "label": None})
+    assert found == config.run_config(result.best)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "sentence"),
+    [
+        ({"model": "noisi"}, ValueError, "model must be one of"),
+        ({"trials": 0}, ValueError, "trials must be at least 1, got 0"),
+        ({"draws": 36}, ValueError, "draws must be at most 35, got 36"),
+        ({"seeds": 0}, ValueError, "seeds must be at least 1, got 0"),
+        ({"workers": 0}, ValueError, "workers must be at least 1, got 0"),
+        ({"sweep_seed": -1}, ValueError, "sweep_seed must be at least 0, got -1"),
+        ({"strengths": {}}, TypeError, "strengths must map perturbations to lists of numbers"),
+        ({"strengths": {"white": [1]}}, ValueError, "perturbation must be one of"),
+        ({"strengths": {"white_noise": 1}}, TypeError, "strengths must be a list of numbers, got 1"),
+        ({"accelerator": "tpu"}, ValueError, "accelerator must be one of"),
+        ({"space": {"additive": [-1, 1]}}, ValueError, "additive must be at least 0, got -1"),
+        ({"space": {"stiffness": [1, 2]}}, ValueError, "stiffness must not be set for NoisyRNN"),
+        ({"space": {"additive": [1, 2]}, "train": {"additive": 1}}, ValueError, "additive must be fixed or searched"),
+        ({"train": {"seed": 3}}, ValueError, "train must not hold seed, got 3"),
+        ({"train": {"model": "gru"}}, ValueError, "train must not hold model"),
+        ({"train": {"epochs": 0}}, ValueError, "epochs must be at least 1"),
+        (
+            {"model": "exprnn", "train": {"learning_rate": 0.1, "recurrent_init": "cayley"}},
+            ValueError,
+            "train must leave something to search, got ",
+        ),
+    ],
+)
+def test_wrong_settings_are_refused_before_any_work(
+    waves_file: Path, changes: dict[str, Any], kind: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(kind, match=sentence):
+        settings(waves_file, **changes)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("sweeps.db", "storage must be the URL of a database, got 'sweeps.db'. Write sqlite:///sweeps.db."),
+        ("nothing://here/db", "storage must be a database that can be opened, got 'nothing://here/db'"),
+        ("sqlite:///{folder}/missing/s.db", "storage must be a database that can be opened"),
+    ],
+)
+def test_a_database_that_cannot_be_opened(waves_file: Path, tmp_path: Path, url: str, sentence: str) -> None:
+    config = settings(waves_file, storage=url.format(folder=tmp_path))
+    with pytest.raises(ValueError, match=sentence):
+        sweep(config, output=tmp_path / "out")
+
+
+def test_without_optuna(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ValueError, match=r"sweep must have the package optuna, got none. .*noisyrnn\[sweep\]"):
+        sweep(settings(waves_file), output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_number_of_threads_is_left_as_it_was(waves_file: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    sweep(settings(waves_file, trials=1, workers=1), output=tmp_path)
+    assert torch.get_num_threads() == before
+
+
+def test_the_command(waves_file: Path, tmp_path: Path, page: None, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sweep", "--dataset", str(waves_file), "--hidden-size", "4", "--epochs", "1", "--trials", "2"]
+    words += ["--space", "{additive: {low: 0.1, high: 0.5}}", "--strengths.white_noise", "[0.1]"]
+    assert main([*words, "--output", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    folder = next(tmp_path.glob("sweep-waves-noisy-*"))
+    assert "Trials: 2\n" in shown
+    assert f"Page: {folder / 'sweep.html'}\n" in shown
+    assert f"noisyrnn train --config {folder / 'best.yaml'}\n" in shown
+    page = (folder / "sweep.html").read_text()
+    assert "noisyrnn sweep --dataset" in page
+    assert all(0.1 <= values["additive"] <= 0.5 for values, _, _ in trials_of(folder))
+    (tmp_path / "c.yaml").write_text("trials: 2\nspace:\n  additiv: [1, 2]\n")
+    assert main(["sweep", "--config", str(tmp_path / "c.yaml")]) == 2
+    assert "Did you mean 'additive'?" in capsys.readouterr().err
