@@ -82,7 +82,9 @@ class RunFolder:
             ValueError: If there is none, or another version wrote it.
         """
         if not (path / "config.json").is_file():
-            raise ValueError(f"run must be a folder that holds a config.json, got {path}. Train one: noisyrnn train.")
+            inside = any(path.glob("*/config.json"))
+            advice = f"It holds runs; name them: {path}/*-seed*" if inside else "Train one: noisyrnn train."
+            raise ValueError(f"run must be a folder that holds a config.json, got {path}. {advice}")
         read_json(path / "config.json")
         return cls(path)
 

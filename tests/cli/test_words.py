@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,8 @@ def test_flags_may_have_underscores(data: Path, tmp_path: Path) -> None:
         (["train", "--model", "lipshitz"], "got 'lipshitz'. Did you mean 'lipschitz'?"),
         (["train", "--epoch", "3"], "Did you mean --epochs?"),
         (["train", "--epochs", "many"], "epochs"),
+        (["train", "--precision", "16"], "precision must be one of 32-true, 64-true, bf16-mixed, got '16'."),
+        (["train", "--penalty", "explict"], "got 'explict'. Did you mean 'explicit'?"),
         (["train", "--logger", "tensorbord"], "got 'tensorbord'. Did you mean 'tensorboard'?"),
         (["compare", "--models", "gru", "--logger", "x"], "logger must be one of csv, mlflow, tensorboard, got 'x'."),
         (["sweep", "--trials", "0"], "trials must be at least 1, got 0."),
@@ -77,6 +80,28 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(
     assert len(captured.err.strip().splitlines()) == 1
     assert "Traceback" not in captured.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_runs_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "waves-noisy-seed1-0").mkdir()
+    (tmp_path / "waves-noisy-seed1-0" / "config.json").write_text("{}")
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert f"got {tmp_path}. It holds runs; name them: {tmp_path}/*-seed*" in capsys.readouterr().err
+
+
+def test_a_warning_is_a_note_without_a_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(words: object) -> int:
+        warnings.warn("it may take long", UserWarning, stacklevel=1)
+        warnings.warn("soon gone", FutureWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setitem(COMMANDS, "list", warn)
+    before = warnings.showwarning
+    assert main(["list"]) == 0
+    assert capsys.readouterr().err == "Note: it may take long\nNote: FutureWarning: soon gone\n"
+    assert warnings.showwarning is before
 
 
 def test_no_traceback_reaches_the_user() -> None:

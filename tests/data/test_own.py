@@ -127,6 +127,8 @@ def csv(path: Path, text: str) -> str:
     return str(path / "own.csv")
 
 
+OWN = r"A line is its class and then its values, without a number of its own\.$"
+FILL = r"Fill the value in, or leave the line out\.$"
 ROWS = "".join(f"{'ab'[i % 2]},{i}.5,2,{'' if i % 2 else 3}\n" for i in range(10))
 
 
@@ -148,11 +150,29 @@ def test_a_first_csv_line_that_counts_is_no_header_if_its_class_comes_again(tmp_
     ("text", "message"),
     [
         ("", r"own\.csv must hold at least one sequence, got none\.$"),
-        (ROWS + "a,1,x,3\n", r"^Line 11 of .*own\.csv must hold finite numbers, got 'x' in column 3\.$"),
-        (ROWS + "a,1,,3\n", r"^Line 11 of .* must hold finite numbers, got '' in column 3\.$"),
-        (ROWS + "a,nan,2\n", r"^Line 11 of .* must hold finite numbers, got 'nan' in column 2\.$"),
-        (ROWS + "a,,\n", r"^Line 11 of .* must hold a class and a value at least, got 'a' and 0 values\.$"),
-        (ROWS + ",1,2\n", r"^Line 11 of .* must hold a class and a value at least, got '' and 2 values\.$"),
+        (
+            ROWS + "a,1,x,3\n",
+            r"^Line 11 of .*own\.csv must hold finite numbers, got 'x' in column 3\. " + OWN,
+        ),
+        (
+            ROWS + "a,1,,3\n",
+            r"^Line 11 of .* must hold finite numbers, got '' in column 3\. " + FILL,
+        ),
+        (
+            ROWS + "a,nan,2\n",
+            r"^Line 11 of .* must hold finite numbers, got 'nan' in column 2\. " + FILL,
+        ),
+        (
+            ROWS + "a,,\n",
+            r"^Line 11 of .* must hold a class and a value at least, got 'a' and 0 values\. " + OWN,
+        ),
+        (
+            ROWS + ",1,2\n",
+            r"^Line 11 of .* must hold a class and a value at least, got '' and 2 values\. " + FILL,
+        ),
+        (ROWS + "a;1;2\n", r"got 'a;1;2' and 0 values\. Separate values with commas\.$"),
+        (ROWS + "a,1;2\n", r"got '1;2' in column 2\. Separate values with commas\.$"),
+        (ROWS + 'a,"-0,334",1\n', r"got '-0,334' in column 2\. Write a point in the number, not a comma\.$"),
         ("a,0,0.5\na,1,2\na,2,2\n", r"^y must hold at least two classes, got 1 \('a'\)\.$"),
     ],
 )

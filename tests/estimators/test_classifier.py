@@ -169,6 +169,8 @@ def test_strengths_are_in_standard_deviations(classifier, waves):
             ValueError,
             "option of model 'noisy' must be one of .* Did you mean 'skewness'",
         ),
+        ({"options": {"num_layers": 2}}, ValueError, "option of model 'noisy' must be one of .*, got 'num_layers'"),
+        ({"options": {"noise_seed": 2}}, ValueError, "option of model 'noisy' must be one of .*, got 'noise_seed'"),
         ({"model": "gru", "step_size": 0.1}, ValueError, "step_size must not be set for GRU, got 0.1"),
         ({"validation_fraction": 1.0}, ValueError, r"validation_fraction must be less than 1, got 1\."),
         ({"validation_fraction": -0.1}, ValueError, r"validation_fraction must be at least 0, got -0.1\."),
@@ -178,7 +180,7 @@ def test_strengths_are_in_standard_deviations(classifier, waves):
         ({"random_state": -1}, ValueError, r"random_state must be at least 0, got -1\."),
         ({"random_state": "a"}, TypeError, r"random_state must be an integer, got 'a'\."),
         ({"layout": "nct"}, ValueError, "layout must be one of channels_first, channels_last, got 'nct'"),
-        ({"device": "tpu"}, ValueError, "accelerator must be one of auto, cpu, cuda, got 'tpu'"),
+        ({"device": "tpu"}, ValueError, "device must be one of auto, cpu, cuda, got 'tpu'"),
     ],
 )
 def test_wrong_settings_fail_in_fit(params, error, text, classifier, waves):
@@ -248,3 +250,22 @@ def test_progress_is_shown_when_asked_for(classifier, waves, capfd, monkeypatch)
     assert capfd.readouterr().err == ""
     classifier.set_params(verbose=1).fit(*waves)
     assert "NoisyRNNClassifier seed 0" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"hidden_size": 5}, "hidden_size must stay 6, that of the fitted model, got 5. Fit without warm_start"),
+        ({"model": "gru"}, "model must stay 'noisy', that of the fitted model, got 'gru'"),
+        ({"additive": 0.5}, "additive must stay .*, that of the fitted model, got 0.5"),
+    ],
+)
+def test_going_on_with_another_model_is_refused(change, text, waves):
+    X, y = waves
+    classifier = NoisyRNNClassifier(hidden_size=6, epochs=1, warm_start=True, random_state=1).fit(X, y)
+    classifier.set_params(learning_rate=0.002).fit(X, y)
+    with pytest.raises(ValueError, match=text):
+        classifier.set_params(**change).fit(X, y)
+    with pytest.raises(ValueError, match=text):
+        classifier.partial_fit(X, y)
+    classifier.set_params(warm_start=False).fit(X, y)

@@ -15,7 +15,15 @@ def test_back_as_it_was(value):
 
 
 @pytest.mark.parametrize(
-    "array", [np.arange(3), np.array(["a", "bc"]), np.array(["a", 1], object), np.array([True]), np.array([0.1, np.pi])]
+    "array",
+    [
+        np.arange(3),
+        np.array(["a", "bc"]),
+        np.array(["a", 1], object),
+        np.array([None, np.int64(1)], object),
+        np.array([True]),
+        np.array([0.1, np.pi]),
+    ],
 )
 def test_arrays_keep_their_type(array):
     found = from_json(json.loads(json.dumps(to_json("x", array))))

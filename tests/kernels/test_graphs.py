@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from noisyrnn.kernels import operators
 from noisyrnn.kernels.cpu.kernel import unavailable
 from noisyrnn.kernels.recurrence import FusedNoise, Recurrence
-from noisyrnn.models import NoisyRNN, SequenceClassifier
+from noisyrnn.models import AntisymmetricRNN, NoisyRNN, SequenceClassifier
 from noisyrnn.sde import BrownianPath
 
 REPLICAS, BATCH, STEPS, INPUT, HIDDEN = 2, 3, 4, 2, 5
@@ -188,3 +188,13 @@ def test_settings_come_back_from_the_operators_arguments(kernel: str) -> None:
 def test_recurrence_fields_are_in_the_order_of_a_pass() -> None:
     assert Recurrence._fields[1:6] == ("A", "W", "U", "b", "step")
     assert operators.Pass._fields[3:8] == Recurrence._fields[1:6]
+
+
+def test_layers_with_other_settings_compile_too() -> None:
+    """The second value of a number becomes a symbol of the graph."""
+    inputs, path = randn(2, 3, 2), BrownianPath(seed=1)
+    for damping in (0.01, 0.02, 0.03):
+        layer = AntisymmetricRNN(2, 3, damping=damping)
+        layer.kernel = "reference"
+        outputs, _ = torch.compile(layer, backend="eager", fullgraph=True)(inputs, path=path)
+        torch.testing.assert_close(outputs, layer(inputs, path=path)[0])

@@ -1,17 +1,23 @@
 """From a trained run to analysis.json."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings
+from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, Subject
+from noisyrnn.analysis.findings import Curve, Findings, Quantity
 from noisyrnn.analysis.margins.margin import output_margins
+from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.data import load_dataset
+from noisyrnn.data.base import Split
 from noisyrnn.pipeline import AnalyzeConfig, analyze_run, train_run
+from noisyrnn.pipeline import analyze as module
+from noisyrnn.pipeline.train import run_config
 from noisyrnn.training import RunFolder, TrainConfig, load
 
 SMALL = AnalysisSettings(
@@ -34,6 +40,11 @@ def trained(waves_file: Path, output: Path, **options: Any) -> RunFolder:
 @pytest.fixture
 def run(waves_file: Path, tmp_path: Path) -> RunFolder:
     return trained(waves_file, tmp_path / "runs", step_size=0.3)
+
+
+@pytest.fixture
+def quick(waves_file: Path, tmp_path: Path) -> RunFolder:
+    return trained(waves_file, tmp_path / "quick", epochs=1)
 
 
 def read(folder: RunFolder) -> dict[str, Any]:
@@ -129,8 +140,6 @@ def test_the_budget_is_kept_and_says_what_it_left_out(run: RunFolder) -> None:
 
 
 def test_a_part_stops_in_its_middle_when_time_is_up(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from noisyrnn.pipeline import analyze as module
-
     ticks = iter([0.0, 0.0, 0.0] + [1e9] * 1000)
     monkeypatch.setattr(module, "monotonic", lambda: next(ticks))
     found = read(analyze_run(run, AnalyzeConfig(settings=SMALL, parts=["curvature"])))
@@ -173,3 +182,195 @@ def test_wrong_settings_are_refused_before_any_work(tmp_path: Path, run: RunFold
     run.summary.unlink()
     with pytest.raises(ValueError, match="run must be finished"):
         analyze_run(run, AnalyzeConfig(settings=SMALL))
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, name: str, found: Findings | BaseException | None = None) -> list[Subject]:
+    """Put in place of a diagnostic one that finds `found`, or fails with it; the list holds what it looked at."""
+    subjects: list[Subject] = []
+
+    def look(subject: Subject) -> Findings:
+        subjects.append(subject)
+        if isinstance(found, BaseException):
+            raise found
+        return found or Findings()
+
+    monkeypatch.setitem(DIAGNOSTICS, name, replace(DIAGNOSTICS[name], run=look))
+    return subjects
+
+
+def rows(split: Split) -> list[list[float]]:
+    return [row.flatten().tolist() for row in split.inputs]
+
+
+def test_a_diagnostic_sees_the_trained_model_and_its_own_data(
+    quick: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subjects = spied(monkeypatch, "margins")
+    everything = replace(SMALL, test_sequences=10_000, curvature_sequences=10_000)
+    for settings in (everything, SMALL):
+        analyze_run(quick, AnalyzeConfig(settings=settings, parts=["margins"]))
+    whole, some = subjects
+    dataset = load_dataset(run_config(quick).dataset)
+    assert sorted(rows(whole.train)) == sorted(rows(dataset.train)) and rows(whole.train) != rows(dataset.train)
+    assert sorted(rows(whole.test)) == sorted(rows(dataset.test)) and rows(whole.test) != rows(dataset.test)
+    assert (len(some.train), len(some.test)) == (16, 12) and some.settings is SMALL
+    labels = {tuple(row): int(label) for row, label in zip(rows(dataset.test), dataset.test.labels, strict=True)}
+    assert [labels[tuple(row)] for row in rows(some.test)] == some.test.labels.tolist()
+    assert some.train.classes == some.test.classes == 2 and not some.model.training
+    saved = load(quick.model).state_dict()
+    assert all(torch.equal(weight, saved[name]) for name, weight in some.model.state_dict().items())
+
+
+def test_the_sequences_depend_on_the_seed_of_the_analysis_alone(
+    waves_file: Path, tmp_path: Path, quick: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = trained(waves_file, tmp_path / "runs", epochs=1, seed=2)
+    subjects = spied(monkeypatch, "margins")
+    for folder, seed in ((quick, 0), (other, 0), (quick, 1)):
+        analyze_run(folder, AnalyzeConfig(settings=replace(SMALL, analysis_seed=seed), parts=["margins"]))
+    first, same, new = ((rows(subject.train), rows(subject.test)) for subject in subjects)
+    assert first == same
+    assert first[0] != new[0] and first[1] != new[1]
+
+
+def test_unequal_lengths_are_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    lines = ["@problemName lines", "@univariate true", "@classLabel true a b", "@data"]
+    for k in range(60):
+        values = generator.standard_normal(5 + k % 4) + k % 2
+        lines.append(",".join(f"{value:.3f}" for value in values) + ":" + "ab"[k % 2])
+    path = tmp_path / "lines.ts"
+    path.write_text("\n".join(lines))
+    folder = trained(path, tmp_path / "runs", epochs=1)
+    subjects = spied(monkeypatch, "margins")
+    analyze_run(folder, AnalyzeConfig(settings=SMALL, parts=["margins"]))
+    for split in (subjects[0].train, subjects[0].test):
+        assert split.lengths is not None and set(split.lengths.tolist()) <= {5, 6, 7, 8}
+        for row, length in zip(split.inputs, split.lengths, strict=True):
+            assert bool((row[:length] != 0).all()) and not row[length:].any()
+
+
+def test_where_the_data_come_from(quick: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = json.loads(quick.config.read_text())
+    written["config"]["chunk"] = 7
+    quick.config.write_text(json.dumps(written))
+    asked: dict[str, Any] = {}
+
+    def find(name: str, **options: Any) -> Any:
+        asked.update(options, name=name)
+        return load_dataset(name)
+
+    monkeypatch.setattr(module, "load_dataset", find)
+    spied(monkeypatch, "margins")
+    analyze_run(quick, AnalyzeConfig(settings=SMALL, parts=["margins"]), data_dir=tmp_path)
+    assert asked == {"name": written["config"]["dataset"], "data_dir": tmp_path, "chunk": 7}
+
+
+def test_other_data_are_refused(quick: RunFolder, waves_file: Path) -> None:
+    content = dict(np.load(waves_file))
+    np.savez(waves_file, X=content["X"] * 2, y=content["y"])
+    with pytest.raises(ValueError, match=r"dataset must hold the data that .* was trained on, got others under the"):
+        analyze_run(quick, AnalyzeConfig(settings=SMALL, parts=["margins"]))
+    assert not quick.analysis.exists()
+
+
+@pytest.mark.parametrize(("budget", "seconds", "limit"), [(0.125, None, 7.5), (30.0, 12.0, 12.0)])
+def test_the_time_is_the_budget_or_what_is_given(
+    quick: RunFolder, monkeypatch: pytest.MonkeyPatch, budget: float, seconds: float | None, limit: float
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+
+    def work(subject: Subject) -> Findings:
+        now[0] = 100 + limit - 0.01
+        subject.check_time()
+        return Findings()
+
+    def overdo(subject: Subject) -> Findings:
+        now[0] = 100 + limit + 0.01
+        subject.check_time()
+        return Findings()
+
+    monkeypatch.setitem(DIAGNOSTICS, "margins", replace(DIAGNOSTICS["margins"], run=work))
+    monkeypatch.setitem(DIAGNOSTICS, "jacobians", replace(DIAGNOSTICS["jacobians"], run=overdo))
+    config = AnalyzeConfig(settings=SMALL, budget=budget, parts=["margins", "jacobians", "stability"])
+    parts = read(analyze_run(quick, config, seconds=seconds))["parts"]
+    assert parts["margins"] == {"status": "done", "seconds": round(limit - 0.01, 2)}
+    late = {"status": "skipped", "reason": f"The budget of {budget:g} minutes was used up. Analyze again to go on."}
+    assert parts["jacobians"] == parts["stability"] == late
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "times"),
+    [(ValueError("no"), "impossible", 1), (TypeError("no"), "impossible", 1), (RuntimeError("no"), "failed", 2)],
+)
+def test_what_cannot_be_is_not_tried_again_and_what_failed_is(
+    quick: RunFolder, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str, times: int
+) -> None:
+    subjects = spied(monkeypatch, "jacobians", error)
+    config = AnalyzeConfig(settings=SMALL, parts=["jacobians"])
+    for _ in range(2):
+        assert read(analyze_run(quick, config))["parts"] == {"jacobians": {"status": status, "reason": "no"}}
+    assert len(subjects) == times
+
+
+def test_another_kind_of_error_is_not_hidden(quick: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    spied(monkeypatch, "jacobians", KeyError("a mistake of ours"))
+    with pytest.raises(KeyError, match="a mistake of ours"):
+        analyze_run(quick, AnalyzeConfig(settings=SMALL, parts=["jacobians"]))
+
+
+def test_all_that_was_found_is_kept_together(quick: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(name: str, verdict: str | None) -> Findings:
+        one = Measurement(value=torch.tensor(1.0), kind="exact")
+        ends = torch.zeros(1)
+        return Findings(
+            quantities=[Quantity(name=name, title=name, measurement=one)],
+            curves={name: Curve(x=ends, y=ends, xlabel="x", ylabel="y", kind="exact")},
+            landscapes={name: {"note": name}},
+            verdict=verdict,
+            data=f"data of {name}",
+        )
+
+    config = AnalyzeConfig(settings=SMALL, parts=["stability", "margins"])
+    spied(monkeypatch, "stability", made("a", "stable: yes"))
+    spied(monkeypatch, "margins", made("b", None))
+    found = read(analyze_run(quick, config))
+    assert [(one["name"], one["group"]) for one in found["quantities"]] == [("a", "stability"), ("b", "margins")]
+    assert list(found["curves"]) == list(found["landscapes"]) == ["a", "b"]
+    assert found["verdict"] == "stable: yes"
+    assert found["data"] == {"stability": "data of a", "margins": "data of b"}
+    assert found["settings"] == asdict(SMALL)
+
+
+def test_the_file_is_whole_after_each_part(quick: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stops in the second part, or while it writes, leaves the first one as it was."""
+    config = AnalyzeConfig(settings=SMALL, parts=["margins", "jacobians"])
+    spied(monkeypatch, "margins")
+    stopped = spied(monkeypatch, "jacobians", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        analyze_run(quick, config)
+    before = quick.analysis.read_bytes()
+    assert list(json.loads(before)["parts"]) == ["margins"] and len(stopped) == 1
+
+    def refuse(*paths: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    spied(monkeypatch, "jacobians")
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        analyze_run(quick, config)
+    assert quick.analysis.read_bytes() == before and not list(quick.path.glob(".*.part"))
+
+
+def test_an_accelerator_that_is_not_there(quick: RunFolder) -> None:
+    with pytest.raises(ValueError, match="accelerator must be one of auto, cpu, cuda, got 'tpu'"):
+        analyze_run(quick, AnalyzeConfig(settings=SMALL, parts=["margins"]), accelerator="tpu")
+
+
+def test_a_part_named_twice_is_computed_once(quick: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantity = Quantity(name="q", title="q", measurement=Measurement(value=torch.tensor(1.0), kind="exact"))
+    subjects = spied(monkeypatch, "margins", Findings(quantities=[quantity]))
+    found = read(analyze_run(quick, AnalyzeConfig(settings=SMALL, parts=["margins", "margins"])))
+    assert len(found["quantities"]) == 1
+    assert len(subjects) == 1

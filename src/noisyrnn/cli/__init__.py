@@ -3,7 +3,9 @@
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice
@@ -50,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a pipe's encoding may lack Greek letters; that is no reason to stop
             stream.reconfigure(errors="replace")
     try:
-        check_choice("command", words[0], COMMANDS)
-        return COMMANDS[words[0]](words[1:])
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            check_choice("command", words[0], COMMANDS)
+            return COMMANDS[words[0]](words[1:])
     except KeyboardInterrupt:
         again = "the same command with --resume" if words[0] == "train" else "the same command"
         print(f"Interrupted. Everything up to the last checkpoint is saved; go on with {again}.", file=sys.stderr)
@@ -62,6 +66,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RuntimeError, OSError) as error:
         print(_sentence(error), file=sys.stderr)
         return 1
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """What there is to say to the user of a command, without the place in the program that says it."""
+    text = str(message) if issubclass(category, UserWarning) else f"{category.__name__}: {message}"
+    print(f"Note: {text}", file=sys.stderr)
 
 
 def _sentence(error: Exception) -> str:

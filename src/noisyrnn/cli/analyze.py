@@ -32,6 +32,7 @@ def analyze_command(words: Sequence[str]) -> int:
         own["parts"] = split_names(own["parts"])
     config = AnalyzeConfig(**own, settings=AnalysisSettings(**given))
     end = time.monotonic() + 60 * config.budget
+    failed = False
     for position, folder in enumerate(folders):
         share = (end - time.monotonic()) / (len(folders) - position)
         analyze_run(folder, config, seconds=share, data_dir=data_dir, accelerator=accelerator, show_progress=True)
@@ -39,4 +40,5 @@ def analyze_command(words: Sequence[str]) -> int:
         for name, part in read_json(folder.analysis)["parts"].items():
             if part["status"] != "done":
                 print(f"Not computed: {name}: {part['reason']}", file=sys.stderr)
-    return 0
+                failed = failed or part["status"] == "failed"  # skipped for time, or impossible, is no failure
+    return 1 if failed else 0

@@ -4,10 +4,13 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from types import UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+
+from noisyrnn.training.settings import recommended
 
 Arguments = dict[str, Any]
 
@@ -15,9 +18,11 @@ _RUNS = {"analyze": "RUN... ", "evaluate": "RUN... ", "export": "RUN ", "report"
 
 OUTPUT = "runs"
 
+_GENERAL = ", ".join(f"{name} {value}" for name, value in recommended("", "").items())
+
 RECOMMENDED = (
-    "A training setting that is not given is the one chosen on validation data for this data set and model, "
-    "where there is one, and else the default shown here."
+    "A training setting that is not given is the one chosen on validation data for this data set and model; for other "
+    f"data, such as your own, a general one ({_GENERAL}, and some of each model); and else the default shown here."
 )
 
 
@@ -58,8 +63,17 @@ def add_fields(parser: CommandParser, config: type, *, skip: Sequence[str] = ())
         if entry.name in skip:
             continue
         default = entry.default if entry.default is not dataclasses.MISSING else None
-        kind: Any = dict[str, Any] if entry.name in ("space", "strengths", "train") else hints[entry.name]
+        kind: Any = dict[str, Any] if entry.name in ("space", "strengths", "train") else _plain(hints[entry.name])
         parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, default=default, help=helps[entry.name])
+
+
+def _plain(kind: Any) -> Any:
+    """The same with words in place of a choice of words: the class itself refuses wrong ones, in one sentence."""
+    if get_origin(kind) is Literal:
+        return str
+    if get_origin(kind) in (Union, UnionType) and any(get_origin(part) is Literal for part in get_args(kind)):
+        return str | None
+    return kind
 
 
 def add_places(parser: CommandParser, *, output: str | None = OUTPUT) -> None:

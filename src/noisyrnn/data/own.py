@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -137,15 +138,28 @@ def read_csv(path: Path) -> Cases:
         while cells and not cells[-1]:
             cells.pop()
         if not label or not cells:
-            raise ValueError(f"{where} must hold a class and a value at least, got {label!r} and {len(cells)} values.")
+            raise ValueError(
+                f"{where} must hold a class and a value at least, got {label!r} and {len(cells)} values. {_hint(label)}"
+            )
         values = [as_number(cell) for cell in cells]
         for column, (value, cell) in enumerate(zip(values, cells, strict=True), start=2):
             if value is None or not math.isfinite(value):
-                raise ValueError(f"{where} must hold finite numbers, got {cell!r} in column {column}.")
+                raise ValueError(f"{where} must hold finite numbers, got {cell!r} in column {column}. {_hint(cell)}")
         sequences.append(torch.tensor(values, dtype=torch.float32).unsqueeze(-1))
         labels.append(label)
     inputs, lengths = pad(sequences)
     return Cases(inputs=inputs, lengths=lengths, labels=canonical_labels(labels))
+
+
+def _hint(cell: str) -> str:
+    """What may be the matter with a cell that is out of place."""
+    if ";" in cell or "\t" in cell:
+        return "Separate values with commas."
+    if re.fullmatch(r"[+-]?\d+,\d+", cell):
+        return "Write a point in the number, not a comma."
+    if cell.lower() in ("", "na", "nan", "null", "none", "inf", "-inf"):
+        return "Fill the value in, or leave the line out."
+    return "A line is its class and then its values, without a number of its own."
 
 
 def is_header(row: list[str], other_labels: set[str]) -> bool:

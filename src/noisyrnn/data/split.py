@@ -163,7 +163,8 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         if cases.labels.count(smallest) < need:
             raise ValueError(
                 f"y must hold at least {need} sequences of each class to be split 60/20/20, "
-                f"got {cases.labels.count(smallest)} of class {smallest!r}. Add sequences, or give a test part."
+                f"got {cases.labels.count(smallest)} of class {smallest!r}. Add sequences, or give a test part. "
+                "In a .csv the first column is the class."
             )
         part = round(0.2 * len(labels))
         tested, rest = stratified_draw(labels, part)

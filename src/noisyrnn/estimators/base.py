@@ -3,7 +3,9 @@
 import copy
 import secrets
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,7 +20,7 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.estimators.inputs import Sequences, read_sequences
 from noisyrnn.estimators.notes import from_json, to_json
 from noisyrnn.models import MODELS
-from noisyrnn.pipeline.engine import make_fabric
+from noisyrnn.pipeline.engine import make_fabric, resolve_accelerator
 from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.fit import fit
@@ -131,8 +133,9 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"validation_fraction must be less than 1, got {fraction:g}.")
         seed = self._new_seed()
         config = self._config(seed, self._plain("epochs"))
-        self._train(self._split(X, y, sample_weight, first=first, learn=first), config, fraction, first)
-        self.seed_, self.partial_fits_ = seed, 0
+        with self._unchanged_by_failure():
+            self._train(self._split(X, y, sample_weight, first=first, learn=first), config, fraction, first)
+            self.seed_, self.partial_fits_ = seed, 0
         return self
 
     def save(self, path: str | Path) -> None:
@@ -224,8 +227,9 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         check_number("decay_after", decay_after, above=0.0)
         check_number("decay_after", decay_after, maximum=1.0)
         known = MODELS[self.model].options()
+        settable = {field.name for field in fields(TrainConfig)} - set(self.get_params(deep=False))
         for name in self.options or {}:
-            check_choice(f"option of model {self.model!r}", name, known)
+            check_choice(f"option of model {self.model!r}", name, settable.intersection(known))
         general = {name: value for name, value in recommended("", self.model).items() if name in known}
         named = {name: self._plain(name) for name in _MODEL_SETTINGS if self._plain(name) is not None}
         settings = {name: self._plain(name) for name in _TRAIN_SETTINGS}
@@ -301,6 +305,9 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _train(self, split: Split, config: TrainConfig, fraction: float, first: bool) -> None:
         """Train a new model, or the one there is, and hold it."""
+        resolve_accelerator(self.device, argument="device")
+        if not first:
+            self._check_same_model(config)
         train, validation = self._parts(split, fraction, config.seed)
         values = split.inputs[split.valid()]
         dataset = Dataset(
@@ -321,6 +328,20 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         self.history_ = result.history
         self.n_iter_ = len(result.history)
         self.best_epoch_ = result.best_epoch
+
+    def _check_same_model(self, config: TrainConfig) -> None:
+        """Raise `ValueError` if settings of the model are no longer those of the one to go on with."""
+        layer = self.model_.layer
+        with seeded(0):
+            wanted = MODELS[config.model].build(layer.input_size, config.hidden_size, config.model_options())
+        names = {entry.layer: name for name, entry in MODELS.items()}
+        held = {"model": names[type(layer)], **layer.options()}
+        for name, value in {"model": config.model, **wanted.options()}.items():
+            if held.get(name) != value:
+                raise ValueError(
+                    f"{name} must stay {held.get(name)!r}, that of the fitted model, got {value!r}. "
+                    "Fit without warm_start to begin anew."
+                )
 
     def _new_model(self, config: TrainConfig, dataset: Dataset) -> Trained:
         """Weights that depend on the seed alone, and the statistics of the training part."""
@@ -345,8 +366,20 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         seed = self._new_seed() if first else self.seed_
         calls = 0 if first else self.partial_fits_
         config = self._config(derive_seed(seed, "partial_fit", calls) % 2**63, epochs=1)
-        self._train(self._split(X, y, sample_weight, first=first, learn=learn), config, 0.0, first)
-        self.seed_, self.partial_fits_ = seed, calls + 1
+        with self._unchanged_by_failure():
+            self._train(self._split(X, y, sample_weight, first=first, learn=learn), config, 0.0, first)
+            self.seed_, self.partial_fits_ = seed, calls + 1
+
+    @contextmanager
+    def _unchanged_by_failure(self) -> Iterator[None]:
+        """What was fitted before stays as it was where this fit fails: classes of one with weights of the other lie."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
 
     def _check_fitted(self) -> None:
         """Raise unless there is a fitted model."""

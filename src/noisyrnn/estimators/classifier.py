@@ -198,7 +198,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
     def _learn(self, y: np.ndarray) -> None:
         classes = np.unique(y)
         if len(classes) < 2:
-            raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes[0]!r}.")
+            raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes.tolist()[0]!r}.")
         self.classes_ = classes
 
     def _labels(self, y: np.ndarray) -> Tensor:

@@ -220,13 +220,16 @@ def _resolve(
     return name, recurrence
 
 
+_INNER = ("noisyrnn", "torch", "lightning_fabric")
+
+
 def _notice(sentence: str) -> None:
     """Warn, the first time, at the line that called the package."""
     if torch.compiler.is_compiling() or sentence in _noticed:
         return
     _noticed.add(sentence)
     frame, level = inspect.currentframe(), 0
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("noisyrnn", "torch"):
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INNER:
         frame, level = frame.f_back, level + 1
     warnings.warn(sentence, KernelNotice, stacklevel=level + 1)
 

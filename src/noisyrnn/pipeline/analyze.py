@@ -42,7 +42,7 @@ class AnalyzeConfig:
     settings: AnalysisSettings = field(default_factory=AnalysisSettings)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", tuple(self.parts) or tuple(DIAGNOSTICS))
+        object.__setattr__(self, "parts", tuple(dict.fromkeys(self.parts)) or tuple(DIAGNOSTICS))
         for part in self.parts:
             check_choice("part", part, DIAGNOSTICS)
         check_number("budget", self.budget, above=0.0)

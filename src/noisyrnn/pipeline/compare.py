@@ -276,17 +276,18 @@ def compare(
         if (task.path / "config.json").is_file():
             check_same_data(RunFolder.open(task.path), dataset)
     check_reachable(config.logger, [RunFolder(task.path) for task in tasks])
-    bar = ProgressBar("runs", len(tasks), shown=show_progress and not one_by_one)
+    made = {task.path for task in tasks if RunFolder(task.path).robustness.is_file()}  # they take no time again
+    bar = ProgressBar("runs", len(tasks), done=len(made), shown=show_progress and not one_by_one)
     try:
-        failures = _carry_out_all(config, tasks, bar.advance)
+        failures = _carry_out_all(config, tasks, lambda path: None if path in made else bar.advance())
     finally:
         bar.close()
-    title = f"{len(config.models)} models on {configs[0].dataset}"
+    title = f"{len(config.models)} models on {Path(configs[0].dataset).name}"
     page = write_report([task.path for task in tasks], output, title=title, command=command)
     return page, failures
 
 
-def _carry_out_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callable[[], None]) -> dict[Path, str]:
+def _carry_out_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callable[[Path], None]) -> dict[Path, str]:
     """Every task; where a worker dies, the tasks it took down with it are tried once more, one by one."""
     ended: dict[Path, str | None] = {}
     pieces = [[task] for task in tasks]
@@ -297,7 +298,7 @@ def _carry_out_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callab
             for ends in spread(pieces):
                 for path, sentence in ends:
                     ended[path] = sentence
-                    done()
+                    done(path)
         except death:
             for task in tasks:
                 if task.path in ended:
@@ -308,7 +309,7 @@ def _carry_out_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callab
                 except death:
                     note_failure(task, _DIED)
                     ended[task.path] = _DIED
-                done()
+                done(task.path)
     return {path: sentence for path, sentence in ended.items() if sentence is not None}
 
 

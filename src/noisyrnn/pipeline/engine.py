@@ -11,17 +11,17 @@ from noisyrnn.training.config import Precision
 ACCELERATORS = ("auto", "cpu", "cuda")
 
 
-def resolve_accelerator(accelerator: str) -> str:
-    """`"cpu"` or `"cuda"`; `"auto"` is the GPU where there is one.
+def resolve_accelerator(accelerator: str, *, argument: str = "accelerator") -> str:
+    """`"cpu"` or `"cuda"`; `"auto"` is the GPU where there is one. `argument` is what it is called.
 
     Raises:
         ValueError: If it is unknown, or a GPU is asked for and there is none.
     """
-    check_choice("accelerator", accelerator, ACCELERATORS)
+    check_choice(argument, accelerator, ACCELERATORS)
     if accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError("accelerator must be 'cpu' where torch finds no GPU, got 'cuda'. See noisyrnn doctor.")
+        raise ValueError(f"{argument} must be 'cpu' where torch finds no GPU, got 'cuda'. See noisyrnn doctor.")
     return accelerator
 
 

@@ -195,8 +195,22 @@ def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -
     folder.remove_leftovers()
     settings = {**asdict(config), "label": config.shown_label}
     write_json(
-        folder.config, {"version": __version__, "config": settings, "dataset": data, "environment": environment()}
+        folder.config,
+        {
+            "version": __version__,
+            "config": settings,
+            "options": effective_options(config),
+            "dataset": data,
+            "environment": environment(),
+        },
     )
+
+
+def effective_options(config: TrainConfig) -> dict[str, Any]:
+    """Every option of the model that a run can set, with the value it has, given or not."""
+    options = MODELS[config.model].options()
+    settable = {name: options[name] for name in asdict(config) if name in options}
+    return settable | config.model_options()
 
 
 def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | RuntimeError) -> None:

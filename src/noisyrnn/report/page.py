@@ -273,6 +273,8 @@ def _settings(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def _value(value: Any) -> str:
+    if value is None:
+        return "–"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -63,7 +63,7 @@ class RunRecord:
 
     Args:
         path: The folder.
-        config: Settings of the run, with at least `label` and `seed`.
+        config: Settings of the run, with at least `label` and `seed`; those of the model as they were in effect.
         dataset: Name, sizes, classes and value range; empty where the data could not be read.
         environment: Versions and threads.
         summary: Outcome of training; `status` is `finished`, `failed`, or `unfinished` without a `summary.json`.
@@ -143,7 +143,7 @@ def read_run(path: Path) -> RunRecord:
         ) from error
     return RunRecord(
         path=path,
-        config=settings,
+        config=settings | (config.get("options") or {}),
         dataset=config.get("dataset") or {},
         environment=config.get("environment") or {},
         summary=_read_json(path, "summary.json") or {"status": "unfinished"},

@@ -37,7 +37,8 @@ def structured(matrix: Tensor, *, skewness: float = 0.75, damping: float = 0.001
     Reference:
         Erichson et al., Lipschitz Recurrent Neural Networks, ICLR 2021.
     """
-    check_structure(skewness, damping)
+    if not torch.compiler.is_compiling():  # a setting may then be a symbol, whose value is not known
+        check_structure(skewness, damping)
     # (1-β)(M + Mᵀ) + β(M - Mᵀ) = M + (1 - 2β) Mᵀ
     without_damping = torch.add(matrix, matrix.T, alpha=1 - 2 * skewness)
     identity = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)

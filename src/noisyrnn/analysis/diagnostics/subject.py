@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from scipy.stats import quantile_test
 from torch import Tensor
 
@@ -157,7 +159,9 @@ def median_quantity(
     return Quantity(
         name=name,
         title=title,
-        measurement=Measurement(value=values.quantile(0.5), kind=each.kind, confidence=each.confidence),
+        measurement=Measurement(
+            value=torch.tensor(np.median(values.numpy())), kind=each.kind, confidence=each.confidence
+        ),
         interval=_ends(ends.low, ends.high),
         better=better,
         unit=unit,
