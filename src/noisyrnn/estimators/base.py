@@ -17,7 +17,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.estimators.inputs import Sequences, read_sequences
+from noisyrnn.estimators.inputs import Sequences, check_sample_weight, read_sequences
 from noisyrnn.estimators.notes import from_json, to_json
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline.engine import make_fabric, resolve_accelerator
@@ -34,21 +34,6 @@ _DECAY_FACTOR = 0.1
 _KERNEL = "reference"  # the fused ones are for float32
 _MODEL_SETTINGS = "num_layers bidirectional step_size additive multiplicative".split()
 _TRAIN_SETTINGS = "hidden_size batch_size learning_rate weight_decay clip_norm patience".split()
-
-
-def check_sample_weight(sample_weight: Any, count: int) -> np.ndarray:
-    """`sample_weight` as float64 `(count,)`; raise unless its values are finite, at least 0 and not all 0."""
-    weights = np.asarray(sample_weight, dtype=np.float64)
-    if weights.shape != (count,):
-        raise ValueError(f"sample_weight must have shape ({count},), one for each sequence, got {weights.shape}.")
-    bad = int((~np.isfinite(weights)).sum())
-    if bad:
-        raise ValueError(f"sample_weight must be finite, got {bad} NaN or infinite values.")
-    if weights.min() < 0:
-        raise ValueError(f"sample_weight must be at least 0, got {weights.min():g}.")
-    if weights.max() == 0:
-        raise ValueError(f"sample_weight must not be all zero, got {count} zeros.")
-    return weights
 
 
 class SequenceEstimator(BaseEstimator):  # type: ignore[misc]

@@ -105,3 +105,18 @@ def _forget_columns(estimator: BaseEstimator, first: bool) -> None:
     if first:
         for name in ("n_features_in_", "feature_names_in_"):
             vars(estimator).pop(name, None)
+
+
+def check_sample_weight(sample_weight: Any, count: int) -> np.ndarray:
+    """`sample_weight` as float64 `(count,)`; raise unless its values are finite, at least 0 and not all 0."""
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.shape != (count,):
+        raise ValueError(f"sample_weight must have shape ({count},), one for each sequence, got {weights.shape}.")
+    bad = int((~np.isfinite(weights)).sum())
+    if bad:
+        raise ValueError(f"sample_weight must be finite, got {bad} NaN or infinite values.")
+    if weights.min() < 0:
+        raise ValueError(f"sample_weight must be at least 0, got {weights.min():g}.")
+    if weights.max() == 0:
+        raise ValueError(f"sample_weight must not be all zero, got {count} zeros.")
+    return weights

@@ -21,6 +21,9 @@ from noisyrnn.kernels.replay import replay
 BACKENDS: dict[str, Backend] = {}
 """Filled by `noisyrnn.kernels.dispatch`."""
 
+WITHOUT_AXIS = frozenset({"cpu"})
+"""Backends that take a single replica without its axis: for a short sequence, adding it takes longer than the loop."""
+
 _TENSORS = 10
 """Tensors of a `Pass`; they come first in every flat list of arguments."""
 
@@ -79,15 +82,14 @@ def _forward(backend: str, call: Pass, every_step: bool, save: bool) -> tuple[Te
     """`Backend.forward`, of checked lengths, out of autocast's reach."""
     lengths = call.lengths
     if lengths is not None and lengths.device.type == "cpu":  # elsewhere reading them would stall the device
-        check_lengths(lengths.flatten(), batch=lengths.numel(), steps=call.inputs.shape[2])
+        check_lengths(lengths.flatten(), batch=lengths.numel(), steps=call.inputs.shape[-2])
     with _without_autocast(call):
         return BACKENDS[backend].forward(call, every_step=every_step, save=save)
 
 
-def _first(tensor: Tensor) -> Tensor:
-    """The first replica's part, with the memory but not as a view: users may change it in place."""
-    part = tensor[0]
-    return tensor.new_empty(0).set_(part.untyped_storage(), part.storage_offset(), part.shape, part.stride())
+def _alias(part: Tensor) -> Tensor:
+    """A tensor with the same memory that is not a view: users may change it in place."""
+    return part.new_empty(0).set_(part.untyped_storage(), part.storage_offset(), part.shape, part.stride())
 
 
 def _axis_added(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -208,9 +210,12 @@ class Fused(torch.autograd.Function):
         tensors, settings = arguments[:_TENSORS], arguments[_TENSORS]
         if not settings.single:
             return _forward(settings.backend, settings.of(tensors), settings.every_step, settings.save)
+        if settings.backend in WITHOUT_AXIS:
+            outputs, saved, last = _forward(settings.backend, settings.of(tensors), settings.every_step, settings.save)
+            return _alias(outputs), saved, last
         call = settings.of(_axis_added(tensors))
         outputs, saved, last = _forward(settings.backend, call, settings.every_step, settings.save)
-        return _first(outputs), saved[0], _first(last)
+        return _alias(outputs[0]), saved[0], _alias(last[0])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -259,11 +264,12 @@ class FusedBackward(torch.autograd.Function):
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
         """The backend's backward pass."""
         *tensors, settings, with_inputs = arguments
-        tensors = _axis_added(tensors) if settings.single else tensors
+        adds = settings.single and settings.backend not in WITHOUT_AXIS
+        tensors = _axis_added(tensors) if adds else tensors
         call = settings.of(tensors[:_TENSORS])
         with _without_autocast(call):
             found = BACKENDS[settings.backend].backward(call, *tensors[_TENSORS:], with_inputs=with_inputs)
-        return tuple(t[0] for t in found) if settings.single else found
+        return tuple(t[0] for t in found) if adds else found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

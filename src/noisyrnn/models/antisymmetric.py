@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_number
+from noisyrnn.kernels.cpu.structure import structured_together
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
@@ -56,7 +57,7 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
 
     def recurrence(self) -> Recurrence:
         """The same step for the fused kernels."""
-        W = structured(self.C, skewness=1.0, damping=self.damping)
+        (W,) = structured_together(self.C, skewness=1.0, damping=self.damping)
         step = self.input.weight.new_full((self.hidden_size,), self.step_size)
         return Recurrence("drift", None, W, self.input.weight, bias_of(self.input), step)
 

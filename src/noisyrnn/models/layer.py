@@ -221,7 +221,7 @@ class RecurrentLayer(nn.Module):
         """
         outputs, states = self._run(inputs, h_0, lengths, mask, dt, path, owner_training, every_step=True)
         assert outputs is not None
-        h_n = torch.stack(states)
+        h_n = torch.stack(states) if len(states) > 1 else states[0].unsqueeze(0)
         return outputs, h_n.squeeze(1) if isinstance(outputs, Tensor) and outputs.ndim == 2 else h_n
 
     def last_output(
@@ -315,7 +315,9 @@ class RecurrentLayer(nn.Module):
             path = self._source.path()
         passes = []
         for k, (cell, stream) in enumerate(zip(self.cells.values(), self._streams, strict=True)):
-            own = replace(path, stream=path.stream + k) if noisy and path is not None else None
+            own = path if noisy else None
+            if own is not None and k > 0:
+                own = replace(own, stream=own.stream + k)
             passes.append(partial(self._pass, cell, stream, lengths, noise, own))
 
         def between(outputs: Tensor, level: int) -> Tensor:

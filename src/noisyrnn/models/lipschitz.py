@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_number
+from noisyrnn.kernels.cpu.structure import structured_together
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
@@ -66,7 +67,8 @@ class LipschitzCell(Cell[RecurrentDrift]):
 
     def recurrence(self) -> Recurrence:
         """The same step for the fused kernels."""
-        return Recurrence("drift", *self._matrices(), self.input.weight, bias_of(self.input), self.step_size)
+        A, W = structured_together(self.B, self.C, skewness=self.skewness, damping=self.damping)
+        return Recurrence("drift", A, W, self.input.weight, bias_of(self.input), self.step_size)
 
     def drive(self, inputs: Tensor, weights: RecurrentDrift) -> Tensor:
         """`U x + b`."""

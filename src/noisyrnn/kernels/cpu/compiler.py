@@ -22,6 +22,8 @@ LEVELS: dict[str, tuple[str, ...]] = {
 
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
 _COMPILERS = ("c++", "g++", "clang++")
+LEVEL = "NOISYRNN_CPU_LEVEL"
+"""Environment variable that names one of `LEVELS`."""
 _SOURCES = Path(__file__).parent / "native"
 _SECONDS = 120
 
@@ -36,10 +38,10 @@ def level() -> str:
     Raises:
         CompilerError: If the variable names none of `LEVELS`.
     """
-    named = os.environ.get("NOISYRNN_CPU_LEVEL")
+    named = os.environ.get(LEVEL)
     if named:
         if named not in LEVELS:
-            raise CompilerError(f"NOISYRNN_CPU_LEVEL must be one of {', '.join(LEVELS)}, got {named!r}")
+            raise CompilerError(f"{LEVEL} must be one of {', '.join(LEVELS)}, got {named!r}")
         return named
     return {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
 

@@ -50,13 +50,17 @@ class Native:
         self.pack = library.noisyrnn_pack
         self.pack.restype = None
         self.pack.argtypes = [ctypes.POINTER(Call), *[_POINTERS] * 6]
+        self.structure, self.structure_backward = library.noisyrnn_structure, library.noisyrnn_structure_backward
+        for function, numbers in ((self.structure, 2), (self.structure_backward, 1)):
+            function.restype = None
+            function.argtypes = [_POINTERS, _POINTERS, _LONG, *[ctypes.c_float] * numbers]
         self.forward, self.backward = library.noisyrnn_forward, library.noisyrnn_backward
         for function in (self.forward, self.backward):
             function.argtypes = [ctypes.POINTER(Call)]
 
 
-_natives: dict[str, Native | str] = {}
-"""Each instruction set's library, or why there is none."""
+_natives: dict[str | None, Native | str] = {}
+"""The library for each value of the environment variable that names an instruction set, or why there is none."""
 
 
 def native() -> Native:
@@ -65,13 +69,14 @@ def native() -> Native:
     Raises:
         CompilerError: If there is none.
     """
-    instructions = compiler.level()
-    if instructions not in _natives:
+    named = os.environ.get(compiler.LEVEL)
+    found = _natives.get(named)
+    if found is None:
         try:
-            _natives[instructions] = Native(instructions)
+            found = Native(compiler.level())
         except compiler.CompilerError as error:
-            _natives[instructions] = str(error)  # asked once a process
-    found = _natives[instructions]
+            found = str(error)
+        _natives[named] = found  # asked once a process
     if isinstance(found, str):
         raise compiler.CompilerError(found)
     return found
@@ -140,6 +145,12 @@ def unavailable() -> str | None:
     return None
 
 
+def loaded() -> Native | None:
+    """The library for this processor, if a pass has loaded it before."""
+    found = _natives.get(os.environ.get(compiler.LEVEL))
+    return None if isinstance(found, str) else found
+
+
 def layout(call: Pass) -> tuple[int, int]:
     """See `Backend`."""
     width = _padded(native(), call)
@@ -147,14 +158,15 @@ def layout(call: Pass) -> tuple[int, int]:
 
 
 def forward(call: Pass, *, every_step: bool, save: bool, packed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """See `Backend`; `packed` are the weights if they are packed already."""
+    """See `Backend`; `packed` are the weights if they are packed already. One replica may come without its axis."""
     compiled = native()
     c, keep = arguments(compiled, call)
-    replicas, batch, steps, _ = call.inputs.shape
-    stored = (replicas, steps if every_step or save else 0, batch, c.width)
-    states = buffers.empty(*stored)
-    tanhs = buffers.empty(*stored) if save else states.new_empty(replicas, 0, 0, 0)
-    last = torch.empty(replicas, batch, c.units)
+    *replicas, batch, steps, _ = call.inputs.shape
+    none = (*replicas, 0, 0, 0)
+    stored = (*replicas, steps, batch, c.width)
+    states = buffers.empty(*stored) if every_step or save else torch.empty(none)
+    tanhs = buffers.empty(*stored) if save else torch.empty(none)
+    last = torch.empty(*replicas, batch, c.units)
     packed = pack(compiled, c, call) if packed is None else packed
     c.packed, c.packed_replica = packed.data_ptr(), packed.stride(0) if len(packed) > 1 else 0
     c.states = states.data_ptr() if every_step or save else None
@@ -162,8 +174,8 @@ def forward(call: Pass, *, every_step: bool, save: bool, packed: Tensor | None =
     c.last = last.data_ptr()
     check(compiled.forward(ctypes.byref(c)))
     del keep
-    outputs = states[..., : c.units] if every_step or save else states.new_empty(replicas, 0, 0, 0)
-    return outputs.transpose(1, 2), tanhs, last
+    outputs = states[..., : c.units] if every_step or save else states
+    return outputs.transpose(-3, -2), tanhs, last
 
 
 def backward(
@@ -175,11 +187,10 @@ def backward(
     *,
     with_inputs: bool,
 ) -> Gradients:
-    """See `Backend`."""
+    """See `Backend`. One replica may come without its axis."""
     compiled = native()
     c, keep = arguments(compiled, call)
-    replicas = c.replicas
-    states, saved = outputs.transpose(1, 2), saved.contiguous()  # `vmap` may have expanded the replicas
+    states, saved = outputs.transpose(-3, -2), saved.contiguous()  # `vmap` may have expanded the replicas
     strides = zip(states.stride(), saved.stride(), saved.shape, strict=True)
     if any(ours != theirs for ours, theirs, size in strides if size > 1):  # a copy came between: no padding
         padded = torch.zeros_like(saved)
@@ -189,20 +200,27 @@ def backward(
     if grad_outputs is not None:
         grad_outputs = _rows(grad_outputs)
         c.grad_states = grad_outputs.data_ptr()
-        c.grad_replica, c.grad_row, c.grad_step = grad_outputs.stride()[:3]
+        c.grad_replica, c.grad_row, c.grad_step, _ = _strides(grad_outputs, 4)
     if grad_last is not None:
         grad_last = _rows(grad_last)
         c.grad_last = grad_last.data_ptr()
-        c.grad_last_replica, c.grad_last_row = grad_last.stride()[:2]
-    matrices = [None if t is None else _blocks(t) for t in (call.A, call.W, call.U, call.step)]
-    for name, tensor in zip(("A", "W", "U", "step"), matrices, strict=True):
+        c.grad_last_replica, c.grad_last_row, _ = _strides(grad_last, 3)
+    for name, tensor, axes in (("A", call.A, 3), ("W", call.W, 3), ("U", call.U, 3), ("step", call.step, 2)):
         if tensor is not None:
+            tensor = _blocks(tensor, axes)
+            keep.append(tensor)
             setattr(c, name, tensor.data_ptr())
-            setattr(c, f"{name}_replica", tensor.stride(0))
-    of_inputs = call.inputs.shape if with_inputs else (replicas, 0)
-    of_A = (replicas, 0) if call.A is None else call.A.shape
-    others = (t.shape for t in (call.W, call.U, call.b, call.step))
-    found = Gradients(*(torch.empty(shape) for shape in (of_inputs, call.state.shape, of_A, *others)))
+            setattr(c, f"{name}_replica", _strides(tensor, axes)[0])
+    none = (*call.b.shape[:-1], 0)
+    found = Gradients(
+        inputs=torch.empty(call.inputs.shape if with_inputs else none),
+        state=torch.empty(call.state.shape),
+        A=torch.empty(none if call.A is None else call.A.shape),
+        W=torch.empty(call.W.shape),
+        U=torch.empty(call.U.shape),
+        b=torch.empty(call.b.shape),
+        step=torch.empty(call.step.shape),
+    )
     c.d_x = found.inputs.data_ptr() if with_inputs else None
     c.d_initial, c.d_A, c.d_W = found.state.data_ptr(), found.A.data_ptr(), found.W.data_ptr()
     c.d_U, c.d_b, c.d_step = found.U.data_ptr(), found.b.data_ptr(), found.step.data_ptr()
@@ -213,13 +231,15 @@ def backward(
 
 def pack(compiled: Native, c: Call, call: Pass) -> Tensor:
     """Weights as the forward pass reads them, `(R, packed size)`; one row if all replicas share them."""
-    shared = all(t is None or t.stride(0) == 0 for t in (call.A, call.W, call.U, call.b, call.step))
-    replicas = 1 if shared else c.replicas
+    given = ((call.A, 3), (call.W, 3), (call.U, 3), (call.b, 2), (call.step, 2))
+    weights = [None if t is None else _blocks(t, axes) for t, axes in given]
+    apart = [0 if t is None else _strides(t, axes)[0] for t, (_, axes) in zip(weights, given, strict=True)]
+    replicas = c.replicas if any(apart) else 1
     packed = torch.empty(replicas, compiled.packed_size(ctypes.byref(c)))
-    weights = [None if t is None else _blocks(t) for t in (call.A, call.W, call.U, call.b, call.step)]
+    places = [None if t is None else t.data_ptr() for t in weights]
     for r in range(replicas):
-        places = [None if t is None else t.data_ptr() + 4 * r * t.stride(0) for t in weights]
-        compiled.pack(ctypes.byref(c), *places, packed.data_ptr() + 4 * r * packed.stride(0))
+        of_replica = [None if p is None else p + 4 * r * stride for p, stride in zip(places, apart, strict=True)]
+        compiled.pack(ctypes.byref(c), *of_replica, packed.data_ptr() + 4 * r * packed.stride(0))
     return packed
 
 
@@ -235,21 +255,21 @@ def arguments(compiled: Native, call: Pass) -> tuple[Call, list[Any]]:
             got = f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
             raise TypeError(f"{name} must be float32 on cpu, as the weights are, got {got}.")
     c = Call()
-    replicas, batch, steps, size = call.inputs.shape
-    units = call.b.shape[1]
-    c.replicas, c.rows, c.steps, c.inputs, c.units = replicas, batch, steps, size, units
+    c.replicas = call.inputs.shape[0] if call.inputs.ndim == 4 else 1
+    c.rows, c.steps, c.inputs = call.inputs.shape[-3:]
+    c.units = call.b.shape[-1]
     c.width = _padded(compiled, call)
     c.groups = 1 if call.A is None else 2
     x, initial = _rows(call.inputs), _rows(call.state)
     c.x, c.initial = x.data_ptr(), initial.data_ptr()
-    c.x_replica, c.x_row, c.x_step = x.stride()[:3]
-    c.initial_replica, c.initial_row = initial.stride()[:2]
+    c.x_replica, c.x_row, c.x_step, _ = _strides(x, 4)
+    c.initial_replica, c.initial_row, _ = _strides(initial, 3)
     keep = [x, initial]
     if call.dt is not None:
         dt = call.dt.to(torch.float32)
         c.dt = dt.data_ptr()
-        c.dt_replica, c.dt_row, c.dt_step = dt.stride()
-        if dt.shape[1] == 1:
+        c.dt_replica, c.dt_row, c.dt_step = _strides(dt, 3)
+        if dt.shape[-2] == 1:
             c.dt_row = 0
         keep.append(dt)
     if call.lengths is not None:
@@ -267,9 +287,15 @@ def arguments(compiled: Native, call: Pass) -> tuple[Call, list[Any]]:
     return c, keep
 
 
+def _strides(tensor: Tensor, axes: int) -> tuple[int, ...]:
+    """Strides of all `axes` axes, of which that of the replicas, the first, may be missing."""
+    strides = tensor.stride()
+    return strides if len(strides) == axes else (0, *strides)
+
+
 def _padded(compiled: Native, call: Pass) -> int:
     """Units, rounded up to whole vectors."""
-    return -(-call.b.shape[1] // compiled.lanes) * compiled.lanes
+    return -(-call.b.shape[-1] // compiled.lanes) * compiled.lanes
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -277,9 +303,11 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def _blocks(tensor: Tensor) -> Tensor:
+def _blocks(tensor: Tensor, axes: int) -> Tensor:
     """The tensor itself if each replica's part is contiguous, else a copy."""
-    return tensor if tensor.is_contiguous() or tensor[0].is_contiguous() else tensor.contiguous()
+    if tensor.is_contiguous() or (tensor.ndim == axes and tensor[0].is_contiguous()):
+        return tensor
+    return tensor.contiguous()
 
 
 def check(status: int) -> None:

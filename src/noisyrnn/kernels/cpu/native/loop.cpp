@@ -7,6 +7,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "structure.h"
 
 // Runs f(0) … f(count - 1), each once, on at most `threads` threads; false if memory ran out. Which thread takes which
 // task does not change what it computes.
@@ -67,6 +68,8 @@ struct Slices {
 };
 
 extern "C" {
+void noisyrnn_structure(const float* m, float* out, int64_t n, float c, float damping) { structure(m, out, n, c, damping); }
+void noisyrnn_structure_backward(const float* g, float* out, int64_t n, float c) { structure_backward(g, out, n, c); }
 int noisyrnn_lanes() { return LANES; }
 int64_t noisyrnn_call_size() { return sizeof(Call); }
 int64_t noisyrnn_packed_size(const Call* c) { return c->width / LANES * panel_size(*c); }
