@@ -149,7 +149,7 @@ def test_a_classifier_compiles_in_one_graph(backend: str, timed: bool, kernel: s
 def test_fresh_noise_does_not_compile_every_pass_anew(kernel: str) -> None:
     model, twin = classifier(kernel), classifier(kernel)
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(model, backend=counter)
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
     frames = []
     for _ in range(4):
         torch.testing.assert_close(results(compiled), results(twin), rtol=0, atol=0)

@@ -13,7 +13,8 @@ from torch import nn
 
 from noisyrnn.kernels import reference
 from noisyrnn.models import MODELS, RecurrentLayer, SequenceClassifier
-from noisyrnn.sde import BrownianPath, derive_seed
+from noisyrnn.models.sequences.source import _RANK, _scrambled
+from noisyrnn.sde import BrownianPath
 
 Make = Callable[..., Any]
 
@@ -36,7 +37,7 @@ def test_every_pass_has_its_own_path(make_layer: Make, make_inputs: Make, paths:
     layer = make_layer("noisy", noise_seed=4)
     for _ in range(3):
         layer(make_inputs())
-    assert paths == [BrownianPath(seed=derive_seed(4, 0, count)) for count in (1, 2, 3)]
+    assert paths == [BrownianPath(seed=_scrambled(4, count)) for count in (1, 2, 3)]
 
 
 def test_ranks_have_their_own_paths(
@@ -46,7 +47,7 @@ def test_ranks_have_their_own_paths(
     for rank in (0, 1):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         make_layer("noisy", noise_seed=4)(make_inputs())
-    assert paths == [BrownianPath(seed=derive_seed(4, rank, 1)) for rank in (0, 1)]
+    assert paths == [BrownianPath(seed=_scrambled(4 + rank * _RANK, 1)) for rank in (0, 1)]
 
 
 def test_passes_without_noise_take_no_path(make_layer: Make, make_inputs: Make, paths: list[BrownianPath]) -> None:
@@ -59,7 +60,7 @@ def test_passes_without_noise_take_no_path(make_layer: Make, make_inputs: Make, 
     assert paths == [None] * 4
     layer.noise = "on"
     layer.eval()(make_inputs(), owner_training=False)
-    assert paths[4] == BrownianPath(seed=derive_seed(4, 0, 1))  # the silent passes used none up
+    assert paths[4] == BrownianPath(seed=_scrambled(4, 1))  # the silent passes used none up
 
 
 def test_the_owner_is_the_classifier(make_layer: Make, make_inputs: Make, paths: list[BrownianPath]) -> None:
@@ -68,7 +69,7 @@ def test_the_owner_is_the_classifier(make_layer: Make, make_inputs: Make, paths:
     model.eval()
     model.layer.train()
     model(make_inputs())
-    assert paths == [BrownianPath(seed=derive_seed(4, 0, 1)), None]
+    assert paths == [BrownianPath(seed=_scrambled(4, 1)), None]
 
 
 def test_a_wrong_h_0_is_refused_before_any_work(make_layer: Make, make_inputs: Make, paths: list[BrownianPath]) -> None:
@@ -92,7 +93,7 @@ def test_each_cell_has_its_own_stream(make_layer: Make, make_inputs: Make, paths
     make_layer("noisy", num_layers=2, bidirectional=True)(make_inputs(), path=path)
     assert paths == [replace(path, stream=7 + k) for k in range(4)]
     make_layer("noisy", num_layers=2, noise_seed=4)(make_inputs())  # one seed for the whole pass
-    assert paths[4:] == [BrownianPath(seed=derive_seed(4, 0, 1), stream=k) for k in (0, 1)]
+    assert paths[4:] == [BrownianPath(seed=_scrambled(4, 1), stream=k) for k in (0, 1)]
 
 
 NAMES = {

@@ -4,8 +4,8 @@ import pickle
 import pytest
 import torch
 
-from noisyrnn.models.sequences.source import NoiseSource
-from noisyrnn.sde import BrownianPath, HiddenNoise, derive_seed
+from noisyrnn.models.sequences.source import NoiseSource, _scrambled
+from noisyrnn.sde import BrownianPath, HiddenNoise
 
 NOISE = HiddenNoise(additive=0.1)
 
@@ -20,13 +20,34 @@ def test_when_it_acts() -> None:
     assert not source.acts(NOISE, True)
 
 
+SPLITMIX64 = [
+    6457827717110365317,
+    3203168211198807973,
+    9817491932198370423,
+    4593380528125082431,
+    16408922859458223821,
+]
+"""The published sequence from 1234567."""
+
+
 def test_paths_of_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = NoiseSource(4)
-    assert [source.path() for _ in range(2)] == [BrownianPath(seed=derive_seed(4, 0, count)) for count in (1, 2)]
+    source = NoiseSource(1234567)
+    assert [source.path() for _ in range(5)] == [BrownianPath(seed=seed) for seed in SPLITMIX64]
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
-    assert source.path() == BrownianPath(seed=derive_seed(4, 2, 3))
+    seeds = set()
+    for rank in range(8):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        of_rank = NoiseSource(1234567)
+        seeds |= {of_rank.path().seed for _ in range(50)}
+    assert len(seeds) == 400
     assert NoiseSource(None).path() != NoiseSource(None).path()
+
+
+@pytest.mark.parametrize("start", [0, 1234567, 2**63, 2**64 - 1, 3 * 2**64 + 5])
+def test_a_tensor_gives_the_same_seeds_as_a_number(start: int) -> None:
+    counts = torch.tensor([1, 2, 3, 1000, 2**40])
+    found = [int(seed) % 2**64 for seed in _scrambled(start, counts)]
+    assert found == [_scrambled(start, int(count)) for count in counts]
 
 
 def test_copies_go_on_alike() -> None:

@@ -1,12 +1,13 @@
 """Whether hidden noise acts, and where it comes from."""
 
 import os
-from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_integer
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
+from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise
 
 SWITCHES = ("auto", "off", "on")
@@ -28,7 +29,7 @@ class NoiseSource:
             check_integer("noise_seed", seed, minimum=0)
         self._switch = "auto"
         self._entropy = int.from_bytes(os.urandom(8), "little") if seed is None else seed
-        self._passes = 0
+        self._passes = torch.zeros((), dtype=torch.int64, device="cpu")  # in place, also in a compiled graph
 
     @property
     def switch(self) -> str:
@@ -45,18 +46,43 @@ class NoiseSource:
         return not noise.silent and (self._switch == "on" or (self._switch == "auto" and training))
 
     def path(self) -> BrownianPath:
-        """A path that no earlier pass has seen."""
-        return self._seed_path() if torch.compiler.is_compiling() else self._fresh_path()
+        """A path that no earlier pass has seen; ranks of a distributed run differ too.
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _seed_path(self) -> BrownianPath:
-        """A fresh path with a tensor as its seed, for a compiled graph: a number would compile it for every pass."""
-        path = self._fresh_path()
-        return replace(path, seed=path.seed_tensor())
-
-    def _fresh_path(self) -> BrownianPath:
-        """A fresh path; ranks of a distributed run differ too."""
+        In a compiled graph its seed is a tensor: a number would compile the graph for every pass anew.
+        """
+        self._passes += 1
+        passes = self._passes if torch.compiler.is_compiling() else int(self._passes)
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank = torch.distributed.get_rank() if distributed else 0
-        self._passes += 1
-        return BrownianPath(seed=derive_seed(self._entropy, rank, self._passes))
+        return BrownianPath(seed=_scrambled(self._entropy + rank * _RANK, passes))
+
+
+_STEP, _RANK = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03  # odd: multiples of them come back after 2**64 only
+_FACTORS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+def _scrambled(start: int, count: int | Tensor) -> Any:
+    """Number `count` of the SplitMix64 sequence from `start`: 64 bits, of a tensor as int64.
+
+    Reference:
+        Steele, Lea and Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
+    """
+    if isinstance(count, int):
+        word = (start + count * _STEP) % 2**64
+        for shift, factor in _FACTORS:
+            word = (word ^ word >> shift) * factor % 2**64
+        return word ^ word >> 31
+    words = count * _signed(_STEP) + _signed(start)
+    for shift, factor in _FACTORS:
+        words = (words ^ _shifted(words, shift)) * _signed(factor)
+    return words ^ _shifted(words, 31)
+
+
+def _shifted(words: Tensor, bits: int) -> Tensor:
+    """To the right, with zeros from the left."""
+    return words >> bits & (1 << 64 - bits) - 1
+
+
+def _signed(word: int) -> int:
+    """The int64 with the bits of an unsigned number."""
+    return (word + 2**63) % 2**64 - 2**63
