@@ -39,11 +39,12 @@ def test_a_space_as_a_file_has_it() -> None:
 def test_suggestions_lie_where_they_should() -> None:
     optuna = pytest.importorskip("optuna")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    whole, factors, words = [], [], []
+    whole, factors, words, powers = [], [], [], []
     for _ in range(200):
         trial = study.ask()
         whole.append(Interval(2, 5).suggest(trial, "whole"))
         factors.append(Interval(0.01, 1.0, log=True).suggest(trial, "factors"))
+        powers.append(Interval(1, 1000, log=True).suggest(trial, "powers"))
         words.append(Choice(("a", "b")).suggest(trial, "words"))
     assert set(whole) == {2, 3, 4, 5}
     assert all(isinstance(value, int) for value in whole)
@@ -52,6 +53,7 @@ def test_suggestions_lie_where_they_should() -> None:
     assert max(factors) <= 1.0
     below = sum(value < 0.1 for value in factors)  # half of them, if factors are as likely: 4 standard errors are 28
     assert 72 <= below <= 128
+    assert 72 <= sum(value < 32 for value in powers) <= 128
 
 
 FORM = r"must be a list of at least two different values, or an interval with low below high .* got "

@@ -72,14 +72,17 @@ def trials_of(folder: Path) -> list[tuple[dict[str, Any], float | None, str | No
 
 
 def test_a_score_is_the_mean_accuracy_on_perturbed_validation_data(waves_file: Path, tmp_path: Path) -> None:
-    strengths = {"white_noise": [0.0, 0.5]}
-    config = settings(waves_file, strengths=strengths, seeds=2, trials=2)
+    strengths = {"white_noise": [0.0, 1.5]}
+    learns = {"epochs": 8, "hidden_size": 8, "learning_rate": 0.03, "step_size": 0.5}  # accuracies between ½ and 1
+    space = {"additive": [0.05, 0.1]}
+    config = settings(waves_file, strengths=strengths, seeds=2, trials=2, sweep_seed=3, space=space, train=learns)
     result = sweep(config, output=tmp_path)
-    validation = load_dataset(str(waves_file)).validation
+    dataset = load_dataset(str(waves_file))
     content = json.loads((result.folder / "sweep.json").read_text())
     assert [trial["number"] for trial in content["trials"]] == [0, 1]
     for trial in content["trials"]:
-        found = []
+        found: list[float] = []
+        others: dict[tuple[bool, int, int], list[float]] = {}
         for seed in (101, 102):
             run = next(
                 folder
@@ -87,15 +90,29 @@ def test_a_score_is_the_mean_accuracy_on_perturbed_validation_data(waves_file: P
                 if trial["values"].items() <= json.loads((folder / "config.json").read_text())["config"].items()
             )
             model = load(run / "model.safetensors")
-            for strength in (0.0, 0.5):
-                found.append(evaluate(model, validation, WhiteNoise(strength), draws=2, seed=0).accuracy)
+            for strength in (0.0, 1.5):
+                found.append(evaluate(model, dataset.validation, WhiteNoise(strength), draws=2, seed=3).accuracy)
+            for trained, draws, seed in ((True, 2, 3), (False, 1, 3), (False, 2, 0)):
+                part = dataset.train if trained else dataset.validation
+                others.setdefault((trained, draws, seed), []).extend(
+                    evaluate(model, part, WhiteNoise(strength), draws=draws, seed=seed).accuracy
+                    for strength in (0.0, 1.5)
+                )
         assert trial["score"] == pytest.approx(fmean(found), abs=1e-12)
+        assert all(fmean(other) != fmean(found) for other in others.values())  # another part, or other draws
         cells = [cell for run in trial["columns"] for cell in run]
         assert [cell["accuracy"] for cell in cells] == found
         assert all(cell["interval"][0] <= cell["accuracy"] <= cell["interval"][1] for cell in cells)
     best = max(content["trials"], key=lambda trial: trial["score"])
     assert (content["best"], result.score, result.best) == (best["number"], best["score"], best["values"])
     assert (result.trials, result.failed) == (2, 0)
+
+
+def test_the_best_trial_has_the_highest_score_and_of_equal_ones_is_the_first() -> None:
+    study = optuna.create_study(direction="maximize")
+    for score in (0.5, 0.9, 0.9, 0.7):
+        study.add_trial(optuna.trial.create_trial(value=score))
+    assert module._best(study.get_trials()).number == 1
 
 
 def test_the_searched_values_are_those_of_the_runs_and_fixed_ones_stay(waves_file: Path, tmp_path: Path) -> None:
@@ -120,6 +137,12 @@ def test_going_on_chooses_what_it_would_have_chosen(waves_file: Path, tmp_path: 
     assert (again.trials, again.best) == (20, whole.best)
     other = sweep(settings(waves_file, trials=2, sweep_seed=1), output=tmp_path / "other")
     assert trials_of(other.folder) != trials_of(whole.folder)[:2]
+
+
+def test_later_trials_are_better(waves_file: Path, tmp_path: Path, no_training: None) -> None:
+    result = sweep(settings(waves_file, trials=40), output=tmp_path)
+    scores = [score for _, score, _ in trials_of(result.folder) if score is not None]
+    assert fmean(scores[-10:]) > fmean(scores[:10]) + 0.05
 
 
 def test_an_interrupted_trial_is_made_again(
@@ -340,8 +363,24 @@ def test_without_optuna(waves_file: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_number_of_threads_is_left_as_it_was(waves_file: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    sweep(settings(waves_file, trials=1, workers=1), output=tmp_path)
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(before + 1)
+    try:
+        sweep(settings(waves_file, trials=1, workers=1), output=tmp_path)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_a_trial_is_trained_with(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    really, seen = module.train_seeds, []
+
+    def watched(configs: Any, **options: Any) -> Any:
+        seen.append(options)
+        return really(configs, **options)
+
+    monkeypatch.setattr(module, "train_seeds", watched)
+    result = sweep(settings(waves_file, trials=1, accelerator="cpu"), output=tmp_path, data_dir=tmp_path)
+    assert seen == [{"output": result.folder, "data_dir": tmp_path.resolve(), "resume": True, "accelerator": "cpu"}]
 
 
 def test_the_command(waves_file: Path, tmp_path: Path, page: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ class Choice:
 Space = dict[str, Interval | Choice]
 
 _LEARNING_RATE = Interval(1e-3, 3e-2, log=True)
-_STEP_SIZE = Interval(0.01, 1.0, log=True)
+_STEP_SIZE = Interval(0.01, 2.0, log=True)
 
 SPACES: dict[str, Space] = {
     "noisy": {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 _SMALL = 1 << 18  # floats; below, the ordinary allocator does as well
 _ALIGNMENT = 64
-_MOST_BLOCKS = 4
+_MOST_BLOCKS = 12
 _MOST_BYTES = 1 << 30
 _IDLE = 64  # buffers taken by others before a free block is given back
 
@@ -35,7 +35,7 @@ _taken = 0
 def empty(*shape: int) -> Tensor:
     """An uninitialised float32 tensor; its memory returns for reuse when the last tensor on it is gone.
 
-    At most four free blocks and 1 GiB are kept, none of them longer than 64 further calls.
+    At most twelve free blocks and 1 GiB are kept, none of them longer than 64 further calls.
     """
     global _taken
     count = math.prod(shape)

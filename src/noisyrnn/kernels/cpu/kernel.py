@@ -50,6 +50,10 @@ class Native:
         self.pack = library.noisyrnn_pack
         self.pack.restype = None
         self.pack.argtypes = [ctypes.POINTER(Call), *[_POINTERS] * 6]
+        self.release, self.after_fork = library.noisyrnn_release, library.noisyrnn_after_fork
+        self.kept_bytes = library.noisyrnn_kept_bytes
+        self.release.restype = self.after_fork.restype = None
+        self.kept_bytes.restype = _LONG
         self.structure, self.structure_backward = library.noisyrnn_structure, library.noisyrnn_structure_backward
         for function, numbers in ((self.structure, 2), (self.structure_backward, 1)):
             function.restype = None
@@ -90,6 +94,9 @@ _pool: int | str | None = "unknown"
 def _mark_fork() -> None:
     global _forked
     _forked = True
+    for found in _natives.values():
+        if not isinstance(found, str):
+            found.after_fork()
 
 
 os.register_at_fork(after_in_child=_mark_fork)
@@ -149,6 +156,14 @@ def loaded() -> Native | None:
     """The library for this processor, if a pass has loaded it before."""
     found = _natives.get(os.environ.get(compiler.LEVEL))
     return None if isinstance(found, str) else found
+
+
+def release() -> None:
+    """Give all memory that is kept for later passes, at most 1 GiB and 64 MiB, back to the system."""
+    buffers.release()
+    for found in _natives.values():
+        if not isinstance(found, str):
+            found.release()
 
 
 def layout(call: Pass) -> tuple[int, int]:
@@ -215,8 +230,8 @@ def backward(
     found = Gradients(
         inputs=torch.empty(call.inputs.shape if with_inputs else none),
         state=torch.empty(call.state.shape),
-        A=torch.empty(none if call.A is None else call.A.shape),
-        W=torch.empty(call.W.shape),
+        A=torch.empty(none) if call.A is None else buffers.empty(*call.A.shape),
+        W=buffers.empty(*call.W.shape),
         U=torch.empty(call.U.shape),
         b=torch.empty(call.b.shape),
         step=torch.empty(call.step.shape),
@@ -235,7 +250,7 @@ def pack(compiled: Native, c: Call, call: Pass) -> Tensor:
     weights = [None if t is None else _blocks(t, axes) for t, axes in given]
     apart = [0 if t is None else _strides(t, axes)[0] for t, (_, axes) in zip(weights, given, strict=True)]
     replicas = c.replicas if any(apart) else 1
-    packed = torch.empty(replicas, compiled.packed_size(ctypes.byref(c)))
+    packed = buffers.empty(replicas, compiled.packed_size(ctypes.byref(c)))
     places = [None if t is None else t.data_ptr() for t in weights]
     for r in range(replicas):
         of_replica = [None if p is None else p + 4 * r * stride for p, stride in zip(places, apart, strict=True)]

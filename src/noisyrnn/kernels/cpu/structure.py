@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyrnn.kernels.cpu import kernel
+from noisyrnn.kernels.cpu import buffers, kernel
 from noisyrnn.sde.structure import structured
 
 
@@ -32,7 +32,7 @@ class _Structure(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, compiled: kernel.Native, c: float, damping: float, *matrices: Tensor) -> tuple[Tensor, ...]:
         ctx.compiled, ctx.c = compiled, c
-        found = tuple(torch.empty_like(m) for m in matrices)
+        found = tuple(buffers.empty(*m.shape) for m in matrices)
         for m, out in zip(matrices, found, strict=True):
             compiled.structure(m.data_ptr(), out.data_ptr(), len(m), c, damping)
         return found
@@ -42,7 +42,7 @@ class _Structure(torch.autograd.Function):
         watched = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         if watched or any(g.dtype != torch.float32 or not g.is_contiguous() for g in grads):
             return None, None, None, *(torch.add(g, ctx.c * g.T) for g in grads)
-        found = tuple(torch.empty_like(g) for g in grads)
+        found = tuple(buffers.empty(*g.shape) for g in grads)
         for g, out in zip(grads, found, strict=True):
             ctx.compiled.structure_backward(g.data_ptr(), out.data_ptr(), len(g), ctx.c)
         return None, None, None, *found

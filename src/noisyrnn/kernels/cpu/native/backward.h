@@ -10,12 +10,13 @@
 #include <vector>
 
 #include "call.h"
+#include "memory.h"
 
 // Sums over a slice: (TILES, H, G vectors), (TILES, I, vector), (TILES, vector) twice.
 struct Sums {
   std::vector<float> weights, inputs, b, qu;
   void clear(const Call& c) {
-    weights.assign(c.width * c.units * c.groups, 0.f);
+    weights = Memory::zeros(c.width * c.units * c.groups);
     inputs.assign(c.width * c.inputs, 0.f);
     b.assign(c.width, 0.f);
     qu.assign(c.width, 0.f);
@@ -35,7 +36,7 @@ struct Transposed {
   void fill(const Call& c, Long replica) {
     const Long H = c.units, G = c.groups, TILES = c.width / LANES;
     pairs = (TILES + 1) / 2, input_vectors = c.d_x ? (c.inputs + LANES - 1) / LANES : 0;
-    weights.assign(pairs * TILES * G * LANES * 2 * LANES, 0.f);
+    weights = Memory::zeros(pairs * TILES * G * LANES * 2 * LANES);
     inputs.assign(input_vectors * TILES * LANES * LANES, 0.f);
     const float *d = c.step + replica * c.step_replica, *U = c.U + replica * c.U_replica;
     for (Long j = 0; j < H; j++) {

@@ -68,6 +68,9 @@ struct Slices {
 };
 
 extern "C" {
+void noisyrnn_release() { Memory::release(); }
+void noisyrnn_after_fork() { Memory::after_fork(); }
+int64_t noisyrnn_kept_bytes() { return Memory::floats() * sizeof(float); }
 void noisyrnn_structure(const float* m, float* out, int64_t n, float c, float damping) { structure(m, out, n, c, damping); }
 void noisyrnn_structure_backward(const float* g, float* out, int64_t n, float c) { structure_backward(g, out, n, c); }
 int noisyrnn_lanes() { return LANES; }
@@ -122,6 +125,8 @@ int noisyrnn_backward(const Call* call) try {
                                                             replica.sums[slice]);
     if (--replica.left > 0) return;
     write_gradients(c, r, replica.sums);
+    for (auto& sums : replica.sums) Memory::give_back(std::move(sums.weights));
+    Memory::give_back(std::move(replica.back.weights));
     replica.sums = {}, replica.back = {};  // memory for the replicas at work, not for all
   });
 } catch (const std::bad_alloc&) {
