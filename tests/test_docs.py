@@ -6,6 +6,7 @@ from glob import glob
 from pathlib import Path
 
 import pytest
+import torch
 
 import noisyrnn
 from noisyrnn.cli import COMMANDS, main
@@ -61,6 +62,7 @@ def test_blocks_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     for module in NEEDS.get(name_of(page), ()):
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
+    torch.compiler.reset()  # graphs count towards a limit for each function, and other tests compile the same ones
     names: dict[str, object] = {"__name__": page.stem}
     told: list[str] = []
     for language, text in blocks(page, "python|sh"):
