@@ -126,6 +126,16 @@ def test_without_analysis_nothing_is_shown_or_written(written: Path, runs: list[
     assert theory_section(compare([read_run(path) for path in runs])) is None
 
 
+def test_the_table_of_an_earlier_report_goes(tmp_path: Path, runs: list[Path]) -> None:
+    output = tmp_path / "again"
+    output.mkdir()
+    (output / "analysis.md").write_text("of other runs")
+    (output / "notes.md").write_text("the user's own")
+    write_report(runs, output, title="T")
+    assert not (output / "analysis.md").exists()
+    assert (output / "notes.md").exists()
+
+
 def test_an_analysis_without_results_still_says_why(analysed: Callable[..., Path], tmp_path: Path) -> None:
     parts = {"curvature": {"status": "failed", "reason": ""}}
     page = write_report([analysed("a", 1, parts=parts)], tmp_path / "out", title="t")

@@ -75,6 +75,8 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str, command: str
         output.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             write_atomically(output / name, text.encode())
+        if not rows:  # that of an earlier report would be taken for this one's
+            (output / "analysis.md").unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(
             f"output must be a folder that can be written, got {str(output)!r} ({error.strerror}). Choose another one."
