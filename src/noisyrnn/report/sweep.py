@@ -139,7 +139,7 @@ def slices(sweep: Mapping[str, Any]) -> Drawing | None:
         return None
     failed = [trial for trial in sweep["trials"] if trial["score"] is None]
     scores = [100 * trial["score"] for trial in trials]
-    shades = [to_rgba(colour(0), 0.25 + 0.75 * (k + 1) / len(trials)) for k in range(len(trials))]
+    shades = [to_rgba(colour(0), 0.4 + 0.6 * (k + 1) / len(trials)) for k in range(len(trials))]
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "slices"}):
         figure, axes = grid(len(sweep["space"]), across=3)
         for axis, (name, place) in zip(axes, sweep["space"].items(), strict=True):
