@@ -359,13 +359,22 @@ def test_tables_are_made_under_a_lock(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_any_answer_of_a_server_is_one() -> None:
     pytest.importorskip("mlflow", reason="the extra tracking is not installed")
 
-    class Quiet(BaseHTTPRequestHandler):
+    answers: list[int] = []
+
+    class Unable(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answers.append(501)
+            self.send_error(501)
+
         def log_message(self, *_: Any) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Quiet) as server:  # it answers 501 to everything
-        threading.Thread(target=server.handle_request, daemon=True).start()
+    with HTTPServer(("127.0.0.1", 0), Unable) as server:
+        asked = threading.Thread(target=server.handle_request, daemon=True)
+        asked.start()
         module._ask_server(f"http://127.0.0.1:{server.server_port}")
+        asked.join(10)
+    assert answers == [501]  # it was asked once, and its error is an answer
 
 
 @pytest.mark.parametrize("together", [False, True])
