@@ -11,6 +11,7 @@
 
 #include "call.h"
 #include "memory.h"
+#include "transpose.h"
 
 // Sums over a slice: (TILES, H, G vectors), (TILES, I, vector), (TILES, vector) twice.
 struct Sums {
@@ -24,6 +25,11 @@ struct Sums {
   void add(const Sums& more) {
     for (auto [mine, other] : {std::pair{&weights, &more.weights}, {&inputs, &more.inputs}, {&b, &more.b}, {&qu, &more.qu}})
       for (size_t i = 0; i < mine->size(); i++) (*mine)[i] += (*other)[i];
+  }
+  bool empty() const { return b.empty(); }
+  void release() {
+    Memory::give_back(std::move(weights));
+    *this = {};
   }
 };
 
@@ -184,6 +190,21 @@ static inline void step_gradients(const Call& c, const Keys& keys, const UnitTab
   store(sums_qu, load(sums_qu) + sum_qu);
 }
 
+static inline void scale(float* row, Long n, float factor) {
+  for (Long i = 0; i < n; i++) row[i] *= factor;
+}
+
+static inline double dot(const float* a, const float* b, Long n) {
+  constexpr int PARTS = 8;  // side by side: one sum would wait for itself
+  double sums[PARTS] = {}, sum = 0.0;
+  Long i = 0;
+  for (; i + PARTS <= n; i += PARTS)
+    for (int k = 0; k < PARTS; k++) sums[k] += (double)a[i + k] * b[i + k];
+  for (; i < n; i++) sum += (double)a[i] * b[i];
+  for (double part : sums) sum += part;
+  return sum;
+}
+
 template <int G>
 static void backward_slice(const Call& c, const Transposed& back, Long replica, Long begin, Long end, Sums& sums) {
   const Long H = c.units, I = c.inputs, WIDTH = c.width, TILES = WIDTH / LANES, n = end - begin;
@@ -252,32 +273,28 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
     memcpy(c.d_initial + (replica * c.rows + begin + r) * H, &g[r * WIDTH], H * sizeof(float));
 }
 
-// The sums of a replica's slices, in their order, as gradients of the weights.
-static void write_gradients(const Call& c, Long replica, std::vector<Sums>& slices) {
-  const Long H = c.units, I = c.inputs, G = c.groups, BLOCK = 16;
-  Sums& total = slices[0];
-  for (size_t i = 1; i < slices.size(); i++) total.add(slices[i]);
-  const float *d = c.step + replica * c.step_replica, *A = G == 2 ? c.A + replica * c.A_replica : nullptr;
+// The sums of all slices of a replica, as gradients of the weights.
+static void write_gradients(const Call& c, Long replica, const Sums& total) {
+  const Long H = c.units, I = c.inputs, G = c.groups;
+  const float* d = c.step + replica * c.step_replica;
   for (Long first = 0; first < H; first += LANES) {
     const Long some = H - first < LANES ? H - first : LANES;
-    const float* sums = &total.weights[first * H * G];
-    double along_A[LANES] = {};
-    for (Long block = 0; block < H; block += BLOCK)  // a transposition, one square at a time
-      for (Long l = 0; l < some; l++) {
-        const Long j = first + l, row = (replica * H + j) * H;
-        for (Long i = block; i < block + BLOCK && i < H; i++) {
-          const float q = sums[i * G * LANES + l], w = sums[(i * G + G - 1) * LANES + l];
-          c.d_W[row + i] = w * d[j];
-          if (G == 1) continue;
-          c.d_A[row + i] = q * d[j];
-          along_A[l] += (double)A[j * H + i] * q;
-        }
-      }
+    const float *q = &total.weights[first * H * G], *w = q + (G - 1) * LANES;
+    float* d_W = c.d_W + (replica * H + first) * H;
+    float* d_A = G == 2 ? c.d_A + (replica * H + first) * H : nullptr;
+    transpose(w, G * LANES, H, some, d_W, H);
+    if (G == 2) transpose(q, G * LANES, H, some, d_A, H);
     for (Long l = 0; l < some; l++) {
       const Long j = first + l;
+      double along_A = 0.0;
+      scale(d_W + l * H, H, d[j]);
+      if (G == 2) {
+        along_A = dot(c.A + replica * c.A_replica + j * H, d_A + l * H, H);
+        scale(d_A + l * H, H, d[j]);
+      }
       for (Long i = 0; i < I; i++) c.d_U[(replica * H + j) * I + i] = total.inputs[first * I + i * LANES + l] * d[j];
       c.d_b[replica * H + j] = total.b[j] * d[j];
-      c.d_step[replica * H + j] = (float)(total.qu[j] + along_A[l]);
+      c.d_step[replica * H + j] = (float)(total.qu[j] + along_A);
     }
   }
 }

@@ -66,7 +66,7 @@ static inline void draw_pairs(const Call& c, const Keys& keys, const UnitTable& 
 #pragma GCC unroll 4
       for (int w = 0; w < 4; w++) words[w][i] = half ? interleave((vwide)words[w][i], counters[i][w]) : (vword)counters[i][w];
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 1
   for (int i = 0; i < N; i++) {
     const Long k = 2 * (pair + i) - c.first_row - row;  // of the pair's first row, among this tile's
     vfloat n[2] = {}, m[2] = {};

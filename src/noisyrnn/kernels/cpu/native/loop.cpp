@@ -47,12 +47,30 @@ static bool run_tasks(const Call& c, Long count, const F& f) {
   return !tasks.failed;
 }
 
-// The backward pass of one replica, begun by the first thread to come and ended by the last.
+// The backward pass of one replica, begun by the first thread to come and ended by the one that brings the last sums.
 struct Replica {
   std::once_flag begun;
-  std::atomic<Long> left{0};
   Transposed back;
-  std::vector<Sums> sums;
+  std::mutex joining;
+  std::vector<Sums> sums;  // of each slice; joined to the first, in their order, as soon as those before have come
+  size_t joined = 0;
+
+  bool join(Long slice, Sums&& found) {  // whether all are together
+    std::lock_guard<std::mutex> guard(joining);
+    sums[slice] = std::move(found);
+    for (; joined < sums.size() && !sums[joined].empty(); joined++)
+      if (joined > 0) {
+        sums[0].add(sums[joined]);
+        sums[joined].release();
+      }
+    return joined == sums.size();
+  }
+
+  void end() {  // memory for the replicas at work, not for all
+    for (auto& slice : sums) slice.release();
+    Memory::give_back(std::move(back.weights));
+    back = {};
+  }
 };
 
 // Rows of a replica are cut into slices of whole pairs: small enough to go round among threads, large enough that wide
@@ -85,13 +103,9 @@ void noisyrnn_pack(const Call* c, const float* A, const float* W, const float* U
   for (Long first = 0; first < H; first += LANES) {
     const Long some = H - first < LANES ? H - first : LANES;
     float *panel = packed + first / LANES * panel_size(*c), *extra = panel + H * G * LANES;
-    for (Long i = 0; i < H; i++)
-      for (Long l = 0; l < some; l++) {
-        if (G == 2) panel[i * 2 * LANES + l] = A[(first + l) * H + i];
-        panel[(i * G + G - 1) * LANES + l] = W[(first + l) * H + i];
-      }
-    for (Long i = 0; i < I; i++)
-      for (Long l = 0; l < some; l++) extra[i * LANES + l] = U[(first + l) * I + i];
+    if (G == 2) transpose(A + first * H, H, some, H, panel, G * LANES);
+    transpose(W + first * H, H, some, H, panel + (G - 1) * LANES, G * LANES);
+    transpose(U + first * I, I, some, I, extra, LANES);
     memcpy(extra + I * LANES, b + first, some * sizeof(float));
     memcpy(extra + (I + 1) * LANES, d + first, some * sizeof(float));
   }
@@ -113,7 +127,6 @@ int noisyrnn_backward(const Call* call) try {
   const Call& c = *call;
   const Slices slices(c);
   std::vector<Replica> replicas(c.replicas);
-  for (auto& replica : replicas) replica.left = slices.per_replica;
   return !run_tasks(c, c.replicas * slices.per_replica, [&](Long i) {
     const Long r = i / slices.per_replica, slice = i % slices.per_replica, begin = slice * slices.size;
     Replica& replica = replicas[r];
@@ -121,13 +134,11 @@ int noisyrnn_backward(const Call* call) try {
       replica.sums.resize(slices.per_replica);
       replica.back.fill(c, r);
     });
-    (c.groups == 2 ? backward_slice<2> : backward_slice<1>)(c, replica.back, r, begin, slices.end(c, begin),
-                                                            replica.sums[slice]);
-    if (--replica.left > 0) return;
-    write_gradients(c, r, replica.sums);
-    for (auto& sums : replica.sums) Memory::give_back(std::move(sums.weights));
-    Memory::give_back(std::move(replica.back.weights));
-    replica.sums = {}, replica.back = {};  // memory for the replicas at work, not for all
+    Sums sums;
+    (c.groups == 2 ? backward_slice<2> : backward_slice<1>)(c, replica.back, r, begin, slices.end(c, begin), sums);
+    if (!replica.join(slice, std::move(sums))) return;
+    write_gradients(c, r, replica.sums[0]);
+    replica.end();
   });
 } catch (const std::bad_alloc&) {
   return 1;

@@ -1,20 +1,19 @@
-// m + c mᵀ: recurrent matrices of prescribed skewness, and the gradient with respect to the free ones. In tiles, so that
-// no line of mᵀ is fetched twice.
+// m + c mᵀ: recurrent matrices of prescribed skewness, and the gradient with respect to the free ones.
 #pragma once
-#include "call.h"
+#include "transpose.h"
 
-constexpr Long TILE = 16;
+constexpr Long TILE = 32;
 
+// Calls combine(place, count, across) for each piece of a row: `count` floats at `place`, and those of mᵀ there.
 template <class F>
 static void with_transpose(const float* m, Long n, const F& combine) {
-  float across[TILE][TILE];
+  alignas(64) float across[TILE * TILE];
   for (Long i0 = 0; i0 < n; i0 += TILE) {
     const Long rows = n - i0 < TILE ? n - i0 : TILE;
     for (Long j0 = 0; j0 < n; j0 += TILE) {
       const Long columns = n - j0 < TILE ? n - j0 : TILE;
-      for (Long j = 0; j < columns; j++)
-        for (Long i = 0; i < rows; i++) across[i][j] = m[(j0 + j) * n + i0 + i];
-      for (Long i = 0; i < rows; i++) combine((i0 + i) * n + j0, columns, across[i]);
+      transpose(m + j0 * n + i0, n, columns, rows, across, TILE);
+      for (Long i = 0; i < rows; i++) combine((i0 + i) * n + j0, columns, across + i * TILE);
     }
   }
 }
