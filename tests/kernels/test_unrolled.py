@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.kernels import unrolled
+from noisyrnn.kernels.cpu import buffers
 from noisyrnn.kernels.recurrence import FusedNoise, Gradients, Pass, Recurrence
 from noisyrnn.kernels.replay import replay
 from noisyrnn.sde.brownian import BrownianPath
@@ -207,6 +208,10 @@ def test_modrelu_has_no_slope_at_zero() -> None:
     found = kernel(call, *given(call))
     assert (found[0] == 0).all() and (found[2].W == 0).all() and (found[2].b == 0).all()
     assert_equal(found, weighted(call, *given(call)))
+    edge = call._replace(inputs=torch.full_like(call.inputs, 0.5))  # the second unit's argument is as large as its bias
+    found = kernel(edge, *given(edge))
+    assert (found[2].U[0, 0] != 0).all() and (found[2].U[0, 1] == 0).all()
+    assert_equal(found, weighted(edge, *given(edge)))
 
 
 def single(call: Pass) -> Pass:
@@ -237,6 +242,25 @@ def test_single_precision_is_as_good_as_the_plain_loop(kind: str, noise: str, mo
         if truth.numel():
             # In the mean square: the largest of some thousand errors is one number's luck.
             assert (found - truth).norm() <= 2 * (loop - truth).norm(), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("noise", ["silent", "independent", "shared"])
+def test_memory_in_use_is_left_alone(kind: str, noise: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers, "_SMALL", 0)  # memory is used again however little it is
+    call = single(a_pass(kind, NOISES[noise], lengths=True))
+    other = single(a_pass(kind, NOISES[noise], gain=0.5, step=0.1))
+    grads = tuple(grad.float() for grad in given(call))
+    outputs, last, expected = kernel(call, *grads)
+    held, saved, end = unrolled.forward(call, every_step=True, save=True)
+    taken = [outputs, last, *expected, held, saved, end]
+    before = [tensor.clone() for tensor in taken]
+    for _ in range(3):
+        assert buffers.kept_bytes() > 0  # the next pass finds some
+        kernel(other, *grads)
+    assert all(torch.equal(one, two) for one, two in zip(taken, before, strict=True))
+    again = unrolled.backward(call, held, saved, *grads, with_inputs=True)
+    assert all(torch.equal(one, two) for one, two in zip(again, expected, strict=True))
 
 
 def test_uniform_noise_does_not_depend_on_the_step_length() -> None:

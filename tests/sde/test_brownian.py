@@ -149,6 +149,20 @@ def test_does_not_depend_on_units_steps_motions_or_chunks(monkeypatch: pytest.Mo
         assert torch.equal(BrownianPath(seed=SEED).uniforms(steps=9, batch=5, units=11), uniforms)
 
 
+@pytest.mark.parametrize("first_row", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_filling_tensors_that_lie_apart(first_row: int, dtype: torch.dtype) -> None:
+    place = {"first_row": first_row, "first_step": 3, "stream": 1}
+    kinds = ("uniform", "first", "second")  # the words of the last serve the first too
+    seeds = torch.tensor([3, -1])
+    whole = brownian.draw(seeds, kinds, **place, steps=4, batch=5, units=6, dtype=dtype)
+    room = torch.full((2, 4, 3, 5, 6), torch.nan, dtype=dtype)  # steps before kinds
+    brownian.fill(room.unbind(2), seeds, kinds, **place)
+    assert torch.equal(room.movedim(2, 0), whole)
+    alone = brownian.draw(2**64 - 1, ("second",), **place, steps=4, batch=5, units=6, dtype=dtype)
+    assert torch.equal(whole[2, 1], alone[0])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_rounds_the_single_precision_numbers(dtype: torch.dtype) -> None:
     shape = {"steps": 5, "batch": 4, "units": 6}

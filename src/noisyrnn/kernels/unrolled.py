@@ -5,13 +5,15 @@ projections, noise, derivatives of what was saved) is done for a block of steps 
 the weights: one large product a block. Any device; float32 and float64.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from noisyrnn.kernels.cpu import buffers
 from noisyrnn.kernels.recurrence import Gradients, Pass, Recurrence
-from noisyrnn.sde.brownian import draw
+from noisyrnn.sde.brownian import fill
 
 _BLOCK = 16  # steps; their work arrays then still fit in a processor's last cache
 _DTYPES = (torch.float32, torch.float64)
@@ -72,37 +74,37 @@ def _noise(call: Pass, time: _Time, begin: int, end: int, mean: Tensor, shift: T
         shift: The same shape; `None` where it has no additive noise.
     """
     noise = call.noise
-    kinds = [] if shift is None else ["first"]
+    targets = [] if shift is None else [("first", shift)]
     if noise.source in (1, 2):
-        kinds.append("uniform" if noise.source == 1 else "second")
+        targets.append(("uniform" if noise.source == 1 else "second", mean))
     elif noise.source == 3 and shift is None:
-        kinds.append("first")
-    if not kinds:
+        targets.append(("first", mean))
+    if not targets:
         return
-    draws = draw(
-        call.seed,
-        kinds,
-        first_row=noise.first_row,
-        first_step=noise.first_step + begin,
-        stream=noise.stream,
-        steps=end - begin,
-        batch=mean.shape[2],
-        units=mean.shape[3],
-        dtype=mean.dtype,
-        device=mean.device,
-    )
+    kinds, tensors = zip(*targets, strict=True)
+    first_step = noise.first_step + begin
+    fill(tensors, call.seed, kinds, first_row=noise.first_row, first_step=first_step, stream=noise.stream)
+    if noise.source == 3 and shift is not None:
+        mean.copy_(shift)
     root = None if time.dt is None else time.dt[:, begin:end].sqrt()
     if noise.source:
-        torch.mul(draws[-1], noise.slope, out=mean)
+        mean.mul_(noise.slope)
         if root is not None and noise.source > 1:
             mean.div_(root)
         mean.add_(noise.base).mul_(time.moves[:, begin:end])
     if shift is not None:
-        torch.mul(draws[0], noise.additive, out=shift)
+        shift.mul_(noise.additive)
         if root is not None:
             shift.mul_(root)
         if time.over is not None:
             shift.masked_fill_(time.over[:, begin:end], 0.0)
+
+
+def _empty(like: Tensor, *shape: int) -> Tensor:
+    """Memory for numbers such as these; the processor's is used again, since fresh pages are slow to come."""
+    if like.device.type == "cpu" and like.dtype == torch.float32:
+        return buffers.empty(*shape)
+    return like.new_empty(shape)
 
 
 def _each(block: Tensor) -> tuple[Tensor, ...]:
@@ -136,7 +138,7 @@ def forward(call: Pass, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor
     replicas, batch, steps, _ = call.inputs.shape
     hidden = call.W.shape[1]
     block = min(_BLOCK, steps)
-    time, new, noise = _Time.of(call), call.inputs.new_empty, call.noise
+    time, noise, new = _Time.of(call), call.noise, functools.partial(_empty, call.inputs)
     x, bias = _inputs(call, time), (None if call.kind == "modrelu" else call.b)
     oscillator, keep = call.kind == "oscillator", every_step or save
     parts = 2 if oscillator else 1
@@ -145,6 +147,7 @@ def forward(call: Pass, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor
     Wt, At = _one(call.W.mT), None if call.A is None else _one(call.A.mT)
     Ut, b = call.U.mT, _one(call.b.unsqueeze(1))
     h, velocity = _one(call.state[..., :hidden]), _one(call.state[..., hidden:])
+    products = new(replicas, block, batch, hidden) if noise.source and call.kind != "modrelu" else None
     work = torch.empty_like(h, memory_format=torch.contiguous_format)
     for begin in range(0, steps, block):
         end = min(begin + block, steps)
@@ -155,7 +158,10 @@ def forward(call: Pass, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor
         if not keep:
             h = h.clone()  # it lies where this block's are written
         _noise(call, time, begin, end, part[:, -1], outputs[:, here] if noise.additive else None)
-        rates = _each(scale if call.kind == "modrelu" else scale * call.step[:, None, None])
+        if call.kind != "modrelu":
+            memory = None if products is None else products[:, : end - begin]
+            scale = torch.mul(scale, call.step[:, None, None], out=memory)
+        rates = _each(scale)
         values, after = _each(part[:, 0]), _each(outputs[:, here])
         if oscillator:
             velocities = _each(part[:, 1])
@@ -251,7 +257,7 @@ class _Gathering:
         self.inputs = torch.empty_like(call.inputs, memory_format=torch.contiguous_format) if with_inputs else None
         block = min(_BLOCK, steps)
         shape = (replicas, block, batch, 2, hidden) if call.kind == "drift" else (3, replicas, block, batch, hidden)
-        self.work = call.inputs.new_empty(shape)
+        self.work = _empty(call.inputs, *shape)
         self.unit = call.inputs.new_ones(())
 
     def slopes(self, values: Tensor, out: Tensor) -> Tensor:
@@ -266,21 +272,23 @@ class _Gathering:
         pairs[..., 0, :] = block.scale
         self.slopes(values, pairs[..., 1, :]).mul_(block.scale)
         grad, each, rows = _one(self.state), _each(pairs), _each(flat)
+        both = grad.unsqueeze(-2)  # for A h and for tanh
         for k in reversed(range(len(each))):
             self.arrive(grad, block.arriving[k])
-            each[k].mul_(grad.unsqueeze(-2))
+            each[k].mul_(both)
             _add_product(grad, rows[k], self.back)
-        self.step += (pairs[..., 0, :] * values).sum((1, 2))
         self.add(block, flat, self.outputs, self.call.state, self.weights)
         self.add_inputs(block, pairs[..., 1, :])
         self.b += pairs[..., 1, :].sum((1, 2))
+        self.step += pairs[..., 0, :].mul_(values).sum((1, 2))
 
     def modrelu(self, block: _Block) -> None:
         """Back through steps of the kind "modrelu"."""
         z = block.parts[:, 0]
-        signs = z.sign().mul_(z.abs().add_(self.call.b[:, None, None]) > 0)
-        grads = self.work[0, :, : block.end - block.begin]
-        torch.mul(signs.abs(), block.scale, out=grads)
+        grads, signs, above = self.work[:, :, : block.end - block.begin].unbind(0)
+        torch.abs(z, out=above).add_(self.call.b[:, None, None]).gt_(0.0)
+        torch.sign(z, out=signs).mul_(above)
+        torch.abs(signs, out=grads).mul_(block.scale)
         grad, rows, kept = _one(self.state), _each(grads), _each(1.0 - block.scale)
         for k in reversed(range(len(rows))):
             self.arrive(grad, block.arriving[k])
@@ -310,9 +318,10 @@ class _Gathering:
             velocity.addcmul_(pushes[k], d, value=-friction)
             _add_product(grad, rows[k], self.back)
         y, z = self.call.state[..., :hidden], self.call.state[..., hidden:]
-        force = values - stiffness * _before(self.outputs, y, block.begin, block.end)
-        force -= friction * _before(self.saved[:, 1], z, block.begin, block.end)
-        self.step += (moved * velocities).sum((1, 2)) + (force * pushed).sum((1, 2))
+        self.step += moved.mul_(velocities).sum((1, 2))
+        force = torch.sub(values, _before(self.outputs, y, block.begin, block.end), alpha=stiffness, out=moved)
+        force.sub_(_before(self.saved[:, 1], z, block.begin, block.end), alpha=friction)
+        self.step += force.mul_(pushed).sum((1, 2))
         self.add(block, grads, self.outputs, y, self.weights[..., :hidden])
         self.add(block, grads, self.saved[:, 1], z, self.weights[..., hidden:])
         self.add_inputs(block, grads)

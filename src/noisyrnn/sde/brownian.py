@@ -11,8 +11,9 @@ from torch import Tensor
 from noisyrnn.checks import check_integer
 
 _MASK = 0xFFFFFFFF
+_UPPER = 0xFFFFFF00  # of a word, the 24 bits that float32 holds
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
-_CHUNK = 1 << 15  # counters per pass and thread: fewer are not shared between threads, more leave a core's cache
+_CHUNK = 1 << 16  # counters per pass and thread (for two at least): fewer are not worth the calls, more leave the cache
 _GPU_CHUNK = 1 << 22  # few launches matter more there
 
 
@@ -27,6 +28,7 @@ def derive_seed(*parts: int | str) -> int:
 
 
 Word = int | Tensor
+Memory = Tensor | None  # to write a result into; `None` for a fresh tensor
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Word, Word]) -> tuple[Tensor, ...]:
@@ -39,7 +41,9 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Word, Word
     Reference:
         Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011.
     """
-    return _rounds(counter, _round_keys(key))
+    whole = torch.broadcast_tensors(*counter, *(word for word in key if isinstance(word, Tensor)))
+    words = _rounds((whole[0], whole[1], whole[2], whole[3]), _round_keys(key), (None,) * 5)
+    return tuple(word.bitwise_and_(_MASK) for word in words)
 
 
 def _round_keys(key: tuple[Word, Word]) -> list[tuple[Word, Word]]:
@@ -47,32 +51,57 @@ def _round_keys(key: tuple[Word, Word]) -> list[tuple[Word, Word]]:
     return [(key[0] + n * 0x9E3779B9, key[1] + n * 0xBB67AE85) for n in range(10)]
 
 
-def _rounds(counter: tuple[Tensor, Tensor, Tensor, Tensor], keys: list[tuple[Word, Word]]) -> tuple[Tensor, ...]:
-    """Ten rounds of Philox with their keys.
+def _rounds(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], keys: list[tuple[Word, Word]], memory: Sequence[Memory]
+) -> tuple[Tensor, ...]:
+    """Ten rounds of Philox with their keys; the words have upper bits that do not count.
 
     A product of two 32-bit words fills 64 bits; int64 wraps, which leaves its bits right. Only what is multiplied next
-    has to be free of upper bits, so the lower halves keep theirs until the end.
+    has to be free of upper bits, so the lower halves keep theirs.
+
+    Args:
+        counter: As in `philox`; the last word has no axis that the others lack.
+        keys: Of the rounds.
+        memory: Five of the shape that all words broadcast to.
     """
     c0, c1, c2, c3 = counter
+    m0, m1, m2, m3, m4 = memory
     # After one round a word depends on a part of the counter only; after three on nearly all of it. So far the words
-    # stay as small as broadcasting lets them, and nothing is written in place: it is the caller's, or still too small.
-    for k0, k1 in keys[:3]:
-        p0, p1 = c0 * _M0, c2 * _M1
-        c0, c1 = ((p1 >> 32) ^ (c1 ^ k0)) & _MASK, p1
-        c2, c3 = ((p0 >> 32) ^ (c3 ^ k1)) & _MASK, p0
-    for k0, k1 in keys[3:]:
+    # stay as small as broadcasting lets them, and are masked while they are.
+    (k0, k1), *later = keys
+    p0, p1 = c0 * _M0, c2 * _M1
+    c0, c1 = ((p1 >> 32) ^ c1 ^ k0) & _MASK, p1
+    c2, c3 = ((p0 >> 32) ^ c3 ^ k1) & _MASK, p0
+
+    (k0, k1), *later = later
+    p0, p1 = c0 * _M0, c2 * _M1
+    c0, c1 = ((p1 >> 32) ^ c1 ^ k0) & _MASK, p1
+    c2, c3 = torch.bitwise_xor((p0 >> 32) & _MASK, (c3 ^ k1) & _MASK, out=m1), p0
+
+    (k0, k1), *later = later
+    p0, p1 = c0 * _M0, c2.mul_(_M1)
+    c0, c1 = torch.bitwise_right_shift(p1, 32, out=m0).bitwise_xor_(c1 ^ k0).bitwise_and_(_MASK), p1
+    c2, c3 = torch.bitwise_xor((p0 >> 32) & _MASK, (c3 ^ k1) & _MASK, out=m2), p0
+
+    for k0, k1 in later:
         p0, p1 = c0.mul_(_M0), c2.mul_(_M1)
-        c0, c1 = (p1 >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK), p1
-        c2, c3 = (p0 >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK), p0
-    return c0, c1.bitwise_and_(_MASK), c2, c3.bitwise_and_(_MASK)
+        c0, c1 = torch.bitwise_right_shift(p1, 32, out=m4).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK), p1
+        c2, c3 = torch.bitwise_right_shift(p0, 32, out=m1).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK), p0
+        m0, m1, m2, m3, m4 = m4, m2, m1, m0, m3  # where c0 to c3 now are, and what is free
+    return c0, c1, c2, c3
 
 
 def box_muller(first: Tensor, second: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Two independent standard normals from two 32-bit words, of which the upper 24 bits count."""
-    uniform = (first >> 8).to(dtype).add_(0.5).mul_(2.0**-24)  # in (0, 1): its logarithm is finite
-    angle = (second >> 8).to(dtype).mul_(2.0**-23 * math.pi)
+    return _normals((first & _UPPER).to(dtype), (second & _UPPER).to(dtype), None)
+
+
+def _normals(first: Tensor, second: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+    """As `box_muller`, from words that are floating point numbers already; writes over them."""
+    uniform = first.add_(2.0**7).mul_(2.0**-32)  # in (0, 1): its logarithm is finite
+    angle = second.mul_(2.0**-31 * math.pi)
     radius = uniform.log_().mul_(-2.0).sqrt_()
-    return angle.cos().mul_(radius), angle.sin_().mul_(radius)
+    return torch.cos(angle, out=memory).mul_(radius), angle.sin_().mul_(radius)
 
 
 def draw(
@@ -88,11 +117,11 @@ def draw(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Numbers of a path's words, made a few steps at a time: `(len(kinds), *seed.shape, steps, batch, units)`.
+    """Numbers of a path's words: `(len(kinds), *seed.shape, steps, batch, units)`.
 
     Args:
-        seed: In [0, 2⁶⁴); or an int64 tensor of such numbers' bits, each of which gets its own numbers.
-        kinds: Each "first" or "second", normals of that motion, or "uniform", from the second motion's words.
+        seed: See `fill`.
+        kinds: See `fill`.
         first_row: See `BrownianPath`.
         first_step: See `BrownianPath`.
         stream: See `BrownianPath`.
@@ -102,37 +131,80 @@ def draw(
         dtype: Of the result; half types round float32's numbers.
         device: Of the result.
     """
-    skip = first_row % 2
-    pairs = (skip + batch + 1) // 2
+    shape = steps, batch, units
     # Made by the seed, so that where `torch.func.vmap` maps the seed it maps the result, which is written in place.
     if isinstance(seed, int):
-        out = torch.empty(len(kinds), steps, batch, units, dtype=dtype, device=device)
-        keys = _round_keys((seed & _MASK, seed >> 32))
+        out = torch.empty(len(kinds), *shape, dtype=dtype, device=device)
     else:
         seed = seed.to(device)
-        out = seed.new_empty(len(kinds), *seed.shape, steps, batch, units, dtype=dtype)
-        lower = seed[..., None, None, None]
-        keys = _round_keys((lower, lower >> 32))
-    few = out.device.type != "cpu" or torch.compiler.is_compiling()  # a graph cannot ask for the number of threads
-    chunk = _GPU_CHUNK if few else _CHUNK * torch.get_num_threads()
-    span = max(1, chunk // (math.prod(out.shape[1:-3]) * pairs * units))
+        out = seed.new_empty(len(kinds), *seed.shape, *shape, dtype=dtype)
+    fill(out.unbind(0), seed, kinds, first_row=first_row, first_step=first_step, stream=stream)
+    return out
+
+
+def fill(
+    targets: Sequence[Tensor],
+    seed: int | Tensor,
+    kinds: Sequence[str],
+    *,
+    first_row: int,
+    first_step: int,
+    stream: int,
+) -> None:
+    """Write numbers of a path's words, made a few steps at a time.
+
+    Args:
+        targets: One for each kind, `(*seed.shape, steps, batch, units)`, alike in all but where they lie.
+        seed: In [0, 2⁶⁴); or an int64 tensor of such numbers' bits, each of which gets its own numbers.
+        kinds: Each "first" or "second", normals of that motion, or "uniform", from the second motion's words.
+        first_row: See `BrownianPath`.
+        first_step: See `BrownianPath`.
+        stream: See `BrownianPath`.
+    """
+    *replicas, steps, batch, units = targets[0].shape
+    device, dtype = targets[0].device, targets[0].dtype
     work = dtype if dtype == torch.float64 else torch.float32  # half precision cannot hold 24 bits
+    key = seed if isinstance(seed, int) else seed.to(device)[..., None, None, None]
+    keys = _round_keys((key & _MASK, key >> 32))
+    skip = first_row % 2
+    pairs = (skip + batch + 1) // 2
+    few = device.type != "cpu" or torch.compiler.is_compiling()  # a graph cannot ask for the number of threads
+    chunk = _GPU_CHUNK if few else _CHUNK * max(2, torch.get_num_threads())
+    span = max(1, min(steps, chunk // (math.prod(replicas) * pairs * units)))
     unit = torch.arange(units, device=device)
     row = torch.arange(first_row // 2, first_row // 2 + pairs, device=device)[:, None]
     layer = torch.full((1,), stream, device=device)
+    integers = floats = None
+    if not few and not torch._C._are_functorch_transforms_active():  # `torch.func.vmap` knows no `out`
+        size = math.prod(replicas) * span * pairs * units
+        integers, floats = torch.empty(5, size, dtype=torch.int64), torch.empty(3, size, dtype=work)
     for begin in range(0, steps, span):
         end = min(begin + span, steps)
+        whole = (*replicas, end - begin, pairs, units)
         step = torch.arange(first_step + begin, first_step + end, device=device)[:, None, None]
-        words = _rounds((unit, row, step, layer), keys)
-        for kind, target in zip(kinds, out[..., begin:end, :, :], strict=True):
+        words = _rounds((unit, row, step, layer), keys, _parts(integers, 5, whole))
+        first, second, spare = _parts(floats, 3, whole)
+        for kind, target in zip(kinds, targets, strict=True):
+            used = words[:2] if kind == "first" else words[2:]
+            even, odd = _float(used[0], work, first), _float(used[1], work, second)
             if kind == "uniform":
-                even, odd = ((word >> 8).to(work).mul_(2.0**-24) for word in words[2:])
+                even, odd = even.mul_(2.0**-32), odd.mul_(2.0**-32)
             else:
-                first = 0 if kind == "first" else 2
-                even, odd = box_muller(words[first], words[first + 1], work)
-            for part, rows in (even[..., skip:, :], target[..., skip::2, :]), (odd, target[..., 1 - skip :: 2, :]):
+                even, odd = _normals(even, odd, spare)
+            here = target[..., begin:end, :, :]
+            for part, rows in (even[..., skip:, :], here[..., skip::2, :]), (odd, here[..., 1 - skip :: 2, :]):
                 rows.copy_(part[..., : rows.shape[-2], :])
-    return out
+
+
+def _parts(memory: Memory, count: int, shape: tuple[int, ...]) -> Sequence[Memory]:
+    """A piece of this shape of each of the `count` rows of `memory`."""
+    return (None,) * count if memory is None else memory[:, : math.prod(shape)].view(count, *shape).unbind(0)
+
+
+def _float(word: Tensor, dtype: torch.dtype, memory: Memory) -> Tensor:
+    """The upper 24 bits of a word, which loses the others, as a floating point number below 2³²."""
+    word.bitwise_and_(_UPPER)
+    return word.to(dtype) if memory is None else memory.copy_(word)
 
 
 @dataclass(frozen=True, kw_only=True)

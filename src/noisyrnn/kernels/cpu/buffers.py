@@ -40,7 +40,7 @@ def empty(*shape: int) -> Tensor:
     global _taken
     count = math.prod(shape)
     if count < _SMALL:
-        return torch.empty(shape)
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
     _taken += 1
     size = count * 4 + _ALIGNMENT
     memory = _reused(size)
