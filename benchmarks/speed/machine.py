@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ def describe_machine(device: str) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "memory_gib": round(_memory() / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
         "compiler": _compiler(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else None,
@@ -92,6 +93,15 @@ def bind(threads: int) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
+def limit_memory(share: float) -> None:
+    """Refuse this process more than a share of the machine's memory, so that it fails and not the machine.
+
+    On Linux alone; elsewhere this does nothing.
+    """
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (int(share * _memory()), resource.RLIM_INFINITY))
+
+
 def give_back_memory() -> None:
     """Return what is free to the system, so that idle processes hold little."""
     gc.collect()
@@ -123,6 +133,11 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> float:
         raise OSError("this system does not tell a process's peak memory") from None
     run()
     return (_status("VmHWM") - before) / MIB
+
+
+def _memory() -> int:
+    """Bytes of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _status(key: str) -> int:

@@ -16,12 +16,13 @@ import torch
 
 from benchmarks.speed.cases import Case, Size
 from benchmarks.speed.contestants import NotAvailable, Step
-from benchmarks.speed.machine import bind, give_back_memory, peak_memory, without_paths
+from benchmarks.speed.machine import bind, give_back_memory, limit_memory, peak_memory, without_paths
 from benchmarks.speed.peers import contestant
 
 LONGEST_COLD = 3.0
 """A step faster than this, in seconds, runs once untimed in every turn: caches and threads must wake up first."""
 MOST_SAMPLES = 200
+MOST_MEMORY = 0.75  # of the machine's, for a contestant on the CPU
 
 
 class Session:
@@ -127,6 +128,8 @@ def main() -> None:
     name, threads, device = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     session = Session(name, threads, device)
     torch.set_num_threads(threads)
+    if device == "cpu":
+        limit_memory(MOST_MEMORY)
     if session.contestant.pinned:
         try:
             bind(threads)

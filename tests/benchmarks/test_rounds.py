@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -122,5 +123,18 @@ def test_a_real_worker_answers_survives_an_error_and_comes_back_after_its_end():
         with pytest.raises(WorkerError, match="took more than 0 s to answer"):
             worker.ask("release", limit=0.01)
         assert worker.process is None
+    finally:
+        worker.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux alone")
+def test_a_step_too_large_for_the_machine_fails_by_itself():
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    worker = Worker("plain", 1)
+    try:
+        with pytest.raises(WorkerError, match=r"RuntimeError: .*memory"):  # one matrix takes nine tenths of the machine
+            worker.ask("setup", limit=120, mode="training", steps=1, batch=1, hidden=int((0.9 * memory / 4) ** 0.5))
+        assert worker.process is not None  # it was not killed
     finally:
         worker.stop()
