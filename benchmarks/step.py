@@ -2,10 +2,12 @@
 
 `python -m benchmarks.step` measures our kernels, the plain loop, torch's networks, a compiled step, JAX and torchsde
 in turns, at several sizes, and whole epochs, streamed steps and peak memory; it writes `step.json` and `step.html`.
-Without options this takes about an hour; `--extent main` about ten minutes. Ctrl-C keeps what is measured.
+Without options this takes about an hour; `--extent main` about ten minutes. Ctrl-C keeps what is measured, and
+`--resume` goes on from there.
 """
 
 import argparse
+import json
 import signal
 import sys
 import time
@@ -132,6 +134,25 @@ def new_document(config: StepConfig, command: str) -> Document:
     }
 
 
+def resumed_document(config: StepConfig, command: str, path: Path) -> Document:
+    """A document with the cases of an earlier one; where that is unfinished without its last, which may lack results.
+
+    Args:
+        config: The same settings as then.
+        command: See `new_document`.
+        path: Of the earlier document.
+
+    Raises:
+        ValueError: If there is none, or its settings are others.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist. Leave out --resume to begin.")
+    document, earlier = new_document(config, command), read_json(path)
+    if earlier["settings"] != json.loads(json.dumps(document["settings"])):
+        raise ValueError(f"{path} has other settings. Give the same options as then, or leave out --resume.")
+    return {**document, "cases": earlier["cases"] if earlier["complete"] else earlier["cases"][:-1]}
+
+
 def measure(config: StepConfig, document: Document, meter: Meter, save: Callable[[], None]) -> None:
     """Fill a document; `save` is called after every case, and at an interruption with what was measured so far."""
     try:
@@ -153,7 +174,7 @@ def _measure_turns(
     config: StepConfig, threads: int, document: Document, meter: Meter, save: Callable[[], None]
 ) -> None:
     """All cases of one number of threads, by workers that stay from one case to the next."""
-    cases = [*config.cases(threads), *config.streams(threads)]
+    cases = _missing(config, threads, document)
     if not cases:
         return
     needed = [name for name in config.contestants if any(name in config.able(c.mode, c.size) for c in cases)]
@@ -182,6 +203,13 @@ def _measure_turns(
     finally:
         for worker in workers.values():
             worker.stop()
+
+
+def _missing(config: StepConfig, threads: int, document: Document) -> list[Case]:
+    """Cases and streamed steps of one number of threads that a document lacks."""
+    known = [entry.items() for entry in [*document["cases"], *document["stream"]]]
+    wanted = [*config.cases(threads), *config.streams(threads)]
+    return [case for case in wanted if not any(case.describe().items() <= entry for entry in known)]
 
 
 def _weight(config: StepConfig, case: Case) -> float:
@@ -234,11 +262,11 @@ def _epoch_weight(config: StepConfig) -> float:
     return 10 + config.epoch_repeats * config.epoch_sequences / config.size.batch * case.weight()
 
 
-def total_weight(config: StepConfig) -> float:
-    """All there is to do."""
+def total_weight(config: StepConfig, document: Document) -> float:
+    """All there is to do, without the cases that a document has."""
     total = _epoch_weight(config) if "epochs" in config.parts else 0.0
     for threads in config.threads:
-        total += sum(_weight(config, case) for case in [*config.cases(threads), *config.streams(threads)])
+        total += sum(_weight(config, case) for case in _missing(config, threads, document))
         if "memory" in config.parts:
             for mode in config.modes:
                 case = Case(size=config.size, mode=mode, threads=threads)
@@ -254,6 +282,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--output", type=Path, default=Path("runs/step"), help="folder of step.json and step.html")
     add("--docs", type=Path, help="Markdown file that gets the tables, such as docs/performance.md")
     add("--from", type=Path, dest="source", metavar="JSON", help="measure nothing: write the page from this step.json")
+    add("--resume", action="store_true", help="go on from the step.json of an unfinished run with the same options")
     add("--extent", choices=("main", "growth", "full"), default="growth", help="the main size, one axis at a time, all")
     add("--full", action="store_const", const="full", dest="extent", help="the same as --extent full")
     add("--steps", type=positive, default=main.steps, help="of the main size")
@@ -315,8 +344,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = read_json(words.source)
     else:
         config = configure(words)
-        document = new_document(config, shown_command(arguments))
-        meter = Meter(total_weight(config))
+        command = shown_command([word for word in arguments if word != "--resume"])
+        try:
+            document = (
+                resumed_document(config, command, words.output / "step.json")
+                if words.resume
+                else new_document(config, command)
+            )
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
+        meter = Meter(total_weight(config, document))
         signal.signal(signal.SIGTERM, _interrupt)
         try:
             with meter.bar:

@@ -112,6 +112,11 @@ def give_back_memory() -> None:
             return  # another C library, without malloc_trim
 
 
+def resident_memory() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not tell."""
+    return _status("VmRSS") if STATUS.is_file() else 0
+
+
 def peak_memory(run: Callable[[], object], device: torch.device) -> float:
     """MiB that `run` needs at its peak above what is in use before: of the process, or of the GPU.
 

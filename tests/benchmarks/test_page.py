@@ -137,6 +137,37 @@ def test_the_command_writes_its_files_whatever_happens(tmp_path, monkeypatch, er
     assert ("| nn.LSTM | no |" in docs.read_text()) is (code == 0)
 
 
+def test_an_unfinished_run_goes_on_from_its_last_case(tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "Worker", Refuser)
+    monkeypatch.setattr("benchmarks.speed.rounds.Worker", Refuser)
+    monkeypatch.setattr(step.signal, "signal", lambda *_: None)
+    asked = []
+
+    def measured(entry, case, workers, **_):
+        entry["results"] = {}
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        asked.append((case.mode, case.size))
+        entry["results"] |= {name: summary([1.0]) for name in workers}
+
+    monkeypatch.setattr(step, "measure_case", measured)
+    small = ["--extent", "growth", "--threads", "1", "--steps", "2", "--batch", "1", "--hidden", "3"]
+    words = [*small, "--contestants", "lstm", "--parts", "cases", "--output", str(tmp_path)]
+    path, stop = tmp_path / "step.json", 5
+    assert step.main([*words, "--resume"]) == 2  # nothing to go on from
+    assert step.main(words) == 130
+    first, stop = asked.copy(), -1
+    asked.clear()
+    assert step.main([*words, "--budget", "9", "--resume"]) == 2  # other settings
+    assert asked == [] and not json.loads(path.read_text())["complete"]
+    assert step.main([*words, "--resume"]) == 0
+    written = json.loads(path.read_text())
+    assert written["complete"] and "--resume" not in written["command"]
+    cases = [(entry["mode"], entry["steps"], entry["batch"], entry["hidden"]) for entry in written["cases"]]
+    assert len(set(cases)) == len(cases) == len(step.configure(step.parse(words)).cases(1))
+    assert first + asked == [(mode, step.Size(steps=t, batch=b, hidden=d)) for mode, t, b, d in cases]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

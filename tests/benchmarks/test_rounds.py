@@ -22,7 +22,7 @@ class Pretender:
     turns: list[str]
     fails_at: str = ""
     stops_after: int | None = None
-    process: None = None
+    process: int = os.getpid()
     asked: list[str] = field(default_factory=list)
 
     def ask(self, do: str, *, limit: float, **arguments: Any) -> dict[str, Any]:
@@ -70,7 +70,13 @@ def test_one_that_fails_is_recorded_and_the_others_go_on(where):
     entry, _, workers = measured(2, 1e9, a={"seconds": 1.0}, b={"seconds": 1.0, "fails_at": where})
     assert entry["results"]["b"] == {"unavailable": "it does not want to"}
     assert len(entry["results"]["a"]["rounds"]) == 2
-    assert workers["a"].asked[-1] == "release"
+    assert workers["a"].asked[-1] == workers["b"].asked[-1] == "release"
+
+
+def test_one_that_ends_after_its_turns_keeps_its_results():
+    entry, _, workers = measured(2, 1e9, a={"seconds": 1.0, "fails_at": "release"}, b={"seconds": 1.0})
+    assert [len(entry["results"][name]["rounds"]) for name in "ab"] == [2, 2]
+    assert workers["b"].asked[-1] == "release"
 
 
 def test_an_interruption_keeps_the_rounds_that_are_done():
