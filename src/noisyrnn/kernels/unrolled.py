@@ -15,7 +15,7 @@ from noisyrnn.kernels.cpu import buffers
 from noisyrnn.kernels.recurrence import Gradients, Pass, Recurrence
 from noisyrnn.sde.brownian import fill
 
-_BLOCK = 16  # steps; their work arrays then still fit in a processor's last cache
+_BLOCK = 32  # steps; fewer are not worth the calls, more leave a processor's last cache
 _DTYPES = (torch.float32, torch.float64)
 
 

@@ -13,7 +13,7 @@ from noisyrnn.checks import check_integer
 _MASK = 0xFFFFFFFF
 _UPPER = 0xFFFFFF00  # of a word, the 24 bits that float32 holds
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
-_CHUNK = 1 << 16  # counters per pass and thread (for two at least): fewer are not worth the calls, more leave the cache
+_CHUNK = 1 << 17  # counters per pass and thread (for two at least): fewer are not worth the calls, more leave the cache
 _GPU_CHUNK = 1 << 22  # few launches matter more there
 
 

@@ -66,6 +66,7 @@ def test_used_memory_shows_in_no_result() -> None:
 
 
 def child(results: "multiprocessing.Queue[bool]", expected: list[Tensor]) -> None:
+    torch.set_num_threads(1)  # torch's own operations would wait for threads that did not come along
     found = gradients(300)
     results.put(all(torch.equal(one, other) for one, other in zip(found, expected, strict=True)))
 
@@ -75,8 +76,11 @@ def test_a_forked_process_starts_afresh() -> None:
     expected = gradients(300)
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    process = context.Process(target=child, args=(results, [g.clone() for g in expected]))
+    process = context.Process(target=child, args=(results, [g.clone() for g in expected]), daemon=True)
     process.start()
-    assert results.get(timeout=60)
-    process.join(60)
-    assert process.exitcode == 0
+    try:
+        assert results.get(timeout=60)
+        process.join(60)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
