@@ -263,6 +263,27 @@ def test_memory_in_use_is_left_alone(kind: str, noise: str, monkeypatch: pytest.
     assert all(torch.equal(one, two) for one, two in zip(again, expected, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["drift", "oscillator"])
+def test_tanh_at_its_ends(kind: str) -> None:
+    call = single(a_pass(kind, NOISES["silent"], steps=1, batch=4))
+    state = torch.zeros_like(call.state)
+    ends = torch.tensor([1e30, -1e30, torch.nan, 0.0]).expand(HIDDEN, 4).T
+    call = call._replace(state=state, inputs=ends[None, :, :1, None].expand(1, 4, 1, INPUT), U=torch.ones_like(call.U))
+    _, saved, last = unrolled.forward(call, every_step=True, save=True)
+    values = saved.view(1, -1, 1, 4, HIDDEN)[0, 0, 0]
+    assert torch.equal(values[:2], torch.tensor([[1.0], [-1.0]]).expand(2, HIDDEN))
+    assert values[2].isnan().all() and last[0, 2].isnan().all()
+    torch.testing.assert_close(values[3:], call.b.tanh(), rtol=1e-6, atol=1e-7)
+
+
+def test_in_inference_mode() -> None:
+    call = single(a_pass("drift"))
+    outside = unrolled.forward(call, every_step=True, save=False)
+    with torch.inference_mode():
+        inside = unrolled.forward(call._replace(inputs=call.inputs.clone()), every_step=True, save=False)
+        assert all(torch.equal(one, two) for one, two in zip(inside, outside, strict=True))
+
+
 def test_uniform_noise_does_not_depend_on_the_step_length() -> None:
     call = a_pass("drift", NOISES["uniform"], steps=1, dt="per row")
     silent = call._replace(noise=FusedNoise())

@@ -149,6 +149,15 @@ def test_does_not_depend_on_units_steps_motions_or_chunks(monkeypatch: pytest.Mo
         assert torch.equal(BrownianPath(seed=SEED).uniforms(steps=9, batch=5, units=11), uniforms)
 
 
+@pytest.mark.parametrize("threads", [2, 3])  # with more than two torch makes the products, not numpy
+def test_does_not_depend_on_the_number_of_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = draw(BrownianPath(seed=SEED, stream=2**32 - 1), steps=9, batch=64, units=130)
+    asked = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: asked.append(1) or threads)
+    assert torch.equal(draw(BrownianPath(seed=SEED, stream=2**32 - 1), steps=9, batch=64, units=130), expected)
+    assert asked
+
+
 @pytest.mark.parametrize("first_row", [0, 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_filling_tensors_that_lie_apart(first_row: int, dtype: torch.dtype) -> None:

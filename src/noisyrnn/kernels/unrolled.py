@@ -8,6 +8,7 @@ the weights: one large product a block. Any device; float32 and float64.
 import functools
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,6 +123,15 @@ def _add_product(target: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return target.addmm_(left, right) if target.ndim == 2 else target.baddbmm_(left, right)
 
 
+def _tanh_(z: Tensor) -> Tensor:
+    """Write tanh over its argument; on a processor by numpy, which takes a fifth of torch's time."""
+    if z.device.type != "cpu":
+        return z.tanh_()
+    numbers = z.numpy()
+    np.tanh(numbers, out=numbers)
+    return z
+
+
 def _inputs(call: Pass, time: _Time) -> Tensor:
     """Inputs `(R, T, B, input_size)`, zero past the end: padding may be anything."""
     x = call.inputs.transpose(1, 2)
@@ -169,7 +179,7 @@ def forward(call: Pass, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor
         for k in range(end - begin):
             z = values[k]
             if oscillator:
-                _add_product(_add_product(z, h, Wt[..., :hidden, :]), velocity, Wt[..., hidden:, :]).tanh_()
+                _tanh_(_add_product(_add_product(z, h, Wt[..., :hidden, :]), velocity, Wt[..., hidden:, :]))
                 stiffness, friction = call.coefficients
                 torch.add(z, h, alpha=-stiffness, out=work).add_(velocity, alpha=-friction)
                 velocity = torch.addcmul(velocity, lengths[k], work, out=velocities[k])
@@ -178,7 +188,7 @@ def forward(call: Pass, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor
                 _add_product(z, h, Wt)
                 change = torch.abs(z, out=work).add_(b).relu_().mul_(z.sign()).sub_(h)
             else:
-                change = _add_product(z, h, Wt).tanh_()
+                change = _tanh_(_add_product(z, h, Wt))
                 if At is not None:
                     product = torch.addmm if z.ndim == 2 else torch.baddbmm
                     change = product(z, h, At, out=work)

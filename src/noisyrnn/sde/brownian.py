@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,6 +67,7 @@ def _rounds(
     """
     c0, c1, c2, c3 = counter
     m0, m1, m2, m3, m4 = memory
+    few = m0 is not None and torch.get_num_threads() <= 2
     # After one round a word depends on a part of the counter only; after three on nearly all of it. So far the words
     # stay as small as broadcasting lets them, and are masked while they are.
     (k0, k1), *later = keys
@@ -79,16 +81,25 @@ def _rounds(
     c2, c3 = torch.bitwise_xor((p0 >> 32) & _MASK, (c3 ^ k1) & _MASK, out=m1), p0
 
     (k0, k1), *later = later
-    p0, p1 = c0 * _M0, c2.mul_(_M1)
+    p0, p1 = c0 * _M0, _times(c2, _M1, few)
     c0, c1 = torch.bitwise_right_shift(p1, 32, out=m0).bitwise_xor_(c1 ^ k0).bitwise_and_(_MASK), p1
     c2, c3 = torch.bitwise_xor((p0 >> 32) & _MASK, (c3 ^ k1) & _MASK, out=m2), p0
 
     for k0, k1 in later:
-        p0, p1 = c0.mul_(_M0), c2.mul_(_M1)
+        p0, p1 = _times(c0, _M0, few), _times(c2, _M1, few)
         c0, c1 = torch.bitwise_right_shift(p1, 32, out=m4).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK), p1
         c2, c3 = torch.bitwise_right_shift(p0, 32, out=m1).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK), p0
         m0, m1, m2, m3, m4 = m4, m2, m1, m0, m3  # where c0 to c3 now are, and what is free
     return c0, c1, c2, c3
+
+
+def _times(word: Tensor, factor: int, few_threads: bool) -> Tensor:
+    """`word *= factor`; numpy takes a third of torch's time for it on one thread, and less than torch on two."""
+    if few_threads:
+        numbers = word.numpy()
+        np.multiply(numbers, factor, out=numbers)
+        return word
+    return word.mul_(factor)
 
 
 def box_muller(first: Tensor, second: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
