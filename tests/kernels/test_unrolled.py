@@ -119,6 +119,17 @@ def test_equals_the_reference_loop(kind: str, noise: str, replicas: int, lengths
     assert_equal(kernel(call, *given(call)), weighted(call, *given(call)))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu(kind: str) -> None:
+    call = a_pass(kind, replicas=3, lengths=True)
+    grads = given(call)
+    there = Pass(*[part.cuda() if isinstance(part, Tensor) else part for part in call])
+    outputs, last, gradients = kernel(there, *(grad.cuda() for grad in grads))
+    found = outputs.cpu(), last.cpu(), Gradients(*[gradient.cpu() for gradient in gradients])
+    assert_equal(found, weighted(call, *grads))
+
+
 @pytest.mark.parametrize(("steps", "batch", "hidden"), [(1, 1, 1), (3, 1, 3), (4, 2, 1), (6, 5, 7)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_sizes(kind: str, steps: int, batch: int, hidden: int) -> None:
