@@ -67,7 +67,7 @@ def _rounds(
     """
     c0, c1, c2, c3 = counter
     m0, m1, m2, m3, m4 = memory
-    few = m0 is not None and torch.get_num_threads() <= 2
+    few_threads = m0 is not None and torch.get_num_threads() <= 2
     # After one round a word depends on a part of the counter only; after three on nearly all of it. So far the words
     # stay as small as broadcasting lets them, and are masked while they are.
     (k0, k1), *later = keys
@@ -81,12 +81,12 @@ def _rounds(
     c2, c3 = torch.bitwise_xor((p0 >> 32) & _MASK, (c3 ^ k1) & _MASK, out=m1), p0
 
     (k0, k1), *later = later
-    p0, p1 = c0 * _M0, _times(c2, _M1, few)
+    p0, p1 = c0 * _M0, _times(c2, _M1, few_threads)
     c0, c1 = torch.bitwise_right_shift(p1, 32, out=m0).bitwise_xor_(c1 ^ k0).bitwise_and_(_MASK), p1
     c2, c3 = torch.bitwise_xor((p0 >> 32) & _MASK, (c3 ^ k1) & _MASK, out=m2), p0
 
     for k0, k1 in later:
-        p0, p1 = _times(c0, _M0, few), _times(c2, _M1, few)
+        p0, p1 = _times(c0, _M0, few_threads), _times(c2, _M1, few_threads)
         c0, c1 = torch.bitwise_right_shift(p1, 32, out=m4).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK), p1
         c2, c3 = torch.bitwise_right_shift(p0, 32, out=m1).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK), p0
         m0, m1, m2, m3, m4 = m4, m2, m1, m0, m3  # where c0 to c3 now are, and what is free
