@@ -1,4 +1,4 @@
-"""The Brownian path: the published generator, where its words go, and the statistics of what comes out."""
+"""The Brownian path: where the generator's words go, and the statistics of what comes out."""
 
 import math
 
@@ -6,21 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyrnn.sde import brownian
-from noisyrnn.sde.brownian import BrownianPath, box_muller, derive_seed, philox
+from noisyrnn.sde.brownian import BrownianPath, derive_seed
 
 MASK = 2**32 - 1
-
-# Known answers of the authors' library (Random123, kat_vectors, philox4x32 with ten rounds).
-KNOWN = [
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((MASK,) * 4, (MASK,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        (0xA4093822, 0x299F31D0),
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-    ),
-]
 
 SEED = (7 << 32) + 3
 
@@ -37,14 +25,6 @@ def words(seed: int, row: int, step: int, unit: int, stream: int) -> list[int]:
         c = [(p1 >> 32) ^ c[1] ^ k[0], p1 & MASK, (p0 >> 32) ^ c[3] ^ k[1], p0 & MASK]
         k = [(k[0] + 0x9E3779B9) & MASK, (k[1] + 0xBB67AE85) & MASK]
     return c
-
-
-@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
-def test_philox_gives_the_published_answers(
-    counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]
-) -> None:
-    c0, c1, c2, c3 = (torch.tensor([value]) for value in counter)
-    assert tuple(int(word) for word in philox((c0, c1, c2, c3), key)) == expected
 
 
 @pytest.mark.parametrize("stream", [0, 5])
@@ -64,17 +44,6 @@ def test_every_number_comes_from_its_own_counter(stream: int) -> None:
                     expected = radius * (math.sin(angle) if odd else math.cos(angle))
                     assert float(values[motion, step, row, unit]) == pytest.approx(expected, abs=1e-12)
                 assert float(uniforms[step, row, unit]) == (four[3 if odd else 2] >> 8) / 2**24
-
-
-def test_box_muller_is_finite_at_the_extreme_words() -> None:
-    ends = torch.tensor([0, MASK])
-    for dtype in (torch.float32, torch.float64):
-        for part in box_muller(ends, ends, dtype):
-            assert torch.isfinite(part).all()
-    # The smallest uniform number is 2^-25, so no number lies further out than this.
-    assert float(box_muller(ends, torch.zeros(2).long(), torch.float64)[0][0]) == pytest.approx(
-        math.sqrt(50 * math.log(2)), abs=1e-12
-    )
 
 
 def test_moments_within_four_standard_errors() -> None:
@@ -144,32 +113,9 @@ def test_does_not_depend_on_units_steps_motions_or_chunks(monkeypatch: pytest.Mo
     assert torch.equal(draw(BrownianPath(seed=SEED), steps=9, units=11, motions=1), whole[:1])
     uniforms = BrownianPath(seed=SEED).uniforms(steps=9, batch=5, units=11)
     for chunk in (1, 70, 100):  # one step at a time; two; three
-        monkeypatch.setattr("noisyrnn.sde.brownian._CHUNK", chunk)
+        monkeypatch.setattr("noisyrnn.sde.draws._CHUNK", chunk)
         assert torch.equal(draw(BrownianPath(seed=SEED), steps=9, units=11), whole)
         assert torch.equal(BrownianPath(seed=SEED).uniforms(steps=9, batch=5, units=11), uniforms)
-
-
-@pytest.mark.parametrize("threads", [2, 3])  # with more than two torch makes the products, not numpy
-def test_does_not_depend_on_the_number_of_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = draw(BrownianPath(seed=SEED, stream=2**32 - 1), steps=9, batch=64, units=130)
-    asked = []
-    monkeypatch.setattr(torch, "get_num_threads", lambda: asked.append(1) or threads)
-    assert torch.equal(draw(BrownianPath(seed=SEED, stream=2**32 - 1), steps=9, batch=64, units=130), expected)
-    assert asked
-
-
-@pytest.mark.parametrize("first_row", [0, 1])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_filling_tensors_that_lie_apart(first_row: int, dtype: torch.dtype) -> None:
-    place = {"first_row": first_row, "first_step": 3, "stream": 1}
-    kinds = ("uniform", "first", "second")  # the words of the last serve the first too
-    seeds = torch.tensor([3, -1])
-    whole = brownian.draw(seeds, kinds, **place, steps=4, batch=5, units=6, dtype=dtype)
-    room = torch.full((2, 4, 3, 5, 6), torch.nan, dtype=dtype)  # steps before kinds
-    brownian.fill(room.unbind(2), seeds, kinds, **place)
-    assert torch.equal(room.movedim(2, 0), whole)
-    alone = brownian.draw(2**64 - 1, ("second",), **place, steps=4, batch=5, units=6, dtype=dtype)
-    assert torch.equal(whole[2, 1], alone[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -222,7 +168,7 @@ def test_a_seed_can_be_a_tensor(seed: int) -> None:
 @pytest.mark.parametrize("first_row", [0, 3])
 @pytest.mark.parametrize("chunk", [1, 2**15])
 def test_mapped_seeds_give_each_its_own_path(first_row: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("noisyrnn.sde.brownian._CHUNK", chunk)
+    monkeypatch.setattr("noisyrnn.sde.draws._CHUNK", chunk)
     size = {"steps": 4, "batch": 5, "units": 7}
 
     def values(seed: int | Tensor) -> tuple[Tensor, ...]:
@@ -235,33 +181,6 @@ def test_mapped_seeds_give_each_its_own_path(first_row: int, chunk: int, monkeyp
     twice = torch.func.vmap(torch.func.vmap(values))(torch.stack([seeds, seeds]))
     for one, two, single in zip(mapped, twice, expected, strict=True):
         assert torch.equal(one, single) and torch.equal(two[1], single)
-
-
-@pytest.mark.parametrize("batch", [1, 4])
-def test_drawing_for_many_seeds_at_once(batch: int) -> None:
-    place = {"first_row": 3, "first_step": 2, "stream": 1}
-    seeds, kinds = torch.stack([bits(seed) for seed in SEEDS]), ("uniform", "first", "second")
-    found = brownian.draw(seeds, kinds, **place, steps=4, batch=batch, units=7)
-    assert found.shape == (3, len(SEEDS), 4, batch, 7)
-    for r, seed in enumerate(SEEDS):
-        path = BrownianPath(seed=seed, **place)
-        assert torch.equal(found[0, r], path.uniforms(steps=4, batch=batch, units=7))
-        assert torch.equal(found[1:, r], path.normals(steps=4, batch=batch, units=7))
-
-
-def test_philox_broadcasts_and_leaves_its_arguments_alone() -> None:
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((5,), (3, 1), (2, 1, 1), (1,))
-    counter = [torch.randint(2**32, shape, generator=generator) for shape in shapes]
-    key = [torch.randint(2**32, shape, generator=generator) for shape in ((2, 1, 1, 1), ())]
-    before = [tensor.clone() for tensor in (*counter, *key)]
-    whole = torch.broadcast_tensors(*counter, *key)
-    found = philox(tuple(counter), tuple(key))
-    for n in range(2):
-        plain = [tensor[n] for tensor in whole]
-        expected = philox(tuple(plain[:4]), (int(key[0][n]), int(key[1])))
-        assert all(torch.equal(one[n], other) for one, other in zip(found, expected, strict=True))
-    assert all(torch.equal(one, other) for one, other in zip((*counter, *key), before, strict=True))
 
 
 def test_float32_is_float64_rounded() -> None:

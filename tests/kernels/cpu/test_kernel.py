@@ -32,8 +32,9 @@ SLICED = (6, 71, 3, 2)  # more rows than one slice, with an odd one at the end
 
 
 def enough(size: tuple[int, ...]) -> range:
-    """Seeds for some hundred numbers: fewer have errors by luck."""
-    return range(max(2, min(40, 400 // (size[0] * size[1] * size[2]))))
+    """Seeds for some hundred numbers of the smallest quantity: fewer have errors by luck."""
+    hidden, batch, steps, inputs = size
+    return range(max(2, min(40, 400 // min(hidden * batch, inputs * batch * steps))))
 
 
 def size_name(size: tuple[int, ...]) -> str:

@@ -1,0 +1,239 @@
+"""Normal and uniform numbers from a path's words, written in place a few steps at a time.
+
+On a processor numpy makes them, on as many Python threads as torch has: torch takes up to three times as long for a
+product of integers, and its threads meet after every operation. Elsewhere torch does.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noisyrnn.sde.philox import WORD, Array, round_keys, rounds
+
+_UPPER = 0xFFFFFF00  # of a word, the 24 bits that float32 holds
+_CHUNK = 1 << 17  # counters at a time: with fewer the threads queue for the interpreter, more leave the cache
+_GPU_CHUNK = 1 << 22  # few launches matter more there
+_THREADS = 8  # at most: they share one interpreter
+
+
+def draw(
+    seed: int | Tensor,
+    kinds: Sequence[str],
+    *,
+    first_row: int,
+    first_step: int,
+    stream: int,
+    steps: int,
+    batch: int,
+    units: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Numbers of a path's words: `(len(kinds), *seed.shape, steps, batch, units)`.
+
+    Args:
+        seed: See `fill`; `torch.func.vmap` may map it.
+        kinds: See `fill`.
+        first_row: See `BrownianPath`.
+        first_step: See `BrownianPath`.
+        stream: See `BrownianPath`.
+        steps: How many, at least 0.
+        batch: Rows, at least 1.
+        units: How many, at least 1.
+        dtype: Of the result; half types round float32's numbers.
+        device: Of the result.
+    """
+
+    def make(seeds: int | Tensor) -> Tensor:
+        replicas = seeds.shape if isinstance(seeds, Tensor) else ()
+        single = torch.promote_types(dtype, torch.float32)
+        out = torch.empty(len(kinds), *replicas, steps, batch, units, dtype=single, device=device)
+        fill(out.unbind(0), seeds, kinds, first_row=first_row, first_step=first_step, stream=stream)
+        return out.to(dtype)
+
+    if torch._C._are_functorch_transforms_active():
+        return _Transformed.apply(seed_bits(seed), make)
+    return make(seed)
+
+
+def seed_bits(seed: int | Tensor) -> Tensor:
+    """A seed in [0, 2⁶⁴) as an int64 tensor with its bits; a tensor as it is."""
+    if isinstance(seed, Tensor):
+        return seed
+    return torch.tensor(seed - 2**64 if seed >= 2**63 else seed)
+
+
+class _Transformed(torch.autograd.Function):
+    """`make(seed)`, whose second axis is the seeds', out of sight of the transforms of `torch.func`."""
+
+    @staticmethod
+    def forward(seed: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """The numbers of all seeds at once."""
+        return make(seed)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is to be differentiated."""
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], seed: Tensor, make: Callable[[Tensor], Tensor]) -> tuple[Tensor, int]:
+        """Give the seeds one axis more."""
+        return _Transformed.apply(seed.movedim(in_dims[0], 0), make), 1
+
+
+def fill(
+    targets: Sequence[Tensor],
+    seed: int | Tensor,
+    kinds: Sequence[str],
+    *,
+    first_row: int,
+    first_step: int,
+    stream: int,
+) -> None:
+    """Write numbers of a path's words.
+
+    Args:
+        targets: One for each kind, float32 or float64 `(*seed.shape, steps, batch, units)`, alike in all but where they
+            lie.
+        seed: In [0, 2⁶⁴); or an int64 tensor of such numbers' bits, each of which gets its own numbers.
+        kinds: Each "first" or "second", normals of that motion, or "uniform", from the second motion's words.
+        first_row: See `BrownianPath`.
+        first_step: See `BrownianPath`.
+        stream: See `BrownianPath`.
+    """
+    on_cpu, compiling = targets[0].device.type == "cpu", torch.compiler.is_compiling()
+    xp = np if on_cpu and not compiling else torch
+    threads = min(torch.get_num_threads(), _THREADS) if xp is np else 1
+    pen = _Pen(xp, targets, seed, kinds, first_row=first_row, first_step=first_step, stream=stream)
+    steps = pen.steps
+    span = max(1, min(steps, (_CHUNK if on_cpu else _GPU_CHUNK) // pen.layer))
+    threads = min(threads, math.ceil(steps / span)) or 1
+    turns = math.ceil(steps / (span * threads)) or 1
+    span = math.ceil(steps / (turns * threads)) or 1  # as many turns for each
+
+    def work(begins: Iterable[int]) -> None:
+        memory = None if compiling else pen.memory(span)  # a compiler fuses what has no memory of its own
+        for begin in begins:
+            pen.write(begin, min(begin + span, steps), memory)
+
+    if threads == 1:
+        work(range(0, steps, span))
+        return
+    waiting: SimpleQueue[int | None] = SimpleQueue()
+    for begin in (*range(0, steps, span), *[None] * threads):
+        waiting.put(begin)
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(work, iter(waiting.get, None)) for _ in range(threads - 1)]
+        work(iter(waiting.get, None))
+    for other in others:
+        other.result()
+
+
+class _Pen:
+    """Writes some steps at a time, with `torch` or `numpy`; other arguments as for `fill`.
+
+    Attributes:
+        steps: Of the targets.
+        layer: Counters of a step.
+    """
+
+    def __init__(
+        self,
+        xp: ModuleType,
+        targets: Sequence[Tensor],
+        seed: int | Tensor,
+        kinds: Sequence[str],
+        *,
+        first_row: int,
+        first_step: int,
+        stream: int,
+    ) -> None:
+        *self._replicas, self.steps, batch, self._units = targets[0].shape
+        self._dtype, self._device = targets[0].dtype, targets[0].device
+        self._skip = first_row % 2
+        self._pairs = (self._skip + batch + 1) // 2
+        self.layer = math.prod(self._replicas) * self._pairs * self._units
+        self._xp = xp
+        self._targets: Sequence[Array] = targets
+        key: int | Array = seed if isinstance(seed, int) else seed.to(self._device)[..., None, None, None]
+        if xp is np:
+            self._targets = [target.numpy() for target in targets]
+            key = key.numpy().view(np.uint64) if isinstance(key, Tensor) else key
+        self._kinds = kinds
+        self._keys = round_keys((key & WORD, key >> 32))
+        self._unit = self._range(0, self._units)
+        self._row = self._range(first_row // 2, self._pairs)[:, None]
+        self._first_step = first_step
+        self._stream = self._range(stream, 1)
+
+    def _range(self, first: int, count: int) -> Array:
+        """Whole numbers for a counter."""
+        if self._xp is np:
+            return np.arange(first, first + count, dtype=np.uint64)
+        return torch.arange(first, first + count, device=self._device)
+
+    def memory(self, steps: int) -> tuple[Array, Array]:
+        """What `write` uses for so many steps."""
+        size = steps * self.layer
+        if self._xp is np:
+            return np.empty((5, size), np.uint64), np.empty((3, size), self._targets[0].dtype)
+        integers = torch.empty(5, size, dtype=torch.int64, device=self._device)
+        return integers, torch.empty(3, size, dtype=self._dtype, device=self._device)
+
+    def write(self, begin: int, end: int, memory: tuple[Array, Array] | None) -> None:
+        """Write the steps `[begin, end)`, in fresh memory for `None`."""
+        whole = (*self._replicas, end - begin, self._pairs, self._units)
+        integers: Sequence[Array | None] = (None,) * 5
+        floats: Sequence[Array | None] = (None,) * 3
+        if memory is not None:
+            integers, floats = ([part[: math.prod(whole)].reshape(whole) for part in parts] for parts in memory)
+        step = self._range(self._first_step + begin, end - begin)[:, None, None]
+        words = rounds(self._xp, (self._unit, self._row, step, self._stream), self._keys, integers)
+        for kind, target in zip(self._kinds, self._targets, strict=True):
+            pair = words[:2] if kind == "first" else words[2:]
+            even, odd = (self._float(word, part) for word, part in zip(pair, floats, strict=False))
+            if kind == "uniform":
+                even *= 2.0**-32
+                odd *= 2.0**-32
+            else:
+                even, odd = box_muller(self._xp, even, odd, floats[2])
+            here, skip = target[..., begin:end, :, :], self._skip
+            for part, rows in (even[..., skip:, :], here[..., skip::2, :]), (odd, here[..., 1 - skip :: 2, :]):
+                rows[...] = part[..., : rows.shape[-2], :]
+
+    def _float(self, word: Array, memory: Array | None) -> Array:
+        """The upper 24 bits of a word, which loses the others, as a floating point number below 2³²."""
+        word &= _UPPER
+        if memory is None:
+            return word.to(self._dtype)
+        memory[...] = word.view(np.int64) if self._xp is np else word  # signed numbers convert faster
+        return memory
+
+
+def box_muller(xp: ModuleType, first: Array, second: Array, memory: Array | None) -> tuple[Array, Array]:
+    """Two independent standard normals from two words.
+
+    Args:
+        xp: `torch` or `numpy`.
+        first: A word's upper 24 bits as a floating point number below 2³²; written over.
+        second: The other word's, likewise.
+        memory: Of the same shape and type, or `None` for fresh one.
+    """
+    first += 2.0**7
+    first *= 2.0**-32  # in (0, 1): its logarithm is finite
+    second *= 2.0**-31 * math.pi
+    radius = xp.log(first, out=first)
+    radius *= -2.0
+    xp.sqrt(radius, out=radius)
+    even, odd = xp.cos(second, out=memory), xp.sin(second, out=second)
+    even *= radius
+    odd *= radius
+    return even, odd
