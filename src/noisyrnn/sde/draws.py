@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.sde.philox import WORD, Array, round_keys, rounds
+from noisyrnn.sde.philox import Array, round_keys, rounds
 
 _UPPER = 0xFFFFFF00  # of a word, the 24 bits that float32 holds
 _CHUNK = 1 << 17  # counters at a time: with fewer the threads queue for the interpreter, more leave the cache
@@ -163,12 +163,11 @@ class _Pen:
         self.layer = math.prod(self._replicas) * self._pairs * self._units
         self._xp = xp
         self._targets: Sequence[Array] = targets
-        key: int | Array = seed if isinstance(seed, int) else seed.to(self._device)[..., None, None, None]
+        key: Array = seed_bits(seed).to(self._device)[..., None, None, None]
         if xp is np:
-            self._targets = [target.numpy() for target in targets]
-            key = key.numpy().view(np.uint64) if isinstance(key, Tensor) else key
+            self._targets, key = [target.numpy() for target in targets], key.numpy().view(np.uint64)
         self._kinds = kinds
-        self._keys = round_keys((key & WORD, key >> 32))
+        self._keys = round_keys(key)
         self._unit = self._range(0, self._units)
         self._row = self._range(first_row // 2, self._pairs)[:, None]
         self._first_step = first_step

@@ -4,10 +4,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from noisyrnn.kernels.recurrence import Gradients, Pass
 from noisyrnn.kernels.unrolled import blocks
 from noisyrnn.kernels.unrolled.blocks import Time, add_product, each_step, empty, squeezed, valid_inputs
+
+_WIDTH = 4  # columns, at least, of the inputs: products with fewer take longer
 
 
 class _Block(NamedTuple):
@@ -52,7 +55,8 @@ class _Gathering:
         self.back = squeezed(weights if modrelu else weights * d.repeat(1, weights.shape[1] // hidden, 1))
         self.U_back = call.U if modrelu else d * call.U
         self.state = torch.zeros_like(call.state, memory_format=torch.contiguous_format)
-        self.weights, self.U, self.b, self.step = (new(t.shape) for t in (weights, call.U, call.b, call.step))
+        self.weights, self.b, self.step = (new(t.shape) for t in (weights, call.b, call.step))
+        self.with_ones = new(replicas, max(_WIDTH, self.x.shape[-1] + 1), hidden)  # of Uᵀ, then of a bias
         self.inputs = torch.empty_like(call.inputs, memory_format=torch.contiguous_format) if with_inputs else None
         block = min(blocks.BLOCK, steps)
         shape = (replicas, block, batch, 2, hidden) if call.kind == "drift" else (3, replicas, block, batch, hidden)
@@ -78,7 +82,6 @@ class _Gathering:
             add_product(grad, rows[k], self.back)
         self.add(block, flat, self.outputs, self.call.state, self.weights)
         self.add_inputs(block, pairs[..., 1, :])
-        self.b += pairs[..., 1, :].sum((1, 2))
         self.step += pairs[..., 0, :].mul_(values).sum((1, 2))
 
     def modrelu(self, block: _Block) -> None:
@@ -124,7 +127,6 @@ class _Gathering:
         self.add(block, grads, self.outputs, y, self.weights[..., :hidden])
         self.add(block, grads, self.saved[:, 1], z, self.weights[..., hidden:])
         self.add_inputs(block, grads)
-        self.b += grads.sum((1, 2))
 
     @staticmethod
     def arrive(grad: Tensor, arriving: Tensor | None) -> None:
@@ -138,9 +140,11 @@ class _Gathering:
         add_product(squeezed(total), squeezed(grads.flatten(1, 2).mT), squeezed(before.flatten(1, 2)))
 
     def add_inputs(self, block: _Block, grads: Tensor) -> None:
-        """Add what follows for U and the inputs from the gradients of `W h + U x + b`."""
+        """Add what follows for U, a bias and the inputs from the gradients of `W h + U x + b`."""
         here, rows = slice(block.begin, block.end), grads.flatten(1, 2)
-        add_product(squeezed(self.U), squeezed(rows.mT), squeezed(self.x[:, here].flatten(1, 2)))
+        x = pad(self.x[:, here], (0, 1), value=1.0)
+        x = pad(x, (0, self.with_ones.shape[1] - x.shape[-1]))
+        add_product(squeezed(self.with_ones), squeezed(x.flatten(1, 2).mT), squeezed(rows))
         if self.inputs is not None:
             self.inputs[:, :, here] = (rows @ self.U_back).view(*grads.shape[:3], -1).transpose(1, 2)
 
@@ -150,14 +154,16 @@ class _Gathering:
         replicas = len(self.state)
         inputs = none(replicas, 0) if self.inputs is None else self.inputs
         dA, dW = none(replicas, 0), self.weights
+        size = call.U.shape[2]
+        dU, db = self.with_ones[:, :size].mT, self.with_ones[:, size]
         if call.kind == "modrelu":
-            return Gradients(inputs, self.state, dA, dW, self.U, self.b, self.step)
+            return Gradients(inputs, self.state, dA, dW, dU.contiguous(), self.b, self.step)
         d = call.step.unsqueeze(2)
         if call.A is not None:
             dA, dW = self.weights.split(self.hidden, dim=1)
             self.step += (call.A * dA).sum(2)
             dA = d * dA
-        return Gradients(inputs, self.state, dA, d * dW, d * self.U, call.step * self.b, self.step)
+        return Gradients(inputs, self.state, dA, d * dW, d * dU, call.step * db, self.step)
 
 
 @torch.no_grad()

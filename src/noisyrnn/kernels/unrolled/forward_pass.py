@@ -83,6 +83,12 @@ def forward(call: Pass, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor
 
 def _project(x: Tensor, Ut: Tensor, bias: Tensor | None, out: Tensor) -> None:
     """`U x + bias` of `(R, k, B, input_size)` into `(R, k, B, hidden_size)`."""
+    if x.shape[-1] == 1:  # a product of matrices would go through the memory twice
+        if bias is None:
+            torch.mul(x, Ut.unsqueeze(1), out=out)
+        else:
+            torch.addcmul(bias[:, None, None], x, Ut.unsqueeze(1), out=out)
+        return
     rows = squeezed(x.flatten(1, 2))
     target = squeezed(out.flatten(1, 2))  # a view: the two axes lie together
     if bias is None:
