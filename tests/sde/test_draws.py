@@ -27,11 +27,11 @@ def test_box_muller_is_finite_at_the_extreme_words(xp: ModuleType, dtype: str) -
     words = [0.0, 0.0, 2.0**32 - 2**8, 2.0**32 - 2**8], [0.0, 2.0**32 - 2**8] * 2
     for memory in (None, xp.empty(4, dtype=getattr(xp, dtype))):
         first, second = (xp.asarray(word, dtype=getattr(xp, dtype)) for word in words)
-        even, odd = box_muller(xp, first, second, memory)
-        assert xp.isfinite(even).all() and xp.isfinite(odd).all()
-        assert even.dtype == odd.dtype == getattr(xp, dtype)
+        even, odd, radius = box_muller(xp, first, second, memory)
+        assert xp.isfinite(even).all() and xp.isfinite(odd).all() and xp.isfinite(radius).all()
+        assert even.dtype == odd.dtype == radius.dtype == getattr(xp, dtype)
         # The smallest uniform number is 2^-25, so no number lies further out than this.
-        assert float(even[0]) == pytest.approx(math.sqrt(50 * math.log(2)), rel=1e-6)
+        assert float(even[0] * radius[0]) == pytest.approx(math.sqrt(50 * math.log(2)), rel=1e-6)
 
 
 def drawn(**options: Any) -> Tensor:
@@ -77,7 +77,7 @@ def test_torch_and_numpy_make_the_same_numbers(dtype: torch.dtype, with_memory: 
     kinds, seeds = ("first", "second", "uniform"), torch.tensor([3, -1])
     expected = draws.draw(seeds, kinds, **PLACE, **SIZE, dtype=dtype)
     found = torch.full_like(expected, torch.nan)
-    pen = _Pen(torch, found.unbind(0), seeds, kinds, **PLACE)
+    pen = _Pen(torch, found.unbind(0), seeds, kinds, [(1.0, 0.0)] * 3, **PLACE)
     for begin, end in ((0, 3), (3, 4)):
         pen.write(begin, end, pen.memory(3) if with_memory else None)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 if dtype == torch.float32 else 1e-14)
@@ -100,6 +100,19 @@ def test_filling_tensors_that_lie_apart(first_row: int, dtype: torch.dtype) -> N
     assert torch.equal(room.movedim(2, 0), whole)
     alone = draws.draw(2**64 - 1, ("second",), **place, steps=4, batch=5, units=6, dtype=dtype)
     assert torch.equal(whole[2, 1], alone[0])
+
+
+@pytest.mark.parametrize("first_row", [0, 3])
+@pytest.mark.parametrize("with_numpy", [True, False])
+def test_factors_and_summands(first_row: int, with_numpy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: not with_numpy)
+    place, kinds = PLACE | {"first_row": first_row}, ("first", "second", "uniform")
+    plain, scaled = torch.empty(2, 3, 4, 5, 6, dtype=torch.float64)
+    draws.fill(plain.unbind(0), SEED, kinds, **place)
+    for affine in ([(-0.3, 0.0), (1.0, 0.7), (0.4, 1.1)], [(2.0, -0.5), (0.0, 0.0), (-1.0, 0.0)]):
+        draws.fill(scaled.unbind(0), SEED, kinds, **place, affine=affine)
+        for one, other, (factor, summand) in zip(scaled, plain, affine, strict=True):
+            torch.testing.assert_close(one, factor * other + summand, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("batch", [1, 4])

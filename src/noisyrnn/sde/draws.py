@@ -97,6 +97,7 @@ def fill(
     first_row: int,
     first_step: int,
     stream: int,
+    affine: Sequence[tuple[float, float]] | None = None,
 ) -> None:
     """Write numbers of a path's words.
 
@@ -108,11 +109,13 @@ def fill(
         first_row: See `BrownianPath`.
         first_step: See `BrownianPath`.
         stream: See `BrownianPath`.
+        affine: For each kind, what its numbers are multiplied with, and what is added then; 1 and 0 for `None`.
     """
     on_cpu, compiling = targets[0].device.type == "cpu", torch.compiler.is_compiling()
     xp = np if on_cpu and not compiling else torch
     threads = min(torch.get_num_threads(), _THREADS) if xp is np else 1
-    pen = _Pen(xp, targets, seed, kinds, first_row=first_row, first_step=first_step, stream=stream)
+    affine = affine or [(1.0, 0.0)] * len(kinds)
+    pen = _Pen(xp, targets, seed, kinds, affine, first_row=first_row, first_step=first_step, stream=stream)
     steps = pen.steps
     span = max(1, min(steps, (_CHUNK if on_cpu else _GPU_CHUNK) // pen.layer))
     threads = min(threads, math.ceil(steps / span)) or 1
@@ -151,6 +154,7 @@ class _Pen:
         targets: Sequence[Tensor],
         seed: int | Tensor,
         kinds: Sequence[str],
+        affine: Sequence[tuple[float, float]],
         *,
         first_row: int,
         first_step: int,
@@ -166,7 +170,7 @@ class _Pen:
         key: Array = seed_bits(seed).to(self._device)[..., None, None, None]
         if xp is np:
             self._targets, key = [target.numpy() for target in targets], key.numpy().view(np.uint64)
-        self._kinds = kinds
+        self._kinds, self._affine = kinds, affine
         self._keys = round_keys(key)
         self._unit = self._range(0, self._units)
         self._row = self._range(first_row // 2, self._pairs)[:, None]
@@ -196,17 +200,29 @@ class _Pen:
             integers, floats = ([part[: math.prod(whole)].reshape(whole) for part in parts] for parts in memory)
         step = self._range(self._first_step + begin, end - begin)[:, None, None]
         words = rounds(self._xp, (self._unit, self._row, step, self._stream), self._keys, integers)
-        for kind, target in zip(self._kinds, self._targets, strict=True):
+        for kind, (factor, summand), target in zip(self._kinds, self._affine, self._targets, strict=True):
             pair = words[:2] if kind == "first" else words[2:]
             even, odd = (self._float(word, part) for word, part in zip(pair, floats, strict=False))
-            if kind == "uniform":
-                even *= 2.0**-32
-                odd *= 2.0**-32
-            else:
-                even, odd = box_muller(self._xp, even, odd, floats[2])
+            if kind != "uniform":
+                even, odd, radius = box_muller(self._xp, even, odd, floats[2])
+                if factor != 1.0:
+                    radius *= factor
             here, skip = target[..., begin:end, :, :], self._skip
-            for part, rows in (even[..., skip:, :], here[..., skip::2, :]), (odd, here[..., 1 - skip :: 2, :]):
-                rows[...] = part[..., : rows.shape[-2], :]
+            for part, first, rows in (even, skip, here[..., skip::2, :]), (odd, 0, here[..., 1 - skip :: 2, :]):
+                used = slice(first, first + rows.shape[-2])
+                by = 2.0**-32 * factor if kind == "uniform" else radius[..., used, :]
+                self._put(part[..., used, :], by, summand, rows)
+
+    def _put(self, numbers: Array, factor: Array | float, summand: float, rows: Array) -> None:
+        """Write `numbers * factor + summand`; the last operation into the rows."""
+        operation, operand = self._xp.multiply, factor
+        if summand != 0.0:
+            numbers *= factor
+            operation, operand = self._xp.add, summand
+        if self._xp is np:
+            operation(numbers, operand, out=rows)
+        else:
+            rows[...] = operation(numbers, operand)
 
     def _float(self, word: Array, memory: Array | None) -> Array:
         """The upper 24 bits of a word, which loses the others, as a floating point number below 2³²."""
@@ -217,8 +233,8 @@ class _Pen:
         return memory
 
 
-def box_muller(xp: ModuleType, first: Array, second: Array, memory: Array | None) -> tuple[Array, Array]:
-    """Two independent standard normals from two words.
+def box_muller(xp: ModuleType, first: Array, second: Array, memory: Array | None) -> tuple[Array, Array, Array]:
+    """Cosine, sine and radius from two words: cosine times radius and sine times radius are independent normals.
 
     Args:
         xp: `torch` or `numpy`.
@@ -232,7 +248,4 @@ def box_muller(xp: ModuleType, first: Array, second: Array, memory: Array | None
     radius = xp.log(first, out=first)
     radius *= -2.0
     xp.sqrt(radius, out=radius)
-    even, odd = xp.cos(second, out=memory), xp.sin(second, out=second)
-    even *= radius
-    odd *= radius
-    return even, odd
+    return xp.cos(second, out=memory), xp.sin(second, out=second), radius

@@ -1,6 +1,5 @@
 """The noise of a pass: its numbers, and what they mean for a step."""
 
-import torch
 from torch import Tensor
 
 from noisyrnn.kernels.recurrence import Pass
@@ -8,26 +7,39 @@ from noisyrnn.kernels.unrolled.blocks import Time
 from noisyrnn.sde.draws import fill
 
 
-def draw_noise(call: Pass, begin: int, mean: Tensor, shift: Tensor | None) -> None:
+def _scaled_at_once(call: Pass, time: Time) -> bool:
+    """Whether all steps' numbers are scaled alike, which takes no time while they are made."""
+    return time.dt is None and time.over is None and call.noise.source != 3
+
+
+def draw_noise(call: Pass, time: Time, begin: int, mean: Tensor, shift: Tensor | None) -> None:
     """Fill `mean` with the multiplicative noise's numbers, and `shift` with the additive one's.
 
     Args:
         call: The pass.
+        time: Of the pass.
         begin: First step.
         mean: `(R, k, B, hidden_size)`; left alone where the pass has no multiplicative noise, or one that has the
             numbers of the additive noise.
         shift: The same shape; `None` where it has no additive noise.
     """
     noise = call.noise
-    targets = [] if shift is None else [("first", shift)]
+    targets = [] if shift is None else [("first", shift, (noise.additive, 0.0))]
     if noise.source in (1, 2):
-        targets.append(("uniform" if noise.source == 1 else "second", mean))
+        targets.append(("uniform" if noise.source == 1 else "second", mean, (noise.slope, noise.base)))
     elif noise.source == 3 and shift is None:
-        targets.append(("first", mean))
+        targets.append(("first", mean, (1.0, 0.0)))
     if targets:
-        kinds, tensors = zip(*targets, strict=True)
-        first_step = noise.first_step + begin
-        fill(tensors, call.seed, kinds, first_row=noise.first_row, first_step=first_step, stream=noise.stream)
+        kinds, tensors, affine = zip(*targets, strict=True)
+        fill(
+            tensors,
+            call.seed,
+            kinds,
+            first_row=noise.first_row,
+            first_step=noise.first_step + begin,
+            stream=noise.stream,
+            affine=affine if _scaled_at_once(call, time) else None,
+        )
 
 
 def scale_noise(call: Pass, time: Time, begin: int, end: int, mean: Tensor, shift: Tensor | None) -> None:
@@ -41,6 +53,8 @@ def scale_noise(call: Pass, time: Time, begin: int, end: int, mean: Tensor, shif
         mean: As `draw_noise` left it, of these steps.
         shift: Likewise.
     """
+    if _scaled_at_once(call, time):
+        return
     noise = call.noise
     if noise.source == 3 and shift is not None:
         mean.copy_(shift)
@@ -48,9 +62,7 @@ def scale_noise(call: Pass, time: Time, begin: int, end: int, mean: Tensor, shif
     if noise.source:
         if root is not None and noise.source > 1:
             mean.div_(root)
-        torch.add(mean.new_full((), noise.base), mean, alpha=noise.slope, out=mean)
-        if time.dt is not None or time.over is not None:
-            mean.mul_(time.moves[:, begin:end])
+        mean.mul_(noise.slope).add_(noise.base).mul_(time.moves[:, begin:end])
     if shift is not None:
         shift.mul_(noise.additive)
         if root is not None:
