@@ -155,9 +155,9 @@ class _Gathering:
         inputs = none(replicas, 0) if self.inputs is None else self.inputs
         dA, dW = none(replicas, 0), self.weights
         size = call.U.shape[2]
-        dU, db = self.with_ones[:, :size].mT, self.with_ones[:, size]
+        dU, db = self.with_ones[:, :size].mT.contiguous(), self.with_ones[:, size]
         if call.kind == "modrelu":
-            return Gradients(inputs, self.state, dA, dW, dU.contiguous(), self.b, self.step)
+            return Gradients(inputs, self.state, dA, dW, dU, self.b, self.step)
         d = call.step.unsqueeze(2)
         if call.A is not None:
             dA, dW = self.weights.split(self.hidden, dim=1)
