@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -71,6 +72,38 @@ def test_an_error_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None
         drawn(steps=6)
 
 
+def test_an_interruption_stops_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(draws, "_CHUNK", 1)
+    written, met = [], threading.Barrier(2)
+
+    def interrupt(pen: _Pen, begin: int, *rest: Any) -> None:
+        written.append(begin)
+        if begin < 2:
+            met.wait(10)  # each thread has one of these
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        time.sleep(0.1)
+
+    monkeypatch.setattr(_Pen, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        drawn(steps=40)
+    assert len(written) < 10
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_where_no_thread_begins_any_more_one_does_all(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = drawn(steps=9)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(draws, "_CHUNK", 1)
+
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(draws.ThreadPoolExecutor, "submit", refuse)
+    assert torch.equal(drawn(steps=9), expected)
+
+
 @pytest.mark.parametrize("with_memory", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_torch_and_numpy_make_the_same_numbers(dtype: torch.dtype, with_memory: bool) -> None:
@@ -130,6 +163,27 @@ def test_a_compiled_graph_makes_the_same_numbers() -> None:
     expected = drawn()
     found = torch.compile(drawn, fullgraph=True, backend="aot_eager")()
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+
+
+def test_a_compiled_graph_maps_seeds() -> None:
+    def of(seed: Tensor) -> Tensor:
+        return BrownianPath(seed=seed, first_row=1).normals(steps=3, batch=2, units=4)
+
+    seeds = torch.tensor([3, -1, 5])
+    expected = torch.stack([of(seed) for seed in seeds])
+    found = torch.compile(torch.func.vmap(of), fullgraph=True, backend="aot_eager")(seeds)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+
+
+def test_a_compiled_graph_is_as_long_for_many_steps() -> None:
+    def nodes(steps: int) -> int:
+        graphs = []
+        torch._dynamo.reset()
+        torch.compile(lambda: drawn(steps=steps, batch=64, units=128), backend=lambda g, _: graphs.append(g) or g)()
+        (graph,) = graphs
+        return len(graph.graph.nodes)
+
+    assert nodes(2) == nodes(200)
 
 
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacfwd, torch.func.hessian])

@@ -4,10 +4,12 @@ On a processor numpy makes them, on as many Python threads as torch has: torch t
 product of integers, and its threads meet after every operation. Elsewhere torch does.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from threading import Event
 from types import ModuleType
 from typing import Any
 
@@ -52,9 +54,10 @@ def draw(
     """
 
     def make(seeds: int | Tensor) -> Tensor:
-        replicas = seeds.shape if isinstance(seeds, Tensor) else ()
+        seeds = seed_bits(seeds, device)
         single = torch.promote_types(dtype, torch.float32)
-        out = torch.empty(len(kinds), *replicas, steps, batch, units, dtype=single, device=device)
+        # Made by the seeds, so that where `torch.func.vmap` in a compiled graph maps them it maps the numbers.
+        out = seeds.new_empty(len(kinds), *seeds.shape, steps, batch, units, dtype=single)
         fill(out.unbind(0), seeds, kinds, first_row=first_row, first_step=first_step, stream=stream)
         return out.to(dtype)
 
@@ -63,11 +66,12 @@ def draw(
     return make(seed)
 
 
-def seed_bits(seed: int | Tensor) -> Tensor:
-    """A seed in [0, 2⁶⁴) as an int64 tensor with its bits; a tensor as it is."""
+def seed_bits(seed: int | Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """A seed in [0, 2⁶⁴) as an int64 tensor with its bits; one that is a tensor, on the device."""
     if isinstance(seed, Tensor):
-        return seed
-    return torch.tensor(seed - 2**64 if seed >= 2**63 else seed)
+        return seed.to(device)
+    bits = seed - 2**64 if seed >= 2**63 else seed
+    return torch.full((), bits, dtype=torch.int64, device=device)  # no copy from the host's memory
 
 
 class _Transformed(torch.autograd.Function):
@@ -111,13 +115,13 @@ def fill(
         stream: See `BrownianPath`.
         affine: For each kind, what its numbers are multiplied with, and what is added then; 1 and 0 for `None`.
     """
-    on_cpu, compiling = targets[0].device.type == "cpu", torch.compiler.is_compiling()
-    xp = np if on_cpu and not compiling else torch
+    compiling = torch.compiler.is_compiling()
+    xp = np if targets[0].device.type == "cpu" and not compiling else torch
     threads = min(torch.get_num_threads(), _THREADS) if xp is np else 1
     affine = affine or [(1.0, 0.0)] * len(kinds)
     pen = _Pen(xp, targets, seed, kinds, affine, first_row=first_row, first_step=first_step, stream=stream)
     steps = pen.steps
-    span = max(1, min(steps, (_CHUNK if on_cpu else _GPU_CHUNK) // pen.layer))
+    span = max(1, min(steps, (_CHUNK if xp is np else _GPU_CHUNK) // pen.layer))
     threads = min(threads, math.ceil(steps / span)) or 1
     turns = math.ceil(steps / (span * threads)) or 1
     span = math.ceil(steps / (turns * threads)) or 1  # as many turns for each
@@ -129,13 +133,30 @@ def fill(
 
     if threads == 1:
         work(range(0, steps, span))
-        return
+    else:
+        _share(work, range(0, steps, span), threads)
+
+
+def _share(work: Callable[[Iterable[int]], None], items: Sequence[int], threads: int) -> None:
+    """Let this thread and others work on the items, each on the next one when it has done with one."""
     waiting: SimpleQueue[int | None] = SimpleQueue()
-    for begin in (*range(0, steps, span), *[None] * threads):
-        waiting.put(begin)
+    for item in (*items, *[None] * threads):
+        waiting.put(item)
+    stopped = Event()
+
+    def part() -> None:
+        try:
+            work(item for item in iter(waiting.get, None) if not stopped.is_set())
+        except BaseException:
+            stopped.set()  # an interruption stops the others too
+            raise
+
     with ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(work, iter(waiting.get, None)) for _ in range(threads - 1)]
-        work(iter(waiting.get, None))
+        others = []
+        with contextlib.suppress(RuntimeError):  # at the interpreter's end no thread begins; this one goes on alone
+            for _ in range(threads - 1):
+                others.append(pool.submit(part))
+        part()
     for other in others:
         other.result()
 
@@ -167,7 +188,7 @@ class _Pen:
         self.layer = math.prod(self._replicas) * self._pairs * self._units
         self._xp = xp
         self._targets: Sequence[Array] = targets
-        key: Array = seed_bits(seed).to(self._device)[..., None, None, None]
+        key: Array = seed_bits(seed, self._device)[..., None, None, None]
         if xp is np:
             self._targets, key = [target.numpy() for target in targets], key.numpy().view(np.uint64)
         self._kinds, self._affine = kinds, affine
@@ -245,7 +266,8 @@ def box_muller(xp: ModuleType, first: Array, second: Array, memory: Array | None
     first += 2.0**7
     first *= 2.0**-32  # in (0, 1): its logarithm is finite
     second *= 2.0**-31 * math.pi
-    radius = xp.log(first, out=first)
+    fresh = memory is None
+    radius = xp.log(first, out=None if fresh else first)
     radius *= -2.0
-    xp.sqrt(radius, out=radius)
-    return xp.cos(second, out=memory), xp.sin(second, out=second), radius
+    radius = xp.sqrt(radius, out=None if fresh else radius)
+    return xp.cos(second, out=memory), xp.sin(second, out=None if fresh else second), radius

@@ -21,7 +21,7 @@ Array = Any
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Tensor) -> tuple[Tensor, ...]:
-    """Four 32-bit words for each counter, all held in int64.
+    """Four 32-bit words for each counter, all held in int64; for tests against published answers.
 
     Args:
         counter: Four int64 tensors that broadcast against one another, with values in [0, 2³²).
@@ -96,9 +96,9 @@ def _cross(xp: ModuleType, above: Array, below: Array, memory: Array | None = No
         return xp.bitwise_xor((above >> 32) & WORD, below & WORD, out=memory)
     if xp is np and below.shape == memory.shape and sys.byteorder == "little":
         # As 32-bit words in a row, `below`'s lower halves come one before `above`'s upper ones: no shift, no mask.
-        shifted, kept, out = (array.reshape(-1).view(np.uint32) for array in (below, above, memory))
-        np.bitwise_xor(kept[1:], shifted[:-1], out=out[1:])
-        memory >>= 32
+        below32, above32, out = (array.reshape(-1).view(np.uint32) for array in (below, above, memory))
+        np.bitwise_xor(above32[1:], below32[:-1], out=out[1:])
+        memory >>= 32  # away with the lower halves, which mean nothing
         return memory
     if xp is np:
         np.right_shift(above, 32, out=memory)

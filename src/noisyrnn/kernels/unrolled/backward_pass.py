@@ -56,7 +56,9 @@ class _Gathering:
         self.U_back = call.U if modrelu else d * call.U
         self.state = torch.zeros_like(call.state, memory_format=torch.contiguous_format)
         self.weights, self.b, self.step = (new(t.shape) for t in (weights, call.b, call.step))
-        self.with_ones = new(replicas, max(_WIDTH, self.x.shape[-1] + 1), hidden)  # of Uᵀ, then of a bias
+        self.with_ones = new(
+            replicas, max(_WIDTH, self.x.shape[-1] + 1), hidden
+        )  # of Uᵀ, then of a bias (modReLU's is `b`)
         self.inputs = torch.empty_like(call.inputs, memory_format=torch.contiguous_format) if with_inputs else None
         block = min(blocks.BLOCK, steps)
         shape = (replicas, block, batch, 2, hidden) if call.kind == "drift" else (3, replicas, block, batch, hidden)

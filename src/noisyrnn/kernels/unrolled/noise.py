@@ -8,12 +8,12 @@ from noisyrnn.sde.draws import fill
 
 
 def _scaled_at_once(call: Pass, time: Time) -> bool:
-    """Whether all steps' numbers are scaled alike, which takes no time while they are made."""
+    """Whether all steps' numbers are scaled alike, and so while they are made, which takes no time."""
     return time.dt is None and time.over is None and call.noise.source != 3
 
 
 def draw_noise(call: Pass, time: Time, begin: int, mean: Tensor, shift: Tensor | None) -> None:
-    """Fill `mean` with the multiplicative noise's numbers, and `shift` with the additive one's.
+    """Fill `mean` with the multiplicative noise's numbers, and `shift` with the additive one's; scaled where possible.
 
     Args:
         call: The pass.
@@ -43,7 +43,7 @@ def draw_noise(call: Pass, time: Time, begin: int, mean: Tensor, shift: Tensor |
 
 
 def scale_noise(call: Pass, time: Time, begin: int, end: int, mean: Tensor, shift: Tensor | None) -> None:
-    """Turn the numbers into the multiplier times a step's length, and into the additive noise.
+    """Turn numbers not scaled yet into the multiplier times a step's length, and into the additive noise.
 
     Args:
         call: The pass.
