@@ -138,6 +138,16 @@ def test_sizes(kind: str, steps: int, batch: int, hidden: int) -> None:
     assert_equal(kernel(call, *given(call)), weighted(call, *given(call)))
 
 
+@pytest.mark.parametrize("inputs", [1, 3, 4, 5])
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_of_inputs(kind: str, replicas: int, inputs: int) -> None:
+    call = a_pass(kind, replicas=replicas, lengths=True)
+    some = [part[..., :1].expand(*part.shape[:-1], inputs).cumsum(-1) for part in (call.inputs, call.U)]
+    call = call._replace(inputs=some[0], U=some[1])
+    assert_equal(kernel(call, *given(call)), weighted(call, *given(call)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_gradient_is_zero(kind: str) -> None:
     call = a_pass(kind, lengths=True)
