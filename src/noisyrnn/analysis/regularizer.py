@@ -23,7 +23,7 @@ _BITS = 24  # random bits in a uniform number of a path
 class Regularizer:
     r"""The two parts of the second-order effect of the noise on the loss, in units of the loss.
 
-    .. math:: E\,\ell(h_M) = \ell(\bar h_M) + \tfrac12 (P + Q) + \text{fourth order in the levels}.
+    .. math:: E\,\ell(h_M) = \ell(\bar h_M) + \tfrac{1}{2} (P + Q) + \text{fourth order in the levels}.
 
     The levels of the noise are in `P` and `Q`: where it has a noise level ε, these are ε² times the paper's, so divide
     by ε² for those. `Q` is at least 0; `P` is signed and may outweigh it.
@@ -72,7 +72,7 @@ def explicit_regularizer(
     and :math:`C_0 = 0, w_0 = 0`:
 
     .. math::
-        C_{m+1} = J_m C_m J_m^T + N_m, \quad w_{m+1} = J_m w_m + \tfrac12 h_m'' : C_m, \quad
+        C_{m+1} = J_m C_m J_m^T + N_m, \quad w_{m+1} = J_m w_m + \tfrac{1}{2} h_m'' : C_m, \quad
         Q = \mathrm{tr}(\nabla^2 \ell\, C_M), \quad P = 2 \nabla \ell \cdot w_M .
 
     A step with the noise-free increment Δ, `dt` nominal steps long, has the variances

@@ -33,7 +33,7 @@ def tangent_regularizer(
 ) -> Regularizer:
     r"""Unbiased draws of the regulariser of any cell, by tangent vectors carried along the noise-free path.
 
-    .. math:: v_{m+1} = J_m v_m + N_m^{1/2} \zeta_m, \quad w_{m+1} = J_m w_m + \tfrac12 h_m''[v_m, v_m], \quad
+    .. math:: v_{m+1} = J_m v_m + N_m^{1/2} \zeta_m, \quad w_{m+1} = J_m w_m + \tfrac{1}{2} h_m''[v_m, v_m], \quad
         Q = E\, v_M^T \nabla^2 \ell\, v_M, \quad P = 2\, E\, \nabla \ell \cdot w_M .
 
     Both hold for any independent ζ with unit covariance. Random signs are taken: no other choice varies less. One sign

@@ -87,7 +87,7 @@ class EulerMaruyama:
 
 @dataclass(frozen=True)
 class Milstein:
-    r"""Euler-Maruyama plus :math:`\frac12 \sigma_i \partial_i \sigma_i (\Delta B_i^2 - \delta)`, Itô.
+    r"""Euler-Maruyama plus :math:`\frac{1}{2} \sigma_i \partial_i \sigma_i (\Delta B_i^2 - \delta)`, Itô.
 
     Assumes, and does not check, that each entry of the diffusion depends on its own unit alone; else the order is 1/2.
     """

@@ -38,8 +38,8 @@ def continuous_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = 
     :math:`\mu^2 (\|\Delta f\| / \|u\|)^2 (1/2 - \sum p_i q_i)`, between :math:`\phi = -\mu^2 L^2 / 2` and
     :math:`\psi = \mu^2 L^2 / 2` since the sum lies in [0, 1]. So
 
-    .. math:: \lambda_{min}\big((A + \tfrac12 W)_{sym}\big) - \tfrac12 \sigma_{max}(W) + \phi \le \Lambda \le
-        \lambda_{max}\big((A + \tfrac12 W)_{sym}\big) + \tfrac12 \sigma_{max}(W) + \psi,
+    .. math:: \lambda_{min}\big((A + \tfrac{1}{2} W)_{sym}\big) - \tfrac{1}{2} \sigma_{max}(W) + \phi \le \Lambda \le
+        \lambda_{max}\big((A + \tfrac{1}{2} W)_{sym}\big) + \tfrac{1}{2} \sigma_{max}(W) + \psi,
 
     which lies within the published :math:`\lambda(A_{sym}) \pm \sigma_{max}(W)` with the same φ and ψ. Additive noise
     cancels in `Δσ` and changes nothing. Both forms of the noise give the same bounds.
@@ -75,7 +75,7 @@ def discrete_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = No
     `continuous_exponent_bounds`, with factors μ of mean c and standard deviation s that are independent of the vector.
     With :math:`\|I + c K\| \le S` and :math:`\|K\| \le L`, Jensen's inequality gives
 
-    .. math:: E \log \|J u\| \le \tfrac12 \log E \|J u\|^2 \le \tfrac12 \log(S^2 + s^2 L^2), \qquad \|u\| = 1.
+    .. math:: E \log \|J u\| \le \tfrac{1}{2} \log E \|J u\|^2 \le \tfrac{1}{2} \log(S^2 + s^2 L^2), \qquad \|u\| = 1.
 
     Below, :math:`\|(I + c K) u\| \ge \sigma = \sigma_{min}(I + c(A + W/2)) - c\,\sigma_{max}(W)/2`. Without noise that
     gives :math:`\log \sigma`. With Gaussian noise, projecting `J u` on the direction of `(I + K) u` leaves
@@ -115,7 +115,7 @@ def discrete_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = No
 def expected_log(ratio: float) -> float:
     r"""The expectation of :math:`\log|1 + r \xi|` for a standard normal ξ: what relative noise r adds to an exponent.
 
-    .. math:: E \log|1 + r \xi| = \log r - \tfrac12 (\gamma + \log 2) + 2 \int_0^{1 / (r \sqrt 2)} F(y)\,dy
+    .. math:: E \log|1 + r \xi| = \log r - \tfrac{1}{2} (\gamma + \log 2) + 2 \int_0^{1 / (r \sqrt 2)} F(y)\,dy
 
     with Euler's γ and Dawson's integral F. Its derivative in r is :math:`F'(y) / r` at the upper end y, so it has its
     one minimum, -0.245, where F has its maximum: y = 0.924, r = 0.765. For small r it is :math:`-r^2 / 2`: noise common

@@ -36,7 +36,7 @@ class SymmetricOperator(Protocol):
 
 
 class MeanLoss:
-    r"""The mean cross-entropy :math:`L(w) = \frac1n \sum_i \ell(f_w(x_i), y_i)` of a copy of a module, over a split.
+    r"""Mean cross-entropy :math:`L(w) = \frac{1}{n} \sum_i \ell(f_w(x_i), y_i)` of a copy of a module, over a split.
 
     The copy is in eval mode (dropout off, running statistics fixed) and without hidden noise, so that `L` is one fixed
     function of its trainable parameters `w`, those that require a gradient, in the module's order, as one vector. Of a

@@ -56,7 +56,7 @@ class Eigenpairs:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpectralDensity:
-    r"""The density :math:`\phi(t) = \frac1n \sum_i g_w(t - \lambda_i)` of n eigenvalues, :math:`g_w` a normal density.
+    r"""Density :math:`\phi(t) = \frac{1}{n} \sum_i g_w(t - \lambda_i)` of n eigenvalues, :math:`g_w` a normal density.
 
     Args:
         grid: Where it is given, float64 `(points,)`, ascending.

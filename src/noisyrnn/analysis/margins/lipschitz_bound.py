@@ -30,7 +30,7 @@ def margin_certificate(
     :math:`0 \le D \le I`. Writing :math:`D = (I + E)/2`, :math:`|E| \le 1`, which commutes with `G`:
 
     .. math:: \|h_{m+1} - h'_{m+1}\| \le L_m \|h_m - h'_m\| + c_m \|x_m - x'_m\|, \quad
-        L_m = \sigma_{\max}(B + \tfrac12 G W) + \tfrac12 \sigma_{\max}(G W), \quad
+        L_m = \sigma_{\max}(B + \tfrac{1}{2} G W) + \tfrac{1}{2} \sigma_{\max}(G W), \quad
         c_m = \sigma_{\max}(G U \operatorname{diag}(s)^{-1}),
 
     with `s` the model's `std`. By the Cauchy-Schwarz inequality :math:`\|h_M - h'_M\| \le K \|x - x'\|_2` with

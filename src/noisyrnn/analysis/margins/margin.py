@@ -95,7 +95,7 @@ def input_margin_estimate(
     r"""Estimated lower bound on the distance to the decision boundary, from the gain of each step.
 
     .. math:: \frac{o}{\sqrt 2 \, \sum_m g_m}, \quad
-        g_m = \sup \Big\| \frac{\partial\, \mathrm{logits}}{\partial x_m} \Big\|_2, \quad
+        g_m = \sup \left\| \frac{\partial\, \mathrm{logits}}{\partial x_m} \right\|_2, \quad
         \frac{\partial\, \mathrm{logits}}{\partial x_m} = \delta_m V \Phi_{M,m+1} D_m U
 
     with `o` the output margin and the sup over the segment from the sequence to the boundary. With the true sup the

@@ -46,7 +46,7 @@ def certify(
     lengths: Tensor | None = None,
     batch_size: int = 1000,
 ) -> Smoothed:
-    r"""Certified radii of the smoothed classifier :math:`\hat c(x) = \arg\max_k P(\arg\max_j f_j(x + \sigma \xi) = k)`.
+    r"""Certified radii of the smoothed classifier :math:`\hat c(x) = \argmax_k P(\argmax_j f_j(x + \sigma \xi) = k)`.
 
     A first set of draws selects a class, a second one bounds its probability from below by :math:`\underline p`
     (Clopper and Pearson). If :math:`\underline p > 1/2`, that class is the smoothed classifier's within
