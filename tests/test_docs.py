@@ -26,10 +26,10 @@ NEEDS = {
     "tracking": ("tensorboard", "mlflow"),
 }
 SMALL = {
-    "compare": shlex.split("--epochs 1 --seeds 1 --hidden-size 8 --workers 1 --test-limit 20 --attack-limit 10"),
+    "compare": shlex.split("--epochs 1 --seeds 1 --hidden-size 8 --workers 1 --test-limit 20 --attack-sequences 10"),
     "train": shlex.split("--epochs 1 --hidden-size 8"),
     "sweep": shlex.split("--trials 1 --epochs 1 --hidden-size 8 --workers 1 --seeds 1"),
-    "evaluate": shlex.split("--test-limit 20 --attack-limit 10"),
+    "evaluate": shlex.split("--test-limit 20 --attack-sequences 10"),
 }
 """What a test adds to a page's commands; the last of two equal flags counts."""
 SETTINGS = (

@@ -49,13 +49,13 @@ def test_the_budget_is_shared_by_the_runs_that_are_left(runs: list[Path], calls:
 
 
 def test_every_flag_of_analyze_arrives(runs: list[Path], calls: Any, tmp_path: Path) -> None:
-    flags = ["--parts", "attack, margins", "--budget", "2", "--attack-limit", "3", "--confidence", "0.9"]
+    flags = ["--parts", "attack, margins", "--budget", "2", "--max-attack-radius", "3", "--confidence", "0.9"]
     places = ["--data-dir", str(tmp_path), "--accelerator", "auto"]
     assert main(["analyze", str(runs[0]), *flags, "--analysis_seed", "4", *places]) == 0
     assert main(["analyze", str(runs[0])]) == 0
     (_, config, options), (_, plain, defaults) = calls
     assert config.parts == ("attack", "margins") and config.budget == 2.0
-    assert config.settings == AnalysisSettings(attack_limit=3.0, confidence=0.9, analysis_seed=4)
+    assert config.settings == AnalysisSettings(max_attack_radius=3.0, confidence=0.9, analysis_seed=4)
     assert options.pop("seconds") == 120.0 and defaults.pop("seconds") == 60 * plain.budget == 1800.0
     assert options == {"data_dir": tmp_path, "accelerator": "auto", "show_progress": True}
     assert defaults == {"data_dir": None, "accelerator": "cpu", "show_progress": True}

@@ -11,6 +11,7 @@ import pytest
 from tests.cli.commands import noisyrnn
 
 from noisyrnn.cli import COMMANDS, main
+from noisyrnn.cli.flags import CommandParser
 
 
 def test_config_file_and_flags(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,3 +144,20 @@ def test_a_pipe_without_greek_letters_is_no_error() -> None:
     done = subprocess.run(command, capture_output=True, timeout=120, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert b"white_noise" in done.stdout
+
+
+def test_a_flag_has_one_type_in_all_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: dict[str, set[str]] = {}
+
+    def note(parser: CommandParser, *_: object, **__: object) -> None:
+        for action in parser._actions:
+            kind = str(getattr(action, "_typehint", action.type)).replace("<class '", "").replace("'>", "")
+            for flag in action.option_strings:
+                kinds.setdefault(flag, set()).add(kind.removesuffix(" | None"))
+        raise KeyboardInterrupt  # the flags are known; nothing is to run
+
+    monkeypatch.setattr(CommandParser, "parse_args", note)
+    for command in COMMANDS:
+        assert main([command]) == 130
+    assert {"--attack-sequences", "--max-attack-radius", "--strengths"} <= kinds.keys()
+    assert {flag: found for flag, found in kinds.items() if len(found) > 1} == {}

@@ -27,7 +27,7 @@ SMALL = AnalysisSettings(
     probes=6,
     density_probes=2,
     landscape_points=3,
-    attack_limit=3.0,
+    max_attack_radius=3.0,
     confidence=0.9,
 )
 

@@ -75,7 +75,7 @@ def test_the_strongest_of_each_perturbation_is_shown(run: RunFolder) -> None:
 
 
 def test_limits_take_the_first_sequences(run: RunFolder) -> None:
-    limited = EvaluateConfig(strengths={"white_noise": [0.1], "fgsm": [0.1]}, test_limit=10, attack_limit=4)
+    limited = EvaluateConfig(strengths={"white_noise": [0.1], "fgsm": [0.1]}, test_limit=10, attack_sequences=4)
     written = json.loads(evaluate_run(run, limited).robustness.read_text())
     assert {c["perturbation"]: c["sequences"] for c in written["columns"]} == {
         "clean": 10,
@@ -110,7 +110,7 @@ def test_an_unfinished_run_is_refused(run: RunFolder) -> None:
         ({"attack_draws": 50}, ValueError, r"attack_draws must be at most 35, got 50"),
         ({"draws": 0}, ValueError, r"draws must be at least 1, got 0"),
         ({"attack_draws": 0}, ValueError, r"attack_draws must be at least 1, got 0"),
-        ({"attack_limit": 0}, ValueError, r"attack_limit must be at least 1, got 0"),
+        ({"attack_sequences": 0}, ValueError, r"attack_sequences must be at least 1, got 0"),
         ({"test_limit": 0}, ValueError, r"test_limit must be at least 1, got 0"),
         ({"evaluation_seed": -1}, ValueError, r"evaluation_seed must be at least 0, got -1"),
     ],

@@ -80,7 +80,7 @@ def write_run(
     finished |= {"best_epoch": epochs, "best_validation_accuracy": 0.95}
     write(folder / "summary.json", summary or finished)
     if columns is not None:
-        settings = {"evaluation_seed": 0, "draws": 5, "attack_draws": 1, "attack_limit": 1000}
+        settings = {"evaluation_seed": 0, "draws": 5, "attack_draws": 1, "attack_sequences": 1000}
         write(
             folder / "robustness.json",
             {"settings": settings, "columns": columns, "examples": examples or []},

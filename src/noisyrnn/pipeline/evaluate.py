@@ -47,7 +47,7 @@ class EvaluateConfig:
         evaluation_seed: Seed of the draws; models evaluated with the same one meet the same noise.
         clip: Whether perturbed values are cut to the range of the data.
         test_limit: Use the first so many test sequences only; all by default.
-        attack_limit: Attack the first so many test sequences only.
+        attack_sequences: Attack only the first N test sequences, at least 1.
 
     Raises:
         ValueError: If a perturbation is unknown or a number out of range.
@@ -60,7 +60,7 @@ class EvaluateConfig:
     evaluation_seed: int = 0
     clip: bool = False
     test_limit: int | None = None
-    attack_limit: int = 1000
+    attack_sequences: int = 1000
 
     def __post_init__(self) -> None:
         if not isinstance(self.strengths, Mapping):
@@ -80,7 +80,7 @@ class EvaluateConfig:
             check_integer(name, getattr(self, name), minimum=1)
             check_number(name, getattr(self, name), maximum=MAX_DRAWS)
         check_integer("evaluation_seed", self.evaluation_seed, minimum=0)
-        check_integer("attack_limit", self.attack_limit, minimum=1)
+        check_integer("attack_sequences", self.attack_sequences, minimum=1)
         if self.test_limit is not None:
             check_integer("test_limit", self.test_limit, minimum=1)
 
@@ -116,7 +116,7 @@ def evaluate_run(
         if config.test_limit is None
         else dataset.test.subset(torch.arange(len(dataset.test))[: config.test_limit])
     )
-    attacked = test.subset(torch.arange(len(test))[: config.attack_limit])
+    attacked = test.subset(torch.arange(len(test))[: config.attack_sequences])
     model = load(folder.model).to(device)
     # Off, not "auto": a library that attacks the model may put it in training mode.
     model.layer.noise = "off"

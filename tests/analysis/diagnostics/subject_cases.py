@@ -18,7 +18,7 @@ SETTINGS = {
     "smoothing_noise": 0.4,
     "smoothing_draws": 60,
     "confidence": 0.9,
-    "attack_limit": 0.7,
+    "max_attack_radius": 0.7,
     "probes": 8,
     "density_probes": 3,
     "landscape_points": 3,

@@ -49,7 +49,7 @@ def test_no_certificate_without_a_constant() -> None:
 def test_attacks_have_the_limit_the_seed_and_the_lengths(monkeypatch: pytest.MonkeyPatch, limit: float) -> None:
     """With a stand-in for the attacks: 25 sequences at once, and broken at a radius that is known."""
     looks, calls = [], []
-    subject = subject_of(attack_limit=limit, check_time=lambda: looks.append(0))
+    subject = subject_of(max_attack_radius=limit, check_time=lambda: looks.append(0))
     test = subject.test
     expected = torch.where(torch.arange(27) % 5 == 0, math.inf, test.inputs[:, 0, 0].abs())
 

@@ -73,7 +73,7 @@ def test_the_words_count_the_sequences() -> None:
         ({"landscape_points": 2}, r"landscape_points must be at least 3, got 2\."),
         ({"smoothing_noise": 0.0}, r"smoothing_noise must be greater than 0, got 0\."),
         ({"confidence": 0.0}, r"confidence must be greater than 0, got 0\."),
-        ({"attack_limit": 0.0}, r"attack_limit must be greater than 0, got 0\."),
+        ({"max_attack_radius": 0.0}, r"max_attack_radius must be greater than 0, got 0\."),
         ({"landscape_extent": -1.0}, r"landscape_extent must be greater than 0, got -1\."),
     ],
 )

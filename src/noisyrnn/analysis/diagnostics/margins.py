@@ -65,7 +65,7 @@ def attack(subject: Subject) -> Findings:
             subject.model,
             test.inputs[rows],
             test.labels[rows],
-            upper=settings.attack_limit,
+            upper=settings.max_attack_radius,
             seed=settings.analysis_seed,
             lengths=None if test.lengths is None else test.lengths[rows],
         )
@@ -81,7 +81,7 @@ def attack(subject: Subject) -> Findings:
         note=note,
     )
     finite = each[each.isfinite()]
-    radii = torch.linspace(0, float(finite.max()) if len(finite) else settings.attack_limit, _POINTS)
+    radii = torch.linspace(0, float(finite.max()) if len(finite) else settings.max_attack_radius, _POINTS)
     curve = _share_curve([each > radius for radius in radii], radii, note=f"not broken by an attack; {note}")
     return Findings(quantities=[middle], curves={"attack_accuracy": curve}, data=subject.test_data)
 

@@ -29,7 +29,7 @@ class AnalysisSettings:
         smoothing_noise: Standard deviation of the noise of randomised smoothing, in units of the data, above 0.
         smoothing_draws: Draws that a certified radius rests on.
         confidence: Of each certified radius, in (0, 1).
-        attack_limit: Largest ℓ2 radius of the attacks that bound margins from above, in units of the data, above 0.
+        max_attack_radius: Largest ℓ2 radius of the attacks that bound margins from above, in the data's units, above 0.
         probes: Random vectors of the Hessian's trace, at least 4.
         density_probes: Random vectors of the Hessian's spectral density, at least 2.
         landscape_points: Points of a landscape along each direction, odd.
@@ -48,7 +48,7 @@ class AnalysisSettings:
     smoothing_noise: float = 0.1
     smoothing_draws: int = 1000
     confidence: float = 0.999
-    attack_limit: float = 5.0
+    max_attack_radius: float = 5.0
     probes: int = 30
     density_probes: int = 4
     landscape_points: int = 21
@@ -59,7 +59,7 @@ class AnalysisSettings:
         minima |= {"probes": 4, "density_probes": 2, "landscape_points": 3}
         for name, minimum in minima.items():
             check_integer(name, getattr(self, name), minimum=minimum)
-        for name in ("smoothing_noise", "confidence", "attack_limit", "landscape_extent"):
+        for name in ("smoothing_noise", "confidence", "max_attack_radius", "landscape_extent"):
             check_number(name, getattr(self, name), above=0.0)
         if self.confidence >= 1:
             raise ValueError(f"confidence must be less than 1, got {self.confidence:g}.")
