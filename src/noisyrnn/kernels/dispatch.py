@@ -246,8 +246,8 @@ def _run_fused(
     every_step: bool,
 ) -> tuple[Tensor | None, Tensor]:
     """One pass as a single replica; `torch.func.vmap` makes more of it."""
-    seed = torch.zeros((), dtype=torch.int64) if path is None else path.seed_tensor()
-    seed = seed.to(inputs.device)
+    device = inputs.device
+    seed = torch.zeros((), dtype=torch.int64, device=device) if path is None else path.seed_tensor().to(device)
     # Autocast may have made these narrower. The state is float32 everywhere; of the products' precision only the GPU
     # kernel makes a choice, here, because a backward pass is not run under autocast.
     inputs, state = inputs.to(recurrence.W.dtype), state.to(recurrence.W.dtype)

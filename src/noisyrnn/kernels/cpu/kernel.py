@@ -1,6 +1,7 @@
 """The CPU kernel: the loop over time in compiled code, one slice of the batch a thread."""
 
 import ctypes
+import itertools
 import os
 import warnings
 from typing import Any, ClassVar
@@ -16,50 +17,76 @@ _LONG = ctypes.c_int64
 
 
 class Call(ctypes.Structure):
-    """`struct Call` of native/call.h, field by field."""
+    """`struct Call` of native/call.h, field by field; `Native` compares them."""
 
     _fields_: ClassVar[Any] = (
-        [(name, _LONG) for name in ("replicas", "rows", "steps", "inputs", "units", "width", "groups")]
-        + [("x", _POINTERS), ("x_replica", _LONG), ("x_row", _LONG), ("x_step", _LONG)]
-        + [("initial", _POINTERS), ("initial_replica", _LONG), ("initial_row", _LONG)]
-        + [("dt", _POINTERS), ("dt_replica", _LONG), ("dt_row", _LONG), ("dt_step", _LONG)]
-        + [("lengths", _POINTERS), ("seeds", _POINTERS), ("packed", _POINTERS), ("packed_replica", _LONG)]
+        [(name, _LONG) for name in ("replicas", "rows", "steps", "inputs", "units", "groups")]
+        + [("x", _POINTERS), ("x_bytes", _LONG), ("x_replica", _LONG), ("x_row", _LONG), ("x_step", _LONG)]
+        + [("initial", _POINTERS), ("initial_bytes", _LONG), ("initial_replica", _LONG), ("initial_row", _LONG)]
+        + [("dt", _POINTERS), ("dt_bytes", _LONG), ("dt_replica", _LONG), ("dt_row", _LONG), ("dt_step", _LONG)]
+        + [("lengths", _POINTERS), ("lengths_bytes", _LONG), ("seeds", _POINTERS), ("seeds_bytes", _LONG)]
+        + [
+            field
+            for name in ("A", "W", "U", "b", "step", "packed")
+            for field in ((name, _POINTERS), (f"{name}_bytes", _LONG), (f"{name}_replica", _LONG))
+        ]
         + [(name, _LONG) for name in ("source", "first_row", "first_step", "stream")]
         + [(name, ctypes.c_float) for name in ("additive", "base", "slope")]
-        + [(name, _POINTERS) for name in ("states", "tanhs", "last", "grad_states", "grad_last")]
-        + [(name, _LONG) for name in ("grad_replica", "grad_row", "grad_step", "grad_last_replica", "grad_last_row")]
-        + [(name, _POINTERS) for name in ("A", "W", "U", "step")]
-        + [(name, _LONG) for name in ("A_replica", "W_replica", "U_replica", "step_replica")]
-        + [(name, _POINTERS) for name in ("d_x", "d_initial", "d_A", "d_W", "d_U", "d_b", "d_step")]
+        + [("states", _POINTERS), ("states_bytes", _LONG), ("tanhs", _POINTERS), ("tanhs_bytes", _LONG)]
+        + [("last", _POINTERS), ("last_bytes", _LONG)]
+        + [("grad_states", _POINTERS), ("grad_states_bytes", _LONG)]
+        + [(name, _LONG) for name in ("grad_replica", "grad_row", "grad_step")]
+        + [("grad_last", _POINTERS), ("grad_last_bytes", _LONG), ("grad_last_replica", _LONG), ("grad_last_row", _LONG)]
+        + [(f"d_{name}", _POINTERS) for name in ("x", "initial", "A", "W", "U", "b", "step")]
+        + [(f"d_{name}_bytes", _LONG) for name in ("x", "initial", "A", "W", "U", "b", "step")]
         + [("threads", _LONG), ("parallel", _POINTERS)]
     )
 
 
+class Field(ctypes.Structure):
+    """`struct Field` of native/check.h."""
+
+    _fields_: ClassVar[Any] = [("name", ctypes.c_char_p), ("offset", _LONG), ("size", _LONG)]
+
+
+_WRONG_MATRIX, _NO_MEMORY, _WRONG_FIELD = -1, 1, 2
+"""Of `Status` in native/check.h."""
+
+
 class Native:
-    """The compiled library with its functions typed, and the thread pool it shares with torch."""
+    """The compiled library with its functions typed, and the thread pool it shares with torch.
+
+    Raises:
+        AssertionError: If the library's `struct Call` is not `Call`.
+    """
 
     def __init__(self, instructions: str) -> None:
         library = compiler.library(instructions)
         self.lanes: int = library.noisyrnn_lanes()
-        library.noisyrnn_call_size.restype = _LONG
-        size = library.noisyrnn_call_size()
-        assert size == ctypes.sizeof(Call), (size, ctypes.sizeof(Call))
+        library.noisyrnn_call_size.restype = library.noisyrnn_fields.restype = _LONG
+        library.noisyrnn_field.restype = ctypes.POINTER(Field)
+        library.noisyrnn_field.argtypes = [_LONG]
+        fields = [library.noisyrnn_field(n).contents for n in range(library.noisyrnn_fields())]
+        theirs = [(field.name.decode(), field.offset, field.size) for field in fields]
+        ours = [(name, getattr(Call, name).offset, getattr(Call, name).size) for name, _ in Call._fields_]
+        unlike = [pair for pair in itertools.zip_longest(theirs, ours) if pair[0] != pair[1]]
+        assert not unlike, f"struct Call and its mirror differ: {unlike[0]}"
+        assert library.noisyrnn_call_size() == ctypes.sizeof(Call)
         self.packed_size = library.noisyrnn_packed_size
         self.packed_size.restype = _LONG
-        self.packed_size.argtypes = [ctypes.POINTER(Call)]
-        self.pack = library.noisyrnn_pack
-        self.pack.restype = None
-        self.pack.argtypes = [ctypes.POINTER(Call), *[_POINTERS] * 6]
         self.release, self.after_fork = library.noisyrnn_release, library.noisyrnn_after_fork
         self.kept_bytes = library.noisyrnn_kept_bytes
         self.release.restype = self.after_fork.restype = None
         self.kept_bytes.restype = _LONG
         self.structure, self.structure_backward = library.noisyrnn_structure, library.noisyrnn_structure_backward
         for function, numbers in ((self.structure, 2), (self.structure_backward, 1)):
-            function.restype = None
-            function.argtypes = [_POINTERS, _POINTERS, _LONG, *[ctypes.c_float] * numbers]
-        self.forward, self.backward = library.noisyrnn_forward, library.noisyrnn_backward
-        for function in (self.forward, self.backward):
+            function.argtypes = [_POINTERS, _LONG, _POINTERS, _LONG, _LONG, *[ctypes.c_float] * numbers]
+        self.pack, self.forward, self.backward = (
+            library.noisyrnn_pack,
+            library.noisyrnn_forward,
+            library.noisyrnn_backward,
+        )
+        for function in (self.packed_size, self.pack, self.forward, self.backward):
             function.argtypes = [ctypes.POINTER(Call)]
 
 
@@ -168,29 +195,31 @@ def release() -> None:
 
 def layout(call: Pass) -> tuple[int, int]:
     """See `Backend`."""
-    width = _padded(native(), call)
-    return width, width
+    units = call.b.shape[-1]
+    return units, units
 
 
 def forward(call: Pass, *, every_step: bool, save: bool, packed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """See `Backend`; `packed` are the weights if they are packed already. One replica may come without its axis."""
     compiled = native()
-    c, keep = arguments(compiled, call)
+    c, keep = arguments(call)
     *replicas, batch, steps, _ = call.inputs.shape
-    none = (*replicas, 0, 0, 0)
-    stored = (*replicas, steps, batch, c.width)
-    states = buffers.empty(*stored) if every_step or save else torch.empty(none)
-    tanhs = buffers.empty(*stored) if save else torch.empty(none)
-    last = torch.empty(*replicas, batch, c.units)
-    packed = pack(compiled, c, call) if packed is None else packed
-    c.packed, c.packed_replica = packed.data_ptr(), packed.stride(0) if len(packed) > 1 else 0
-    c.states = states.data_ptr() if every_step or save else None
-    c.tanhs = tanhs.data_ptr() if save else None
-    c.last = last.data_ptr()
+    none, stored = (*replicas, 0, 0, 0), (*replicas, steps, batch, c.units)
+    states = buffers.empty(*stored if every_step or save else none)
+    tanhs = buffers.empty(*stored if save else none)
+    last = buffers.empty(*replicas, batch, c.units)
+    if packed is None:
+        packed = pack(compiled, c, call)
+    else:
+        c.packed, c.packed_bytes, c.packed_replica = packed.data_ptr(), room(packed), 0
+    if every_step or save:
+        c.states, c.states_bytes = states.data_ptr(), room(states)
+    if save:
+        c.tanhs, c.tanhs_bytes = tanhs.data_ptr(), room(tanhs)
+    c.last, c.last_bytes = last.data_ptr(), room(last)
     check(compiled.forward(ctypes.byref(c)))
     del keep
-    outputs = states[..., : c.units] if every_step or save else states
-    return outputs.transpose(-3, -2), tanhs, last
+    return states.transpose(-3, -2), tanhs, last
 
 
 def backward(
@@ -204,61 +233,71 @@ def backward(
 ) -> Gradients:
     """See `Backend`. One replica may come without its axis."""
     compiled = native()
-    c, keep = arguments(compiled, call)
-    states, saved = outputs.transpose(-3, -2), saved.contiguous()  # `vmap` may have expanded the replicas
-    strides = zip(states.stride(), saved.stride(), saved.shape, strict=True)
-    if any(ours != theirs for ours, theirs, size in strides if size > 1):  # a copy came between: no padding
-        padded = torch.zeros_like(saved)
-        padded[..., : c.units] = states
-        states = padded
-    c.states, c.tanhs = states.data_ptr(), saved.data_ptr()
+    c, keep = arguments(call)
+    # `vmap` may have expanded the replicas, or a copy come between.
+    states, saved = outputs.transpose(-3, -2).contiguous(), saved.contiguous()
+    c.states, c.states_bytes = states.data_ptr(), room(states)
+    c.tanhs, c.tanhs_bytes = saved.data_ptr(), room(saved)
     if grad_outputs is not None:
         grad_outputs = _rows(grad_outputs)
-        c.grad_states = grad_outputs.data_ptr()
+        c.grad_states, c.grad_states_bytes = grad_outputs.data_ptr(), room(grad_outputs)
         c.grad_replica, c.grad_row, c.grad_step, _ = _strides(grad_outputs, 4)
     if grad_last is not None:
         grad_last = _rows(grad_last)
-        c.grad_last = grad_last.data_ptr()
+        c.grad_last, c.grad_last_bytes = grad_last.data_ptr(), room(grad_last)
         c.grad_last_replica, c.grad_last_row, _ = _strides(grad_last, 3)
-    for name, tensor, axes in (("A", call.A, 3), ("W", call.W, 3), ("U", call.U, 3), ("step", call.step, 2)):
-        if tensor is not None:
-            tensor = _blocks(tensor, axes)
-            keep.append(tensor)
-            setattr(c, name, tensor.data_ptr())
-            setattr(c, f"{name}_replica", _strides(tensor, axes)[0])
+    keep += give_weights(c, call)
     none = (*call.b.shape[:-1], 0)
-    found = Gradients(
-        inputs=torch.empty(call.inputs.shape if with_inputs else none),
-        state=torch.empty(call.state.shape),
-        A=torch.empty(none) if call.A is None else buffers.empty(*call.A.shape),
-        W=buffers.empty(*call.W.shape),
-        U=torch.empty(call.U.shape),
-        b=torch.empty(call.b.shape),
-        step=torch.empty(call.step.shape),
+    shapes = (
+        call.inputs.shape if with_inputs else none,
+        call.state.shape,
+        none if call.A is None else call.A.shape,
+        *(t.shape for t in (call.W, call.U, call.b, call.step)),
     )
-    c.d_x = found.inputs.data_ptr() if with_inputs else None
-    c.d_initial, c.d_A, c.d_W = found.state.data_ptr(), found.A.data_ptr(), found.W.data_ptr()
-    c.d_U, c.d_b, c.d_step = found.U.data_ptr(), found.b.data_ptr(), found.step.data_ptr()
+    found = Gradients._make(buffers.empty(*shape) for shape in shapes)
+    if with_inputs:
+        c.d_x, c.d_x_bytes = found.inputs.data_ptr(), room(found.inputs)
+    c.d_initial, c.d_initial_bytes = found.state.data_ptr(), room(found.state)
+    for name in ("A", "W", "U", "b", "step"):
+        tensor = getattr(found, name)
+        setattr(c, f"d_{name}", tensor.data_ptr())
+        setattr(c, f"d_{name}_bytes", room(tensor))
     check(compiled.backward(ctypes.byref(c)))
     del keep
     return found
 
 
+def give_weights(c: Call, call: Pass) -> list[Tensor]:
+    """Let `c` have the weights; the tensors must outlive it."""
+    keep = []
+    for name, tensor, axes in (
+        ("A", call.A, 3),
+        ("W", call.W, 3),
+        ("U", call.U, 3),
+        ("b", call.b, 2),
+        ("step", call.step, 2),
+    ):
+        if tensor is not None:
+            tensor = _blocks(tensor, axes)
+            keep.append(tensor)
+            setattr(c, name, tensor.data_ptr())
+            setattr(c, f"{name}_bytes", room(tensor))
+            setattr(c, f"{name}_replica", _strides(tensor, axes)[0])
+    return keep
+
+
 def pack(compiled: Native, c: Call, call: Pass) -> Tensor:
     """Weights as the forward pass reads them, `(R, packed size)`; one row if all replicas share them."""
-    given = ((call.A, 3), (call.W, 3), (call.U, 3), (call.b, 2), (call.step, 2))
-    weights = [None if t is None else _blocks(t, axes) for t, axes in given]
-    apart = [0 if t is None else _strides(t, axes)[0] for t, (_, axes) in zip(weights, given, strict=True)]
-    replicas = c.replicas if any(apart) else 1
-    packed = buffers.empty(replicas, compiled.packed_size(ctypes.byref(c)))
-    places = [None if t is None else t.data_ptr() for t in weights]
-    for r in range(replicas):
-        of_replica = [None if p is None else p + 4 * r * stride for p, stride in zip(places, apart, strict=True)]
-        compiled.pack(ctypes.byref(c), *of_replica, packed.data_ptr() + 4 * r * packed.stride(0))
+    keep = give_weights(c, call)
+    apart = c.A_replica or c.W_replica or c.U_replica or c.b_replica or c.step_replica
+    packed = buffers.empty(c.replicas if apart else 1, compiled.packed_size(ctypes.byref(c)))
+    c.packed, c.packed_bytes, c.packed_replica = packed.data_ptr(), room(packed), packed.shape[1] if apart else 0
+    check(compiled.pack(ctypes.byref(c)))
+    del keep
     return packed
 
 
-def arguments(compiled: Native, call: Pass) -> tuple[Call, list[Any]]:
+def arguments(call: Pass) -> tuple[Call, list[Any]]:
     """What both passes are told, and the tensors that must outlive the call.
 
     Raises:
@@ -273,26 +312,25 @@ def arguments(compiled: Native, call: Pass) -> tuple[Call, list[Any]]:
     c.replicas = call.inputs.shape[0] if call.inputs.ndim == 4 else 1
     c.rows, c.steps, c.inputs = call.inputs.shape[-3:]
     c.units = call.b.shape[-1]
-    c.width = _padded(compiled, call)
     c.groups = 1 if call.A is None else 2
     x, initial = _rows(call.inputs), _rows(call.state)
-    c.x, c.initial = x.data_ptr(), initial.data_ptr()
+    c.x, c.x_bytes, c.initial, c.initial_bytes = x.data_ptr(), room(x), initial.data_ptr(), room(initial)
     c.x_replica, c.x_row, c.x_step, _ = _strides(x, 4)
     c.initial_replica, c.initial_row, _ = _strides(initial, 3)
     keep = [x, initial]
     if call.dt is not None:
-        dt = call.dt.to(torch.float32)
-        c.dt = dt.data_ptr()
+        dt = call.dt.to(device="cpu", dtype=torch.float32)
+        c.dt, c.dt_bytes = dt.data_ptr(), room(dt)
         c.dt_replica, c.dt_row, c.dt_step = _strides(dt, 3)
         if dt.shape[-2] == 1:
             c.dt_row = 0
         keep.append(dt)
     if call.lengths is not None:
-        lengths = call.lengths.to(torch.int64).contiguous()
-        c.lengths = lengths.data_ptr()
+        lengths = call.lengths.to(device="cpu", dtype=torch.int64).contiguous()
+        c.lengths, c.lengths_bytes = lengths.data_ptr(), room(lengths)
         keep.append(lengths)
-    seeds = call.seed.contiguous()
-    c.seeds = seeds.data_ptr()
+    seeds = call.seed.to(device="cpu", dtype=torch.int64).contiguous()
+    c.seeds, c.seeds_bytes = seeds.data_ptr(), room(seeds)
     keep.append(seeds)
     noise = call.noise
     c.source, c.first_row, c.first_step, c.stream = noise.source, noise.first_row, noise.first_step, noise.stream
@@ -302,15 +340,15 @@ def arguments(compiled: Native, call: Pass) -> tuple[Call, list[Any]]:
     return c, keep
 
 
+def room(tensor: Tensor) -> int:
+    """Bytes from a tensor's first number to the end of its memory."""
+    return int(tensor.untyped_storage().nbytes()) - int(tensor.storage_offset()) * tensor.itemsize
+
+
 def _strides(tensor: Tensor, axes: int) -> tuple[int, ...]:
     """Strides of all `axes` axes, of which that of the replicas, the first, may be missing."""
     strides = tensor.stride()
     return strides if len(strides) == axes else (0, *strides)
-
-
-def _padded(compiled: Native, call: Pass) -> int:
-    """Units, rounded up to whole vectors."""
-    return -(-call.b.shape[-1] // compiled.lanes) * compiled.lanes
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -326,6 +364,16 @@ def _blocks(tensor: Tensor, axes: int) -> Tensor:
 
 
 def check(status: int) -> None:
-    """Raise what a status of the library stands for."""
-    if status != 0:
+    """Raise what a status of the library stands for.
+
+    Raises:
+        MemoryError: If it ran out of memory.
+        RuntimeError: If an array does not have the size that the pass needs; nothing was written then.
+    """
+    if status == _NO_MEMORY:
         raise MemoryError("the CPU kernel ran out of memory.")
+    if status != 0:
+        name = "matrix" if status == _WRONG_MATRIX else Call._fields_[status - _WRONG_FIELD][0]
+        raise RuntimeError(
+            f"the CPU kernel was given a wrong size for {name!r} and did not run. Use kernel='torch', and report this."
+        )

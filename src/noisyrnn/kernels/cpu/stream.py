@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.kernels.cpu import kernel
+from noisyrnn.kernels.cpu import buffers, kernel
 from noisyrnn.kernels.recurrence import FusedNoise, Pass
 
 
@@ -59,10 +59,11 @@ class Stream:
             return None
         if not (inputs.is_contiguous() and state.is_contiguous()):
             inputs, state = inputs.contiguous(), state.contiguous()
-        after = torch.empty_like(state)
+        after = buffers.empty(*state.shape)
         call = kernel.Call.from_buffer_copy(prepared.call)
         call.rows = len(inputs)
         call.x, call.initial, call.last = inputs.data_ptr(), state.data_ptr(), after.data_ptr()
+        call.x_bytes, call.initial_bytes, call.last_bytes = kernel.room(inputs), kernel.room(state), kernel.room(after)
         kernel.check(prepared.native.forward(ctypes.byref(call)))
         return after
 
@@ -139,14 +140,13 @@ def _prepare(new: _Prepared, cell: Any, inputs: Tensor, state: Tensor) -> _Prepa
         step=recurrence.step[None],
         dt=None,
         lengths=None,
-        seed=torch.zeros(1, dtype=torch.int64),
+        seed=torch.zeros(1, dtype=torch.int64, device="cpu"),
         coefficients=recurrence.coefficients,
         noise=FusedNoise(),
     )
     native = kernel.native()
-    call, keep = kernel.arguments(native, whole)
+    call, keep = kernel.arguments(whole)
     packed = kernel.pack(native, call, whole)
-    call.packed, call.packed_replica = packed.data_ptr(), 0
     call.x_row, call.initial_row = inputs.shape[-1], state.shape[1]
     call.threads = 1
     keep = [t for t in keep if t is not whole.inputs and t is not whole.state]

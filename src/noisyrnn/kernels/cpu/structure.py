@@ -19,7 +19,9 @@ def structured_together(*matrices: Tensor, skewness: float, damping: float) -> t
         compiled is not None
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
-        and all(m.dtype == torch.float32 and m.is_cpu and m.is_contiguous() for m in matrices)
+        and all(
+            m.dtype == torch.float32 and m.is_cpu and m.is_contiguous() and m.shape[0] == m.shape[1] for m in matrices
+        )
     )
     if not fast:
         return tuple(structured(m, skewness=skewness, damping=damping) for m in matrices)
@@ -34,7 +36,9 @@ class _Structure(torch.autograd.Function):
         ctx.compiled, ctx.c = compiled, c
         found = tuple(buffers.empty(*m.shape) for m in matrices)
         for m, out in zip(matrices, found, strict=True):
-            compiled.structure(m.data_ptr(), out.data_ptr(), len(m), c, damping)
+            kernel.check(
+                compiled.structure(m.data_ptr(), kernel.room(m), out.data_ptr(), kernel.room(out), len(m), c, damping)
+            )
         return found
 
     @staticmethod
@@ -44,5 +48,9 @@ class _Structure(torch.autograd.Function):
             return None, None, None, *(torch.add(g, ctx.c * g.T) for g in grads)
         found = tuple(buffers.empty(*g.shape) for g in grads)
         for g, out in zip(grads, found, strict=True):
-            ctx.compiled.structure_backward(g.data_ptr(), out.data_ptr(), len(g), ctx.c)
+            kernel.check(
+                ctx.compiled.structure_backward(
+                    g.data_ptr(), kernel.room(g), out.data_ptr(), kernel.room(out), len(g), ctx.c
+                )
+            )
         return None, None, None, *found

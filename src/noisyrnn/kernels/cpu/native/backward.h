@@ -17,10 +17,11 @@
 struct Sums {
   std::vector<float> weights, inputs, b, qu;
   void clear(const Call& c) {
-    weights = Memory::zeros(c.width * c.units * c.groups);
-    inputs.assign(c.width * c.inputs, 0.f);
-    b.assign(c.width, 0.f);
-    qu.assign(c.width, 0.f);
+    const Long width = c.tiles() * LANES;
+    weights = Memory::zeros(width * c.units * c.groups);
+    inputs.assign(width * c.inputs, 0.f);
+    b.assign(width, 0.f);
+    qu.assign(width, 0.f);
   }
   void add(const Sums& more) {
     for (auto [mine, other] : {std::pair{&weights, &more.weights}, {&inputs, &more.inputs}, {&b, &more.b}, {&qu, &more.qu}})
@@ -40,7 +41,7 @@ struct Transposed {
   std::vector<float> weights, inputs;
 
   void fill(const Call& c, Long replica) {
-    const Long H = c.units, G = c.groups, TILES = c.width / LANES;
+    const Long H = c.units, G = c.groups, TILES = c.tiles();
     pairs = (TILES + 1) / 2, input_vectors = c.d_x ? (c.inputs + LANES - 1) / LANES : 0;
     weights = Memory::zeros(pairs * TILES * G * LANES * 2 * LANES);
     inputs.assign(input_vectors * TILES * LANES * LANES, 0.f);
@@ -157,8 +158,9 @@ template <int G>
 static inline void step_gradients(const Call& c, const Keys& keys, const UnitTable* unit, Long replica, Long begin,
                                   Long end, Long j, Long t, const StepScales& s, float* mu, float* g, float* qw,
                                   float* sums_b, float* sums_qu) {
-  const Long unit0 = j * LANES, plane = c.rows * c.width, n = end - begin;
-  const float* tanhs = c.tanhs + (replica * c.steps + t) * plane + begin * c.width + unit0;
+  const Long unit0 = j * LANES, H = c.units, some = H - unit0, width = c.tiles() * LANES, plane = c.rows * H;
+  const Long n = end - begin;
+  const float* tanhs = c.tanhs + (replica * c.steps + t) * plane + begin * H + unit0;
   const float* outer =
       c.grad_states ? c.grad_states + replica * c.grad_replica + begin * c.grad_row + t * c.grad_step + unit0 : nullptr;
   const Long* lengths = c.lengths ? c.lengths + replica * c.rows + begin : nullptr;
@@ -166,21 +168,21 @@ static inline void step_gradients(const Call& c, const Keys& keys, const UnitTab
   vfloat sum_b = {}, sum_qu = {};
   for (Long r = 0; r < n; r++) {
     if (t > 1) {  // what the step before will read
-      __builtin_prefetch(tanhs - plane + r * c.width, 0, 2);
-      __builtin_prefetch(c.states + (tanhs - c.tanhs) - 2 * plane + r * c.width, 0, 2);
+      __builtin_prefetch(tanhs - plane + r * H, 0, 2);
+      __builtin_prefetch(c.states + (tanhs - c.tanhs) - 2 * plane + r * H, 0, 2);
     }
     float* out = qw + r * G * LANES;
     if (lengths && lengths[r] <= t) {
       memset(out, 0, G * LANES * sizeof(float));
       continue;
     }
-    vfloat gradient = load(g + r * c.width + unit0);
+    vfloat gradient = load(g + r * width + unit0);
     if (outer) {
-      gradient += load_some(outer + r * c.grad_row, c.units - unit0);
-      store(g + r * c.width + unit0, gradient);
+      gradient += load_some(outer + r * c.grad_row, some);
+      store(g + r * width + unit0, gradient);
     }
     const vfloat q = gradient * (c.source ? load(mu + (r + 1) * LANES) : splat(s.length[begin + r]));
-    const vfloat u = load(tanhs + r * c.width), qu = q * u, w = q - qu * u;
+    const vfloat u = load_some(tanhs + r * H, some), qu = q * u, w = q - qu * u;
     if (G == 2) store(out, q);
     store(out + (G - 1) * LANES, w);
     sum_b += w;
@@ -207,12 +209,12 @@ static inline double dot(const float* a, const float* b, Long n) {
 
 template <int G>
 static void backward_slice(const Call& c, const Transposed& back, Long replica, Long begin, Long end, Sums& sums) {
-  const Long H = c.units, I = c.inputs, WIDTH = c.width, TILES = WIDTH / LANES, n = end - begin;
-  const Long plane = c.rows * WIDTH, origin = replica * c.steps * plane + begin * WIDTH;
+  const Long H = c.units, I = c.inputs, TILES = c.tiles(), WIDTH = TILES * LANES, n = end - begin;
+  const Long plane = c.rows * H, origin = replica * c.steps * plane + begin * H;
   const Long SPAN = n >= 128 ? 1 : (128 / n < c.steps ? 128 / n : c.steps), K = SPAN * n;  // steps a block of sums
   const Long tile_stride = K * G * LANES, blocks = (H + ROWS - 1) / ROWS, x_blocks = (I + ROWS - 1) / ROWS;
   const Long NEAR = 64 / LANES;  // vectors of units whose transposed weights stay in the first cache
-  std::vector<float> g(n * WIDTH + LANES), qw(TILES * tile_stride), first(n * WIDTH), scales(3 * (n + 2)), mu((n + 3) * LANES);
+  std::vector<float> g(n * WIDTH + LANES), qw(TILES * tile_stride), first(n * H), scales(3 * (n + 2)), mu((n + 3) * LANES);
   std::vector<float> entries(blocks * ROWS * K), x_entries(x_blocks * ROWS * K);
   std::vector<UnitTable> units;
   const Keys keys(c.seeds[replica]);
@@ -223,7 +225,7 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
     for (Long j = 0; j < TILES; j++) units.emplace_back(keys, (uint32_t)(j * LANES), (uint32_t)c.stream);
   for (Long r = 0; r < n; r++) {
     const Long row = begin + r;
-    memcpy(&first[r * WIDTH], c.initial + replica * c.initial_replica + row * c.initial_row, H * sizeof(float));
+    memcpy(&first[r * H], c.initial + replica * c.initial_replica + row * c.initial_row, H * sizeof(float));
     if (c.grad_last)
       memcpy(&g[r * WIDTH], c.grad_last + replica * c.grad_last_replica + row * c.grad_last_row, H * sizeof(float));
   }
@@ -254,7 +256,7 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
                   InputTile<G>{c, now + r * G * LANES, back.inputs.data() + v * TILES * LANES * LANES, TILES,
                                tile_stride, I - v * LANES,
                                c.d_x + ((replica * c.rows + begin + r) * c.steps + t) * I + v * LANES, c.steps * I});
-    pack_entries(n, H, h, WIDTH, nullptr, t, K, k, entries.data());
+    pack_entries(n, H, h, H, nullptr, t, K, k, entries.data());
     pack_entries(n, I, x, c.x_row, lengths, t, K, k, x_entries.data());
     k += n;
     if (k < K && t > 0) continue;

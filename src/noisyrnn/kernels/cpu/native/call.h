@@ -1,38 +1,58 @@
 // What both passes are told, and the order of floats in packed weights. kernel.py mirrors this struct.
 #pragma once
+#include <cstddef>
+
 #include "philox.h"
 
 typedef int64_t Long;
 typedef void (*Parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
 
 // One pass of h <- h + mu * d dt (A h + tanh(W h + U x + b)) + eta over R replicas, B rows, T steps, I inputs, H units.
-// Strides count floats; the last axis of every array is contiguous. `width` is H rounded up to whole vectors.
+// Strides count floats; the last axis of every array is contiguous. `…_bytes` is the memory from the pointer on; check.h
+// compares it with what the pass touches.
 struct Call {
-  Long replicas, rows, steps, inputs, units, width, groups;  // groups: 2 products a unit (A h, W h), or 1 (W h)
+  Long replicas, rows, steps, inputs, units, groups;  // groups: 2 products a unit (A h, W h), or 1 (W h)
   const float* x;
-  Long x_replica, x_row, x_step;
+  Long x_bytes, x_replica, x_row, x_step;
   const float* initial;  // (R, B, H)
-  Long initial_replica, initial_row;
+  Long initial_bytes, initial_replica, initial_row;
   const float* dt;  // or null
-  Long dt_replica, dt_row, dt_step;
+  Long dt_bytes, dt_replica, dt_row, dt_step;
   const Long* lengths;  // (R, B), or null
-  const uint64_t* seeds;
-  const float* packed;  // by noisyrnn_pack; (R or 1, packed size)
-  Long packed_replica;
+  Long lengths_bytes;
+  const uint64_t* seeds;  // (R)
+  Long seeds_bytes;
+  const float* A;  // (R, H, H), or null
+  Long A_bytes, A_replica;
+  const float* W;  // (R, H, H)
+  Long W_bytes, W_replica;
+  const float* U;  // (R, H, I)
+  Long U_bytes, U_replica;
+  const float* b;  // (R, H)
+  Long b_bytes, b_replica;
+  const float* step;  // (R, H)
+  Long step_bytes, step_replica;
+  float* packed;  // the weights as the forward pass reads them, by noisyrnn_pack; (R or 1, packed size)
+  Long packed_bytes, packed_replica;
   Long source, first_row, first_step, stream;  // of the noise; see FusedNoise
   float additive, base, slope;
-  float* states;  // (R, T, B, width), zero past a row's end; null: not kept
-  float* tanhs;   // (R, T, B, width); null: not kept
-  float* last;    // (R, B, H)
+  float* states;  // (R, T, B, H), zero past a row's end; null: not kept
+  Long states_bytes;
+  float* tanhs;  // (R, T, B, H); null: not kept
+  Long tanhs_bytes;
+  float* last;  // (R, B, H)
+  Long last_bytes;
   // The backward pass alone.
-  const float *grad_states, *grad_last;  // (R, B, T, H) and (R, B, H); or null
-  Long grad_replica, grad_row, grad_step, grad_last_replica, grad_last_row;
-  const float *A, *W, *U, *step;  // (R, H, H), (R, H, H), (R, H, I), (R, H)
-  Long A_replica, W_replica, U_replica, step_replica;
+  const float* grad_states;  // (R, B, T, H), or null
+  Long grad_states_bytes, grad_replica, grad_row, grad_step;
+  const float* grad_last;  // (R, B, H), or null
+  Long grad_last_bytes, grad_last_replica, grad_last_row;
   float *d_x, *d_initial, *d_A, *d_W, *d_U, *d_b, *d_step;  // contiguous; d_x null: not wanted
+  Long d_x_bytes, d_initial_bytes, d_A_bytes, d_W_bytes, d_U_bytes, d_b_bytes, d_step_bytes;
   Long threads;
   Parallel parallel;  // or null: threads of our own
 
+  Long tiles() const { return (units + LANES - 1) / LANES; }  // vectors of units, the last of which may reach past them
   bool noisy() const { return source != 0 || additive != 0; }
   bool scaled() const { return noisy() || dt; }  // whether steps differ from one another
 };

@@ -30,17 +30,36 @@ INLINE vfloat load(const float* p) { return *(const vfloat_any*)p; }
 INLINE void store(float* p, vfloat v) { *(vfloat_any*)p = v; }
 INLINE vfloat splat(float s) { return s - (vfloat){}; }  // 0 + s would be an addition, since it changes -0
 
-INLINE vfloat load_some(const float* p, int64_t n) {  // n >= LANES: a whole vector; else n floats, then zeros
+// The first n floats, and zeros; a whole vector for n >= LANES. Nothing past them is touched.
+#if defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512F__)
+INLINE __m256i first_lanes(int64_t n) {
+  static const int32_t mask[2 * LANES] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_loadu_si256((const __m256i*)(mask + LANES - n));
+}
+#endif
+INLINE vfloat load_some(const float* p, int64_t n) {
   if (n >= LANES) return load(p);
+#if defined(__AVX512F__)
+  return (vfloat)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (vfloat)_mm256_maskload_ps(p, first_lanes(n));
+#else
   float buffer[LANES] = {};
-  memcpy(buffer, p, n * sizeof(float));
+  for (int64_t i = 0; i < n; i++) buffer[i] = p[i];
   return load(buffer);
+#endif
 }
 INLINE void store_some(float* p, vfloat v, int64_t n) {
   if (n >= LANES) return store(p, v);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#elif defined(__AVX2__) && defined(__FMA__)
+  _mm256_maskstore_ps(p, first_lanes(n), (__m256)v);
+#else
   float buffer[LANES];
   store(buffer, v);
-  memcpy(p, buffer, n * sizeof(float));
+  for (int64_t i = 0; i < n; i++) p[i] = buffer[i];
+#endif
 }
 
 // Square root and quotient, where the processor's own instructions take longer than an estimate and a Newton step;

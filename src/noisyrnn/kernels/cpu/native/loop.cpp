@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "backward.h"
+#include "check.h"
 #include "forward.h"
 #include "structure.h"
 
@@ -89,45 +90,65 @@ extern "C" {
 void noisyrnn_release() { Memory::release(); }
 void noisyrnn_after_fork() { Memory::after_fork(); }
 int64_t noisyrnn_kept_bytes() { return Memory::floats() * sizeof(float); }
-void noisyrnn_structure(const float* m, float* out, int64_t n, float c, float damping) { structure(m, out, n, c, damping); }
-void noisyrnn_structure_backward(const float* g, float* out, int64_t n, float c) { structure_backward(g, out, n, c); }
+int noisyrnn_structure(const float* m, int64_t m_bytes, float* out, int64_t out_bytes, int64_t n, float c, float damping) {
+  if (!square_fits(m, m_bytes, out, out_bytes, n)) return WRONG_MATRIX;
+  structure(m, out, n, c, damping);
+  return FINE;
+}
+int noisyrnn_structure_backward(const float* g, int64_t g_bytes, float* out, int64_t out_bytes, int64_t n, float c) {
+  if (!square_fits(g, g_bytes, out, out_bytes, n)) return WRONG_MATRIX;
+  structure_backward(g, out, n, c);
+  return FINE;
+}
 int noisyrnn_lanes() { return LANES; }
 int64_t noisyrnn_call_size() { return sizeof(Call); }
-int64_t noisyrnn_packed_size(const Call* c) { return c->width / LANES * panel_size(*c); }
+int64_t noisyrnn_fields() { return FIELDS; }
+const Field* noisyrnn_field(int64_t n) { return &fields[n]; }
+int64_t noisyrnn_packed_size(const Call* c) { return c->tiles() * panel_size(*c); }
 
-// A (or null), W, U, b and step of one replica, as the forward pass reads them.
-void noisyrnn_pack(const Call* c, const float* A, const float* W, const float* U, const float* b, const float* d,
-                   float* packed) {
-  const Long H = c->units, I = c->inputs, G = c->groups;
-  memset(packed, 0, noisyrnn_packed_size(c) * sizeof(float));
-  for (Long first = 0; first < H; first += LANES) {
-    const Long some = H - first < LANES ? H - first : LANES;
-    float *panel = packed + first / LANES * panel_size(*c), *extra = panel + H * G * LANES;
-    if (G == 2) transpose(A + first * H, H, some, H, panel, G * LANES);
-    transpose(W + first * H, H, some, H, panel + (G - 1) * LANES, G * LANES);
-    transpose(U + first * I, I, some, I, extra, LANES);
-    memcpy(extra + I * LANES, b + first, some * sizeof(float));
-    memcpy(extra + (I + 1) * LANES, d + first, some * sizeof(float));
+// The three below return a `Status`.
+
+// A (or null), W, U, b and step of each replica, as the forward pass reads them; of the first if `packed` has no others.
+int noisyrnn_pack(const Call* call) {
+  const Call& c = *call;
+  if (const int wrong = Check(c).pack()) return wrong;
+  const Long H = c.units, I = c.inputs, G = c.groups, size = noisyrnn_packed_size(call);
+  for (Long r = 0; r < (c.packed_replica ? c.replicas : 1); r++) {
+    const float *A = c.A + r * c.A_replica, *W = c.W + r * c.W_replica, *U = c.U + r * c.U_replica;
+    float* packed = c.packed + r * c.packed_replica;
+    memset(packed, 0, size * sizeof(float));
+    for (Long first = 0; first < H; first += LANES) {
+      const Long some = H - first < LANES ? H - first : LANES;
+      float *panel = packed + first / LANES * panel_size(c), *extra = panel + H * G * LANES;
+      if (G == 2) transpose(A + first * H, H, some, H, panel, G * LANES);
+      transpose(W + first * H, H, some, H, panel + (G - 1) * LANES, G * LANES);
+      transpose(U + first * I, I, some, I, extra, LANES);
+      memcpy(extra + I * LANES, c.b + r * c.b_replica + first, some * sizeof(float));
+      memcpy(extra + (I + 1) * LANES, c.step + r * c.step_replica + first, some * sizeof(float));
+    }
   }
+  return FINE;
 }
 
-// Both return 0, or 1 if memory ran out.
 int noisyrnn_forward(const Call* call) {
   const Call& c = *call;
+  if (const int wrong = Check(c).forward()) return wrong;
   const Slices slices(c);
   const auto run = c.groups == 2 ? (c.scaled() ? forward_slice<2, true> : forward_slice<2, false>)
                                  : (c.scaled() ? forward_slice<1, true> : forward_slice<1, false>);
-  return !run_tasks(c, c.replicas * slices.per_replica, [&](Long i) {
+  const bool done = run_tasks(c, c.replicas * slices.per_replica, [&](Long i) {
     const Long begin = i % slices.per_replica * slices.size;
     run(c, i / slices.per_replica, begin, slices.end(c, begin));
   });
+  return done ? FINE : NO_MEMORY;
 }
 
 int noisyrnn_backward(const Call* call) try {
   const Call& c = *call;
+  if (const int wrong = Check(c).backward()) return wrong;
   const Slices slices(c);
   std::vector<Replica> replicas(c.replicas);
-  return !run_tasks(c, c.replicas * slices.per_replica, [&](Long i) {
+  const bool done = run_tasks(c, c.replicas * slices.per_replica, [&](Long i) {
     const Long r = i / slices.per_replica, slice = i % slices.per_replica, begin = slice * slices.size;
     Replica& replica = replicas[r];
     std::call_once(replica.begun, [&] {
@@ -140,7 +161,8 @@ int noisyrnn_backward(const Call* call) try {
     write_gradients(c, r, replica.sums[0]);
     replica.end();
   });
+  return done ? FINE : NO_MEMORY;
 } catch (const std::bad_alloc&) {
-  return 1;
+  return NO_MEMORY;
 }
 }

@@ -1,0 +1,136 @@
+// Whether the memory that a pass was given holds all that it reads and writes: a wrong size must never reach the loops.
+#pragma once
+#include <initializer_list>
+
+#include "call.h"
+
+// The fields of `Call`, for kernel.py, which compares name, place and size of each with its own.
+struct Field {
+  const char* name;
+  Long offset, size;
+};
+#define FIELD(name) {#name, (Long)offsetof(Call, name), (Long)sizeof(Call::name)},
+static const Field fields[] = {
+    FIELD(replicas) FIELD(rows) FIELD(steps) FIELD(inputs) FIELD(units) FIELD(groups)
+    FIELD(x) FIELD(x_bytes) FIELD(x_replica) FIELD(x_row) FIELD(x_step)
+    FIELD(initial) FIELD(initial_bytes) FIELD(initial_replica) FIELD(initial_row)
+    FIELD(dt) FIELD(dt_bytes) FIELD(dt_replica) FIELD(dt_row) FIELD(dt_step)
+    FIELD(lengths) FIELD(lengths_bytes) FIELD(seeds) FIELD(seeds_bytes)
+    FIELD(A) FIELD(A_bytes) FIELD(A_replica) FIELD(W) FIELD(W_bytes) FIELD(W_replica)
+    FIELD(U) FIELD(U_bytes) FIELD(U_replica) FIELD(b) FIELD(b_bytes) FIELD(b_replica)
+    FIELD(step) FIELD(step_bytes) FIELD(step_replica) FIELD(packed) FIELD(packed_bytes) FIELD(packed_replica)
+    FIELD(source) FIELD(first_row) FIELD(first_step) FIELD(stream) FIELD(additive) FIELD(base) FIELD(slope)
+    FIELD(states) FIELD(states_bytes) FIELD(tanhs) FIELD(tanhs_bytes) FIELD(last) FIELD(last_bytes)
+    FIELD(grad_states) FIELD(grad_states_bytes) FIELD(grad_replica) FIELD(grad_row) FIELD(grad_step)
+    FIELD(grad_last) FIELD(grad_last_bytes) FIELD(grad_last_replica) FIELD(grad_last_row)
+    FIELD(d_x) FIELD(d_initial) FIELD(d_A) FIELD(d_W) FIELD(d_U) FIELD(d_b) FIELD(d_step)
+    FIELD(d_x_bytes) FIELD(d_initial_bytes) FIELD(d_A_bytes) FIELD(d_W_bytes) FIELD(d_U_bytes) FIELD(d_b_bytes)
+    FIELD(d_step_bytes) FIELD(threads) FIELD(parallel)
+};
+#undef FIELD
+constexpr Long FIELDS = sizeof fields / sizeof fields[0];
+
+enum Status : int { WRONG_MATRIX = -1, FINE = 0, NO_MEMORY = 1, WRONG_FIELD = 2 };  // + n: field number n does not fit
+
+// Finds the first field that does not fit. Sizes are compared as double, which absurd ones do not overflow. What is
+// written is new memory and must have the very size; what is read may be part of a larger array.
+class Check {
+ public:
+  explicit Check(const Call& call) : c(call), R((double)c.replicas), H((double)c.units), I((double)c.inputs) {
+    for (const Long* size : {&c.replicas, &c.rows, &c.steps, &c.inputs}) require(*size >= 0, size);
+    require(c.units >= 1, &c.units);
+    require(c.groups == 1 || c.groups == 2, &c.groups);
+  }
+
+  int pack() {
+    weights();
+    read(&c.b, c.b_bytes, span({{c.replicas, c.b_replica}}, H));
+    packed();
+    return status;
+  }
+
+  int forward() {
+    data();
+    packed();
+    if (c.states) written(&c.states, c.states_bytes, R * c.steps * c.rows * H);
+    if (c.tanhs) written(&c.tanhs, c.tanhs_bytes, R * c.steps * c.rows * H);
+    written(&c.last, c.last_bytes, R * c.rows * H);
+    return status;
+  }
+
+  int backward() {
+    data();
+    weights();
+    read(&c.states, c.states_bytes, R * c.steps * c.rows * H);
+    read(&c.tanhs, c.tanhs_bytes, R * c.steps * c.rows * H);
+    if (c.grad_states)
+      read(&c.grad_states, c.grad_states_bytes,
+           span({{c.replicas, c.grad_replica}, {c.rows, c.grad_row}, {c.steps, c.grad_step}}, H));
+    if (c.grad_last)
+      read(&c.grad_last, c.grad_last_bytes, span({{c.replicas, c.grad_last_replica}, {c.rows, c.grad_last_row}}, H));
+    if (c.d_x) written(&c.d_x, c.d_x_bytes, R * c.rows * c.steps * I);
+    written(&c.d_initial, c.d_initial_bytes, R * c.rows * H);
+    if (c.groups == 2) written(&c.d_A, c.d_A_bytes, R * H * H);
+    written(&c.d_W, c.d_W_bytes, R * H * H);
+    written(&c.d_U, c.d_U_bytes, R * H * I);
+    written(&c.d_b, c.d_b_bytes, R * H);
+    written(&c.d_step, c.d_step_bytes, R * H);
+    return status;
+  }
+
+ private:
+  struct Axis {
+    Long size, stride;
+  };
+  const Call& c;
+  const double R, H, I;
+  int status = FINE;
+
+  void require(bool fine, const void* field) {
+    for (Long n = 0; !fine && status == FINE && n < FIELDS; n++)
+      if ((const char*)&c + fields[n].offset == field) status = WRONG_FIELD + (int)n;
+  }
+  void read(const void* field, Long bytes, double numbers, int size = sizeof(float)) {
+    require(numbers == 0 || (*(const void* const*)field && bytes >= size * numbers), field);
+  }
+  void written(const void* field, Long bytes, double numbers) {
+    require(numbers == 0 || *(const void* const*)field, field);
+    require(bytes == sizeof(float) * numbers, field);
+  }
+
+  // Numbers from the first to the last of `inner` ones behind the axes; more than there are if one of these goes back.
+  static double span(std::initializer_list<Axis> axes, double inner) {
+    for (const Axis& axis : axes) {
+      if (axis.size < 1) return 0;
+      if (axis.stride < 0) return 1e300;
+      inner += (axis.size - 1.0) * axis.stride;
+    }
+    return inner;
+  }
+
+  // What both passes read.
+  void data() {
+    require(c.source >= 0 && c.source <= 3, &c.source);
+    read(&c.x, c.x_bytes, span({{c.replicas, c.x_replica}, {c.rows, c.x_row}, {c.steps, c.x_step}}, I));
+    read(&c.initial, c.initial_bytes, span({{c.replicas, c.initial_replica}, {c.rows, c.initial_row}}, H));
+    if (c.dt)
+      read(&c.dt, c.dt_bytes, span({{c.replicas, c.dt_replica}, {c.rows, c.dt_row}, {c.steps, c.dt_step}}, 1));
+    if (c.lengths) read(&c.lengths, c.lengths_bytes, R * c.rows, sizeof(Long));
+    read(&c.seeds, c.seeds_bytes, R, sizeof(uint64_t));
+  }
+  void weights() {
+    if (c.groups == 2) read(&c.A, c.A_bytes, span({{c.replicas, c.A_replica}}, H * H));
+    read(&c.W, c.W_bytes, span({{c.replicas, c.W_replica}}, H * H));
+    read(&c.U, c.U_bytes, span({{c.replicas, c.U_replica}}, H * I));
+    read(&c.step, c.step_bytes, span({{c.replicas, c.step_replica}}, H));
+  }
+  void packed() {
+    read(&c.packed, c.packed_bytes, span({{c.replicas, c.packed_replica}}, c.tiles() * (double)panel_size(c)));
+  }
+};
+
+// Whether two buffers hold n by n floats each.
+static inline bool square_fits(const float* from, Long from_bytes, const float* to, Long to_bytes, Long n) {
+  const double bytes = (double)n * n * sizeof(float);
+  return n >= 0 && (n == 0 || (from && to)) && from_bytes >= bytes && to_bytes == bytes;
+}
