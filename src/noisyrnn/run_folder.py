@@ -1,52 +1,228 @@
-"""The folder of one run: which files it holds, and how they are written."""
+"""The folder of one run: which files it holds, and how they are written, checked and locked."""
 
 import csv
+import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-FORMAT = 1
+try:
+    import fcntl
+except ImportError:  # Windows: no locks, so leftovers stay
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = 2
+LARGEST_JSON = 1 << 29
+"""Bytes: a larger file is not read, since none of ours comes near."""
+
+_PART = re.compile(r"\..+\.[0-9a-f]{16}\.part", re.DOTALL)
+
+_WORDS = {
+    "train": "the training part",
+    "validation": "the validation part",
+    "test": "the test part",
+    "config": "config.json",
+    "model": "model.safetensors",
+    "results": "the way noisyrnn computes it",
+}
+
+
+class WriteError(OSError):
+    """A file could not be written. Its message names the file and the cause."""
+
+    def __str__(self) -> str:
+        return f"{self.filename} could not be written ({self.strerror}). Files that were saved before are unchanged."
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` at once: a reader, or a crash, sees the old file or the new one whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Replace `path` by `content` at once: a reader, or a crash, sees the old file or the new one whole.
+
+    What a process that was killed while it wrote has left in the same folder is removed.
+
+    Raises:
+        WriteError: If it cannot be written, for example because the disk is full.
+    """
+    path = Path(path)
+    remove_leftovers(path.parent)
+    part = None
     try:
-        with temporary.open("wb") as file:
+        descriptor, part = _create_part(path)
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(part, path)  # before its lock is gone, else it could be taken for a leftover
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if part is not None:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def _create_part(path: Path) -> tuple[int, Path]:
+    """A new file next to `path`, open and locked: by a name that nobody can foresee, never through a link."""
+    while True:
+        part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        with suppress(OSError):  # a file system without locks: nothing is removed there either
+            _flock(descriptor, wait=True)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, part
+        os.close(descriptor)  # removed as a leftover before it was locked
+
+
+def _flock(descriptor: int, *, wait: bool = False) -> None:
+    """Lock an open file until it is closed, or its process ends in whatever way.
+
+    Raises:
+        BlockingIOError: If another process holds it and `wait` is false.
+        OSError: If there are no locks.
+    """
+    if fcntl is None:
+        raise OSError("no file locks on this system")
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the half-written files of processes that have ended: a living writer holds a lock on its own."""
+    with suppress(OSError):
+        for part in folder.glob(".*.part"):
+            if _PART.fullmatch(part.name):
+                with suppress(OSError):
+                    _remove_if_unlocked(part)
+
+
+def _remove_if_unlocked(part: Path) -> None:
+    if not stat.S_ISREG(part.lstat().st_mode):
+        return
+    descriptor = os.open(part, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        _flock(descriptor)
+        part.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """`content` as JSON, with a digest of it at the end by which `read_json` notices damage."""
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    return json.dumps({**plain, "sha256": content_digest(plain)}, indent=1) + "\n"
+
+
+def content_digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the content whatever its layout; a number that JSON has not raises `ValueError`."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` atomically, with the format number first."""
-    text = json.dumps({"format": FORMAT, **content}, indent=1, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    """Write `content` atomically, with the format number first and its digest last."""
+    write_atomically(path, to_json({"format": FORMAT, **content}).encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of this format.
+    """A JSON file of this format, without its digest.
 
     Raises:
-        ValueError: If it is not JSON, or another version wrote it.
+        ValueError: If it cannot be read, is not JSON, was changed since it was written, or another version wrote it.
     """
     try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = _read_regular(path)
+        content = json.loads(text, parse_constant=_refuse_constant)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {type(content).__name__}, not an object")
+    except OSError as error:
+        raise ValueError(f"{path} must be a file that can be read, got an error ({error.strerror}).") from error
+    except (ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{path} must be a JSON file, got one that breaks off or is damaged ({error}).") from error
-    found = content.get("format") if isinstance(content, dict) else None
+    found = content.get("format")
     if found != FORMAT:
         raise ValueError(
             f"{path} must be of format {FORMAT}, got {found}. Read it with the version of noisyrnn that wrote it."
         )
+    digest = content.pop("sha256", None)
+    try:
+        whole = digest == content_digest(content)
+    except (ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{path} must be as noisyrnn wrote it, got a file that was changed or damaged since (its sha256 differs)."
+        )
     return content
+
+
+def _read_regular(path: Path) -> str:
+    """The text of a regular file of a size that can be ours; a directory or a pipe raises `OSError`."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(0, "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+    if status.st_size > LARGEST_JSON:
+        raise ValueError(f"{status.st_size} bytes are too many")
+    return path.read_text(encoding="utf-8")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def json_object(content: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """The object under `name` in what `read_json` gave.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = content.get(name)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold an object {name!r}, got {found!r}. Train the run again.")
+    return found
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path} must be a file that can be read, got an error ({error.strerror}).") from error
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two records of what a result depends on, in words such as "the labels of the test part".
+
+    A record maps a name ("test") to a value, or to one value for each of its fields ("labels").
+    """
+    found = []
+    for name in dict.fromkeys((*before, *now)):
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        words = _WORDS.get(name, f"the {name.replace('_', ' ')}")
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            fields = [field for field in dict.fromkeys((*old, *new)) if old.get(field) != new.get(field)]
+            found.append(f"the {listed(fields)} of {words}")
+        else:
+            found.append(words)
+    return found
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, or `a, b and c`."""
+    return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
 
 
 def check_writable(folder: Path) -> None:
@@ -57,9 +233,8 @@ def check_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ValueError(f"output must be a folder that can be written to, got {folder} ({error.strerror}).") from error
 
@@ -81,12 +256,14 @@ class RunFolder:
         Raises:
             ValueError: If there is none, or another version wrote it.
         """
-        if not (path / "config.json").is_file():
+        folder = cls(path)
+        if not os.path.lexists(folder.config):
             inside = any(path.glob("*/config.json"))
             advice = f"It holds runs; name them: {path}/*-seed*" if inside else "Train one: noisyrnn train."
             raise ValueError(f"run must be a folder that holds a config.json, got {path}. {advice}")
-        read_json(path / "config.json")
-        return cls(path)
+        remove_leftovers(path)
+        folder.read_config()
+        return folder
 
     @property
     def config(self) -> Path:
@@ -126,12 +303,41 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether training reached its end."""
-        return self.summary.is_file() and read_json(self.summary).get("status") == "finished"
+        return self.read_summary()["status"] == "finished"
 
-    def remove_leftovers(self) -> None:
-        """Delete what a process that was killed while it wrote has left behind; no other may be writing here."""
-        for part in self.path.glob(".*.part"):
-            part.unlink(missing_ok=True)
+    def read_config(self) -> dict[str, Any]:
+        """What `config.json` holds: at least the objects `config`, with a label and a seed, and `dataset`.
+
+        Raises:
+            ValueError: If it cannot be read, or lacks one of them.
+        """
+        content = read_json(self.config)
+        settings = json_object(content, "config", self.config)
+        for name in ("dataset", "environment", "options"):
+            if name in content:
+                json_object(content, name, self.config)
+        label, seed = settings.get("label"), settings.get("seed")
+        if not isinstance(label, str) or type(seed) is not int:
+            raise ValueError(
+                f"{self.config} must hold a label and an integer seed, got {label!r} and {seed!r}. Train the run again."
+            )
+        return {"dataset": {}, "environment": {}, "options": {}, **content}
+
+    def read_summary(self) -> dict[str, Any]:
+        """What `summary.json` holds: `status` is "finished" or "failed", and "unfinished" where there is no file.
+
+        Raises:
+            ValueError: If it cannot be read, or has no such status.
+        """
+        if not os.path.lexists(self.summary):
+            return {"status": "unfinished"}
+        content = read_json(self.summary)
+        status = content.get("status")
+        if status not in ("finished", "failed"):
+            raise ValueError(
+                f"{self.summary} must hold the status 'finished' or 'failed', got {status!r}. Train the run again."
+            )
+        return content
 
     def write_metrics(self, rows: Iterable[Mapping[str, float]]) -> None:
         """Replace the metrics by `rows`, all with the same keys."""

@@ -1,7 +1,6 @@
 """What the flags of `analyze` and `export` become, in one process, with stand-ins for the calls."""
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from noisyrnn.analysis.diagnostics import AnalysisSettings
 from noisyrnn.cli import main
-from noisyrnn.run_folder import RunFolder
+from noisyrnn.run_folder import RunFolder, write_json
 
 analyze = importlib.import_module("noisyrnn.cli.analyze")
 export = importlib.import_module("noisyrnn.cli.export")
@@ -21,7 +20,7 @@ def runs(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / name for name in "abc"]
     for path in paths:
         path.mkdir()
-        (path / "config.json").write_text('{"format": 1}')
+        write_json(path / "config.json", {"config": {"label": "a", "seed": 1}})
     return paths
 
 
@@ -35,7 +34,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunFolder, Any, dict[st
         calls.append((folder, config, options))
         now[0] += 5 * len(calls)
         parts = {"margins": {"status": "done"}, "attack": {"status": "impossible", "reason": "no attack"}}
-        folder.analysis.write_text(json.dumps({"format": 1, "parts": parts}))
+        write_json(folder.analysis, {"parts": parts})
         return folder
 
     monkeypatch.setattr(analyze, "analyze_run", stand_in)
@@ -73,7 +72,7 @@ def test_a_part_that_failed_is_a_failed_computation(runs: list[Path], monkeypatc
 
     def stand_in(folder: RunFolder, config: Any, **options: Any) -> None:
         found = parts if folder.path == runs[0] else {"margins": {"status": "skipped", "reason": "no time"}}
-        folder.analysis.write_text(json.dumps({"format": 1, "parts": found}))
+        write_json(folder.analysis, {"parts": found})
 
     monkeypatch.setattr(analyze, "analyze_run", stand_in)
     assert main(["analyze", *map(str, runs)]) == 1

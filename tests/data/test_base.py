@@ -125,3 +125,24 @@ def test_a_subset_keeps_weights_and_targets():
     labels, weights = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 0.0, 2.0])
     part = Split(inputs=torch.zeros(3, 2, 1), labels=labels, weights=weights, classes=0).subset(torch.tensor([2, 0]))
     assert part.labels.tolist() == [[3.0], [1.0]] and part.weights.tolist() == [2.0, 1.0]
+
+
+def test_a_fingerprint_changes_with_every_field() -> None:
+    inputs, labels = torch.arange(12.0).reshape(3, 4, 1), torch.tensor([0, 1, 1])
+    lengths, weights = torch.tensor([4, 3, 4]), torch.tensor([1.0, 2.0, 0.5])
+    base = Split(inputs=inputs, labels=labels, lengths=lengths, weights=weights, classes=2).fingerprint()
+    same = Split(inputs=inputs.clone(), labels=labels.clone(), lengths=lengths, weights=weights, classes=2)
+    assert same.fingerprint() == base
+    others = {
+        "inputs": [inputs + 1e-6 * (inputs == 5), inputs.reshape(3, 2, 2).transpose(1, 2).reshape(3, 4, 1)],
+        "labels": [1 - labels, labels.int()],
+        "lengths": [None, torch.tensor([4, 4, 4])],
+        "weights": [None, weights.flip(0), weights.double()],
+    }
+    for name, values in others.items():
+        for value in values:
+            fields = {"inputs": inputs, "labels": labels, "lengths": lengths, "weights": weights} | {name: value}
+            found = Split(**fields, classes=2).fingerprint()  # type: ignore[arg-type]
+            assert {key for key in base if found[key] != base[key]} == {name}
+    assert Split(inputs=inputs.reshape(3, 2, 2), labels=labels, classes=2).fingerprint()["inputs"] != base["inputs"]
+    assert Split(inputs=inputs[..., :0].expand(3, 4, 0).new_zeros(1, 1, 1), labels=labels[:1], classes=2).fingerprint()

@@ -18,6 +18,7 @@ from noisyrnn.data.base import Split
 from noisyrnn.pipeline import AnalyzeConfig, analyze_run, train_run
 from noisyrnn.pipeline import analyze as module
 from noisyrnn.pipeline.train import run_config
+from noisyrnn.run_folder import write_json
 from noisyrnn.training import RunFolder, TrainConfig, load
 
 SMALL = AnalysisSettings(
@@ -251,9 +252,9 @@ def test_unequal_lengths_are_handed_on(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_where_the_data_come_from(quick: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = json.loads(quick.config.read_text())
+    written = quick.read_config()
     written["config"]["chunk"] = 7
-    quick.config.write_text(json.dumps(written))
+    write_json(quick.config, written)
     asked: dict[str, Any] = {}
 
     def find(name: str, **options: Any) -> Any:

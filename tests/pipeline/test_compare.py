@@ -212,7 +212,10 @@ def test_runs_on_other_data_are_refused_before_any_work(waves_file: Path, tmp_pa
     content = dict(np.load(waves_file))
     np.savez(waves_file, X=content["X"] + 1, y=content["y"])
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*")}
-    with pytest.raises(ValueError, match=r"dataset must hold the data that .*seed1-\w+ was trained on, got others"):
+    with pytest.raises(
+        ValueError,
+        match=r"dataset must hold the data that .*seed1-\w+ was trained on, got .*the inputs of the training part",
+    ):
         compare(CompareConfig(**settings(waves_file)), output=tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*")} == stamps
 

@@ -14,6 +14,7 @@ from noisyrnn.data.base import Dataset
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.pipeline import train_run, train_seeds
 from noisyrnn.pipeline.train import build_model, run_path
+from noisyrnn.run_folder import read_json, write_json
 from noisyrnn.training import RunFolder, TrainConfig
 
 
@@ -29,7 +30,7 @@ def configs(waves_file: Path) -> list[TrainConfig]:
 
 
 def without_times(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text())
+    content = read_json(path)
     content.pop("seconds", None)
     return content
 
@@ -119,9 +120,9 @@ def test_bad_arguments_before_any_work(
 
 def test_runs_on_other_data_are_refused(configs: list[TrainConfig], tmp_path: Path) -> None:
     folder = train_run(configs[1], output=tmp_path)
-    content = json.loads(folder.config.read_text())
-    content["dataset"]["fingerprint"] = "0" * 16
-    folder.config.write_text(json.dumps(content))
+    content = folder.read_config()
+    content["dataset"]["fingerprint"] = {}
+    write_json(folder.config, content)
     with pytest.raises(ValueError, match=r"dataset must hold the data that .*seed4.* was trained on"):
         train_seeds(configs, together=True, output=tmp_path)
     assert not run_path(configs[0], tmp_path).exists()

@@ -31,7 +31,7 @@ def test_a_run_folder_holds_all_that_is_promised(config: TrainConfig, tmp_path: 
     names = {path.name for path in folder.path.iterdir()}
     assert names == {"config.json", "summary.json", "metrics.csv", "model.safetensors", "checkpoint.pt"}
     written = json.loads(folder.config.read_text())
-    assert written["format"] == 1
+    assert written["format"] == 2
     assert written["config"]["label"] == "noisy"
     options = written["options"]
     assert (options["additive"], options["skewness"], options["num_layers"]) == (0.05, 0.75, 1)  # the layer's own
@@ -78,7 +78,7 @@ def test_an_unfinished_run_wants_resume(config: TrainConfig, tmp_path: Path) -> 
 def test_what_a_killed_process_left_half_written_is_removed(config: TrainConfig, tmp_path: Path) -> None:
     path = run_path(config, tmp_path)
     path.mkdir()
-    (path / ".checkpoint.pt.123.part").write_bytes(b"half")
+    (path / f".checkpoint.pt.{16 * '0'}.part").write_bytes(b"half")
     train_run(config, output=tmp_path)
     assert not list(path.glob(".*.part"))
 
@@ -109,10 +109,10 @@ def test_output_that_cannot_be_written(config: TrainConfig, tmp_path: Path) -> N
 
 
 def test_output_without_permission(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> None:
+    def refuse(**_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(
         ValueError, match=r"output must be a folder that can be written to, got .* \(Permission denied\)"
     ):
@@ -121,9 +121,9 @@ def test_output_without_permission(config: TrainConfig, tmp_path: Path, monkeypa
 
 def test_a_run_folder_of_another_version(config: TrainConfig, tmp_path: Path) -> None:
     folder = train_run(config, output=tmp_path)
-    folder.config.write_text(folder.config.read_text().replace('"format": 1', '"format": 7'))
+    folder.config.write_text(folder.config.read_text().replace('"format": 2', '"format": 7'))
     with pytest.raises(
-        ValueError, match=r"config\.json must be of format 1, got 7\. Read it with the version of noisyrnn"
+        ValueError, match=r"config\.json must be of format 2, got 7\. Read it with the version of noisyrnn"
     ):
         RunFolder.open(folder.path)
 
@@ -194,9 +194,8 @@ def test_a_run_on_other_data_is_refused(config: TrainConfig, tmp_path: Path, wav
     folder = train_run(config, output=tmp_path / "runs")
     content = dict(np.load(waves_file))
     np.savez(waves_file, X=content["X"] * 2, y=content["y"])
-    with pytest.raises(
-        ValueError, match=r"dataset must hold the data that .* was trained on, got others under the same"
-    ):
+    changed = "the inputs of the training part, the inputs of the validation part and the value range changed since"
+    with pytest.raises(ValueError, match=rf"data that .* was trained on, got .*waves\.npz, where {changed}\."):
         train_run(config, output=tmp_path / "runs")
     with pytest.raises(ValueError, match="dataset must hold the data that"):
         evaluate_run(folder, EvaluateConfig())

@@ -1,7 +1,6 @@
 """Synthetic run folders with numbers known by hand."""
 
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 
 from noisyrnn.report import write_report
+from noisyrnn.run_folder import FORMAT, to_json
 
 SEQUENCES = 20
 SETTINGS = {"clean": "clean", "white_noise": "WhiteNoise(strength={})", "pgd_linf": "PGDLinf(strength={})"}
@@ -92,8 +92,8 @@ def write_run(
     return folder
 
 
-def write(file: Path, content: dict[str, Any], *, version: int = 1) -> None:
-    file.write_text(json.dumps({"format": version} | content), encoding="utf-8")
+def write(file: Path, content: dict[str, Any], *, version: int = FORMAT) -> None:
+    file.write_text(to_json({"format": version} | content), encoding="utf-8")
 
 
 # Accuracies of the three seeds of each label: every mean, interval and paired test below follows from these.

@@ -62,8 +62,8 @@ def test_a_failed_run_without_data_set_is_read(make_run: Make) -> None:
 @pytest.mark.parametrize("name", ["config.json", "summary.json", "robustness.json"])
 def test_another_format_is_refused(make_run: Make, name: str) -> None:
     folder = make_run(label="a", seed=1, columns=[column("clean", None, 0.9)])
-    write(folder / name, {"config": {"label": "a", "seed": 1}}, version=2)
-    with pytest.raises(ValueError, match=name + r" must be of format 1, got 2\. Read it with the version"):
+    write(folder / name, {"config": {"label": "a", "seed": 1}}, version=3)
+    with pytest.raises(ValueError, match=name + r" must be of format 2, got 3\. Read it with the version"):
         read_run(folder)
 
 

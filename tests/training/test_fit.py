@@ -165,7 +165,7 @@ def test_checkpoint_of_another_format_is_refused(
 ) -> None:
     fit(build(config), dataset, config, folder=folder)
     torch.save({"format": 3}, folder.checkpoint)
-    with pytest.raises(ValueError, match=r"checkpoint must be of format 1, got 3 in .*checkpoint\.pt"):
+    with pytest.raises(ValueError, match=r"checkpoint must be of format 2, got 3 in .*checkpoint\.pt"):
         fit(build(config), dataset, config, folder=folder, resume=True)
     torch.save([1, 2], folder.checkpoint)
     with pytest.raises(ValueError, match=r"checkpoint must be whole, got .*checkpoint\.pt, which is damaged"):

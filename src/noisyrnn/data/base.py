@@ -1,8 +1,10 @@
 """What a data set is: labelled sequences in three disjoint parts, and what is known of their values."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,12 +79,27 @@ class Split:
         weights = None if self.weights is None else self.weights[indices]
         return Split(inputs=inputs, labels=labels, lengths=lengths, weights=weights, classes=self.classes)
 
+    def fingerprint(self) -> dict[str, str | None]:
+        """A digest of each of inputs, labels, lengths and weights, in their order: equal for equal sequences only."""
+        tensors = {"inputs": self.inputs, "labels": self.labels, "lengths": self.lengths, "weights": self.weights}
+        return {name: tensor_digest(tensor) for name, tensor in tensors.items()}
+
     def valid(self) -> Tensor:
         """Boolean `(n, steps)`: true where a step belongs to its sequence, false where it is padding."""
         n, steps, _ = self.inputs.shape
         if self.lengths is None:
             return torch.ones(n, steps, dtype=torch.bool, device=self.inputs.device)
         return torch.arange(steps, device=self.lengths.device) < self.lengths[:, None]
+
+
+def tensor_digest(tensor: Tensor | None) -> str | None:
+    """SHA-256 of a tensor's type, shape and values; `None` for none."""
+    if tensor is None:
+        return None
+    values = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)} ".encode())
+    digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,6 +152,16 @@ class Dataset:
     def steps(self) -> int:
         """Steps of the longest training sequence."""
         return self.train.inputs.shape[1]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything of a data set that a training depends on, JSON-ready; the test part is not read."""
+        return {
+            "train": self.train.fingerprint(),
+            "validation": self.validation.fingerprint(),
+            "class_names": list(self.class_names),
+            "value_range": list(self.value_range),
+            "standardize": self.standardize,
+        }
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over the valid steps of `train`, each `(input_size,)`.

@@ -1,5 +1,6 @@
 """From a trained run to the quantities the theory speaks of."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, Subject
 from noisyrnn.checks import check_choice, check_number
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Split
+from noisyrnn.pipeline.dependencies import ANALYSIS_RESULTS, check_same_data, dependencies, known_result
 from noisyrnn.pipeline.engine import resolve_accelerator
-from noisyrnn.pipeline.train import check_same_data, run_config
+from noisyrnn.pipeline.train import run_config
 from noisyrnn.progress import ProgressBar
-from noisyrnn.run_folder import RunFolder, read_json, write_json
+from noisyrnn.run_folder import RunFolder, write_json
 from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.training.saving import load
 
@@ -59,9 +61,9 @@ def analyze_run(
 ) -> RunFolder:
     """Compute the diagnostics of a finished run, one after another, and write `analysis.json` after each.
 
-    What a file with the same settings holds already is kept, so that a second call goes on where the first was stopped
-    or ran out of time. A diagnostic that the model does not allow, or that fails, is noted with its reason and stops no
-    other.
+    What a file with the same settings holds already is kept if the test data, the model's weights and `config.json`
+    have not changed since, so that a second call goes on where the first was stopped or ran out of time. A diagnostic
+    that the model does not allow, or that fails, is noted with its reason and stops no other.
 
     Args:
         folder: A finished run.
@@ -81,13 +83,13 @@ def analyze_run(
     device = resolve_accelerator(accelerator)
     end = monotonic() + (60 * config.budget if seconds is None else seconds)
     settings = config.settings
-    found = _known(folder, asdict(settings))
-    todo = [name for name in config.parts if found["parts"].get(name, {}).get("status") not in ("done", "impossible")]
-    if not todo:
-        return folder
     run = run_config(folder)
     dataset = load_dataset(run.dataset, data_dir=data_dir, chunk=run.chunk)
     check_same_data(folder, dataset)
+    found = _known(folder, json.loads(json.dumps(asdict(settings))), dependencies(folder, dataset, ANALYSIS_RESULTS))
+    todo = [name for name in config.parts if found["parts"].get(name, {}).get("status") not in ("done", "impossible")]
+    if not todo:
+        return folder
     model = load(folder.model).to(device)
     bar = ProgressBar(f"analyze {folder.path.name}", len(todo), shown=show_progress)
 
@@ -112,15 +114,15 @@ def analyze_run(
     return folder
 
 
-def _known(folder: RunFolder, settings: dict[str, Any]) -> dict[str, Any]:
-    """What was found before with the same settings, else nothing."""
-    if folder.analysis.is_file():
-        before = read_json(folder.analysis)
-        if before.get("settings") == settings:
-            del before["format"]
-            return before
+def _known(folder: RunFolder, settings: dict[str, Any], depends_on: dict[str, Any]) -> dict[str, Any]:
+    """What was found before with the same settings from the same inputs, else nothing."""
+    before = known_result(folder.analysis, settings, depends_on)
+    if before is not None:
+        del before["format"]
+        return before
     return {
         "settings": settings,
+        "depends_on": depends_on,
         "parts": {},
         "data": {},
         "quantities": [],

@@ -16,11 +16,12 @@ from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data import load_dataset
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
+from noisyrnn.pipeline.dependencies import check_same_data
 from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.tracking import check_logger, check_reachable, usable_logger
-from noisyrnn.pipeline.train import check_same_data, run_path, train_run
+from noisyrnn.pipeline.train import run_path, train_run
 from noisyrnn.progress import ProgressBar
 from noisyrnn.report import write_report
 from noisyrnn.run_folder import RunFolder, check_writable, write_json

@@ -1,5 +1,6 @@
 """From a trained run to its accuracy under perturbations."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,8 +10,9 @@ import torch
 
 from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.data import load_dataset
+from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, check_same_data, dependencies, known_result
 from noisyrnn.pipeline.engine import resolve_accelerator
-from noisyrnn.pipeline.train import check_same_data, run_config
+from noisyrnn.pipeline.train import run_config
 from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness import (
     MAX_DRAWS,
@@ -21,7 +23,7 @@ from noisyrnn.robustness import (
     evaluate,
     examples,
 )
-from noisyrnn.run_folder import RunFolder, read_json, write_json
+from noisyrnn.run_folder import RunFolder, write_json
 from noisyrnn.training.saving import load
 
 _EXAMPLES = 4
@@ -95,7 +97,8 @@ def evaluate_run(
 ) -> RunFolder:
     """Measure the accuracy of a finished run on clean and perturbed test data and write `robustness.json`.
 
-    The only stage that reads the test set. A file written with the same settings before is left as it is.
+    A file that was written with the same settings is left as it is, if the test data, the model's weights and
+    `config.json` have not changed since.
 
     Raises:
         ValueError: If the run has not finished, its data have changed, or there is no such accelerator.
@@ -105,12 +108,13 @@ def evaluate_run(
             f"run must be finished, got {folder.path}, which is not. Go on with it: noisyrnn train --resume."
         )
     device = resolve_accelerator(accelerator)
-    settings = asdict(config)
-    if folder.robustness.is_file() and read_json(folder.robustness).get("settings") == settings:
-        return folder
+    settings = json.loads(json.dumps(asdict(config)))
     run = run_config(folder)
     dataset = load_dataset(run.dataset, data_dir=data_dir, chunk=run.chunk)
     check_same_data(folder, dataset)
+    depends_on = dependencies(folder, dataset, EVALUATION_RESULTS)
+    if known_result(folder.robustness, settings, depends_on) is not None:
+        return folder
     test = (
         dataset.test
         if config.test_limit is None
@@ -157,6 +161,7 @@ def evaluate_run(
         folder.robustness,
         {
             "settings": settings,
+            "depends_on": depends_on,
             "columns": columns,
             "examples": shown,
         },

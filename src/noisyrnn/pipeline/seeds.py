@@ -6,12 +6,12 @@ from pathlib import Path
 
 from noisyrnn.checks import check_number
 from noisyrnn.data import load_dataset
+from noisyrnn.pipeline.dependencies import check_same_data
 from noisyrnn.pipeline.engine import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable, usable_logger
 from noisyrnn.pipeline.train import (
     begin_run,
     build_model,
-    check_same_data,
     describe,
     end_run,
     objective_of,

@@ -20,6 +20,7 @@ from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.data import load_dataset
 from noisyrnn.models import MODELS
+from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
 from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.search_space import SPACES, Space, read_space
 from noisyrnn.pipeline.seeds import train_seeds
@@ -34,11 +35,10 @@ from noisyrnn.pipeline.study import (
     seed_sampler,
     sign,
 )
-from noisyrnn.pipeline.train import fingerprint
 from noisyrnn.progress import ProgressBar
 from noisyrnn.report.sweep import write_sweep_page
 from noisyrnn.robustness import MAX_DRAWS, PERTURBATIONS, build_perturbation, check_strengths, evaluate
-from noisyrnn.run_folder import RunFolder, check_writable, write_atomically, write_json
+from noisyrnn.run_folder import RunFolder, check_writable, content_digest, write_atomically, write_json
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.saving import load
 from noisyrnn.training.settings import recommended
@@ -138,10 +138,11 @@ class SweepConfig:
         return max(1, int(joblib.cpu_count()) // self.workers)
 
     def identity(self, data: str) -> dict[str, Any]:
-        """Everything that decides a trial's score, as JSON holds it; `data` is the data's fingerprint."""
+        """Everything that decides a trial's score, as JSON holds it; `data` is a digest of the data's fingerprint."""
         fixed = {k: v for k, v in dataclasses.asdict(self.run_config({})).items() if k not in ("seed", "label")}
         content = {
             "data": data,
+            "results": [TRAINING_RESULTS, EVALUATION_RESULTS],
             "fixed": {name: value for name, value in fixed.items() if name not in self.searched()},
             "space": {name: place.to_json() for name, place in self.searched().items()},
             "strengths": {name: list(map(float, strengths)) for name, strengths in self.strengths.items()},
@@ -296,7 +297,7 @@ def sweep(
     output = output.resolve()
     run = config.run_config({})
     dataset = load_dataset(run.dataset, data_dir=data_dir, chunk=run.chunk)
-    identity = config.identity(fingerprint(dataset))
+    identity = config.identity(content_digest(dataset.fingerprint()))
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     stem = re.sub(r"[^\w.-]+", "_", f"{Path(run.dataset).stem}-{config.model}")
     name = f"sweep-{stem}-{digest}"

@@ -19,9 +19,10 @@ from noisyrnn.checks import check_number
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data
 from noisyrnn.pipeline.engine import make_fabric, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable
-from noisyrnn.run_folder import RunFolder, check_writable, read_json, write_json
+from noisyrnn.run_folder import RunFolder, check_writable, remove_leftovers, write_json
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.fit import fit
@@ -54,29 +55,10 @@ def objective_of(config: TrainConfig) -> Objective:
 
 def run_path(config: TrainConfig, output: Path) -> Path:
     """The folder of a run below `output`: data set, label, seed, and a hash of all settings, so that none collide."""
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:8]
+    identity = {**asdict(config), "results": TRAINING_RESULTS}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     name = re.sub(r"[^\w.-]+", "_", f"{Path(config.dataset).stem}-{config.shown_label}")
     return output / f"{name}-seed{config.seed}-{digest}"
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """A hash of the training and validation data: what a run was trained on, whatever the file is called."""
-    digest = hashlib.sha256()
-    for split in (dataset.train, dataset.validation):
-        for tensor in (split.inputs, split.labels, split.lengths):
-            if tensor is not None:
-                digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def check_same_data(folder: RunFolder, dataset: Dataset) -> None:
-    """Raise `ValueError` if a run was trained on other data than these."""
-    trained_on = read_json(folder.config)["dataset"].get("fingerprint")
-    if trained_on not in (None, fingerprint(dataset)):
-        raise ValueError(
-            f"dataset must hold the data that {folder.path} was trained on, got others under the same name. "
-            "Choose another output folder."
-        )
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -92,7 +74,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "image_shape": None if dataset.image_shape is None else list(dataset.image_shape),
         "train": len(dataset.train),
         "validation": len(dataset.validation),
-        "fingerprint": fingerprint(dataset),
+        "fingerprint": dataset.fingerprint(),
     }
 
 
@@ -192,7 +174,7 @@ def open_run(config: TrainConfig, output: Path, *, resume: bool) -> RunFolder:
 def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -> None:
     """Write what a run is before it starts; `data` is what `describe` says of its data set."""
     folder.summary.unlink(missing_ok=True)
-    folder.remove_leftovers()
+    remove_leftovers(folder.path)
     settings = {**asdict(config), "label": config.shown_label}
     write_json(
         folder.config,
@@ -235,4 +217,8 @@ def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | Runti
 
 def run_config(folder: RunFolder) -> TrainConfig:
     """The settings a run was trained with."""
-    return TrainConfig.from_dict(read_json(folder.config)["config"])
+    settings = folder.read_config()["config"]
+    try:
+        return TrainConfig.from_dict(settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder.config} must hold the settings of a training, got others: {error}") from error
