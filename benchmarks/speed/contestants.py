@@ -114,7 +114,7 @@ def choose_kernel(layer: RecurrentLayer, kernel: str) -> None:
 
 def build_ours(case: Case, device: torch.device, *, kernel: str, noise: bool = True) -> Step:
     """The noisy RNN as its users have it, on one kernel."""
-    layer = NoisyRNN(1, case.size.hidden, additive=ADDITIVE, multiplicative=MULTIPLICATIVE, noise_seed=1)
+    layer = NoisyRNN(1, case.size.hidden, additive=ADDITIVE, multiplicative=MULTIPLICATIVE)
     choose_kernel(layer, kernel)
     if case.mode == "stream":
         if not hasattr(layer, "step"):

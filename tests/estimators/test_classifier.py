@@ -170,7 +170,6 @@ def test_strengths_are_in_standard_deviations(classifier, waves):
             "option of model 'noisy' must be one of .* Did you mean 'skewness'",
         ),
         ({"options": {"num_layers": 2}}, ValueError, "option of model 'noisy' must be one of .*, got 'num_layers'"),
-        ({"options": {"noise_seed": 2}}, ValueError, "option of model 'noisy' must be one of .*, got 'noise_seed'"),
         ({"model": "gru", "step_size": 0.1}, ValueError, "step_size must not be set for GRU, got 0.1"),
         ({"validation_fraction": 1.0}, ValueError, r"validation_fraction must be less than 1, got 1\."),
         ({"validation_fraction": -0.1}, ValueError, r"validation_fraction must be at least 0, got -0.1\."),

@@ -116,7 +116,7 @@ def test_the_mapped_axis_may_be_any(kernel: str) -> None:
 def classifier(kernel: str) -> SequenceClassifier:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        layer = NoisyRNN(INPUT, HIDDEN, step_size=0.2, additive=0.2, multiplicative=0.3, noise_seed=1)
+        layer = NoisyRNN(INPUT, HIDDEN, step_size=0.2, additive=0.2, multiplicative=0.3)
         layer.kernel = kernel
         return SequenceClassifier(layer, 3)
 
@@ -146,15 +146,34 @@ def test_a_classifier_compiles_in_one_graph(backend: str, timed: bool, kernel: s
         torch.testing.assert_close(logits, model(randn(BATCH, 7, INPUT), **options), rtol=tolerance, atol=tolerance)
 
 
-def test_fresh_noise_does_not_compile_every_pass_anew(kernel: str) -> None:
+def test_a_compiled_graph_draws_the_seed_of_every_pass(kernel: str) -> None:
+    """Noise as without it, also in the backward pass, and no compilation but the first."""
     model, twin = classifier(kernel), classifier(kernel)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, backend=counter, fullgraph=True)
-    frames = []
-    for _ in range(4):
-        torch.testing.assert_close(results(compiled), results(twin), rtol=0, atol=0)
-        frames.append(counter.frame_count)
-    assert frames[1:] == frames[1:2] * 3
+    logits = []
+    with torch.random.fork_rng():
+        for seed in range(4):
+            torch.manual_seed(seed)
+            found = [results(compiled) for _ in range(2)]
+            torch.manual_seed(seed)
+            torch.testing.assert_close(found, [results(twin) for _ in range(2)], rtol=0, atol=0)
+            logits += [one for one, *_ in found]
+    assert counter.frame_count == 1
+    assert len(torch.stack(logits).unique(dim=0)) == 8
+
+
+@pytest.mark.slow
+def test_inductor_repeats_the_seeds_of_manual_seed(kernel: str) -> None:
+    compiled = torch.compile(classifier(kernel), fullgraph=True)
+    found = []
+    with torch.random.fork_rng():
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            found.append([results(compiled) for _ in range(2)])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    logits = torch.stack([one for passes in found[1:] for one, *_ in passes])
+    assert len(logits.unique(dim=0)) == 4
 
 
 def test_wrong_lengths_reach_no_kernel_through_a_compiled_graph(kernel: str) -> None:

@@ -153,9 +153,9 @@ def test_padding_changes_nothing(name: str, levels: dict[str, float], make_layer
 
 @every
 def test_options_and_repr_rebuild_an_equal_layer(name: str, make_layer: Make, make_inputs: Make) -> None:
-    layer, inputs = make_layer(name, **NOISY, noise_form="shared", noise_seed=4), make_inputs()
+    layer, inputs = make_layer(name, **NOISY, noise_form="shared"), make_inputs()
     options = layer.options()
-    assert options["additive"] == 0.1 and options["noise_form"] == "shared" and options["noise_seed"] == 4
+    assert options["additive"] == 0.1 and options["noise_form"] == "shared"
     kind = type(layer)
     assert set(MODELS[name].options()) | {"input_size", "hidden_size"} == set(options)
     described = f"{kind.__name__}({layer.extra_repr()})"
@@ -213,33 +213,6 @@ def test_only_the_layer_in_training_mode_adds_no_noise(name: str, make_layer: Ma
     assert not torch.allclose(model(inputs), clean)
     model.layer.noise = "auto"
     assert not torch.allclose(model.train()(inputs), clean)
-
-
-@every
-def test_the_global_seed_is_neither_needed_nor_consumed(name: str, make_layer: Make, make_inputs: Make) -> None:
-    inputs = make_inputs()
-    layer, twin = make_layer(name, **NOISY, noise_seed=3), make_layer(name, **NOISY, noise_seed=3)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        before = torch.get_rng_state()
-        first = [outputs_of(layer, inputs) for _ in range(2)]
-        assert torch.equal(torch.get_rng_state(), before)
-        torch.manual_seed(1)
-        second = [outputs_of(twin, inputs) for _ in range(2)]
-        torch.manual_seed(1)
-        third = outputs_of(twin, inputs)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert not torch.equal(second[0], third)
-
-
-@every
-def test_without_a_seed_two_layers_share_no_noise(name: str, make_layer: Make, make_inputs: Make) -> None:
-    inputs = make_inputs()
-    first, second, seeded = (make_layer(name, **NOISY, noise_seed=seed) for seed in (None, None, 5))
-    results = [outputs_of(layer, inputs) for layer in (first, second, seeded, make_layer(name, **NOISY, noise_seed=6))]
-    for i in range(4):
-        for j in range(i):
-            assert not torch.equal(results[i], results[j])
 
 
 @every
@@ -378,8 +351,6 @@ def test_bad_lengths(
         ({"multiplicative": -0.2}, ValueError, r"^multiplicative must be at least 0, got -0\.2\.$"),
         ({"noise_form": "both"}, ValueError, r"^noise_form must be one of independent, shared, got 'both'\.$"),
         ({"noise_law": "cauchy"}, ValueError, r"^noise_law must be one of gaussian, uniform, got 'cauchy'\.$"),
-        ({"noise_seed": -1}, ValueError, r"^noise_seed must be at least 0, got -1\.$"),
-        ({"noise_seed": 0.5}, TypeError, r"^noise_seed must be an integer, got 0\.5\.$"),
         ({"hidden_size": 0}, ValueError, r"^hidden_size must be at least 1, got 0\.$"),
         ({"input_size": 2.0}, TypeError, r"^input_size must be an integer, got 2\.0\.$"),
     ],

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from noisyrnn.kernels import reference
-from noisyrnn.models import MODELS, RecurrentLayer, SequenceClassifier
-from noisyrnn.models.sequences.source import _RANK, _scrambled
+from noisyrnn.models import MODELS, NoisyCell, RecurrentLayer, SequenceClassifier
 from noisyrnn.sde import BrownianPath
 
 Make = Callable[..., Any]
@@ -33,43 +32,65 @@ def paths(monkeypatch: pytest.MonkeyPatch) -> list[BrownianPath | None]:
     return seen
 
 
-def test_every_pass_has_its_own_path(make_layer: Make, make_inputs: Make, paths: list[BrownianPath]) -> None:
-    layer = make_layer("noisy", noise_seed=4)
+def seeds_drawn(count: int) -> list[Tensor]:
+    """What torch's default generator gives next, whose state stays as it is."""
+    with torch.random.fork_rng():
+        return [torch.randint(2**63 - 1, ()) for _ in range(count)]
+
+
+def test_every_pass_draws_one_seed(make_layer: Make, make_inputs: Make, paths: list[BrownianPath]) -> None:
+    layer = make_layer("noisy", num_layers=2, bidirectional=True, dropout=0.5)
+    seeds = seeds_drawn(3)
     for _ in range(3):
         layer(make_inputs())
-    assert paths == [BrownianPath(seed=_scrambled(4, count)) for count in (1, 2, 3)]
+    assert paths == [BrownianPath(seed=seed, stream=k) for seed in seeds for k in range(4)]
 
 
-def test_ranks_have_their_own_paths(
-    make_layer: Make, make_inputs: Make, paths: list[BrownianPath], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranks_that_were_seeded_alike_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    for rank in (0, 1):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        make_layer("noisy", noise_seed=4)(make_inputs())
-    assert paths == [BrownianPath(seed=_scrambled(4 + rank * _RANK, 1)) for rank in (0, 1)]
+    with torch.random.fork_rng():
+        seeds = []
+        for rank in range(8):
+            monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+            torch.manual_seed(1)
+            seeds += [int(BrownianPath.random().seed) for _ in range(50)]
+    assert len(set(seeds)) == 400
 
 
-def test_passes_without_noise_take_no_path(make_layer: Make, make_inputs: Make, paths: list[BrownianPath]) -> None:
-    layer = make_layer("noisy", noise_seed=4)
+def test_passes_without_noise_draw_nothing(make_layer: Make, make_inputs: Make, paths: list[BrownianPath]) -> None:
+    layer, cell = make_layer("noisy", num_layers=2, dropout=0.5), NoisyCell(2, 5, dtype=torch.float64)
+    before = torch.get_rng_state()
     layer.eval()(make_inputs())
+    cell.eval()(make_inputs()[:, 0])
     layer.train()(make_inputs(), owner_training=False)
-    layer.noise = "off"
+    layer(make_inputs(), path=BrownianPath(seed=1))
+    layer.noise = cell.train().noise = "off"
+    layer.dropout = 0.0
     layer.last_output(make_inputs())
-    make_layer("lipschitz")(make_inputs())
-    assert paths == [None] * 4
-    layer.noise = "on"
+    cell(make_inputs()[:, 0])
+    make_layer("lipschitz", num_layers=2)(make_inputs())
+    assert torch.equal(torch.get_rng_state(), before)
+    layer.noise, (seed,) = "on", seeds_drawn(1)
     layer.eval()(make_inputs(), owner_training=False)
-    assert paths[4] == BrownianPath(seed=_scrambled(4, 1))  # the silent passes used none up
+    assert paths[-2:] == [BrownianPath(seed=seed), BrownianPath(seed=seed, stream=1)]
 
 
 def test_the_owner_is_the_classifier(make_layer: Make, make_inputs: Make, paths: list[BrownianPath]) -> None:
-    model = SequenceClassifier(make_layer("noisy", noise_seed=4), classes=2).double()
+    model = SequenceClassifier(make_layer("noisy"), classes=2).double()
     model(make_inputs())
     model.eval()
     model.layer.train()
     model(make_inputs())
-    assert paths == [BrownianPath(seed=_scrambled(4, 1)), None]
+    assert isinstance(paths[0], BrownianPath) and paths[1] is None
+
+
+@pytest.mark.parametrize("path", [3, "seed", torch.tensor(3), {"seed": 3}])
+def test_a_path_of_another_type(path: object, make_layer: Make, make_inputs: Make) -> None:
+    model = SequenceClassifier(make_layer("noisy"), classes=2).double()
+    sentence = r"^path must be a BrownianPath, got .* Give BrownianPath\(seed=\.\.\.\)\.$"
+    for call in (model, model.layer, model.eval()):  # also where there is no noise
+        with pytest.raises(TypeError, match=sentence):
+            call(make_inputs(), path=path)
 
 
 def test_a_wrong_h_0_is_refused_before_any_work(make_layer: Make, make_inputs: Make, paths: list[BrownianPath]) -> None:
@@ -92,8 +113,6 @@ def test_each_cell_has_its_own_stream(make_layer: Make, make_inputs: Make, paths
     path = BrownianPath(seed=4, stream=7, first_row=3)
     make_layer("noisy", num_layers=2, bidirectional=True)(make_inputs(), path=path)
     assert paths == [replace(path, stream=7 + k) for k in range(4)]
-    make_layer("noisy", num_layers=2, noise_seed=4)(make_inputs())  # one seed for the whole pass
-    assert paths[4:] == [BrownianPath(seed=_scrambled(4, 1), stream=k) for k in (0, 1)]
 
 
 NAMES = {

@@ -27,6 +27,6 @@ def test_options_override_the_defaults() -> None:
 @every
 def test_a_misspelt_option_is_refused(name: str) -> None:
     entry = MODELS[name]
-    sentence = rf"^aditive must not be set for {entry.layer.__name__}, got 0\.1\. It takes additive, .*noise_seed.*\.$"
+    sentence = rf"^aditive must not be set for {entry.layer.__name__}, got 0\.1\. It takes additive, .*noise_law.*\.$"
     with pytest.raises(ValueError, match=sentence):
         entry.build(1, 2, {"aditive": 0.1})

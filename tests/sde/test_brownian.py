@@ -239,6 +239,8 @@ def test_derived_seeds() -> None:
         ),
         ({"seed": 1, "stream": -4}, r"^stream must be at least 0, got -4\.$"),
         ({"seed": 1, "stream": 2**32}, r"^stream must be less than 2\*\*32, got 4294967296\.$"),
+        ({"seed": 1, "first_row": 2**33}, r"^first_row must be less than 2\*\*33, got 8589934592\.$"),
+        ({"seed": 1, "first_step": 2**32}, r"^first_step must be less than 2\*\*32, got 4294967296\.$"),
         ({"seed": 1, "factor": 0}, r"^factor must be at least 1, got 0\.$"),
         ({"seed": 1, "sign": 2}, r"^sign must be 1 or -1, got 2\.$"),
     ],
@@ -253,3 +255,36 @@ def test_bad_calls() -> None:
         BrownianPath(seed=1).coarsened(0)
     with pytest.raises(ValueError, match=r"^factor must be 1 for uniform noise, got 2\. Use a Gaussian law\.$"):
         BrownianPath(seed=1).coarsened(2).uniforms(steps=1, batch=1, units=1)
+    with pytest.raises(ValueError, match=r"^motions must be 1 or 2, got 3\.$"):
+        BrownianPath(seed=1).normals(steps=1, batch=1, units=1, motions=3)
+    sizes = {"steps": 1, "batch": 1, "units": 1}
+    for name, value in (("steps", -1), ("batch", 0), ("units", 0)):
+        with pytest.raises(ValueError, match=rf"^{name} must be at least {value + 1}, got {value}\.$"):
+            BrownianPath(seed=1).normals(**{**sizes, name: value})
+        with pytest.raises(TypeError, match=rf"^{name} must be an integer, got 2\.0\.$"):
+            BrownianPath(seed=1).uniforms(**{**sizes, name: 2.0})
+
+
+@pytest.mark.parametrize("name", ["seed", "first_row", "first_step", "stream", "factor", "sign"])
+@pytest.mark.parametrize("value", [True, 1.0, "1", None])
+def test_arguments_are_integers(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=rf"^{name} must be an integer, got {value!r}\.$"):
+        BrownianPath(**{"seed": 1, name: value})
+
+
+def test_the_last_rows_and_steps() -> None:
+    """A counter has 32 bits for pairs of rows and for steps; past them the path would repeat itself."""
+    last = BrownianPath(seed=SEED, first_row=2**33 - 3, first_step=2**32 - 2, stream=2**32 - 1)
+    values = last.uniforms(steps=2, batch=3, units=4, dtype=torch.float64)
+    for row in range(3):
+        four = words(SEED, 2**33 - 3 + row, 2**32 - 1, 3, 2**32 - 1)
+        assert float(values[1, row, 3]) == (four[2 + (row + 1) % 2] >> 8) / 2**24
+    sentence = r"^first_row must be at most 8589934588 for 4 rows, got 8589934589\. A path has"
+    with pytest.raises(ValueError, match=sentence):
+        last.normals(steps=2, batch=4, units=1)
+    sentence = r"^first_step must be at most 4294967293 for 3 steps of factor 1, got 4294967294\. A path has"
+    with pytest.raises(ValueError, match=sentence):
+        last.uniforms(steps=3, batch=1, units=1)
+    sentence = r"^first_step must be at most 4294967292 for 2 steps of factor 2, got 4294967294\. A path has"
+    with pytest.raises(ValueError, match=sentence):
+        last.coarsened(2).normals(steps=2, batch=1, units=1)

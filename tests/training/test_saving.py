@@ -72,10 +72,22 @@ def test_a_file_of_format_1(model: str, tmp_path: Path) -> None:
         tensors = {name.replace(new, former): value.contiguous() for name, value in tensors.items()}
     later = {"num_layers", "bidirectional", "batch_first", "dropout", "bias"}
     options = {name: value for name, value in before.layer.options().items() if name not in later}
+    options["noise_seed"] = 3
     header = {"format": 1, "model": model, "options": options, "classes": 4, "class_names": None}
     save_file(tensors, path, metadata={"noisyrnn": json.dumps(header)})
     inputs = torch.randn(3, 6, 2)
     assert torch.equal(noisyrnn.load(path)(inputs), before(inputs))
+
+
+@pytest.mark.parametrize("noise_seed", [None, 7])
+def test_the_noise_seed_of_an_older_file_is_ignored(noise_seed: int | None, tmp_path: Path) -> None:
+    """Version 0.1 had this option in format 2 too."""
+    before, path = classifier().eval(), tmp_path / "m.safetensors"
+    noisyrnn.save(before, path)
+    rewrite(path, options={**before.layer.options(), "noise_seed": noise_seed})
+    inputs = torch.randn(3, 6, 2)
+    assert torch.equal(noisyrnn.load(path)(inputs), before(inputs))
+    assert "noise_seed" not in read_header(path).options
 
 
 def test_double_precision_survives(tmp_path: Path) -> None:

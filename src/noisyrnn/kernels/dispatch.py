@@ -135,6 +135,8 @@ def run(
     """
     if noise is not None:
         noise.check_dt(dt)
+    if path is not None:
+        path.check_place(steps=inputs.shape[1], batch=inputs.shape[0])
     name, recurrence = _resolve(cell, inputs, state, path, dt, kernel)
     if recurrence is None or name == "reference":
         return reference.run(cell, inputs, state, noise=noise, path=path, lengths=lengths, dt=dt, every_step=every_step)
@@ -247,11 +249,11 @@ def _run_fused(
 ) -> tuple[Tensor | None, Tensor]:
     """One pass as a single replica; `torch.func.vmap` makes more of it."""
     device = inputs.device
-    seed = torch.zeros((), dtype=torch.int64, device=device) if path is None else path.seed_tensor().to(device)
+    seed = torch.zeros((), dtype=torch.int64, device=device) if path is None else path.seed_tensor(device)
     # Autocast may have made these narrower. The state is float32 everywhere; of the products' precision only the GPU
     # kernel makes a choice, here, because a backward pass is not run under autocast.
     inputs, state = inputs.to(recurrence.W.dtype), state.to(recurrence.W.dtype)
-    precision = gpu.product_precision(inputs.device.type) if backend == "gpu" else ""
+    precision = gpu.product_precision(device.type) if backend == "gpu" else ""
     if dt is not None:
         dt = dt.unsqueeze(0) if dt.ndim == 1 else dt
     kind, *weights, coefficients = recurrence

@@ -146,7 +146,6 @@ class ExpRNN(RecurrentLayer):
         multiplicative: See `RecurrentLayer`.
         noise_form: See `RecurrentLayer`.
         noise_law: See `RecurrentLayer`.
-        noise_seed: See `RecurrentLayer`.
         device: See `RecurrentLayer`.
         dtype: See `RecurrentLayer`.
 
@@ -172,7 +171,6 @@ class ExpRNN(RecurrentLayer):
         multiplicative: float = 0.0,
         noise_form: str = "independent",
         noise_law: str = "gaussian",
-        noise_seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -189,7 +187,6 @@ class ExpRNN(RecurrentLayer):
             multiplicative=multiplicative,
             noise_form=noise_form,
             noise_law=noise_law,
-            noise_seed=noise_seed,
             device=device,
             dtype=dtype,
         )

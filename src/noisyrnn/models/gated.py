@@ -94,7 +94,6 @@ class _TorchRNN(RecurrentLayer):
         multiplicative: float = 0.0,
         noise_form: str = "independent",
         noise_law: str = "gaussian",
-        noise_seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -111,7 +110,6 @@ class _TorchRNN(RecurrentLayer):
             multiplicative=multiplicative,
             noise_form=noise_form,
             noise_law=noise_law,
-            noise_seed=noise_seed,
             device=device,
             dtype=dtype,
         )

@@ -18,10 +18,9 @@ from noisyrnn.models.cell import Cell
 from noisyrnn.models.loops.module_cell import as_cell
 from noisyrnn.models.sequences.dropout import dropped
 from noisyrnn.models.sequences.layout import arranged, check_form, step_lengths
-from noisyrnn.models.sequences.source import NoiseSource
 from noisyrnn.models.sequences.stack import stacked
-from noisyrnn.sde.brownian import BrownianPath
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.sde.brownian import BrownianPath, check_path
+from noisyrnn.sde.diffusion import SWITCHES, HiddenNoise
 
 NOT_OPTIONS = ("build", "device", "dtype")
 """Constructor arguments that are no settings: how a cell is made, and where its weights are at first."""
@@ -54,8 +53,6 @@ class RecurrentLayer(nn.Module):
         multiplicative: Relative standard deviation of the multiplicative hidden noise, at least 0.
         noise_form: "independent" or "shared"; see `HiddenNoise`.
         noise_law: "gaussian" or "uniform"; see `HiddenNoise`.
-        noise_seed: Where the noise of passes without a `path` starts; `None` takes it from the operating system,
-            so that two layers, or two processes, never share it by accident.
         device: Where the weights are; torch's default device by default.
         dtype: Type of the weights; torch's default type by default.
 
@@ -89,7 +86,6 @@ class RecurrentLayer(nn.Module):
         multiplicative: float = 0.0,
         noise_form: str = "independent",
         noise_law: str = "gaussian",
-        noise_seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -114,13 +110,12 @@ class RecurrentLayer(nn.Module):
         self.multiplicative = multiplicative
         self.noise_form = noise_form
         self.noise_law = noise_law
-        self.noise_seed = noise_seed
         self.cells = nn.ModuleDict()
         for level in range(num_layers):
             for direction in ("", "_reverse") if bidirectional else ("",):
                 cell = as_cell(build(self.output_size if level else input_size, hidden_size))
                 self.cells[f"l{level}{direction}"] = cell
-        self._source = NoiseSource(noise_seed)
+        self._noise = "auto"
         self._kernel = "auto"
         self._streams = tuple(Stream() for _ in self.cells)
         self.register_load_state_dict_pre_hook(_rename_older_weights)
@@ -146,11 +141,12 @@ class RecurrentLayer(nn.Module):
     @property
     def noise(self) -> str:
         """When the hidden noise acts: "auto" (in training mode), "on" or "off"."""
-        return self._source.switch
+        return self._noise
 
     @noise.setter
     def noise(self, switch: str) -> None:
-        self._source.switch = switch
+        check_choice("noise", switch, SWITCHES)
+        self._noise = switch
 
     @property
     def kernel(self) -> str:
@@ -206,7 +202,8 @@ class RecurrentLayer(nn.Module):
             mask: The same as bool `(batch, steps)`: true on the valid steps, which must come first.
             dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`, above 0; 1 by default.
                 A step keeps its length when a backward direction takes it.
-            path: Where the noise comes from; by default a fresh path for every pass.
+            path: Where the noise comes from; by default `BrownianPath.random`: a new path for every pass, from
+                torch's default generator.
             owner_training: Training mode of the model that owns the layer. With `noise="auto"` both must train, so that
                 code which puts only the recurrent layers of a model in training mode does not switch the noise on.
 
@@ -299,6 +296,7 @@ class RecurrentLayer(nn.Module):
         every_step: bool,
     ) -> tuple[Tensor | PackedSequence | None, list[Tensor]]:
         """Outputs in the form of the inputs, or `None` without `every_step`; the last state of each cell."""
+        check_path(path)
         given = arranged(inputs, input_size=self.input_size, batch_first=self.batch_first, lengths=lengths, mask=mask)
         values, lengths = given.values, given.lengths
         states = self._initial_states(h_0, len(values), given.alone)
@@ -309,10 +307,10 @@ class RecurrentLayer(nn.Module):
         sizes = None if dt is None else step_lengths(dt, values, lengths, states[0])
         training = self.training and owner_training
         noise = self.hidden_noise
-        noisy = self._source.acts(noise, training)
+        noisy = noise.acts(self._noise, training)
         drops = training and self.dropout > 0 and self.num_layers > 1
         if path is None and (noisy or drops):
-            path = self._source.path()
+            path = BrownianPath.random(device=values.device)
         passes = []
         for k, (cell, stream) in enumerate(zip(self.cells.values(), self._streams, strict=True)):
             own = path if noisy else None

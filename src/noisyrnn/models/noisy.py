@@ -76,7 +76,6 @@ class NoisyRNN(RecurrentLayer):
             step, which must then be fixed).
         noise_form: "independent" or "shared"; see `HiddenNoise`.
         noise_law: "gaussian" or "uniform"; see `HiddenNoise`.
-        noise_seed: See `RecurrentLayer`.
         device: See `RecurrentLayer`.
         dtype: See `RecurrentLayer`.
 
@@ -114,7 +113,6 @@ class NoisyRNN(RecurrentLayer):
         parametrisation: str = "published",
         noise_form: str = "independent",
         noise_law: str = "gaussian",
-        noise_seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -139,7 +137,6 @@ class NoisyRNN(RecurrentLayer):
             multiplicative=multiplicative,
             noise_form=noise_form,
             noise_law=noise_law,
-            noise_seed=noise_seed,
             device=device,
             dtype=dtype,
         )

@@ -62,7 +62,7 @@ def draw(
         return out.to(dtype)
 
     if torch._C._are_functorch_transforms_active():
-        return _Transformed.apply(seed_bits(seed), make)
+        return _Transformed.apply(seed_bits(seed, device), make)
     return make(seed)
 
 

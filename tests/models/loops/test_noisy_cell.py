@@ -47,7 +47,7 @@ def test_the_options_are_those_of_the_layer() -> None:
         ({"noise_level": 0.5}, r"^noise_level must be 1 with parametrisation 'published', got 0\.5\. Use param"),
         ({"parametrisation": "paper"}, r"^learn_step must be False with parametrisation 'paper', got True\.$"),
         ({"step_size": 0.0}, r"^step_size must be greater than 0, got 0\.$"),
-        ({"noise_seed": -1}, r"^noise_seed must be at least 0, got -1\.$"),
+        ({"additive": -1.0}, r"^additive must be at least 0, got -1\.$"),
     ],
 )
 def test_bad_options(options: dict[str, Any], sentence: str) -> None:

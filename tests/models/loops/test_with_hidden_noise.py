@@ -91,12 +91,18 @@ def test_without_noise_it_is_the_cell(kind: str, make_inputs: Make) -> None:
     torch.testing.assert_close(alone, row[1], **CLOSE)
 
 
-def test_the_switch_and_fresh_paths() -> None:
+def test_the_switch_and_new_paths() -> None:
     x = torch.ones(3, 2, dtype=torch.float64)
-    first, twin = (WithHiddenNoise(plain_cell("gru"), NOISE, noise_seed=7) for _ in range(2))
-    calls = [first(x) for _ in range(2)]
+    first, twin = (WithHiddenNoise(plain_cell("gru"), NOISE) for _ in range(2))
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        calls = [first(x) for _ in range(2)]
+        torch.manual_seed(7)
+        assert all(torch.equal(twin(x), call) for call in calls)
+        torch.manual_seed(7)
+        seeds = [torch.randint(2**63 - 1, ()) for _ in range(2)]  # one for each call
+    assert all(torch.equal(twin(x, path=BrownianPath(seed=s)), call) for s, call in zip(seeds, calls, strict=True))
     assert not torch.equal(*calls)
-    assert all(torch.equal(twin(x), call) for call in calls)
     first.noise = "off"
     assert torch.equal(first(x), first(x)) and first.noise == "off"
     assert torch.equal(twin.eval()(x), first(x))
@@ -131,6 +137,7 @@ def test_gradients_reach_weights_and_state(make_inputs: Make) -> None:
             r"^state must hold 5 entries for each of 4 rows, got \(4, 5\), \(4, 5\)\.$",
         ),
         ((torch.zeros(4, 2),), {"step": 3}, ValueError, r"^step must be 0 without a path, got 3\. Give path=Brown"),
+        ((torch.zeros(4, 2),), {"path": 3}, TypeError, r"^path must be a BrownianPath, got 3\. Give BrownianPath\("),
         ((torch.zeros(4, 2),), {"step": -1, "path": PATH}, ValueError, r"^step must be at least 0, got -1\.$"),
         ((torch.zeros(4, 2),), {"dt": 0.5}, ValueError, r"^dt must be None for ModuleCell, whose steps have no length"),
     ],

@@ -48,11 +48,15 @@ def test_between_layers_in_training_mode_only(make_layer: Make, make_inputs: Mak
     layer, plain = (make_layer("lipschitz", num_layers=3, dropout=rate) for rate in (0.4, 0.0))
     inputs = make_inputs()
     clean = plain(inputs)[0]
+    with torch.random.fork_rng():
+        seed = torch.randint(2**63 - 1, ())
+    masked = layer(inputs)[0]
+    assert not torch.equal(layer(inputs)[0], masked)
+    assert torch.equal(layer(inputs, path=BrownianPath(seed=seed))[0], masked)
     before = torch.get_rng_state()
-    assert not torch.equal(layer(inputs)[0], layer(inputs)[0])
-    assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(layer(inputs, path=PATH)[0], layer(inputs, path=PATH)[0])
     assert torch.equal(layer(inputs, owner_training=False)[0], clean)
+    assert torch.equal(torch.get_rng_state(), before)
     assert (layer(inputs)[0] != 0).all()  # the last layer's outputs are whole
     layer.noise = "off"  # the switch is that of the noise
     assert not torch.equal(layer(inputs)[0], clean)

@@ -27,7 +27,6 @@ class NoisyCell(WithHiddenNoise):
         parametrisation: "published" or "paper".
         noise_form: "independent" or "shared".
         noise_law: "gaussian" or "uniform".
-        noise_seed: See `WithHiddenNoise`.
         device: Where the weights are; torch's default device by default.
         dtype: Type of the weights; torch's default type by default.
 
@@ -61,7 +60,6 @@ class NoisyCell(WithHiddenNoise):
         parametrisation: str = "published",
         noise_form: str = "independent",
         noise_law: str = "gaussian",
-        noise_seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -85,5 +83,5 @@ class NoisyCell(WithHiddenNoise):
             init_std=init_std,
             bias=bias,
         )
-        super().__init__(cell, noise, noise_seed=noise_seed)
+        super().__init__(cell, noise)
         self.to(device=device, dtype=dtype)

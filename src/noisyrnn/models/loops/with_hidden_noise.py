@@ -5,13 +5,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_integer
+from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.kernels import reference
 from noisyrnn.models.loops.module_cell import ModuleCell, as_cell
 from noisyrnn.models.sequences.layout import step_lengths
-from noisyrnn.models.sequences.source import NoiseSource
-from noisyrnn.sde.brownian import BrownianPath
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.sde.brownian import BrownianPath, check_path
+from noisyrnn.sde.diffusion import SWITCHES, HiddenNoise
 
 
 class WithHiddenNoise(nn.Module):
@@ -25,13 +24,11 @@ class WithHiddenNoise(nn.Module):
         cell: `nn.RNNCell`, `nn.GRUCell`, `nn.LSTMCell`, a module called like one of them (see `ModuleCell`), or a
             `Cell`.
         noise: Laws and levels.
-        noise_seed: Where the noise of calls without a `path` starts; `None` takes it from the operating system.
 
     Attributes:
         noise: "auto" (noise in training mode), "on" or "off".
 
     Raises:
-        ValueError: If the seed is negative.
         TypeError: If the module does not say its sizes.
 
     Example:
@@ -43,22 +40,23 @@ class WithHiddenNoise(nn.Module):
         torch.Size([4, 8])
     """
 
-    def __init__(self, cell: nn.Module, noise: HiddenNoise, *, noise_seed: int | None = None) -> None:
+    def __init__(self, cell: nn.Module, noise: HiddenNoise) -> None:
         super().__init__()
         self.cell = as_cell(cell)
         self.hidden_noise = noise
         self.input_size = self.cell.input_size
         self.hidden_size = self.cell.hidden_size
-        self._source = NoiseSource(noise_seed)
+        self._noise = "auto"
 
     @property
     def noise(self) -> str:
         """When the hidden noise acts: "auto" (in training mode), "on" or "off"."""
-        return self._source.switch
+        return self._noise
 
     @noise.setter
     def noise(self, switch: str) -> None:
-        self._source.switch = switch
+        check_choice("noise", switch, SWITCHES)
+        self._noise = switch
 
     def extra_repr(self) -> str:
         """The noise."""
@@ -80,7 +78,8 @@ class WithHiddenNoise(nn.Module):
             state: The last state in the cell's own form, `(batch, state_size)` or a tuple `(h, c)`, without the batch
                 axis where the inputs have none; zeros by default.
             dt: Length of the step in nominal steps, a number or `(batch,)`, above 0; 1 by default.
-            path: Where the noise comes from; by default a fresh path for every call.
+            path: Where the noise comes from; by default `BrownianPath.random`: a new path for every call, from
+                torch's default generator.
             step: Which step of the path this is, from 0. A loop that counts it sees what a layer sees along `path`.
 
         Returns:
@@ -89,6 +88,7 @@ class WithHiddenNoise(nn.Module):
         Raises:
             ValueError: If a shape does not fit, `step` is given without a path, or `dt` to a cell without one.
         """
+        check_path(path)
         check_integer("step", step, minimum=0)
         if step > 0 and path is None:
             raise ValueError(f"step must be 0 without a path, got {step}. Give path=BrownianPath(seed=...).")
@@ -105,8 +105,9 @@ class WithHiddenNoise(nn.Module):
             dt = dt.unsqueeze(1)
         sizes = None if dt is None else step_lengths(dt, x, None, h)
         noise: HiddenNoise | None = None
-        if self._source.acts(self.hidden_noise, self.training):
-            noise, path = self.hidden_noise, self._source.path() if path is None else path
+        if self.hidden_noise.acts(self._noise, self.training):
+            noise = self.hidden_noise
+            path = BrownianPath.random(device=x.device) if path is None else path
             path = replace(path, first_step=path.first_step + step * path.factor)
         _, after = reference.run(self.cell, x, h, noise=noise, path=path, dt=sizes, every_step=False)
         return self._split(after, alone)
