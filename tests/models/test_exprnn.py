@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from noisyrnn.models import ExpRNN
-from noisyrnn.models.exprnn import Rotation, modrelu, skew_blocks
+from noisyrnn.models.exprnn import BASES, Rotation, modrelu, skew_blocks
 
 Make = Callable[..., Any]
 
@@ -53,20 +53,39 @@ def test_modrelu_by_hand() -> None:
 
 @pytest.mark.parametrize("start", ["cayley", "henaff"])
 @pytest.mark.parametrize("hidden_size", [1, 4, 7])
-def test_starts_at_the_exponential_of_the_blocks(start: str, hidden_size: int) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        expected = torch.linalg.matrix_exp(skew_blocks(hidden_size, start))
-        torch.manual_seed(1)
-        layer = ExpRNN(2, hidden_size, recurrent_init=start)
-    torch.testing.assert_close(layer.cell.recurrent.weight, expected, rtol=0, atol=1e-6)
+def test_both_bases_start_at_the_exponential_of_the_blocks(start: str, hidden_size: int) -> None:
+    for base in BASES:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            blocks = skew_blocks(hidden_size, start)
+            torch.manual_seed(1)
+            rotation = Rotation(skew_blocks(hidden_size, start), base=base, dtype=torch.float64)
+        torch.testing.assert_close(rotation.weight, torch.linalg.matrix_exp(blocks), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("hidden_size", [4, 7])
-def test_stays_orthogonal_while_it_trains(hidden_size: int) -> None:
+def test_the_published_base_is_the_default() -> None:
+    layer = ExpRNN(2, 6)
+    assert layer.recurrent_base == "identity"
+    K = layer.cell.recurrent.free.detach().double().tril(-1)
+    expected = torch.matrix_exp(K - K.T)
+    torch.testing.assert_close(layer.cell.recurrent.weight.double(), expected, rtol=0, atol=1e-7)
+
+
+def test_weights_of_the_other_base_load(make_layer: Make, make_inputs: Make) -> None:
+    """A file holds both factors, so that the option decides only where training starts."""
+    old, new = make_layer("exprnn", recurrent_base="initial", seed=3), make_layer("exprnn", seed=4)
+    with torch.no_grad():
+        old.cell.recurrent.free.normal_()
+    new.load_state_dict(old.state_dict())
+    assert torch.equal(new(make_inputs())[0], old(make_inputs())[0])
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("hidden_size", [4, 7, 170])
+def test_stays_orthogonal_while_it_trains(hidden_size: int, base: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        layer = ExpRNN(2, hidden_size)
+        layer = ExpRNN(2, hidden_size, recurrent_base=base)
         inputs, target = torch.randn(8, 10, 2), torch.randn(8, hidden_size)
     before = layer.cell.recurrent.weight.detach().clone()
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
@@ -82,6 +101,18 @@ def test_stays_orthogonal_while_it_trains(hidden_size: int) -> None:
     assert float((Q - before).abs().max()) > 0.1  # it did move
     error = (Q.T @ Q - torch.eye(hidden_size)).abs().max()
     assert float(error) < 1e-5
+
+
+def test_orthogonal_where_the_exponent_is_large() -> None:
+    """In float32 the exponential of this one is off by 1e-5 or more, and under autocast by 4e-3."""
+    rotation = Rotation(skew_blocks(256, "henaff"), base="identity")
+    with torch.no_grad():
+        rotation.free.copy_(torch.randn(256, 256, generator=torch.Generator().manual_seed(0)) * 3)
+    for automatic in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=automatic):
+            Q = rotation.weight.detach()
+        assert Q.dtype == torch.float32
+        assert float((Q.double().T @ Q.double() - torch.eye(256)).abs().max()) < 1e-6
 
 
 def test_the_exponential_is_taken_once_a_forward(
@@ -114,10 +145,13 @@ def test_unknown_start() -> None:
     sentence = r"^recurrent_init must be one of cayley, henaff, got 'cayly'\. Did you mean 'cayley'\?$"
     with pytest.raises(ValueError, match=sentence):
         ExpRNN(1, 2, recurrent_init="cayly")
+    with pytest.raises(ValueError, match=r"^recurrent_base must be one of identity, initial, got 'start'\."):
+        ExpRNN(1, 2, recurrent_base="start")
 
 
 def test_the_rotation_by_hand() -> None:
-    rotation = Rotation(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    rotation = Rotation(torch.zeros(2, 2), base="initial")
+    rotation.start.copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
     with torch.no_grad():
         rotation.free.copy_(torch.tensor([[7.0, 5.0], [0.3, 2.0]]))  # what is not below the diagonal does not count
     c, s = math.cos(0.3), math.sin(0.3)

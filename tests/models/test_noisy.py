@@ -170,6 +170,8 @@ def test_the_uniform_law_refuses_step_lengths(make_layer: Make, make_inputs: Mak
         ({"step_size": 0.0}, r"^step_size must be greater than 0, got 0\.$"),
         ({"skewness": 0.3}, r"^skewness must lie in \[0\.5, 1\], got 0\.3\.$"),
         ({"damping": -0.5}, r"^damping must be at least 0, got -0\.5\.$"),
+        ({"skewness_w": 0.3}, r"^skewness_w must lie in \[0\.5, 1\], got 0\.3\.$"),
+        ({"damping_w": -0.5}, r"^damping_w must be at least 0, got -0\.5\.$"),
         ({"init_std": 0.0}, r"^init_std must be greater than 0, got 0\.$"),
     ],
 )

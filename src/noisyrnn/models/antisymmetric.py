@@ -30,6 +30,7 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
         damping: γ, at least 0.
         init_std: `C` starts at `N(0, (init_std / hidden_size)²)`, above 0.
         bias: Whether there is the bias b.
+        dtype: Type of the weights; torch's default type by default.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
         damping: float,
         init_std: float,
         bias: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size)
         check_number("step_size", step_size, above=0.0)
@@ -48,8 +50,8 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
         check_number("init_std", init_std, above=0.0)
         self.step_size = step_size
         self.damping = damping
-        self.C = nn.Parameter(torch.randn(hidden_size, hidden_size) * (init_std / hidden_size))
-        self.input = nn.Linear(input_size, hidden_size, bias=bias)
+        self.C = nn.Parameter(torch.randn(hidden_size, hidden_size, dtype=dtype) * (init_std / hidden_size))
+        self.input = nn.Linear(input_size, hidden_size, bias=bias, dtype=dtype)
 
     def weights(self) -> AntisymmetricWeights:
         """`W` transposed."""
@@ -57,7 +59,7 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
 
     def recurrence(self) -> Recurrence:
         """The same step for the fused kernels."""
-        (W,) = structured_together(self.C, skewness=1.0, damping=self.damping)
+        (W,) = structured_together(self.C, skewness=(1.0,), damping=(self.damping,))
         step = self.input.weight.new_full((self.hidden_size,), self.step_size)
         return Recurrence("drift", None, W, self.input.weight, bias_of(self.input), step)
 
@@ -122,7 +124,7 @@ class AntisymmetricRNN(RecurrentLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            partial(AntisymmetricCell, step_size=step_size, damping=damping, init_std=init_std, bias=bias),
+            partial(AntisymmetricCell, step_size=step_size, damping=damping, init_std=init_std, bias=bias, dtype=dtype),
             input_size,
             hidden_size,
             num_layers=num_layers,

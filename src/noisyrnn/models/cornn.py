@@ -1,5 +1,6 @@
 """The coupled oscillatory RNN."""
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -24,7 +25,9 @@ class CoRNNCell(Cell[CoRNNWeights]):
     .. math:: z \leftarrow z + \Delta t\,[\tanh(W y + \mathcal{W} z + U x + b) - \gamma y - \epsilon z], \quad
         y \leftarrow y + \Delta t\, z,
 
-    the second with the new velocity. The output is the position `y`.
+    the second with the new velocity. The output is the position `y`. As in the released cell, where they are one linear
+    layer of `input_size + 2 * hidden_size` inputs, `W`, :math:`\mathcal{W}`, `U` and `b` all start uniform on
+    ±1/√(`input_size + 2 * hidden_size`).
 
     Args:
         input_size: Channels of one step.
@@ -33,6 +36,7 @@ class CoRNNCell(Cell[CoRNNWeights]):
         stiffness: γ, at least 0.
         friction: ϵ, at least 0.
         bias: Whether there is the bias b.
+        dtype: Type of the weights; torch's default type by default.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class CoRNNCell(Cell[CoRNNWeights]):
         stiffness: float,
         friction: float,
         bias: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size)
         check_number("step_size", step_size, above=0.0)
@@ -52,8 +57,11 @@ class CoRNNCell(Cell[CoRNNWeights]):
         self.step_size = step_size
         self.stiffness = stiffness
         self.friction = friction
-        self.input = nn.Linear(input_size, hidden_size, bias=bias)
-        self.recurrent = nn.Linear(2 * hidden_size, hidden_size, bias=False)
+        self.input = nn.Linear(input_size, hidden_size, bias=bias, dtype=dtype)
+        self.recurrent = nn.Linear(2 * hidden_size, hidden_size, bias=False, dtype=dtype)
+        reach = 1 / math.sqrt(input_size + 2 * hidden_size)
+        for weight in self.parameters():
+            nn.init.uniform_(weight, -reach, reach)
 
     @property
     def state_size(self) -> int:
@@ -134,7 +142,7 @@ class CoRNN(RecurrentLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            partial(CoRNNCell, step_size=step_size, stiffness=stiffness, friction=friction, bias=bias),
+            partial(CoRNNCell, step_size=step_size, stiffness=stiffness, friction=friction, bias=bias, dtype=dtype),
             input_size,
             hidden_size,
             num_layers=num_layers,

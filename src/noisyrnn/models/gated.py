@@ -31,14 +31,17 @@ class TorchCell(Cell[TorchWeights]):
         hidden_size: Units.
         kind: "rnn", "gru" or "lstm".
         bias: Whether there are biases.
+        dtype: Type of the weights; torch's default type by default.
     """
 
     timed = False
 
-    def __init__(self, input_size: int, hidden_size: int, *, kind: str, bias: bool = True) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, *, kind: str, bias: bool = True, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__(input_size, hidden_size)
         self.kind = kind
-        self.rnn = KINDS[kind](input_size, hidden_size, bias=bias, batch_first=True)
+        self.rnn = KINDS[kind](input_size, hidden_size, bias=bias, batch_first=True, dtype=dtype)
 
     @property
     def state_size(self) -> int:
@@ -98,7 +101,7 @@ class _TorchRNN(RecurrentLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            partial(TorchCell, kind=self.kind, bias=bias),
+            partial(TorchCell, kind=self.kind, bias=bias, dtype=dtype),
             input_size,
             hidden_size,
             num_layers=num_layers,

@@ -1,5 +1,6 @@
 """The Lipschitz RNN, by default with a fixed step and no noise, and the cell that it shares with the noisy RNN."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -24,8 +25,11 @@ class LipschitzCell(Cell[RecurrentDrift]):
         learn_step: Whether d is trained, one value a unit.
         skewness: β of both matrices, in [0.5, 1].
         damping: γ of both matrices, at least 0.
+        skewness_w: β of `W` where it differs from that of `A`; `None` for the same.
+        damping_w: γ of `W` where it differs from that of `A`; `None` for the same.
         init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
         bias: Whether there is the bias b.
+        dtype: Type of the weights; torch's default type by default.
     """
 
     def __init__(
@@ -38,36 +42,55 @@ class LipschitzCell(Cell[RecurrentDrift]):
         skewness: float,
         damping: float,
         init_std: float,
+        skewness_w: float | None = None,
+        damping_w: float | None = None,
         bias: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size)
         check_number("step_size", step_size, above=0.0)
         check_structure(skewness, damping)
+        if skewness_w is not None:
+            check_number("skewness_w", skewness_w, minimum=0.5, maximum=1.0)
+        if damping_w is not None:
+            check_number("damping_w", damping_w, minimum=0.0)
         check_number("init_std", init_std, above=0.0)
+        self.initial_step = float(step_size)
         self.skewness = skewness
         self.damping = damping
+        self.skewness_w = skewness if skewness_w is None else skewness_w
+        self.damping_w = damping if damping_w is None else damping_w
         std = init_std / hidden_size
-        self.B = nn.Parameter(torch.randn(hidden_size, hidden_size) * std)
-        self.C = nn.Parameter(torch.randn(hidden_size, hidden_size) * std)
-        self.input = nn.Linear(input_size, hidden_size, bias=bias)
-        step = torch.full((hidden_size,), float(step_size))
+        self.B = nn.Parameter(torch.randn(hidden_size, hidden_size, dtype=dtype) * std)
+        self.C = nn.Parameter(torch.randn(hidden_size, hidden_size, dtype=dtype) * std)
+        self.input = nn.Linear(input_size, hidden_size, bias=bias, dtype=dtype)
+        step = torch.full((hidden_size,), self.initial_step, dtype=dtype)
         if learn_step:
             self.step_size = nn.Parameter(step)
         else:
             self.register_buffer("step_size", step)
 
-    def _matrices(self) -> tuple[Tensor, Tensor]:
-        """`A` and `W`."""
-        A = structured(self.B, skewness=self.skewness, damping=self.damping)
-        return A, structured(self.C, skewness=self.skewness, damping=self.damping)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LipschitzCell":
+        """Convert as every module does; a fixed step is then written again, not rounded through the older type."""
+        step = self.step_size
+        readable = type(step) is Tensor and not step.is_meta  # a buffer, that is to say no parameter, with values
+        constant = readable and bool((step == self.initial_step).all())
+        super()._apply(fn, recurse)
+        if constant:
+            self.step_size.fill_(self.initial_step)
+        return self
 
     def weights(self) -> RecurrentDrift:
         """The drift with `A` and `W` written out."""
-        return RecurrentDrift.from_matrices(*self._matrices(), self.input.weight, bias_of(self.input))
+        A = structured(self.B, skewness=self.skewness, damping=self.damping)
+        W = structured(self.C, skewness=self.skewness_w, damping=self.damping_w)
+        return RecurrentDrift.from_matrices(A, W, self.input.weight, bias_of(self.input))
 
     def recurrence(self) -> Recurrence:
         """The same step for the fused kernels."""
-        A, W = structured_together(self.B, self.C, skewness=self.skewness, damping=self.damping)
+        A, W = structured_together(
+            self.B, self.C, skewness=(self.skewness, self.skewness_w), damping=(self.damping, self.damping_w)
+        )
         return Recurrence("drift", A, W, self.input.weight, bias_of(self.input), self.step_size)
 
     def drive(self, inputs: Tensor, weights: RecurrentDrift) -> Tensor:
@@ -90,6 +113,8 @@ class LipschitzRNN(RecurrentLayer):
         learn_step: Whether d is trained, one value a unit.
         skewness: β of `A` and `W`, in [0.5, 1].
         damping: γ of `A` and `W`, at least 0.
+        skewness_w: β of `W` where it differs from that of `A`; `None` for the same.
+        damping_w: γ of `W` where it differs from that of `A`; `None` for the same.
         init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
         num_layers: See `RecurrentLayer`.
         bidirectional: See `RecurrentLayer`.
@@ -119,6 +144,8 @@ class LipschitzRNN(RecurrentLayer):
         learn_step: bool = False,
         skewness: float = 0.75,
         damping: float = 0.001,
+        skewness_w: float | None = None,
+        damping_w: float | None = None,
         init_std: float = 0.1,
         num_layers: int = 1,
         bidirectional: bool = False,
@@ -139,8 +166,11 @@ class LipschitzRNN(RecurrentLayer):
                 learn_step=learn_step,
                 skewness=skewness,
                 damping=damping,
+                skewness_w=skewness_w,
+                damping_w=damping_w,
                 init_std=init_std,
                 bias=bias,
+                dtype=dtype,
             ),
             input_size,
             hidden_size,
@@ -160,4 +190,6 @@ class LipschitzRNN(RecurrentLayer):
         self.learn_step = learn_step
         self.skewness = skewness
         self.damping = damping
+        self.skewness_w = skewness_w
+        self.damping_w = damping_w
         self.init_std = init_std

@@ -63,6 +63,8 @@ class NoisyRNN(RecurrentLayer):
         learn_step: Whether d is trained, one value a unit.
         skewness: β of `A` and `W`, in [0.5, 1].
         damping: γ of `A` and `W`, at least 0.
+        skewness_w: β of `W` where it differs from that of `A`; `None` for the same.
+        damping_w: γ of `W` where it differs from that of `A`; `None` for the same.
         init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
         num_layers: See `RecurrentLayer`.
         bidirectional: See `RecurrentLayer`.
@@ -101,6 +103,8 @@ class NoisyRNN(RecurrentLayer):
         learn_step: bool = True,
         skewness: float = 0.75,
         damping: float = 0.001,
+        skewness_w: float | None = None,
+        damping_w: float | None = None,
         init_std: float = 0.1,
         num_layers: int = 1,
         bidirectional: bool = False,
@@ -123,8 +127,11 @@ class NoisyRNN(RecurrentLayer):
                 learn_step=learn_step,
                 skewness=skewness,
                 damping=damping,
+                skewness_w=skewness_w,
+                damping_w=damping_w,
                 init_std=init_std,
                 bias=bias,
+                dtype=dtype,
             ),
             input_size,
             hidden_size,
@@ -144,6 +151,8 @@ class NoisyRNN(RecurrentLayer):
         self.learn_step = learn_step
         self.skewness = skewness
         self.damping = damping
+        self.skewness_w = skewness_w
+        self.damping_w = damping_w
         self.init_std = init_std
         self.noise_level = noise_level
         self.parametrisation = parametrisation

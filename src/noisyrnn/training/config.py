@@ -37,6 +37,8 @@ class TrainConfig:
         learn_step: Whether the step is trained, one value a unit.
         skewness: β of the recurrent matrices, in [0.5, 1].
         damping: γ of the recurrent matrices, at least 0.
+        skewness_w: β of the matrix within the activation, where it differs from that of the linear one.
+        damping_w: γ of the matrix within the activation, where it differs from that of the linear one.
         init_std: Scale of the initial recurrent matrices.
         additive: Level of the additive hidden noise.
         multiplicative: Level of the multiplicative hidden noise.
@@ -47,6 +49,7 @@ class TrainConfig:
         stiffness: γ of the coRNN.
         friction: ϵ of the coRNN.
         recurrent_init: "cayley" or "henaff", of the exponential RNN.
+        recurrent_base: "identity" or "initial", of the exponential RNN.
         num_layers: Recurrent layers, one above another.
         bidirectional: Whether each layer also reads backwards.
         dropout: Probability with which an output between two layers is dropped in training, in [0, 1).
@@ -76,6 +79,8 @@ class TrainConfig:
     learn_step: bool | None = None
     skewness: float | None = None
     damping: float | None = None
+    skewness_w: float | None = None
+    damping_w: float | None = None
     init_std: float | None = None
     additive: float | None = None
     multiplicative: float | None = None
@@ -86,6 +91,7 @@ class TrainConfig:
     stiffness: float | None = None
     friction: float | None = None
     recurrent_init: str | None = None
+    recurrent_base: str | None = None
     num_layers: int | None = None
     bidirectional: bool | None = None
     dropout: float | None = None

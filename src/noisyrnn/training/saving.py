@@ -167,6 +167,8 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     if not (isinstance(options, dict) and {"input_size", "hidden_size"} <= options.keys()):
         raise foreign
     options.pop("noise_seed", None)  # of version 0.1, whose layers drew their noise from a counter of their own
+    if header["model"] == "exprnn":
+        options.setdefault("recurrent_base", "initial")  # all there was before the option
     check_choice("head", header["head"], HEADS)
     check_choice("model", header["model"], MODELS)
     notes = header.get("notes", {})

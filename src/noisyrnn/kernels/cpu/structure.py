@@ -9,8 +9,12 @@ from noisyrnn.kernels.cpu import buffers, kernel
 from noisyrnn.sde.structure import structured
 
 
-def structured_together(*matrices: Tensor, skewness: float, damping: float) -> tuple[Tensor, ...]:
+def structured_together(
+    *matrices: Tensor, skewness: tuple[float, ...], damping: tuple[float, ...]
+) -> tuple[Tensor, ...]:
     """`structured` of each matrix, bit for bit; by compiled code if a pass has loaded it and autograd alone looks on.
+
+    `skewness` and `damping` hold one value per matrix.
 
     Of operations written out in torch, one that reads a matrix and its transpose takes longer than a short sequence.
     """
@@ -24,20 +28,28 @@ def structured_together(*matrices: Tensor, skewness: float, damping: float) -> t
         )
     )
     if not fast:
-        return tuple(structured(m, skewness=skewness, damping=damping) for m in matrices)
-    return super(torch.autograd.Function, _Structure).apply(compiled, 1 - 2 * skewness, damping, *matrices)
+        return tuple(
+            structured(m, skewness=beta, damping=gamma)
+            for m, beta, gamma in zip(matrices, skewness, damping, strict=True)
+        )
+    turned = tuple(1 - 2 * beta for beta in skewness)
+    return super(torch.autograd.Function, _Structure).apply(compiled, turned, damping, *matrices)
 
 
 class _Structure(torch.autograd.Function):
     """`m + c mᵀ - damping I` for each matrix `m`."""
 
     @staticmethod
-    def forward(ctx: Any, compiled: kernel.Native, c: float, damping: float, *matrices: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, compiled: kernel.Native, c: tuple[float, ...], damping: tuple[float, ...], *matrices: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.compiled, ctx.c = compiled, c
         found = tuple(buffers.empty(*m.shape) for m in matrices)
-        for m, out in zip(matrices, found, strict=True):
+        for m, out, factor, gamma in zip(matrices, found, c, damping, strict=True):
             kernel.check(
-                compiled.structure(m.data_ptr(), kernel.room(m), out.data_ptr(), kernel.room(out), len(m), c, damping)
+                compiled.structure(
+                    m.data_ptr(), kernel.room(m), out.data_ptr(), kernel.room(out), len(m), factor, gamma
+                )
             )
         return found
 
@@ -45,12 +57,12 @@ class _Structure(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         watched = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         if watched or any(g.dtype != torch.float32 or not g.is_contiguous() for g in grads):
-            return None, None, None, *(torch.add(g, ctx.c * g.T) for g in grads)
+            return None, None, None, *(torch.add(g, c * g.T) for g, c in zip(grads, ctx.c, strict=True))
         found = tuple(buffers.empty(*g.shape) for g in grads)
-        for g, out in zip(grads, found, strict=True):
+        for g, out, c in zip(grads, found, ctx.c, strict=True):
             kernel.check(
                 ctx.compiled.structure_backward(
-                    g.data_ptr(), kernel.room(g), out.data_ptr(), kernel.room(out), len(g), ctx.c
+                    g.data_ptr(), kernel.room(g), out.data_ptr(), kernel.room(out), len(g), c
                 )
             )
         return None, None, None, *found

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from noisyrnn.checks import check_integer
+from noisyrnn.models.heads.readout import readout_of
 from noisyrnn.models.heads.standardisation import hold_statistics, standardised
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.sde.brownian import BrownianPath
@@ -40,7 +41,7 @@ class SequenceClassifier(nn.Module):
         hold_statistics(self, layer.input_size, mean, std)
         self.layer = layer
         self.classes = classes
-        self.readout = nn.Linear(layer.output_size, classes)
+        self.readout = readout_of(layer, classes)
 
     def forward(
         self,

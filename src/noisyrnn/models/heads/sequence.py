@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from noisyrnn.checks import check_integer
+from noisyrnn.models.heads.readout import readout_of
 from noisyrnn.models.heads.standardisation import hold_statistics, standardised
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.sequences.layout import valid
@@ -40,7 +41,7 @@ class SequenceToSequence(nn.Module):
         hold_statistics(self, layer.input_size, mean, std)
         self.layer = layer
         self.targets = targets
-        self.readout = nn.Linear(layer.output_size, targets)
+        self.readout = readout_of(layer, targets)
 
     def forward(
         self,

@@ -19,6 +19,8 @@ class NoisyCell(WithHiddenNoise):
         learn_step: Whether the step is trained, one value a unit.
         skewness: β of `A` and `W`, in [0.5, 1].
         damping: γ of `A` and `W`, at least 0.
+        skewness_w: β of `W` where it differs from that of `A`; `None` for the same.
+        damping_w: γ of `W` where it differs from that of `A`; `None` for the same.
         init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
         bias: Whether there is the bias b.
         additive: Level of the additive noise.
@@ -52,6 +54,8 @@ class NoisyCell(WithHiddenNoise):
         learn_step: bool = True,
         skewness: float = 0.75,
         damping: float = 0.001,
+        skewness_w: float | None = None,
+        damping_w: float | None = None,
         init_std: float = 0.1,
         bias: bool = True,
         additive: float = 0.05,
@@ -80,8 +84,11 @@ class NoisyCell(WithHiddenNoise):
             learn_step=learn_step,
             skewness=skewness,
             damping=damping,
+            skewness_w=skewness_w,
+            damping_w=damping_w,
             init_std=init_std,
             bias=bias,
+            dtype=dtype,
         )
         super().__init__(cell, noise)
         self.to(device=device, dtype=dtype)
