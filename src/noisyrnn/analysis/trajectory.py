@@ -12,6 +12,7 @@ from noisyrnn.checks import check_lengths, check_sequences, values_hidden
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import StepMaps
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
+from noisyrnn.models.modules import prepare_weights
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise
 
@@ -178,6 +179,7 @@ def cell_of(model: object) -> Cell[Any]:
             f"model must be a SequenceClassifier, RecurrentLayer or Cell for a quantity of the hidden state, "
             f"got {type(model).__name__}."
         )
+    prepare_weights(model)
     return model
 
 

@@ -10,6 +10,7 @@ from torch._higher_order_ops.scan import scan  # a prototype of torch's, and its
 
 from noisyrnn.models import Cell, Head, SequenceClassifier, SequenceToSequence
 from noisyrnn.models.heads.standardisation import standardised
+from noisyrnn.models.modules import check_uncalled, prepare_weights
 from noisyrnn.models.sequences.stack import stacked
 
 Graph: TypeAlias = "SequenceGraph | StepGraph"
@@ -41,6 +42,7 @@ class WrittenCell(nn.Module):
     def __init__(self, cell: Cell[Any]) -> None:
         super().__init__()
         self.cell = cell
+        prepare_weights(cell)
         with torch.no_grad():
             weights = cell.weights()
         self._kind = type(weights)
@@ -83,6 +85,8 @@ class _Graph(nn.Module):
     def __init__(self, model: Head) -> None:
         super().__init__()
         layer = model.layer
+        check_uncalled(model, type(model).__name__)
+        check_uncalled(layer, type(layer).__name__)
         self.register_buffer("mean", model.mean)
         self.register_buffer("std", model.std)
         self.cells = nn.ModuleList(WrittenCell(cast(Cell[Any], cell)) for cell in layer.cells.values())

@@ -205,11 +205,11 @@ def _resolve(
         return name, None
     if torch.is_autocast_enabled(inputs.device.type):
         with torch.autocast(inputs.device.type, enabled=False):  # the kernels want weights as they are
-            recurrence = cell.recurrence()
+            recurrence = reference.fused_form(cell)
         if recurrence is not None:  # `_run_fused` widens what autocast made narrower
             inputs, state = inputs.to(recurrence.W.dtype), None
     else:
-        recurrence = cell.recurrence()
+        recurrence = reference.fused_form(cell)
     if name == "auto":
         name, reasons = first(cell, inputs, recurrence=recurrence, state=state, path=path, dt=dt)
         if reasons:

@@ -1,6 +1,6 @@
 """The loop over time in plain PyTorch: any cell, dtype and device. It defines what every other kernel computes."""
 
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,12 @@ class Dynamics(Protocol[Weights]):
     def increment(self, drive: Tensor, state: Tensor, weights: Weights, dt: Tensor | None) -> Tensor:
         """The noise-free update of one step: `(batch, k)` and `(batch, state_size)` to `(batch, state_size)`."""
         ...
+
+
+def fused_form(cell: Any) -> Recurrence | None:
+    """The recurrence of a cell; `None` if it has none, or changes its step without it."""
+    patched = any(name in vars(cell) for name in ("weights", "drive", "increment"))
+    return None if patched or getattr(cell, "changes_step", False) else cell.recurrence()
 
 
 class StepMaps(Generic[Weights]):

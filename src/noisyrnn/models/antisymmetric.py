@@ -1,7 +1,8 @@
 """The antisymmetric RNN."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
         bias: Whether there is the bias b.
         dtype: Type of the weights; torch's default type by default.
     """
+
+    reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"input": (nn.Linear,)}
 
     def __init__(
         self,

@@ -1,13 +1,15 @@
 """What a recurrent cell is."""
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_integer
 from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.models.modules import prepare_weights
 
 Weights = TypeVar("Weights")
 
@@ -24,6 +26,22 @@ class Cell(nn.Module, ABC, Generic[Weights]):
 
     timed = True
     """Whether a step has a length, so that `dt` has a meaning."""
+
+    reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {}
+    """Modules that a step reads and does not call, and the classes one of which must have their `forward`."""
+
+    calls: ClassVar[tuple[str, ...]] = ()
+    """Modules that every step calls."""
+
+    changes_step: ClassVar[bool] = False
+    """Whether the class changes a step without its `recurrence`, which then does not count."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Note whether the fused form is still that of the step."""
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if "recurrence" in own or any(name in own for name in ("weights", "drive", "increment")):
+            cls.changes_step = "recurrence" not in own
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -63,6 +81,7 @@ class Cell(nn.Module, ABC, Generic[Weights]):
 
     def step(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
         """The state `(batch, state_size)` after one noise-free step with the inputs `(batch, input_size)`."""
+        prepare_weights(self)
         weights = self.weights()
         return state + self.increment(self.drive(inputs, weights), state, weights, dt)
 

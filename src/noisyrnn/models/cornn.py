@@ -1,8 +1,9 @@
 """The coupled oscillatory RNN."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ class CoRNNCell(Cell[CoRNNWeights]):
         bias: Whether there is the bias b.
         dtype: Type of the weights; torch's default type by default.
     """
+
+    reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"input": (nn.Linear,), "recurrent": (nn.Linear,)}
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
 """The exponential RNN: an orthogonal recurrent matrix through the matrix exponential."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,7 @@ class ExpCell(Cell[ExpWeights]):
     """
 
     timed = False
+    reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"input": (nn.Linear,), "recurrent": (Rotation,)}
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """torch's own recurrent networks behind the same interface, so that they can wear the same noise."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar, NamedTuple
 
@@ -10,8 +10,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.layer import RecurrentLayer
+from noisyrnn.models.modules import check_uncalled
 
-KINDS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+KINDS: dict[str, type[nn.RNN | nn.GRU | nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class TorchWeights(NamedTuple):
@@ -35,6 +36,7 @@ class TorchCell(Cell[TorchWeights]):
     """
 
     timed = False
+    reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"rnn": tuple(KINDS.values())}
 
     def __init__(
         self, input_size: int, hidden_size: int, *, kind: str, bias: bool = True, dtype: torch.dtype | None = None
@@ -66,6 +68,7 @@ class TorchCell(Cell[TorchWeights]):
 
     def run_fused(self, inputs: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """The noise-free pass over a whole sequence by torch's fused loop; as `kernels.reference.run`."""
+        check_uncalled(self, type(self).__name__)
         steps = inputs.shape[1]
         start = [part.unsqueeze(0).contiguous() for part in state.split(self.hidden_size, dim=1)]
         h_0 = tuple(start) if self.kind == "lstm" else start[0]

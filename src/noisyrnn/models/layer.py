@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.kernels import dispatch
 from noisyrnn.kernels.cpu import Stream
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.loops.module_cell import as_cell
+from noisyrnn.models.modules import called_hooks, prepare_weights
 from noisyrnn.models.sequences.dropout import dropped
 from noisyrnn.models.sequences.layout import arranged, check_form, step_lengths
 from noisyrnn.models.sequences.stack import stacked
@@ -188,7 +189,8 @@ class RecurrentLayer(nn.Module):
         dt: Tensor | float | None = None,
         path: BrownianPath | None = None,
         owner_training: bool = True,
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        last_only: bool = False,
+    ) -> tuple[Any, Tensor]:
         """All outputs and the last states.
 
         `lengths`, `mask` and `dt` have the batch first whatever `batch_first` is.
@@ -206,6 +208,7 @@ class RecurrentLayer(nn.Module):
                 torch's default generator.
             owner_training: Training mode of the model that owns the layer. With `noise="auto"` both must train, so that
                 code which puts only the recurrent layers of a model in training mode does not switch the noise on.
+            last_only: Whether the outputs may be `None`, which saves memory; they are not where a hook sees them.
 
         Returns:
             Outputs of the last layer in the form of the inputs, with `directions * hidden_size` entries, zero past a
@@ -216,30 +219,17 @@ class RecurrentLayer(nn.Module):
             ValueError: If a shape, a length or a step length is out of range.
             TypeError: If inputs are not floating, lengths are not integers or a mask is not bool.
         """
-        outputs, states = self._run(inputs, h_0, lengths, mask, dt, path, owner_training, every_step=True)
-        assert outputs is not None
+        every_step = not last_only or called_hooks(self)
+        outputs, states = self._run(inputs, h_0, lengths, mask, dt, path, owner_training, every_step=every_step)
         h_n = torch.stack(states) if len(states) > 1 else states[0].unsqueeze(0)
-        return outputs, h_n.squeeze(1) if isinstance(outputs, Tensor) and outputs.ndim == 2 else h_n
+        return outputs, h_n.squeeze(1) if isinstance(inputs, Tensor) and inputs.ndim == 2 else h_n
 
-    def last_output(
-        self,
-        inputs: Tensor | PackedSequence,
-        h_0: Tensor | None = None,
-        *,
-        lengths: Tensor | None = None,
-        mask: Tensor | None = None,
-        dt: Tensor | float | None = None,
-        path: BrownianPath | None = None,
-        owner_training: bool = True,
-    ) -> Tensor:
+    def last_output(self, inputs: Tensor | PackedSequence, h_0: Tensor | None = None, **options: Any) -> Tensor:
         """What the last layer ends with, `(batch, output_size)`; `(output_size,)` for one sequence.
 
         The output at the last valid step, beside that of a backward direction at the first. Arguments as for `forward`.
         """
-        _, states = self._run(inputs, h_0, lengths, mask, dt, path, owner_training, every_step=False)
-        ends = [state[:, : self.hidden_size] for state in states[-2 if self.bidirectional else -1 :]]
-        last = torch.cat(ends, dim=1) if self.bidirectional else ends[0]
-        return last[0] if isinstance(inputs, Tensor) and inputs.ndim == 2 else last
+        return last_output(self, inputs, h_0, **options)
 
     @torch.no_grad()
     def step(self, inputs: Tensor, state: Tensor | None = None) -> Tensor:
@@ -354,6 +344,7 @@ class RecurrentLayer(nn.Module):
                 done = stream.run(cell, inputs, state, lengths=lengths, dt=dt, every_step=every_step)
                 if done is not None:
                     return done
+        prepare_weights(cell)
         return dispatch.run(
             cell,
             inputs,
@@ -382,6 +373,41 @@ class RecurrentLayer(nn.Module):
         if h_0.shape != shape:
             raise ValueError(f"h_0 must have shape {shape}, got {tuple(h_0.shape)}.")
         return list((h_0.unsqueeze(1) if alone else h_0).unbind(0))
+
+
+def last_output(
+    layer: Any,
+    inputs: Tensor | PackedSequence,
+    h_0: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """What the last layer ends with, from a call of `layer`, so that its hooks run; see `RecurrentLayer.last_output`.
+
+    Where the call returns outputs, which a hook may have changed, it is taken from them.
+    """
+    if "forward" not in vars(layer):  # who replaces it need not know of our option
+        options["last_only"] = True
+    outputs, h_n = layer(inputs, h_0, lengths=lengths, mask=mask, **options)
+    size = layer.hidden_size
+    if outputs is None:
+        ends = h_n[-2 if layer.bidirectional else -1 :, ..., :size]
+        return torch.cat(ends.unbind(0), dim=-1) if layer.bidirectional else ends[0]
+    if isinstance(outputs, PackedSequence):
+        outputs, lengths = pad_packed_sequence(outputs, batch_first=True)
+    elif outputs.ndim == 2:
+        return torch.cat([outputs[-1, :size], outputs[0, size:]])
+    elif not layer.batch_first:
+        outputs = outputs.transpose(0, 1)
+    if mask is not None:
+        lengths = mask.sum(dim=1)
+    if lengths is None:
+        forward = outputs[:, -1]
+    else:
+        forward = outputs[torch.arange(len(outputs), device=outputs.device), lengths.to(outputs.device) - 1]
+    return torch.cat([forward[:, :size], outputs[:, 0, size:]], dim=1) if layer.bidirectional else forward
 
 
 def _rename_older_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -1,7 +1,8 @@
 """The Lipschitz RNN, by default with a fixed step and no noise, and the cell that it shares with the noisy RNN."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class LipschitzCell(Cell[RecurrentDrift]):
         bias: Whether there is the bias b.
         dtype: Type of the weights; torch's default type by default.
     """
+
+    reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"input": (nn.Linear,)}
 
     def __init__(
         self,

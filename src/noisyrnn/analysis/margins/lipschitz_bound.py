@@ -8,6 +8,7 @@ from torch import Tensor
 
 from noisyrnn.analysis.margins.margin import leads
 from noisyrnn.analysis.measurement import Measurement
+from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import check_sequences
 from noisyrnn.models import Cell, SequenceClassifier
 from noisyrnn.models.gated import TorchCell
@@ -98,7 +99,7 @@ def _log_gain(model: SequenceClassifier, inputs: Tensor, lengths: Tensor | None,
 
 def _step_bounds(model: SequenceClassifier, dt: float) -> Tensor:
     """`L` and `c` of a step that lasts `dt` nominal steps, float64 `(2,)`."""
-    B, GW, GU = _step_matrices(model.layer.cell, type(model.layer).__name__, dt)
+    B, GW, GU = _step_matrices(cell_of(model), type(model.layer).__name__, dt)
     norm = partial(torch.linalg.matrix_norm, ord=2)
     return torch.stack([norm(B + GW / 2) + norm(GW) / 2, norm(GU / model.std.double())])
 

@@ -1,6 +1,7 @@
 """Noise-free passes that keep the packed weights, as long as those stay the same."""
 
 import ctypes
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from noisyrnn.kernels.cpu import buffers, kernel
 from noisyrnn.kernels.recurrence import FusedNoise, Pass
+from noisyrnn.kernels.reference import fused_form
 
 
 class _Prepared(NamedTuple):
@@ -36,7 +38,8 @@ class Stream:
     """Noise-free passes of one cell by the CPU kernel, without gradients. Copies and pickles start afresh.
 
     Before each pass the weights are compared with those that were packed, byte by byte: a change is seen however it was
-    made, and comparing costs a fraction of packing. Threads may share a stream.
+    made, and comparing costs a fraction of packing. Threads may share a stream. Cells with hooks, with parametrized
+    modules or of a user's class are not run: their weights may depend on what is not compared.
     """
 
     def __init__(self) -> None:
@@ -96,14 +99,35 @@ class Stream:
             return None
         if not (inputs.dtype == state.dtype == torch.float32 and inputs.is_cpu and state.is_cpu):
             return None
-        parts = [(module._parameters, module._buffers) for module in cell.modules()]
+        modules = [cell]
+        for module in modules:  # it grows
+            modules.extend([child for child in module._modules.values() if child is not None])
+        if not all(_plain(module) for module in modules):
+            return None
+        parts = [(module._parameters, module._buffers) for module in modules]
         weights = [t for part in parts for tensors in part for t in tensors.values() if t is not None]
-        settings = tuple(value for value in vars(cell).values() if type(value) in (int, float, str))
+        settings = tuple(value for value in vars(cell).values() if value is None or isinstance(value, _SETTING))
         prepared = self._prepared
         if prepared is None or prepared.settings != settings or not _same(prepared.weights, weights):
             kept = tuple(t.detach().clone(memory_format=torch.contiguous_format) for t in weights)
             prepared = self._prepared = _prepare(_Prepared(settings, kept), cell, inputs, state)
         return prepared
+
+
+_SETTING = (int, float, str)
+
+
+@functools.cache
+def _known(kind: type[nn.Module]) -> bool:
+    """Whether a class is one whose weights depend on its parameters, buffers and settings only."""
+    return kind.__module__.startswith(("noisyrnn.", "torch.nn.modules."))
+
+
+def _plain(module: nn.Module) -> bool:
+    """Whether nothing but parameters, buffers and settings decides what a module computes."""
+    state = module.__dict__
+    hooked = state["_forward_pre_hooks"] or state["_forward_hooks"] or state["_backward_hooks"]
+    return not (hooked or state["_backward_pre_hooks"] or "forward" in state) and _known(type(module))  # type: ignore[arg-type]
 
 
 _memcmp = ctypes.CDLL(None).memcmp
@@ -126,7 +150,7 @@ def _same(ours: tuple[Tensor, ...], theirs: list[Tensor]) -> bool:
 
 def _prepare(new: _Prepared, cell: Any, inputs: Tensor, state: Tensor) -> _Prepared:
     """Pack the weights as they are now."""
-    recurrence = cell.recurrence()
+    recurrence = fused_form(cell)
     if recurrence is None or kernel.supports(recurrence, inputs) is not None:
         return new
     whole = Pass(

@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import PackedSequence
 from noisyrnn.checks import check_integer
 from noisyrnn.models.heads.readout import readout_of
 from noisyrnn.models.heads.standardisation import hold_statistics, standardised
-from noisyrnn.models.layer import RecurrentLayer
+from noisyrnn.models.layer import RecurrentLayer, last_output
 from noisyrnn.sde.brownian import BrownianPath
 
 
@@ -53,7 +53,8 @@ class SequenceRegressor(nn.Module):
     ) -> Tensor:
         """Numbers `(batch, targets)`; arguments as for `RecurrentLayer`."""
         self.layer.check_inputs(inputs)  # before broadcasting hides a wrong shape
-        last = self.layer.last_output(
+        last = last_output(
+            self.layer,
             standardised(inputs, self.mean, self.std),
             lengths=lengths,
             mask=mask,

@@ -1,6 +1,6 @@
 """A recurrent module of any kind as a cell."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class ModuleCell(Cell[NoWeights]):
     """
 
     timed = False
+    calls: ClassVar[tuple[str, ...]] = ("module",)
 
     def __init__(self, module: nn.Module, *, parts: int | None = None) -> None:
         sizes = [getattr(module, name, None) for name in ("input_size", "hidden_size")]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.kernels import reference
 from noisyrnn.models.loops.module_cell import ModuleCell, as_cell
+from noisyrnn.models.modules import prepare_weights
 from noisyrnn.models.sequences.layout import step_lengths
 from noisyrnn.sde.brownian import BrownianPath, check_path
 from noisyrnn.sde.diffusion import SWITCHES, HiddenNoise
@@ -109,6 +110,7 @@ class WithHiddenNoise(nn.Module):
             noise = self.hidden_noise
             path = BrownianPath.random(device=x.device) if path is None else path
             path = replace(path, first_step=path.first_step + step * path.factor)
+        prepare_weights(self.cell)
         _, after = reference.run(self.cell, x, h, noise=noise, path=path, dt=sizes, every_step=False)
         return self._split(after, alone)
 

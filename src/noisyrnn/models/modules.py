@@ -1,0 +1,94 @@
+"""Modules whose parameters a cell reads without calling them: what a call would do acts too, or is refused.
+
+A fused kernel takes a cell's weights as tensors. It calls neither the cell nor modules such as its `nn.Linear`, so
+their hooks and their `forward` do not run by themselves.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+_HOOKS = {
+    "_forward_pre_hooks": "forward pre-hook",
+    "_forward_hooks": "forward hook",
+    "_backward_pre_hooks": "backward pre-hook",
+    "_backward_hooks": "backward hook",
+}
+_WEIGHT_HOOKS = (BasePruningMethod, WeightNorm, SpectralNorm)
+"""Pre-hooks that only set a parameter of their module, which they need no inputs for."""
+
+
+def prepare_weights(cell: Any) -> None:
+    """Set the weights of a cell as a call of its modules would; once for each pass, before they are read.
+
+    Pruning and torch's older weight and spectral normalization do it in a forward pre-hook, which runs here.
+
+    Args:
+        cell: A `Cell`; its `reads` names the modules that it reads and does not call.
+
+    Raises:
+        ValueError: If one of these, or the cell, has another hook, or a `forward` set on the instance.
+        TypeError: If one of these has the `forward` of another class.
+    """
+    check_uncalled(cell, type(cell).__name__)
+    _run_weight_hooks(cell)
+    for name, child in cell._modules.items():
+        if child is None or name in cell.calls:
+            continue
+        kinds = cell.reads.get(name)
+        if kinds is not None:
+            check_uncalled(child, f"{type(cell).__name__}.{name}", kinds)
+        for module in child.modules():
+            _run_weight_hooks(module)
+
+
+def check_uncalled(module: nn.Module, name: str, kinds: Sequence[type[nn.Module]] = ()) -> None:
+    """Raise if a call of a module would do more than its parameters show.
+
+    Args:
+        module: It is read, not called.
+        name: Of the module, for the message.
+        kinds: Classes of which one must have its `forward`; any for none.
+
+    Raises:
+        ValueError: If it has a hook that does not just set a weight, or a `forward` of its instance.
+        TypeError: If its class has another `forward`.
+    """
+    state = module.__dict__
+    for attribute, kind in _HOOKS.items():
+        for hook in state[attribute].values():
+            if not isinstance(hook, _WEIGHT_HOOKS):
+                shown = getattr(hook, "__qualname__", type(hook).__name__)
+                raise ValueError(
+                    f"{name} must have no {kind}, got {shown}. Its parameters are read and it is not called, so the "
+                    "hook would not run: register it on the layer, or use torch.nn.utils.parametrize."
+                )
+    if "forward" in state:
+        raise ValueError(
+            f"{name} must have the forward of its class, got one set on the instance. Its parameters are read and it "
+            "is not called: use torch.nn.utils.parametrize."
+        )
+    if kinds and not any(type(module).forward is kind.forward for kind in kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(
+            f"{name} must be computed as {wanted} is, got {type(module).__name__}. Its parameters are read and it is "
+            "not called: use torch.nn.utils.parametrize, or write a cell of your own."
+        )
+
+
+def called_hooks(module: nn.Module) -> bool:
+    """Whether a hook looks at what a call of this module returns."""
+    state = module.__dict__
+    own = state["_forward_hooks"] or state["_backward_hooks"] or state["_backward_pre_hooks"]
+    return bool(own) or nn.modules.module._has_any_global_hook()
+
+
+def _run_weight_hooks(module: nn.Module) -> None:
+    """Run the pre-hooks that set a weight."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, _WEIGHT_HOOKS):
+            hook(module, ())
