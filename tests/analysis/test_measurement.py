@@ -27,11 +27,42 @@ def test_an_unknown_kind_is_refused():
         Measurement(value=torch.tensor(1.0), kind="exakt")
 
 
-def test_interval_is_the_normal_one():
+def test_interval_of_a_known_standard_error_is_the_normal_one():
     low, high = Measurement(value=torch.tensor(1.0), kind="estimate", standard_error=torch.tensor(0.5)).interval()
     assert (float(low), float(high)) == pytest.approx((1 - 1.959964 * 0.5, 1 + 1.959964 * 0.5), abs=1e-6)
     with pytest.raises(ValueError, match=r"standard_error must be given for an interval, got None \(exact\)"):
         Measurement(value=torch.tensor(1.0), kind="exact").interval()
+
+
+@pytest.mark.parametrize(("draws", "factor"), [(2, 12.7062), (3, 4.3027), (4, 3.1824), (30, 2.0452), (1001, 1.9623)])
+def test_interval_of_few_draws_is_students(draws, factor):
+    """Factors from a printed table of Student's t."""
+    found = Measurement(
+        value=torch.tensor(1.0), kind="estimate", standard_error=torch.tensor(0.5).double(), draws=draws
+    )
+    low, high = found.interval()
+    assert (float(low), float(high)) == pytest.approx((1 - factor * 0.5, 1 + factor * 0.5), abs=1e-4)
+    assert found.to_dict()["draws"] == draws
+
+
+def test_draws_belong_to_a_standard_error():
+    with pytest.raises(ValueError, match=r"^draws must be None without a standard error, got 4\."):
+        Measurement(value=torch.tensor(1.0), kind="estimate", draws=4)
+    with pytest.raises(ValueError, match=r"^draws must be at least 2, got 1\."):
+        Measurement(value=torch.tensor(1.0), kind="estimate", standard_error=torch.tensor(0.1), draws=1)
+    found = Measurement(value=torch.tensor(1.0), kind="estimate", standard_error=torch.tensor(0.1), draws=3)
+    with pytest.raises(ValueError, match=r"^confidence must be less than 1, got 1\."):
+        found.interval(confidence=1.0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 20])
+def test_intervals_cover_the_mean_as_often_as_they_say(count):
+    """4,000 means of normal draws; the coverage of 95 % has a standard error of 0.34 %."""
+    draws = torch.randn(count, 4000, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
+    for found in (mean_of_draws(draws), Measurement(value=draws, kind="exact").over_sequences()):
+        low, high = found.interval()
+        assert found.draws == count
+        assert float(((low <= 0) & (high >= 0)).double().mean()) == pytest.approx(0.95, abs=0.014)
 
 
 def test_mean_over_sequences():
@@ -53,7 +84,8 @@ def test_mean_of_draws():
 
 def test_json_holds_no_number_that_is_not_finite():
     found = Measurement(value=torch.tensor([[1.0, math.inf], [math.nan, -2.0]]), kind="certificate", confidence=0.9)
-    expected = {"value": [[1.0, None], [None, -2.0]], "kind": "certificate", "standard_error": None, "confidence": 0.9}
+    expected = {"value": [[1.0, None], [None, -2.0]], "kind": "certificate", "standard_error": None}
+    expected |= {"draws": None, "confidence": 0.9}
     assert found.to_dict() == expected
 
 

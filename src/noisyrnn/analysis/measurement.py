@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.stats import norm
+from scipy.stats import norm, t
 from torch import Tensor
 
-from noisyrnn.checks import check_choice, check_number
+from noisyrnn.checks import check_choice, check_integer, check_number
 
 KINDS = ("certificate", "estimate", "exact")
 
@@ -22,6 +22,8 @@ class Measurement:
         kind: "exact" (computed up to rounding), "estimate" (from random draws, or by a method with an unknown error),
             or "certificate" (a bound that holds, with the stated confidence).
         standard_error: Of an estimate, in the shape of `value`, where random draws are its only error; else `None`.
+        draws: Number of independent draws behind the standard error, at least 2: it has `draws - 1` degrees of freedom.
+            `None` where the standard error is known rather than estimated from draws.
         confidence: Of a certificate that holds with a probability, in (0, 1); `None` where it always holds.
 
     Raises:
@@ -35,6 +37,7 @@ class Measurement:
     value: Tensor
     kind: str
     standard_error: Tensor | None = None
+    draws: int | None = None
     confidence: float | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +50,10 @@ class Measurement:
                     f"standard_error must have the shape of value, {tuple(self.value.shape)}, "
                     f"got {tuple(self.standard_error.shape)}."
                 )
+        if self.draws is not None:
+            if self.standard_error is None:
+                raise ValueError(f"draws must be None without a standard error, got {self.draws}.")
+            check_integer("draws", self.draws, minimum=2)
         if self.confidence is not None:
             if self.kind != "certificate":
                 raise ValueError(f"confidence must be None for kind {self.kind!r}, got {self.confidence:g}.")
@@ -66,15 +73,20 @@ class Measurement:
         return f"Measurement({text}, {self.kind}{confidence})"
 
     def interval(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Ends of the normal interval around an estimate with a standard error.
+        """Ends of a confidence interval around an estimate with a standard error: Student's t with `draws - 1` degrees.
+
+        The draws are taken to be nearly normal. Where `draws` is `None`, the interval is the normal one.
 
         Raises:
-            ValueError: If there is no standard error.
+            ValueError: If there is no standard error, or `confidence` is not in (0, 1).
         """
         if self.standard_error is None:
             raise ValueError(f"standard_error must be given for an interval, got None ({self.kind}).")
         check_number("confidence", confidence, above=0.0)
-        reach = float(norm.ppf(0.5 + confidence / 2)) * self.standard_error
+        if confidence >= 1:
+            raise ValueError(f"confidence must be less than 1, got {confidence:g}.")
+        law = norm if self.draws is None else t(self.draws - 1)
+        reach = float(law.ppf(0.5 + confidence / 2)) * self.standard_error
         return self.value - reach, self.value + reach
 
     def over_sequences(self) -> "Measurement":
@@ -85,8 +97,7 @@ class Measurement:
         """
         values = self.value.detach().double()
         count = len(values)
-        error = None if count < 2 else values.std(dim=0) / math.sqrt(count)
-        return Measurement(value=values.mean(dim=0), kind="estimate", standard_error=error)
+        return mean_of_draws(values) if count > 1 else Measurement(value=values.mean(dim=0), kind="estimate")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form: numbers in (nested) lists, with `None` for one that is not finite."""
@@ -94,6 +105,7 @@ class Measurement:
             "value": _listed(self.value),
             "kind": self.kind,
             "standard_error": None if self.standard_error is None else _listed(self.standard_error),
+            "draws": self.draws,
             "confidence": self.confidence,
         }
 
@@ -108,7 +120,7 @@ def mean_of_draws(draws: Tensor) -> Measurement:
         raise ValueError(f"draws must be at least 2 for a standard error, got {len(draws)}.")
     draws = draws.detach().double()
     error = draws.std(dim=0) / math.sqrt(len(draws))
-    return Measurement(value=draws.mean(dim=0), kind="estimate", standard_error=error)
+    return Measurement(value=draws.mean(dim=0), kind="estimate", standard_error=error, draws=len(draws))
 
 
 def _listed(values: Tensor) -> Any:

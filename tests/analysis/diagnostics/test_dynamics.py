@@ -128,7 +128,7 @@ def test_exponents_leave_out_a_quarter_of_the_shortest_and_take_the_reference_no
             lengths=test.lengths[:25],
         )
         assert float(curve.y[k]) == pytest.approx(float(one.value), rel=1e-9), level
-        reach = 1.96 * float(one.standard_error)
+        reach = 2.063899 * float(one.standard_error)  # Student's t of 25 sequences
         assert float(curve.high[k] - curve.y[k]) == pytest.approx(reach, rel=1e-6)
         assert float(curve.y[k] - curve.low[k]) == pytest.approx(reach, rel=1e-6)
 

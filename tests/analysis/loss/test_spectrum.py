@@ -66,6 +66,18 @@ def test_repeated_eigenvalues_are_found_where_the_space_is_exhausted():
     assert zero.values.tolist() == [0.0, 0.0] and zero.residuals.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("copies", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_repeated_eigenvalues_are_found_long_before_the_space_is_exhausted(copies, seed):
+    bulk = torch.linspace(-1, 1, 300).tolist()
+    operator = symmetric([9.0] * copies + [4.0] * 2 + bulk + [-3.0] * copies, seed=seed)
+    pairs = hessian_eigenvalues(operator, leading=copies + 1, trailing=copies, tolerance=1e-8, seed=seed)
+    assert operator.products < 150
+    expected = torch.tensor([-3.0] * copies + [4.0] + [9.0] * copies).double()
+    torch.testing.assert_close(pairs.values, expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(pairs.vectors.T @ pairs.vectors, torch.eye(2 * copies + 1).double(), rtol=0, atol=1e-12)
+
+
 def test_no_start_is_orthogonal_to_the_leading_vector():
     matrix = torch.linspace(0, 1, 40).double().diag()
     matrix[:2, :2] = torch.tensor([[5.0, -5.0], [-5.0, 5.0]])  # half of all vectors of signs do not see its 10

@@ -32,6 +32,23 @@ def test_estimates_are_unbiased_and_their_standard_errors_right(method):
     assert float(errors.square().mean().sqrt() / values.std()) == pytest.approx(1.0, abs=0.2)
 
 
+@pytest.mark.parametrize(
+    ("method", "probes", "draws"),
+    [("hutchinson", 4, 4), ("hutchinson", 30, 30), ("hutch++", 8, 4), ("hutch++", 32, 12)],
+)
+def test_intervals_cover_the_trace_as_often_as_they_say(method, probes, draws):
+    """With 1.96 standard errors they do so in 85 % of cases for 4 draws, and in 92 % for 12."""
+    operator, count, hits = symmetric(torch.linspace(-1, 2, 60).tolist()), 500, 0
+    exact = float(operator.matrix.trace())
+    for seed in range(count):
+        found = hessian_trace(operator, method=method, probes=probes, seed=seed)
+        assert found.draws == draws
+        low, high = found.interval()
+        hits += float(low) <= exact <= float(high)
+    # The share of hits has a standard error of 1 %.
+    assert 0.92 <= hits / count <= 0.98
+
+
 def test_hutchinson_is_the_mean_of_the_forms():
     operator, generator = symmetric(SPECTRUM), torch.Generator().manual_seed(5)
     forms = []

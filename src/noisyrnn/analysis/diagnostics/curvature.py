@@ -38,18 +38,17 @@ def curvature(subject: Subject) -> Findings:
         Quantity(name=name, title=title, measurement=found, better=better, note=note)  # type: ignore[arg-type]
         for name, title, found, better, note in entries
     ]
-    error = density.density.standard_error
-    assert error is not None
+    low, high = density.density.interval()
     curve = Curve(
         x=density.grid,
         y=density.density.value,
-        low=density.density.value - 1.96 * error,
-        high=density.density.value + 1.96 * error,
+        low=low,
+        high=high,
         xlabel="eigenvalue",
         ylabel="density",
         kind="estimate",
-        note=f"stochastic Lanczos quadrature, {settings.density_probes} probes, normal densities of width "
-        f"{density.width:.2g}; {data}",
+        note=f"stochastic Lanczos quadrature, {settings.density_probes} probes with a 95 % interval over them, "
+        f"normal densities of width {density.width:.2g}; {data}",
     )
     landscape = {**plane.to_dict(), "note": f"unit eigenvectors; {data}"}
     return Findings(

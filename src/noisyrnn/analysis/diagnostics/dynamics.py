@@ -204,12 +204,12 @@ def stability(subject: Subject) -> Findings:
             )
         )
     value = torch.cat([scan.value for scan in scans])
-    error = torch.cat([scan.value * 0 if scan.standard_error is None else scan.standard_error for scan in scans])
+    ends = [(scan.value, scan.value) if scan.standard_error is None else scan.interval() for scan in scans]
     curve = Curve(
         x=torch.tensor(LEVELS),
         y=value,
-        low=value - 1.96 * error,
-        high=value + 1.96 * error,
+        low=torch.cat([low for low, _ in ends]),
+        high=torch.cat([high for _, high in ends]),
         xlabel="noise, in multiples of the reference",
         ylabel="largest Lyapunov exponent, per step",
         kind="estimate",

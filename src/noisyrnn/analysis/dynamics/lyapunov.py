@@ -1,5 +1,7 @@
 """Lyapunov exponents: how fast nearby hidden states part or meet, two paths sharing their inputs and their noise."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -143,7 +145,7 @@ def largest_exponent(
         dt=dt,
     )
     error = first.standard_error
-    return Measurement(value=first.value[0], kind="estimate", standard_error=None if error is None else error[0])
+    return replace(first, value=first.value[0], standard_error=None if error is None else error[0])
 
 
 def _orthonormal(frames: Tensor) -> tuple[Tensor, Tensor]:

@@ -239,6 +239,7 @@ def stabilisation_scan(
         value=torch.stack([one.value for one in found]),
         kind="estimate",
         standard_error=torch.stack(errors) if errors else None,
+        draws=found[0].draws,
     )
 
 

@@ -1,6 +1,7 @@
 """Eigenvalues of a symmetric operator and the density of its spectrum, both by Lanczos's method."""
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ class Eigenpairs:
 
     With :math:`r = \|H v - \lambda v\|` and a unit vector `v` there is an eigenvalue of `H` within `r` of `λ`: that is
     a theorem. That none nearer to an end was missed is not, so the kind of every value is "estimate"; Lanczos's method
-    finds the ends first, and misses one only where the random start has next to no part along its vector.
+    finds the ends first, and misses one only where the random starts have next to no part along its vector.
 
     Args:
         values: Float64 `(k,)`, ascending: first the smallest ones, then the largest.
@@ -80,8 +81,10 @@ def hessian_eigenvalues(
 ) -> Eigenpairs:
     """The largest and the smallest eigenvalues of a symmetric operator, such as `LossHessian`.
 
-    Lanczos's method from one random start, every new vector made orthogonal to all before. It stops when the residuals
-    of all wanted pairs are small enough, or after `steps`: then the residuals say how far it got.
+    Lanczos's method from as many random starts as values are wanted at either end, every new vector made orthogonal to
+    all before. From one start it would see a single copy of a repeated eigenvalue; from k, it sees the k copies that
+    can be among k wanted values. It stops when the residuals of all wanted pairs are small enough, or after `steps`:
+    then the residuals say how far it got.
 
     Args:
         operator: n rows.
@@ -89,7 +92,7 @@ def hessian_eigenvalues(
         trailing: How many of the smallest, at least 1.
         steps: Products at most, beside one for each pair; as many vectors of n numbers are kept.
         tolerance: Residuals to reach, as a share of the largest modulus found.
-        seed: Of the start.
+        seed: Of the starts.
 
     Raises:
         ValueError: If the operator has fewer rows, or `steps` allows fewer products, than there are wanted pairs.
@@ -112,16 +115,18 @@ def hessian_eigenvalues(
     if wanted > operator.size:
         raise ValueError(f"leading + trailing must be at most {operator.size}, the operator's rows, got {wanted}.")
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(operator.size, generator=generator, dtype=torch.float64)  # signs may be orthogonal to a vector
-    krylov = _Krylov(operator, start, min(steps, operator.size), generator)
+    width = max(leading, trailing)
+    starts = torch.randn(width, operator.size, generator=generator, dtype=torch.float64)  # signs may miss a vector
+    krylov = _Krylov(operator, starts, min(steps, operator.size), generator)
     while True:
         krylov.advance()
-        values, combinations = krylov.ritz()
-        if len(values) < wanted:
+        full = krylov.count == krylov.steps
+        if krylov.count < wanted or not (full or krylov.count % width == 0):  # once for each round of the starts
             continue
+        values, combinations = krylov.ritz()
         chosen = torch.cat([torch.arange(trailing), torch.arange(len(values) - leading, len(values))])
-        worst = krylov.remainder * float(combinations[-1, chosen].abs().max())
-        if len(values) == krylov.steps or worst <= tolerance * float(values.abs().max()):
+        worst = float(krylov.residuals(combinations[:, chosen]).max())
+        if full or worst <= tolerance * float(values.abs().max()):
             break
     values, combinations = values[chosen], combinations[:, chosen]
     vectors = krylov.basis[: len(combinations)].T @ combinations.to(krylov.basis)
@@ -174,7 +179,8 @@ def spectral_density(
     generator = torch.Generator().manual_seed(seed)
     rules = []
     for _ in range(probes):
-        krylov = _Krylov(operator, random_signs(operator.size, generator), min(steps, operator.size), generator)
+        start = random_signs(operator.size, generator)[None]
+        krylov = _Krylov(operator, start, min(steps, operator.size), generator)
         for _ in range(krylov.steps):
             krylov.advance()
         nodes, combinations = krylov.ritz()
@@ -193,58 +199,60 @@ def spectral_density(
 
 
 class _Krylov:
-    """Lanczos's method: an orthonormal basis in which an operator is tridiagonal, grown by one vector a product.
+    """Lanczos's method from one or several starts: an orthonormal basis, grown by one vector per product.
 
-    Where the space spanned so far is invariant, it goes on with a fresh random direction, so that `size` steps give
-    every eigenvalue, repeated ones too. Such a direction has no part in the start's quadrature: its weights are 0.
+    The products with the vectors of the basis become its next vectors, in the same order, so that b starts give a
+    matrix of bandwidth b. Where a product adds nothing, the basis takes a fresh random direction instead, so that
+    `size` steps give every eigenvalue, repeated ones too. Such a direction has no part in a start's quadrature: its
+    weights are 0.
 
     Args:
         operator: Multiplied by.
-        start: First direction, `(size,)`.
+        starts: First directions, `(b, size)`.
         steps: Vectors at most, `1 <= steps <= operator.size`.
         generator: Draws fresh directions.
 
     Attributes:
         basis: Rows, `(steps, size)`; those taken so far are filled.
-        remainder: Norm of the part of the last product outside the basis.
+        count: How many were taken.
     """
 
-    def __init__(self, operator: SymmetricOperator, start: Tensor, steps: int, generator: torch.Generator) -> None:
+    def __init__(self, operator: SymmetricOperator, starts: Tensor, steps: int, generator: torch.Generator) -> None:
         self.operator, self.steps, self.generator = operator, steps, generator
         self.basis = torch.empty(steps, operator.size, dtype=operator.dtype, device=operator.device)
-        self.diagonal: list[float] = []
-        self.beside: list[float] = []
-        self.rest = start.to(self.basis)
-        self.remainder = 0.0
+        self.count = 0
+        self._entries = torch.zeros(steps, steps, dtype=torch.float64)  # of the operator in the basis
+        self._waiting = deque(starts.to(self.basis))  # products, in order, whose part outside the basis comes next
 
     def advance(self) -> None:
-        """Take one more vector into the basis."""
-        count = len(self.diagonal)
-        if count:
-            scale = max(abs(entry) for entry in self.diagonal + self.beside)
-            rounding = 10 * math.sqrt(self.operator.size) * torch.finfo(self.basis.dtype).eps * scale
-            if self.remainder <= rounding:
-                fresh = torch.randn(self.operator.size, generator=self.generator, dtype=torch.float64)
-                self.rest = self._outside(fresh.to(self.basis))
-                self.remainder = 0.0
-            self.beside.append(self.remainder)
-        vector = self.rest / self.rest.norm()
-        self.basis[count] = vector
-        product = self.operator.matvec(vector)
-        self.diagonal.append(float(vector @ product))
-        self.rest = self._outside(product)
-        self.remainder = float(self.rest.norm())
+        """Take one more vector into the basis, and its product."""
+        rest = self._outside(self._waiting.popleft())
+        scale = float(self._entries.abs().max())
+        rounding = 10 * math.sqrt(self.operator.size) * torch.finfo(self.basis.dtype).eps * scale
+        if float(rest.norm()) <= rounding:
+            fresh = torch.randn(self.operator.size, generator=self.generator, dtype=torch.float64)
+            rest = self._outside(fresh.to(self.basis))
+        self.basis[self.count] = rest / rest.norm()
+        product = self.operator.matvec(self.basis[self.count])
+        self.count += 1
+        column = (self.basis[: self.count] @ product).double().cpu()
+        self._entries[: self.count, self.count - 1] = self._entries[self.count - 1, : self.count] = column
+        self._waiting.append(product)
 
     def ritz(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues, ascending, and eigenvectors as columns of the tridiagonal matrix, float64 on the CPU."""
-        beside = torch.tensor(self.beside, dtype=torch.float64)
-        matrix = torch.tensor(self.diagonal, dtype=torch.float64).diag() + beside.diag(1) + beside.diag(-1)
-        values, combinations = torch.linalg.eigh(matrix)
+        """Eigenvalues, ascending, and eigenvectors as columns of the operator in the basis, float64 on the CPU."""
+        values, combinations = torch.linalg.eigh(self._entries[: self.count, : self.count])
         return values, combinations
+
+    def residuals(self, combinations: Tensor) -> Tensor:
+        """Norms `(k,)` of what the products of combinations of the basis, columns `(count, k)`, have outside it."""
+        outside = torch.stack([self._outside(product) for product in self._waiting])
+        last = combinations[-len(outside) :].to(outside)  # all earlier products lie within the basis
+        return (outside.T @ last).norm(dim=0)
 
     def _outside(self, vector: Tensor) -> Tensor:
         """The part of a vector outside the basis; taken out twice, since once leaves rounding errors along it."""
-        basis = self.basis[: len(self.diagonal)]
+        basis = self.basis[: self.count]
         for _ in range(2):
             vector = vector - basis.T @ (basis @ vector)
         return vector

@@ -1,5 +1,7 @@
 """The trace of a symmetric operator from its products with random vectors."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,11 @@ def hessian_trace(
       :math:`P = I - Q Q^\top`. The first part takes another third of the products and is exact; the second, without the
       large eigenvalues, is left to Hutchinson's estimator with the rest. `Q` depends on `S` alone, so that given it the
       rest is still unbiased, and the standard error of the rest is that of the whole.
+
+    `Measurement.interval` uses Student's t with the degrees of freedom of the vectors behind the standard error: all
+    probes, or a third of them for "hutch++". It takes the forms to be nearly normal, as they are where many eigenvalues
+    contribute. Where a few dominate, a 95 % interval covers less: of eigenvalues 1/k², k up to 60, 87 % for 4 probes of
+    "hutchinson" and 92 % for 30, and 93 % for 32 of "hutch++".
 
     Args:
         operator: n rows.
@@ -61,7 +68,7 @@ def hessian_trace(
         z = signs()
         draws.append(_form(operator, z - Q @ (Q.T @ z)))
     rest = mean_of_draws(torch.stack(draws))
-    return Measurement(value=exact + rest.value, kind="estimate", standard_error=rest.standard_error)
+    return replace(rest, value=exact + rest.value)
 
 
 def _form(operator: SymmetricOperator, z: Tensor) -> Tensor:
