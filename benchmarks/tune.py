@@ -104,6 +104,7 @@ def main() -> None:
     """Search and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset", choices=sorted(GRIDS))
+    parser.add_argument("--models", help="only these, separated by commas (default: all)")
     parser.add_argument("--output", type=Path, default=Path("runs/tune"))
     parser.add_argument("--workers", type=int, default=2)
     words = parser.parse_args()
@@ -111,6 +112,7 @@ def main() -> None:
     points = [
         (model, dict(zip(grid, values, strict=True)))
         for model, grids in GRIDS[words.dataset].items()
+        if words.models is None or model in words.models.split(",")
         for grid in grids
         for values in itertools.product(*grid.values())
     ]

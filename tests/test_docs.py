@@ -33,7 +33,7 @@ SMALL = {
 }
 """What a test adds to a page's commands; the last of two equal flags counts."""
 SETTINGS = (
-    "learning_rate hidden_size batch_size epochs decay_epochs init_std "
+    "dataset learning_rate hidden_size batch_size epochs decay_epochs init_std "
     "step_size learn_step skewness damping additive multiplicative stiffness friction"
 ).split()
 
@@ -89,6 +89,8 @@ def test_the_configuration_of_a_sweep_on_the_page_is_understood(tmp_path):
 def as_cell(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return {None: "–", True: "yes", False: "no"}[value]
+    if isinstance(value, str):
+        return f"`{value}`"
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return f"{value:g}"

@@ -6,7 +6,7 @@ import torch
 
 from noisyrnn.data import DATASETS, load_dataset
 
-FOLDERS = {"smnist": "mnist", "psmnist": "mnist", "ecg5000": "ecg5000"}
+FOLDERS = {"smnist": "mnist", "psmnist": "mnist", "psmnist255": "mnist", "ecg5000": "ecg5000"}
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
@@ -45,7 +45,9 @@ def test_digits_are_pixels_of_the_bundled_images():
 
 
 def test_only_mnist_is_read_in_chunks():
-    with pytest.raises(ValueError, match=r"^chunk must be 1 for 'digits', got 8\. Only smnist and psmnist are read in"):
+    with pytest.raises(
+        ValueError, match=r"^chunk must be 1 for 'digits', got 8\. Only smnist, psmnist, psmnist255 are read in"
+    ):
         load_dataset("digits", chunk=8)
     with pytest.raises(ValueError, match=r"^chunk must be at least 1, got 0\.$"):
         load_dataset("smnist", chunk=0)

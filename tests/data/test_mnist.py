@@ -56,6 +56,15 @@ def test_the_permuted_test_part_is_the_plain_one_reordered(smnist: Dataset, requ
     assert torch.equal(permuted.validation.labels, smnist.validation.labels)
 
 
+def test_bytes_as_the_published_permuted_experiments_read_them(require_data: Require):
+    folder = require_data("mnist")
+    raw, scaled = (load_dataset(name, data_dir=folder) for name in ("psmnist255", "psmnist"))
+    assert (raw.value_range, scaled.value_range) == ((0.0, 255.0), (0.0, 1.0))
+    pixels, _ = mnist.read_part("t10k", [folder])
+    assert torch.equal(raw.test.inputs.squeeze(-1), pixels[:, mnist.permutation()].float())
+    assert torch.equal(raw.test.inputs / 255, scaled.test.inputs)
+
+
 def test_the_permutation_is_torchs_and_hashed(monkeypatch: pytest.MonkeyPatch):
     order = mnist.permutation()
     assert torch.equal(order, torch.randperm(784, generator=torch.Generator().manual_seed(12008)))

@@ -81,7 +81,7 @@ def test_an_unknown_setting_is_named() -> None:
 
 
 def test_published_settings_are_those_of_the_papers() -> None:
-    """Settings and figures as printed: ordered MNIST, hidden 128, Adam, batch 128, 100 epochs, decay at 90."""
+    """Settings and figures as printed: ordered MNIST, hidden 128, Adam, batch 128, 100 epochs, decay after 91."""
     expected = {
         "lipschitz": {"learning_rate": 0.003, "step_size": 0.03, "skewness": 0.75, "damping": 0.001},
         "antisymmetric": {"learning_rate": 0.002, "step_size": 0.01, "damping": 0.0001},
@@ -91,12 +91,21 @@ def test_published_settings_are_those_of_the_papers() -> None:
     for name, settings in expected.items():
         config = TrainConfig.from_dict(dict(read_experiment(f"smnist-{name}").train))
         assert {key: getattr(config, key) for key in settings} == settings
-        assert (config.hidden_size, config.batch_size, config.epochs, config.decay_epochs) == (128, 128, 100, (90,))
+        assert (config.hidden_size, config.batch_size, config.epochs, config.decay_epochs) == (128, 128, 100, (91,))
         assert config.init_std == 0.1
-    assert read_experiment("psmnist-lipschitz").train["learning_rate"] == 0.0035
+    permuted = {name: row.train for name, row in published_experiments().items() if name.startswith("psmnist")}
+    assert permuted["psmnist-lipschitz"]["learning_rate"] == 0.0035
+    for name in ("lipschitz", "antisymmetric", "noisy-low", "noisy-high"):  # trained on pixels from 0 to 255
+        row = permuted[f"psmnist-{name}"]
+        assert (row["dataset"], row["decay_epochs"]) == ("psmnist255", [91])
+    rates = [TrainConfig(decay_epochs=(91,)).learning_rate_at(epoch) for epoch in (91, 92, 100)]
+    assert rates == pytest.approx([1e-3, 1e-4, 1e-4])  # nine epochs at the lower rate
     cornn = TrainConfig.from_dict(dict(read_experiment("smnist-cornn").train))
     assert (cornn.hidden_size, cornn.batch_size, cornn.learning_rate, cornn.step_size) == (256, 120, 0.0021, 0.042)
-    assert (cornn.stiffness, cornn.friction, cornn.decay_epochs) == (2.7, 4.7, (100,))
+    assert (cornn.stiffness, cornn.friction, cornn.decay_epochs, cornn.epochs) == (2.7, 4.7, (100,), 120)
+    cornn = TrainConfig.from_dict(dict(read_experiment("psmnist-cornn").train))
+    assert (cornn.hidden_size, cornn.batch_size, cornn.learning_rate, cornn.step_size) == (256, 120, 0.0054, 0.076)
+    assert (cornn.stiffness, cornn.friction, cornn.decay_epochs, cornn.epochs) == (0.4, 8.0, (100,), 120)
     assert read_experiment("smnist-noisy-high").published["white_noise 0.3"] == 73.5
     assert read_experiment("smnist-cornn").published["salt_and_pepper 0.1"] == 58.9
 
@@ -111,7 +120,7 @@ def test_the_layer_defaults_are_the_published_ones() -> None:
 @pytest.mark.parametrize("name", sorted(published_experiments()))
 def test_every_published_experiment_is_valid(name: str) -> None:
     config = TrainConfig.from_dict(dict(read_experiment(name).train))
-    assert name == f"{config.dataset}-{config.label}"
+    assert name == f"{config.dataset.removesuffix('255')}-{config.label}"
 
 
 @pytest.mark.parametrize("dataset", ["digits", "ecg5000", "smnist", "my own.csv", "../tuned/digits"])

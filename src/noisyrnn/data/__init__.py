@@ -9,7 +9,7 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.digits import load_digits
 from noisyrnn.data.ecg5000 import load_ecg5000, missing_ecg5000
 from noisyrnn.data.folders import data_folders
-from noisyrnn.data.mnist import load_psmnist, load_smnist, missing_mnist
+from noisyrnn.data.mnist import load_psmnist, load_psmnist255, load_smnist, missing_mnist
 from noisyrnn.data.own import is_path, load_own
 from noisyrnn.data.ts import load_archive
 
@@ -48,6 +48,12 @@ DATASETS: dict[str, DatasetEntry] = {
         chunks=True,
         missing=missing_mnist,
     ),
+    "psmnist255": DatasetEntry(
+        description="psmnist with pixels from 0 to 255, as the published permuted experiments read them",
+        load=load_psmnist255,
+        chunks=True,
+        missing=missing_mnist,
+    ),
     "ecg5000": DatasetEntry(
         description="heartbeats, normal against abnormal, 140 steps × 1, 2 classes; its files must be in a data folder",
         load=load_ecg5000,
@@ -63,7 +69,7 @@ def load_dataset(name: str, *, data_dir: str | Path | None = None, chunk: int = 
         name: Key of `DATASETS`; a path to a `.npz`, `.csv`, `.ts` or `.ts.gz` file; or a set of the UCR/UEA archive
             as the archive spells it, such as `"JapaneseVowels"`.
         data_dir: Folder to look in before `NOISYRNN_DATA` and the platform's cache.
-        chunk: Consecutive values that make one step, `>= 1`; more than 1 for `smnist` and `psmnist` only.
+        chunk: Consecutive values that make one step, `>= 1`; more than 1 for MNIST only.
 
     Returns:
         The data set, its test part unread.
@@ -84,7 +90,7 @@ def load_dataset(name: str, *, data_dir: str | Path | None = None, chunk: int = 
     folders = data_folders(data_dir)
     entry = DATASETS.get(name)
     if chunk > 1 and (entry is None or not entry.chunks):
-        able = " and ".join(key for key, value in DATASETS.items() if value.chunks)
+        able = ", ".join(key for key, value in DATASETS.items() if value.chunks)
         raise ValueError(f"chunk must be 1 for {name!r}, got {chunk}. Only {able} are read in chunks.")
     if entry is not None:
         return entry.load(folders, chunk)

@@ -121,13 +121,15 @@ def read_part(part: str, folders: list[Path]) -> tuple[Tensor, Tensor]:
     return pixels, parse_idx(read_bytes(labels), magic=LABELS_MAGIC, name=names[1]).long()
 
 
-def load_mnist(folders: list[Path], chunk: int, *, permuted: bool) -> Dataset:
-    """58,000 / 2,000 / 10,000 sequences of `784 / chunk` steps with `chunk` pixels in [0, 1], ten classes.
+def load_mnist(folders: list[Path], chunk: int, *, name: str, permuted: bool, white: int = 1) -> Dataset:
+    """58,000 / 2,000 / 10,000 sequences of `784 / chunk` steps with `chunk` pixels in [0, white], ten classes.
 
     Args:
         folders: Where to look before downloading.
         chunk: Pixels a step, consecutive in reading order (or in the permuted order); a divisor of 784.
+        name: Of the data set.
         permuted: Whether the pixels come in the order `permutation()`.
+        white: Value of a white pixel: 1, or 255 for the bytes of the files.
 
     Raises:
         ValueError: If `chunk` does not divide 784, or a file is damaged.
@@ -141,23 +143,24 @@ def load_mnist(folders: list[Path], chunk: int, *, permuted: bool) -> Dataset:
     def split(pixels: Tensor, labels: Tensor) -> Split:
         if order is not None:
             pixels = pixels[:, order]
-        inputs = (pixels.float() / 255).reshape(len(pixels), PIXELS // chunk, chunk)
+        inputs = (pixels.float() / (255 // white)).reshape(len(pixels), PIXELS // chunk, chunk)
         return Split(inputs=inputs, labels=labels, classes=10)
 
     pixels, labels = read_part("train", folders)
     validation, train = stratified_draw(labels, VALIDATION)
     return Dataset(
-        name="psmnist" if permuted else "smnist",
+        name=name,
         train=split(pixels[train], labels[train]),
         validation=split(pixels[validation], labels[validation]),
         read_test=lambda: split(*read_part("t10k", folders)),
         class_names=tuple(str(digit) for digit in range(10)),
-        value_range=(0.0, 1.0),
+        value_range=(0.0, float(white)),
         standardize=False,
         image_shape=None if permuted else (28, 28),
         source="MNIST, official test part; validation: 2,000 of the 60,000 training images, stratified and seeded.",
     )
 
 
-load_smnist = partial(load_mnist, permuted=False)
-load_psmnist = partial(load_mnist, permuted=True)
+load_smnist = partial(load_mnist, name="smnist", permuted=False)
+load_psmnist = partial(load_mnist, name="psmnist", permuted=True)
+load_psmnist255 = partial(load_mnist, name="psmnist255", permuted=True, white=255)
