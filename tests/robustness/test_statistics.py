@@ -2,9 +2,18 @@ import math
 
 import numpy as np
 import pytest
+from benchmarks.intervals import Population, coverage, populations, positives, power
 from scipy import stats
 
-from noisyrnn.robustness import accuracy_interval, mean_interval, paired_test
+from noisyrnn.robustness import (
+    PairedTest,
+    accuracy_interval,
+    adjust,
+    mean_interval,
+    paired_test,
+    seeds_interval,
+    seeds_test,
+)
 
 
 def test_mean_interval_is_students():
@@ -15,10 +24,19 @@ def test_mean_interval_is_students():
     assert (interval.count, interval.covers) == (4, "90 % Student t interval over 4 values")
 
 
-def test_mean_interval_of_one_value_has_no_ends():
-    interval = mean_interval([0.5])
-    assert interval.mean == 0.5 and math.isnan(interval.low) and math.isnan(interval.high)
-    assert (interval.count, interval.covers) == (1, "one value, so no interval")
+@pytest.mark.parametrize(
+    ("values", "covers"),
+    [
+        ([0.5], "no interval: fewer than 3 values"),
+        ([0.5, 0.25], "no interval: fewer than 3 values"),
+        ([0.1 + 0.2, 0.3, 0.3], "no interval: the values have no spread"),
+        ([0.0, 0.0, 0.0], "no interval: the values have no spread"),
+    ],
+)
+def test_mean_interval_without_spread_has_no_ends(values, covers):
+    interval = mean_interval(values)
+    assert interval.mean == pytest.approx(np.mean(values)) and math.isnan(interval.low) and math.isnan(interval.high)
+    assert (interval.count, interval.covers) == (len(values), covers)
 
 
 def test_mean_interval_covers_as_often_as_it_says():
@@ -67,29 +85,173 @@ def test_accuracy_interval_covers_as_often_as_it_says(draws):
     assert abs(hits / trials - 0.95) < 4 * math.sqrt(0.95 * 0.05 / trials)
 
 
+@pytest.mark.parametrize("seeds", [3, 20])
+@pytest.mark.parametrize("right", [0, 50, 40])
+def test_seeds_that_agree_have_the_interval_of_their_test_set(seeds, right):
+    interval = seeds_interval([[1] * right + [0] * (50 - right)] * seeds)
+    low, high = stats.binomtest(right, 50).proportion_ci(0.95, method="wilson")
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((right / 50, low, high), abs=1e-12)
+    assert (interval.count, interval.covers) == (seeds, "trainings and test sequences")
+
+
+def test_seeds_that_differ_much_have_students_interval():
+    # On 10 000 sequences the spread between seeds, 0.1, is all that matters.
+    accuracies = [0.4, 0.5, 0.6, 0.5]
+    rng = np.random.default_rng(0)
+    interval = seeds_interval(
+        [rng.permutation(np.repeat([1, 0], [int(1e4 * a), int(1e4 - 1e4 * a)])) for a in accuracies]
+    )
+    low, high = stats.t.interval(0.95, 3, loc=0.5, scale=stats.sem(accuracies))
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.001)
+
+
+def test_an_interval_stays_within_zero_and_one():
+    # 38.0 ± 152.5 % of two seeds; two seeds hold for these models only, and say so.
+    two = seeds_interval([[1] * 13 + [0] * 37, [1] * 25 + [0] * 25])
+    assert 0 < two.low < 0.38 < two.high < 0.6
+    assert two.covers == "test sequences, for these trained models"
+    three = seeds_interval([[1] * 50, [0] * 50, [1] * 49 + [0]])
+    assert (three.low, three.high) == (0.0, 1.0)
+
+
+def test_an_interval_needs_the_variance_between_seeds_and_of_the_test_set():
+    rng = np.random.default_rng(5)
+    sequences = rng.random((1, 200)) < 0.9
+    agree = np.repeat(sequences, 5, axis=0)
+    differ = agree & (rng.random((5, 200)) < np.linspace(0.8, 1.0, 5)[:, None])
+    widths = [one.high - one.low for one in (seeds_interval(agree), seeds_interval(differ))]
+    accuracies = differ.mean(axis=1)
+    students = 2 * stats.t.ppf(0.975, 4) * stats.sem(accuracies)
+    assert widths[0] > 0.07 and widths[1] > students
+
+
+@pytest.mark.parametrize(
+    ("population", "seeds", "sequences"),
+    [
+        (Population(0.8, 0.0), 3, 50),
+        (Population(0.8, 0.06), 3, 200),
+        (Population(0.95, 0.01, 0.8), 5, 200),
+        (Population(0.99, 0.0), 10, 50),
+        (Population(1.0, 0.0), 5, 50),
+    ],
+)
+def test_coverage(population, seeds, sequences):
+    trials = 300
+    share, width = coverage(population, seeds=seeds, sequences=sequences, trials=trials, seed=1).ours
+    assert share > 0.93 - 4 * math.sqrt(0.93 * 0.07 / trials)
+    assert width > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5, 10, 20])
+@pytest.mark.parametrize("sequences", [50, 500, 10_000])
+def test_coverage_everywhere(seeds, sequences):
+    trials = 1000
+    for i, population in enumerate(populations()):
+        found = coverage(population, seeds=seeds, sequences=sequences, trials=trials, seed=i)
+        assert found.ours[0] > 0.93 - 4 * math.sqrt(0.93 * 0.07 / trials), population
+        if population.spread > (1 - population.accuracy) / 5:
+            assert not found.ratio > 1.2, population
+
+
+@pytest.mark.parametrize(("seeds", "sequences"), [(3, 50), (5, 200)])
+def test_false_positives(seeds, sequences):
+    trials = 150
+    population = Population(0.9, 0.02)
+    found = positives(population, models=3, columns=3, seeds=seeds, sequences=sequences, trials=trials, seed=1)
+    assert max(found[:2]) < 0.07 + 4 * math.sqrt(0.07 * 0.93 / trials)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5, 10, 20])
+@pytest.mark.parametrize("sequences", [50, 500])
+def test_false_positives_everywhere(seeds, sequences):
+    trials = 500
+    for i, population in enumerate(populations()):
+        found = positives(population, models=3, columns=5, seeds=seeds, sequences=sequences, trials=trials, seed=i)
+        assert max(found[:2]) < 0.07 + 4 * math.sqrt(0.07 * 0.93 / trials), population
+
+
+def test_power_is_that_of_the_plain_test_where_that_is_valid():
+    # Trainings differ by 2 points, which a large test set measures well: both tests are about the seeds.
+    ours, students = power(Population(0.9, 0.02), Population(0.86, 0.02), seeds=5, sequences=2000, trials=100, seed=1)
+    assert students > 0.5 and ours > students - 0.15
+
+
 def test_paired_test_is_scipys():
     rng = np.random.default_rng(3)
     first, second = rng.normal(0.9, 0.1, 7), rng.normal(0.8, 0.1, 7)
-    ours, theirs = (
-        paired_test(first.tolist(), second.tolist(), confidence=0.9, unit="seed"),
-        stats.ttest_rel(first, second),
-    )
-    low, high = theirs.confidence_interval(0.9)
+    ours, theirs = paired_test(first.tolist(), second.tolist()), stats.ttest_rel(first, second)
+    low, high = theirs.confidence_interval(0.95)
     assert (ours.low, ours.high, ours.p_value) == pytest.approx((low, high, theirs.pvalue), rel=1e-10)
     assert ours.difference == pytest.approx(first.mean() - second.mean(), rel=1e-12)
-    assert (ours.pairs, ours.unit) == (7, "seed")
+    assert (ours.pairs, ours.unit, ours.reason, ours.covers) == (7, "seed", "", "trainings")
 
 
-def test_paired_test_without_spread():
-    equal, apart = paired_test([0.5, 0.25], [0.5, 0.25]), paired_test([0.75, 0.5], [0.5, 0.25], unit="sequence")
-    assert (equal.difference, equal.low, equal.high, equal.p_value) == (0, 0, 0, 1)
-    assert (apart.difference, apart.low, apart.high, apart.p_value, apart.unit) == (0.25, 0.25, 0.25, 0, "sequence")
-
-
-def test_paired_test_of_one_pair_says_nothing():
-    test = paired_test([0.75], [0.5])
-    assert (test.difference, test.pairs) == (0.25, 1)
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        ([0.75], [0.5], "too few seeds"),
+        ([0.96, 0.94], [0.90, 0.88], "too few seeds"),
+        ([0.96, 0.94, 0.95], [0.90, 0.88, 0.89], "no spread"),
+    ],
+)
+def test_no_p_where_the_seeds_do_not_allow_one(first, second, reason):
+    test = paired_test(first, second)
+    assert test.difference == pytest.approx(np.mean(first) - np.mean(second))
+    assert (test.pairs, test.reason) == (len(first), reason)
     assert all(math.isnan(value) for value in (test.low, test.high, test.p_value))
+
+
+def test_no_difference_at_all_has_a_p_of_one():
+    test = paired_test([0.5, 0.25, 0.75], [0.5, 0.25, 0.75])
+    assert (test.difference, test.p_value, test.reason) == (0, 1, "")
+    same = seeds_test([[1, 0, 1, 1]] * 3, [[1, 0, 1, 1]] * 3)
+    assert (same.difference, same.p_value) == (0, 1) and same.low < 0 < same.high
+
+
+def test_two_seeds_and_fifty_sequences_give_no_p():
+    # A page printed "-8.0 [-8.0, -8.0] p < 0.001" for such a pair.
+    first, second = [[1] * 42 + [0] * 8] * 2, [[1] * 46 + [0] * 4] * 2
+    test = seeds_test(first, second)
+    assert (test.difference, test.pairs, test.reason) == (pytest.approx(-0.08), 2, "too few seeds")
+    assert math.isnan(test.p_value)
+    assert test.covers == "test sequences, for these trained models"
+    # McNemar's interval: four of fifty sequences differ.
+    half = stats.t.ppf(0.975, 49) * math.sqrt(0.08 * 0.92 / 49)
+    assert (test.low, test.high) == pytest.approx((-0.08 - half, -0.08 + half), rel=1e-9)
+
+
+def test_equal_differences_are_tested_by_the_sequences_they_rest_on():
+    # One model alone is right on 30 of 200 sequences, the other on 10, with every seed.
+    first, second = [[1] * 190 + [0] * 10] * 3, [[0] * 30 + [1] * 170] * 3
+    test = seeds_test(first, second)
+    z = 0.1 / math.sqrt((0.2 - 0.1**2) / 199)
+    assert test.p_value == pytest.approx(2 * stats.t.sf(z, 199), rel=1e-9) and 0 < test.low < 0.1 < test.high
+
+
+@pytest.mark.parametrize("seeds", [3, 20])
+def test_no_p_is_below_that_of_a_sign_test(seeds):
+    first, second = [[1] * 1000] * seeds, [[0] * 4 + [1] * 996] * seeds
+    assert seeds_test(first, second).p_value >= stats.binomtest(4, 4).pvalue == 0.125
+
+
+def test_a_test_over_seeds_is_students_where_the_seeds_decide():
+    rng = np.random.default_rng(2)
+    accuracies = np.array([[0.5, 0.6, 0.72], [0.3, 0.42, 0.5]])
+    correct = rng.random((2, 3, 20_000)) < accuracies[..., None]
+    test, plain = seeds_test(correct[0], correct[1]), stats.ttest_rel(*correct.mean(axis=2))
+    assert test.p_value == pytest.approx(plain.pvalue, rel=0.15)
+
+
+def test_holm_is_the_textbooks():
+    p_values = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005, "e": math.nan}
+    tests = {key: PairedTest(0.1, 0.0, 0.2, p, 3, "seed") for key, p in p_values.items()}
+    adjusted = {key: test.adjusted for key, test in adjust(tests).items()}
+    assert [adjusted[key] for key in "abcd"] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert math.isnan(adjusted["e"])
+    assert [key for key, test in adjust(tests).items() if test.significant] == ["a", "d"]
+    assert list(adjust(tests)) == list("abcde") and adjust({}) == {}
 
 
 def test_messages():
@@ -105,3 +267,13 @@ def test_messages():
         accuracy_interval([1, 6], draws=5)
     with pytest.raises(ValueError, match=r"^correct must lie in \[0, 5\], the number of draws, got -1\.$"):
         accuracy_interval([-1, 6], draws=5)
+    with pytest.raises(ValueError, match=r"^correct must lie in \[0, 1\], got 5\. Divide by the number of draws\.$"):
+        seeds_interval([[1, 5], [0, 0]])
+    with pytest.raises(ValueError, match=r"^correct must lie in \[0, 1\], got nan\."):
+        seeds_interval([[1, math.nan], [0, 0]])
+    with pytest.raises(ValueError, match=r"^correct must hold the same sequences for each seed, got 1, 2\.$"):
+        seeds_interval([[1, 0], [1]])
+    with pytest.raises(ValueError, match=r"^correct must be a list of sequences for each seed, got shape \(2,\)\.$"):
+        seeds_interval([1, 0])
+    with pytest.raises(ValueError, match=r"^first and second must have the same seeds and sequences, got \(2, 2\)"):
+        seeds_test([[1, 0], [1, 1]], [[1, 0]])

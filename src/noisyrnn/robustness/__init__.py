@@ -12,8 +12,11 @@ from noisyrnn.robustness.statistics import (
     Interval,
     PairedTest,
     accuracy_interval,
+    adjust,
     mean_interval,
     paired_test,
+    seeds_interval,
+    seeds_test,
 )
 from noisyrnn.robustness.white_noise import WhiteNoise
 
@@ -87,10 +90,13 @@ __all__ = [
     "SaltAndPepper",
     "WhiteNoise",
     "accuracy_interval",
+    "adjust",
     "build_perturbation",
     "check_strengths",
     "evaluate",
     "examples",
     "mean_interval",
     "paired_test",
+    "seeds_interval",
+    "seeds_test",
 ]
