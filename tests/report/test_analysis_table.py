@@ -60,7 +60,7 @@ def test_means_and_intervals_over_seeds(compared: Callable[..., Comparison]) -> 
     assert entry.seeds == {1: 1.0, 2: 2.0, 3: 6.0}
     assert (entry.mean, entry.low, entry.high) == pytest.approx((3.0, 3 - half, 3 + half), abs=1e-12)
     assert entry.covers == "seeds"
-    assert entry_texts(entry) == ("3.0", "± 6.6")
+    assert entry_texts(entry) == ("3.0", "[-3.6, 9.6]")
 
 
 def test_one_seed_keeps_its_own_interval(compared: Callable[..., Comparison]) -> None:
@@ -83,6 +83,7 @@ def test_values_that_are_not_finite_are_left_out_and_counted(compared: Callable[
     assert count_text(row.entries["b"]) == "1 of 3 seeds"
     assert entry_texts(row.entries["c"]) == ("none finite", "")
     assert count_text(row.entries["c"]) == ""
+    assert math.isnan(row.entries["a"].low)  # of two seeds
     assert row.tests == {}  # a and b share no seed with a value
 
 
@@ -93,7 +94,22 @@ def test_paired_tests_against_the_first_label(compared: Callable[..., Comparison
     assert (test.low, test.high) == pytest.approx((2 - T_2 / math.sqrt(3), 2 + T_2 / math.sqrt(3)), abs=1e-9)
     assert test.p_value == pytest.approx(1 - math.sqrt(12 / 14), abs=1e-9)
     assert (test.pairs, test.unit) == (3, "seed")
-    assert set(row.tests) == {"b"}
+    assert test.adjusted == test.p_value  # the only one with a p
+    assert (row.tests["c"].pairs, row.tests["c"].reason) == (1, "too few seeds")
+
+
+def test_every_row_counts_in_the_correction(compared: Callable[..., Comparison]) -> None:
+    def seeds(*numbers: float) -> list[list[dict[str, Any]] | None]:
+        return [[quantity(name, value) for name in ("trace", "largest")] for value in numbers]
+
+    rows = quantity_rows(compared(a=seeds(1.0, 2.0, 4.0), b=seeds(2.0, 4.0, 7.0), c=seeds(1.0, 2.5, 4.5)))
+    p_values = sorted(test.p_value for row in rows for test in row.tests.values())
+    adjusted = sorted(test.adjusted for row in rows for test in row.tests.values())
+    assert len(p_values) == 4
+    assert adjusted[0] == pytest.approx(4 * p_values[0], rel=1e-12)
+    assert adjusted == pytest.approx(
+        [min(1.0, 4 * p_values[0])] * 2 + [min(1.0, max(4 * p_values[0], 2 * p_values[2]))] * 2
+    )
 
 
 @pytest.mark.parametrize("other", [{"kind": "certificate"}, {"unit": "per time"}, {"kind": "estimate"}])
@@ -103,7 +119,8 @@ def test_kinds_and_units_are_never_in_one_cell(compared: Callable[..., Compariso
     assert (first.quantity.kind, first.entries["a"].seeds) == ("exact", {1: 1.0, 3: 3.0})
     assert (second.entries["a"].seeds, second.entries["b"].seeds) == ({2: 5.0}, {1: 2.0, 2: 2.5})
     assert "b" not in first.entries
-    assert first.tests == second.tests == {}
+    assert first.tests == {}
+    assert {label: test.reason for label, test in second.tests.items()} in ({}, {"b": "too few seeds"})
 
 
 def test_confidences_are_never_in_one_cell(compared: Callable[..., Comparison]) -> None:
@@ -182,9 +199,11 @@ def test_caption_says_what_is_there(compared: Callable[..., Comparison]) -> None
     assert "its own 95 % interval" in one
     assert "Student" not in one
     assert "paired" not in one
-    several = caption(quantity_rows(compared(a=values(1.0, 2.0), b=values(1.0, 3.0))), base="a")
+    few = caption(quantity_rows(compared(a=values(1.0, 2.0), b=values(1.0, 3.0))), base="a")
+    assert "fewer than 3 seeds and equal values have none" in few and "paired" not in few
+    several = caption(quantity_rows(compared(a=values(1.0, 2.0, 4.0), b=values(1.0, 3.0, 3.0))), base="a")
     assert "Student t interval" in several
-    assert "paired t test of the difference from a over the seeds both have" in several
+    assert "paired t test of the difference from a over the seeds both have, corrected for the 1 comparisons" in several
     assert "own" not in several
 
 
@@ -197,7 +216,7 @@ def test_markdown_to_the_letter(compared: Callable[..., Comparison]) -> None:
         "",
         "| quantity | kind | base | other | none |",
         "|---|---|---:|---:|---:|",
-        r"| Trace \|H\| (1/step) | exact | 3.0 ± 6.6 | 2.000 ± 0.000 (2 of 3 seeds, p = 0.500) | – |",
+        r"| Trace \|H\| (1/step) | exact | 3.0 \[-3.6, 9.6\] | 2.000 (2 of 3 seeds, too few seeds) | – |",
     ]
     assert lines[6] == "## Verdicts"
     assert lines[8] == "- base, seed 1: verdict 1"

@@ -88,17 +88,39 @@ def test_the_table_shows_means_intervals_and_marks(html: str) -> None:
     rows = re.findall(r"<tr><th[^>]*>.*?</tr>", html[html.index('<table class="main">') :], flags=re.DOTALL)
     noisy = next(row for row in rows if "</span>noisy</th>" in row)
     cells = re.findall(r'<td class="(\w*) ?\w*"[^>]*>(.*?)<span class="interval">(.*?)</span>', noisy)
-    assert cells == [("best", "<b>95.0</b>", "± 12.4"), ("best", "<b>85.0</b>", "± 12.4"), ("close", "60.0", "± 24.8")]
+    assert cells == [
+        ("best", "<b>95.0</b>", "[80.8, 100.0]"),
+        ("best", "<b>85.0</b>", "[64.8, 97.3]"),
+        ("close", "<i>60.0</i>", "[34.1, 84.2]"),
+    ]
     assert 'title="seed 1: 90.00, seed 2: 95.00, seed 3: 100.00"' in noisy
 
 
 def test_paired_tests_are_shown(html: str) -> None:
     paired = html[html.index('<table class="paired">') : html.index('id="training"')]
-    # Lipschitz under white noise: -0.2, -0.2, -0.15, so -18.3 points, t = -11 and p = 0.008.
-    assert '<span class="below">-18.3</span> <span class="soft small">[-25.5, -11.2]</span>' in paired
-    assert "p = 0.008" in paired
+    # lstm under white noise: -0.4, -0.4, -0.45; ten sequences differ, so p = 2⁻⁹, times six comparisons.
+    assert '<span class="below">-41.7</span> <span class="soft small">[-63.7, -19.7]</span>' in paired
+    assert "p = 0.012" in paired
     assert '<span class="">-1.7</span>' in paired
-    assert 'title="3 seeds"' in paired
+    assert 'title="3 seeds; interval over trainings and test sequences"' in paired
+    assert "corrected for the 6\ncomparisons of this table by Holm's method" in html.replace("&#39;", "'")
+
+
+def test_few_seeds_give_no_p_and_no_shading(make_run: Make) -> None:
+    columns = [column("clean", None, 0.75)]
+    runs = [make_run(label=label, seed=seed, columns=columns) for label in "ab" for seed in (1, 2)]
+    html = build([*runs, *(make_run(label="c", seed=seed, columns=[column("clean", None, 0.5)]) for seed in (1, 2))])
+    paired = html[html.index('<table class="paired">') : html.index('id="training"')]
+    assert "too few seeds" in paired and "p =" not in paired and "p &lt;" not in paired
+    assert "Fewer than 3 shared seeds are too few for a test" in html
+    assert "shaded" not in html
+
+
+def test_marks_are_told_apart_without_colour_and_printed(html: str) -> None:
+    style = html[: html.index("</style>")]
+    assert '.above::before { content: "▲' in style and '.below::before { content: "▼' in style
+    exact = next(line for line in style.splitlines() if "print-color-adjust: exact" in line)
+    assert all(name in exact for name in (".key", ".best", ".close", ".legend span", ".warning", ".differs"))
 
 
 def test_failed_runs_are_visible_with_their_error(html: str) -> None:
@@ -174,9 +196,9 @@ def test_hostile_text_is_shown_and_not_run(make_run: Make, tmp_path: Path) -> No
 
 def test_one_seed_names_its_interval(make_run: Make) -> None:
     html = build([make_run(label=label, seed=1, columns=[column("clean", None, 0.75)]) for label in "ab"])
-    assert "[62.5, 81.2]" in html
-    assert "over test sequences and draws of a model with one seed" in html
-    assert 'title="20 sequences"' in html
+    assert "[53.1, 88.8]" in html
+    assert "over other test sequences, for these trained models only" in html
+    assert 'title="1 seed; interval over test sequences, for these trained models"' in html
 
 
 def test_fewer_examples_are_shown_where_the_page_would_be_too_large(

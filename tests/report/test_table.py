@@ -9,17 +9,15 @@ from tests.report.conftest import column, write
 from noisyrnn.report import read_run
 from noisyrnn.report.runs import Column
 from noisyrnn.report.table import Comparison, caption, compare, markdown, percent, title
-from noisyrnn.robustness import PERTURBATIONS
+from noisyrnn.robustness import PERTURBATIONS, accuracy_interval, seeds_interval, seeds_test
 
 Make = Callable[..., Path]
 CLEAN, WHITE, PGD = Column("clean", 0.0), Column("white_noise", 0.2), Column("pgd_linf", 0.1)
-# 97.5 % quantile of Student's t with two degrees of freedom, in closed form: 0.95 / sqrt(2 * 0.975 * 0.025).
-T_2 = 0.95 / math.sqrt(2 * 0.975 * 0.025)
 
 
-def p_2(t: float) -> float:
-    """Two-sided p of t with two degrees of freedom, in closed form."""
-    return 1 - abs(t) / math.sqrt(t * t + 2)
+def answers(*accuracies: float) -> list[list[float]]:
+    """For each seed, which of the twenty sequences are right in the made runs."""
+    return [[float(i < round(20 * accuracy)) for i in range(20)] for accuracy in accuracies]
 
 
 @pytest.fixture(scope="module")
@@ -34,27 +32,40 @@ def test_order_of_labels_and_columns(comparison: Comparison) -> None:
 
 
 def test_means_and_intervals_over_seeds(comparison: Comparison) -> None:
-    cell = comparison.cells["noisy", CLEAN]  # 0.9, 0.95, 1.0: standard deviation 0.05
-    half = T_2 * 0.05 / math.sqrt(3)
+    cell = comparison.cells["noisy", CLEAN]
+    expected = seeds_interval(answers(0.9, 0.95, 1.0), draws=5)
     assert cell.seeds == {1: 0.9, 2: 0.95, 3: 1.0}
     assert cell.mean == pytest.approx(0.95, abs=1e-12)
-    assert (cell.low, cell.high) == pytest.approx((0.95 - half, 0.95 + half), abs=1e-12)
-    assert percent(cell) == ("95.0", "± 12.4")
+    assert (cell.low, cell.high, cell.covers) == (expected.low, expected.high, "trainings and test sequences")
+    assert percent(cell) == ("95.0", "[80.8, 100.0]")
 
 
 def test_best_and_indistinguishable_are_marked(comparison: Comparison) -> None:
     labels = ("noisy", "lipschitz", "lstm")
     marks = {label: [comparison.cells[label, column].mark for column in comparison.columns] for label in labels}
-    # Clean: lipschitz differs from noisy by 0, -0.05, 0 (p = 0.42). PGD: noisy from lstm by -0.1, -0.05, 0 (p = 0.23),
-    # lipschitz by -0.3, -0.15, -0.3 (p = 0.038).
-    assert marks == {"noisy": ["best", "best", "close"], "lipschitz": ["close", "", ""], "lstm": ["", "", "best"]}
+    # Five or six of twenty sequences decide lipschitz against the best under noise and PGD: too few for nine tests.
+    expected = {"noisy": ["best", "best", "close"], "lipschitz": ["close"] * 3, "lstm": ["", "", "best"]}
+    assert marks == expected
+    assert comparison.comparisons == 9
+
+
+def test_marks_are_corrected_for_all_pairs_and_columns(comparison: Comparison) -> None:
+    # noisy against lstm on clean inputs has the smallest p of all nine.
+    alone = seeds_test(answers(0.5, 0.55, 0.5), answers(0.9, 0.95, 1.0))
+    assert alone.p_value < 0.05 / 9
+    white = seeds_test(answers(0.6, 0.65, 0.75), answers(0.8, 0.85, 0.9))
+    assert 0.05 / 9 < white.p_value < 0.05  # a mark alone, none among nine
+    assert comparison.cells["lipschitz", WHITE].mark == "close"
 
 
 def test_paired_tests_against_the_first_label(comparison: Comparison) -> None:
-    test = comparison.tests["lipschitz", WHITE]  # differences -0.2, -0.2, -0.15: standard error 1/60, t = -11
-    assert test.difference == pytest.approx(-0.55 / 3, abs=1e-12)
-    assert (test.low, test.high) == pytest.approx((-0.55 / 3 - T_2 / 60, -0.55 / 3 + T_2 / 60), abs=1e-9)
-    assert test.p_value == pytest.approx(p_2(11), abs=1e-9)
+    test = comparison.tests["lipschitz", WHITE]
+    expected = seeds_test(answers(0.6, 0.65, 0.75), answers(0.8, 0.85, 0.9))
+    assert (test.difference, test.low, test.high, test.p_value) == pytest.approx(
+        (-0.55 / 3, expected.low, expected.high, expected.p_value), abs=1e-12
+    )
+    p_values = sorted(test.p_value for test in comparison.tests.values())
+    assert test.adjusted == pytest.approx(4 * p_values[2], abs=1e-12)  # the third of six
     assert (test.pairs, test.unit) == (3, "seed")
     assert not any(label == "noisy" for label, _ in comparison.tests)
 
@@ -75,9 +86,13 @@ def test_markdown_to_the_letter(comparison: Comparison) -> None:
     lines = markdown(comparison).splitlines()
     assert lines[0] == "| model | seeds | Clean | White noise σ 0.2 | PGD ℓ∞ ϵ 0.1 |"
     assert lines[1] == "|---|---:|---:|---:|---:|"
-    assert lines[2] == "| noisy | 3 | **95.0** ± 12.4 | **85.0** ± 12.4 | *60.0* ± 24.8 |"
-    assert lines[3] == "| lipschitz | 3 | *93.3* ± 14.3 | 66.7 ± 19.0 | 40.0 ± 24.8 |"
-    assert "95 % Student t interval over 3 seeds" in lines[7]
+    assert lines[2] == "| noisy | 3 | **95.0** [80.8, 100.0] | **85.0** [64.8, 97.3] | *60.0* [34.1, 84.2] |"
+    assert lines[3] == "| lipschitz | 3 | *93.3* [76.3, 100.0] | *66.7* [43.1, 86.7] | *40.0* [15.8, 65.9] |"
+    assert lines[7] == (
+        "Test accuracy in %, mean over seeds. [low, high] is the 95 % interval of the mean over other trainings and "
+        "other test sequences. **Bold**: highest mean of the column. *Italics*: not significantly different from it "
+        "(paired test over seeds, p ≥ 0.05, corrected for the 9 comparisons of all pairs and columns by Holm's method)."
+    )
 
 
 def test_markdown_escapes_labels(make_run: Make) -> None:
@@ -90,15 +105,22 @@ def test_one_seed_takes_the_interval_over_sequences(make_run: Make) -> None:
     second = make_run(label="b", seed=1, columns=[column("clean", None, 0.5)])
     comparison = compare([read_run(first), read_run(second)])
     cell = comparison.cells["a", CLEAN]
-    assert (cell.low, cell.high, cell.covers) == (0.625, 0.8125, "test sequences")
-    assert percent(cell) == ("75.0", "[62.5, 81.2]")
-    assert "over test sequences" in caption(comparison)
-    assert "Student" not in caption(comparison)
-    # Five sequences of twenty differ, by -1: t = -0.25 / sqrt(0.25 * 0.75 / 19).
+    interval = accuracy_interval([5] * 15 + [0] * 5, draws=5)
+    assert (cell.low, cell.high) == (interval.low, interval.high)
+    assert cell.covers == "test sequences, for these trained models"
+    assert percent(cell) == ("75.0", "[53.1, 88.8]")
+    assert "for these trained models only" in caption(comparison)
+    assert "trainings and" not in caption(comparison)
+    # Five sequences of twenty differ, by -1.
     test = comparison.tests["b", CLEAN]
-    assert (test.pairs, test.unit) == (20, "sequence")
-    assert test.difference == pytest.approx(-0.25, abs=1e-12)
-    assert test.p_value == pytest.approx(0.0209, abs=5e-4)
+    half = 2.093 * math.sqrt(0.25 * 0.75 / 19)
+    assert (test.pairs, test.unit, test.reason) == (1, "seed", "too few seeds")
+    assert (test.difference, test.low, test.high) == pytest.approx((-0.25, -0.25 - half, -0.25 + half), abs=1e-4)
+    assert (cell.mark, comparison.cells["b", CLEAN].mark) == ("best", "")
+    table = markdown(comparison)
+    assert (
+        "Fewer than 3 shared seeds are too few for a test" in table and "Italics" not in table and "Holm" not in table
+    )
 
 
 def test_a_single_label_is_not_called_best(make_run: Make) -> None:
@@ -120,7 +142,7 @@ def test_unequal_columns(make_run: Make) -> None:
     assert ("a", Column("mystery", 3.0)) not in comparison.cells
     assert ("b", Column("mystery", 3.0)) not in comparison.tests
     assert comparison.cells["b", Column("mystery", 3.0)].mark == ""
-    assert "| a | 1 | **75.0** [62.5, 81.2] | 50.0 [37.5, 56.2] | – |" in markdown(comparison)
+    assert "| a | 1 | **75.0** [53.1, 88.8] | 50.0 [29.9, 70.1] | – |" in markdown(comparison)
 
 
 def test_unequal_seeds_pair_what_they_share_and_say_so(make_run: Make) -> None:
@@ -169,14 +191,18 @@ def test_json_holds_every_number(comparison: Comparison) -> None:
     assert (white["perturbation"], white["strength"]) == ("white_noise", 0.2)
     assert white["seeds"] == {"1": 0.6, "2": 0.65, "3": 0.75}
     assert white["mean"] == pytest.approx(2 / 3, abs=1e-12)
-    assert white["versus_base"]["p_value"] == pytest.approx(p_2(11), abs=1e-9)
+    assert white["covers"] == "trainings and test sequences"
+    assert white["versus_base"]["p_value"] == comparison.tests["lipschitz", WHITE].p_value
+    assert white["versus_base"]["adjusted"] == comparison.tests["lipschitz", WHITE].adjusted
     assert content["labels"]["cornn"] == {"runs": [{"seed": 1, "status": "failed", "evaluated": False}], "columns": []}
 
 
 def test_json_has_no_nan(make_run: Make) -> None:
-    entry = column("clean", None, 0.5) | {"interval": [math.nan, math.nan]}
-    comparison = compare([read_run(make_run(label="a", seed=1, columns=[entry]))])
+    entries = [column("clean", None, 0.5), column("clean", None, 0.5) | {"correct": "5555500000"}]
+    runs = [make_run(label="a", seed=seed, columns=[entry]) for seed, entry in enumerate(entries)]
+    comparison = compare([read_run(run) for run in runs])  # not the same test sequences: no interval
     assert comparison.to_dict()["labels"]["a"]["columns"][0]["low"] is None
+    assert "NaN" not in json.dumps(comparison.to_dict(), allow_nan=False)
     assert percent(comparison.cells["a", CLEAN]) == ("50.0", "")
 
 

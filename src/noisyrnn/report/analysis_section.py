@@ -16,13 +16,12 @@ from noisyrnn.report.analysis_table import (
     group_title,
     kind_title,
     number,
-    p_text,
     quantity_rows,
     seeds_text,
 )
 from noisyrnn.report.figures import colour
-from noisyrnn.report.table import SIGNIFICANCE, Comparison
-from noisyrnn.robustness.statistics import PairedTest
+from noisyrnn.report.table import Comparison
+from noisyrnn.robustness.statistics import PairedTest, p_text
 
 Run = tuple[str, int, Analysis]
 
@@ -36,7 +35,7 @@ def theory_section(comparison: Comparison) -> dict[str, Any] | None:
     labels = [group.label for group in comparison.groups]
     return {
         "caption": caption(rows, base=comparison.base),
-        "tested": any(row.tests for row in rows),
+        "tested": any(not test.reason for row in rows for test in row.tests.values()),
         "groups": [
             {"title": group_title(group), "rows": [_row(row, labels) for row in rows if row.quantity.group == group]}
             for group in dict.fromkeys(row.quantity.group for row in rows)
@@ -82,7 +81,7 @@ def _test(test: PairedTest, better: str | None) -> dict[str, str]:
     half = (test.high - test.low) / 2
     difference = number(test.difference, half)
     sign = ""
-    if test.p_value < SIGNIFICANCE and better is not None:
+    if test.significant and better is not None:
         sign = "above" if (test.difference > 0) == (better == "higher") else "below"
     return {"p": f"{'+' if test.difference > 0 else ''}{difference}, {p_text(test)}", "sign": sign}
 

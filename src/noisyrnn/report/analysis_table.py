@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from noisyrnn.report.analysis import Analysis, Quantity
-from noisyrnn.report.table import OVER_SEEDS, Comparison, Group, escape, finite
-from noisyrnn.robustness.statistics import PairedTest, mean_interval, paired_test
+from noisyrnn.report.table import Comparison, Group, escape, finite
+from noisyrnn.robustness.statistics import FEWEST_SEEDS, PairedTest, adjust, mean_interval, p_text, paired_test
 
+OVER_SEEDS = "seeds"
 OVER_DRAWS = "draws or sequences"
 
 
@@ -40,7 +41,7 @@ class Row:
         quantity: The first found, for its title, group, kind, confidence, unit and direction.
         notes: What the values were computed from, each note once.
         entries: By label; absent where no run of the label has the quantity.
-        tests: Label against base, paired over seeds; absent where there are not two to pair.
+        tests: Label against base, paired over seeds, corrected for the tests of all rows; absent without a shared seed.
     """
 
     quantity: Quantity
@@ -75,6 +76,8 @@ def quantity_rows(comparison: Comparison) -> tuple[Row, ...]:
                 key = (quantity.group, quantity.name, quantity.kind, quantity.confidence, quantity.unit)
                 found.setdefault(key, {}).setdefault(group.label, {})[seed] = quantity
     rows = [_row(by_label, comparison.base) for by_label in found.values()]
+    adjusted = adjust({(i, label): test for i, row in enumerate(rows) for label, test in row.tests.items()})
+    rows = [replace(row, tests={label: adjusted[i, label] for label in row.tests}) for i, row in enumerate(rows)]
     groups = list(dict.fromkeys(row.quantity.group for row in rows))
     names = list(dict.fromkeys(row.quantity.name for row in rows))
     return tuple(sorted(rows, key=lambda row: (groups.index(row.quantity.group), names.index(row.quantity.name))))
@@ -91,13 +94,11 @@ def group_title(group: str) -> str:
 
 
 def entry_texts(entry: Entry) -> tuple[str, str]:
-    """The figure, and its interval: `± 1.2` over seeds, its ends for a single one."""
+    """The figure, and the ends of its interval, where there is one."""
     if not math.isfinite(entry.mean):
         return "none finite", ""
     half = (entry.high - entry.low) / 2
     shown = number(entry.mean, half)
-    if entry.covers == OVER_SEEDS:
-        return shown, f"± {number(half, half, size=entry.mean)}"
     if math.isnan(entry.low) and math.isnan(entry.high):
         return shown, ""
     return shown, f"[{number(entry.low, half, size=entry.mean)}, {number(entry.high, half, size=entry.mean)}]"
@@ -112,11 +113,6 @@ def count_text(entry: Entry) -> str:
     """`2 of 3 seeds` where some have no finite value, else nothing."""
     known = sum(math.isfinite(value) for value in entry.seeds.values())
     return "" if known in (0, len(entry.seeds)) else f"{known} of {len(entry.seeds)} seeds"
-
-
-def p_text(test: PairedTest) -> str:
-    """`p = 0.012`, or `p < 0.001`."""
-    return "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
 
 
 def number(value: float, half: float = math.nan, *, size: float | None = None) -> str:
@@ -145,18 +141,20 @@ def caption(rows: Sequence[Row], *, base: str) -> str:
     ]
     if OVER_SEEDS in covers:
         sentences.append(
-            "A figure is the mean over seeds, ± the half-width of the 95 % Student t interval over them, which covers "
-            "what differs between trainings. A seed without a finite value is left out, and the count says so."
+            "A figure is the mean over seeds, [low, high] the 95 % Student t interval over them, which covers what "
+            f"differs between trainings; fewer than {FEWEST_SEEDS} seeds and equal values have none. A seed without a "
+            "finite value is left out, and the count says so."
         )
     if OVER_DRAWS in covers:
         sentences.append(
             "Where one seed has a value, the figure is that value, and [low, high] its own 95 % interval, if it has "
             "one: over the draws or sequences of this one training."
         )
-    if any(row.tests for row in rows):
+    tests = sum(not test.reason for row in rows for test in row.tests.values())
+    if tests:
         sentences.append(
-            f"p is that of a paired t test of the difference from {base} over the seeds both have, not corrected for "
-            "the number of comparisons."
+            f"p is that of a paired t test of the difference from {base} over the seeds both have, corrected for the "
+            f"{tests} comparisons of the table by Holm's method."
         )
     return " ".join(sentences)
 
@@ -225,10 +223,10 @@ def _entry(by_seed: Mapping[int, Quantity]) -> Entry:
 
 
 def _paired(first: Entry, second: Entry) -> PairedTest | None:
-    """First minus second over the seeds for which both are finite, where those are at least two."""
+    """First minus second over the seeds for which both are finite."""
     both = [
         (value, second.seeds[seed])
         for seed, value in first.seeds.items()
         if math.isfinite(value) and math.isfinite(second.seeds.get(seed, math.nan))
     ]
-    return paired_test([a for a, _ in both], [b for _, b in both], unit="seed") if len(both) > 1 else None
+    return paired_test([a for a, _ in both], [b for _, b in both]) if both else None

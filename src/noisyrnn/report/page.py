@@ -23,12 +23,14 @@ from noisyrnn.report.table import (
     caption,
     compare,
     markdown,
+    marks_caption,
     percent,
     perturbation_title,
     seeds_title,
     strength_title,
+    untested,
 )
-from noisyrnn.robustness.statistics import PairedTest
+from noisyrnn.robustness.statistics import PairedTest, p_text
 from noisyrnn.run_folder import write_atomically
 
 LARGEST_PAGE = 3_000_000
@@ -121,6 +123,8 @@ def _view(comparison: Comparison) -> dict[str, Any]:
         "not_evaluated": [_trouble(run) for run in runs if run.status != "failed" and not run.evaluated],
         "notes": comparison.notes,
         "caption": caption(comparison),
+        "close": marks_caption(comparison),
+        "untested": untested(comparison),
         "panels": [
             {"title": perturbation_title(name), "strengths": [_strength(column) for column in columns]}
             for name, columns in comparison.panels().items()
@@ -130,6 +134,7 @@ def _view(comparison: Comparison) -> dict[str, Any]:
         "chance": None if chance is None else f"{100 * chance:.3g}\N{NO-BREAK SPACE}%",
         "base": comparison.base,
         "tests": _tests(comparison),
+        "tested": sum(not test.reason for test in comparison.tests.values()),
         "theory": theory_section(comparison),
         "training": training_curves(comparison),
         "costs": [_cost(group, i) for i, group in enumerate(groups)],
@@ -232,12 +237,12 @@ def _tests(comparison: Comparison) -> list[dict[str, Any]]:
 def _test(test: PairedTest | None) -> dict[str, str]:
     if test is None:
         return {"difference": "–", "interval": "", "p": "", "pairs": "nothing to pair", "sign": ""}
-    sign = "" if test.p_value >= 0.05 else ("above" if test.difference > 0 else "below")
+    sign = "" if not test.significant else ("above" if test.difference > 0 else "below")
     return {
         "difference": f"{100 * test.difference:+.1f}",
         "interval": f"[{100 * test.low:+.1f}, {100 * test.high:+.1f}]",
-        "p": "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}",
-        "pairs": f"{test.pairs} {test.unit}s",
+        "p": p_text(test),
+        "pairs": f"{test.pairs} seed{'s' if test.pairs > 1 else ''}; interval over {test.covers}",
         "sign": sign,
     }
 

@@ -34,14 +34,14 @@ class Accuracy:
 
     Args:
         accuracy: Mean over draws, in `[0, 1]`.
-        interval: Ends of the 95 % interval over the test sequences.
         rates: For each test sequence, the share of draws in which it was classified correctly.
+        draws: Draws that a rate is the share of.
         settings: The perturbation's `repr`.
     """
 
     accuracy: float
-    interval: tuple[float, float]
     rates: tuple[float, ...]
+    draws: int
     settings: str
 
 
@@ -168,11 +168,10 @@ def _column(entry: Mapping[str, Any]) -> Column:
 
 def _accuracy(entry: Mapping[str, Any]) -> tuple[Column, Accuracy]:
     draws = len(entry["draw_accuracies"])
-    low, high = entry["interval"]
     return _column(entry), Accuracy(
         accuracy=float(entry["accuracy"]),
-        interval=(float(low), float(high)),
         rates=tuple(int(digit, 36) / draws for digit in entry["correct"]),
+        draws=draws,
         settings=str(entry["settings"]),
     )
 

@@ -1,19 +1,25 @@
 """Runs gathered by label and turned into numbers: means over seeds, intervals, best marks, paired tests."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from noisyrnn.report.runs import Accuracy, Column, RunRecord
 from noisyrnn.robustness import PERTURBATIONS
-from noisyrnn.robustness.statistics import PairedTest, mean_interval, paired_test
+from noisyrnn.robustness.statistics import (
+    FEWEST_SEEDS,
+    SEQUENCES,
+    TRAININGS,
+    PairedTest,
+    adjust,
+    seeds_interval,
+    seeds_test,
+)
 
 CLEAN = "clean"
-# Above this p a difference from the best of a column is not told from chance.
-SIGNIFICANCE = 0.05
-OVER_SEEDS = "seeds"
-OVER_SEQUENCES = "test sequences"
 # Names that do not simply read off their key.
 TITLES = {"fgsm": "FGSM", "pgd_linf": "PGD ℓ∞", "pgd_l2": "PGD ℓ2"}
 
@@ -25,10 +31,11 @@ class Cell:
     Args:
         seeds: Accuracy for each seed, in `[0, 1]`.
         mean: Their mean.
-        low: Lower end of the 95 % interval.
-        high: Its upper end.
-        covers: What the interval is over: `seeds`, or `test sequences` where there is one seed.
-        mark: `best` of the column, `close` where it is not told from the best by the paired test, else empty.
+        low: Lower end of the 95 % interval; `nan` where the seeds have not the same test sequences.
+        high: Its upper end, likewise.
+        covers: What the interval covers: trainings and test sequences, or test sequences only where there are fewer
+            than three seeds; empty where there is none.
+        mark: `best` of the column, `close` where it is not significantly different from the best, else empty.
     """
 
     seeds: Mapping[int, float]
@@ -60,7 +67,9 @@ class Comparison:
         groups: One for each label, in the order given; the first is the base of the paired tests.
         columns: Clean first, then each perturbation by rising strength.
         cells: By label and column; absent where a label was not evaluated there.
-        tests: Label against base, paired, by label and column; absent where nothing can be paired.
+        tests: Label against base, paired, by label and column, corrected for their number; absent where nothing can be
+            paired.
+        comparisons: Pairs of labels tested for the marks, over all columns; their p values are corrected for all.
         notes: Sentences on whatever makes the runs less comparable.
     """
 
@@ -68,6 +77,7 @@ class Comparison:
     columns: tuple[Column, ...]
     cells: Mapping[tuple[str, Column], Cell]
     tests: Mapping[tuple[str, Column], PairedTest]
+    comparisons: int
     notes: tuple[str, ...]
 
     @property
@@ -88,6 +98,7 @@ class Comparison:
             "format": 1,
             "base": self.base,
             "interval": caption(self),
+            "comparisons": self.comparisons,
             "notes": list(self.notes),
             "labels": {group.label: self._label_dict(group) for group in self.groups},
         }
@@ -114,21 +125,34 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
     groups = _group(runs)
     found = {column for group in groups for run in group.evaluated for column in run.accuracies}
     columns = tuple(sorted(found, key=_order))
-    cells: dict[tuple[str, Column], Cell] = {}
-    tests: dict[tuple[str, Column], PairedTest] = {}
+    known = {
+        (group.label, column): accuracies
+        for column in columns
+        for group in groups
+        if (accuracies := _by_seed(group, column))
+    }
+    labels = [group.label for group in groups]
+    cells = {key: _cell(accuracies) for key, accuracies in known.items()}
+    pairs = {
+        (one, two, column): test
+        for column in columns
+        for one, two in itertools.combinations(labels, 2)
+        if (test := _paired(known.get((two, column)), known.get((one, column)))) is not None
+    }
+    adjusted = adjust(pairs)
+    tests = adjust({(two, column): test for (one, two, column), test in pairs.items() if one == labels[0]})
     for column in columns:
-        by_label = {group.label: _by_seed(group, column) for group in groups}
-        known = {label: accuracies for label, accuracies in by_label.items() if accuracies}
-        column_cells = {label: _cell(accuracies) for label, accuracies in known.items()}
-        highest = max(cell.mean for cell in column_cells.values())
-        best = [label for label, cell in column_cells.items() if cell.mean == highest]
-        for label, cell in column_cells.items():
-            mark = _mark(known, label, best) if len(known) > 1 else ""
-            cells[label, column] = Cell(**{**vars(cell), "mark": mark})
-            test = _paired(known[label], by_label[groups[0].label]) if label != groups[0].label else None
-            if test is not None:
-                tests[label, column] = test
-    return Comparison(groups=groups, columns=columns, cells=cells, tests=tests, notes=_notes(groups))
+        found = {label: cells[label, column].mean for label in labels if (label, column) in cells}
+        best = [label for label in found if found[label] == max(found.values())]
+        for label in found if len(found) > 1 else ():
+            test = adjusted.get((label, best[0], column)) or adjusted.get((best[0], label, column))
+            tied = test is not None and not test.reason and not test.significant
+            mark = "best" if label in best else "close" if tied else ""
+            cells[label, column] = replace(cells[label, column], mark=mark)
+    comparisons = sum(not test.reason for test in pairs.values())
+    return Comparison(
+        groups=groups, columns=columns, cells=cells, tests=tests, comparisons=comparisons, notes=_notes(groups)
+    )
 
 
 def title(column: Column) -> str:
@@ -153,36 +177,47 @@ def strength_title(column: Column) -> str:
 
 
 def percent(cell: Cell) -> tuple[str, str]:
-    """Mean in per cent, and the interval: `± 1.2` over seeds, its ends over test sequences (it is not symmetric)."""
+    """Mean in per cent, and the ends of its interval, where there is one."""
     mean = f"{100 * cell.mean:.1f}"
     if not (math.isfinite(cell.low) and math.isfinite(cell.high)):
         return mean, ""
-    if cell.covers == OVER_SEEDS:
-        return mean, f"± {50 * (cell.high - cell.low):.1f}"
     return mean, f"[{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
 
 
 def caption(comparison: Comparison) -> str:
     """What the figures of the table are, and what their intervals cover."""
     covers = {cell.covers for cell in comparison.cells.values()}
-    counts = sorted({len(cell.seeds) for cell in comparison.cells.values() if cell.covers == OVER_SEEDS})
     sentences = ["Test accuracy in %, mean over seeds."]
-    if OVER_SEEDS in covers:
-        number = " or ".join(map(str, counts))
+    if TRAININGS in covers:
+        sentences.append("[low, high] is the 95 % interval of the mean over other trainings and other test sequences.")
+    if SEQUENCES in covers:
+        few = "With fewer than three seeds, [low, high]" if TRAININGS in covers else "[low, high]"
         sentences.append(
-            f"± is the half-width of the 95 % Student t interval over {number} seeds: it covers what differs between "
-            "trainings (initial weights, order, noise), for this one test set."
-        )
-    if OVER_SEQUENCES in covers:
-        sentences.append(
-            "[low, high] is the 95 % interval over test sequences and draws of a model with one seed: it covers the "
-            "choice of test sequences and of noise, not the variation between trainings."
+            f"{few} is the 95 % interval over other test sequences, for these trained models only: "
+            f"variation between trainings needs at least {FEWEST_SEEDS} seeds."
         )
     return " ".join(sentences)
 
 
+def marks_caption(comparison: Comparison) -> str:
+    """What a cell marked `close` means; empty where nothing was tested."""
+    if not comparison.comparisons:
+        return ""
+    return (
+        "not significantly different from it (paired test over seeds, p ≥ 0.05, corrected for the "
+        f"{comparison.comparisons} comparisons of all pairs and columns by Holm's method)"
+    )
+
+
+def untested(comparison: Comparison) -> str:
+    """A sentence on what was not tested for want of seeds, or nothing."""
+    if SEQUENCES not in {cell.covers for cell in comparison.cells.values()} or len(comparison.groups) < 2:
+        return ""
+    return f"Fewer than {FEWEST_SEEDS} shared seeds are too few for a test: such differences are not marked."
+
+
 def markdown(comparison: Comparison) -> str:
-    """The table of accuracies in GitHub's Markdown, with a caption; best in bold, not told from it in italics."""
+    """The table of accuracies in GitHub's Markdown, with a caption; best in bold, ties with it in italics."""
     head = ["model", "seeds", *(escape(title(column)) for column in comparison.columns)]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for group in comparison.groups:
@@ -190,12 +225,11 @@ def markdown(comparison: Comparison) -> str:
         for column in comparison.columns:
             row.append(_markdown_cell(comparison.cells.get((group.label, column))))
         lines.append("| " + " | ".join(row) + " |")
-    marks = (
-        "**Bold**: highest mean of the column. *Italics*: a paired test against it gives p ≥ 0.05 "
-        "(not corrected for the number of comparisons)."
-    )
+    close = marks_caption(comparison)
+    marks = "**Bold**: highest mean of the column." + (f" *Italics*: {close}." if close else "")
     notes = [f"Note: {escape(note)}" for note in comparison.notes]
-    return "\n\n".join(["\n".join(lines), f"{caption(comparison)} {marks}", *notes]) + "\n"
+    sentences = [caption(comparison), marks, untested(comparison)]
+    return "\n\n".join(["\n".join(lines), " ".join(filter(None, sentences)), *notes]) + "\n"
 
 
 def seeds_title(group: Group) -> str:
@@ -251,32 +285,21 @@ def _by_seed(group: Group, column: Column) -> dict[int, Accuracy]:
 
 def _cell(accuracies: Mapping[int, Accuracy]) -> Cell:
     seeds = {seed: accuracy.accuracy for seed, accuracy in accuracies.items()}
-    if len(seeds) == 1:
-        (only,) = accuracies.values()
-        low, high = only.interval
-        return Cell(seeds=seeds, mean=only.accuracy, low=low, high=high, covers=OVER_SEQUENCES)
-    interval = mean_interval(list(seeds.values()))
-    return Cell(seeds=seeds, mean=interval.mean, low=interval.low, high=interval.high, covers=OVER_SEEDS)
+    rates = [accuracy.rates for accuracy in accuracies.values()]
+    if len({len(one) for one in rates}) > 1:
+        return Cell(seeds=seeds, mean=fmean(seeds.values()), low=math.nan, high=math.nan, covers="")
+    draws = min(accuracy.draws for accuracy in accuracies.values())
+    interval = seeds_interval(rates, draws=draws)
+    return Cell(seeds=seeds, mean=fmean(seeds.values()), low=interval.low, high=interval.high, covers=interval.covers)
 
 
-def _paired(first: Mapping[int, Accuracy], second: Mapping[int, Accuracy]) -> PairedTest | None:
-    """First minus second, over the seeds both have; over test sequences where they share one seed."""
-    shared = [seed for seed in first if seed in second]
-    if len(shared) > 1:
-        pairs = [(first[seed].accuracy, second[seed].accuracy) for seed in shared]
-        return paired_test([a for a, _ in pairs], [b for _, b in pairs], unit="seed")
-    if len(shared) == 1:
-        one, other = first[shared[0]].rates, second[shared[0]].rates
-        if len(one) == len(other) > 1:
-            return paired_test(one, other, unit="sequence")
-    return None
-
-
-def _mark(known: Mapping[str, Mapping[int, Accuracy]], label: str, best: Sequence[str]) -> str:
-    if label in best:
-        return "best"
-    test = _paired(known[label], known[best[0]])
-    return "close" if test is not None and test.p_value >= SIGNIFICANCE else ""
+def _paired(first: Mapping[int, Accuracy] | None, second: Mapping[int, Accuracy] | None) -> PairedTest | None:
+    """First minus second over the seeds both have; `None` where their test sequences are not the same."""
+    shared = [seed for seed in first or () if seed in (second or ())]
+    if first is None or second is None or not shared:
+        return None
+    one, two = ([accuracies[seed].rates for seed in shared] for accuracies in (first, second))
+    return seeds_test(one, two) if len({len(rates) for rates in (*one, *two)}) == 1 else None
 
 
 def _notes(groups: Sequence[Group]) -> tuple[str, ...]:
