@@ -13,6 +13,7 @@ from noisyrnn.models.loops.noisy_cell import NoisyCell
 from noisyrnn.models.loops.with_hidden_noise import WithHiddenNoise
 from noisyrnn.models.noisy import NoisyRNN
 from noisyrnn.models.registry import ModelEntry
+from noisyrnn.models.released import from_released_weights
 
 MODELS: dict[str, ModelEntry] = {
     "noisy": ModelEntry("Noisy RNN: the Lipschitz cell with a learnable step, trained with hidden noise", NoisyRNN),
@@ -46,4 +47,5 @@ __all__ = [
     "SequenceToSequence",
     "TanhRNN",
     "WithHiddenNoise",
+    "from_released_weights",
 ]
