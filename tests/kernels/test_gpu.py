@@ -382,7 +382,8 @@ def test_parity_on_a_gpu(hidden: int, with_A: bool) -> None:
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "lengths"])
 def test_parity_of_every_noise_on_a_gpu(noise: FusedNoise, lengths: bool) -> None:
     dt = "" if noise.source == 1 else "rows"
-    call = make_pass(33, 17, 50, noise=noise, replicas=3, lengths=lengths, dt=dt)
+    # A state that grows makes the error's norm one number, and its ratio luck: small weights, many replicas.
+    call = make_pass(33, 17, 50, noise=noise, replicas=16, lengths=lengths, dt=dt, scale=0.3)
     call = Pass(*[t.cuda() if isinstance(t, Tensor) else t for t in call])
     check_parity(call, tuple(g.cuda() for g in gradients_in(call)))
 
