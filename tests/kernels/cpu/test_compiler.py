@@ -184,7 +184,9 @@ def test_a_cache_that_cannot_be_written(
     blocked.write_text("")
     monkeypatch.setenv("NOISYRNN_CACHE", str(blocked if place == "a file" else blocked / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    with pytest.warns(UserWarning, match="cannot be kept .* Set NOISYRNN_CACHE to a folder that can be written"):
+    with pytest.warns(
+        UserWarning, match=r"cannot be kept .* Set NOISYRNN_CACHE to a folder that can be written, by you only\.$"
+    ):
         assert lanes() == 4
 
 
@@ -240,3 +242,81 @@ def test_torchs_openmp_is_found() -> None:
     if not os.path.exists("/proc/self/maps") or "libgomp" not in Path("/proc/self/maps").read_text():
         pytest.skip("torch has another OpenMP library here")
     assert kernel._parallel() is not None
+
+
+def refused(expected: str) -> None:
+    """The library of the cache is not loaded: it is compiled again, elsewhere, with one warning."""
+    with pytest.warns(UserWarning, match="cannot be kept") as caught:
+        assert lanes() == 4
+    assert expected in str(caught[0].message)
+
+
+@pytest.fixture
+def planted(tmp_path: Path, sources: Path) -> Path:
+    """A library of another's making, which says 99, under the name that ours would have."""
+    assert lanes() == 4
+    (ours,) = kept(tmp_path)
+    (sources / "loop.cpp").write_text(SMALL % 99)
+    assert lanes() == 99
+    (theirs,) = [path for path in kept(tmp_path) if path != ours]
+    (sources / "loop.cpp").write_text(SMALL % 4)
+    stem, _ = ours.stem.rsplit("-", 1)
+    ours.unlink()
+    return theirs.rename(compiler._full_name(str(ours.with_name(stem)), theirs))
+
+
+def test_a_planted_library_would_be_loaded_from_a_folder_of_ones_own(planted: Path) -> None:
+    """Or the tests below show nothing."""
+    assert lanes() == 99
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o702])
+def test_a_folder_that_others_can_write(planted: Path, mode: int) -> None:
+    planted.parent.chmod(mode)
+    refused(f"{planted.parent} belongs to another user or can be written by others")
+
+
+def test_a_parent_that_others_can_write(planted: Path) -> None:
+    planted.parent.parent.chmod(0o777)
+    refused(f"{planted.parent.parent} belongs to another user or can be written by others")
+    planted.parent.parent.chmod(0o1777)  # as /tmp: what is ours stays in its place
+    assert lanes() == 99
+
+
+def test_a_library_that_others_can_write_is_compiled_again(planted: Path) -> None:
+    planted.chmod(0o722)
+    assert lanes() == 4
+
+
+def test_a_link_to_a_library_is_compiled_again(planted: Path, tmp_path: Path) -> None:
+    planted.rename(tmp_path / "elsewhere.so")
+    planted.symlink_to(tmp_path / "elsewhere.so")
+    assert lanes() == 4
+
+
+def test_a_link_to_a_folder_is_judged_by_the_folder(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = planted.parent.with_name("link")
+    link.symlink_to(planted.parent)
+    monkeypatch.setenv("NOISYRNN_CACHE", str(link))
+    assert lanes() == 99
+    planted.parent.chmod(0o777)
+    refused(f"{planted.parent} belongs to another user")
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("what", ["folder", "library"])
+def test_what_belongs_to_another_user(planted: Path, what: str) -> None:
+    os.chown(planted.parent if what == "folder" else planted, 12345, -1)
+    if what == "folder":
+        refused(f"{planted.parent} belongs to another user or can be written by others")
+    else:
+        assert lanes() == 4
+
+
+def test_what_is_kept_is_closed_to_others_whatever_the_umask(tmp_path: Path, sources: Path) -> None:
+    before = os.umask(0)
+    try:
+        assert lanes() == 4
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "cache", *kept(tmp_path))] == [0o700, 0o700]

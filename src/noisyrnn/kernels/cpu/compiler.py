@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 import warnings
@@ -71,21 +72,50 @@ def library(instructions: str) -> ctypes.CDLL:
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return _kept(folder, stem) or _loaded(_compile(compiler, flags, folder, stem))
+        folder = folder.resolve()
+        reason = exposed(folder)
+        if reason is None:
+            return _kept(folder, stem) or _loaded(_compile(compiler, flags, folder, stem))
     except (OSError, RuntimeError) as error:
         if isinstance(error, CompilerError):
             raise
-        warnings.warn(
-            f"the compiled CPU kernel cannot be kept ({error}), so every process compiles it again. "
-            "Set NOISYRNN_CACHE to a folder that can be written.",
-            stacklevel=2,
-        )
+        reason = str(error)
+    warnings.warn(
+        f"the compiled CPU kernel cannot be kept ({reason}), so every process compiles it again. "
+        "Set NOISYRNN_CACHE to a folder that can be written, by you only.",
+        stacklevel=2,
+    )
     try:
         with tempfile.TemporaryDirectory(prefix="noisyrnn-") as private:
             # Stays mapped after the file is gone.
             return _loaded(_compile(compiler, flags, Path(private), stem))
     except OSError as error:
         raise CompilerError(f"there is no folder to compile in: {error}") from error
+
+
+def exposed(folder: Path) -> str | None:
+    """Why others could put a library into a folder, which this process would then run; `None` if they cannot.
+
+    Args:
+        folder: Without symbolic links.
+    """
+    for place in (folder, *folder.parents):
+        if not _ours(place.lstat(), sticky=place != folder):
+            return f"{place} belongs to another user or can be written by others"
+    return None
+
+
+def _ours(state: os.stat_result, *, sticky: bool = False) -> bool:
+    """Whether a file or folder is no link and belongs to this user or the system, and others cannot write it.
+
+    Args:
+        state: Of the file or folder.
+        sticky: Whether others may write a folder in which nobody can move what belongs to somebody else.
+    """
+    if not hasattr(os, "getuid"):  # Windows keeps a user's folders to himself
+        return True
+    closed = not state.st_mode & 0o022 or (sticky and state.st_mode & stat.S_ISVTX)
+    return state.st_uid in (os.getuid(), 0) and bool(closed) and not stat.S_ISLNK(state.st_mode)
 
 
 def _compiler() -> tuple[str, ...]:
@@ -101,7 +131,7 @@ def _compiler() -> tuple[str, ...]:
 def _kept(folder: Path, stem: str) -> ctypes.CDLL | None:
     """What an earlier process compiled, if all of it is there: to load half a file can end the process."""
     for path in folder.glob(f"{stem}-*.so"):
-        if path.name == _full_name(stem, path):
+        if _ours(path.lstat()) and path.name == _full_name(stem, path):
             try:
                 return ctypes.CDLL(str(path))
             except OSError:  # another system's
@@ -128,6 +158,7 @@ def _compile(compiler: tuple[str, ...], flags: tuple[str, ...], folder: Path, st
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
             raise CompilerError(f"the compiler {compiler[0]} failed: {lines[0] if lines else 'without a word'}")
+        half.chmod(0o700)  # whatever the umask is
         return half.rename(folder / _full_name(stem, half))
     finally:
         half.unlink(missing_ok=True)
