@@ -46,6 +46,8 @@ BAD = [
     (lambda: checks.check_integer("steps", 2.0, minimum=1), TypeError, "steps must be an integer, got 2.0."),
     (lambda: checks.check_integer("steps", True, minimum=1), TypeError, "steps must be an integer, got True."),
     (lambda: checks.check_integer("steps", 2, minimum=3), ValueError, "steps must be at least 3, got 2."),
+    (lambda: checks.check_flag("bias", "False"), TypeError, "bias must be True or False, got 'False'."),
+    (lambda: checks.check_flag("bias", 0), TypeError, "bias must be True or False, got 0."),
     (check_number("a"), TypeError, "radius must be a number, got 'a'."),
     (check_number(True), TypeError, "radius must be a number, got True."),
     (check_number(0, above=0.0), ValueError, "radius must be greater than 0, got 0."),

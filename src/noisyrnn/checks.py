@@ -29,6 +29,12 @@ def check_integer(argument: str, value: object, *, minimum: int) -> None:
         raise ValueError(f"{argument} must be at least {minimum}, got {value}.")
 
 
+def check_flag(argument: str, value: object) -> None:
+    """Raise `TypeError` unless `value` is `True` or `False`: "False" and 0 would count as something by accident."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False, got {value!r}.")
+
+
 def check_number(
     argument: str,
     value: object,

@@ -3,20 +3,24 @@
 import dataclasses
 import math
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import MODELS, NoisyRNN, SequenceClassifier
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training import RunFolder, TrainConfig, fit, load
 from noisyrnn.training import fit as fit_function
+from noisyrnn.training.checkpoint import Checkpoint, Progress
 from noisyrnn.training.fit import batches, select, validate
 
 Build = Callable[[TrainConfig], SequenceClassifier]
@@ -333,3 +337,54 @@ def test_progress_lines_show_an_eta(
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("noisy seed 1: 1/9, ETA ")
     assert lines[-1].startswith("noisy seed 1: 9/9, ETA 0 s")
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path, generator = tmp_path / "checkpoint.pt", random.Random(1)
+    weights = {"w": torch.randn(30, 30)}
+    Checkpoint({"seed": 1}, Progress(), weights, {"state": {}}, weights).write(path)
+    whole = path.read_bytes()
+    places = [generator.randrange(8 * len(whole)) for _ in range(400)]
+    places += [generator.randrange(8 * (len(whole) - 64), 8 * len(whole)) for _ in range(100)]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"^checkpoint must be whole, got .*, which is damaged"):
+            Checkpoint.read(path, {"seed": 1})
+    path.write_bytes(whole)
+    assert Checkpoint.read(path, {"seed": 1}).model["w"].equal(weights["w"])
+
+
+def test_a_checkpoint_without_a_digest_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    Checkpoint({"seed": 1}, Progress(), {}, {}, None).write(path)
+    torch.save(torch.load(path, weights_only=True), path)
+    assert Checkpoint.read(path, {"seed": 1}).progress == Progress()
+
+
+class OwnLayer(NoisyRNN):
+    """With options that it passes on."""
+
+    def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
+        super().__init__(input_size, hidden_size, **options)
+
+
+@pytest.mark.parametrize("kind", ["own layer", "readout", "parametrized"])
+def test_what_cannot_be_saved_is_refused_before_the_first_step(
+    kind: str, dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
+) -> None:
+    model = build(config)
+    if kind == "own layer":
+        model = SequenceClassifier(OwnLayer(dataset.input_size, 4, additive=0.1), dataset.classes)
+        assert "additive=0.1" in repr(model)
+    elif kind == "readout":
+        size = model.layer.output_size
+        model.readout = nn.Sequential(nn.Linear(size, size), nn.Linear(size, dataset.classes))
+    else:
+        nn.utils.parametrizations.weight_norm(model.readout)
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises((TypeError, ValueError), match=r"^(model|layer) must "):
+        fit(model, dataset, config, folder=folder)
+    assert all(one.equal(other) for one, other in zip(before, model.parameters(), strict=True))
+    fit(model, dataset, dataclasses.replace(config, epochs=1))  # with no folder nothing is saved

@@ -3,7 +3,10 @@
 import json
 import os
 import pickle
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,8 @@ from torch import nn
 
 import noisyrnn
 from noisyrnn.models import HEADS, MODELS, RecurrentLayer, SequenceClassifier, SequenceRegressor
-from noisyrnn.training.saving import read_header
+from noisyrnn.training import saving
+from noisyrnn.training.saving import check_savable, read_header
 
 
 def classifier(model: str = "noisy") -> SequenceClassifier:
@@ -161,27 +165,28 @@ def rewrite(path: Path, changed: dict[str, torch.Tensor | None] | None = None, /
         header = json.loads(file.metadata()["noisyrnn"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     tensors = {name: tensor for name, tensor in (tensors | (changed or {})).items() if tensor is not None}
-    save_file(tensors, path, metadata={"noisyrnn": json.dumps({**header, **changes})})
+    text = json.dumps({**header, **changes})
+    save_file(tensors, path, metadata={"noisyrnn": text, "sha256": saving._digest(text, tensors)})
 
 
 def test_a_newer_format(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     noisyrnn.save(classifier(), path)
-    rewrite(path, format=3)
-    with pytest.raises(ValueError, match=r"path must be of format 1 or 2, got 3 in .*Update noisyrnn"):
+    rewrite(path, format=4)
+    with pytest.raises(ValueError, match=r"path must be of format 1 or 2 or 3, got 4 in .*Update noisyrnn"):
         noisyrnn.load(path)
 
 
 def test_weights_of_another_shape(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     noisyrnn.save(classifier(), path)
-    rewrite(path, outputs=7)
+    rewrite(path, outputs=5)
     sentence = (
         r"^path must hold weights of its header's shapes, got .*m\.safetensors with a size mismatch for readout.*"
     )
     with pytest.raises(ValueError, match=sentence) as caught:
         noisyrnn.load(path)
-    assert "[4]" in str(caught.value) and "[7]" in str(caught.value) and "\n" not in str(caught.value)
+    assert "[4]" in str(caught.value) and "[5]" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_tensors_too_many_and_too_few(tmp_path: Path) -> None:
@@ -248,3 +253,172 @@ def test_a_failed_write_keeps_the_old_file(step: str, tmp_path: Path, monkeypatc
         noisyrnn.save(classifier("gru"), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def bare() -> SequenceClassifier:
+    model = classifier()
+    model.readout = nn.Linear(5, 4, bias=False)
+    return model
+
+
+def normed() -> SequenceClassifier:
+    model = classifier()
+    nn.utils.parametrizations.weight_norm(model.layer.cells.l0.input, "weight")
+    return model
+
+
+def pruned() -> SequenceClassifier:
+    model = classifier()
+    nn.utils.prune.l1_unstructured(model.layer.cells.l0, "C", 0.5)
+    return model
+
+
+def deep() -> SequenceClassifier:
+    model = classifier()
+    model.readout = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 4))
+    return model
+
+
+def extended() -> SequenceClassifier:
+    model = classifier()
+    model.layer.more = nn.Parameter(torch.zeros(2))
+    return model
+
+
+def resized() -> SequenceClassifier:
+    model = classifier()
+    model.layer.cells.l0.input = nn.Linear(2, 5, bias=False)
+    return model
+
+
+def tuned() -> SequenceClassifier:
+    model = classifier()
+    model.layer.cells.l0.damping = 0.5
+    return model
+
+
+def on_meta() -> SequenceClassifier:
+    return classifier().to("meta")
+
+
+def patched() -> SequenceClassifier:
+    model = classifier()
+    model.readout.forward = lambda inputs: inputs  # type: ignore[method-assign]
+    return model
+
+
+def thresholded() -> SequenceClassifier:
+    model = SequenceClassifier(MODELS["exprnn"].build(2, 5, {"bias": False}), 4)
+    model.layer.cells.l0.threshold.fill_(-0.1)
+    return model
+
+
+@pytest.mark.parametrize(
+    "change", [bare, normed, pruned, deep, extended, resized, tuned, on_meta, patched, thresholded]
+)
+def test_what_cannot_be_loaded_is_not_saved(change: Callable[[], SequenceClassifier], tmp_path: Path) -> None:
+    model = change()
+    for save in (lambda: noisyrnn.save(model, tmp_path / "m.safetensors"), lambda: check_savable(model)):
+        with pytest.raises(
+            ValueError, match=r"^model must have the modules and settings of its class to be saved, got "
+        ):
+            save()
+    assert list(tmp_path.iterdir()) == []
+
+
+def tied() -> SequenceClassifier:
+    model = SequenceClassifier(MODELS["noisy"].build(2, 5, {"num_layers": 2}), 4)
+    model.layer.cells.l1.B = model.layer.cells.l0.B
+    return model
+
+
+def transferred() -> SequenceClassifier:
+    model = classifier()
+    model.readout = nn.Linear(5, 7)
+    return model
+
+
+def frozen() -> SequenceClassifier:
+    return classifier().requires_grad_(False)
+
+
+def shared() -> SequenceClassifier:
+    model = classifier()
+    whole = torch.randn(5, 10)
+    model.layer.cells.l0.B.data, model.layer.cells.l0.C.data = whole[:, :5], whole[:, 5:]
+    return model
+
+
+@pytest.mark.parametrize("change", [tied, transferred, frozen, shared])
+def test_what_is_saved_is_loaded(change: Callable[[], SequenceClassifier], tmp_path: Path) -> None:
+    model, inputs = change().eval(), torch.randn(3, 6, 2)
+    noisyrnn.save(model, tmp_path / "m.safetensors")
+    assert noisyrnn.load(tmp_path / "m.safetensors")(inputs).equal(model(inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_every_tensor_keeps_its_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = classifier("exprnn").to(dtype)
+    model.readout.float()
+    noisyrnn.save(model, tmp_path / "m.safetensors")
+    loaded = noisyrnn.load(tmp_path / "m.safetensors")
+    for (name, one), other in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
+        assert one.dtype == other.dtype and one.equal(other), name
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "name"), [(torch.compile(classifier()), "_orig_mod"), (nn.DataParallel(classifier()), "module")]
+)
+def test_a_wrapped_model_names_the_one_within(wrapped: nn.Module, name: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=rf"got \w+\. Save the model within it: model\.{name}\.$"):
+        noisyrnn.save(wrapped, tmp_path / "m.safetensors")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("names", ["abcd", [1, 2, 3, 4], ["a", "b", "c", None]])
+def test_class_names_are_texts(names: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"^class_names must be a list of texts, got "):
+        noisyrnn.save(classifier(), tmp_path / "m.safetensors", class_names=names)
+
+
+def test_notes_are_json(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"^options and notes must hold what JSON can, got "):
+        noisyrnn.save(classifier(), tmp_path / "m.safetensors", notes={"when": object()})
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path, generator = tmp_path / "m.safetensors", random.Random(1)
+    noisyrnn.save(classifier("gru"), path, class_names=["a", "b", "ç", "d"])
+    whole = path.read_bytes()
+    length = 8 + int.from_bytes(whole[:8], "little")
+    places = [generator.randrange(8 * len(whole)) for _ in range(300)]
+    places += [generator.randrange(8 * length) for _ in range(200)]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        for read in (noisyrnn.load, read_header):
+            with pytest.raises(ValueError, match=r"^(path|head|model) must "):
+                read(path)
+    path.write_bytes(whole)
+    noisyrnn.load(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"num_layers": 10**9}, "num_layers"),
+        ({"hidden_size": 10**9}, "hidden_size"),
+        ({"input_size": 10**12}, "input_size"),
+        ({"hidden_size": "5"}, "hidden_size"),
+        ({"bias": "False"}, "bias"),
+        ({"step_size": -1}, "step_size"),
+        ({"unknown": 1}, "unknown"),
+    ],
+)
+def test_absurd_settings_are_refused_at_once(options: dict[str, Any], named: str, tmp_path: Path) -> None:
+    path, model = tmp_path / "m.safetensors", classifier()
+    noisyrnn.save(model, path)
+    rewrite(path, options={**model.layer.options(), **options})
+    with pytest.raises(ValueError, match=rf"^path must hold settings that its header's model takes, .*: {named} must "):
+        noisyrnn.load(path)

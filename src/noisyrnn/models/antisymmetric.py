@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_number
+from noisyrnn.checks import check_flag, check_number
 from noisyrnn.kernels.cpu.structure import structured_together
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell, bias_of
@@ -48,6 +48,7 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size)
+        check_flag("bias", bias)
         check_number("step_size", step_size, above=0.0)
         check_structure(1.0, damping)
         check_number("init_std", init_std, above=0.0)

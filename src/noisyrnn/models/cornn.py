@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_number
+from noisyrnn.checks import check_flag, check_number
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
@@ -54,6 +54,7 @@ class CoRNNCell(Cell[CoRNNWeights]):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size)
+        check_flag("bias", bias)
         check_number("step_size", step_size, above=0.0)
         check_number("stiffness", stiffness, minimum=0.0)
         check_number("friction", friction, minimum=0.0)

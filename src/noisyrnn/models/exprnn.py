@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_choice
+from noisyrnn.checks import check_choice, check_flag
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.layer import RecurrentLayer
@@ -121,6 +121,7 @@ class ExpCell(Cell[ExpWeights]):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size)
+        check_flag("bias", bias)
         self.input = nn.Linear(input_size, hidden_size, bias=False, dtype=dtype)
         nn.init.kaiming_normal_(self.input.weight)
         self.recurrent = Rotation(skew_blocks(hidden_size, recurrent_init), base=recurrent_base, dtype=dtype)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from noisyrnn.checks import check_choice, check_flag
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.modules import check_uncalled
@@ -42,6 +43,8 @@ class TorchCell(Cell[TorchWeights]):
         self, input_size: int, hidden_size: int, *, kind: str, bias: bool = True, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__(input_size, hidden_size)
+        check_choice("kind", kind, KINDS)
+        check_flag("bias", bias)
         self.kind = kind
         self.rnn = KINDS[kind](input_size, hidden_size, bias=bias, batch_first=True, dtype=dtype)
 

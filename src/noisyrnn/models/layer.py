@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from noisyrnn.checks import check_choice, check_integer, check_number
+from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
 from noisyrnn.kernels import dispatch
 from noisyrnn.kernels.cpu import Stream
 from noisyrnn.models.cell import Cell
@@ -92,7 +92,11 @@ class RecurrentLayer(nn.Module):
     ) -> None:
         super().__init__()
         HiddenNoise(additive=additive, multiplicative=multiplicative, form=noise_form, law=noise_law)
+        check_integer("input_size", input_size, minimum=1)
+        check_integer("hidden_size", hidden_size, minimum=1)
         check_integer("num_layers", num_layers, minimum=1)
+        for name, flag in (("bidirectional", bidirectional), ("batch_first", batch_first), ("bias", bias)):
+            check_flag(name, flag)
         check_number("dropout", dropout, minimum=0.0)
         if dropout >= 1:
             raise ValueError(f"dropout must be less than 1, got {dropout:g}.")
@@ -171,9 +175,16 @@ class RecurrentLayer(nn.Module):
         check_form(inputs, input_size=self.input_size, batch_first=self.batch_first)
 
     def options(self) -> dict[str, Any]:
-        """Every setting of the constructor and its value."""
-        names = inspect.signature(type(self)).parameters
-        return {name: getattr(self, name) for name in names if name not in NOT_OPTIONS}
+        """Every setting of the constructor and its value; of a class of the user's own, those that it keeps."""
+        found: dict[str, Any] = {}
+        for kind in type(self).__mro__:
+            parameters = list(inspect.signature(kind).parameters.values())
+            for name in (p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)):
+                if name not in NOT_OPTIONS and hasattr(self, name):
+                    found.setdefault(name, getattr(self, name))
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters):  # else it passes them on to the next class
+                break
+        return found
 
     def extra_repr(self) -> str:
         """The constructor's settings."""

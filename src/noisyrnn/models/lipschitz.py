@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_number
+from noisyrnn.checks import check_flag, check_number
 from noisyrnn.kernels.cpu.structure import structured_together
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell, bias_of
@@ -51,6 +51,8 @@ class LipschitzCell(Cell[RecurrentDrift]):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size)
+        check_flag("bias", bias)
+        check_flag("learn_step", learn_step)
         check_number("step_size", step_size, above=0.0)
         check_structure(skewness, damping)
         if skewness_w is not None:

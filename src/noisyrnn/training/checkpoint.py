@@ -1,5 +1,6 @@
 """The state of a training run between two steps, and how it survives a crash."""
 
+import hashlib
 import io
 import pickle
 from dataclasses import asdict, dataclass, field
@@ -68,7 +69,7 @@ class Checkpoint:
         buffer = io.BytesIO()
         content = {"format": FORMAT, **{name: getattr(self, name) for name in self.__dataclass_fields__}}
         torch.save({**content, "progress": asdict(self.progress)}, buffer)
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, _sealed(buffer.getvalue()))
 
     @classmethod
     def read(cls, path: Path, settings: dict[str, Any]) -> "Checkpoint":
@@ -78,7 +79,7 @@ class Checkpoint:
             ValueError: If it is damaged, of another format, or of a run with other settings.
         """
         try:
-            content = torch.load(path, weights_only=True, map_location="cpu")
+            content = torch.load(io.BytesIO(_unsealed(path.read_bytes())), weights_only=True, map_location="cpu")
             found = content.pop("format", None)
         except (
             RuntimeError,
@@ -87,6 +88,7 @@ class Checkpoint:
             OSError,
             AttributeError,
             TypeError,
+            ValueError,
             LookupError,
         ) as error:
             raise ValueError(
@@ -100,6 +102,32 @@ class Checkpoint:
                     f"{name} must be {content['settings'].get(name)!r} to resume {path.parent}, got {value!r}."
                 )
         return cls(**{**content, "progress": Progress(**content["progress"])})
+
+
+_SEAL, _END = b"\nsha256:", b"PK\x05\x06"
+"""What comes before the digest behind a checkpoint; and how the last 22 bytes begin of one without a digest."""
+
+
+def _sealed(content: bytes) -> bytes:
+    """The content with its digest behind it, where `torch.load` does not look."""
+    return content + _SEAL + hashlib.sha256(content).digest()
+
+
+def _unsealed(content: bytes) -> bytes:
+    """The content without its digest. That of version 0.1 has none.
+
+    Raises:
+        ValueError: If the content is not that of the digest.
+    """
+    digest = hashlib.sha256()
+    size = len(content) - len(_SEAL) - digest.digest_size
+    if size > 0 and content[size : -digest.digest_size] == _SEAL:
+        digest.update(memoryview(content)[:size])
+        if content[-digest.digest_size :] == digest.digest():
+            return content[:size]
+    elif content[-22:-18] == _END:
+        return content
+    raise ValueError("the digest is not that of the content")
 
 
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -133,7 +133,7 @@ def fit(
     checkpoint = fabric.broadcast(run.read_checkpoint() if resume else None)
     if checkpoint is not None:
         run.restore(checkpoint)
-    dtype = model.readout.weight.dtype
+    dtype = next(model.parameters()).dtype
     train, validation = to_device(dataset.train, fabric, dtype), to_device(dataset.validation, fabric, dtype)
     bar = ProgressBar(
         f"{config.shown_label} seed {config.seed}",

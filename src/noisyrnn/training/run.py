@@ -15,7 +15,7 @@ from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
 from noisyrnn.training.objective import Objective, Trained, answered, noisy_loss
-from noisyrnn.training.saving import save
+from noisyrnn.training.saving import check_savable, save
 
 EpochHook = Callable[[Mapping[str, float]], None]
 """Called with the metrics of an epoch, the row that metrics.csv gets, once it is written."""
@@ -103,11 +103,17 @@ class Run:
         on_epoch: EpochHook | None = None,
     ) -> None:
         for name, ours, theirs in (
-            ("classes" if dataset.classes else "targets", model.readout.out_features, dataset.outputs),
+            (
+                "classes" if dataset.classes else "targets",
+                getattr(model.readout, "out_features", dataset.outputs),  # a readout of the user's need not say it
+                dataset.outputs,
+            ),
             ("input_size", model.layer.input_size, dataset.input_size),
         ):
             if ours != theirs:
                 raise ValueError(f"model must have {name} {theirs}, that of the data set, got {ours}.")
+        if folder is not None:  # not after hours of training
+            check_savable(model, class_names=dataset.class_names)
         self.model = model
         self.config = config
         self.folder = folder if fabric.is_global_zero else None

@@ -1,25 +1,31 @@
 """A trained model as one safetensors file: weights, and in its header what is needed to rebuild it."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
-from noisyrnn.checks import check_choice
+from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.models import HEADS, MODELS, Head, SequenceClassifier
 from noisyrnn.run_folder import write_atomically
 from noisyrnn.training.seeding import seeded
 
-FORMAT = 2
-"""Written by `save`. Format 1 knew classifiers of one cell alone; `load` still reads it."""
+FORMAT = 3
+"""Written by `save`; `load` still reads the others. Format 1 had classifiers of one cell only, format 2 no digest."""
 
-_KEY = "noisyrnn"
-_FIELDS = {1: {"model", "options", "classes"}, 2: {"head", "model", "options", "outputs"}}
+_KEY, _DIGEST = "noisyrnn", "sha256"
+_FIELDS = {
+    1: {"model", "options", "classes"},
+    2: {"head", "model", "options", "outputs"},
+    3: {"head", "model", "options", "outputs"},
+}
 AnyHead = TypeVar("AnyHead", bound=Head)
 
 
@@ -38,17 +44,38 @@ def save(
         class_names: One for each class of a classifier.
         notes: What the caller wants kept with it, as JSON holds it; `read_header` gives it back.
 
+    Tied parameters are saved as copies of one another.
+
     Raises:
-        TypeError: If the head or its layer is not the library's.
-        ValueError: If the number of class names is not that of the outputs.
+        TypeError: If the head or its layer is not the library's, or names or notes are nothing that JSON holds.
+        ValueError: If `load` would not rebuild the same model, for example because a module of it was replaced or
+            parametrized, or if the number of class names is not that of the outputs. Nothing is written then.
     """
+    write_atomically(Path(path), _content(model, class_names, notes))
+
+
+def check_savable(model: Head, *, class_names: Sequence[str] | None = None) -> None:
+    """Raise as `save` does, without writing anything."""
+    _content(model, class_names, None)
+
+
+def _content(model: Head, class_names: Sequence[str] | None, notes: Mapping[str, Any] | None) -> bytes:
+    """What the file of a model holds, once a model was rebuilt from it and compared with the first."""
     heads = {head: name for name, head in HEADS.items()}
     if type(model) not in heads:
-        raise TypeError(f"model must be one of {', '.join(h.__name__ for h in heads)}, got {type(model).__name__}.")
+        inner = next(
+            (name for name in ("_orig_mod", "module") if isinstance(getattr(model, name, None), nn.Module)), ""
+        )
+        hint = f" Save the model within it: model.{inner}." if inner else ""
+        known = ", ".join(head.__name__ for head in heads)
+        raise TypeError(f"model must be one of {known}, got {type(model).__name__}.{hint}")
     names = {entry.layer: name for name, entry in MODELS.items()}
-    layer, outputs = model.layer, model.readout.out_features
+    layer = model.layer
     if type(layer) not in names:
-        raise TypeError(f"layer must be one of the library's, got {type(layer).__name__}.")
+        raise TypeError(f"layer must be one of the library's, got {type(layer).__name__}. Save model.state_dict().")
+    if not isinstance(model.readout, nn.Linear):
+        raise _changed(f"readout as {type(model.readout).__name__}")
+    outputs = model.readout.out_features
     check_class_names(class_names, outputs)
     header = {
         "format": FORMAT,
@@ -59,13 +86,110 @@ def save(
         "class_names": None if class_names is None else list(class_names),
         **({} if notes is None else {"notes": dict(notes)}),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(Path(path), to_bytes(tensors, metadata={_KEY: json.dumps(header)}))
+    try:
+        text = json.dumps(header)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"options and notes must hold what JSON can, got one that does not ({error}).") from error
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor) or tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+            kind = "on the meta device" if isinstance(tensor, Tensor) and tensor.is_meta else "as no ordinary tensor"
+            raise _changed(f"{name} {kind}")
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    try:
+        rebuilt = _built(Header(**{name: json.loads(text)[name] for name in _HEADER}), tensors, "them")
+    except ValueError as error:
+        raise _changed(f"other settings ({error})") from error
+    _check_same_modules(model, rebuilt)
+    _check_same_values(model, _filled(rebuilt, tensors, "them"))
+    return to_bytes(tensors, metadata={_KEY: text, _DIGEST: _digest(text, tensors)})
+
+
+def _changed(what: str) -> ValueError:
+    """The error for a model that `load` would not rebuild."""
+    return ValueError(
+        f"model must have the modules and settings of its class to be saved, got {what}. Undo the change, for example "
+        "with torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove, or save "
+        "model.state_dict()."
+    )
+
+
+def _check_same_modules(model: nn.Module, rebuilt: nn.Module) -> None:
+    """Raise unless two models have the same modules and settings, and tensors of the same names and shapes.
+
+    Raises:
+        ValueError: If not; it names the first difference.
+    """
+    modules, others = dict(model.named_modules(remove_duplicate=False)), dict(rebuilt.named_modules())
+    for name in [*modules, *others]:
+        one, other = modules.get(name), others.get(name)
+        if one is None or other is None:
+            raise _changed(f"{name} {'missing' if one is None else 'added'}")
+        if type(one) is not type(other) or "forward" in vars(one):
+            raise _changed(f"{name or 'forward'} as {type(one).__name__}")
+        if name == "":  # the readout has the number of outputs, whatever the head was built with
+            continue
+        for setting, value in vars(other).items():
+            plain = (
+                not setting.startswith("_") and isinstance(value, bool | int | float | str) and setting != "training"
+            )
+            if plain and vars(one).get(setting) != value:
+                raise _changed(f"{name}.{setting} {vars(one).get(setting)!r}, built with {value!r}")
+    ours, theirs = _tensors(model), _tensors(rebuilt)
+    for name in [*ours, *theirs]:
+        if name not in ours or name not in theirs:
+            raise _changed(f"{name} {'added' if name in ours else 'missing'}")
+        if ours[name].shape != theirs[name].shape:
+            raise _changed(f"{name} of shape {tuple(ours[name].shape)}")
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, also those that a state dictionary leaves out."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _check_same_values(model: nn.Module, rebuilt: nn.Module) -> None:
+    """Raise unless all tensors of two models with the same modules are equal.
+
+    Raises:
+        ValueError: If not; it names the first difference.
+    """
+    theirs = _tensors(rebuilt)
+    for name, tensor in _tensors(model).items():
+        one, other = tensor.detach().cpu(), theirs[name].detach()
+        if one.dtype != other.dtype or not _same_bytes(one, other):
+            raise _changed(f"{name} with other values than are saved")
+
+
+def _same_bytes(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and _bytes(one) == _bytes(other)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """The numbers of a tensor as they are in memory."""
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the header and of names, types, shapes and numbers of the tensors."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
 
 
 def check_class_names(class_names: Sequence[str] | None, outputs: int) -> None:
-    """Raise `ValueError` unless there are no names, or one for each output."""
-    if class_names is not None and len(class_names) != outputs:
+    """Raise unless there are no names, or one text for each output."""
+    if class_names is None:
+        return
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+        raise TypeError(f"class_names must be a list of texts, got {class_names!r}.")
+    if len(class_names) != outputs:
         raise ValueError(f"class_names must have one name for each of {outputs} outputs, got {len(class_names)}.")
 
 
@@ -88,6 +212,9 @@ class Header:
     outputs: int
     class_names: list[str] | None
     notes: dict[str, Any] = field(default_factory=dict)
+
+
+_HEADER = ("head", "model", "options", "outputs", "class_names")
 
 
 def read_header(path: str | Path) -> Header:
@@ -118,14 +245,35 @@ def load(path: str | Path, head: type[Any] = SequenceClassifier) -> Any:
         raise ValueError(
             f"path must hold a {head.__name__}, got {path} with a {found.__name__}. Use load(path, {found.__name__})."
         )
+    return _filled(_built(header, tensors, str(path)), tensors, str(path)).eval()
+
+
+def _built(header: Header, tensors: Mapping[str, Tensor], path: str) -> Head:
+    """A new model of a header, as large as the tensors of the file at `path`.
+
+    Raises:
+        ValueError: If a setting has the wrong type or range.
+    """
     options = dict(header.options)
-    with seeded(0):
-        layer = MODELS[header.model].build(options.pop("input_size"), options.pop("hidden_size"), options)
-        model = found(layer, header.outputs)
-    if "readout.weight" in tensors:
-        model.to(tensors["readout.weight"].dtype)
     try:
-        names = model.load_state_dict(tensors, strict=False)  # not strict about names: those get our own sentence
+        _check_sizes(header, tensors)
+        with seeded(0), torch.device("cpu"):
+            layer = MODELS[header.model].build(options.pop("input_size"), options.pop("hidden_size"), options)
+            model = HEADS[header.head](layer, header.outputs)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"path must hold settings that its header's model takes, got {path}: {error}") from error
+    return model.to(tensors["readout.weight"].dtype) if "readout.weight" in tensors else model
+
+
+def _filled(model: Head, tensors: Mapping[str, Tensor], path: str) -> Head:
+    """The model with the tensors of the file at `path`.
+
+    Raises:
+        ValueError: If they are not those of the model.
+    """
+    try:
+        # Not strict about names: those get our own sentence. Assigned, so that each keeps its type.
+        names = model.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError as error:
         mismatch = str(error).splitlines()[-1].strip()
         raise ValueError(f"path must hold weights of its header's shapes, got {path} with a {mismatch}") from error
@@ -134,7 +282,27 @@ def load(path: str | Path, head: type[Any] = SequenceClassifier) -> Any:
         raise ValueError(f"path must hold every tensor of its header's model, got {path} without {missing}.")
     if extra:
         raise ValueError(f"path must hold no tensor but those of its header's model, got {path} with {extra}.")
-    return model.eval()
+    return model
+
+
+def _check_sizes(header: Header, tensors: Mapping[str, Tensor]) -> None:
+    """Raise if the header asks for a larger model than its tensors are: building it could take all memory.
+
+    Raises:
+        TypeError: If a size is not an integer.
+        ValueError: If a size is larger than any axis of the tensors, or there are more layers than tensors.
+    """
+    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    sizes: dict[str, Any] = {name: header.options.get(name) for name in ("input_size", "hidden_size")}
+    sizes["outputs"] = header.outputs
+    for name, size in sizes.items():
+        check_integer(name, size, minimum=1)
+        if size > largest:
+            raise ValueError(f"{name} must be at most {largest}, the longest axis of the weights, got {size}.")
+    layers = header.options.get("num_layers", 1)
+    check_integer("num_layers", layers, minimum=1)
+    if layers > len(tensors):
+        raise ValueError(f"num_layers must be at most {len(tensors)}, the number of tensors, got {layers}.")
 
 
 def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
@@ -143,23 +311,30 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
         raise FileNotFoundError(f"path must be a model file, got {path}, which does not exist.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            metadata = file.metadata() or {}
+            header = json.loads(metadata.get(_KEY, "null"))
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         if _looks_pickled(path):
             raise ValueError(
                 f"path must be a safetensors file, got {path}, which is a pickle. A pickle can run code and is not "
                 "opened: write the model with noisyrnn.save."
             ) from error
         raise ValueError(f"path must be a whole safetensors file, got {path}, which is damaged ({error}).") from error
+    known = metadata.get(_DIGEST)
+    if known is not None and known != _digest(metadata.get(_KEY, ""), tensors):
+        raise ValueError(
+            f"path must be a whole safetensors file, got {path}, which is damaged (it does not have the "
+            "digest in its header). Copy or train the model again."
+        )
     foreign = ValueError(f"path must be a file written by noisyrnn.save, got {path}, whose header is not.")
     number = header.get("format") if isinstance(header, dict) else None
-    if not isinstance(number, int):
+    if not isinstance(number, int) or isinstance(number, bool) or (number >= 3 and known is None):
         raise foreign
     if number not in _FIELDS:
-        known = " or ".join(map(str, _FIELDS))
-        raise ValueError(f"path must be of format {known}, got {number} in {path}. Update noisyrnn.")
-    if not _FIELDS[number] <= header.keys():
+        formats = " or ".join(map(str, _FIELDS))
+        raise ValueError(f"path must be of format {formats}, got {number} in {path}. Update noisyrnn.")
+    if not _FIELDS[number] <= header.keys() <= _FIELDS[number] | {"format", "class_names", "notes"}:
         raise foreign
     if number == 1:
         header |= {"head": "classifier", "outputs": header["classes"]}

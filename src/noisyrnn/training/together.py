@@ -119,7 +119,7 @@ class _Group:
     def __init__(self, runs: Sequence[Run], dataset: Dataset, fabric: Fabric) -> None:
         self.runs = list(runs)
         self.fabric = fabric
-        dtype = runs[0].model.readout.weight.dtype
+        dtype = next(runs[0].model.parameters()).dtype
         self.train_split = to_device(dataset.train, fabric, dtype)
         self.validation = to_device(dataset.validation, fabric, dtype)
         self.per_epoch = -(-len(dataset.train) // runs[0].config.batch_size)

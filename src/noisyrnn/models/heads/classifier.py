@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from noisyrnn.checks import check_integer
-from noisyrnn.models.heads.readout import readout_of
+from noisyrnn.models.heads.readout import check_layer, readout_of
 from noisyrnn.models.heads.standardisation import hold_statistics, standardised
 from noisyrnn.models.layer import RecurrentLayer, last_output
 from noisyrnn.sde.brownian import BrownianPath
@@ -38,6 +38,7 @@ class SequenceClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_integer("classes", classes, minimum=2)
+        check_layer(layer)
         hold_statistics(self, layer.input_size, mean, std)
         self.layer = layer
         self.classes = classes

@@ -1,8 +1,17 @@
-"""The linear readout that all heads share."""
+"""The linear readout that all heads share, and the layer that it reads."""
 
 from torch import nn
 
 from noisyrnn.models.layer import RecurrentLayer
+
+
+def check_layer(layer: object) -> None:
+    """Raise `TypeError` unless `layer` is one of the library's or of a class derived from it."""
+    if not isinstance(getattr(layer, "_orig_mod", layer), RecurrentLayer):  # or what torch.compile made of one
+        raise TypeError(
+            f"layer must be a RecurrentLayer, got {type(layer).__name__}. Wrap a cell: "
+            "RecurrentLayer(torch.nn.GRUCell, input_size, hidden_size)."
+        )
 
 
 def readout_of(layer: RecurrentLayer, outputs: int) -> nn.Linear:

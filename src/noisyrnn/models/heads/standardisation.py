@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from noisyrnn.checks import check_finite
+
 
 def hold_statistics(module: nn.Module, input_size: int, mean: Tensor | None, std: Tensor | None) -> None:
     """Give `module` the buffers `mean` and `std`, which then travel with its weights.
@@ -15,13 +17,20 @@ def hold_statistics(module: nn.Module, input_size: int, mean: Tensor | None, std
         std: `(input_size,)`, above 0; one by default.
 
     Raises:
+        TypeError: If `mean` or `std` is not a tensor.
         ValueError: If `mean` or `std` have another shape or range.
     """
     for name, value in (("mean", mean), ("std", std)):
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}. Use torch.tensor({name}).")
         if value is not None and value.shape != (input_size,):
             raise ValueError(f"{name} must have shape ({input_size},), got {tuple(value.shape)}.")
-    if std is not None and not bool((std > 0).all()):
-        raise ValueError(f"std must be positive, got {float(std.min()):g} as the smallest.")
+    if mean is not None and not mean.is_meta:
+        check_finite("mean", mean)
+    if std is not None and not std.is_meta:
+        check_finite("std", std)
+        if not bool((std > 0).all()):
+            raise ValueError(f"std must be positive, got {float(std.min()):g} as the smallest.")
     module.register_buffer("mean", torch.zeros(input_size) if mean is None else mean.clone())
     module.register_buffer("std", torch.ones(input_size) if std is None else std.clone())
 

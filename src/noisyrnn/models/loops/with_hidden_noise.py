@@ -43,6 +43,8 @@ class WithHiddenNoise(nn.Module):
 
     def __init__(self, cell: nn.Module, noise: HiddenNoise) -> None:
         super().__init__()
+        if not isinstance(noise, HiddenNoise):
+            raise TypeError(f"noise must be a HiddenNoise, got {type(noise).__name__}.")
         self.cell = as_cell(cell)
         self.hidden_noise = noise
         self.input_size = self.cell.input_size
