@@ -74,8 +74,9 @@ def check_uncalled(module: nn.Module, name: str, kinds: Sequence[type[nn.Module]
         )
     if kinds and not any(type(module).forward is kind.forward for kind in kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)
+        shown = f"{type(module).__module__}.{type(module).__qualname__}"
         raise TypeError(
-            f"{name} must be computed as {wanted} is, got {type(module).__name__}. Its parameters are read and it is "
+            f"{name} must be computed as {wanted} is, got {shown}. Its parameters are read and it is "
             "not called: use torch.nn.utils.parametrize, or write a cell of your own."
         )
 
