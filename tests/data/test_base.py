@@ -146,3 +146,27 @@ def test_a_fingerprint_changes_with_every_field() -> None:
             assert {key for key in base if found[key] != base[key]} == {name}
     assert Split(inputs=inputs.reshape(3, 2, 2), labels=labels, classes=2).fingerprint()["inputs"] != base["inputs"]
     assert Split(inputs=inputs[..., :0].expand(3, 4, 0).new_zeros(1, 1, 1), labels=labels[:1], classes=2).fingerprint()
+
+
+def test_statistics_count_a_sequence_by_its_weight() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = 5 + 3 * torch.randn(4, 6, 2, generator=generator)
+    lengths, weights = torch.tensor([6, 2, 4, 5]), torch.tensor([3.0, 1.0, 0.0, 2.0])
+    inputs[2] = 1e30  # of no weight
+    inputs[torch.arange(6) >= lengths[:, None]] = 0
+    repeats = weights.long()
+
+    def statistics(split: Split) -> list[torch.Tensor]:
+        empty = Split(inputs=inputs[:1], labels=torch.tensor([0]), classes=2)
+        dataset = Dataset(
+            name="a", train=split, validation=empty, read_test=lambda: empty, class_names=("0", "1"),
+            value_range=(0.0, 1.0), standardize=True,
+        )  # fmt: skip
+        return list(dataset.statistics())
+
+    labels = torch.tensor([0, 1, 0, 1])
+    weighted = Split(inputs=inputs, labels=labels, lengths=lengths, weights=weights / weights.mean(), classes=2)
+    repeated = [part.repeat_interleave(repeats, dim=0) for part in (inputs, labels, lengths)]
+    expected = statistics(Split(inputs=repeated[0], labels=repeated[1], lengths=repeated[2], classes=2))
+    for one, other in zip(statistics(weighted), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=0)

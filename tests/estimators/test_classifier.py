@@ -7,7 +7,7 @@ from sklearn.exceptions import NotFittedError
 from noisyrnn.estimators import NoisyRNNClassifier
 from noisyrnn.models import MODELS
 
-STILL = {"additive": 0.0, "multiplicative": 0.0, "batch_size": 100, "validation_fraction": 0.0, "standardize": False}
+STILL = {"additive": 0.0, "multiplicative": 0.0, "batch_size": 100, "validation_fraction": 0.0}
 
 
 def test_learns_names_in_every_form_of_input(classifier, waves):
@@ -61,7 +61,19 @@ def test_weights_are_repetitions(classifier, waves):
     weighted = clone(classifier).set_params(**STILL).fit(X, y, sample_weight=weights)
     unweighted = clone(classifier).set_params(**STILL).fit(X, y)
     assert np.allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-4)  # 20 steps in float32
-    assert not np.allclose(weighted.predict_proba(X), unweighted.predict_proba(X), atol=1e-2)
+    assert not np.allclose(weighted.predict_proba(X), unweighted.predict_proba(X), atol=1e-3)
+
+
+def test_a_sequence_of_next_to_no_weight_does_not_scale_the_others(classifier, waves):
+    X, y = waves
+    outlier = X.copy()
+    outlier[0] = 1e4
+    weights = np.r_[1e-12, np.ones(39)]
+    model = clone(classifier).set_params(validation_fraction=0.0).fit(outlier, y, sample_weight=weights)
+    rows = X[1:].transpose(1, 0, 2).reshape(2, -1)
+    assert np.allclose(model.model_.mean, rows.mean(axis=1), atol=1e-5)
+    assert np.allclose(model.model_.std, rows.std(axis=1), rtol=1e-4)
+    assert model.score(X[1:], y[1:]) > 0.9
 
 
 def test_class_weights_are_weights(classifier, waves):

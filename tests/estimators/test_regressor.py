@@ -54,19 +54,25 @@ def test_a_target_that_never_varies(regressor, slopes):
 
 def test_weights_are_repetitions(regressor, slopes):
     X, y = slopes
-    regressor.set_params(
-        additive=0.0, multiplicative=0.0, batch_size=1000, validation_fraction=0.0, standardize=False, warm_start=True
-    )
+    regressor.set_params(additive=0.0, multiplicative=0.0, batch_size=1000, validation_fraction=0.0)
     weights = np.arange(60) % 3
-    regressor.set_params(epochs=1).fit(X, y)  # both go on from here, with the same mean and deviation of the targets
-    from copy import deepcopy
-
-    repeated = deepcopy(regressor).set_params(epochs=10).fit(X.repeat(weights, axis=0), y.repeat(weights, axis=0))
-    weighted = deepcopy(regressor).set_params(epochs=10).fit(X, y, sample_weight=weights)
+    repeated = clone(regressor).fit(X.repeat(weights, axis=0), y.repeat(weights, axis=0))
+    weighted = clone(regressor).fit(X, y, sample_weight=weights)
+    assert np.allclose(weighted.y_mean_, repeated.y_mean_) and np.allclose(weighted.y_std_, repeated.y_std_)
     assert np.allclose(weighted.predict(X), repeated.predict(X), atol=1e-4)
-    assert not np.allclose(
-        weighted.predict(X), deepcopy(regressor).set_params(epochs=10).fit(X, y).predict(X), atol=1e-3
-    )
+    assert not np.allclose(weighted.predict(X), clone(regressor).fit(X, y).predict(X), atol=1e-3)
+
+
+def test_a_target_of_next_to_no_weight_does_not_scale_the_others(regressor, slopes):
+    X, y = slopes
+    outlier = y.copy()
+    outlier[0] = 1e6
+    weights = np.r_[1e-15, np.ones(59)]
+    plain = clone(regressor).fit(X[1:], y[1:]).score(X[1:], y[1:])
+    weighted = clone(regressor).fit(X, outlier, sample_weight=weights)
+    assert np.allclose(weighted.y_mean_, y[1:].mean(axis=0), atol=1e-6)
+    assert np.allclose(weighted.y_std_, y[1:].std(axis=0), rtol=1e-4)
+    assert weighted.score(X[1:], y[1:]) > plain - 0.1
 
 
 def test_going_on_changes_little_when_the_steps_are_small(regressor, slopes):

@@ -15,7 +15,7 @@ from noisyrnn.estimators import NoisyRNNClassifier, NoisyRNNRegressor
 
 REASON = (
     "batches and the validation part are random draws of rows, and each row has noise of its own: two copies of a "
-    "sequence are not one sequence of weight two. The same holds without these three, see test_weights_are_repetitions"
+    "sequence are not one sequence of weight two. Without these three they are, see test_weights_are_repetitions"
 )
 EXPECTED = {"check_sample_weight_equivalence_on_dense_data": REASON}
 QUICK = {"hidden_size": 16, "epochs": 30, "learning_rate": 0.02, "step_size": 1.0, "batch_size": 32}

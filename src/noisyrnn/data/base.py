@@ -166,9 +166,18 @@ class Dataset:
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over the valid steps of `train`, each `(input_size,)`.
 
-        A channel that never varies gets the standard deviation 1, so that dividing by it is harmless.
+        A sequence counts by its weight, as it does in the loss: one of weight 2 like two of weight 1. A channel that
+        never varies gets the standard deviation 1, so that dividing by it is harmless.
         """
-        values = self.train.inputs[self.train.valid()].double()
-        std = values.std(dim=0, correction=0)
+        valid = self.train.valid()
+        values = self.train.inputs[valid].double()
+        if self.train.weights is None:
+            mean, std = values.mean(dim=0), values.std(dim=0, correction=0)
+        else:
+            share = self.train.weights.double().repeat_interleave(valid.sum(dim=1))
+            values, share = values[share > 0], share[share > 0]
+            share = share / share.sum()
+            mean = share @ values
+            std = (share @ (values - mean) ** 2).sqrt()
         std = torch.where(std > 0, std, torch.ones_like(std))
-        return values.mean(dim=0).float(), std.float()
+        return mean.float(), std.float()

@@ -104,8 +104,8 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         Args:
             X: `(n, time)`, `(n, channels, time)`, or a list of `(time,)` or `(channels, time)`; see `layout`.
             y: `(n,)`, or for a regression also `(n, targets)`.
-            sample_weight: `(n,)`, at least 0; a sequence of weight 0 is left out. Weights count in training and in
-                validation. All alike by default.
+            sample_weight: `(n,)`, at least 0; a sequence of weight 0 is left out. Weights count in training, in
+                validation, in the standardisation of `X` and in that of a regression's `y`. All alike by default.
 
         Raises:
             ValueError: If shapes disagree, a value is not finite or a setting is out of range.
@@ -168,8 +168,8 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """`y` as an array of the right kind and shape."""
 
     @abstractmethod
-    def _learn(self, y: np.ndarray) -> None:
-        """Hold what a first fit takes from `y`."""
+    def _learn(self, y: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Hold what a first fit takes from `y` and its weights."""
 
     @abstractmethod
     def _labels(self, y: np.ndarray) -> Tensor:
@@ -267,7 +267,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             kept = weights > 0
             sequences, y, weights = sequences.subset(torch.tensor(kept)), y[kept], weights[kept]
         if learn:
-            self._learn(y)
+            self._learn(y, weights)
         own = self._row_weights(y)
         if own is not None:
             weights = own if weights is None else own * weights

@@ -195,7 +195,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         check_classification_targets(y)
         return y
 
-    def _learn(self, y: np.ndarray) -> None:
+    def _learn(self, y: np.ndarray, weights: np.ndarray | None = None) -> None:
         classes = np.unique(y)
         if len(classes) < 2:
             raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes.tolist()[0]!r}.")

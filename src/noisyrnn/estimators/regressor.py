@@ -90,11 +90,12 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
     def _checked(self, y: Any) -> np.ndarray:
         return check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
 
-    def _learn(self, y: np.ndarray) -> None:
+    def _learn(self, y: np.ndarray, weights: np.ndarray | None = None) -> None:
         self.tabular_ = y.ndim == 2
         rows = y.reshape(len(y), -1)
-        std = rows.std(axis=0)
-        self.y_mean_, self.y_std_ = rows.mean(axis=0), np.where(std > 0, std, 1.0)
+        self.y_mean_ = np.average(rows, axis=0, weights=weights)
+        std = np.sqrt(np.average((rows - self.y_mean_) ** 2, axis=0, weights=weights))
+        self.y_std_ = np.where((std > 0) & (np.ptp(rows, axis=0) > 0), std, 1.0)
 
     def _labels(self, y: np.ndarray) -> Tensor:
         rows = y.reshape(len(y), -1)
