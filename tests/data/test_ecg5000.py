@@ -27,7 +27,8 @@ def test_the_published_counts(require_data: Require):
     assert (counts[1] + counts[2]).tolist() == [2627, 1873]
     assert counts[1].tolist() == [292, 208]  # 291.9 and 208.1 in proportion
     assert dataset.class_names == ("normal", "abnormal")
-    assert dataset.value_range == pytest.approx((-5.80, 4.06), abs=0.005)
+    assert dataset.value_range is None
+    assert dataset.scale.std == pytest.approx((0.996,), abs=0.001)  # rows of mean 0 and sample variance 1: √(139/140)
     assert not dataset.standardize
     assert "500 of the official test part" in dataset.source
 

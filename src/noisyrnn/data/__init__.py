@@ -11,6 +11,7 @@ from noisyrnn.data.ecg5000 import load_ecg5000, missing_ecg5000
 from noisyrnn.data.folders import data_folders
 from noisyrnn.data.mnist import load_psmnist, load_psmnist255, load_smnist, missing_mnist
 from noisyrnn.data.own import is_path, load_own
+from noisyrnn.data.scale import Scale
 from noisyrnn.data.ts import load_archive
 
 
@@ -99,4 +100,4 @@ def load_dataset(name: str, *, data_dir: str | Path | None = None, chunk: int = 
     return load_archive(name, folders, sorted(DATASETS))
 
 
-__all__ = ["DATASETS", "Dataset", "DatasetEntry", "Split", "data_folders", "load_dataset"]
+__all__ = ["DATASETS", "Dataset", "DatasetEntry", "Scale", "Split", "data_folders", "load_dataset"]

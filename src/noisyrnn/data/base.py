@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_finite, check_labels, check_lengths, check_sequences
+from noisyrnn.data.scale import Scale
 
 
 def check_targets(labels: Tensor, *, count: int) -> None:
@@ -112,7 +113,8 @@ class Dataset:
         validation: What settings and the best epoch are chosen on; taken out of the official training part.
         read_test: Reads the test part. Only the evaluation of a finished model calls it, through `test`.
         class_names: One name for each class index; none for a regression.
-        value_range: Smallest and largest value an input can take, or takes in `train` where no limit is known.
+        value_range: Smallest and largest value an input can take, as images state it; `None` where no limit is stated.
+            It decides the unit of strengths: that of the data, or else the standard deviation of each channel.
         standardize: Whether a model should standardise its inputs by the training statistics.
         image_shape: Rows and columns when a sequence is an image read pixel by pixel, for drawing; else `None`.
         source: A sentence: where it comes from and how it is split.
@@ -123,7 +125,7 @@ class Dataset:
     validation: Split
     read_test: Callable[[], Split] = field(repr=False)
     class_names: tuple[str, ...]
-    value_range: tuple[float, float]
+    value_range: tuple[float, float] | None
     standardize: bool
     image_shape: tuple[int, int] | None = None
     source: str = ""
@@ -132,6 +134,11 @@ class Dataset:
     def test(self) -> Split:
         """The test part, read on first use."""
         return self.read_test()
+
+    @cached_property
+    def scale(self) -> Scale | None:
+        """Centre, spread and extremes of each channel of `train`, for data that state no range of values."""
+        return Scale.of(self.train) if self.value_range is None else None
 
     @property
     def classes(self) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.folders import find, read_text, where_to_put
-from noisyrnn.data.split import stratified_draw, value_range
+from noisyrnn.data.split import stratified_draw
 
 STEPS = 140
 VALIDATION = 500
@@ -80,7 +80,7 @@ def load_ecg5000(folders: list[Path], chunk: int) -> Dataset:
         validation=part(validation),
         read_test=lambda: part(test),
         class_names=CLASSES,
-        value_range=value_range(train),
+        value_range=None,
         standardize=False,
         source=(
             "ECG5000 of the UCR archive, normal (class 1) against abnormal (the others). Training: the official "

@@ -121,13 +121,12 @@ def stratified_draw(labels: Tensor, size: int, *, seed: int = SPLIT_SEED) -> tup
     return order[drawn[order]], order[~drawn[order]]
 
 
-def value_range(split: Split) -> tuple[float, float]:
-    """Smallest and largest value in the valid steps; they must differ."""
+def check_varied(split: Split) -> None:
+    """Raise unless the valid steps hold at least two different values."""
     values = split.inputs[split.valid()]
     low, high = float(values.min()), float(values.max())
     if low == high:
         raise ValueError(f"X must hold at least two different values, got only {low:g}.")
-    return low, high
 
 
 def to_split(cases: Cases, classes: Sequence[str], argument: str = "y") -> Split:
@@ -137,7 +136,7 @@ def to_split(cases: Cases, classes: Sequence[str], argument: str = "y") -> Split
 
 
 def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] | None, source: str) -> Dataset:
-    """A data set whose values have no known scale: it is to be standardised, its range is that of the training part.
+    """A data set whose values have no known scale: it is to be standardised, it states no range of values.
 
     Args:
         name: What `--dataset` calls it.
@@ -180,6 +179,7 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
             "classes. Add sequences."
         )
     train_split = to_split(cases.subset(rest[train]), classes)
+    check_varied(train_split)
 
     def test() -> Split:
         if read_test is None:
@@ -198,7 +198,7 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         validation=to_split(cases.subset(rest[validation]), classes),
         read_test=test,
         class_names=classes,
-        value_range=value_range(train_split),
+        value_range=None,
         standardize=True,
         source=f"{source} {how}",
     )

@@ -5,7 +5,7 @@ import secrets
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.scale import Scale
 from noisyrnn.estimators.inputs import Sequences, check_sample_weight, read_sequences
 from noisyrnn.estimators.notes import from_json, to_json
 from noisyrnn.models import MODELS
@@ -46,6 +47,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
     _head: ClassVar[type[Trained]]
     model_: Trained
     channels_: int
+    scale_: dict[str, tuple[float, ...]]
     seed_: int
     partial_fits_: int
 
@@ -294,14 +296,13 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         if not first:
             self._check_same_model(config)
         train, validation = self._parts(split, fraction, config.seed)
-        values = split.inputs[split.valid()]
         dataset = Dataset(
             name=type(self).__name__,
             train=train,
             validation=validation,
             read_test=lambda: validation,
             class_names=self._class_names(),
-            value_range=(float(values.min()), float(values.max())),
+            value_range=None,
             standardize=self.standardize,
         )
         model = self._new_model(config, dataset) if first else self._unfinished(copy.deepcopy(self.model_))
@@ -310,6 +311,8 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         result = fit(model.float(), dataset, config, fabric=fabric, show_progress=bool(self.verbose))
         self.model_ = self._finished(model.cpu().double())
         self.model_.layer.kernel = _KERNEL
+        if first:
+            self.scale_ = asdict(Scale.of(train))
         self.history_ = result.history
         self.n_iter_ = len(result.history)
         self.best_epoch_ = result.best_epoch

@@ -12,6 +12,7 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from noisyrnn.data.base import Split
+from noisyrnn.data.scale import Scale
 from noisyrnn.data.split import stratified_draw
 from noisyrnn.estimators.base import SequenceEstimator
 from noisyrnn.estimators.robustness import RobustnessReport, classification_report
@@ -173,22 +174,25 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
     ) -> RobustnessReport:
         """Accuracies on perturbed sequences, with intervals; print it for a table.
 
-        Strengths are in standard deviations of each channel, as the model standardises them; with `standardize=False`
-        they are in the units of `X`. Salt and pepper takes the smallest and largest value of `X`.
+        Strengths are in units of each channel's standard deviation over the training part, with `standardize=False`
+        too; `noisyrnn.robustness.UNITS` says what that is for each perturbation. The last rows are the worst cases over
+        the attacks.
 
         Args:
             X: As for `fit`.
             y: True classes.
             perturbations: Strengths by key of `noisyrnn.robustness.PERTURBATIONS`; white noise, salt and pepper, FGSM
                 and PGD by default.
-            draws: Draws of a random perturbation, 1 to 35.
+            draws: Draws of a random noise and random starts of an attack, 1 to 35.
             seed: Of the draws; the same for all models that are to be compared.
         """
         self._check_fitted()
         sequences = self._read(X, first=False)
         labels = self._labels(self._targets(y, len(sequences)))
         split = Split(inputs=sequences.inputs, labels=labels, lengths=sequences.lengths, classes=len(self.classes_))
-        return classification_report(self.model_, split, perturbations, draws=draws, seed=seed)
+        return classification_report(
+            self.model_, split, Scale.from_dict(self.scale_), perturbations, draws=draws, seed=seed
+        )
 
     def _checked(self, y: Any) -> np.ndarray:
         y = column_or_1d(y, warn=True)

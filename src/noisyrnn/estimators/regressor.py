@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_array
 from torch import Tensor
 
 from noisyrnn.data.base import Split
+from noisyrnn.data.scale import Scale
 from noisyrnn.estimators.base import SequenceEstimator
 from noisyrnn.estimators.robustness import RobustnessReport, regression_report
 from noisyrnn.models import SequenceRegressor
@@ -80,7 +81,9 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         sequences = self._read(X, first=False)
         y = torch.tensor(self._targets(y, len(sequences)).reshape(len(sequences), -1))
         split = Split(inputs=sequences.inputs, labels=y, lengths=sequences.lengths, classes=0)
-        return regression_report(self.model_, split, perturbations, draws=draws, seed=seed)
+        return regression_report(
+            self.model_, split, Scale.from_dict(self.scale_), perturbations, draws=draws, seed=seed
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

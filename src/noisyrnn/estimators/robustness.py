@@ -5,13 +5,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.data.base import Split
-from noisyrnn.data.split import value_range
-from noisyrnn.robustness import MAX_DRAWS, PERTURBATIONS, Perturbation, build_perturbation, check_strengths
-from noisyrnn.robustness.evaluate import evaluate
+from noisyrnn.data.scale import Scale
+from noisyrnn.robustness import (
+    MAX_DRAWS,
+    PERTURBATIONS,
+    UNITS,
+    Perturbation,
+    RobustnessResult,
+    build_perturbation,
+    check_strengths,
+    evaluate,
+    worst_cases,
+)
 from noisyrnn.robustness.statistics import mean_interval
 from noisyrnn.training.objective import Trained, loss_of
 
@@ -26,16 +34,20 @@ class RobustnessRow:
     Args:
         perturbation: Key of `PERTURBATIONS`, or "clean".
         strength: Its strength; 0 for clean.
-        score: Mean over sequences and draws.
+        unit: Unit of the strength, as `noisyrnn.robustness.UNITS` describes it; empty for a probability.
+        score: Mean over sequences and, for a noise, over draws; for an attack the worst case over its starts.
         low: Lower end of its 95 % interval over sequences and draws, for this one trained model.
         high: Upper end.
+        note: What limits the meaning of the score: that nothing was changed, or that it is not above guessing.
     """
 
     perturbation: str
     strength: float
+    unit: str
     score: float
     low: float
     high: float
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +57,7 @@ class RobustnessReport:
     Args:
         measure: What a score is: "accuracy", the higher the better, or "mean squared error", the lower the better.
         sequences: How many sequences it rests on.
-        draws: Draws of each random perturbation.
+        draws: Draws of each random noise, and random starts of each attack.
         rows: The unperturbed sequences first.
     """
 
@@ -59,89 +71,103 @@ class RobustnessReport:
         return asdict(self) | {"rows": [asdict(row) for row in self.rows]}
 
     def __str__(self) -> str:
-        lines = [f"{self.measure} on {self.sequences} sequences, 95 % intervals, {self.draws} draws of random noise"]
-        lines.append(f"{'perturbation':<22}{'strength':>9}{'score':>10}   interval")
+        lines = [f"{self.measure} on {self.sequences} sequences, 95 % intervals, {self.draws} draws or starts"]
+        lines.append(f"{'perturbation':<22}{'strength':>16}{'score':>10}   interval")
         for row in self.rows:
-            strength = "" if row.perturbation == "clean" else f"{row.strength:g}"
-            lines.append(f"{row.perturbation:<22}{strength:>9}{row.score:>10.4g}   [{row.low:.4g}, {row.high:.4g}]")
-        return "\n".join(lines)
+            strength = "" if row.perturbation == "clean" else f"{row.strength:g} {row.unit}".strip()
+            line = f"{row.perturbation:<22}{strength:>16}{row.score:>10.4g}   [{row.low:.4g}, {row.high:.4g}]"
+            lines.append(f"{line}   {row.note}".rstrip())
+        return "\n".join([*lines, UNITS])
+
+
+_STILL = "changed no value"
+_GUESS = "not above guessing"
 
 
 def classification_report(
-    model: Trained, split: Split, perturbations: Mapping[str, Sequence[float]] | None, *, draws: int, seed: int
+    model: Trained,
+    split: Split,
+    scale: Scale,
+    perturbations: Mapping[str, Sequence[float]] | None,
+    *,
+    draws: int,
+    seed: int,
 ) -> RobustnessReport:
     """Accuracies; see `NoisyRNNClassifier.robustness_report`."""
-    scaled = _standardised(model, split)
-    chosen = _chosen({**_NOISE, **_ATTACKS} if perturbations is None else perturbations, scaled)
+    chosen = _chosen({**_NOISE, **_ATTACKS} if perturbations is None else perturbations, scale)
+    results = [evaluate(model, split, perturbation, draws=draws, seed=seed) for perturbation in (None, *chosen)]
+    rows = tuple(_row(result) for result in (*results, *worst_cases(results)))
+    return RobustnessReport(measure="accuracy", sequences=len(split), draws=draws, rows=rows)
 
-    def answer(inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return model(inputs * model.std + model.mean, lengths=lengths)
 
-    rows = []
-    for perturbation in (None, *chosen):
-        result = evaluate(answer, scaled, perturbation, draws=draws, seed=seed)
-        low, high = result.interval
-        rows.append(
-            RobustnessRow(
-                perturbation=result.perturbation,
-                strength=result.strength or 0.0,
-                score=result.accuracy,
-                low=low,
-                high=high,
-            )
-        )
-    return RobustnessReport(measure="accuracy", sequences=len(split), draws=draws, rows=tuple(rows))
+def _row(result: RobustnessResult) -> RobustnessRow:
+    low, high = result.interval
+    notes = [note for note, true in ((_STILL, not result.moved), (_GUESS, low <= result.guess)) if true]
+    return RobustnessRow(
+        perturbation=result.perturbation,
+        strength=result.strength or 0.0,
+        unit=result.unit,
+        score=result.accuracy,
+        low=low,
+        high=high,
+        note=", ".join(notes),
+    )
 
 
 def regression_report(
-    model: Trained, split: Split, perturbations: Mapping[str, Sequence[float]] | None, *, draws: int, seed: int
+    model: Trained,
+    split: Split,
+    scale: Scale,
+    perturbations: Mapping[str, Sequence[float]] | None,
+    *,
+    draws: int,
+    seed: int,
 ) -> RobustnessReport:
     """Mean squared errors; see `NoisyRNNRegressor.robustness_report`."""
     check_integer("draws", draws, minimum=1)
     check_number("draws", draws, maximum=MAX_DRAWS)
     check_integer("seed", seed, minimum=0)
-    scaled = _standardised(model, split)
-    chosen = _chosen(_NOISE if perturbations is None else perturbations, scaled)
+    chosen = _chosen(_NOISE if perturbations is None else perturbations, scale)
     attacks = [perturbation.name for perturbation in chosen if perturbation.needs_gradient]
     if attacks:
         raise ValueError(f"perturbations must be without attacks for a regression, got {attacks[0]!r}.")
+    guess = float(split.labels.double().var(dim=0, correction=0).mean())  # of always answering with the mean
     rows = []
     todo: list[Perturbation | None] = [None, *chosen]
     for perturbation in todo:
         errors = torch.zeros(len(split), dtype=torch.float64)
         generator = torch.Generator().manual_seed(seed)
         times = 1 if perturbation is None else draws
+        moved = perturbation is None or perturbation.strength == 0
         for _ in range(times):
-            changed = scaled.inputs
+            changed = split.inputs
             if perturbation is not None:
                 changed = perturbation(model, changed, split.labels, generator=generator, lengths=split.lengths)
+                moved = moved or not torch.equal(changed, split.inputs)
             with torch.no_grad():
-                outputs = model(changed * model.std + model.mean, lengths=split.lengths)
+                outputs = model(changed, lengths=split.lengths)
             errors += loss_of(outputs, split.labels) / times
         interval = mean_interval(errors.tolist())
+        notes = [note for note, true in ((_STILL, not moved), (_GUESS, interval.high >= guess)) if true]
         rows.append(
             RobustnessRow(
                 perturbation="clean" if perturbation is None else perturbation.name,
                 strength=0.0 if perturbation is None else perturbation.strength,
+                unit=getattr(perturbation, "unit", ""),
                 score=interval.mean,
                 low=interval.low,
                 high=interval.high,
+                note=", ".join(notes),
             )
         )
     return RobustnessReport(measure="mean squared error", sequences=len(split), draws=draws, rows=tuple(rows))
 
 
-def _standardised(model: Trained, split: Split) -> Split:
-    """The sequences in the units in which strengths are given."""
-    inputs = torch.where(split.valid()[..., None], (split.inputs - model.mean) / model.std, 0.0)
-    return Split(inputs=inputs, labels=split.labels, lengths=split.lengths, classes=split.classes)
-
-
-def _chosen(strengths: Mapping[str, Sequence[float]], scaled: Split) -> list[Perturbation]:
+def _chosen(strengths: Mapping[str, Sequence[float]], scale: Scale) -> list[Perturbation]:
     """The perturbations of every strength."""
     found = []
     for name, values in strengths.items():
         check_choice("perturbation", name, PERTURBATIONS)
         check_strengths(f"perturbations[{name!r}]", values)
-        found += [build_perturbation(name, float(value), value_range=value_range(scaled)) for value in values]
+        found += [build_perturbation(name, float(value), scale=scale) for value in values]
     return found

@@ -257,6 +257,7 @@ def compare(
     output = output.resolve()
     data_dir = None if data_dir is None else data_dir.resolve()
     dataset = load_dataset(configs[0].dataset, data_dir=data_dir, chunk=configs[0].chunk)
+    config.evaluation.for_data(dataset)
     check_writable(output)
     one_by_one = config.workers == 1 and config.backend == "processes"
     tasks = [

@@ -11,8 +11,8 @@ from noisyrnn.run_folder import RunFolder, changes, file_digest, listed, read_js
 
 # Raise a number when the same inputs and settings give another result: what was stored before is then not used again.
 TRAINING_RESULTS = 2
-EVALUATION_RESULTS = 2
-ANALYSIS_RESULTS = 2
+EVALUATION_RESULTS = 3
+ANALYSIS_RESULTS = 3
 
 
 def check_same_data(folder: RunFolder, dataset: Dataset) -> None:

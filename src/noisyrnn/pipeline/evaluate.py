@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from noisyrnn.checks import check_choice, check_integer, check_number
-from noisyrnn.data import load_dataset
+from noisyrnn.data import Dataset, load_dataset
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, check_same_data, dependencies, known_result
 from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.train import run_config
@@ -18,10 +17,13 @@ from noisyrnn.robustness import (
     MAX_DRAWS,
     PERTURBATIONS,
     Perturbation,
+    RobustnessResult,
     build_perturbation,
+    check_clip,
     check_strengths,
     evaluate,
     examples,
+    worst_cases,
 )
 from noisyrnn.run_folder import RunFolder, write_json
 from noisyrnn.training.saving import load
@@ -36,6 +38,10 @@ DEFAULT_STRENGTHS: dict[str, tuple[float, ...]] = {
     "pgd_linf": (0.02, 0.05),
     "pgd_l2": (0.2, 0.5),
 }
+"""For data that state their range of values, in the units of the data."""
+
+SCALED_STRENGTHS: dict[str, tuple[float, ...]] = {**DEFAULT_STRENGTHS, "pgd_l2": (0.02, 0.05)}
+"""For data that state none, in units of each channel's scale (`UNITS`); an ℓ2 radius is ϵ s√n there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +49,13 @@ class EvaluateConfig:
     """Settings of an evaluation.
 
     Args:
-        strengths: For each perturbation, its strengths in the units of the data, at least 0.
+        strengths: For each perturbation, its strengths, at least 0. For data that state their range of values, as
+            images do, they are in the units of the data; for all others in units of each channel's standard deviation
+            in the training data, as every table says. By default those chosen for either kind.
         draws: Draws of every random noise, 1 to 35.
-        attack_draws: Draws of the random start of every attack, 1 to 35.
+        attack_draws: Random starts of every attack, 1 to 35; a sequence counts as right if it is after all of them.
         evaluation_seed: Seed of the draws; models evaluated with the same one meet the same noise.
-        clip: Whether perturbed values are cut to the range of the data.
+        clip: Whether perturbed values are cut to the range of the data, which the data must state.
         test_limit: Use the first so many test sequences only; all by default.
         attack_sequences: Attack only the first N test sequences, at least 1.
 
@@ -56,28 +64,17 @@ class EvaluateConfig:
         TypeError: If strengths are not lists of numbers.
     """
 
-    strengths: Mapping[str, Sequence[float]] = field(default_factory=lambda: dict(DEFAULT_STRENGTHS))
+    strengths: Mapping[str, Sequence[float]] | None = None
     draws: int = 5
-    attack_draws: int = 1
+    attack_draws: int = 5
     evaluation_seed: int = 0
     clip: bool = False
     test_limit: int | None = None
     attack_sequences: int = 1000
 
     def __post_init__(self) -> None:
-        if not isinstance(self.strengths, Mapping):
-            raise TypeError(
-                f"strengths must map perturbations to lists of numbers, got {self.strengths!r}. "
-                "Write {white_noise: [0.1]}."
-            )
-        checked = {}
-        for name, strengths in self.strengths.items():
-            check_choice("perturbation", name, PERTURBATIONS)
-            check_strengths("strengths", strengths)
-            checked[name] = [float(strength) for strength in strengths]
-            for strength in checked[name]:
-                build_perturbation(name, strength, value_range=(0.0, 1.0))
-        object.__setattr__(self, "strengths", checked)
+        if self.strengths is not None:
+            object.__setattr__(self, "strengths", self._checked_strengths(self.strengths))
         for name in ("draws", "attack_draws"):
             check_integer(name, getattr(self, name), minimum=1)
             check_number(name, getattr(self, name), maximum=MAX_DRAWS)
@@ -85,6 +82,32 @@ class EvaluateConfig:
         check_integer("attack_sequences", self.attack_sequences, minimum=1)
         if self.test_limit is not None:
             check_integer("test_limit", self.test_limit, minimum=1)
+
+    @staticmethod
+    def _checked_strengths(given: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+        if not isinstance(given, Mapping):
+            raise TypeError(
+                f"strengths must map perturbations to lists of numbers, got {given!r}. Write {{white_noise: [0.1]}}."
+            )
+        checked = {}
+        for name, strengths in given.items():
+            check_choice("perturbation", name, PERTURBATIONS)
+            check_strengths("strengths", strengths)
+            checked[name] = [float(strength) for strength in strengths]
+            for strength in checked[name]:
+                build_perturbation(name, strength, value_range=(0.0, 1.0))
+        return checked
+
+    def for_data(self, dataset: Dataset) -> "EvaluateConfig":
+        """The same with strengths, those for this data set where none are given.
+
+        Raises:
+            ValueError: If values are to be cut to a range that the data do not state.
+        """
+        check_clip(self.clip, dataset.value_range)
+        if self.strengths is not None:
+            return self
+        return replace(self, strengths=SCALED_STRENGTHS if dataset.value_range is None else DEFAULT_STRENGTHS)
 
 
 def evaluate_run(
@@ -108,9 +131,10 @@ def evaluate_run(
             f"run must be finished, got {folder.path}, which is not. Go on with it: noisyrnn train --resume."
         )
     device = resolve_accelerator(accelerator)
-    settings = json.loads(json.dumps(asdict(config)))
     run = run_config(folder)
     dataset = load_dataset(run.dataset, data_dir=data_dir, chunk=run.chunk)
+    config = config.for_data(dataset)
+    settings = json.loads(json.dumps(asdict(config)))
     check_same_data(folder, dataset)
     depends_on = dependencies(folder, dataset, EVALUATION_RESULTS)
     if known_result(folder.robustness, settings, depends_on) is not None:
@@ -126,24 +150,25 @@ def evaluate_run(
     model.layer.noise = "off"
     perturbations: list[Perturbation | None] = [None]
     perturbations += [
-        build_perturbation(name, strength, value_range=dataset.value_range, clip=config.clip)
-        for name, strengths in config.strengths.items()
+        build_perturbation(name, strength, value_range=dataset.value_range, scale=dataset.scale, clip=config.clip)
+        for name, strengths in (config.strengths or {}).items()
         for strength in strengths
     ]
     bar = ProgressBar(f"evaluate {folder.path.name}", len(perturbations), shown=show_progress)
-    columns: list[dict[str, Any]] = []
+    results: list[RobustnessResult] = []
     try:
         for perturbation in perturbations:
             attack = perturbation is not None and perturbation.needs_gradient
-            result = evaluate(
-                model,
-                attacked if attack else test,
-                perturbation,
-                draws=config.attack_draws if attack else config.draws,
-                seed=config.evaluation_seed,
-                device=device,
+            results.append(
+                evaluate(
+                    model,
+                    attacked if attack else test,
+                    perturbation,
+                    draws=config.attack_draws if attack else config.draws,
+                    seed=config.evaluation_seed,
+                    device=device,
+                )
             )
-            columns.append(result.to_dict())
             bar.advance()
     finally:
         bar.close()
@@ -162,7 +187,7 @@ def evaluate_run(
         {
             "settings": settings,
             "depends_on": depends_on,
-            "columns": columns,
+            "columns": [result.to_dict() for result in (*results, *worst_cases(results))],
             "examples": shown,
         },
     )

@@ -58,7 +58,8 @@ class SweepConfig:
     Args:
         model: Which network; see `noisyrnn list`.
         trials: Trials in all, at least 1; a sweep that is started again makes those that are missing.
-        strengths: For each perturbation of the validation data, its strengths in the units of the data, at least 0
+        strengths: For each perturbation of the validation data, its strengths, at least 0, in the units
+            that `noisyrnn evaluate` has for the data set
             (0 is clean). A trial's score is the mean accuracy over all of them.
         draws: Draws of every random noise, 1 to 35.
         seeds: Trainings of each trial, with seeds from 101 on, at least 1; the score is their mean.
@@ -255,7 +256,9 @@ def validation_columns(folder: RunFolder, config: SweepConfig, *, data_dir: Path
     found = []
     for name, strengths in config.strengths.items():
         for strength in strengths:
-            perturbation = build_perturbation(name, float(strength), value_range=dataset.value_range)
+            perturbation = build_perturbation(
+                name, float(strength), value_range=dataset.value_range, scale=dataset.scale
+            )
             result = evaluate(
                 model,
                 dataset.validation,
@@ -264,7 +267,7 @@ def validation_columns(folder: RunFolder, config: SweepConfig, *, data_dir: Path
                 seed=config.sweep_seed,
                 device=device,
             )
-            kept = ("perturbation", "strength", "accuracy", "interval")
+            kept = ("perturbation", "strength", "unit", "accuracy", "interval")
             found.append({key: value for key, value in result.to_dict().items() if key in kept})
     return found
 

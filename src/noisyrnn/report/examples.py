@@ -61,12 +61,18 @@ def _answer(example: Example | None, dataset: Any, label: str, shared: bool) -> 
 
 def _picture(example: Example, dataset: Any, label: str) -> dict[str, Any]:
     inputs = np.asarray(example.inputs, dtype=float)
-    low, high = dataset.get("value_range") or (float(inputs.min()), float(inputs.max()))
+    low, high = dataset.get("value_range") or _observed(dataset) or (float(inputs.min()), float(inputs.max()))
     shape = dataset.get("image_shape")
     alt = f"Test sequence {example.index}, class {label}, {title(example.column)}"
     if shape and inputs.size == shape[0] * shape[1]:
         return {"image": heatmap(inputs.reshape(shape), value_range=(low, high)), "alt": alt}
     return {"lines": trace(inputs, value_range=(low, high)), "alt": alt}
+
+
+def _observed(dataset: Any) -> tuple[float, float] | None:
+    """Extremes of the training data over all channels, where they were recorded."""
+    scale = dataset.get("scale")
+    return (min(scale["low"]), max(scale["high"])) if scale else None
 
 
 def _class_name(names: Sequence[str] | None, index: int) -> str:

@@ -165,7 +165,7 @@ def _facts(runs: Sequence[RunRecord], dataset: Mapping[str, Any]) -> list[tuple[
         (
             "Draws",
             f"{_range(run.evaluation.get('draws') for run in runs)} of each random noise, "
-            f"{_range(run.evaluation.get('attack_draws') for run in runs)} of each attack's random start, "
+            f"{_range(run.evaluation.get('attack_draws') for run in runs)} random starts of each attack, "
             "the same for all models",
         ),
     ]

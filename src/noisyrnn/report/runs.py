@@ -22,10 +22,14 @@ METRICS = (
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """One column of a table of accuracies: a perturbation and its strength; `strength` is 0 for clean inputs."""
+    """One column of a table of accuracies: a perturbation, its strength and that one's unit.
+
+    `strength` is 0 for clean inputs, and `unit` empty where strengths are in the units of the data.
+    """
 
     perturbation: str
     strength: float
+    unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +37,20 @@ class Accuracy:
     """Test accuracy of one run under one perturbation.
 
     Args:
-        accuracy: Mean over draws, in `[0, 1]`.
+        accuracy: Mean over draws, or the worst case of an attack, in `[0, 1]`.
         rates: For each test sequence, the share of draws in which it was classified correctly.
         draws: Draws that a rate is the share of.
         settings: The perturbation's `repr`.
+        moved: Whether any value of any sequence was changed.
+        guess: Accuracy of always answering with the largest class.
     """
 
     accuracy: float
     rates: tuple[float, ...]
     draws: int
     settings: str
+    moved: bool = True
+    guess: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +171,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def _column(entry: Mapping[str, Any]) -> Column:
-    return Column(str(entry["perturbation"]), float(entry["strength"] or 0.0))
+    return Column(str(entry["perturbation"]), float(entry["strength"] or 0.0), str(entry.get("unit", "")))
 
 
 def _accuracy(entry: Mapping[str, Any]) -> tuple[Column, Accuracy]:
@@ -173,6 +181,8 @@ def _accuracy(entry: Mapping[str, Any]) -> tuple[Column, Accuracy]:
         rates=tuple(int(digit, 36) / draws for digit in entry["correct"]),
         draws=draws,
         settings=str(entry["settings"]),
+        moved=bool(entry.get("moved", True)),
+        guess=float(entry.get("guess", 0.0)),
     )
 
 

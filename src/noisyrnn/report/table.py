@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from noisyrnn.report.runs import Accuracy, Column, RunRecord
-from noisyrnn.robustness import PERTURBATIONS
+from noisyrnn.robustness import FGSM, PERTURBATIONS, UNITS, WORST
 from noisyrnn.robustness.statistics import (
     FEWEST_SEEDS,
     SEQUENCES,
@@ -21,7 +21,13 @@ from noisyrnn.robustness.statistics import (
 
 CLEAN = "clean"
 # Names that do not simply read off their key.
-TITLES = {"fgsm": "FGSM", "pgd_linf": "PGD ℓ∞", "pgd_l2": "PGD ℓ2"}
+TITLES = {
+    "fgsm": "FGSM",
+    "pgd_linf": "PGD ℓ∞",
+    "pgd_l2": "PGD ℓ2",
+    f"{WORST}linf": "Worst case over attacks ℓ∞",
+    f"{WORST}l2": "Worst case over attacks ℓ2",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +156,9 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
             mark = "best" if label in best else "close" if tied else ""
             cells[label, column] = replace(cells[label, column], mark=mark)
     comparisons = sum(not test.reason for test in pairs.values())
+    notes = (*_notes(groups), *_without_effect(groups), *_guessing(groups, cells))
     return Comparison(
-        groups=groups, columns=columns, cells=cells, tests=tests, comparisons=comparisons, notes=_notes(groups)
+        groups=groups, columns=columns, cells=cells, tests=tests, comparisons=comparisons, notes=notes
     )
 
 
@@ -168,12 +175,14 @@ def perturbation_title(perturbation: str) -> str:
 
 def symbol(perturbation: str) -> str:
     """Letter of the perturbation's strength, or nothing where none is known."""
+    if perturbation.startswith(WORST):
+        return FGSM.symbol
     return PERTURBATIONS[perturbation].symbol if perturbation in PERTURBATIONS else ""
 
 
 def strength_title(column: Column) -> str:
-    """`σ 0.1`, or the number alone where the perturbation has no letter."""
-    return f"{symbol(column.perturbation)} {column.strength:g}".strip()
+    """`σ 0.1`, with the unit behind it where it is not that of the data, and no letter where none is known."""
+    return f"{symbol(column.perturbation)} {column.strength:g} {column.unit}".strip()
 
 
 def percent(cell: Cell) -> tuple[str, str]:
@@ -182,6 +191,19 @@ def percent(cell: Cell) -> tuple[str, str]:
     if not (math.isfinite(cell.low) and math.isfinite(cell.high)):
         return mean, ""
     return mean, f"[{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
+
+
+def about_perturbations(comparison: Comparison) -> list[str]:
+    """Sentences on the units of strengths and on what counts under an attack, where the table needs them."""
+    sentences = []
+    if any(column.unit for column in comparison.columns):
+        sentences.append(UNITS)
+    if any(column.perturbation.startswith(WORST) for column in comparison.columns):
+        sentences.append(
+            "Under an attack a sequence counts as right if it is right itself and after every start of the attack; in "
+            "the worst case over attacks, if it is so under every attack of that norm with this or a smaller radius."
+        )
+    return sentences
 
 
 def caption(comparison: Comparison) -> str:
@@ -196,7 +218,7 @@ def caption(comparison: Comparison) -> str:
             f"{few} is the 95 % interval over other test sequences, for these trained models only: "
             f"variation between trainings needs at least {FEWEST_SEEDS} seeds."
         )
-    return " ".join(sentences)
+    return " ".join([*sentences, *about_perturbations(comparison)])
 
 
 def marks_caption(comparison: Comparison) -> str:
@@ -273,10 +295,10 @@ def _group(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
     )
 
 
-def _order(column: Column) -> tuple[int, str, float]:
-    names = [CLEAN, *PERTURBATIONS]
+def _order(column: Column) -> tuple[int, str, float, str]:
+    names = [CLEAN, *PERTURBATIONS, *(name for name in TITLES if name.startswith(WORST))]
     known = names.index(column.perturbation) if column.perturbation in names else len(names)
-    return known, column.perturbation, column.strength
+    return known, column.perturbation, column.strength, column.unit
 
 
 def _by_seed(group: Group, column: Column) -> dict[int, Accuracy]:
@@ -321,6 +343,36 @@ def _notes(groups: Sequence[Group]) -> tuple[str, ...]:
     if len({len(accuracy.rates) for run in evaluated for accuracy in run.accuracies.values()}) > 1:
         notes.append("The accuracies do not all rest on the same number of test sequences.")
     return tuple(notes)
+
+
+def _without_effect(groups: Sequence[Group]) -> list[str]:
+    """Perturbations that changed no value of any sequence, with the models under which they did not."""
+    still: dict[Column, list[str]] = {}
+    for group in groups:
+        for column in {c for run in group.evaluated for c, accuracy in run.accuracies.items() if not accuracy.moved}:
+            still.setdefault(column, []).append(group.label)
+    return [
+        f"{title(column)} changed no value ({', '.join(still[column])}): its accuracy says nothing about robustness."
+        for column in sorted(still, key=_order)
+    ]
+
+
+def _guessing(groups: Sequence[Group], cells: Mapping[tuple[str, Column], Cell]) -> list[str]:
+    """For each label, the columns in which its interval reaches down to always answering with the largest class."""
+    notes = []
+    for group in groups:
+        guesses = {c: accuracy.guess for run in group.evaluated for c, accuracy in run.accuracies.items()}
+        columns = []
+        for column in sorted(guesses, key=_order):
+            cell = cells[group.label, column]
+            low = cell.low if math.isfinite(cell.low) else cell.mean
+            columns += [column] if low <= guesses[column] else []
+        if columns:
+            clean = columns[0].perturbation == CLEAN
+            where = "even on clean sequences" if clean else f"under {', '.join(title(column) for column in columns)}"
+            share = f"{100 * guesses[columns[0]]:.1f} %"
+            notes.append(f"{group.label} is not above guessing (always the largest class: {share}) {where}.")
+    return notes
 
 
 def finite(value: Any) -> Any:

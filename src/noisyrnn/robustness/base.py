@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_labels, check_lengths, check_number, check_sequences
+from noisyrnn.data.scale import Scale
 
 Model = Callable[..., Tensor]
 """`model(inputs)`, or `model(inputs, lengths=lengths)`: `(batch, steps, input_size)` to logits `(batch, classes)`."""
@@ -75,12 +76,14 @@ class Kind:
     Args:
         symbol: Letter of the strength.
         description: One line for lists and help.
-        build: `(strength, value_range, clip)` to a perturbation.
+        build: `(strength, value_range, clip)` to a perturbation, for data that state their range of values.
+        build_scaled: `(strength, scale)` to a perturbation, for data that state none.
     """
 
     symbol: str
     description: str
     build: Callable[[float, Range, Range | None], Perturbation]
+    build_scaled: Callable[[float, Scale], Perturbation]
 
 
 def check_range(argument: str, value: Range) -> None:
@@ -91,6 +94,14 @@ def check_range(argument: str, value: Range) -> None:
         check_number(argument, number)
     if not value[0] < value[1]:
         raise ValueError(f"{argument} must have its low end below its high end, got ({value[0]:g}, {value[1]:g}).")
+
+
+def check_clip(clip: bool, value_range: Range | None) -> None:
+    """Raise if values are to be cut to a range that the data do not state."""
+    if clip and value_range is None:
+        raise ValueError(
+            "clip must be false for data that state no range of values, got true. Images, such as digits, state one."
+        )
 
 
 def check_settings(strength: float, clip: Range | None) -> None:

@@ -1,11 +1,12 @@
-"""Accuracy under a perturbation, over draws that all models share."""
+"""Accuracy under a perturbation, over draws that all models share, and the worst case over attacks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from noisyrnn.checks import check_integer, check_number
 from noisyrnn.data.base import Split
@@ -19,7 +20,11 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 MAX_DRAWS = len(_DIGITS) - 1
 """Draws whose count still fits one digit of the stored results."""
 
+WORST = "worst_"
+"""What the names of worst cases over attacks begin with; the norm follows."""
+
 _KEYS = "perturbation strength settings accuracy interval draw_accuracies correct sequences".split()
+_NEW_KEYS = {"unit": "", "norm": None, "moved": True, "guess": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +35,16 @@ class RobustnessResult:
         perturbation: Its name, or `"clean"`.
         strength: Its strength; `None` for clean.
         settings: Its `repr`, enough to rebuild it; `"clean"` for clean.
-        accuracy: Share of right answers, a mean over sequences and draws, in [0, 1].
+        accuracy: Share of right answers in [0, 1]: a mean over sequences and, for a noise, over draws.
         interval: 95 % interval of the accuracy over test sequences and draws, for this one trained model
             (`accuracy_interval`); it says nothing about another training.
-        draw_accuracies: Accuracy of each draw.
-        correct: For each sequence, how many draws were classified correctly.
+        draw_accuracies: Accuracy of each draw; one number for an attack, whose starts count together.
+        correct: For each sequence, how many draws were classified correctly; for an attack 1 where the sequence itself
+            and every attack on it was, else 0.
+        unit: Unit of the strength in labels; empty: that of the data.
+        norm: Norm of an attack's radius, `"linf"` or `"l2"`; `None` for a noise.
+        moved: Whether any value of any sequence was changed.
+        guess: Accuracy of guessing: always answering with the largest class.
     """
 
     perturbation: str
@@ -44,6 +54,10 @@ class RobustnessResult:
     interval: tuple[float, float]
     draw_accuracies: tuple[float, ...]
     correct: tuple[int, ...]
+    unit: str = ""
+    norm: str | None = None
+    moved: bool = True
+    guess: float = 0.0
 
     @property
     def sequences(self) -> int:
@@ -61,6 +75,7 @@ class RobustnessResult:
             "draw_accuracies": list(self.draw_accuracies),
             "correct": "".join(_DIGITS[count] for count in self.correct),
             "sequences": self.sequences,
+            **{name: getattr(self, name) for name in _NEW_KEYS},
         }
 
     @classmethod
@@ -85,6 +100,7 @@ class RobustnessResult:
             interval=(low, high),
             draw_accuracies=tuple(values["draw_accuracies"]),
             correct=tuple(int(digit, 36) for digit in digits),
+            **{name: values.get(name, default) for name, default in _NEW_KEYS.items()},
         )
 
 
@@ -103,17 +119,20 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> RobustnessResult:
-    """Accuracy of a model on perturbed sequences, a mean over draws.
+    """Accuracy of a model on perturbed sequences: for a noise the mean over draws, for an attack the worst case.
 
-    Draw `k` of block `b` (250 sequences) is a function of (seed, k, b) alone: two models meet the same noise, one
+    Draw `k` of block `b` (250 sequences) is a function of (seed, k, b) only: two models meet the same noise, one
     strength differs from another by its scale only, and a paired test between models is meaningful. A perturbation
     without chance, and none at all, takes one draw.
+
+    Under an attack a sequence counts as right if it is right itself and after every draw, which is a start of the
+    attack. A sequence that is wrong already is not attacked again.
 
     Args:
         model: Callable from inputs to logits, already on `device`; a module must be in eval mode.
         split: What to classify.
         perturbation: `None` measures the clean accuracy.
-        draws: Draws of a random perturbation, 1 to 35.
+        draws: Draws of a random noise or random starts of an attack, 1 to 35.
         seed: `>= 0`; the same for every model that is to be compared.
         device: Where the sequences are moved; `None` leaves them.
 
@@ -132,21 +151,27 @@ def evaluate(
     check_integer("seed", seed, minimum=0)
     if perturbation is None or not perturbation.random or perturbation.strength == 0:
         draws = 1
-    right = torch.zeros(draws, len(split), dtype=torch.bool)
+    attack = perturbation is not None and perturbation.needs_gradient
+    right = torch.ones(1 if attack else draws, len(split), dtype=torch.bool)
+    moved = perturbation is None or perturbation.strength == 0
     for block, start in enumerate(range(0, len(split), BLOCK)):
-        rows = slice(start, start + BLOCK)
-        inputs, labels = split.inputs[rows].to(device), split.labels[rows].to(device)
-        lengths = None if split.lengths is None else split.lengths[rows].to(device)
+        rows = torch.arange(start, min(start + BLOCK, len(split)))
+        if attack:
+            right[0, rows] = _right(model, *_moved_to(device, split, rows))
         for draw in range(draws):
+            if attack:  # a sequence that is wrong already needs no further start
+                rows = rows[right[0, rows]]
+                if len(rows) == 0:
+                    break
+            inputs, labels, lengths = _moved_to(device, split, rows)
             changed = inputs
             if perturbation is not None:
                 generator = draw_generator(seed, draw, block)
                 changed = perturbation(model, inputs, labels, generator=generator, lengths=lengths)
-            with torch.no_grad():
-                logits = predict(model, changed, labels, lengths)
-            right[draw, rows] = (logits.argmax(dim=1) == labels).cpu()
+                moved = moved or not torch.equal(changed, inputs)
+            right[0 if attack else draw, rows] = _right(model, changed, labels, lengths)
     correct = tuple(right.sum(dim=0).tolist())
-    interval = accuracy_interval(correct, draws=draws)
+    interval = accuracy_interval(correct, draws=len(right))
     return RobustnessResult(
         perturbation="clean" if perturbation is None else perturbation.name,
         strength=None if perturbation is None else float(perturbation.strength),
@@ -155,4 +180,61 @@ def evaluate(
         interval=(interval.low, interval.high),
         draw_accuracies=tuple(right.double().mean(dim=1).tolist()),
         correct=correct,
+        unit=getattr(perturbation, "unit", ""),
+        norm=getattr(perturbation, "norm", None),
+        moved=moved,
+        guess=float(split.labels.bincount().max()) / len(split),
     )
+
+
+def worst_cases(results: Sequence[RobustnessResult]) -> list[RobustnessResult]:
+    """Robust accuracy against all attacks together: for each norm and radius one result, `worst_linf` or `worst_l2`.
+
+    A sequence counts as right if it is right under every attack of that norm with that radius or a smaller one, since
+    the smaller ball lies within the larger.
+
+    Args:
+        results: Of one model on the same sequences; those without a norm are left out.
+
+    Raises:
+        ValueError: If two attacks of one norm were evaluated on different numbers of sequences.
+    """
+    found = []
+    tried = [r for r in results if r.norm is not None and not r.perturbation.startswith(WORST)]
+    for norm, unit in dict.fromkeys((r.norm, r.unit) for r in tried):
+        attacks = [r for r in tried if (r.norm, r.unit) == (norm, unit)]
+        if len({r.sequences for r in attacks}) > 1:
+            counts = ", ".join(str(r.sequences) for r in attacks)
+            raise ValueError(f"results must all rest on the same sequences, got {counts} of them.")
+        for radius in sorted({r.strength for r in attacks if r.strength is not None}):
+            within = [r for r in attacks if r.strength is not None and r.strength <= radius]
+            correct = tuple(min(counts) for counts in zip(*(r.correct for r in within), strict=True))
+            interval = accuracy_interval(correct, draws=1)
+            found.append(
+                RobustnessResult(
+                    perturbation=f"{WORST}{norm}",
+                    strength=radius,
+                    settings="worst case of " + "; ".join(r.settings for r in within),
+                    accuracy=interval.mean,
+                    interval=(interval.low, interval.high),
+                    draw_accuracies=(interval.mean,),
+                    correct=correct,
+                    unit=unit,
+                    norm=norm,
+                    moved=any(r.moved for r in within),
+                    guess=within[0].guess,
+                )
+            )
+    return found
+
+
+def _moved_to(device: torch.device | str | None, split: Split, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Inputs, labels and lengths of some sequences, on the device."""
+    lengths = None if split.lengths is None else split.lengths[rows].to(device)
+    return split.inputs[rows].to(device), split.labels[rows].to(device), lengths
+
+
+@torch.no_grad()
+def _right(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> Tensor:
+    """Which sequences are classified correctly, `(batch,)` on the CPU."""
+    return (predict(model, inputs, labels, lengths).argmax(dim=1) == labels).cpu()

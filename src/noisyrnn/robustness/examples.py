@@ -32,8 +32,8 @@ def examples(
         device: Where the sequences are moved; `None` leaves them.
 
     Returns:
-        JSON-ready records: perturbation (or `"clean"`), strength (`None` for clean), index, label, prediction,
-        confidence (the probability of the prediction) and inputs, valid steps × channels, to four digits.
+        JSON-ready records: perturbation (or `"clean"`), strength (`None` for clean) and its unit, index, label,
+        prediction, confidence (the probability of the prediction) and inputs, valid steps × channels, to four digits.
 
     Raises:
         ValueError: If an index is out of range, there is none, or the model is in training mode.
@@ -63,6 +63,7 @@ def examples(
                 {
                     "perturbation": "clean" if perturbation is None else perturbation.name,
                     "strength": None if perturbation is None else float(perturbation.strength),
+                    "unit": getattr(perturbation, "unit", ""),
                     "index": int(index),
                     "label": int(labels[row]),
                     "prediction": int(predictions[row]),

@@ -35,6 +35,7 @@ class FGSM:
 
     name: ClassVar[str] = "fgsm"
     symbol: ClassVar[str] = "ϵ"
+    norm: ClassVar[str] = "linf"
     random: ClassVar[bool] = False
     needs_gradient: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""Cross-entropy of each sequence and its gradient in the inputs: what the attacks climb."""
+"""Log-odds of each sequence against its label and their gradient in the inputs: what the attacks climb."""
 
 import contextlib
 
@@ -9,15 +9,18 @@ from noisyrnn.robustness.base import Model, predict
 
 
 def sequence_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each sequence, float64 `(batch,)`.
+    """Log-odds of each sequence against its label, float64 `(batch,)`: `logsumexp` of the other logits minus its own.
 
-    In float64, since a confident model's float32 loss is exactly zero and would hide the direction of ascent.
+    The cross-entropy is log(1 + exp(log-odds)), so both climb in the same direction. The gradient of the cross-entropy
+    of a confident model rounds to zero, though, and would hide that direction; that of the log-odds does not.
     """
-    return torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+    own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    logits = logits.double()
+    return logits.masked_fill(own, -torch.inf).logsumexp(dim=1) - logits[own]
 
 
 def input_gradient(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Gradient of each sequence's cross-entropy in that sequence, and the logits there.
+    """Gradient of each sequence's log-odds against its label in that sequence, and the logits there.
 
     Only the inputs are differentiated: no parameter's `grad` is written. The model must treat its rows separately.
 

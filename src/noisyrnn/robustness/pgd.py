@@ -1,5 +1,6 @@
 """Projected gradient ascent on the cross-entropy."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -39,9 +40,11 @@ class PGD:
         clip: Range the iterates are cut to; `None` lets them leave the range of the data.
         norm: `"linf"` or `"l2"`.
         steps: Gradient steps of one start.
-        step_size: The step η; `None` takes `2.5 * strength / steps`.
+        step_size: The step η; `None` lets it fall from the radius to 0 along a cosine, so that the first steps explore
+            and the last ones refine.
         restarts: Number of starts; more than one needs `random_start`.
         random_start: Whether to start uniformly in the ball rather than at the input.
+        per_value: Whether the radius, and a `step_size`, are the strength times √n for a sequence of n values; for ℓ2.
 
     Raises:
         ValueError: If a number is out of its range or `norm` is unknown.
@@ -57,6 +60,7 @@ class PGD:
     step_size: float | None = None
     restarts: int = 1
     random_start: bool = True
+    per_value: bool = False
 
     symbol: ClassVar[str] = "ϵ"
     needs_gradient: ClassVar[bool] = True
@@ -70,6 +74,10 @@ class PGD:
             check_number("step_size", self.step_size, above=0)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts must be 1 without random_start, got {self.restarts}. Set random_start=True.")
+        if self.per_value and self.norm != "l2":
+            raise ValueError(
+                "per_value must be false for norm 'linf', whose radius is one of values already, got true."
+            )
 
     @property
     def name(self) -> str:
@@ -94,24 +102,36 @@ class PGD:
         check_batch(inputs, lengths)
         if self.strength == 0:
             return inputs.clone()
-        step_size = 2.5 * self.strength / self.steps if self.step_size is None else self.step_size
         valid = valid_steps(inputs, lengths)
         inputs = inputs.detach()
         first = finish(inputs, inputs, lengths=lengths, clip=self.clip)
         with torch.no_grad():
             best = _Best(first, predict(model, first, labels, lengths), labels)
+        unit = self._radius(inputs, valid) / self.strength
         for _ in range(self.restarts):
             start = inputs + self._random_offset(inputs, valid, generator) if self.random_start else inputs
             current = finish(inputs, start, lengths=lengths, clip=self.clip)
-            for _ in range(self.steps):
+            for k in range(self.steps):
                 gradient, logits = input_gradient(model, current, labels, lengths)
                 best.offer(current, logits)
-                ascent = current + step_size * self._direction(gradient * valid)
-                inside = inputs + self._project(ascent - inputs)
+                step = (self._step(k) * unit).to(inputs.dtype)
+                ascent = current + step * self._direction(gradient * valid)
+                inside = inputs + self._project(ascent - inputs, valid)
                 current = finish(inputs, inside, lengths=lengths, clip=self.clip)
             with torch.no_grad():
                 best.offer(current, predict(model, current, labels, lengths))
         return best.inputs
+
+    def _step(self, k: int) -> float:
+        """Size of step `k`, before `per_value`."""
+        if self.step_size is not None:
+            return self.step_size
+        return self.strength * (1 + math.cos(math.pi * k / self.steps)) / 2
+
+    def _radius(self, inputs: Tensor, valid: Tensor) -> Tensor:
+        """Radius of each sequence, float64 `(batch, 1, 1)`."""
+        values = valid.sum(dim=(1, 2), keepdim=True).double() * inputs.shape[2]
+        return self.strength * values.sqrt() if self.per_value else torch.full_like(values, self.strength)
 
     def _direction(self, gradient: Tensor) -> Tensor:
         """Steepest ascent of length one in the norm; zero where the gradient is."""
@@ -119,11 +139,11 @@ class PGD:
             return gradient.sign()
         return (gradient.double() / _length(gradient).clamp_min(torch.finfo(torch.float64).tiny)).to(gradient.dtype)
 
-    def _project(self, offset: Tensor) -> Tensor:
+    def _project(self, offset: Tensor, valid: Tensor) -> Tensor:
         """Nearest offset within the radius."""
         if self.norm == "linf":
             return offset.clamp(-self.strength, self.strength)
-        excess = (_length(offset) / self.strength).clamp_min(1)
+        excess = (_length(offset) / self._radius(offset, valid)).clamp_min(1)
         return (offset.double() / excess).to(offset.dtype)
 
     def _random_offset(self, inputs: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
@@ -133,7 +153,7 @@ class PGD:
         direction = self._direction(standard_normal(inputs, generator) * valid)
         dimension = valid.sum(dim=(1, 2), keepdim=True) * inputs.shape[2]
         quantile = uniform(inputs[:, :1, :1], generator).double()
-        return (self.strength * quantile ** (1 / dimension)).to(inputs.dtype) * direction
+        return (self._radius(inputs, valid) * quantile ** (1 / dimension)).to(inputs.dtype) * direction
 
 
 def _length(values: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ class SaltAndPepper:
     Args:
         strength: The probability α, in [0, 1].
         clip: Range the result is cut to; it changes only entries that lay outside it.
-        low: Value of pepper, the smallest an input takes.
-        high: Value of salt, the largest an input takes.
+        low: Value of pepper, the smallest an input takes; or one number for each channel.
+        high: Value of salt, the largest an input takes; or one number for each channel, not below `low`.
 
     Raises:
         ValueError: If `strength` is no probability, `clip` is empty, or `high` is not above `low`.
@@ -29,8 +29,8 @@ class SaltAndPepper:
 
     strength: float
     clip: Range | None = None
-    low: float = 0.0
-    high: float = 1.0
+    low: float | tuple[float, ...] = 0.0
+    high: float | tuple[float, ...] = 1.0
 
     name: ClassVar[str] = "salt_and_pepper"
     symbol: ClassVar[str] = "α"
@@ -40,8 +40,17 @@ class SaltAndPepper:
     def __post_init__(self) -> None:
         check_settings(self.strength, self.clip)
         check_number("strength", self.strength, minimum=0, maximum=1)
-        check_number("low", self.low)
-        check_number("high", self.high, above=self.low)
+        low, high = self.low, self.high
+        if isinstance(low, tuple) and isinstance(high, tuple):
+            if len(low) != len(high):
+                raise ValueError(f"low and high must hold as many numbers, got {len(low)} and {len(high)}.")
+            for one, other in zip(low, high, strict=True):
+                check_number("low", one)
+                check_number("high", other, minimum=one)
+            return
+        check_number("low", low)
+        assert isinstance(low, int | float)
+        check_number("high", high, above=low)
 
     def __call__(
         self,
@@ -54,9 +63,12 @@ class SaltAndPepper:
     ) -> Tensor:
         """Perturbed copy of `inputs`, `(batch, steps, input_size)`; neither model nor labels is used."""
         check_batch(inputs, lengths)
+        if isinstance(self.low, tuple) and inputs.shape[2] != len(self.low):
+            raise ValueError(f"inputs must have {len(self.low)} channels, those of low, got {inputs.shape[2]}.")
         if self.strength == 0:
             return inputs.clone()
         hit = uniform(inputs, generator) < self.strength
         salt = uniform(inputs, generator) < 0.5
-        extreme = torch.where(salt, torch.full_like(inputs, self.high), torch.full_like(inputs, self.low))
+        low, high = (inputs.new_tensor(value).expand_as(inputs) for value in (self.low, self.high))
+        extreme = torch.where(salt, high, low)
         return finish(inputs, torch.where(hit, extreme, inputs), lengths=lengths, clip=self.clip)

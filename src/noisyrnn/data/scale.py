@@ -1,0 +1,64 @@
+"""The scale of data that state no range of values: four statistics of each channel of the training part."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from noisyrnn.data.base import Split
+
+QUANTILES = (0.001, 0.999)
+"""Where the extremes of a channel lie: a single outlier does not move them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Centre, spread and extremes of each channel, in the units of the data.
+
+    Args:
+        mean: Mean of each channel.
+        std: Standard deviation of each channel, 0 where it never varies.
+        low: Quantile 0.1 % of each channel.
+        high: Quantile 99.9 % of each channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @classmethod
+    def of(cls, split: "Split") -> "Scale":
+        """The scale of the valid steps of a split, computed in float64; a sequence counts by its weight."""
+        valid = split.valid()
+        values = split.inputs[valid].double().cpu().numpy()
+        weights = None
+        if split.weights is not None:
+            weights = split.weights[:, None].expand(valid.shape)[valid].double().cpu().numpy()
+            values, weights = values[weights > 0], weights[weights > 0]
+        mean = np.average(values, axis=0, weights=weights)
+        std = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
+        std[np.ptp(values, axis=0) == 0] = 0.0  # rounding of the mean would leave a tiny rest
+        if weights is None:
+            low, high = np.quantile(values, QUANTILES, axis=0)
+        else:
+            low, high = _weighted_quantiles(values, weights)
+        return cls(
+            mean=tuple(mean.tolist()), std=tuple(std.tolist()), low=tuple(low.tolist()), high=tuple(high.tolist())
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Scale":
+        """The scale that `dataclasses.asdict` wrote."""
+        return cls(**{name: tuple(values[name]) for name in ("mean", "std", "low", "high")})
+
+
+def _weighted_quantiles(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """For each of `QUANTILES` and each channel the smallest value that has at least that share of the weight."""
+    order = values.argsort(axis=0)
+    shares = weights[order].cumsum(axis=0) / weights.sum()
+    columns = range(values.shape[1])
+    places = [[min(int(np.searchsorted(shares[:, c], q)), len(values) - 1) for c in columns] for q in QUANTILES]
+    return np.array([[values[order[row[c], c], c] for c in columns] for row in places])
