@@ -3,7 +3,7 @@
 `python -m benchmarks.attacks --workers 2` trains six models on the digits (or reuses the runs in `--output`), attacks
 the first test sequences at the default radii with our attacks and with AutoAttack as implemented by the
 adversarial-robustness-toolbox (APGD with two losses, five starts of 100 steps each; DeepFool; Square with 5,000
-queries; step size twice the radius, as published), and prints a table. Install that package first: `pip install -r oracles.txt`.
+queries; step size twice the radius, as published), and prints a table. It needs the packages of `oracles.txt`.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def measure(folder: RunFolder, norm: str, radius: float, sequences: int) -> dict
     auto = AutoAttack(
         wrapped, norm=np.inf if norm == "linf" else 2, eps=radius, eps_step=2 * radius, batch_size=len(test)
     )
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the toolbox draws from it
     found = torch.from_numpy(auto.generate(images, test.labels.numpy())).reshape(test.inputs.shape)
     offset = (found - test.inputs).flatten(1)
     size = offset.abs().amax(1) if norm == "linf" else offset.norm(dim=1)

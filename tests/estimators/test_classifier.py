@@ -155,9 +155,9 @@ def test_a_report_of_robustness(classifier, waves):
     report = classifier.fit(X, y).robustness_report(X, y)
     assert report.measure == "accuracy" and report.rows[0].score == classifier.score(X, y)
     names = [row.perturbation for row in report.rows]
-    assert names == ["clean", *["white_noise"] * 2, *["salt_and_pepper"] * 2, "fgsm", "pgd_linf"]
+    assert names == ["clean", *["white_noise"] * 2, *["salt_and_pepper"] * 2, "fgsm", "pgd_linf", "worst_linf"]
     assert all(row.low <= row.score <= row.high for row in report.rows)
-    assert len(str(report).splitlines()) == 9 and report.to_dict()["rows"][1]["strength"] == 0.1
+    assert len(str(report).splitlines()) == 11 and report.to_dict()["rows"][1]["strength"] == 0.1
     assert report == classifier.robustness_report(X, y)
     assert report != classifier.robustness_report(X, y, seed=1)
 

@@ -166,7 +166,7 @@ class Dataset:
             "train": self.train.fingerprint(),
             "validation": self.validation.fingerprint(),
             "class_names": list(self.class_names),
-            "value_range": list(self.value_range),
+            "value_range": None if self.value_range is None else list(self.value_range),
             "standardize": self.standardize,
         }
 

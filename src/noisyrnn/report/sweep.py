@@ -14,6 +14,7 @@ from noisyrnn.report.figures import INK, STYLE, Drawing, colour, drawn, grid, li
 from noisyrnn.report.page import template_of
 from noisyrnn.report.runs import Column
 from noisyrnn.report.table import perturbation_title, strength_title
+from noisyrnn.robustness import UNITS
 from noisyrnn.run_folder import write_atomically
 
 _FAILED = colour(1)
@@ -70,17 +71,29 @@ def _place(place: Any) -> str:
     return f"{shown(place['low'])} to {shown(place['high'])}" + (", by factors" if place["log"] else "")
 
 
-def _title(name: str, strength: float) -> str:
-    return f"{perturbation_title(name)} {strength_title(Column(name, strength))}"
+def _title(name: str, strength: float, unit: str) -> str:
+    return f"{perturbation_title(name)} {strength_title(Column(name, strength, unit))}"
+
+
+def _units(sweep: Mapping[str, Any]) -> dict[str, str]:
+    """Unit of the strengths of each perturbation, from the first trial that was measured."""
+    measured = (trial["columns"] for trial in sweep["trials"] if trial.get("columns"))
+    return {cell["perturbation"]: cell.get("unit", "") for run in next(measured, []) for cell in run}
 
 
 def _facts(sweep: Mapping[str, Any], scored: int) -> list[tuple[str, str]]:
     made = len(sweep["trials"])
-    measured = [_title(name, strength) for name, strengths in sweep["strengths"].items() for strength in strengths]
+    units = _units(sweep)
+    measured = [
+        _title(name, strength, units.get(name, ""))
+        for name, strengths in sweep["strengths"].items()
+        for strength in strengths
+    ]
     return [
         ("Data set", str(sweep["dataset"])),
         ("Model", str(sweep["model"])),
         ("Score", f"mean accuracy on the validation data: {', '.join(measured)}; {sweep['draws']} draws"),
+        *([("Units", UNITS)] if any(units.values()) else []),
         ("Trainings of a trial", str(sweep["seeds"])),
         ("Trials", f"{made} of {sweep['wanted']}" + (f", of which {made - scored} failed" if made > scored else "")),
         ("Seed of the sweep", str(sweep["sweep_seed"])),
@@ -92,7 +105,7 @@ def _columns(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[tuple[str, lis
     """For each perturbation, accuracy and interval of each training."""
     return [
         (
-            _title(cells[0]["perturbation"], cells[0]["strength"]),
+            _title(cells[0]["perturbation"], cells[0]["strength"], cells[0].get("unit", "")),
             [
                 f"{100 * cell['accuracy']:.1f} [{100 * cell['interval'][0]:.1f}, {100 * cell['interval'][1]:.1f}]"
                 for cell in cells

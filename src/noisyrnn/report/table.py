@@ -129,8 +129,8 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
         ValueError: If there are none, they are of several data sets, or one label has two runs of one seed.
     """
     groups = _group(runs)
-    found = {column for group in groups for run in group.evaluated for column in run.accuracies}
-    columns = tuple(sorted(found, key=_order))
+    measured = {column for group in groups for run in group.evaluated for column in run.accuracies}
+    columns = tuple(sorted(measured, key=_order))
     known = {
         (group.label, column): accuracies
         for column in columns
@@ -157,9 +157,7 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
             cells[label, column] = replace(cells[label, column], mark=mark)
     comparisons = sum(not test.reason for test in pairs.values())
     notes = (*_notes(groups), *_without_effect(groups), *_guessing(groups, cells))
-    return Comparison(
-        groups=groups, columns=columns, cells=cells, tests=tests, comparisons=comparisons, notes=notes
-    )
+    return Comparison(groups=groups, columns=columns, cells=cells, tests=tests, comparisons=comparisons, notes=notes)
 
 
 def title(column: Column) -> str:
