@@ -364,7 +364,7 @@ def _guessing(groups: Sequence[Group], cells: Mapping[tuple[str, Column], Cell])
         for column in sorted(guesses, key=_order):
             cell = cells[group.label, column]
             low = cell.low if math.isfinite(cell.low) else cell.mean
-            columns += [column] if low <= guesses[column] else []
+            columns += [column] if 0 < guesses[column] >= low else []  # 0: not recorded
         if columns:
             clean = columns[0].perturbation == CLEAN
             where = "even on clean sequences" if clean else f"under {', '.join(title(column) for column in columns)}"
