@@ -64,9 +64,9 @@ def _kernels(device: str) -> list[str]:
 
 def _kernel(model: str, device: str) -> str:
     """The kernel for a model in float32."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.device("cpu"):
         cell = MODELS[model].build(1, 8, {}).to(device).cell
-    inputs, recurrence = torch.zeros(1, 1, 1, device=device), cell.recurrence()
+    inputs, recurrence = torch.zeros(1, 1, 1, dtype=torch.float32, device=device), cell.recurrence()
     own = "torch's own; with noise " if hasattr(cell, "run_fused") else ""
     name = dispatch.chosen("auto")
     if name == "auto":

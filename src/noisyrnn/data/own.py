@@ -109,7 +109,7 @@ def read_npz(path: Path, suffix: str = "") -> Cases:
             raise TypeError(f"lengths{suffix} must hold integers, got {lengths.dtype}.")
         valid_lengths = torch.from_numpy(lengths.astype(np.int64))
         if valid_lengths.shape == inputs.shape[:1]:  # else check_cases says what is wrong
-            padding = torch.arange(inputs.shape[1]) >= valid_lengths[:, None]
+            padding = torch.arange(inputs.shape[1], device="cpu") >= valid_lengths[:, None]
             inputs = inputs.masked_fill(padding.unsqueeze(-1), 0.0)
     cases = Cases(inputs=inputs, lengths=valid_lengths, labels=canonical_labels([str(label) for label in y]))
     check_cases(cases, suffix)
@@ -145,7 +145,7 @@ def read_csv(path: Path) -> Cases:
         for column, (value, cell) in enumerate(zip(values, cells, strict=True), start=2):
             if value is None or not math.isfinite(value):
                 raise ValueError(f"{where} must hold finite numbers, got {cell!r} in column {column}. {_hint(cell)}")
-        sequences.append(torch.tensor(values, dtype=torch.float32).unsqueeze(-1))
+        sequences.append(torch.tensor(values, dtype=torch.float32, device="cpu").unsqueeze(-1))
         labels.append(label)
     inputs, lengths = pad(sequences)
     return Cases(inputs=inputs, lengths=lengths, labels=canonical_labels(labels))

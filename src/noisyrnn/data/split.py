@@ -42,7 +42,7 @@ def pad(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     The lengths are `None` where all are equal.
     """
     inputs = torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64, device="cpu")
     return inputs, None if bool((lengths == inputs.shape[1]).all()) else lengths
 
 
@@ -90,7 +90,7 @@ def encode(labels: Sequence[str], classes: Sequence[str], argument: str = "y") -
                 f"{argument} must hold only the classes {', '.join(classes)} of the training part, "
                 f"got {label!r} at index {case}."
             )
-    return torch.tensor([index[label] for label in labels])
+    return torch.tensor([index[label] for label in labels], dtype=torch.int64, device="cpu")
 
 
 def stratified_draw(labels: Tensor, size: int, *, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
@@ -114,8 +114,8 @@ def stratified_draw(labels: Tensor, size: int, *, seed: int = SPLIT_SEED) -> tup
     left = size - int(quotas.sum())
     quotas[(shares - quotas).argsort(descending=True, stable=True)[:left]] += 1
     quotas = torch.where(members >= 2, quotas.clamp(min=1).minimum(members - 1), torch.zeros_like(quotas))
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    drawn = torch.zeros(len(labels), dtype=torch.bool)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed), device="cpu")
+    drawn = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
     for label, quota in enumerate(quotas.tolist()):
         drawn[order[labels[order] == label][:quota]] = True
     return order[drawn[order]], order[~drawn[order]]
@@ -170,7 +170,7 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         how = "60 % training, 20 % validation, 20 % test, stratified and seeded."
     else:
         part = round(0.2 * len(labels))
-        tested, rest = None, torch.arange(len(labels))
+        tested, rest = None, torch.arange(len(labels), device="cpu")
         how = "Test part as given; validation is 20 % of the training part, stratified and seeded."
     validation, train = stratified_draw(labels[rest], part)
     if len(validation) == 0:

@@ -116,7 +116,7 @@ def read_case(channels: list[str], where: str, steps: int | None) -> Tensor:
         raise ValueError(f"{where} must hold channels of one length, got {min(sizes)} and {max(sizes)} values.")
     if steps is not None and sizes != {steps}:
         raise ValueError(f"{where} must hold {steps} values a channel, as '@seriesLength' says, got {sizes.pop()}.")
-    return torch.tensor(rows, dtype=torch.float32).T
+    return torch.tensor(rows, dtype=torch.float32, device="cpu").T
 
 
 def sibling(train: Path) -> Path | None:

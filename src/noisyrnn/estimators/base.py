@@ -267,7 +267,11 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         weights = None if sample_weight is None else check_sample_weight(sample_weight, len(y))
         if weights is not None:  # as if the others were not there
             kept = weights > 0
-            sequences, y, weights = sequences.subset(torch.tensor(kept)), y[kept], weights[kept]
+            sequences, y, weights = (
+                sequences.subset(torch.tensor(kept, dtype=torch.bool, device="cpu")),
+                y[kept],
+                weights[kept],
+            )
         if learn:
             self._learn(y, weights)
         own = self._row_weights(y)
@@ -277,7 +281,9 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             inputs=sequences.inputs.float(),
             labels=self._labels(y),
             lengths=sequences.lengths,
-            weights=None if weights is None else torch.tensor(weights / weights.mean(), dtype=torch.float32),
+            weights=None
+            if weights is None
+            else torch.tensor(weights / weights.mean(), dtype=torch.float32, device="cpu"),
             classes=len(self._class_names()),
         )
 
@@ -380,7 +386,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         sequences = self._read(X, first=False)
         found = []
         with torch.no_grad():
-            for rows in torch.arange(len(sequences)).split(_BLOCK):
+            for rows in torch.arange(len(sequences), device="cpu").split(_BLOCK):
                 inputs, lengths = sequences.inputs[rows], None
                 if sequences.lengths is not None:
                     lengths = sequences.lengths[rows]

@@ -210,7 +210,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         unknown = [label for label in y.tolist() if label not in known]
         if unknown:
             raise ValueError(f"y must hold only the classes {known}, got {unknown[0]!r}.")
-        return torch.tensor(np.searchsorted(self.classes_, y))
+        return torch.tensor(np.searchsorted(self.classes_, y), dtype=torch.int64, device="cpu")
 
     def _class_names(self) -> tuple[str, ...]:
         return tuple(map(str, self.classes_.tolist()))

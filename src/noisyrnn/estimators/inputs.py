@@ -76,7 +76,12 @@ def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool
         return Sequences(_steps_first(array, layout), None)
     if axes > 3:
         raise ValueError(f"X must have 2 or 3 dimensions, got {axes}.")
-    return Sequences(torch.tensor(validate_data(estimator, X, reset=first, dtype=np.float64))[:, :, None], None)
+    return Sequences(
+        torch.tensor(validate_data(estimator, X, reset=first, dtype=np.float64), dtype=torch.float64, device="cpu")[
+            :, :, None
+        ],
+        None,
+    )
 
 
 def _is_regular(x: Any) -> bool:
@@ -91,12 +96,16 @@ def _is_regular(x: Any) -> bool:
 def _one_sequence(x: Any, index: int, layout: str) -> Tensor:
     """Float64 `(length, channels)` from one sequence of a list."""
     array = check_array(x, ensure_2d=False, ensure_min_features=1, dtype=np.float64, input_name=f"X[{index}]")
-    return torch.tensor(array)[:, None] if array.ndim == 1 else _steps_first(array, layout)
+    return (
+        torch.tensor(array, dtype=torch.float64, device="cpu")[:, None]
+        if array.ndim == 1
+        else _steps_first(array, layout)
+    )
 
 
 def _steps_first(array: np.ndarray, layout: str) -> Tensor:
     """The array as a tensor whose last two axes are steps and channels."""
-    tensor = torch.tensor(array)
+    tensor = torch.tensor(array, dtype=torch.float64, device="cpu")
     return tensor.transpose(-1, -2).contiguous() if layout == "channels_first" else tensor
 
 

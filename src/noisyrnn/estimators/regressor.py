@@ -79,7 +79,9 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         """
         self._check_fitted()
         sequences = self._read(X, first=False)
-        y = torch.tensor(self._targets(y, len(sequences)).reshape(len(sequences), -1))
+        y = torch.tensor(
+            self._targets(y, len(sequences)).reshape(len(sequences), -1), dtype=torch.float64, device="cpu"
+        )
         split = Split(inputs=sequences.inputs, labels=y, lengths=sequences.lengths, classes=0)
         return regression_report(
             self.model_, split, Scale.from_dict(self.scale_), perturbations, draws=draws, seed=seed
@@ -104,7 +106,7 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         rows = y.reshape(len(y), -1)
         if rows.shape[1] != len(self.y_mean_):
             raise ValueError(f"y must hold {len(self.y_mean_)} targets, as before, got {rows.shape[1]}.")
-        return torch.tensor((rows - self.y_mean_) / self.y_std_, dtype=torch.float32)
+        return torch.tensor((rows - self.y_mean_) / self.y_std_, dtype=torch.float32, device="cpu")
 
     def _class_names(self) -> tuple[str, ...]:
         return ()
@@ -113,19 +115,19 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         return None
 
     def _draw(self, split: Split, size: int, seed: int) -> tuple[Tensor, Tensor]:
-        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed), device="cpu")
         return order[:size], order[size:]
 
     def _finished(self, model: Trained) -> Trained:
         """The model with the units of `y` in its readout."""
-        mean, std = torch.tensor(self.y_mean_), torch.tensor(self.y_std_)
+        mean, std = (torch.tensor(each, dtype=torch.float64, device="cpu") for each in (self.y_mean_, self.y_std_))
         with torch.no_grad():
             model.readout.weight.mul_(std[:, None])
             model.readout.bias.mul_(std).add_(mean)
         return model
 
     def _unfinished(self, model: Trained) -> Trained:
-        mean, std = torch.tensor(self.y_mean_), torch.tensor(self.y_std_)
+        mean, std = (torch.tensor(each, dtype=torch.float64, device="cpu") for each in (self.y_mean_, self.y_std_))
         with torch.no_grad():
             model.readout.weight.div_(std[:, None])
             model.readout.bias.sub_(mean).div_(std)

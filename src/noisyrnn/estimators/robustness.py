@@ -135,7 +135,7 @@ def regression_report(
     rows = []
     todo: list[Perturbation | None] = [None, *chosen]
     for perturbation in todo:
-        errors = torch.zeros(len(split), dtype=torch.float64)
+        errors = torch.zeros(len(split), dtype=torch.float64, device="cpu")
         generator = torch.Generator().manual_seed(seed)
         times = 1 if perturbation is None else draws
         moved = perturbation is None or perturbation.strength == 0

@@ -34,11 +34,13 @@ def check_agreement(model: Head, graph: Graph, run: Run) -> None:
     generator = torch.Generator().manual_seed(0)
     for batch in BATCHES:
         for steps in STEPS:
-            noise = torch.randn(batch, steps, model.layer.input_size, generator=generator)
+            noise = torch.randn(
+                batch, steps, model.layer.input_size, generator=generator, dtype=torch.float32, device="cpu"
+            )
             inputs = (model.mean + model.std * noise).to(model.readout.weight.dtype)
-            lengths = torch.randint(1, steps + 1, (batch,), generator=generator)
+            lengths = torch.randint(1, steps + 1, (batch,), generator=generator, device="cpu")
             if isinstance(graph, StepGraph):
-                lengths = torch.full((batch,), steps)
+                lengths = torch.full((batch,), steps, dtype=torch.int64, device="cpu")
             inputs = inputs if model.layer.batch_first else inputs.transpose(0, 1).contiguous()
             found = _answer(model, graph, run, inputs, lengths).double()
             with torch.no_grad():

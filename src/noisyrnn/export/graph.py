@@ -118,13 +118,13 @@ class SequenceGraph(_Graph):
     def signature(self) -> Signature:
         """Inputs, of which `lengths` is int64 `(batch,)`, and the answer."""
         sizes, axes = ((2, 3), {0: "batch", 1: "steps"}) if self.batch_first else ((3, 2), {0: "steps", 1: "batch"})
-        example = (self.mean.new_zeros(*sizes, self.input_size), torch.tensor([3, 2]))
+        example = (self.mean.new_zeros(*sizes, self.input_size), torch.tensor([3, 2], dtype=torch.int64, device="cpu"))
         return Signature(("inputs", "lengths"), (self.answer,), example, (axes, {0: "batch"}))
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """As the model's own; lengths are not checked, and those above the number of steps count as it."""
         values = cast(Tensor, standardised(inputs if self.batch_first else inputs.transpose(0, 1), self.mean, self.std))
-        alive = (torch.arange(values.shape[1])[:, None] < lengths)[..., None]
+        alive = (torch.arange(values.shape[1], device=lengths.device)[:, None] < lengths)[..., None]
         # A backward direction meets the padding first. Its state rests there, so that nothing need be moved.
         masks = (alive, alive.flip(0))
         passes = [partial(cell.over, masks[k % self.directions]) for k, cell in enumerate(self._written())]

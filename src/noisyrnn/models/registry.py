@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from noisyrnn.models.layer import NOT_OPTIONS, RecurrentLayer
 
 
@@ -27,7 +29,7 @@ class ModelEntry:
         return {p.name: p.default for p in optional if p.name not in NOT_OPTIONS}
 
     def build(self, input_size: int, hidden_size: int, options: Mapping[str, Any]) -> RecurrentLayer:
-        """A new layer; `options` override the defaults.
+        """A new float32 layer, whatever torch's default type is; `options` override the defaults.
 
         Raises:
             ValueError: If the layer has no such option, or a value is out of range.
@@ -40,4 +42,4 @@ class ModelEntry:
                     f"It takes {', '.join(sorted(known))}."
                 )
         constructor: Callable[..., RecurrentLayer] = self.layer
-        return constructor(input_size, hidden_size, **options)
+        return constructor(input_size, hidden_size, **options, dtype=torch.float32)

@@ -76,7 +76,8 @@ def from_released_weights(
     dtype = weights["C"].dtype
     if step_size is not None:
         check_number("step_size", step_size, above=0.0)
-    step = weights["d"].detach().flatten() if "d" in weights else torch.full((1,), step_size or 0.0, dtype=dtype)
+    fixed = torch.full((1,), step_size or 0.0, dtype=dtype, device="cpu")
+    step = weights["d"].detach().flatten() if "d" in weights else fixed
     bias = "E.bias" in weights
     noise: dict[str, Any] = {"additive": additive, "multiplicative": multiplicative, "noise_law": noise_law}
     layer: RecurrentLayer

@@ -161,7 +161,7 @@ def _carry_out(name: str, subject: Subject, found: dict[str, Any], budget: float
 def _drawn(split: Split, count: int, seed: int, device: torch.device | str) -> Split:
     """Some sequences of a split, drawn without replacement: the same ones for every model."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sequences") % 2**63)
-    rows = torch.randperm(len(split), generator=generator)[:count]
+    rows = torch.randperm(len(split), generator=generator, device="cpu")[:count]
     chosen = split.subset(rows)
     lengths = None if chosen.lengths is None else chosen.lengths.to(device)
     return Split(

@@ -142,9 +142,9 @@ def evaluate_run(
     test = (
         dataset.test
         if config.test_limit is None
-        else dataset.test.subset(torch.arange(len(dataset.test))[: config.test_limit])
+        else dataset.test.subset(torch.arange(len(dataset.test), device="cpu")[: config.test_limit])
     )
-    attacked = test.subset(torch.arange(len(test))[: config.attack_sequences])
+    attacked = test.subset(torch.arange(len(test), device="cpu")[: config.attack_sequences])
     model = load(folder.model).to(device)
     # Off, not "auto": a library that attacks the model may put it in training mode.
     model.layer.noise = "off"

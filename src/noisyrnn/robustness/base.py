@@ -156,12 +156,12 @@ def finish(inputs: Tensor, perturbed: Tensor, *, lengths: Tensor | None, clip: R
 
 def standard_normal(inputs: Tensor, generator: torch.Generator) -> Tensor:
     """Independent N(0, 1) draws in the shape, type and place of `inputs`."""
-    return torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype).to(inputs.device)
+    return torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype, device="cpu").to(inputs.device)
 
 
 def uniform(inputs: Tensor, generator: torch.Generator) -> Tensor:
     """Independent draws from [0, 1) in the shape, type and place of `inputs`."""
-    return torch.rand(inputs.shape, generator=generator, dtype=inputs.dtype).to(inputs.device)
+    return torch.rand(inputs.shape, generator=generator, dtype=inputs.dtype, device="cpu").to(inputs.device)
 
 
 def predict(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> Tensor:

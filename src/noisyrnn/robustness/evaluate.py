@@ -152,10 +152,10 @@ def evaluate(
     if perturbation is None or not perturbation.random or perturbation.strength == 0:
         draws = 1
     attack = perturbation is not None and perturbation.needs_gradient
-    right = torch.ones(1 if attack else draws, len(split), dtype=torch.bool)
+    right = torch.ones(1 if attack else draws, len(split), dtype=torch.bool, device="cpu")
     moved = perturbation is None or perturbation.strength == 0
     for block, start in enumerate(range(0, len(split), BLOCK)):
-        rows = torch.arange(start, min(start + BLOCK, len(split)))
+        rows = torch.arange(start, min(start + BLOCK, len(split)), device="cpu")
         if attack:
             right[0, rows] = _right(model, *_moved_to(device, split, rows))
         for draw in range(draws):

@@ -44,7 +44,7 @@ def examples(
     for index in indices:
         if not 0 <= index < len(split):
             raise ValueError(f"indices must lie in [0, {len(split) - 1}], got {index}.")
-    chosen = split.subset(torch.tensor(list(indices)))
+    chosen = split.subset(torch.tensor(list(indices), dtype=torch.int64, device="cpu"))
     inputs, labels = chosen.inputs.to(device), chosen.labels.to(device)
     lengths = None if chosen.lengths is None else chosen.lengths.to(device)
     records: list[dict[str, Any]] = []

@@ -153,7 +153,7 @@ class PGD:
         direction = self._direction(standard_normal(inputs, generator) * valid)
         dimension = valid.sum(dim=(1, 2), keepdim=True) * inputs.shape[2]
         quantile = uniform(inputs[:, :1, :1], generator).double()
-        return (self._radius(inputs, valid) * quantile ** (1 / dimension)).to(inputs.dtype) * direction
+        return (self._radius(inputs, valid) * quantile ** (1 / dimension.float())).to(inputs.dtype) * direction
 
 
 def _length(values: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ def explain_divergence(
     levels = f"additive {noise.additive:g}, multiplicative {noise.multiplicative:g}"
     step_size = getattr(model.layer.cells["l0"], "step_size", None)
     if step_size is not None:  # one value, or one a unit
-        levels = f"step_size {float(torch.as_tensor(step_size).detach().max()):g}, {levels}"
+        largest = torch.as_tensor(step_size, dtype=torch.float64, device="cpu").detach().max()
+        levels = f"step_size {float(largest):g}, {levels}"
     bad = (~torch.isfinite(norms)).nonzero()
     if len(bad):
         first = int(bad[0])

@@ -41,7 +41,7 @@ class Batch:
 def batches(config: TrainConfig, size: int, epoch: int, first: int, rank: int, world: int) -> Iterator[Batch]:
     """The batches of an epoch from number `first` on, each cut into contiguous parts, one a process."""
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epoch) % 2**63)
-    order = torch.randperm(size, generator=generator)
+    order = torch.randperm(size, generator=generator, device="cpu")
     for whole in order.split(config.batch_size)[first:]:
         edges = [len(whole) * part // world for part in range(world + 1)]
         rows = whole[edges[rank] : edges[rank + 1]]
@@ -76,7 +76,7 @@ def validate(model: nn.Module, split: Split) -> tuple[float, float]:
     model.eval()
     loss, correct, total = 0.0, 0.0, 0.0
     with torch.no_grad():
-        for part in torch.arange(len(split)).split(_VALIDATION_BATCH):
+        for part in torch.arange(len(split), device="cpu").split(_VALIDATION_BATCH):
             rows = part.to(split.labels.device)
             inputs, labels, lengths = select(split, rows)
             outputs = model(inputs, lengths=lengths).float()
@@ -185,7 +185,7 @@ def take_step(run: Run, fabric: Fabric, train: Split, batch: Batch, stop: bool =
     fabric.backward(loss_sum * (fabric.world_size / batch.count))
     loss = float(loss_sum.detach())
     run.end_step(loss, inputs, lengths, path)
-    totals = torch.tensor([loss, float(correct) * batch.share, float(stop)], dtype=torch.float64)
+    totals = torch.tensor([loss, float(correct) * batch.share, float(stop)], dtype=torch.float64, device="cpu")
     if fabric.world_size > 1:
         summed = fabric.all_reduce(fabric.to_device(totals), reduce_op="sum")
         assert isinstance(summed, Tensor)

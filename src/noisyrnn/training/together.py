@@ -246,7 +246,7 @@ class _Group:
         axes = (0, 0, 0, None if lengths is None else 0, 0)
         with self.fabric.autocast():
             losses, correct = torch.func.vmap(one, in_dims=axes)(stacked, inputs, labels, lengths, noise)
-        return losses.to(torch.get_default_dtype()), correct  # as Fabric hands over what a wrapped model returns
+        return self.fabric.strategy.precision.convert_output(losses), correct  # as Fabric does in `fit`
 
 
 def _batches_to_come(run: Run, size: int) -> Iterator[Batch]:

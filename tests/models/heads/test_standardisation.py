@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
+from noisyrnn.models import GRU
 from noisyrnn.models.heads.standardisation import hold_statistics, standardised
 
 MEAN, STD = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 4.0])
@@ -20,7 +21,7 @@ def test_by_hand_and_packed() -> None:
 
 def test_the_module_keeps_its_own_copy() -> None:
     module, mean = nn.Module(), MEAN.clone()
-    hold_statistics(module, 2, mean, None)
+    hold_statistics(module, GRU(2, 3), mean, None)
     mean.zero_()
     assert torch.equal(module.mean, MEAN) and torch.equal(module.std, torch.ones(2))
     assert list(module.state_dict()) == ["mean", "std"]
@@ -36,4 +37,4 @@ def test_the_module_keeps_its_own_copy() -> None:
 )
 def test_bad_statistics(mean: torch.Tensor, std: torch.Tensor, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        hold_statistics(nn.Module(), 2, mean, std)
+        hold_statistics(nn.Module(), GRU(2, 3), mean, std)

@@ -27,7 +27,7 @@ def jacobians(subject: Subject) -> Findings:
     model, test, data = subject.model, subject.test, subject.test_data
     norms = []
     few = f"{min(_FEW, len(test))} of {data}"
-    for rows in torch.arange(min(_FEW, len(test))).split(5):
+    for rows in torch.arange(min(_FEW, len(test)), device="cpu").split(5):
         subject.check_time()
         lengths = None if test.lengths is None else test.lengths[rows]
         norms.append(jacobian_norms(model, test.inputs[rows], lengths=lengths).value)
@@ -68,7 +68,11 @@ def jacobians(subject: Subject) -> Findings:
             note=f"below 0 it vanishes, above 0 it explodes; {data}",
         ),
     ]
-    counts = torch.full((len(test),), test.inputs.shape[1]) if test.lengths is None else test.lengths.cpu()
+    counts = (
+        torch.full((len(test),), test.inputs.shape[1], dtype=torch.int64, device="cpu")
+        if test.lengths is None
+        else test.lengths.cpu()
+    )
     curves = {
         "jacobian_norms": _over_time(products, counts[:_FEW], "log₁₀ spectral norm of ∂h_M/∂h_m"),
         "gradient_norms": _over_time(gradients.value, counts + 1, "log₁₀ norm of ∂ℓ/∂h_m"),
@@ -81,7 +85,7 @@ def _over_time(logs: Tensor, counts: Tensor, ylabel: str) -> Curve:
 
     `counts` says how many entries each row has, `(n,)`.
     """
-    back = torch.arange(logs.shape[1])
+    back = torch.arange(logs.shape[1], device="cpu")
     place = counts[:, None] - 1 - back
     aligned = logs.cpu().gather(1, place.clamp(min=0)).where(place >= 0, torch.nan) / _LN10
     aligned = aligned.where(aligned.isfinite(), torch.nan)
@@ -106,7 +110,7 @@ def regularizer(subject: Subject) -> Findings:
     recurrence = cell_of(model).recurrence()
     exact = recurrence is not None and recurrence.kind == "drift"
     totals, first, second, simulated = [], [], [], []
-    for rows in torch.arange(len(test)).split(25):
+    for rows in torch.arange(len(test), device="cpu").split(25):
         subject.check_time()
         lengths = None if test.lengths is None else test.lengths[rows]
         given = (model, test.inputs[rows].double(), labels[rows])
@@ -206,7 +210,7 @@ def stability(subject: Subject) -> Findings:
     value = torch.cat([scan.value for scan in scans])
     ends = [(scan.value, scan.value) if scan.standard_error is None else scan.interval() for scan in scans]
     curve = Curve(
-        x=torch.tensor(LEVELS),
+        x=torch.tensor(LEVELS, dtype=torch.float32, device="cpu"),
         y=value,
         low=torch.cat([low for low, _ in ends]),
         high=torch.cat([high for _, high in ends]),

@@ -59,7 +59,7 @@ def attack(subject: Subject) -> Findings:
     """Upper bounds on the input margin: the smallest successful attack."""
     test, settings = subject.test, subject.settings
     sizes = []
-    for rows in torch.arange(len(test)).split(25):
+    for rows in torch.arange(len(test), device="cpu").split(25):
         subject.check_time()
         found = attack_radius(
             subject.model,
@@ -81,7 +81,13 @@ def attack(subject: Subject) -> Findings:
         note=note,
     )
     finite = each[each.isfinite()]
-    radii = torch.linspace(0, float(finite.max()) if len(finite) else settings.max_attack_radius, _POINTS)
+    radii = torch.linspace(
+        0,
+        float(finite.max()) if len(finite) else settings.max_attack_radius,
+        _POINTS,
+        dtype=torch.float32,
+        device="cpu",
+    )
     curve = _share_curve([each > radius for radius in radii], radii, note=f"not broken by an attack; {note}")
     return Findings(quantities=[middle], curves={"attack_accuracy": curve}, data=subject.test_data)
 
@@ -120,13 +126,15 @@ def smoothing(subject: Subject) -> Findings:
         Quantity(
             name="abstention",
             title="Undecided, smoothed",
-            measurement=Measurement(value=torch.tensor(undecided.mean), kind="exact"),
+            measurement=Measurement(
+                value=torch.tensor(undecided.mean, dtype=torch.float32, device="cpu"), kind="exact"
+            ),
             interval=(undecided.low, undecided.high),
             better="lower",
             note=f"share of sequences with its interval over them; {note}",
         ),
     ]
-    radii = torch.linspace(0, 1.05 * max(float(radius.max()), 1e-9), _POINTS)
+    radii = torch.linspace(0, 1.05 * max(float(radius.max()), 1e-9), _POINTS, dtype=torch.float32, device="cpu")
     curve = _share_curve(
         [right & (radius >= r) for r in radii], radii, note=f"certified; {note}", confidence=settings.confidence
     )
@@ -136,7 +144,10 @@ def smoothing(subject: Subject) -> Findings:
 def _share_curve(held: list[Tensor], radii: Tensor, *, note: str, confidence: float | None = None) -> Curve:
     """Shares of sequences for which something held at each radius, with Wilson intervals."""
     shares = [accuracy_interval(one.int().tolist(), draws=1) for one in held]
-    mean, low, high = (torch.tensor([getattr(share, end) for share in shares]) for end in ("mean", "low", "high"))
+    mean, low, high = (
+        torch.tensor([getattr(share, end) for share in shares], dtype=torch.float32, device="cpu")
+        for end in ("mean", "low", "high")
+    )
     return Curve(
         x=radii,
         y=mean,

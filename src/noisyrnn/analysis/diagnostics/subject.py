@@ -160,7 +160,9 @@ def median_quantity(
         name=name,
         title=title,
         measurement=Measurement(
-            value=torch.tensor(np.median(values.numpy())), kind=each.kind, confidence=each.confidence
+            value=torch.tensor(np.median(values.numpy()), dtype=torch.float64, device="cpu"),
+            kind=each.kind,
+            confidence=each.confidence,
         ),
         interval=_ends(ends.low, ends.high),
         better=better,

@@ -119,7 +119,7 @@ def jacobian_spectra(
     spectra = []
     for m in reversed(range(trajectory.steps)):
         J = trajectory.jacobian(m)
-        signs = (torch.randint(0, 2, (size, size), generator=generator) * 2 - 1).to(J)
+        signs = (torch.randint(0, 2, (size, size), generator=generator, device="cpu") * 2 - 1).to(J)
         response = response @ J + product @ ((J.abs() + eye) * signs)
         product = product @ J
         scale = product.norm(dim=(1, 2), keepdim=True)

@@ -99,7 +99,9 @@ def lyapunov_spectrum(
         dt=dt.repeat_interleave(paths, dim=0) if dt is not None and dt.ndim == 2 else dt,
     )
     generator = torch.Generator().manual_seed(derive_seed(seed, "lyapunov frames"))
-    frames = torch.randn(batch * paths, size, count, generator=generator, dtype=torch.float64).to(inputs.device)
+    frames = torch.randn(batch * paths, size, count, generator=generator, dtype=torch.float64, device="cpu").to(
+        inputs.device
+    )
     frames, _ = _orthonormal(frames)
     growth = torch.zeros(batch * paths, count, dtype=torch.float64, device=inputs.device)
     for m in range(trajectory.steps):

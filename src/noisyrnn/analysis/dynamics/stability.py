@@ -270,6 +270,7 @@ def _largest(matrix: Tensor) -> float:
 def _certified(lower: float, upper: float) -> Bounds:
     """Both as certificates."""
     low, high = (
-        Measurement(value=torch.tensor(end, dtype=torch.float64), kind="certificate") for end in (lower, upper)
+        Measurement(value=torch.tensor(end, dtype=torch.float64, device="cpu"), kind="certificate")
+        for end in (lower, upper)
     )
     return low, high

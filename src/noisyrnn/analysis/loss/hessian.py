@@ -73,7 +73,7 @@ class MeanLoss:
                 module.kernel = module.kernel if kernel is None else kernel
         self.parameters = trainable_parameters(self.model)
         self.split = split
-        self._rows = torch.arange(len(split)).split(batch_size)
+        self._rows = torch.arange(len(split), device="cpu").split(batch_size)
 
     @property
     def batches(self) -> int:
@@ -193,7 +193,7 @@ class LossHessian:
         """The same for SciPy: float vectors of NumPy in, and out."""
 
         def product(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            return self.matvec(torch.as_tensor(vectors)).cpu().numpy()
+            return self.matvec(torch.from_numpy(vectors)).cpu().numpy()
 
         dtype = np.dtype(str(self.dtype).removeprefix("torch."))
         return LinearOperator((self.size, self.size), matvec=product, rmatvec=product, matmat=product, dtype=dtype)
@@ -241,4 +241,4 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def random_signs(size: int, generator: torch.Generator) -> Tensor:
     """Independent entries -1 and 1 with equal chance, `(size,)`, float64 on the CPU."""
-    return 2.0 * torch.randint(2, (size,), generator=generator).double() - 1.0
+    return 2.0 * torch.randint(2, (size,), generator=generator, device="cpu").double() - 1.0

@@ -145,13 +145,15 @@ def loss_landscape(
             )
     first, second = directions.first.to(start), directions.second.to(start)
     half = points // 2
-    steps = extent * torch.arange(-half, half + 1, dtype=torch.float64) / half  # the middle one is 0 to the bit
+    steps = (
+        extent * torch.arange(-half, half + 1, dtype=torch.float64, device="cpu") / half
+    )  # the middle one is 0 to the bit
     losses = []
     for alpha in steps.tolist():
         for beta in steps.tolist():
             _assign(mean.parameters, start + alpha * first + beta * second)
             losses.append(sum(float(mean.share(batch)) for batch in range(mean.batches)))
-    loss = torch.tensor(losses, dtype=torch.float64).view(points, points)
+    loss = torch.tensor(losses, dtype=torch.float64, device="cpu").view(points, points)
     loss = torch.where(loss.isfinite(), loss, torch.nan)
     return Landscape(alphas=steps, betas=steps, loss=loss, directions=directions.kind, seed=directions.seed)
 
@@ -160,7 +162,11 @@ def _rescaled(parameter: Tensor, generator: torch.Generator) -> Tensor:
     """A random direction for one parameter, float64, flat."""
     if parameter.ndim < 2:
         return parameter.new_zeros(parameter.numel(), dtype=torch.float64)
-    draws = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).flatten(1).to(parameter.device)
+    draws = (
+        torch.randn(parameter.shape, generator=generator, dtype=torch.float64, device="cpu")
+        .flatten(1)
+        .to(parameter.device)
+    )
     rows = parameter.detach().double().flatten(1)
     return (draws * (rows.norm(dim=1) / draws.norm(dim=1))[:, None]).flatten()
 

@@ -116,7 +116,9 @@ def hessian_eigenvalues(
         raise ValueError(f"leading + trailing must be at most {operator.size}, the operator's rows, got {wanted}.")
     generator = torch.Generator().manual_seed(seed)
     width = max(leading, trailing)
-    starts = torch.randn(width, operator.size, generator=generator, dtype=torch.float64)  # signs may miss a vector
+    starts = torch.randn(
+        width, operator.size, generator=generator, dtype=torch.float64, device="cpu"
+    )  # signs may miss a vector
     krylov = _Krylov(operator, starts, min(steps, operator.size), generator)
     while True:
         krylov.advance()
@@ -124,7 +126,9 @@ def hessian_eigenvalues(
         if krylov.count < wanted or not (full or krylov.count % width == 0):  # once for each round of the starts
             continue
         values, combinations = krylov.ritz()
-        chosen = torch.cat([torch.arange(trailing), torch.arange(len(values) - leading, len(values))])
+        chosen = torch.cat(
+            [torch.arange(trailing, device="cpu"), torch.arange(len(values) - leading, len(values), device="cpu")]
+        )
         worst = float(krylov.residuals(combinations[:, chosen]).max())
         if full or worst <= tolerance * float(values.abs().max()):
             break
@@ -192,7 +196,7 @@ def spectral_density(
         if not width > 1e-12 * max(abs(low), abs(high)):  # rounding only
             raise ValueError(f"width must be given where all eigenvalues are equal, got None and {low:g} for all.")
     if grid is None:
-        grid = torch.linspace(low - 4 * width, high + 4 * width, 401, dtype=torch.float64)
+        grid = torch.linspace(low - 4 * width, high + 4 * width, 401, dtype=torch.float64, device="cpu")
     grid = grid.detach().double().cpu()
     densities = torch.stack([_normal((grid[:, None] - nodes) / width) @ weights / width for nodes, weights in rules])
     return SpectralDensity(grid=grid, density=mean_of_draws(densities), width=width)
@@ -221,7 +225,7 @@ class _Krylov:
         self.operator, self.steps, self.generator = operator, steps, generator
         self.basis = torch.empty(steps, operator.size, dtype=operator.dtype, device=operator.device)
         self.count = 0
-        self._entries = torch.zeros(steps, steps, dtype=torch.float64)  # of the operator in the basis
+        self._entries = torch.zeros(steps, steps, dtype=torch.float64, device="cpu")  # of the operator in the basis
         self._waiting = deque(starts.to(self.basis))  # products, in order, whose part outside the basis comes next
 
     def advance(self) -> None:
@@ -230,7 +234,7 @@ class _Krylov:
         scale = float(self._entries.abs().max())
         rounding = 10 * math.sqrt(self.operator.size) * torch.finfo(self.basis.dtype).eps * scale
         if float(rest.norm()) <= rounding:
-            fresh = torch.randn(self.operator.size, generator=self.generator, dtype=torch.float64)
+            fresh = torch.randn(self.operator.size, generator=self.generator, dtype=torch.float64, device="cpu")
             rest = self._outside(fresh.to(self.basis))
         self.basis[self.count] = rest / rest.norm()
         product = self.operator.matvec(self.basis[self.count])

@@ -156,7 +156,7 @@ def _gains(jacobian: Tensor) -> Tensor:
 
 def _class_distances(ahead: Tensor, jacobian: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """First-order distance to each class `(batch, classes)`, and the gradients of the leads, shaped as the Jacobian."""
-    gradients = jacobian[torch.arange(len(labels)), labels][:, None] - jacobian
+    gradients = jacobian[torch.arange(len(labels), device=labels.device), labels][:, None] - jacobian
     return _distance(ahead, gradients.flatten(2).norm(dim=2)), gradients
 
 
@@ -164,7 +164,7 @@ def _to_boundary(ahead: Tensor, jacobian: Tensor, labels: Tensor) -> Tensor:
     """Shortest move to the boundary of the linearised model, shaped as the inputs; zero where there is none."""
     distances, gradients = _class_distances(ahead, jacobian, labels)
     distance, nearest = distances.min(dim=1)
-    gradient = gradients[torch.arange(len(labels)), nearest]
+    gradient = gradients[torch.arange(len(labels), device=labels.device), nearest]
     length = gradient.flatten(1).norm(dim=1)
     scale = torch.where(distance.isfinite() & (distance > 0), distance / length, 0.0)
     return -scale[:, None, None] * gradient

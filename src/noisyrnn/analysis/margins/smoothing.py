@@ -95,11 +95,11 @@ def certify(
         hits = int((votes[selection_draws:] == chosen).sum())
         classes.append(chosen)
         bounds.append(float(beta.ppf(1 - confidence, hits, draws - hits + 1)) if hits else 0.0)
-    probability = torch.tensor(bounds, dtype=torch.float64)
+    probability = torch.tensor(bounds, dtype=torch.float64, device="cpu")
     decided = probability > 0.5
     radius = torch.where(decided, sigma * torch.from_numpy(norm.ppf(probability)), 0.0)
     return Smoothed(
-        predictions=torch.where(decided, torch.tensor(classes), ABSTAIN),
+        predictions=torch.where(decided, torch.tensor(classes, dtype=torch.int64, device="cpu"), ABSTAIN),
         probability=Measurement(value=probability, kind="certificate", confidence=confidence),
         radius=Measurement(value=radius, kind="certificate", confidence=confidence),
         sigma=sigma,
@@ -144,7 +144,7 @@ def smoothed_predictions(
         first, second = counts.tolist()
         clear = binomtest(first, first + second, 0.5).pvalue <= 1 - confidence
         classes.append(int(order[0]) if clear else ABSTAIN)
-    return torch.tensor(classes)
+    return torch.tensor(classes, dtype=torch.int64, device="cpu")
 
 
 def certified_accuracy(

@@ -39,7 +39,7 @@ class SequenceClassifier(nn.Module):
         super().__init__()
         check_integer("classes", classes, minimum=2)
         check_layer(layer)
-        hold_statistics(self, layer.input_size, mean, std)
+        hold_statistics(self, layer, mean, std)
         self.layer = layer
         self.classes = classes
         self.readout = readout_of(layer, classes)

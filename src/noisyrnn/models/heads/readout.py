@@ -17,4 +17,4 @@ def check_layer(layer: object) -> None:
 def readout_of(layer: RecurrentLayer, outputs: int) -> nn.Linear:
     """A linear map of the layer's outputs, `(..., output_size)` to `(..., outputs)`, of its dtype and on its device."""
     example = next(layer.parameters())
-    return nn.Linear(layer.output_size, outputs, dtype=example.dtype).to(example.device)
+    return nn.Linear(layer.output_size, outputs, dtype=example.dtype, device="cpu").to(example.device)

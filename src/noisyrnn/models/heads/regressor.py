@@ -38,7 +38,7 @@ class SequenceRegressor(nn.Module):
         super().__init__()
         check_integer("targets", targets, minimum=1)
         check_layer(layer)
-        hold_statistics(self, layer.input_size, mean, std)
+        hold_statistics(self, layer, mean, std)
         self.layer = layer
         self.targets = targets
         self.readout = readout_of(layer, targets)
