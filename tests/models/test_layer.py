@@ -185,12 +185,6 @@ def test_device_and_type(name: str) -> None:
     assert layer(torch.zeros(1, 2, 2, dtype=torch.float64))[0].dtype == torch.float64
     layer = MODELS[name].layer(2, 3, device="meta", dtype=torch.float16)
     assert {(t.device.type, t.dtype) for t in layer.state_dict().values()} == {("meta", torch.float16)}
-    with torch.random.fork_rng():
-        starts = []
-        for dtype in (torch.float32, torch.float64):
-            torch.manual_seed(0)
-            starts.append(next(MODELS[name].layer(2, 3, dtype=dtype).parameters()))
-    assert torch.equal(starts[0].double(), starts[1])  # the same weights whatever their type
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
