@@ -23,7 +23,7 @@ def check_lengths(lengths: object) -> Callable[[], None]:
     return lambda: checks.check_lengths(lengths, batch=2, steps=7)
 
 
-def check_labels(labels: object) -> Callable[[], None]:
+def check_labels(labels: object) -> Callable[[], object]:
     return lambda: checks.check_labels(labels, count=2, classes=3)
 
 
@@ -107,8 +107,16 @@ BAD = [
     (check_lengths(torch.tensor([8, 3])), ValueError, "lengths must lie in [1, 7], the number of steps, got 8."),
     (check_lengths(torch.tensor([8, 0])), ValueError, "lengths must lie in [1, 7], the number of steps, got 0."),
     (check_labels([0, 1]), TypeError, "labels must be a tensor, got list."),
-    (check_labels(torch.tensor([0.0, 1.0])), TypeError, "labels must be integers, got torch.float32."),
-    (check_labels(torch.tensor([True, True])), TypeError, "labels must be integers, got torch.bool."),
+    (
+        check_labels(torch.tensor([0.0, 1.0])),
+        TypeError,
+        "labels must be integers, got torch.float32. Convert class indices: labels.long().",
+    ),
+    (
+        check_labels(torch.tensor([True, True])),
+        TypeError,
+        "labels must be integers, got torch.bool. Convert class indices: labels.long().",
+    ),
     (
         check_labels(torch.tensor([0])),
         ValueError,
@@ -132,7 +140,6 @@ GOOD = [
     lambda: checks.check_finite("X", torch.zeros(2, 2)),
     check_lengths(torch.tensor([1, 7])),
     check_lengths(torch.tensor([1, 7], dtype=torch.int32)),
-    check_labels(torch.tensor([0, 2])),
 ]
 
 
@@ -145,6 +152,12 @@ def test_bad_values_raise_the_sentence(check: Callable[[], None], error: type[Ex
 @pytest.mark.parametrize("check", GOOD)
 def test_good_values_pass(check: Callable[[], None]) -> None:
     assert check() is None
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.int64])
+def test_labels_of_any_integer_type_are_int64(dtype: torch.dtype) -> None:
+    labels = checks.check_labels(torch.tensor([0, 2]).to(dtype), count=2, classes=3)
+    assert labels.dtype == torch.int64 and labels.tolist() == [0, 2]
 
 
 def test_lengths_within_a_transform_are_checked_by_shape_alone() -> None:

@@ -21,6 +21,14 @@ def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
     raise ValueError(f"{argument} must be one of {', '.join(names)}, got {value!r}.{hint}")
 
 
+def check_text(argument: str, value: object) -> None:
+    """Raise unless `value` is a string that is not empty."""
+    if not isinstance(value, str):
+        raise TypeError(f"{argument} must be a string, got {value!r}.")
+    if not value:
+        raise ValueError(f"{argument} must not be empty, got {value!r}.")
+
+
 def check_integer(argument: str, value: object, *, minimum: int) -> None:
     """Raise unless `value` is an integer `>= minimum` (a bool is not one)."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -90,6 +98,20 @@ def check_finite(argument: str, values: Tensor) -> None:
         )
 
 
+LARGEST = 1e150
+"""Largest size of a value that is computed with: the square of a larger one overflows in float64."""
+
+
+def check_values(argument: str, values: Tensor) -> None:
+    """Raise unless every entry is finite and small enough that its square is."""
+    check_finite(argument, values)
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    if largest > LARGEST:
+        raise ValueError(
+            f"{argument} must lie within ±{LARGEST:g}, got a size of {largest:g}. Give the values in a larger unit."
+        )
+
+
 def values_hidden() -> bool:
     """Whether `torch.func` or `torch.compile` is at work: a tensor's shape may then be read, its values not."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
@@ -113,14 +135,25 @@ def check_lengths(lengths: object, *, batch: int, steps: int) -> None:
         raise ValueError(f"lengths must lie in [1, {steps}], the number of steps, got {low if low < 1 else high}.")
 
 
-def check_labels(labels: object, *, count: int, classes: int) -> None:
-    """Raise unless `labels` is an integer tensor `(count,)` with values in `[0, classes)`."""
+def as_int64(labels: object) -> Tensor:
+    """Class indices of any integer type as int64, the one type that torch's own losses and indices take.
+
+    Raises:
+        TypeError: If they are something else.
+    """
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a tensor, got {type(labels).__name__}.")
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be integers, got {labels.dtype}.")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {labels.dtype}. Convert class indices: labels.long().")
+    return labels.long()
+
+
+def check_labels(labels: object, *, count: int, classes: int) -> Tensor:
+    """The labels as int64; raise unless they are integers of any type, `(count,)`, with values in `[0, classes)`."""
+    labels = as_int64(labels)
     if labels.shape != (count,):
         raise ValueError(f"labels must have shape ({count},), one for each sequence, got {tuple(labels.shape)}.")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise ValueError(f"labels must lie in [0, {classes - 1}], got {low if low < 0 else high}.")
+    return labels

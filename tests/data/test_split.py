@@ -3,13 +3,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noisyrnn.data.labels import text_labels
 from noisyrnn.data.split import (
     Cases,
-    canonical_labels,
     dataset_from_cases,
-    encode,
     pad,
-    sorted_classes,
     stratified_draw,
 )
 
@@ -18,7 +16,7 @@ GOLDEN = [7, 11, 12, 19, 10, 4]  # as torch 2.13 drew it
 
 def cases(labels: str, *, channels: int = 1) -> Cases:
     inputs = torch.arange(len(labels) * 3 * channels, dtype=torch.float32).reshape(len(labels), 3, channels)
-    return Cases(inputs=inputs, labels=tuple(labels))
+    return Cases(inputs=inputs, labels=text_labels(labels))
 
 
 @given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=80), share=st.floats(0, 1), seed=st.integers(0, 99))
@@ -54,21 +52,6 @@ def test_a_draw_is_the_same_on_every_machine():
     assert stratified_draw(torch.tensor([0, 1] * 10), 6, seed=1)[0].tolist() != GOLDEN
 
 
-def test_integer_labels_are_sorted_as_numbers():
-    assert sorted_classes(["10", "9", "-1", "9"]) == ("-1", "9", "10")
-    assert sorted_classes(["10", "9", "b"]) == ("10", "9", "b")
-    assert canonical_labels([" 1.0000e+00", "2"]) == ("1", "2")
-    assert canonical_labels(["1.5", "2.0"]) == ("1.5", "2.0")
-    assert canonical_labels(["nan", "inf"]) == ("nan", "inf")
-
-
-def test_an_unknown_label_is_refused():
-    assert encode(["b", "a", "b"], ("a", "b")).tolist() == [1, 0, 1]
-    message = r"^y must hold only the classes a, b of the training part, got 'c' at index 1\.$"
-    with pytest.raises(ValueError, match=message):
-        encode(["a", "c"], ("a", "b"))
-
-
 def test_padding_is_zero_and_lengths_are_kept():
     inputs, lengths = pad([torch.ones(2, 1), torch.ones(3, 1)])
     assert inputs.squeeze(-1).tolist() == [[1, 1, 0], [1, 1, 1]]
@@ -100,7 +83,7 @@ def test_a_given_test_part_is_read_only_when_asked_for():
 
 def test_declared_classes_count_even_where_none_is_in_training():
     whole = cases("aabb")
-    declared = Cases(inputs=whole.inputs, labels=whole.labels, declared=("c", "b", "a"))
+    declared = Cases(inputs=whole.inputs, labels=whole.labels, declared=text_labels("cba"))
     dataset = dataset_from_cases("own", declared, lambda: cases("c"), "Made.")
     assert dataset.class_names == ("a", "b", "c")
     assert dataset.test.labels.tolist() == [2]
@@ -129,6 +112,6 @@ def test_a_test_part_that_does_not_fit_is_refused():
 
 
 def test_constant_values_are_refused():
-    constant = Cases(inputs=torch.full((6, 2, 1), 3.0), labels=tuple("aaabbb"))
+    constant = Cases(inputs=torch.full((6, 2, 1), 3.0), labels=text_labels("aaabbb"))
     with pytest.raises(ValueError, match=r"^X must hold at least two different values, got only 3\.$"):
         dataset_from_cases("own", constant, None, "")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from noisyrnn.data import load_dataset
+from noisyrnn.data.labels import decimal_labels
 from noisyrnn.data.ts import read_ts
 
 Require = Callable[[str], Path]
@@ -41,7 +42,21 @@ def test_unequal_lengths_are_padded(write: Callable[..., Path]):
         cases = read_ts(write(UNEQUAL, name))
         assert cases.inputs.tolist() == [[[1, 4], [2, 5], [3, 6]], [[7, 9], [8, 15], [0, 0]]]
         assert cases.lengths is not None and cases.lengths.tolist() == [3, 2]
-        assert (cases.labels, cases.declared) == (("a", "b"), ("a", "b"))
+        assert (cases.labels, cases.declared) == (decimal_labels("ab"), decimal_labels("ab"))
+
+
+def test_numeric_classes_are_equal_by_decimal_value(write: Callable[..., Path]):
+    names = ["1", "1.0", "1.0000e+00", "2", "1_0", "9007199254740992", "9007199254740993"]
+    cases = read_ts(write("@classLabel true\n@data\n" + "".join(f"{i}.5,2:{name}\n" for i, name in enumerate(names))))
+    assert [label.text for label in dict.fromkeys(cases.labels)] == ["1", *names[3:]]
+    declared = read_ts(write("@classLabel true 1 2\n@data\n0,1:1.0\n0,1:2.0\n"))
+    assert declared.labels == declared.declared
+
+
+@pytest.mark.parametrize("cell", ["1_5", "\u0661", "0x10"])
+def test_what_only_python_reads_as_a_number_is_refused(write: Callable[..., Path], cell: str):
+    with pytest.raises(ValueError, match=rf"^Line 3 of .* must hold numbers, got '{cell}'\.$"):
+        read_ts(write(f"@classLabel true a b\n@data\n1,{cell}:a\n"))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +121,7 @@ def test_the_published_counts(
     assert got[0] == got[1]
     assert len(dataset.validation) == round(0.2 * sum(train))
     assert (dataset.steps, dataset.test.inputs.shape[1], dataset.input_size) == (*steps, channels)
-    assert dataset.standardize and dataset.train.inputs.dtype == torch.float32
+    assert dataset.standardize and dataset.train.inputs.dtype == torch.float64
 
 
 def test_lengths_and_range_of_japanese_vowels(require_data: Require):

@@ -64,8 +64,9 @@ def test_models_share_their_draws(split, perturbation):
         torch.rand(7)  # the global state must not matter
         evaluate(model, split, perturbation, draws=2, seed=9)
     one, two = (model.seen for model in models)
-    assert len(one) == 6 and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    assert not torch.equal(one[0], one[1])  # two draws of the first block
+    assert len(one) == 2 + 6 and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert torch.equal(one[0], one[1]) and len(one[0]) == 2  # whether the model answers alike
+    assert not torch.equal(one[2], one[3])  # two draws of the first block
 
 
 def test_draws_depend_on_seed_draw_and_block():

@@ -13,6 +13,7 @@ from noisyrnn.analysis.measurement import Measurement, mean_of_draws
 from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardised
 from noisyrnn.checks import check_choice, check_labels, check_lengths, check_sequences, values_hidden
 from noisyrnn.models import SequenceClassifier
+from noisyrnn.robustness.gradient import recording
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise
 
@@ -57,6 +58,7 @@ class Regularizer:
         return Measurement(value=value, kind="exact") if self.kind == "exact" else mean_of_draws(value)
 
 
+@recording
 def explicit_regularizer(
     model: SequenceClassifier,
     inputs: Tensor,
@@ -264,6 +266,7 @@ class Expansion:
     ) -> "Expansion":
         """Run the model without noise; arguments and errors as for `explicit_regularizer`."""
         noise = checked_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
+        labels = labels.long()
         trajectory = Trajectory.of(cell_of(model), standardised(model, inputs), lengths=lengths, dt=dt)
         maps, size = trajectory.maps, model.layer.hidden_size
         alive = None if maps.alive is None else torch.stack(maps.alive)

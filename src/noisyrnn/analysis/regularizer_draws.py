@@ -12,6 +12,7 @@ from noisyrnn.analysis.trajectory import cell_of, standardised
 from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.kernels import dispatch
 from noisyrnn.models import SequenceClassifier
+from noisyrnn.robustness.gradient import recording
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.sde.diffusion import HiddenNoise
 
@@ -19,6 +20,7 @@ PENALTIES = ("explicit", "hutchinson")
 _ROWS = 1024  # sequences in one simulated pass: enough to fill the products, few enough for their noise to fit
 
 
+@recording
 @torch.no_grad()
 def tangent_regularizer(
     model: SequenceClassifier,
@@ -66,6 +68,7 @@ def tangent_regularizer(
     return Expansion.of(model, inputs, labels, noise=noise, lengths=lengths, dt=dt).sampled(path, draws)
 
 
+@recording
 @torch.no_grad()
 def antithetic_regularizer(
     model: SequenceClassifier,
@@ -109,6 +112,7 @@ def antithetic_regularizer(
     check_integer("pairs", pairs, minimum=2)
     check_integer("seed", seed, minimum=0)
     noise = checked_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
+    labels = labels.long()
     noise = replace(noise, additive=scale * noise.additive, multiplicative=scale * noise.multiplicative)
     inputs, batch, cell = standardised(model, inputs), len(inputs), cell_of(model)
 
@@ -136,6 +140,7 @@ def antithetic_regularizer(
     return mean_of_draws(torch.cat(sums) / (2 * scale**2))
 
 
+@recording
 def penalty(
     model: SequenceClassifier,
     inputs: Tensor,
@@ -172,6 +177,7 @@ def penalty(
     return _penalised(model, inputs, labels, kind, draws, path, noise, lengths, dt)[1]
 
 
+@recording
 def penalised_loss(
     model: SequenceClassifier,
     inputs: Tensor,

@@ -161,7 +161,7 @@ class Trajectory:
 def standardised(model: SequenceClassifier, inputs: Tensor) -> Tensor:
     """`inputs` as the layer of `model` sees them, `(batch, steps, input_size)`."""
     check_sequences("inputs", inputs, input_size=model.layer.input_size)
-    return (inputs - model.mean) / model.std
+    return model.standardize(inputs)
 
 
 def cell_of(model: object) -> Cell[Any]:

@@ -10,7 +10,7 @@ from noisyrnn.data.digits import load_digits
 from noisyrnn.data.ecg5000 import load_ecg5000, missing_ecg5000
 from noisyrnn.data.folders import data_folders
 from noisyrnn.data.mnist import load_psmnist, load_psmnist255, load_smnist, missing_mnist
-from noisyrnn.data.own import is_path, load_own
+from noisyrnn.data.own import check_not_given, check_reading, is_path, load_own
 from noisyrnn.data.scale import Scale
 from noisyrnn.data.ts import load_archive
 
@@ -63,7 +63,14 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
-def load_dataset(name: str, *, data_dir: str | Path | None = None, chunk: int = 1) -> Dataset:
+def load_dataset(
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    chunk: int = 1,
+    label_column: str | int | None = None,
+    layout: str | None = None,
+) -> Dataset:
     """A data set by name or from a file. Its parts are the same on every call: no run's seed touches them.
 
     Args:
@@ -71,13 +78,19 @@ def load_dataset(name: str, *, data_dir: str | Path | None = None, chunk: int = 
             as the archive spells it, such as `"JapaneseVowels"`.
         data_dir: Folder to look in before `NOISYRNN_DATA` and the platform's cache.
         chunk: Consecutive values that make one step, `>= 1`; more than 1 for MNIST only.
+        label_column: Column of the class in a `.csv` file: its name in the header, or its number, from 1, or from -1 at
+            the end of each line. By default the column that the header calls "class", "label", "target" or "y", else
+            the first.
+        layout: Of `X` in a `.npz` file: "channels-last", `(n, steps, channels)`, the default; or "time-last",
+            `(n, channels, steps)`.
 
     Returns:
         The data set, its test part unread.
 
     Raises:
         TypeError: If an argument or an array has the wrong type.
-        ValueError: If the name is unknown, `chunk` does not fit, or a file is malformed or damaged.
+        ValueError: If the name is unknown, an option does not fit, or a file is malformed, damaged or too large for the
+            memory; also if a file makes little sense without `label_column` or `layout`.
         FileNotFoundError: If a file is missing and could not be downloaded.
 
     Example:
@@ -88,16 +101,19 @@ def load_dataset(name: str, *, data_dir: str | Path | None = None, chunk: int = 
     if not isinstance(name, str):
         raise TypeError(f"dataset must be a string, got {name!r}.")
     check_integer("chunk", chunk, minimum=1)
+    label_column = check_reading(label_column, layout)
     folders = data_folders(data_dir)
     entry = DATASETS.get(name)
     if chunk > 1 and (entry is None or not entry.chunks):
         able = ", ".join(key for key, value in DATASETS.items() if value.chunks)
         raise ValueError(f"chunk must be 1 for {name!r}, got {chunk}. Only {able} are read in chunks.")
-    if entry is not None:
-        return entry.load(folders, chunk)
-    if is_path(name):
-        return load_own(name)
-    return load_archive(name, folders, sorted(DATASETS))
+    try:
+        if entry is None and is_path(name):
+            return load_own(name, label_column=label_column, layout=layout)
+        check_not_given(name, label_column=label_column, layout=layout)
+        return load_archive(name, folders, sorted(DATASETS)) if entry is None else entry.load(folders, chunk)
+    except MemoryError as error:
+        raise ValueError(f"dataset must fit into memory, got {name!r}, which does not. Use fewer sequences.") from error
 
 
 __all__ = ["DATASETS", "Dataset", "DatasetEntry", "Scale", "Split", "data_folders", "load_dataset"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_finite, check_labels, check_lengths, check_sequences
+from noisyrnn.checks import check_finite, check_integer, check_labels, check_lengths, check_sequences, check_values
 from noisyrnn.data.scale import Scale
 
 
@@ -19,7 +19,7 @@ def check_targets(labels: Tensor, *, count: int) -> None:
         raise TypeError(f"labels must be floating point where classes is 0, got {labels.dtype}.")
     if labels.ndim != 2 or len(labels) != count or labels.shape[1] == 0:
         raise ValueError(f"labels must have shape ({count}, targets) where classes is 0, got {tuple(labels.shape)}.")
-    check_finite("labels", labels)
+    check_values("labels", labels)
 
 
 def check_weights(weights: Tensor, *, count: int) -> None:
@@ -40,9 +40,11 @@ class Split:
     """Labelled sequences.
 
     Args:
-        inputs: Float32 `(n, steps, input_size)`; shorter sequences are padded with zeros at the end.
-        labels: Int64 `(n,)`, class indices from 0; or, for a regression, floating point `(n, targets)`.
-        lengths: Int64 `(n,)`, valid steps of each sequence; `None` where all have `steps`.
+        inputs: Floating point `(n, steps, input_size)`; shorter sequences are padded with zeros at the end. Leave
+            values in float64 that are to be standardised: a model does that before it rounds them to its own type.
+        labels: Integers `(n,)` of any type, class indices from 0, held as int64; or, for a regression, floating point
+            `(n, targets)`.
+        lengths: Integers `(n,)`, valid steps of each sequence, held as int64; `None` where all have `steps`.
         weights: `(n,)`, at least 0 and one of them above: how much each sequence counts in losses and accuracies. With
             a mean of 1 the learning rate keeps its meaning. `None`: all count alike.
         classes: Number of classes the labels are drawn from; 0 for a regression.
@@ -60,13 +62,16 @@ class Split:
 
     def __post_init__(self) -> None:
         check_sequences("inputs", self.inputs)
-        check_finite("inputs", self.inputs)
+        check_values("inputs", self.inputs)
+        check_integer("classes", self.classes, minimum=0)
         if self.classes > 0:
-            check_labels(self.labels, count=len(self.inputs), classes=self.classes)
+            labels = check_labels(self.labels, count=len(self.inputs), classes=self.classes)
+            object.__setattr__(self, "labels", labels)
         else:
             check_targets(self.labels, count=len(self.inputs))
         if self.lengths is not None:
             check_lengths(self.lengths, batch=self.inputs.shape[0], steps=self.inputs.shape[1])
+            object.__setattr__(self, "lengths", self.lengths.long())
         if self.weights is not None:
             check_weights(self.weights, count=len(self.inputs))
 
@@ -101,6 +106,15 @@ def tensor_digest(tensor: Tensor | None) -> str | None:
     digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)} ".encode())
     digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def check_split(argument: str, split: object) -> None:
+    """Raise `TypeError` unless `split` is a `Split`; the message says how to build one."""
+    if not isinstance(split, Split):
+        raise TypeError(
+            f"{argument} must be a Split, got {type(split).__name__}. Build one from tensors (n, steps, input_size) "
+            "and (n,): Split(inputs=X, labels=y, classes=10)."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,20 +185,22 @@ class Dataset:
         }
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel over the valid steps of `train`, each `(input_size,)`.
+        """Mean and standard deviation of each channel over the valid steps of `train`, each float64 `(input_size,)`.
 
         A sequence counts by its weight, as it does in the loss: one of weight 2 like two of weight 1. A channel that
         never varies gets the standard deviation 1, so that dividing by it is harmless.
         """
         valid = self.train.valid()
         values = self.train.inputs[valid].double()
-        if self.train.weights is None:
-            mean, std = values.mean(dim=0), values.std(dim=0, correction=0)
-        else:
+        share = None
+        if self.train.weights is not None:
             share = self.train.weights.double().repeat_interleave(valid.sum(dim=1))
             values, share = values[share > 0], share[share > 0]
             share = share / share.sum()
-            mean = share @ values
-            std = (share @ (values - mean) ** 2).sqrt()
-        std = torch.where(std > 0, std, torch.ones_like(std))
-        return mean.float(), std.float()
+        offsets = values - values[0]  # exact zeros where all are equal, and small where all are far from zero
+        if share is None:
+            mean, std = offsets.mean(dim=0), offsets.std(dim=0, correction=0)
+        else:
+            mean = share @ offsets
+            std = (share @ (offsets - mean) ** 2).sqrt()
+        return values[0] + mean, torch.where(std > 0, std, 1.0)

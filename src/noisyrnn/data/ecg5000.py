@@ -8,6 +8,8 @@ from torch import Tensor
 
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.folders import find, read_text, where_to_put
+from noisyrnn.data.labels import decimal_labels
+from noisyrnn.data.numbers import number
 from noisyrnn.data.split import stratified_draw
 
 STEPS = 140
@@ -43,25 +45,26 @@ def read_beats(path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If the file is empty or a line does not hold a label and 140 finite numbers.
     """
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    rows, labels = [], []
+    for line_number, line in enumerate(read_text(path).splitlines(), start=1):
         cells = line.split()
         if not cells:
             continue
         if len(cells) != STEPS + 1:
             raise ValueError(
-                f"Line {number} of {path} must hold a label and {STEPS} values, got {len(cells)} numbers. "
+                f"Line {line_number} of {path} must hold a label and {STEPS} values, got {len(cells)} numbers. "
                 "Fetch or copy the file again."
             )
-        try:
-            rows.append([float(cell) for cell in cells])
-        except ValueError as error:
-            cell = str(error).split(": ")[-1]
-            raise ValueError(f"Line {number} of {path} must hold numbers only, got {cell}.") from None
+        values = [number(cell) for cell in cells]
+        if None in values:
+            cell = cells[values.index(None)]
+            raise ValueError(f"Line {line_number} of {path} must hold numbers only, got {cell!r}.")
+        rows.append(values)
+        labels.append(cells[0])
     if not rows:
         raise ValueError(f"{path} must hold at least one heartbeat, got an empty file. Fetch or copy it again.")
-    table = torch.from_numpy(np.array(rows))
-    return table[:, 1:].float().unsqueeze(-1), (table[:, 0] != 1).long()
+    beats = torch.from_numpy(np.array(rows, dtype=np.float64))[:, 1:].float().unsqueeze(-1)
+    return beats, torch.tensor([label.value != 1 for label in decimal_labels(labels)]).long()
 
 
 def load_ecg5000(folders: list[Path], chunk: int) -> Dataset:

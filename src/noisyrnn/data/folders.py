@@ -1,6 +1,7 @@
 """Where files are found, fetched and read: the data folders in order, checked downloads, whole files only."""
 
 import gzip
+import io
 import os
 import re
 import zlib
@@ -8,6 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pooch
+
+from noisyrnn.data.sizes import check_size, largest_text
+
+_BLOCK = 2**20
 
 
 def cache_folder() -> Path:
@@ -60,18 +65,25 @@ def read_bytes(path: Path) -> bytes:
     """The file's content, decompressed where its name ends in `.gz`.
 
     Raises:
-        ValueError: If the compressed file is cut short or damaged.
+        ValueError: If the compressed file is cut short or damaged, or the content would not fit into memory.
     """
-    data = path.read_bytes()
+    largest = largest_text()
+    size = path.stat().st_size
+    check_size(str(path), size, largest)
     if path.suffix.lower() != ".gz":
-        return data
+        return path.read_bytes()
+    content = io.BytesIO()
     try:
-        return gzip.decompress(data)
+        with gzip.open(path) as file:  # a few kilobytes may say that they are terabytes
+            while block := file.read(_BLOCK):
+                content.write(block)
+                check_size(f"{path}, decompressed,", content.tell(), largest)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(
-            f"{path} must be a complete gzip file, got {len(data)} bytes that do not decompress ({error}). "
+            f"{path} must be a complete gzip file, got {size} bytes that do not decompress ({error}). "
             "Fetch or copy it again."
         ) from None
+    return content.getvalue()
 
 
 def read_text(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import struct
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,7 @@ def parse_idx(data: bytes, *, magic: int, name: str) -> Tensor:
     got, *sizes = struct.unpack(f">{header // 4}I", data[:header])
     if got != magic:
         raise ValueError(f"{name} must begin with the magic number {magic}, got {got}. Is it the right file?")
-    expected = header + int(np.prod(sizes))
+    expected = header + math.prod(sizes)
     if len(data) != expected:
         raise ValueError(f"{name} must hold {expected} bytes, as its header says, got {len(data)}. Fetch it again.")
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=header).reshape(sizes).copy())

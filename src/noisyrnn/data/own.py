@@ -1,22 +1,26 @@
 """The user's own files: `.npz`, `.csv` and `.ts`."""
 
-import csv
 import math
 import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
+from noisyrnn.checks import check_choice
 from noisyrnn.data.base import Dataset
-from noisyrnn.data.folders import read_text
-from noisyrnn.data.split import Cases, canonical_labels, check_cases, dataset_from_cases, pad
+from noisyrnn.data.labels import array_labels
+from noisyrnn.data.sizes import check_size, largest_array
+from noisyrnn.data.split import Cases, check_cases, dataset_from_cases
+from noisyrnn.data.table import read_csv
 from noisyrnn.data.ts import read_ts, sibling
 
 SUFFIXES = (".npz", ".csv", ".ts", ".ts.gz")
+LAYOUTS = ("channels-last", "time-last")
+"""`(n, steps, channels)` and `(n, channels, steps)`."""
 
 
 def is_path(name: str) -> bool:
@@ -24,14 +28,40 @@ def is_path(name: str) -> bool:
     return "." in name or "/" in name or "\\" in name
 
 
-def load_own(name: str) -> Dataset:
+def check_reading(label_column: object, layout: object) -> str | int | None:
+    """The column of the class, as a number where it is one; raise unless both options are of the right kind."""
+    if layout is not None:
+        check_choice("layout", layout, LAYOUTS)
+    if label_column is None:
+        return None
+    if isinstance(label_column, bool) or not isinstance(label_column, str | int):
+        raise TypeError(f"label_column must be the name or the number of a column, got {label_column!r}.")
+    if isinstance(label_column, str) and re.fullmatch(r"[+-]?[0-9]{1,9}", label_column.strip()):
+        label_column = int(label_column)
+    if label_column in (0, ""):
+        raise ValueError(
+            f"label_column must be a name or a number from 1, or from -1 at the end, got {label_column!r}."
+        )
+    return label_column
+
+
+def check_not_given(name: str, *, label_column: object = None, layout: object = None) -> None:
+    """Raise `ValueError` if an option is given for data that are not read by it."""
+    for option, value, suffix in (("label_column", label_column, ".csv"), ("layout", layout, ".npz")):
+        if value is not None:
+            raise ValueError(f"{option} must be None for {name!r}, got {value!r}. It is for {suffix} files.")
+
+
+def load_own(name: str, *, label_column: str | int | None = None, layout: str | None = None) -> Dataset:
     """The data set in the user's file; without a test part of its own it is split 60/20/20, stratified and seeded.
 
     Args:
         name: Path ending in `.npz`, `.csv`, `.ts` or `.ts.gz`.
+        label_column: As for `read_csv`; for a `.csv` file only.
+        layout: As for `read_npz`; for a `.npz` file only.
 
     Raises:
-        ValueError: If the suffix is unknown or the file is malformed.
+        ValueError: If the suffix is unknown, the file is malformed or an option is not for its kind.
         FileNotFoundError: If there is no such file.
     """
     path = Path(name).expanduser()
@@ -42,12 +72,15 @@ def load_own(name: str) -> Dataset:
         raise FileNotFoundError(f"dataset must be an existing file, got {name!r}. Correct the path.")
     source = f"The file {path.name}."
     if suffix == ".csv":
-        return dataset_from_cases(name, read_csv(path), None, source)
+        check_not_given(name, layout=layout)
+        return dataset_from_cases(name, read_csv(path, label_column), None, source)
+    check_not_given(name, label_column=label_column)
     if suffix == ".npz":
         with open_npz(path) as arrays:
             has_test = "X_test" in arrays
-        read_test = (lambda: read_npz(path, "_test")) if has_test else None
-        return dataset_from_cases(name, read_npz(path), read_test, source)
+        read_test = (lambda: read_npz(path, "_test", layout=layout)) if has_test else None
+        return dataset_from_cases(name, read_npz(path, layout=layout), read_test, source)
+    check_not_given(name, layout=layout)
     test = sibling(path)
     return dataset_from_cases(name, read_ts(path), None if test is None else lambda: read_ts(test), source)
 
@@ -55,7 +88,7 @@ def load_own(name: str) -> Dataset:
 def open_npz(path: Path) -> Any:
     """The archive, its arrays unread."""
     try:
-        arrays = np.load(path, allow_pickle=False)
+        arrays = np.load(path, allow_pickle=False, mmap_mode="r")  # one array, which is refused, is not read
     except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} must be a NumPy archive, got a file that does not open ({error}).") from None
     if not isinstance(arrays, np.lib.npyio.NpzFile):
@@ -64,29 +97,64 @@ def open_npz(path: Path) -> Any:
 
 
 def read_array(path: Path, name: str) -> np.ndarray | None:
-    """One array of an archive, `None` where it is not there; object arrays, which can run code, are refused."""
+    """One array of an archive, `None` where it is not there; object arrays, which can run code, are refused.
+
+    The size that its header declares is held against the file and the memory before anything is allocated.
+    """
     with open_npz(path) as arrays:
         if name not in arrays:
             return None
         try:
+            member = arrays.zip.getinfo(f"{name}.npy" if f"{name}.npy" in arrays.zip.namelist() else name)
+            with arrays.zip.open(member) as file:
+                _check_header(f"{name} in {path}", file, member.file_size)
             return np.asarray(arrays[name])
-        except ValueError:
+        except _ObjectsError:
+            write = "y=y.astype(str)" if name.startswith("y") else "numbers of one type"
+            pad = " Pad the sequences to one length and add `lengths`." if name.startswith("X") else ""
             raise ValueError(
-                f"{name} must be a plain array, got an object array in {path}. "
-                "Pad the sequences to one length and add `lengths`."
+                f"{name} must be a plain array, got an object array in {path}, which is a pickle and can run code. "
+                f"Save it as {write}.{pad}"
             ) from None
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
             raise ValueError(f"{path} must be a complete NumPy archive, got damage in {name} ({error}).") from None
 
 
-def read_npz(path: Path, suffix: str = "") -> Cases:
+class _ObjectsError(Exception):
+    """An array holds pickled objects."""
+
+
+def _check_header(what: str, file: IO[bytes], stored: int) -> None:
+    """Raise unless the header of a `.npy` file declares the bytes that are stored, and no more than fit into memory."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except ValueError as error:
+        raise zipfile.BadZipFile(str(error)) from None
+    if dtype.hasobject:
+        raise _ObjectsError
+    declared = math.prod(shape) * dtype.itemsize
+    check_size(what, declared, largest_array())
+    if declared != stored - file.tell():
+        raise zipfile.BadZipFile(f"{declared} bytes declared and {stored - file.tell()} stored")
+
+
+def read_npz(path: Path, suffix: str = "", *, layout: str | None = None) -> Cases:
     """The arrays `X`, `y` and perhaps `lengths` of an archive, or with `suffix` `"_test"` those of its test part.
 
-    `X` is `(n, steps, channels)`, or `(n, steps)` for one channel. What lies beyond a sequence's length is not read.
+    What lies beyond a sequence's length is not read.
+
+    Args:
+        path: The file.
+        suffix: Of the arrays' names.
+        layout: "channels-last" for `X` of shape `(n, steps, channels)`, the default, or "time-last" for
+            `(n, channels, steps)`. `(n, steps)` is one channel.
 
     Raises:
         TypeError: If an array holds the wrong kind of values.
-        ValueError: If an array is missing, malformed or not finite.
+        ValueError: If an array is missing, malformed or not finite, or there are fewer steps than channels and no
+            layout is given.
     """
     X, y, lengths = (read_array(path, name + suffix) for name in ("X", "y", "lengths"))
     if X is None or y is None:
@@ -94,15 +162,19 @@ def read_npz(path: Path, suffix: str = "") -> Cases:
         raise ValueError(f"{path} must hold X{suffix} and y{suffix}, got no {missing}. Use np.savez(path, X=X, y=y).")
     if X.dtype.kind not in "fiu":
         raise TypeError(f"X{suffix} must hold real numbers, got {X.dtype}.")
-    if y.dtype.kind not in "iuU":
-        raise TypeError(f"y{suffix} must hold integers or strings, got {y.dtype}.")
-    if y.ndim != 1:
-        raise ValueError(f"y{suffix} must have shape (n,), one label for each sequence, got {y.shape}.")
+    labels = array_labels(y, f"y{suffix}")
     if X.ndim not in (2, 3):
         raise ValueError(f"X{suffix} must have shape (n, steps, channels) or (n, steps), got {X.shape}.")
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which check_cases reports
-        inputs = torch.from_numpy(X.astype(np.float32))
-    inputs = inputs.unsqueeze(-1) if inputs.ndim == 2 else inputs
+    if X.ndim == 3 and layout is None and not suffix and 0 < X.shape[1] < X.shape[2]:
+        raise ValueError(
+            f"X{suffix} must have shape (n, steps, channels), got {X.shape}, fewer steps than channels. If it is "
+            "(n, channels, steps), give layout='time-last' (--layout time-last), else layout='channels-last'."
+        )
+    inputs = torch.from_numpy(floating(X))
+    if inputs.ndim == 2:
+        inputs = inputs.unsqueeze(-1)
+    elif layout == "time-last":
+        inputs = inputs.transpose(1, 2).contiguous()
     valid_lengths = None
     if lengths is not None:
         if lengths.dtype.kind not in "iu":
@@ -111,68 +183,12 @@ def read_npz(path: Path, suffix: str = "") -> Cases:
         if valid_lengths.shape == inputs.shape[:1]:  # else check_cases says what is wrong
             padding = torch.arange(inputs.shape[1], device="cpu") >= valid_lengths[:, None]
             inputs = inputs.masked_fill(padding.unsqueeze(-1), 0.0)
-    cases = Cases(inputs=inputs, lengths=valid_lengths, labels=canonical_labels([str(label) for label in y]))
+    cases = Cases(inputs=inputs, lengths=valid_lengths, labels=labels)
     check_cases(cases, suffix)
     return cases
 
 
-def read_csv(path: Path) -> Cases:
-    """One sequence a line: its class, then the values of one channel. Lines may be shorter, or end in empty cells.
-
-    A first line is a header if one of its values is not a number, or if they count the columns (as pandas writes them)
-    behind a class that no other line has.
-
-    Raises:
-        ValueError: If a cell is missing or not a finite number, or there is no sequence; the message has the line.
-    """
-    reader = csv.reader(read_text(path).splitlines())
-    rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    rows = [(number, row) for number, row in rows if any(row)]
-    if rows and is_header(rows[0][1], {row[0] for _, row in rows[1:]}):
-        rows = rows[1:]
-    if not rows:
-        raise ValueError(f"{path} must hold at least one sequence, got none.")
-    sequences, labels = [], []
-    for number, (label, *cells) in rows:
-        where = f"Line {number} of {path}"
-        while cells and not cells[-1]:
-            cells.pop()
-        if not label or not cells:
-            raise ValueError(
-                f"{where} must hold a class and a value at least, got {label!r} and {len(cells)} values. {_hint(label)}"
-            )
-        values = [as_number(cell) for cell in cells]
-        for column, (value, cell) in enumerate(zip(values, cells, strict=True), start=2):
-            if value is None or not math.isfinite(value):
-                raise ValueError(f"{where} must hold finite numbers, got {cell!r} in column {column}. {_hint(cell)}")
-        sequences.append(torch.tensor(values, dtype=torch.float32, device="cpu").unsqueeze(-1))
-        labels.append(label)
-    inputs, lengths = pad(sequences)
-    return Cases(inputs=inputs, lengths=lengths, labels=canonical_labels(labels))
-
-
-def _hint(cell: str) -> str:
-    """What may be the matter with a cell that is out of place."""
-    if ";" in cell or "\t" in cell:
-        return "Separate values with commas."
-    if re.fullmatch(r"[+-]?\d+,\d+", cell):
-        return "Write a point in the number, not a comma."
-    if cell.lower() in ("", "na", "nan", "null", "none", "inf", "-inf"):
-        return "Fill the value in, or leave the line out."
-    return "A line is its class and then its values, without a number of its own."
-
-
-def is_header(row: list[str], other_labels: set[str]) -> bool:
-    """Whether a line of cells names the columns."""
-    label, *cells = row
-    values = [as_number(cell) for cell in cells if cell]
-    counts = [[float(i) for i in range(first, first + len(values))] for first in (0, 1)]
-    return None in values or (label not in other_labels and bool(values) and values in counts)
-
-
-def as_number(cell: str) -> float | None:
-    """The cell as a number, `None` where it is none."""
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+def floating(array: np.ndarray) -> np.ndarray:
+    """Real numbers as a new array of float32 where that holds every value of their type exactly, else of float64."""
+    exact = np.can_cast(array.dtype, np.float32, "safe")
+    return np.array(array, dtype=np.float32 if exact else np.float64, order="C")

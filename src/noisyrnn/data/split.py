@@ -1,13 +1,15 @@
 """From labelled sequences to disjoint parts: named classes, stratified seeded draws, and the data set made of them."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_finite, check_lengths, check_sequences
+from noisyrnn.checks import check_lengths, check_sequences, check_values
 from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.labels import Label, encode, note_equal_numbers, sorted_classes
 
 # The parts of a data set are the same in every run, whatever the run's seed.
 SPLIT_SEED = 20210
@@ -18,16 +20,17 @@ class Cases:
     """Sequences as a file gives them, with the names of their classes.
 
     Args:
-        inputs: Float32 `(n, steps, input_size)`, padded with zeros at the end.
+        inputs: Floating `(n, steps, input_size)`, padded with zeros at the end; float64 unless float32 holds the values
+            exactly.
         lengths: Int64 `(n,)`, or `None` where all have `steps`.
-        labels: Class name of each sequence.
+        labels: Class of each sequence.
         declared: Every class that the file says exists; empty where it does not say.
     """
 
     inputs: Tensor
     lengths: Tensor | None = None
-    labels: tuple[str, ...]
-    declared: tuple[str, ...] = ()
+    labels: tuple[Label, ...]
+    declared: tuple[Label, ...] = ()
 
     def subset(self, indices: Tensor) -> "Cases":
         """The sequences at `indices`, int64 `(k,)`, in that order."""
@@ -54,43 +57,7 @@ def check_cases(cases: Cases, suffix: str = "") -> None:
         raise ValueError(f"y{suffix} must hold {n} labels, one for each row of X{suffix}, got {len(cases.labels)}.")
     if cases.lengths is not None:
         check_lengths(cases.lengths, batch=n, steps=steps)
-    check_finite(f"X{suffix}", cases.inputs)
-
-
-def integer_label(label: str) -> int | None:
-    """`3` for `"3"`, `"3.0"` or `"3.0000e+00"`, else `None`."""
-    try:
-        value = float(label)
-    except ValueError:
-        return None
-    return int(value) if value.is_integer() else None
-
-
-def canonical_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Labels stripped of blanks; where every one is an integer, `"3.0"` becomes `"3"`."""
-    stripped = [label.strip() for label in labels]
-    numbers = [integer_label(label) for label in stripped]
-    return tuple(stripped if None in numbers else [str(number) for number in numbers])
-
-
-def sorted_classes(labels: Sequence[str]) -> tuple[str, ...]:
-    """The different labels: in numerical order where every one is an integer, else in alphabetical order."""
-    names = sorted(set(labels))
-    if all(integer_label(name) is not None for name in names):
-        names.sort(key=float)
-    return tuple(names)
-
-
-def encode(labels: Sequence[str], classes: Sequence[str], argument: str = "y") -> Tensor:
-    """Index of each label in `classes`, int64 `(n,)`; a label that is not there raises `ValueError`."""
-    index = {name: i for i, name in enumerate(classes)}
-    for case, label in enumerate(labels):
-        if label not in index:
-            raise ValueError(
-                f"{argument} must hold only the classes {', '.join(classes)} of the training part, "
-                f"got {label!r} at index {case}."
-            )
-    return torch.tensor([index[label] for label in labels], dtype=torch.int64, device="cpu")
+    check_values(f"X{suffix}", cases.inputs)
 
 
 def stratified_draw(labels: Tensor, size: int, *, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
@@ -129,7 +96,7 @@ def check_varied(split: Split) -> None:
         raise ValueError(f"X must hold at least two different values, got only {low:g}.")
 
 
-def to_split(cases: Cases, classes: Sequence[str], argument: str = "y") -> Split:
+def to_split(cases: Cases, classes: Sequence[Label], argument: str = "y") -> Split:
     """The cases with their labels as indices into `classes`."""
     labels = encode(cases.labels, classes, argument)
     return Split(inputs=cases.inputs, labels=labels, lengths=cases.lengths, classes=len(classes))
@@ -154,16 +121,18 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
     present = sorted_classes(cases.labels)
     classes = sorted_classes(cases.declared) if cases.declared else present
     if len(present) < 2:
-        raise ValueError(f"y must hold at least two classes, got {len(present)} ({present[0]!r}).")
+        raise ValueError(f"y must hold at least two classes, got {len(present)} ({present[0].text!r}).")
+    note_equal_numbers(classes)
     labels = encode(cases.labels, classes)
     if read_test is None:
         need = 3
-        smallest = min(present, key=cases.labels.count)
-        if cases.labels.count(smallest) < need:
+        counts = Counter(cases.labels)
+        smallest = min(present, key=lambda label: counts[label])
+        if counts[smallest] < need:
             raise ValueError(
                 f"y must hold at least {need} sequences of each class to be split 60/20/20, "
-                f"got {cases.labels.count(smallest)} of class {smallest!r}. Add sequences, or give a test part. "
-                "In a .csv the first column is the class."
+                f"got {counts[smallest]} of class {smallest.text!r}. Add sequences, or give a test part. "
+                "In a .csv the first column is the class, if label_column (--label-column) does not name another."
             )
         part = round(0.2 * len(labels))
         tested, rest = stratified_draw(labels, part)
@@ -197,7 +166,7 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         train=train_split,
         validation=to_split(cases.subset(rest[validation]), classes),
         read_test=test,
-        class_names=classes,
+        class_names=tuple(label.text for label in classes),
         value_range=None,
         standardize=True,
         source=f"{source} {how}",

@@ -3,16 +3,21 @@
 import difflib
 import importlib.util
 import math
+import re
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from noisyrnn.data.base import Dataset
 from noisyrnn.data.folders import cache_folder, find, read_text, where_to_put
-from noisyrnn.data.split import Cases, canonical_labels, dataset_from_cases, pad
+from noisyrnn.data.labels import decimal_labels
+from noisyrnn.data.numbers import is_missing, number
+from noisyrnn.data.split import Cases, dataset_from_cases, pad
 
 SUFFIXES = (".ts", ".ts.gz")
+_SIZE = re.compile(r"[0-9]{1,9}")
 
 
 def read_ts(path: Path) -> Cases:
@@ -46,28 +51,29 @@ def read_ts(path: Path) -> Cases:
         raise ValueError(f"{path} must hold a line '@data' before its cases, got {len(lines)} lines without one.")
     check_header(path, header)
     channels = declared_channels(header)
-    declared = canonical_labels(header.get("@classlabel", [])[1:])
+    declared = decimal_labels(header.get("@classlabel", [])[1:])
     length = header.get("@serieslength", [])
-    equal = flag(header, "@equallength", "false") and len(length) == 1 and length[0].isdigit()
+    equal = flag(header, "@equallength", "false") and len(length) == 1 and _SIZE.fullmatch(length[0])
     steps = int(length[0]) if equal else None
     sequences, labels = [], []
-    for number, line in lines[start:]:
+    for line_number, line in lines[start:]:
         *values, label = line.split(":")
         channels = channels or len(values)
         if len(values) != channels:
             raise ValueError(
-                f"Line {number} of {path} must hold {channels} channels and a class, separated by ':', "
+                f"Line {line_number} of {path} must hold {channels} channels and a class, separated by ':', "
                 f"got {len(values)} channels."
             )
-        sequences.append(read_case(values, f"Line {number} of {path}", steps))
-        labels.append(label)
+        sequences.append(read_case(values, f"Line {line_number} of {path}", steps))
+        labels.append(label.strip())
     if not sequences:
         raise ValueError(f"{path} must hold at least one case after '@data', got none.")
-    names = canonical_labels(labels)
-    for (number, _), name in zip(lines[start:], names, strict=True):
+    names = decimal_labels(labels)
+    for (line_number, _), name in zip(lines[start:], names, strict=True):
         if declared and name not in declared:
             raise ValueError(
-                f"Line {number} of {path} must end in one of the classes {', '.join(declared)}, got {name!r}."
+                f"Line {line_number} of {path} must end in one of the classes {', '.join(map(str, declared))}, "
+                f"got {name.text!r}."
             )
     inputs, lengths = pad(sequences)
     return Cases(inputs=inputs, lengths=lengths, labels=names, declared=declared)
@@ -91,11 +97,11 @@ def declared_channels(header: dict[str, list[str]]) -> int | None:
     if flag(header, "@univariate", "false"):
         return 1
     dimensions = "".join(header.get("@dimensions", header.get("@dimension", []))[:1])
-    return int(dimensions) if dimensions.isdigit() and int(dimensions) > 0 else None
+    return (int(dimensions) or None) if _SIZE.fullmatch(dimensions) else None
 
 
 def read_case(channels: list[str], where: str, steps: int | None) -> Tensor:
-    """One case as float32 `(length, input_size)`; `where` begins the messages, `steps` is the length if it is fixed."""
+    """One case as float64 `(length, input_size)`; `where` begins the messages, `steps` is the length if it is fixed."""
     rows = []
     for channel in channels:
         cells = [cell.strip() for cell in channel.split(",")]
@@ -103,11 +109,10 @@ def read_case(channels: list[str], where: str, steps: int | None) -> Tensor:
             raise ValueError(f"{where} must hold plain values, got a time stamp {cells[0]!r}. Resample it first.")
         row = []
         for cell in cells:
-            try:
-                value = math.nan if cell == "?" else float(cell)
-            except ValueError:
-                raise ValueError(f"{where} must hold numbers, got {cell!r}.") from None
-            if not math.isfinite(value):
+            value = number(cell)
+            if value is None and not is_missing(cell):
+                raise ValueError(f"{where} must hold numbers, got {cell!r}.")
+            if value is None or not math.isfinite(value):
                 raise ValueError(f"{where} must hold no missing values, got {cell!r}. Impute them or remove the case.")
             row.append(value)
         rows.append(row)
@@ -116,7 +121,7 @@ def read_case(channels: list[str], where: str, steps: int | None) -> Tensor:
         raise ValueError(f"{where} must hold channels of one length, got {min(sizes)} and {max(sizes)} values.")
     if steps is not None and sizes != {steps}:
         raise ValueError(f"{where} must hold {steps} values a channel, as '@seriesLength' says, got {sizes.pop()}.")
-    return torch.tensor(rows, dtype=torch.float32, device="cpu").T
+    return torch.from_numpy(np.array(rows)).T
 
 
 def sibling(train: Path) -> Path | None:

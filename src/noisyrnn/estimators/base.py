@@ -277,8 +277,12 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         own = self._row_weights(y)
         if own is not None:
             weights = own if weights is None else own * weights
+            kept = weights > 0
+            if not kept.any():
+                raise ValueError(f"class_weight must be above 0 for a class of y, got {self.class_weight!r}.")
+            sequences, y, weights = sequences.subset(torch.tensor(kept)), y[kept], weights[kept]
         return Split(
-            inputs=sequences.inputs.float(),
+            inputs=sequences.inputs,
             labels=self._labels(y),
             lengths=sequences.lengths,
             weights=None

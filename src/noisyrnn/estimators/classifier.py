@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -12,6 +11,7 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from noisyrnn.data.base import Split
+from noisyrnn.data.labels import array_labels, encode, label_values, note_equal_numbers
 from noisyrnn.data.scale import Scale
 from noisyrnn.data.split import stratified_draw
 from noisyrnn.estimators.base import SequenceEstimator
@@ -149,7 +149,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
             raise ValueError("classes must be passed on the first call to partial_fit, got None.")
         if first:
             self._learn(np.asarray(classes))
-        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+        elif classes is not None and set(label_values(classes, "classes")) != set(self.classes_.tolist()):
             raise ValueError(f"classes must be {self.classes_.tolist()}, as before, got {np.unique(classes).tolist()}.")
         self._continue(X, y, sample_weight, learn=False)
         return self
@@ -195,22 +195,26 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         )
 
     def _checked(self, y: Any) -> np.ndarray:
+        labels = y
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
+        if isinstance(labels, list | tuple) and y.dtype.kind == "f":  # NumPy rounds [2**63, -1] to float64
+            y = np.array(label_values(labels), dtype=object)
         return y
 
     def _learn(self, y: np.ndarray, weights: np.ndarray | None = None) -> None:
         classes = np.unique(y)
         if len(classes) < 2:
             raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes.tolist()[0]!r}.")
+        note_equal_numbers(array_labels(classes))
         self.classes_ = classes
 
     def _labels(self, y: np.ndarray) -> Tensor:
-        known = self.classes_.tolist()
-        unknown = [label for label in y.tolist() if label not in known]
+        labels, classes = array_labels(y), array_labels(self.classes_)
+        unknown = set(labels).difference(classes)
         if unknown:
-            raise ValueError(f"y must hold only the classes {known}, got {unknown[0]!r}.")
-        return torch.tensor(np.searchsorted(self.classes_, y), dtype=torch.int64, device="cpu")
+            raise ValueError(f"y must hold only the classes {self.classes_.tolist()}, got {unknown.pop().value!r}.")
+        return encode(labels, classes)
 
     def _class_names(self) -> tuple[str, ...]:
         return tuple(map(str, self.classes_.tolist()))

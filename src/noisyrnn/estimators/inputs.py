@@ -76,12 +76,12 @@ def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool
         return Sequences(_steps_first(array, layout), None)
     if axes > 3:
         raise ValueError(f"X must have 2 or 3 dimensions, got {axes}.")
-    return Sequences(
-        torch.tensor(validate_data(estimator, X, reset=first, dtype=np.float64), dtype=torch.float64, device="cpu")[
-            :, :, None
-        ],
-        None,
-    )
+    return Sequences(float64_tensor(validate_data(estimator, X, reset=first, dtype=np.float64))[:, :, None], None)
+
+
+def float64_tensor(array: Any) -> Tensor:
+    """A copy as torch takes it: torch knows no negative strides, foreign byte orders or read-only arrays."""
+    return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
 
 
 def _is_regular(x: Any) -> bool:
@@ -96,16 +96,12 @@ def _is_regular(x: Any) -> bool:
 def _one_sequence(x: Any, index: int, layout: str) -> Tensor:
     """Float64 `(length, channels)` from one sequence of a list."""
     array = check_array(x, ensure_2d=False, ensure_min_features=1, dtype=np.float64, input_name=f"X[{index}]")
-    return (
-        torch.tensor(array, dtype=torch.float64, device="cpu")[:, None]
-        if array.ndim == 1
-        else _steps_first(array, layout)
-    )
+    return float64_tensor(array)[:, None] if array.ndim == 1 else _steps_first(array, layout)
 
 
 def _steps_first(array: np.ndarray, layout: str) -> Tensor:
     """The array as a tensor whose last two axes are steps and channels."""
-    tensor = torch.tensor(array, dtype=torch.float64, device="cpu")
+    tensor = float64_tensor(array)
     return tensor.transpose(-1, -2).contiguous() if layout == "channels_first" else tensor
 
 

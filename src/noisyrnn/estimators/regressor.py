@@ -9,9 +9,11 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_array
 from torch import Tensor
 
+from noisyrnn.checks import check_values
 from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.estimators.base import SequenceEstimator
+from noisyrnn.estimators.inputs import float64_tensor
 from noisyrnn.estimators.robustness import RobustnessReport, regression_report
 from noisyrnn.models import SequenceRegressor
 from noisyrnn.training.objective import Trained
@@ -79,9 +81,7 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         """
         self._check_fitted()
         sequences = self._read(X, first=False)
-        y = torch.tensor(
-            self._targets(y, len(sequences)).reshape(len(sequences), -1), dtype=torch.float64, device="cpu"
-        )
+        y = float64_tensor(self._targets(y, len(sequences)).reshape(len(sequences), -1))
         split = Split(inputs=sequences.inputs, labels=y, lengths=sequences.lengths, classes=0)
         return regression_report(
             self.model_, split, Scale.from_dict(self.scale_), perturbations, draws=draws, seed=seed
@@ -93,7 +93,9 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         return tags
 
     def _checked(self, y: Any) -> np.ndarray:
-        return check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
+        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
+        check_values("y", float64_tensor(y))
+        return y
 
     def _learn(self, y: np.ndarray, weights: np.ndarray | None = None) -> None:
         self.tabular_ = y.ndim == 2

@@ -32,6 +32,17 @@ class Signature(NamedTuple):
     axes: tuple[dict[int, str], ...]
 
 
+_ROUNDING = 1e-3
+"""Largest error, in standard deviations, that rounding the inputs may make."""
+
+
+def input_dtype(model: Head) -> torch.dtype:
+    """Type of a file's inputs: that of the weights, or float64 where the inputs would lose their spread in it."""
+    dtype = next(model.layer.parameters()).dtype
+    error = torch.finfo(dtype).eps * (model.mean.abs() / model.std).max()
+    return torch.float64 if float(error) > _ROUNDING else dtype
+
+
 class WrittenCell(nn.Module):
     """A cell with its weights made once and for all: a graph needs no matrix exponential, and a step no assembling.
 
@@ -89,6 +100,8 @@ class _Graph(nn.Module):
         check_uncalled(layer, type(layer).__name__)
         self.register_buffer("mean", model.mean)
         self.register_buffer("std", model.std)
+        self.dtype = next(model.layer.parameters()).dtype
+        self.input_dtype = input_dtype(model)
         self.cells = nn.ModuleList(WrittenCell(cast(Cell[Any], cell)) for cell in layer.cells.values())
         self.readout = model.readout
         self.input_size = layer.input_size
@@ -118,12 +131,13 @@ class SequenceGraph(_Graph):
     def signature(self) -> Signature:
         """Inputs, of which `lengths` is int64 `(batch,)`, and the answer."""
         sizes, axes = ((2, 3), {0: "batch", 1: "steps"}) if self.batch_first else ((3, 2), {0: "steps", 1: "batch"})
-        example = (self.mean.new_zeros(*sizes, self.input_size), torch.tensor([3, 2], dtype=torch.int64, device="cpu"))
+        inputs = self.mean.new_zeros(*sizes, self.input_size, dtype=self.input_dtype)
+        example = (inputs, torch.tensor([3, 2], dtype=torch.int64, device="cpu"))
         return Signature(("inputs", "lengths"), (self.answer,), example, (axes, {0: "batch"}))
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """As the model's own; lengths are not checked, and those above the number of steps count as it."""
-        values = cast(Tensor, standardised(inputs if self.batch_first else inputs.transpose(0, 1), self.mean, self.std))
+        values = standardised(inputs if self.batch_first else inputs.transpose(0, 1), self.mean, self.std, self.dtype)
         alive = (torch.arange(values.shape[1], device=lengths.device)[:, None] < lengths)[..., None]
         # A backward direction meets the padding first. Its state rests there, so that nothing need be moved.
         masks = (alive, alive.flip(0))
@@ -166,13 +180,14 @@ class StepGraph(_Graph):
 
     def signature(self) -> Signature:
         """Inputs `(batch, input_size)` and state, and the answer and the next state."""
-        example = (self.mean.new_zeros(2, self.input_size), self._joined(self._initial_states(2)))
+        inputs = self.mean.new_zeros(2, self.input_size, dtype=self.input_dtype)
+        example = (inputs, self._joined(self._initial_states(2)))
         axes = ({0: "batch"}, {example[1].ndim - 2: "batch"})
         return Signature(("inputs", "state"), (self.answer, "next_state"), example, axes)
 
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The answer `(batch, outputs)` after this step, and the state for the next."""
-        values = cast(Tensor, standardised(inputs, self.mean, self.std))
+        values = standardised(inputs, self.mean, self.std, self.dtype)
         after: list[Tensor] = []
         for cell, before in zip(self._written(), [state] if state.ndim == 2 else state.unbind(0), strict=True):
             after.append(cell(values, before))

@@ -28,9 +28,11 @@ def export_model(
 ) -> Path:
     """Write a model, without its noise and with its standardisation, after a check that the file gives its answers.
 
-    A file takes `inputs`, shaped as the model's own, and `lengths`, int64 `(batch,)` in [1, steps], which it does not
-    check; an ONNX file may be run without them. It gives `logits`, or `outputs` where the model is no classifier, for
-    any batch size and number of steps, each of which lasts 1.
+    A file takes `inputs`, shaped as the model's own and of the type of its weights, and `lengths`, int64 `(batch,)` in
+    [1, steps], which it does not check; an ONNX file may be run without them. It gives `logits`, or `outputs` where the
+    model is no classifier, for any batch size and number of steps, each of which lasts 1. Where the mean of a channel
+    is so many standard deviations from zero that the inputs would lose their spread in float32 (about 8,000), a file
+    takes float64 inputs.
 
     A file for streams takes `inputs` `(batch, input_size)` and `state`, zeros at first, shaped as in
     `RecurrentLayer.step`. It gives the answer so far and `next_state`.

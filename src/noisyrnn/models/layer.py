@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,12 @@ from noisyrnn.models.cell import Cell
 from noisyrnn.models.loops.module_cell import as_cell
 from noisyrnn.models.modules import called_hooks, prepare_weights
 from noisyrnn.models.sequences.dropout import dropped
-from noisyrnn.models.sequences.layout import arranged, check_form, step_lengths
+from noisyrnn.models.sequences.layout import arranged, check_dtype, check_form, step_lengths
 from noisyrnn.models.sequences.stack import stacked
 from noisyrnn.sde.brownian import BrownianPath, check_path
 from noisyrnn.sde.diffusion import SWITCHES, HiddenNoise
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 NOT_OPTIONS = ("build", "device", "dtype")
 """Constructor arguments that are no settings: how a cell is made, and where its weights are at first."""
@@ -174,6 +176,14 @@ class RecurrentLayer(nn.Module):
         """Raise as `forward` does if the shape or type of `inputs` is wrong."""
         check_form(inputs, input_size=self.input_size, batch_first=self.batch_first)
 
+    def as_batch_first(self) -> Self:
+        """The layer for inputs `(batch, steps, input_size)`: itself, or a view that shares all but `batch_first`."""
+        if self.batch_first:
+            return self
+        view = shared_view(self)
+        view.batch_first = True
+        return view
+
     def options(self) -> dict[str, Any]:
         """Every setting of the constructor and its value; of a class of the user's own, those that it keeps."""
         found: dict[str, Any] = {}
@@ -300,7 +310,10 @@ class RecurrentLayer(nn.Module):
         check_path(path)
         given = arranged(inputs, input_size=self.input_size, batch_first=self.batch_first, lengths=lengths, mask=mask)
         values, lengths = given.values, given.lengths
+        check_dtype("inputs", values, self)
         states = self._initial_states(h_0, len(values), given.alone)
+        if h_0 is not None:
+            check_dtype("h_0", h_0, self)
         if dt is not None and not self.cells["l0"].timed:
             raise ValueError(
                 f"dt must be None for {type(self).__name__}, whose steps have no length, got step lengths."
@@ -419,6 +432,13 @@ def last_output(
     else:
         forward = outputs[torch.arange(len(outputs), device=outputs.device), lengths.to(outputs.device) - 1]
     return torch.cat([forward[:, :size], outputs[:, 0, size:]], dim=1) if layer.bidirectional else forward
+
+
+def shared_view(module: ModuleT) -> ModuleT:
+    """A module with the same weights, buffers, hooks and modules; setting an attribute of it changes no other."""
+    view: ModuleT = object.__new__(type(module))
+    view.__dict__.update(module.__dict__)
+    return view
 
 
 def _rename_older_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

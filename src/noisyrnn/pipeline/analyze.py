@@ -11,11 +11,10 @@ import torch
 
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, Subject
 from noisyrnn.checks import check_choice, check_number
-from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Split
 from noisyrnn.pipeline.dependencies import ANALYSIS_RESULTS, check_same_data, dependencies, known_result
 from noisyrnn.pipeline.engine import resolve_accelerator
-from noisyrnn.pipeline.train import run_config
+from noisyrnn.pipeline.train import load_data, run_config
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, write_json
 from noisyrnn.sde.brownian import derive_seed
@@ -84,7 +83,7 @@ def analyze_run(
     end = monotonic() + (60 * config.budget if seconds is None else seconds)
     settings = config.settings
     run = run_config(folder)
-    dataset = load_dataset(run.dataset, data_dir=data_dir, chunk=run.chunk)
+    dataset = load_data(run, data_dir=data_dir)
     check_same_data(folder, dataset)
     found = _known(folder, json.loads(json.dumps(asdict(settings))), dependencies(folder, dataset, ANALYSIS_RESULTS))
     todo = [name for name in config.parts if found["parts"].get(name, {}).get("status") not in ("done", "impossible")]

@@ -13,7 +13,6 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer
-from noisyrnn.data import load_dataset
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.dependencies import check_same_data
@@ -21,7 +20,7 @@ from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.tracking import check_logger, check_reachable, usable_logger
-from noisyrnn.pipeline.train import run_path, train_run
+from noisyrnn.pipeline.train import load_data, run_path, train_run
 from noisyrnn.progress import ProgressBar
 from noisyrnn.report import write_report
 from noisyrnn.run_folder import RunFolder, check_writable, write_json
@@ -256,7 +255,7 @@ def compare(
     configs = config.run_configs()
     output = output.resolve()
     data_dir = None if data_dir is None else data_dir.resolve()
-    dataset = load_dataset(configs[0].dataset, data_dir=data_dir, chunk=configs[0].chunk)
+    dataset = load_data(configs[0], data_dir=data_dir)
     config.evaluation.for_data(dataset)
     check_writable(output)
     one_by_one = config.workers == 1 and config.backend == "processes"

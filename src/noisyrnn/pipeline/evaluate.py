@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from noisyrnn.checks import check_choice, check_integer, check_number
-from noisyrnn.data import Dataset, load_dataset
+from noisyrnn.data import Dataset
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, check_same_data, dependencies, known_result
 from noisyrnn.pipeline.engine import resolve_accelerator
-from noisyrnn.pipeline.train import run_config
+from noisyrnn.pipeline.train import load_data, run_config
 from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness import (
     MAX_DRAWS,
@@ -132,7 +132,7 @@ def evaluate_run(
         )
     device = resolve_accelerator(accelerator)
     run = run_config(folder)
-    dataset = load_dataset(run.dataset, data_dir=data_dir, chunk=run.chunk)
+    dataset = load_data(run, data_dir=data_dir)
     config = config.for_data(dataset)
     settings = json.loads(json.dumps(asdict(config)))
     check_same_data(folder, dataset)

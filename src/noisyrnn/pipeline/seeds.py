@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from noisyrnn.checks import check_number
-from noisyrnn.data import load_dataset
 from noisyrnn.pipeline.dependencies import check_same_data
 from noisyrnn.pipeline.engine import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable, usable_logger
@@ -14,6 +13,7 @@ from noisyrnn.pipeline.train import (
     build_model,
     describe,
     end_run,
+    load_data,
     objective_of,
     open_run,
     train_run,
@@ -99,7 +99,7 @@ def _side_by_side(
     logger: str,
 ) -> dict[Path, str | None]:
     """Those of the runs that have not finished yet, in one process."""
-    dataset = load_dataset(configs[0].dataset, data_dir=data_dir, chunk=configs[0].chunk)
+    dataset = load_data(configs[0], data_dir=data_dir)
     for folder in folders:
         if folder.config.is_file():
             check_same_data(folder, dataset)

@@ -18,7 +18,6 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer, check_number
-from noisyrnn.data import load_dataset
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
 from noisyrnn.pipeline.engine import resolve_accelerator
@@ -35,6 +34,7 @@ from noisyrnn.pipeline.study import (
     seed_sampler,
     sign,
 )
+from noisyrnn.pipeline.train import load_data
 from noisyrnn.progress import ProgressBar
 from noisyrnn.report.sweep import write_sweep_page
 from noisyrnn.robustness import MAX_DRAWS, PERTURBATIONS, build_perturbation, check_strengths, evaluate
@@ -249,7 +249,7 @@ def validation_columns(folder: RunFolder, config: SweepConfig, *, data_dir: Path
     The draws are the same for every trial.
     """
     run = config.run_config({})
-    dataset = load_dataset(run.dataset, data_dir=data_dir, chunk=run.chunk)
+    dataset = load_data(run, data_dir=data_dir)
     device = resolve_accelerator(config.accelerator)
     model = load(folder.model).to(device)
     model.layer.noise = "off"
@@ -299,7 +299,7 @@ def sweep(
     check_optuna()
     output = output.resolve()
     run = config.run_config({})
-    dataset = load_dataset(run.dataset, data_dir=data_dir, chunk=run.chunk)
+    dataset = load_data(run, data_dir=data_dir)
     identity = config.identity(content_digest(dataset.fingerprint()))
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     stem = re.sub(r"[^\w.-]+", "_", f"{Path(run.dataset).stem}-{config.model}")

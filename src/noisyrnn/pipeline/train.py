@@ -31,6 +31,17 @@ from noisyrnn.training.run import FitResult
 from noisyrnn.training.seeding import seeded
 
 
+def load_data(config: TrainConfig, *, data_dir: Path | None = None) -> Dataset:
+    """The data set of a run, read with the run's options."""
+    return load_dataset(
+        config.dataset,
+        data_dir=data_dir,
+        chunk=config.chunk,
+        label_column=config.label_column,
+        layout=config.layout,
+    )
+
+
 def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
     """The untrained model: its weights depend on the seed alone, and the global random state is left as it was."""
     with seeded(config.seed):
@@ -124,7 +135,7 @@ def train_run(
     folder = open_run(config, output, resume=resume)
     known = folder.config.is_file()
     finished = known and folder.finished
-    dataset = load_dataset(config.dataset, data_dir=data_dir, chunk=config.chunk)
+    dataset = load_data(config, data_dir=data_dir)
     if known:
         check_same_data(folder, dataset)
     if finished:

@@ -1,7 +1,9 @@
 """What a perturbation is, and the three things all of them share: checks, a call of the model, untouched padding."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -138,6 +140,41 @@ def check_model(model: Model) -> None:
         raise ValueError("model must be in eval mode, got training mode. Call model.eval() first.")
 
 
+def batch_first(model: Model) -> Model:
+    """The model for inputs `(batch, steps, input_size)`: a view of it where it says that it takes steps first."""
+    if isinstance(model, partial):
+        return partial(batch_first(model.func), *model.args, **model.keywords)
+    view = getattr(model, "as_batch_first", None)
+    return model if view is None else view()
+
+
+_MEMBERS = ("strength", "name", "random", "needs_gradient")
+
+
+def check_perturbation(argument: str, perturbation: object) -> None:
+    """Raise `TypeError` unless `perturbation` can be called and says of itself what a `Perturbation` does."""
+    missing = [name for name in _MEMBERS if not hasattr(perturbation, name)]
+    if not callable(perturbation) or isinstance(perturbation, type) or missing:
+        lacks = "a class" if isinstance(perturbation, type) else f"one without {', '.join(missing) or '__call__'}"
+        raise TypeError(
+            f"{argument} must be a Perturbation with the attributes {', '.join(_MEMBERS)}, got {perturbation!r}, "
+            f"{lacks}. Build one of noisyrnn.robustness, or give your class these attributes."
+        )
+
+
+def check_repeatable(model: Model, inputs: Tensor, lengths: Tensor | None) -> None:
+    """Warn if two calls with the same inputs differ: a model in training mode, perhaps inside of a function."""
+    called = batch_first(model)
+    with torch.no_grad():
+        one, two = (called(inputs) if lengths is None else called(inputs, lengths=lengths) for _ in range(2))
+    if isinstance(one, Tensor) and isinstance(two, Tensor) and not torch.allclose(one, two, rtol=1e-4, atol=1e-5):
+        warnings.warn(
+            f"model gives different logits for the same inputs, by up to {float((one - two).abs().max()):.2g}. Is it "
+            "in training mode, or its noise on? Call model.eval() first; else every figure depends on chance.",
+            stacklevel=3,
+        )
+
+
 def valid_steps(inputs: Tensor, lengths: Tensor | None) -> Tensor:
     """Boolean `(batch, steps, 1)`: true where a step belongs to its sequence, false where it is padding."""
     batch, steps, _ = inputs.shape
@@ -171,12 +208,18 @@ def predict(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None
         ValueError: If the model returns another shape, or a label has no logit.
         RuntimeError: If a logit is not finite.
     """
-    logits = model(inputs) if lengths is None else model(inputs, lengths=lengths)
+    called = batch_first(model)
+    logits = called(inputs) if lengths is None else called(inputs, lengths=lengths)
     batch = inputs.shape[0]
     if not isinstance(logits, Tensor):
         raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}.")
     if logits.ndim != 2 or logits.shape[0] != batch:
         raise ValueError(f"model must return logits of shape ({batch}, classes), got {tuple(logits.shape)}.")
+    if logits.shape[1] == 1:
+        raise ValueError(
+            f"model must return one logit for each class, got {tuple(logits.shape)}. For two classes and one logit z, "
+            "return torch.cat([torch.zeros_like(z), z], dim=1)."
+        )
     check_labels(labels, count=batch, classes=logits.shape[1])
     bad = int((~torch.isfinite(logits)).any(dim=1).sum())
     if bad:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_integer, check_number
-from noisyrnn.data.base import Split
-from noisyrnn.robustness.base import Model, Perturbation, check_model, predict
+from noisyrnn.data.base import Split, check_split
+from noisyrnn.robustness.base import Model, Perturbation, check_model, check_perturbation, check_repeatable, predict
 from noisyrnn.robustness.statistics import accuracy_interval
 
 BLOCK = 250
@@ -146,9 +146,16 @@ def evaluate(
         1.0
     """
     check_model(model)
+    check_split("split", split)
     check_integer("draws", draws, minimum=1)
     check_number("draws", draws, maximum=MAX_DRAWS)
     check_integer("seed", seed, minimum=0)
+    if perturbation is not None:
+        check_perturbation("perturbation", perturbation)
+    if split.classes == 0:
+        raise ValueError(
+            "split must have classes, got the targets of a regression, which no share of right answers fits."
+        )
     if perturbation is None or not perturbation.random or perturbation.strength == 0:
         draws = 1
     attack = perturbation is not None and perturbation.needs_gradient
@@ -156,6 +163,9 @@ def evaluate(
     moved = perturbation is None or perturbation.strength == 0
     for block, start in enumerate(range(0, len(split), BLOCK)):
         rows = torch.arange(start, min(start + BLOCK, len(split)), device="cpu")
+        if block == 0 and not attack:  # attacks look for themselves
+            inputs, _, lengths = _moved_to(device, split, rows[:2])
+            check_repeatable(model, inputs, lengths)
         if attack:
             right[0, rows] = _right(model, *_moved_to(device, split, rows))
         for draw in range(draws):

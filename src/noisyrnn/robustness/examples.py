@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from noisyrnn.data.base import Split
-from noisyrnn.robustness.base import Model, Perturbation, check_model, predict
+from noisyrnn.data.base import Split, check_split
+from noisyrnn.robustness.base import Model, Perturbation, check_model, check_perturbation, predict
 from noisyrnn.robustness.evaluate import draw_generator
 
 
@@ -39,6 +39,9 @@ def examples(
         ValueError: If an index is out of range, there is none, or the model is in training mode.
     """
     check_model(model)
+    check_split("split", split)
+    for index, given in enumerate(perturbations):
+        check_perturbation(f"perturbations[{index}]", given)
     if len(indices) == 0:
         raise ValueError("indices must hold at least one index, got 0.")
     for index in indices:

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from noisyrnn.robustness.base import Model, Range, check_batch, check_settings, finish
+from noisyrnn.robustness.base import Model, Range, check_batch, check_repeatable, check_settings, finish
 from noisyrnn.robustness.gradient import input_gradient
 
 
@@ -55,5 +55,6 @@ class FGSM:
         check_batch(inputs, lengths)
         if self.strength == 0:
             return inputs.clone()
+        check_repeatable(model, inputs, lengths)
         gradient, _ = input_gradient(model, inputs, labels, lengths)
         return finish(inputs, inputs + self.strength * gradient.sign(), lengths=lengths, clip=self.clip)

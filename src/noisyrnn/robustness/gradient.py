@@ -1,11 +1,53 @@
 """Log-odds of each sequence against its label and their gradient in the inputs: what the attacks climb."""
 
 import contextlib
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from itertools import chain
+from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from noisyrnn.data.base import Split
 from noisyrnn.robustness.base import Model, predict
+
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+
+
+def recording(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a function that differentiates work in any caller's mode, `torch.inference_mode` included.
+
+    Tensors that were made in inference mode cannot be differentiated: such arguments are copied, and so are the weights
+    of such a module.
+    """
+
+    @wraps(function)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext():
+            usable: Any = [_usable(value) for value in args]
+            named: Any = {name: _usable(value) for name, value in kwargs.items()}
+            return function(*usable, **named)
+
+    return run
+
+
+def _usable(value: Any) -> Any:
+    """The same value, made of tensors that can be differentiated."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, Split):
+        names = ("inputs", "labels", "lengths", "weights")
+        changed = {name: _usable(getattr(value, name)) for name in names}
+        return value if all(changed[name] is getattr(value, name) for name in names) else replace(value, **changed)
+    if isinstance(value, nn.Module) and any(p.is_inference() for p in chain(value.parameters(), value.buffers())):
+        return copy.deepcopy(value)
+    return value
 
 
 def sequence_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -14,11 +56,12 @@ def sequence_losses(logits: Tensor, labels: Tensor) -> Tensor:
     The cross-entropy is log(1 + exp(log-odds)), so both climb in the same direction. The gradient of the cross-entropy
     of a confident model rounds to zero, though, and would hide that direction; that of the log-odds does not.
     """
-    own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    own = torch.nn.functional.one_hot(labels.long(), logits.shape[1]).bool()
     logits = logits.double()
     return logits.masked_fill(own, -torch.inf).logsumexp(dim=1) - logits[own]
 
 
+@recording
 def input_gradient(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """Gradient of each sequence's log-odds against its label in that sequence, and the logits there.
 

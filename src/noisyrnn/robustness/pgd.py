@@ -12,6 +12,7 @@ from noisyrnn.robustness.base import (
     Model,
     Range,
     check_batch,
+    check_repeatable,
     check_settings,
     finish,
     predict,
@@ -102,6 +103,7 @@ class PGD:
         check_batch(inputs, lengths)
         if self.strength == 0:
             return inputs.clone()
+        check_repeatable(model, inputs, lengths)
         valid = valid_steps(inputs, lengths)
         inputs = inputs.detach()
         first = finish(inputs, inputs, lengths=lengths, clip=self.clip)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from noisyrnn.checks import check_choice, check_integer, check_number
+from noisyrnn.checks import check_choice, check_integer, check_number, check_text
+from noisyrnn.data.own import check_reading
 from noisyrnn.models import MODELS, RecurrentLayer
 from noisyrnn.training.seeding import seeded
 
@@ -19,6 +20,10 @@ class TrainConfig:
         model: Which network; see `noisyrnn list`.
         dataset: Name of a data set, or path of your own .npz, .csv or .ts file.
         chunk: Consecutive values of an image taken as one step, at least 1.
+        label_column: Column of the class in a .csv file: its name in the header, or its number, from 1, or from -1 at
+            the end of each line; by default the column called class, label, target or y, else the first.
+        layout: Of X in a .npz file: "channels-last", (n, steps, channels), which is the default; or "time-last",
+            (n, channels, steps).
         label: Name of the run in tables; the model's name by default.
         seed: Decides the initial weights, the order of the data and the noise; in [0, 2⁶³).
         hidden_size: Hidden units, at least 1.
@@ -62,6 +67,8 @@ class TrainConfig:
     model: str = "noisy"
     dataset: str = "digits"
     chunk: int = 1
+    label_column: str | int | None = None
+    layout: str | None = None
     label: str | None = None
     seed: int = 1
     hidden_size: int = 128
@@ -98,7 +105,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choice("model", self.model, MODELS)
+        check_text("dataset", self.dataset)
         check_integer("chunk", self.chunk, minimum=1)
+        object.__setattr__(self, "label_column", check_reading(self.label_column, self.layout))
+        if self.label is not None:
+            check_text("label", self.label)
         check_integer("seed", self.seed, minimum=0)
         if self.seed >= 2**63:
             raise ValueError(f"seed must be less than 2**63, got {self.seed}.")

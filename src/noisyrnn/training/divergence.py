@@ -34,7 +34,7 @@ def explain_divergence(
         gradient_norm: Norm of the gradient, finite or not.
     """
     with torch.no_grad():
-        states, _ = model.layer((inputs - model.mean) / model.std, lengths=lengths, path=path)
+        states, _ = model.layer(model.standardize(inputs), lengths=lengths, path=path)
         norms = states.norm(dim=-1).amax(0)  # (steps,)
     steps = inputs.shape[1]
     where = f"at training step {step} (epoch {epoch})"

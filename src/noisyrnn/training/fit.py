@@ -16,7 +16,7 @@ from noisyrnn.run_folder import RunFolder
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.objective import Objective, Trained, answered, loss_of, noisy_loss
-from noisyrnn.training.run import EpochHook, FitResult, Run
+from noisyrnn.training.run import EpochHook, FitResult, Run, Unrounded
 
 _VALIDATION_BATCH = 1000
 
@@ -59,10 +59,10 @@ def select(split: Split, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
 
 
 def to_device(split: Split, fabric: Fabric, dtype: torch.dtype) -> Split:
-    """The same sequences where the model is, in its precision."""
+    """The same sequences where the model is, the labels in its precision; the model rounds the inputs itself."""
     lengths = None if split.lengths is None else fabric.to_device(split.lengths)
     weights = None if split.weights is None else fabric.to_device(split.weights.to(dtype))
-    inputs, labels = fabric.to_device(split.inputs.to(dtype)), fabric.to_device(split.labels)
+    inputs, labels = fabric.to_device(split.inputs), fabric.to_device(split.labels)
     labels = labels.to(dtype) if labels.is_floating_point() else labels
     return Split(inputs=inputs, labels=labels, lengths=lengths, weights=weights, classes=split.classes)
 
@@ -159,7 +159,7 @@ def fit(
                         run.write_checkpoint()
                         written = time.monotonic()
                 # One answer, so that all processes go on alike.
-                run.end_epoch(*fabric.broadcast(validate(model, validation)))
+                run.end_epoch(*fabric.broadcast(validate(run.model, validation)))
     finally:
         bar.close()
     result = run.finish()
@@ -179,7 +179,7 @@ def take_step(run: Run, fabric: Fabric, train: Split, batch: Batch, stop: bool =
     weights = None if train.weights is None else train.weights[rows]
     path = BrownianPath(seed=derive_seed(run.config.seed, "noise", run.progress.step), first_row=batch.first_row)
     run.begin_step()
-    loss_sum, correct = run.wrapped(inputs, labels, lengths, path.seed, path.first_row, weights)
+    loss_sum, correct = run.wrapped(Unrounded(inputs), labels, lengths, path.seed, path.first_row, weights)
     loss_sum = loss_sum * batch.share
     # Gradients are averaged over processes: the factor makes that the mean over the whole batch.
     fabric.backward(loss_sum * (fabric.world_size / batch.count))

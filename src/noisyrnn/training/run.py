@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from noisyrnn.data.base import Dataset
+from noisyrnn.models import Head, SequenceClassifier
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
@@ -38,6 +39,13 @@ class FitResult:
     seconds: float
 
 
+class Unrounded:
+    """Inputs that Fabric passes on as they are: with mixed precision it would round a bare tensor to float32."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        self.inputs = inputs
+
+
 class NoisyPass(nn.Module):
     """A model whose noise is given by two numbers: Fabric copies what it passes on, and takes no frozen path.
 
@@ -53,7 +61,7 @@ class NoisyPass(nn.Module):
 
     def forward(
         self,
-        inputs: Tensor,
+        inputs: Tensor | Unrounded,
         labels: Tensor,
         lengths: Tensor | None,
         seed: int | Tensor,
@@ -61,6 +69,8 @@ class NoisyPass(nn.Module):
         weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sums of the losses and of the right answers, taken here so that no conversion of logits comes between."""
+        if isinstance(inputs, Unrounded):
+            inputs = inputs.inputs
         path = BrownianPath(seed=seed, first_row=first_row)
         losses, outputs = self.objective(self.model, inputs, labels, lengths, path)
         right = answered(outputs.detach(), labels)
@@ -102,6 +112,23 @@ class Run:
         objective: Objective = noisy_loss,
         on_epoch: EpochHook | None = None,
     ) -> None:
+        if not isinstance(model, Trained):
+            advice = (
+                "It answers at every step: train it in a loop of your own" if isinstance(model, Head) else "Wrap it"
+            )
+            raise TypeError(
+                f"model must be a SequenceClassifier or a SequenceRegressor, got {type(model).__name__}. {advice}."
+            )
+        if not isinstance(dataset, Dataset):
+            raise TypeError(
+                f"dataset must be a Dataset, got {type(dataset).__name__}. Build one: Dataset(name=..., "
+                "train=Split(...), validation=Split(...), ...), or use load_dataset or noisyrnn.estimators."
+            )
+        if isinstance(model, SequenceClassifier) != (dataset.classes > 0):
+            kind = "SequenceClassifier" if dataset.classes else "SequenceRegressor"
+            raise TypeError(
+                f"model must be a {kind} for data with {dataset.classes} classes, got {type(model).__name__}."
+            )
         for name, ours, theirs in (
             (
                 "classes" if dataset.classes else "targets",
@@ -114,7 +141,8 @@ class Run:
                 raise ValueError(f"model must have {name} {theirs}, that of the data set, got {ours}.")
         if folder is not None:  # not after hours of training
             check_savable(model, class_names=dataset.class_names)
-        self.model = model
+        self._given = model
+        self.model = model = model.as_batch_first()
         self.config = config
         self.folder = folder if fabric.is_global_zero else None
         self.on_epoch = on_epoch if fabric.is_global_zero else None
@@ -122,6 +150,7 @@ class Run:
         self.best: dict[str, Tensor] | None = None
         self.noisy = NoisyPass(model, objective)
         self._class_names = dataset.class_names
+        self._largest_target = None if dataset.classes else float(dataset.validation.labels.abs().max())
         self._settings = asdict(config)
         self._optimizer = torch.optim.Adam(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -205,7 +234,12 @@ class Run:
         """
         progress = self.progress
         numbers = math.isnan(accuracy)
-        if loss < progress.best_loss if numbers else (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss):
+        finite = math.isfinite(loss)  # else the answers are none: such an epoch is never the best
+        if not finite and self.best is None:
+            raise DivergenceError(self._no_validation(loss))
+        if finite and (
+            loss < progress.best_loss if numbers else (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss)
+        ):
             progress.best_epoch, progress.best_accuracy, progress.best_loss = progress.epoch, accuracy, loss
             self.best = copied(self.model.state_dict())
         row = {
@@ -226,13 +260,25 @@ class Run:
         if self.on_epoch is not None:
             self.on_epoch(dict(progress.history[-1]))
 
+    def _no_validation(self, loss: float) -> str:
+        """Why no epoch can be chosen: a message."""
+        said = f"validation loss is not finite after epoch {self.progress.epoch}, got {loss}"
+        if not self._largest_target:
+            return f"{said}. Lower learning_rate or step_size, or set clip_norm."
+        power = round(math.log10(self._largest_target))
+        return (
+            f"{said}; the validation targets reach about 1e{power}. Give them in the unit of the training targets, or "
+            "lower learning_rate or step_size."
+        )
+
     def finish(self) -> FitResult:
         """Leave the model with its best weights, in evaluation mode, and write it."""
         self.write_checkpoint()
         assert self.best is not None
         self.model.load_state_dict(self.best)
         self.model.eval()
+        self._given.eval()
         if self.folder is not None:
-            save(self.model, self.folder.model, class_names=self._class_names)
+            save(self._given, self.folder.model, class_names=self._class_names)
         progress = self.progress
         return FitResult(progress.history, progress.best_epoch, progress.best_accuracy, progress.seconds)

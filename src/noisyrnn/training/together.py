@@ -124,7 +124,7 @@ class _Group:
         self.validation = to_device(dataset.validation, fabric, dtype)
         self.per_epoch = -(-len(dataset.train) // runs[0].config.batch_size)
         self.outcomes: dict[Run, Outcome] = {}
-        layer, sample = runs[0].model.layer, self.train_split.inputs[:1]
+        layer, sample = runs[0].model.layer, runs[0].model.standardize(self.train_split.inputs[:1])
         cell: Any = layer.cells["l0"]  # of all layers the same kind
         plain = runs[0].noisy.objective is noisy_loss and dataset.train.weights is None
         self.fused = plain and dispatch.resolve(cell, sample, kernel=layer.kernel) != "reference"
@@ -174,7 +174,11 @@ class _Group:
         """Validate the runs whose epoch is over and finish those that are at their end; whether any goes on."""
         for run in self.active:
             if run.progress.batch == self.per_epoch:
-                run.end_epoch(*validate(run.model, self.validation))
+                try:
+                    run.end_epoch(*validate(run.model, self.validation))
+                except DivergenceError as error:
+                    self.outcomes[run] = error
+                    continue
             if run.finished:
                 self.outcomes[run] = run.finish()
         return len(self.outcomes) < len(self.runs)

@@ -1,30 +1,51 @@
+import copy
+
+import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.nn.utils.rnn import pack_sequence
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from noisyrnn.models import GRU
-from noisyrnn.models.heads.standardisation import hold_statistics, standardised
+from noisyrnn.models import LipschitzRNN, SequenceClassifier
 
 MEAN, STD = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 4.0])
+
+
+def head(mean: Tensor | None = MEAN, std: Tensor | None = STD) -> SequenceClassifier:
+    torch.manual_seed(0)
+    return SequenceClassifier(LipschitzRNN(2, 4), 3, mean=mean, std=std).eval()
 
 
 def test_by_hand_and_packed() -> None:
     inputs = torch.arange(12.0).view(2, 3, 2)
     expected = torch.stack([(inputs[..., 0] - 1) / 0.5, (inputs[..., 1] + 2) / 4], dim=2)
-    assert torch.equal(standardised(inputs, MEAN, STD), expected)
+    assert torch.equal(head().standardize(inputs), expected)
     packed = pack_sequence([inputs[0, :2], inputs[1]], enforce_sorted=False)
-    found = standardised(packed, MEAN, STD)
+    found = head()._standardize(packed)
+    assert isinstance(found, PackedSequence)
     assert torch.equal(found.data, (packed.data - MEAN) / STD)
     assert found[1:] == packed[1:]
 
 
 def test_the_module_keeps_its_own_copy() -> None:
-    module, mean = nn.Module(), MEAN.clone()
-    hold_statistics(module, GRU(2, 3), mean, None)
+    mean = MEAN.clone()
+    module = head(mean, None)
     mean.zero_()
-    assert torch.equal(module.mean, MEAN) and torch.equal(module.std, torch.ones(2))
-    assert list(module.state_dict()) == ["mean", "std"]
+    assert torch.equal(module.mean, MEAN.double()) and torch.equal(module.std, torch.ones(2, dtype=torch.float64))
+    assert list(module.state_dict())[:2] == ["mean", "std"]
+
+
+def test_values_far_from_zero_are_standardised_in_float64() -> None:
+    near = np.random.default_rng(0).normal(size=(3, 5, 2))
+    far = 1.7e9 + 30 * near
+    model = head(torch.full((2,), 1.7e9, dtype=torch.float64), torch.full((2,), 30.0, dtype=torch.float64))
+    plain = head(None, None)
+    expected = plain(torch.tensor(near).float())
+    assert torch.allclose(model(torch.tensor(far)), expected, atol=1e-6)
+    for converted in (model.double().float(), model.half().float(), copy.deepcopy(model).to("meta")):
+        assert converted.mean.dtype == converted.std.dtype == torch.float64
+    assert model.mean.tolist() == [1.7e9] * 2
+    assert model.double()(torch.tensor(far)).dtype == torch.float64
 
 
 @pytest.mark.parametrize(
@@ -33,8 +54,9 @@ def test_the_module_keeps_its_own_copy() -> None:
         (torch.zeros(3), None, r"^mean must have shape \(2,\), got \(3,\)\.$"),
         (None, torch.ones(1, 2), r"^std must have shape \(2,\), got \(1, 2\)\.$"),
         (None, torch.tensor([1.0, -0.5]), r"^std must be positive, got -0\.5 as the smallest\.$"),
+        (torch.tensor([1.0, torch.nan]), None, r"^mean must be finite, got \[1\.0, nan\]\.$"),
     ],
 )
-def test_bad_statistics(mean: torch.Tensor, std: torch.Tensor, sentence: str) -> None:
+def test_bad_statistics(mean: Tensor, std: Tensor, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        hold_statistics(nn.Module(), GRU(2, 3), mean, std)
+        head(mean, std)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardised
-from noisyrnn.checks import check_integer, check_labels
+from noisyrnn.analysis.trajectory import Trajectory, cell_of
+from noisyrnn.checks import check_integer, check_labels, check_sequences
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
 from noisyrnn.robustness.base import Model, check_batch, check_model, predict
+from noisyrnn.robustness.gradient import recording
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise
 
@@ -48,7 +49,8 @@ def float64_trajectory(
         dt = dt.double()
     inputs = inputs.detach().double()
     if isinstance(model, SequenceClassifier):
-        inputs = standardised(model, inputs)
+        check_sequences("inputs", inputs, input_size=model.layer.input_size)
+        inputs = model.standardize(inputs, torch.float64)
     trajectory = Trajectory.of(cell, inputs, noise=noise, path=path, lengths=lengths, dt=dt)
     for m, state in enumerate(trajectory.states):
         bad = int((~torch.isfinite(state)).any(dim=1).sum())
@@ -60,6 +62,7 @@ def float64_trajectory(
     return trajectory
 
 
+@recording
 @torch.no_grad()
 def jacobian_spectra(
     model: Recurrent,
@@ -142,6 +145,7 @@ def jacobian_norms(
     return Measurement(value=spectra.value[..., 0], kind="exact")
 
 
+@recording
 @torch.no_grad()
 def gradient_norms(
     model: SequenceClassifier,
@@ -180,7 +184,7 @@ def gradient_norms(
     if not isinstance(model, SequenceClassifier):
         raise TypeError(f"model must be a SequenceClassifier for a gradient of its loss, got {type(model).__name__}.")
     trajectory = float64_trajectory(model, inputs, lengths=lengths, dt=dt)
-    check_labels(labels, count=len(inputs), classes=model.classes)
+    labels = check_labels(labels, count=len(inputs), classes=model.classes)
     readout = deepcopy(model.readout).double()
     hidden = model.layer.hidden_size
     logits = readout(trajectory.end[:, :hidden])
@@ -221,6 +225,7 @@ def gradient_rate(norms: Measurement) -> Measurement:
     return Measurement(value=slope, kind="exact")
 
 
+@recording
 def input_jacobian(model: Model, inputs: Tensor, *, lengths: Tensor | None = None) -> Measurement:
     """Jacobian of the logits in the inputs, by one backward pass a class.
 

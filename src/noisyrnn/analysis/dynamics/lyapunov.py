@@ -10,10 +10,12 @@ from noisyrnn.analysis.measurement import Measurement, mean_of_draws
 from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import check_integer, check_number
 from noisyrnn.robustness.base import check_batch
+from noisyrnn.robustness.gradient import recording
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.sde.diffusion import HiddenNoise
 
 
+@recording
 @torch.no_grad()
 def lyapunov_spectrum(
     model: Recurrent,

@@ -10,8 +10,11 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_integer
-from noisyrnn.data.base import Split
+from noisyrnn.data.base import Split, check_split
 from noisyrnn.models import RecurrentLayer
+from noisyrnn.models.heads.standardisation import Standardized
+from noisyrnn.robustness.base import batch_first
+from noisyrnn.robustness.gradient import recording
 
 _DTYPES = ("float32", "float64")
 
@@ -31,6 +34,7 @@ class SymmetricOperator(Protocol):
     def device(self) -> torch.device:
         """Of the vectors."""
 
+    @recording
     def matvec(self, vectors: Tensor) -> Tensor:
         """The product with a vector `(size,)`."""
 
@@ -55,6 +59,7 @@ class MeanLoss:
         ValueError: If nothing in it is trainable, or its logits have another shape.
     """
 
+    @recording
     def __init__(
         self,
         model: nn.Module,
@@ -65,8 +70,10 @@ class MeanLoss:
         kernel: str | None = None,
     ) -> None:
         check_integer("batch_size", batch_size, minimum=1)
+        check_split("split", split)
         trainable_parameters(model)
-        self.model = copy.deepcopy(model).to(dtype).eval()
+        copied: Any = copy.deepcopy(model).to(dtype).eval()
+        self.model: Any = batch_first(copied)
         for module in self.model.modules():
             if isinstance(module, RecurrentLayer):
                 module.noise = "off"
@@ -84,7 +91,9 @@ class MeanLoss:
         """What a batch adds to `L(w)`, a scalar; over all batches it sums to `L(w)`."""
         rows = self._rows[batch]
         first = self.parameters[0]
-        inputs = self.split.inputs[rows].to(first)
+        inputs = self.split.inputs[rows].to(first.device)
+        if not isinstance(self.model, Standardized):  # which rounds them itself, once it has standardised them
+            inputs = inputs.to(first.dtype)
         labels = self.split.labels[rows].to(first.device)
         if self.split.lengths is None:
             logits = self.model(inputs)

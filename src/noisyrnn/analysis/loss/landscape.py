@@ -11,6 +11,7 @@ from noisyrnn.analysis.loss.hessian import MeanLoss, trainable_parameters
 from noisyrnn.analysis.loss.spectrum import Eigenpairs
 from noisyrnn.checks import check_integer, check_number
 from noisyrnn.data.base import Split
+from noisyrnn.robustness.gradient import recording
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,6 +105,7 @@ def filter_normalised_directions(model: nn.Module, *, seed: int = 0) -> Directio
     return Directions(first=first, second=second, kind="filter-normalised", seed=seed)
 
 
+@recording
 @torch.no_grad()
 def loss_landscape(
     model: nn.Module,

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.checks import check_integer, check_number
+from noisyrnn.checks import as_int64, check_integer, check_number
 from noisyrnn.robustness.base import Model, check_batch, check_model, predict
+from noisyrnn.robustness.gradient import recording
 from noisyrnn.robustness.pgd import PGD
 
 _SHRINKINGS = 12  # a found attack is shortened to within 2^-12 of where its segment crosses the boundary
 
 
+@recording
 def attack_radius(
     model: Model,
     inputs: Tensor,
@@ -66,6 +68,7 @@ def attack_radius(
     attack = PGD(1.0, norm=norm, steps=steps, restarts=restarts)  # checks these three
     check_model(model)
     check_batch(inputs, lengths)
+    labels = as_int64(labels)
     size, _ = _nearest_attacks(model, inputs.detach(), labels, attack, upper, rounds, seed, lengths)
     return Measurement(value=size, kind="certificate")
 

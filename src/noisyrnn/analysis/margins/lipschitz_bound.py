@@ -9,12 +9,14 @@ from torch import Tensor
 from noisyrnn.analysis.margins.margin import leads
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import cell_of
-from noisyrnn.checks import check_sequences
+from noisyrnn.checks import as_int64, check_sequences
 from noisyrnn.models import Cell, SequenceClassifier
 from noisyrnn.models.gated import TorchCell
 from noisyrnn.robustness.base import check_model, predict, valid_steps
+from noisyrnn.robustness.gradient import recording
 
 
+@recording
 @torch.no_grad()
 def margin_certificate(
     model: SequenceClassifier,
@@ -75,6 +77,7 @@ def margin_certificate(
     if model.layer.noise == "on":
         raise ValueError("model must be free of noise, got noise 'on'. Set model.layer.noise = 'off'.")
     check_sequences("inputs", inputs, input_size=model.layer.input_size)
+    labels = as_int64(labels)
     ahead = leads(predict(partial(model, dt=dt), inputs, labels, lengths), labels)
     gain = _log_gain(model, inputs, lengths, dt)
     V = model.readout.weight.double()

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from noisyrnn.analysis.dynamics.jacobian import input_jacobian
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.checks import check_choice, check_integer
-from noisyrnn.data.base import Split
+from noisyrnn.checks import as_int64, check_choice, check_integer
+from noisyrnn.data.base import Split, check_split
 from noisyrnn.robustness.base import Model, check_batch, check_model, predict, valid_steps
 from noisyrnn.robustness.evaluate import BLOCK
+from noisyrnn.robustness.gradient import recording
 
 
 def leads(logits: Tensor, labels: Tensor) -> Tensor:
@@ -41,6 +42,7 @@ def output_margins(model: Model, split: Split) -> Measurement:
         tensor([ 2., -4.], dtype=torch.float64)
     """
     check_model(model)
+    check_split("split", split)
     margins = []
     for start in range(0, len(split), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -49,6 +51,7 @@ def output_margins(model: Model, split: Split) -> Measurement:
     return Measurement(value=torch.cat(margins), kind="exact")
 
 
+@recording
 def linearised_margin(model: Model, inputs: Tensor, labels: Tensor, *, lengths: Tensor | None = None) -> Measurement:
     r"""ℓ2 distance to the nearest decision boundary of the model linearised at each sequence.
 
@@ -78,11 +81,13 @@ def linearised_margin(model: Model, inputs: Tensor, labels: Tensor, *, lengths: 
     """
     check_model(model)
     check_batch(inputs, lengths)
+    labels = as_int64(labels)
     ahead, jacobian = _linearisation(model, inputs, labels, lengths)
     distances, _ = _class_distances(ahead, jacobian, labels)
     return Measurement(value=distances.amin(dim=1), kind="estimate")
 
 
+@recording
 def input_margin_estimate(
     model: Model,
     inputs: Tensor,
@@ -131,6 +136,7 @@ def input_margin_estimate(
     """
     check_model(model)
     check_batch(inputs, lengths)
+    labels = as_int64(labels)
     check_choice("norm", norm, ("l2", "largest_step"))
     check_integer("points", points, minimum=1)
     ahead, jacobian = _linearisation(model, inputs, labels, lengths)

@@ -1,16 +1,16 @@
 """A recurrent layer and a readout: sequences in, logits out."""
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from noisyrnn.checks import check_integer
 from noisyrnn.models.heads.readout import check_layer, readout_of
-from noisyrnn.models.heads.standardisation import hold_statistics, standardised
+from noisyrnn.models.heads.standardisation import Standardized
 from noisyrnn.models.layer import RecurrentLayer, last_output
 from noisyrnn.sde.brownian import BrownianPath
 
 
-class SequenceClassifier(nn.Module):
+class SequenceClassifier(Standardized):
     """Logits from what a recurrent layer ends with: its last valid output, beside the first of a backward direction.
 
     Args:
@@ -30,17 +30,12 @@ class SequenceClassifier(nn.Module):
         torch.Size([2, 3])
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self, layer: RecurrentLayer, classes: int, *, mean: Tensor | None = None, std: Tensor | None = None
     ) -> None:
-        super().__init__()
         check_integer("classes", classes, minimum=2)
         check_layer(layer)
-        hold_statistics(self, layer, mean, std)
-        self.layer = layer
+        super().__init__(layer, mean, std)
         self.classes = classes
         self.readout = readout_of(layer, classes)
 
@@ -57,7 +52,7 @@ class SequenceClassifier(nn.Module):
         self.layer.check_inputs(inputs)  # before broadcasting hides a wrong shape
         last = last_output(
             self.layer,
-            standardised(inputs, self.mean, self.std),
+            self._standardize(inputs),
             lengths=lengths,
             mask=mask,
             dt=dt,

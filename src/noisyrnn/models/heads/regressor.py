@@ -1,16 +1,16 @@
 """A recurrent layer and a readout: sequences in, numbers out."""
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from noisyrnn.checks import check_integer
 from noisyrnn.models.heads.readout import check_layer, readout_of
-from noisyrnn.models.heads.standardisation import hold_statistics, standardised
+from noisyrnn.models.heads.standardisation import Standardized
 from noisyrnn.models.layer import RecurrentLayer, last_output
 from noisyrnn.sde.brownian import BrownianPath
 
 
-class SequenceRegressor(nn.Module):
+class SequenceRegressor(Standardized):
     """Numbers from what a recurrent layer ends with: its last valid output, beside the first of a backward direction.
 
     Args:
@@ -29,17 +29,12 @@ class SequenceRegressor(nn.Module):
         torch.Size([4, 2])
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self, layer: RecurrentLayer, targets: int = 1, *, mean: Tensor | None = None, std: Tensor | None = None
     ) -> None:
-        super().__init__()
         check_integer("targets", targets, minimum=1)
         check_layer(layer)
-        hold_statistics(self, layer, mean, std)
-        self.layer = layer
+        super().__init__(layer, mean, std)
         self.targets = targets
         self.readout = readout_of(layer, targets)
 
@@ -56,7 +51,7 @@ class SequenceRegressor(nn.Module):
         self.layer.check_inputs(inputs)  # before broadcasting hides a wrong shape
         last = last_output(
             self.layer,
-            standardised(inputs, self.mean, self.std),
+            self._standardize(inputs),
             lengths=lengths,
             mask=mask,
             dt=dt,

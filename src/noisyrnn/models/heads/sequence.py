@@ -1,18 +1,18 @@
 """A recurrent layer and a readout of every step: sequences in, sequences out."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from noisyrnn.checks import check_integer
 from noisyrnn.models.heads.readout import check_layer, readout_of
-from noisyrnn.models.heads.standardisation import hold_statistics, standardised
+from noisyrnn.models.heads.standardisation import Standardized
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.sequences.layout import valid
 from noisyrnn.sde.brownian import BrownianPath
 
 
-class SequenceToSequence(nn.Module):
+class SequenceToSequence(Standardized):
     """Numbers, or logits, for every step of a sequence, from a recurrent layer's output there.
 
     Args:
@@ -30,17 +30,12 @@ class SequenceToSequence(nn.Module):
         torch.Size([4, 5, 2])
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self, layer: RecurrentLayer, targets: int = 1, *, mean: Tensor | None = None, std: Tensor | None = None
     ) -> None:
-        super().__init__()
         check_integer("targets", targets, minimum=1)
         check_layer(layer)
-        hold_statistics(self, layer, mean, std)
-        self.layer = layer
+        super().__init__(layer, mean, std)
         self.targets = targets
         self.readout = readout_of(layer, targets)
 
@@ -59,7 +54,7 @@ class SequenceToSequence(nn.Module):
         """
         self.layer.check_inputs(inputs)  # before broadcasting hides a wrong shape
         outputs, _ = self.layer(
-            standardised(inputs, self.mean, self.std),
+            self._standardize(inputs),
             lengths=lengths,
             mask=mask,
             dt=dt,

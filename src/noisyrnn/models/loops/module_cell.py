@@ -71,5 +71,15 @@ class ModuleCell(Cell[NoWeights]):
 
 
 def as_cell(module: nn.Module) -> Cell[Any]:
-    """The module if it is a cell, else a cell of it."""
+    """The module if it is a cell, else a cell of it.
+
+    Raises:
+        TypeError: If it runs over whole sequences, as `nn.GRU` does.
+    """
+    if isinstance(module, nn.RNNBase) or hasattr(module, "batch_first"):
+        name = type(module).__name__
+        cell = f"nn.{name}Cell" if isinstance(module, nn.RNNBase) else "a cell"
+        raise TypeError(
+            f"cell must take one step, as nn.GRUCell does, got {name}, which takes whole sequences. Use {cell}."
+        )
     return module if isinstance(module, Cell) else ModuleCell(module)

@@ -9,7 +9,7 @@ from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.kernels import reference
 from noisyrnn.models.loops.module_cell import ModuleCell, as_cell
 from noisyrnn.models.modules import prepare_weights
-from noisyrnn.models.sequences.layout import step_lengths
+from noisyrnn.models.sequences.layout import check_dtype, step_lengths
 from noisyrnn.sde.brownian import BrownianPath, check_path
 from noisyrnn.sde.diffusion import SWITCHES, HiddenNoise
 
@@ -101,6 +101,7 @@ class WithHiddenNoise(nn.Module):
             raise ValueError(
                 f"inputs must have shape (batch, {self.input_size}) or ({self.input_size},), got {tuple(inputs.shape)}."
             )
+        check_dtype("inputs", inputs, self)
         alone = inputs.ndim == 1
         x = (inputs.unsqueeze(0) if alone else inputs).unsqueeze(1)
         h = self._joined(state, len(x), alone)

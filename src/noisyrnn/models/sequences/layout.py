@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from noisyrnn.checks import check_lengths, values_hidden
@@ -62,6 +62,17 @@ def check_form(inputs: Tensor | PackedSequence, *, input_size: int, batch_first:
         raise ValueError(f"inputs must hold at least one sequence of one step, got {tuple(inputs.shape)}.")
     if not inputs.is_floating_point():
         raise TypeError(f"inputs must be floating point, got {inputs.dtype}. Convert: inputs.float().")
+
+
+def check_dtype(argument: str, values: Tensor, module: nn.Module) -> None:
+    """Raise `TypeError` unless `values` have the type of the module's weights; autocast converts them itself."""
+    weight = next(module.parameters(), None)
+    if weight is None or values.dtype == weight.dtype or torch.is_autocast_enabled(values.device.type):
+        return
+    raise TypeError(
+        f"{argument} must be {weight.dtype}, as the weights are, got {values.dtype}. Convert one of them: "
+        f"{argument}.to({weight.dtype}), or the module: .to({values.dtype})."
+    )
 
 
 def arranged(

@@ -1,0 +1,138 @@
+"""Class labels: which are equal, in which order they come, and what they are called.
+
+Labels of numeric arrays are equal if their values are (exactly: 2⁵³ and 2⁵³ + 1 differ, 3 and 3.0 do not). Labels of
+text are equal if their text is. Only the UCR and UEA archives' own formats write one number in several ways, so there
+numeric labels are equal if their decimal values are. A class is called what its first label says.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noisyrnn.data.numbers import exact_number
+
+
+@dataclass(frozen=True)
+class Label:
+    """One class label.
+
+    Args:
+        text: As it is written.
+        value: What is compared: a number of an array, a decimal value, or a text.
+    """
+
+    text: str = field(compare=False)
+    value: int | float | Decimal | str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def text_labels(texts: Iterable[str]) -> tuple[Label, ...]:
+    """Labels that are compared by their text."""
+    return tuple(Label(text, text) for text in texts)
+
+
+def decimal_labels(texts: Iterable[str]) -> tuple[Label, ...]:
+    """Labels that are compared by their exact decimal value where they are numbers, else by their text.
+
+    Example:
+        >>> one, also_one, other = decimal_labels(["1", "1.0000e+00", "x"])
+        >>> one == also_one, one == other
+        (True, False)
+    """
+    values = ((text, exact_number(text)) for text in texts)
+    return tuple(Label(text, text if value is None else value) for text, value in values)
+
+
+def array_labels(labels: Any, argument: str = "y") -> tuple[Label, ...]:
+    """Labels of an array `(n,)` or a list: numbers are compared by exact value, text by text.
+
+    Raises:
+        TypeError: If one is neither an integer, a whole number, a bool nor text.
+        ValueError: If they are not `(n,)`.
+    """
+    values = label_values(labels, argument)
+    return tuple(Label(str(value), value) for value in values)
+
+
+def label_values(labels: Any, argument: str = "y") -> list[Any]:
+    """The labels of an array `(n,)` or a list as Python's own numbers and texts, which compare exactly."""
+    array = np.asarray(labels)
+    if array.ndim != 1:
+        raise ValueError(f"{argument} must have shape (n,), one label for each sequence, got {array.shape}.")
+    if isinstance(labels, list | tuple) and array.dtype.kind == "f":  # NumPy rounds [2**63, -1] to float64
+        array = np.array([value.item() if isinstance(value, np.generic) else value for value in labels], dtype=object)
+    if array.dtype.kind not in "biufUO":
+        raise TypeError(f"{argument} must hold integers or strings, got {array.dtype}.")
+    values = [value.item() if isinstance(value, np.generic) else value for value in array.tolist()]
+    for value in values:
+        if not isinstance(value, int | float | str):
+            raise TypeError(f"{argument} must hold integers or strings, got {value!r}.")
+        if isinstance(value, float) and not value.is_integer():
+            raise TypeError(f"{argument} must hold class labels, integers or strings, got the number {value!r}.")
+    return values
+
+
+def sorted_classes(labels: Iterable[Label]) -> tuple[Label, ...]:
+    """The different labels: in numerical order where every one is a number, else in alphabetical order."""
+    classes = list(dict.fromkeys(labels))
+    numbers = [_number(label) for label in classes]
+    if None in numbers:
+        return tuple(sorted(classes, key=lambda label: label.text))
+    by_number: Callable[[Label], Any] = lambda label: (_number(label), label.text)  # noqa: E731
+    return tuple(sorted(classes, key=by_number))
+
+
+def _number(label: Label) -> int | float | Decimal | None:
+    """The number that a label is or spells."""
+    return exact_number(label.value) if isinstance(label.value, str) else label.value
+
+
+def note_equal_numbers(classes: Iterable[Label]) -> None:
+    """Warn of classes of text that are equal as numbers, such as "1" and "1.0"."""
+    groups: dict[Any, list[str]] = {}
+    for label in classes:
+        if isinstance(label.value, str) and (value := exact_number(label.value.strip())) is not None:
+            groups.setdefault(value, []).append(label.text)
+    equal = [names for names in groups.values() if len(names) > 1]
+    if equal:
+        names = " and ".join(map(repr, equal[0]))
+        more = f" and {len(equal) - 1} more such groups" if len(equal) > 1 else ""
+        warnings.warn(
+            f"Classes {names}{more} are equal as numbers but differ as text, so they are different classes. "
+            "If they are one class, write its labels alike.",
+            stacklevel=2,
+        )
+
+
+def encode(labels: Sequence[Label], classes: Sequence[Label], argument: str = "y") -> Tensor:
+    """Index of each label in `classes`, int64 `(n,)`; a label that is not there raises `ValueError`."""
+    index = {label: i for i, label in enumerate(classes)}
+    for case, label in enumerate(labels):
+        if label not in index:
+            raise ValueError(
+                f"{argument} must hold only the classes {_some(classes)} of the training part, "
+                f"got {_shown(label, classes)} at index {case}."
+            )
+    return torch.tensor([index[label] for label in labels], dtype=torch.int64, device="cpu")
+
+
+def _some(classes: Sequence[Label], most: int = 20) -> str:
+    """The classes' names, of many only the first."""
+    names = ", ".join(label.text for label in classes[:most])
+    return names if len(classes) <= most else f"{names}, … ({len(classes)} in all)"
+
+
+def _shown(label: Label, classes: Sequence[Label]) -> str:
+    """A label with its type where a class has the same text and another type."""
+    if label.text not in {other.text for other in classes}:
+        return repr(label.text)
+    kind = "text" if isinstance(label.value, str) else "number"
+    return f"the {kind} {label.text!r}"

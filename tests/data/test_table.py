@@ -1,0 +1,213 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from noisyrnn.data import Dataset, load_dataset
+from noisyrnn.data.labels import text_labels
+from noisyrnn.data.table import is_header, read_csv
+
+
+def everything(dataset: Dataset) -> dict[float, str]:
+    """First value of each sequence -> its class, over all three parts."""
+    return {
+        float(row[0, 0]): dataset.class_names[label]
+        for part in (dataset.train, dataset.validation, dataset.test)
+        for row, label in zip(part.inputs, part.labels.tolist(), strict=True)
+    }
+
+
+def csv(path: Path, text: str) -> str:
+    (path / "own.csv").write_text(text)
+    return str(path / "own.csv")
+
+
+OWN = r"A line is its class and then its values, without a number of its own\.$"
+FILL = r"Fill the value in, or leave the line out\.$"
+ROWS = "".join(f"{'ab'[i % 2]},{i}.5,2,{'' if i % 2 else 3}\n" for i in range(10))
+
+
+@pytest.mark.parametrize("header", ["", "class,x,y,z\n", "label,0,1,2\n", "label,1,2,3\n"])
+def test_csv_with_and_without_a_header(tmp_path: Path, header: str):
+    dataset = load_dataset(csv(tmp_path, header + ROWS))
+    assert everything(dataset) == {i + 0.5: "ab"[i % 2] for i in range(10)}
+    assert dataset.train.inputs.shape == (6, 3, 1)
+    assert dataset.train.lengths is not None
+    assert dataset.train.lengths.tolist() == [3 - label for label in dataset.train.labels.tolist()]
+
+
+def test_a_first_csv_line_that_counts_is_no_header_if_its_class_comes_again(tmp_path: Path):
+    dataset = load_dataset(csv(tmp_path, "a,0,1,2\n" + ROWS.replace(".5", ".25")))
+    assert everything(dataset)[0.0] == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"own\.csv must hold at least one sequence, got none\.$"),
+        (
+            ROWS + "a,1,x,3\n",
+            r"^Line 11 of .*own\.csv must hold finite numbers, got 'x' in column 3\. " + OWN,
+        ),
+        (
+            ROWS + "a,1,,3\n",
+            r"^Line 11 of .* must hold finite numbers, got '' in column 3\. " + FILL,
+        ),
+        (
+            ROWS + "a,nan,2\n",
+            r"^Line 11 of .* must hold finite numbers, got 'nan' in column 2\. " + FILL,
+        ),
+        (
+            ROWS + "a,,\n",
+            r"^Line 11 of .* must hold a class and a value at least, got 'a' and 0 values\. " + OWN,
+        ),
+        (
+            ROWS + ",1,2\n",
+            r"^Line 11 of .* must hold a class and a value at least, got '' and 2 values\. " + FILL,
+        ),
+        (ROWS + "a;1;2\n", r"got 'a;1;2' and 0 values\. Separate values with commas\.$"),
+        (ROWS + "a,1;2\n", r"got '1;2' in column 2\. Separate values with commas\.$"),
+        (ROWS + 'a,"-0,334",1\n', r"got '-0,334' in column 2\. Write a point in the number, not a comma\.$"),
+        (ROWS + 'a,"1,2\n', r"^Line 11 of .* must be cells between commas, .* Close every quotation mark in its line"),
+        ('"a,1\n' + ROWS + 'b",1\n', r"^Line 1 of .* \(a quoted cell goes on in the next line\)\."),
+        (ROWS + "a,1_5\n", r"got '1_5' in column 2\."),
+        (ROWS + "a,\u0661\n", r"got '\u0661' in column 2\."),
+        (ROWS + "a,infinity\n", r"got 'infinity' in column 2\. " + FILL),
+        (ROWS + "a,0x10\n", r"got '0x10' in column 2\."),
+        (ROWS + "a,1e400\n", r"got '1e400' in column 2\."),
+        ("a,0,0.5\na,1,2\na,2,2\n", r"^y must hold at least two classes, got 1 \('a'\)\.$"),
+    ],
+)
+def test_a_malformed_csv_is_refused(tmp_path: Path, text: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        load_dataset(csv(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("first", "others", "header"),
+    [
+        ("class,x,y", "a,1,2", True),
+        ("class,0,1", "a,1,2", True),
+        (",0,1,class", "7,1,2,a", True),
+        ("0,1,2", "3,0.5,2", True),
+        ("0,1,2", "3,5,2", False),
+        ("a,x,2", "a,1,2", False),
+        ("a,NA,2", "b,1,2", False),
+        ("a,NA,NA", "b,1,2", False),
+        ("b,x,y", "b,1,2", False),
+        ("0,x,y,z", "0,1,2,3", False),
+        ("0,x", "0,1", False),
+        ("a,1,x", "b,1,2", False),
+        ("a;x", "b;1", False),
+    ],
+)
+def test_a_header_is_a_line_that_cannot_be_data(first: str, others: str, header: bool):
+    rows = [(line, text.split(",")) for line, text in enumerate((first, others, others), start=1)]
+    assert is_header(rows) is header
+
+
+def test_a_bad_cell_in_the_first_line_is_refused_as_in_the_second(tmp_path: Path):
+    lines = [f"{'ab'[i % 2]},{i},{i + 1},{i + 2}" for i in range(30)]
+    lines[0] = lines[0].replace(",1,", ",NA,")
+    for first in (0, 1):
+        lines[0], lines[first] = lines[first], lines[0]
+        with pytest.raises(
+            ValueError, match=rf"^Line {first + 1} of .* must hold finite numbers, got 'NA' in column 3"
+        ):
+            load_dataset(csv(tmp_path, "\n".join(lines)))
+
+
+rng = np.random.default_rng(0)
+N = 60
+Y = np.arange(N) % 3
+V = rng.normal(size=(N, 4)).round(1)
+NAMES = ["t0", "t1", "t2", "t3"]
+
+
+def table(*columns: Any, header: list[str] | None = None) -> str:
+    cells = np.column_stack([np.asarray(column, dtype=object).reshape(N, -1) for column in columns])
+    lines = [",".join(map(str, row)) for row in cells]
+    return "\n".join(lines if header is None else [",".join(header), *lines])
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        (table(V, Y), -1),
+        (table(V, Y), "5"),
+        (table(V, Y, header=[*NAMES, "kind"]), "kind"),
+        (table(V, Y, header=[*NAMES, "kind"]), 5),
+        (table(V, Y, header=[*NAMES, "Class"]), None),
+        (table(V, Y, header=["0", "1", "2", "3", "label"]), None),
+        (table(V[:, :2], Y, V[:, 2:]), 3),
+        (table(Y, V), None),
+        (table(Y, V), 1),
+    ],
+)
+def test_the_class_can_be_in_any_column(tmp_path: Path, text: str, option: str | int | None):
+    dataset = load_dataset(csv(tmp_path, text), label_column=option)
+    parts = (dataset.train, dataset.validation, dataset.test)
+    found = {
+        tuple(row.flatten().tolist()): int(k) for part in parts for row, k in zip(part.inputs, part.labels, strict=True)
+    }
+    assert found == {tuple(row): k for row, k in zip(V.tolist(), Y.tolist(), strict=True)}
+
+
+IMPLAUSIBLE = r".* give label_column \(--label-column NAME or NUMBER, from 1, or -1 for the last\)\.$"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (table(rng.permutation(N) + 0.5, V, Y), "must hold the class of each sequence in column 1, got 60 diff"),
+        (table(np.arange(N), Y, V), "must hold the class of each sequence in column 1, got 60 different"),
+        (table(V, Y), "values of a sequence in its last column, got whole numbers there, only 3 different"),
+        (table(Y, np.arange(N), V), "values of a sequence in column 2, got another whole number in each line"),
+        (table(Y, np.arange(N) + 0.0, V), "values of a sequence in column 2, got another whole number in each line"),
+        (table(Y, rng.permutation(999)[:N], V), "values of a sequence in column 2, got another whole number in"),
+        (table(Y, rng.permutation(N), (V * 10).astype(int)), "column 2, got another whole number in each line"),
+        (table(np.arange(N), V, Y, header=["", *NAMES, "class"]), "column 1, got another whole number in each line"),
+        (table(Y[np.arange(N) // 10], np.arange(N) % 10, V[:, 0]), "a column 2 that counts up again and again"),
+        (table(np.arange(N) // 10, np.arange(N) % 10 / 8, V[:, 0], Y), "last column|a column 2 that counts up again"),
+    ],
+)
+def test_an_implausible_table_is_refused_with_the_option_that_decides(tmp_path: Path, text: str, message: str):
+    path = csv(tmp_path, text)
+    with pytest.raises(ValueError, match=f"({message}){IMPLAUSIBLE}"):
+        load_dataset(path)
+    assert len(read_csv(Path(path), 1).labels) == N  # the option decides
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        table(Y, (V * 10).astype(int)),
+        table(Y, V, np.zeros(N)),
+        table(np.array(list("abc"))[Y], V, rng.integers(3, size=N)),
+        table(Y, np.arange(N), np.arange(N) + 1),
+    ],
+)
+def test_what_is_plausible_is_read(tmp_path: Path, text: str):
+    assert len(load_dataset(csv(tmp_path, text)).class_names) == 3
+
+
+def test_a_name_that_is_not_in_the_header_is_refused(tmp_path: Path):
+    path = csv(tmp_path, table(V, Y, header=[*NAMES, "kind"]))
+    with pytest.raises(ValueError, match=r"^label_column must be the name of one column of .*, got 'kid' and .* 't0'"):
+        load_dataset(path, label_column="kid")
+    with pytest.raises(ValueError, match=r"^Line 2 of .* must hold a class in column 9, got 5 cells\.$"):
+        load_dataset(path, label_column=9)
+    for wrong in (0, "", "0"):
+        with pytest.raises(ValueError, match=r"^label_column must be a name or a number from 1"):
+            load_dataset(path, label_column=wrong)
+    with pytest.raises(TypeError, match=r"^label_column must be the name or the number of a column, got 1\.5\.$"):
+        load_dataset(path, label_column=1.5)  # type: ignore[arg-type]
+
+
+def test_text_labels_of_one_number_are_noted(tmp_path: Path):
+    path = csv(tmp_path, "".join(f"{label},{i}.5\n" for i in range(3) for label in ("1", "1.0", "1_0", "010", "x")))
+    with pytest.warns(UserWarning, match=r"^Classes '1' and '1\.0' are equal as numbers but differ as text"):
+        dataset = load_dataset(path)
+    assert dataset.class_names == ("010", "1", "1.0", "1_0", "x")
+    assert read_csv(Path(path)).labels[:2] == text_labels(["1", "1.0"])
