@@ -60,6 +60,34 @@ def test_valid_marks_the_steps_of_each_sequence():
     assert split().valid().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_integers_of_any_type_are_held_as_int64(dtype: torch.dtype):
+    whole = split(labels=torch.tensor([0, 1, 1], dtype=dtype), lengths=torch.tensor([4, 1, 2], dtype=dtype))
+    assert whole.labels.dtype == torch.int64 and whole.labels.tolist() == [0, 1, 1]
+    assert whole.lengths is not None and whole.lengths.dtype == torch.int64
+
+
+def test_values_whose_squares_overflow_are_refused():
+    with pytest.raises(ValueError, match=r"^inputs must lie within ±1e\+150, got a size of 1e\+160\. Give the values"):
+        split(inputs=torch.full((3, 4, 2), -1e160, dtype=torch.float64))
+
+
+def test_statistics_are_exact_far_from_zero_and_one_where_nothing_varies():
+    values = torch.tensor([0.0, 1.0, 2.0, 5.0], dtype=torch.float64)
+    inputs = torch.stack((1.7e9 + values, torch.full_like(values, 0.1)), dim=1).expand(3, 4, 2)
+    mean, std = dataset(split(inputs=inputs)).statistics()
+    assert (mean.tolist(), std.tolist()) == ([1.7e9 + 2, pytest.approx(0.1)], [3.5**0.5, 1.0])
+
+
+def test_a_line_says_what_was_read():
+    data = dataset(split(inputs=torch.linspace(-1, 2, 24).view(3, 4, 2), lengths=torch.tensor([4, 2, 3])))
+    expected = "3 training, 3 validation sequences (test part in a file not read yet); 2 to 4 steps of 2 channels; "
+    expected += f"2 classes, the largest {data.class_names[1]!r} with 66.7 %; values from -1 to "
+    assert data.summary().startswith(f"Read {data.name}: {expected}")
+    _ = data.test
+    assert "3 training, 3 validation and 3 test sequences; " in data.summary()
+
+
 def dataset(train: Split) -> Dataset:
     reads = []
 

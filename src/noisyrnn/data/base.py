@@ -132,6 +132,7 @@ class Dataset:
         standardize: Whether a model should standardise its inputs by the training statistics.
         image_shape: Rows and columns when a sequence is an image read pixel by pixel, for drawing; else `None`.
         source: A sentence: where it comes from and how it is split.
+        test_size: Sequences of the test part, where that is known before it is read.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Dataset:
     standardize: bool
     image_shape: tuple[int, int] | None = None
     source: str = ""
+    test_size: int | None = None
 
     @cached_property
     def test(self) -> Split:
@@ -183,6 +185,26 @@ class Dataset:
             "value_range": None if self.value_range is None else list(self.value_range),
             "standardize": self.standardize,
         }
+
+    def summary(self) -> str:
+        """One line that says what was read: sequences, steps, channels, classes and values; the test part stays unread."""
+        test = len(self.test) if "test" in vars(self) else self.test_size  # a cached property is among the attributes
+        parts = f"{len(self.train)} training, {len(self.validation)} validation"
+        parts += " sequences (test part in a file not read yet)" if test is None else f" and {test} test sequences"
+        lengths = self.train.lengths
+        steps = f"{self.steps}" if lengths is None else f"{int(lengths.min())} to {int(lengths.max())}"
+        values = self.train.inputs[self.train.valid()]
+        if self.classes:
+            counts = self.train.labels.bincount(minlength=self.classes)
+            share, largest = float(counts.max()) / len(self.train), self.class_names[int(counts.argmax())]
+            answers = f"{self.classes} classes, the largest {largest!r} with {100 * share:.1f} %"
+        else:
+            answers = f"{self.outputs} targets"
+        return (
+            f"Read {self.name}: {parts}; {steps} steps of "
+            f"{self.input_size} channel{'s' if self.input_size > 1 else ''}; {answers}; "
+            f"values from {float(values.min()):.6g} to {float(values.max()):.6g}."
+        )
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over the valid steps of `train`, each float64 `(input_size,)`.

@@ -32,5 +32,6 @@ def load_digits(folders: list[Path], chunk: int) -> Dataset:
         value_range=(0.0, 1.0),
         standardize=False,
         image_shape=(8, 8),
+        test_size=TEST,
         source="UCI optical digits as bundled with scikit-learn; split 60/15/25 %, stratified and seeded.",
     )

@@ -85,6 +85,7 @@ def load_ecg5000(folders: list[Path], chunk: int) -> Dataset:
         class_names=CLASSES,
         value_range=None,
         standardize=False,
+        test_size=len(test),
         source=(
             "ECG5000 of the UCR archive, normal (class 1) against abnormal (the others). Training: the official "
             "training part. Validation: 500 of the official test part, stratified and seeded; test: the other 4,000."

@@ -157,6 +157,7 @@ def load_mnist(folders: list[Path], chunk: int, *, name: str, permuted: bool, wh
         class_names=tuple(str(digit) for digit in range(10)),
         value_range=(0.0, float(white)),
         standardize=False,
+        test_size=10000,
         image_shape=None if permuted else (28, 28),
         source="MNIST, official test part; validation: 2,000 of the 60,000 training images, stratified and seeded.",
     )

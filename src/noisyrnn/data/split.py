@@ -169,5 +169,6 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         class_names=tuple(label.text for label in classes),
         value_range=None,
         standardize=True,
+        test_size=None if tested is None else len(tested),
         source=f"{source} {how}",
     )

@@ -20,7 +20,7 @@ from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.tracking import check_logger, check_reachable, usable_logger
-from noisyrnn.pipeline.train import load_data, run_path, train_run
+from noisyrnn.pipeline.train import announce, load_data, run_path, train_run
 from noisyrnn.progress import ProgressBar
 from noisyrnn.report import write_report
 from noisyrnn.run_folder import RunFolder, check_writable, write_json
@@ -257,6 +257,7 @@ def compare(
     data_dir = None if data_dir is None else data_dir.resolve()
     dataset = load_data(configs[0], data_dir=data_dir)
     config.evaluation.for_data(dataset)
+    announce(dataset, show_progress)
     check_writable(output)
     one_by_one = config.workers == 1 and config.backend == "processes"
     tasks = [

@@ -9,6 +9,7 @@ from noisyrnn.pipeline.dependencies import check_same_data
 from noisyrnn.pipeline.engine import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable, usable_logger
 from noisyrnn.pipeline.train import (
+    announce,
     begin_run,
     build_model,
     describe,
@@ -111,6 +112,7 @@ def _side_by_side(
     ends: dict[Path, str | None] = {folder.path: None for folder in folders}
     if not todo:
         return ends
+    announce(dataset, show_progress)
     for folder in todo:
         check_writable(folder.path)
     models = [build_model(config, dataset) for config in todo.values()]

@@ -34,7 +34,7 @@ from noisyrnn.pipeline.study import (
     seed_sampler,
     sign,
 )
-from noisyrnn.pipeline.train import load_data
+from noisyrnn.pipeline.train import announce, load_data
 from noisyrnn.progress import ProgressBar
 from noisyrnn.report.sweep import write_sweep_page
 from noisyrnn.robustness import MAX_DRAWS, PERTURBATIONS, build_perturbation, check_strengths, evaluate
@@ -300,6 +300,7 @@ def sweep(
     output = output.resolve()
     run = config.run_config({})
     dataset = load_data(run, data_dir=data_dir)
+    announce(dataset, show_progress)
     identity = config.identity(content_digest(dataset.fingerprint()))
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     stem = re.sub(r"[^\w.-]+", "_", f"{Path(run.dataset).stem}-{config.model}")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import re
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -30,6 +31,8 @@ from noisyrnn.training.objective import Objective, noisy_loss
 from noisyrnn.training.run import FitResult
 from noisyrnn.training.seeding import seeded
 
+_ANNOUNCED: set[str] = set()
+
 
 def load_data(config: TrainConfig, *, data_dir: Path | None = None) -> Dataset:
     """The data set of a run, read with the run's options."""
@@ -40,6 +43,14 @@ def load_data(config: TrainConfig, *, data_dir: Path | None = None) -> Dataset:
         label_column=config.label_column,
         layout=config.layout,
     )
+
+
+def announce(dataset: Dataset, shown: bool = True) -> None:
+    """Say on stderr what was read; once, where many runs of a process read the same."""
+    line = dataset.summary() if shown else ""
+    if shown and line not in _ANNOUNCED:
+        _ANNOUNCED.add(line)
+        print(line, file=sys.stderr)
 
 
 def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
@@ -140,6 +151,7 @@ def train_run(
         check_same_data(folder, dataset)
     if finished:
         return folder
+    announce(dataset, show_progress)
     check_writable(folder.path)
     model = build_model(config, dataset)
     fabric = make_fabric(config.precision, accelerator)

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -140,7 +140,7 @@ def check_model(model: Model) -> None:
         raise ValueError("model must be in eval mode, got training mode. Call model.eval() first.")
 
 
-def batch_first(model: Model) -> Model:
+def batch_first(model: Model) -> Any:
     """The model for inputs `(batch, steps, input_size)`: a view of it where it says that it takes steps first."""
     if isinstance(model, partial):
         return partial(batch_first(model.func), *model.args, **model.keywords)

@@ -56,6 +56,8 @@ def recommended(dataset: str, model: str) -> dict[str, Any]:
 
     The file of a data set has a table `all` and one for each model; both leave out what stays at its default.
     """
+    if not isinstance(dataset, str):
+        raise TypeError(f"dataset must be a string, got {dataset!r}.")
     file = _FOLDER / "tuned" / f"{dataset}.toml"
     if not dataset.isidentifier() or not file.is_file():
         file = _FOLDER / "tuned" / "general.toml"
