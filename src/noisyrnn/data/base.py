@@ -187,7 +187,7 @@ class Dataset:
         }
 
     def summary(self) -> str:
-        """One line that says what was read: sequences, steps, channels, classes, values. It leaves the test part unread."""
+        """One line that says what was read: sequences, steps, channels, classes, values; the test part stays unread."""
         test = len(self.test) if "test" in vars(self) else self.test_size  # a cached property is among the attributes
         parts = f"{len(self.train)} training, {len(self.validation)} validation"
         parts += " sequences (test part in a file not read yet)" if test is None else f" and {test} test sequences"
