@@ -54,7 +54,7 @@ def test_values_far_from_zero_are_standardised_in_float64() -> None:
         (torch.zeros(3), None, r"^mean must have shape \(2,\), got \(3,\)\.$"),
         (None, torch.ones(1, 2), r"^std must have shape \(2,\), got \(1, 2\)\.$"),
         (None, torch.tensor([1.0, -0.5]), r"^std must be positive, got -0\.5 as the smallest\.$"),
-        (torch.tensor([1.0, torch.nan]), None, r"^mean must be finite, got \[1\.0, nan\]\.$"),
+        (torch.tensor([1.0, torch.nan]), None, r"^mean must be finite, got 1 NaN or infinite"),
     ],
 )
 def test_bad_statistics(mean: Tensor, std: Tensor, sentence: str) -> None:
