@@ -30,7 +30,7 @@ def padded(X):
 def scale_by_hand(estimator, X):
     """Statistics of the sequences that trained: all, with `validation_fraction` 0."""
     assert estimator.validation_fraction == 0
-    values = np.concatenate([x.T for x in X]).astype(np.float32).astype(float)
+    values = np.concatenate([x.T for x in X])
     low, high = np.quantile(values, [0.001, 0.999], axis=0)
     found = {"mean": values.mean(0), "std": values.std(0), "low": low, "high": high}
     for name, numbers in found.items():
