@@ -64,7 +64,8 @@ def read_beats(path: Path) -> tuple[Tensor, Tensor]:
     if not rows:
         raise ValueError(f"{path} must hold at least one heartbeat, got an empty file. Fetch or copy it again.")
     beats = torch.from_numpy(np.array(rows, dtype=np.float64))[:, 1:].float().unsqueeze(-1)
-    return beats, torch.tensor([label.value != 1 for label in decimal_labels(labels)]).long()
+    abnormal = [label.value != 1 for label in decimal_labels(labels)]
+    return beats, torch.tensor(abnormal, dtype=torch.int64, device="cpu")
 
 
 def load_ecg5000(folders: list[Path], chunk: int) -> Dataset:

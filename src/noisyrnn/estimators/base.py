@@ -280,7 +280,11 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             kept = weights > 0
             if not kept.any():
                 raise ValueError(f"class_weight must be above 0 for a class of y, got {self.class_weight!r}.")
-            sequences, y, weights = sequences.subset(torch.tensor(kept)), y[kept], weights[kept]
+            sequences, y, weights = (
+                sequences.subset(torch.tensor(kept, dtype=torch.bool, device="cpu")),
+                y[kept],
+                weights[kept],
+            )
         return Split(
             inputs=sequences.inputs,
             labels=self._labels(y),
