@@ -6,9 +6,11 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from noisyrnn.checks import check_choice, check_flag
+from noisyrnn.kernels import reference
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.modules import check_uncalled
@@ -63,6 +65,8 @@ class TorchCell(Cell[TorchWeights]):
 
     def increment(self, drive: Tensor, state: Tensor, weights: TorchWeights, dt: Tensor | None = None) -> Tensor:
         """The new state less the old one; `dt` has no meaning here."""
+        if _mapped():
+            return _written_out(self.kind, drive, state, weights) - state
         if self.kind == "rnn":
             return torch.rnn_tanh_cell(drive, state, *weights) - state
         if self.kind == "gru":
@@ -72,6 +76,10 @@ class TorchCell(Cell[TorchWeights]):
     def run_fused(self, inputs: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """The noise-free pass over a whole sequence by torch's fused loop; as `kernels.reference.run`."""
         check_uncalled(self, type(self).__name__)
+        if _mapped():
+            outputs, end = reference.run(self, inputs, state, lengths=lengths)
+            assert outputs is not None
+            return outputs, end
         steps = inputs.shape[1]
         start = [part.unsqueeze(0).contiguous() for part in state.split(self.hidden_size, dim=1)]
         h_0 = tuple(start) if self.kind == "lstm" else start[0]
@@ -82,6 +90,32 @@ class TorchCell(Cell[TorchWeights]):
             outputs, end = self.rnn(packed, h_0)
             outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=steps)
         return outputs, torch.cat([part[0] for part in end], dim=1) if self.kind == "lstm" else end[0]
+
+
+def _mapped() -> bool:
+    """Whether `torch.func.vmap` is at work, for which torch's recurrent functions have no rule."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    if torch.compiler.is_compiling():  # which cannot follow the next lines
+        return True
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
+
+
+def _written_out(kind: str, inputs: Tensor, state: Tensor, weights: TorchWeights) -> Tensor:
+    """The state after one step of torch's cell, `(batch, state_size)`, in elementary operations."""
+    h = state[:, : weights.recurrent.shape[1]]
+    ours = functional.linear(inputs, weights.input, weights.input_bias)
+    theirs = functional.linear(h, weights.recurrent, weights.recurrent_bias)
+    if kind == "rnn":
+        return torch.tanh(ours + theirs)
+    if kind == "gru":
+        (r, z, n), (r_h, z_h, n_h) = ours.chunk(3, dim=1), theirs.chunk(3, dim=1)
+        n = torch.tanh(n + torch.sigmoid(r + r_h) * n_h)
+        return n + torch.sigmoid(z + z_h) * (h - n)
+    i, f, g, o = (ours + theirs).chunk(4, dim=1)
+    c = torch.sigmoid(f) * state[:, h.shape[1] :] + torch.sigmoid(i) * torch.tanh(g)
+    return torch.cat([torch.sigmoid(o) * torch.tanh(c), c], dim=1)
 
 
 class _TorchRNN(RecurrentLayer):
