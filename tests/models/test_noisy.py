@@ -118,6 +118,33 @@ def test_lipschitz_is_noisy_without_noise(make_layer: Make, make_inputs: Make) -
     assert torch.equal(noisy(make_inputs())[0], lipschitz(make_inputs())[0])
 
 
+@pytest.mark.parametrize("kernel", ["auto", "torch", "reference"])
+def test_each_matrix_has_its_own_skewness_and_damping(kernel: str, make_inputs: Make) -> None:
+    """In what the kernels and the analyses read, and in what comes out."""
+    options = {"skewness": 0.6, "damping": 0.3, "skewness_w": 0.9, "damping_w": 0.05, "init_std": 4.0, "step_size": 0.2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = LipschitzRNN(2, 5, **options)
+    layer.kernel, inputs = kernel, make_inputs().float()
+    cell = layer.cell
+    B, C, U, b = (p.detach().double() for p in (cell.B, cell.C, cell.input.weight, cell.input.bias))
+    A = 0.4 * (B + B.T) + 0.6 * (B - B.T) - 0.3 * torch.eye(5)
+    W = 0.1 * (C + C.T) + 0.9 * (C - C.T) - 0.05 * torch.eye(5)
+    recurrence = cell.recurrence()
+    torch.testing.assert_close(recurrence.A.double(), A, rtol=0, atol=1e-6)
+    torch.testing.assert_close(recurrence.W.double(), W, rtol=0, atol=1e-6)
+    h = torch.zeros(4, 5, dtype=torch.float64)
+    for x in inputs.double().unbind(1):
+        h = h + 0.2 * (h @ A.T + torch.tanh(h @ W.T + x @ U.T + b))
+    for _ in range(2):  # packed weights are kept: the second pass finds them changed
+        torch.testing.assert_close(layer.last_output(inputs).double(), h, rtol=0, atol=1e-5)
+        with torch.no_grad():
+            torch.testing.assert_close(layer.last_output(inputs).double(), h, rtol=0, atol=1e-5)
+    cell.damping_w = 5.0
+    with torch.no_grad():
+        assert not torch.allclose(layer.last_output(inputs).double(), h, rtol=0, atol=1e-2)
+
+
 def test_published_defaults() -> None:
     noisy, lipschitz = NoisyRNN(1, 4), LipschitzRNN(1, 4)
     expected = {"step_size": 0.01, "additive": 0.05, "multiplicative": 0.02, "skewness": 0.75, "damping": 0.001}

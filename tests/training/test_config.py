@@ -1,6 +1,8 @@
 """Settings: what they accept, what they say, and the named ones."""
 
+import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -108,6 +110,16 @@ def test_published_settings_are_those_of_the_papers() -> None:
     assert (cornn.stiffness, cornn.friction, cornn.decay_epochs, cornn.epochs) == (0.4, 8.0, (100,), 120)
     assert read_experiment("smnist-noisy-high").published["white_noise 0.3"] == 73.5
     assert read_experiment("smnist-cornn").published["salt_and_pepper 0.1"] == 58.9
+
+
+def test_options_of_one_matrix_travel_through_files() -> None:
+    config = TrainConfig(model="lipschitz", damping=0.2, damping_w=0.05, skewness_w=0.9)
+    again = TrainConfig.from_dict(json.loads(json.dumps(asdict(config))))
+    assert again == config
+    layer = MODELS["lipschitz"].build(1, 4, again.model_options())
+    assert (layer.damping, layer.damping_w, layer.skewness, layer.skewness_w) == (0.2, 0.05, 0.75, 0.9)
+    with pytest.raises(ValueError, match=r"^damping_w must not be set for AntisymmetricRNN, got 0\.1\."):
+        TrainConfig(model="antisymmetric", damping_w=0.1)
 
 
 def test_the_layer_defaults_are_the_published_ones() -> None:
