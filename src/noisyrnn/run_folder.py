@@ -7,10 +7,13 @@ import json
 import os
 import re
 import secrets
+import socket
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +28,9 @@ LARGEST_JSON = 1 << 29
 """Bytes: a larger file is not read, since none of ours comes near."""
 
 _PART = re.compile(r"\..+\.[0-9a-f]{16}\.part", re.DOTALL)
+_LOCK = ".lock"
+_held: dict[Path, tuple[int, int]] = {}
+"""Lock files that this process holds, with the process and the thread that took each."""
 
 _WORDS = {
     "train": "the training part",
@@ -94,22 +100,94 @@ def _flock(descriptor: int, *, wait: bool = False) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the half-written files of processes that have ended: a living writer holds a lock on its own."""
+    """Delete half-written files and the lock of processes that have ended: a living one holds a lock on its own."""
     with suppress(OSError):
-        for part in folder.glob(".*.part"):
-            if _PART.fullmatch(part.name):
+        for file in (*folder.glob(".*.part"), *folder.glob(_LOCK)):
+            if file.name == _LOCK or _PART.fullmatch(file.name):
                 with suppress(OSError):
-                    _remove_if_unlocked(part)
+                    _remove_if_unlocked(file)
 
 
-def _remove_if_unlocked(part: Path) -> None:
-    if not stat.S_ISREG(part.lstat().st_mode):
+def _remove_if_unlocked(file: Path) -> None:
+    if not stat.S_ISREG(file.lstat().st_mode):
         return
-    descriptor = os.open(part, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    descriptor = os.open(file, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
     try:
         _flock(descriptor)
-        part.unlink()
+        if _is_at(descriptor, file):
+            file.unlink()
     finally:
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+class InUseError(ValueError):
+    """Another process, or another thread of this one, works in a folder."""
+
+
+@contextmanager
+def locked(folder: Path, *, wait: float = 0.5) -> Iterator[None]:
+    """Keep every other process out of `folder`, which is made where it is missing, until the block ends.
+
+    The lock belongs to the process: if it ends, in whatever way, the folder is free. Within the block the same thread
+    may lock the folder again. Where a file system has no locks, nothing is kept out.
+
+    Args:
+        folder: A run folder, or the output folder of a comparison.
+        wait: Seconds to wait for another process.
+
+    Raises:
+        InUseError: If another process works in it.
+        WriteError: If it cannot be written.
+    """
+    path, owner = folder.resolve() / _LOCK, (os.getpid(), threading.get_ident())
+    if _held.get(path) == owner:
+        yield
+        return
+    descriptor = _acquire(path, time.monotonic() + wait)
+    _held[path] = owner
+    try:
+        yield
+    finally:
+        del _held[path]
+        with suppress(OSError):
+            path.unlink()  # while it is locked: whoever has opened it meanwhile sees that it is gone
+        os.close(descriptor)
+
+
+def _acquire(path: Path, deadline: float) -> int:
+    """The lock file at `path`, open and locked."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except OSError as error:
+            raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
+        try:
+            _flock(descriptor)
+        except BlockingIOError:
+            user = os.read(descriptor, 300).decode(errors="replace") or "another process"
+            os.close(descriptor)
+            if time.monotonic() > deadline:
+                raise InUseError(
+                    f"{path.parent} must not be in use, got {user}, which works in it. Wait until it ends, or end it."
+                ) from None
+            time.sleep(0.05)
+            continue
+        except OSError:  # a file system without locks
+            return descriptor
+        if _is_at(descriptor, path):
+            with suppress(OSError):  # a full disk: the message is poorer
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            return descriptor
         os.close(descriptor)
 
 

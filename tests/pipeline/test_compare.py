@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from noisyrnn.analysis import AnalysisSettings
 from noisyrnn.pipeline import AnalyzeConfig, CompareConfig, EvaluateConfig, compare
+from noisyrnn.pipeline.train import run_path
+from noisyrnn.run_folder import InUseError, WriteError, locked
 from noisyrnn.training import TrainConfig, fit_together
 
 EVALUATION = EvaluateConfig(strengths={"white_noise": [0.5]}, draws=2)
@@ -218,6 +221,91 @@ def test_runs_on_other_data_are_refused_before_any_work(waves_file: Path, tmp_pa
     ):
         compare(CompareConfig(**settings(waves_file)), output=tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*")} == stamps
+
+
+def test_runs_that_cannot_be_read_are_named_and_the_others_reported(waves_file: Path, tmp_path: Path) -> None:
+    config = CompareConfig(**settings(waves_file))
+    page, _ = compare(config, output=tmp_path)
+    table = json.loads((tmp_path / "comparison.json").read_text())
+    runs = sorted(tmp_path.glob("*-seed*"))
+    (runs[0] / "config.json").write_text("{}")
+    (runs[1] / "summary.json").unlink()
+    (runs[1] / "summary.json").mkdir()
+    damaged = bytearray((runs[2] / "robustness.json").read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    (runs[2] / "robustness.json").write_bytes(damaged)
+    page, failures = compare(config, output=tmp_path)
+    causes = ("config.json must be of format", "summary.json must be a file", "robustness.json must be")
+    assert sorted(failures) == runs[:3]
+    for run, cause in zip(runs, causes, strict=False):
+        assert f"{run / cause.split()[0]} must" in failures[run] and cause in failures[run]
+        assert cause in page.read_text() and run.name in page.read_text()
+    assert (runs[0] / "config.json").read_text() == "{}", "what is damaged is for the user to look at"
+    (label,) = {json.loads((run / "config.json").read_text())["config"]["label"] for run in runs[3:]}
+    rest = json.loads((tmp_path / "comparison.json").read_text())["labels"][label]["columns"][0]["seeds"]
+    assert rest.items() <= table["labels"][label]["columns"][0]["seeds"].items() and len(rest) == 1
+
+
+def test_a_report_that_cannot_be_written_hides_no_failure(
+    waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["noisyrnn.pipeline.compare"]
+    config = CompareConfig(**settings(waves_file))
+    page, _ = compare(config, output=tmp_path)
+    before = page.read_bytes()
+    run = next(tmp_path.glob("*lstm-seed2*"))
+    (run / "summary.json").write_text("")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise WriteError(28, "No space left on device", str(page))
+
+    monkeypatch.setattr(module, "write_report", full)
+    _, failures = compare(config, output=tmp_path)
+    assert list(failures) == [run, page]
+    assert failures[page].startswith(f"{page} could not be written (No space left on device).")
+    assert page.read_bytes() == before
+
+
+def test_a_run_in_use_is_named_and_left_alone(
+    waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.compare"], "_WAIT", 0.0)
+    config = CompareConfig(**settings(waves_file))
+    run = run_path(config.run_configs()[1], tmp_path)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(run):
+            held.set()
+            done.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(60)
+    try:
+        _, failures = compare(config, output=tmp_path)
+    finally:
+        done.set()
+        holder.join()
+    assert list(failures) == [run] and f"{run} must not be in use, got process" in failures[run]
+    assert not list(run.iterdir())
+    assert compare(config, output=tmp_path)[1] == {}
+
+
+def test_an_output_in_use_is_refused_before_any_work(waves_file: Path, tmp_path: Path) -> None:
+    errors: list[str] = []
+
+    def intrude() -> None:
+        with pytest.raises(InUseError) as refused:
+            compare(CompareConfig(**settings(waves_file)), output=tmp_path / "out")
+        errors.append(str(refused.value))
+
+    with locked(tmp_path / "out"):
+        thread = threading.Thread(target=intrude)
+        thread.start()
+        thread.join()
+    assert errors and errors[0].startswith(f"{tmp_path / 'out'} must not be in use, got process")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_dask_without_its_package(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,17 @@
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.report.conftest import column, write
 
-from noisyrnn.report import read_run
+from noisyrnn.report import read_run, split_readable
 from noisyrnn.report.runs import Column
 from noisyrnn.report.table import Comparison, caption, compare, markdown, percent, title
 from noisyrnn.robustness import PERTURBATIONS, accuracy_interval, seeds_interval, seeds_test
+from noisyrnn.run_folder import file_digest, read_json
 
 Make = Callable[..., Path]
 CLEAN, WHITE, PGD = Column("clean", 0.0), Column("white_noise", 0.2), Column("pgd_linf", 0.1)
@@ -234,3 +236,34 @@ def test_a_label_and_seed_twice_is_refused(make_run: Make) -> None:
     match = f"^runs must hold each label and seed once, got 'a' with seed 4 in '{runs[0].path}' and '{runs[1].path}'"
     with pytest.raises(ValueError, match=match):
         compare(runs)
+
+
+def test_results_on_different_test_data_are_never_in_one_table(make_run: Make) -> None:
+    runs = []
+    for seed, labels in ((1, "a"), (2, "b")):
+        path = make_run(label="a", seed=seed, columns=[column("clean", None, 0.5)])
+        content = read_json(path / "robustness.json")
+        write(path / "robustness.json", content | {"depends_on": {"test": {"inputs": "x", "labels": labels}}})
+        runs.append(path)
+    first, second = (re.escape(str(path / "robustness.json")) for path in runs)
+    with pytest.raises(ValueError, match=rf"got {first} and {second}, which differ in the labels of the test part\."):
+        compare([read_run(path) for path in runs])
+    compare([read_run(runs[0])])
+
+
+def test_a_result_of_other_weights_is_left_out_and_named(make_run: Make) -> None:
+    path = make_run(label="a", seed=1, columns=[column("clean", None, 0.5)])
+    (path / "model.safetensors").write_bytes(b"weights")
+    digests = {"model": file_digest(path / "model.safetensors"), "config": file_digest(path / "config.json")}
+    content = read_json(path / "robustness.json")
+    write(path / "robustness.json", content | {"depends_on": {"test": {}, **digests}})
+    assert read_run(path).evaluated and split_readable([path]) == ([path], {})
+    (path / "model.safetensors").write_bytes(b"others")
+    run = read_run(path)
+    assert not run.evaluated
+    reason = "robustness.json is out of date: model.safetensors changed since. Evaluate the run again: "
+    reason += f"noisyrnn evaluate {path}."
+    assert split_readable([path]) == ([path], {path: reason})
+    assert f"a, seed 1: {reason}" in compare([run]).notes
+    (path / "model.safetensors").unlink()  # to save space
+    assert read_run(path).evaluated

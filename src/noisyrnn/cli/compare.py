@@ -47,8 +47,10 @@ def compare_command(words: Sequence[str]) -> int:
     config = CompareConfig(models=models, train=absolute_dataset(given), evaluation=evaluation, **own)
     command = "noisyrnn compare " + shlex.join(words)
     page, failures = compare(config, output=output, data_dir=data_dir, command=command, show_progress=True)
-    print((page.parent / "table.md").read_text(encoding="utf-8"))
+    if page not in failures:
+        print((page.parent / "table.md").read_text(encoding="utf-8"))
     for folder, sentence in failures.items():
         print(f"Failed: {folder.name}: {sentence}", file=sys.stderr)
-    print(f"Report: {page}")
+    if page not in failures:
+        print(f"Report: {page}")
     return 1 if failures else 0

@@ -1,11 +1,13 @@
 """`noisyrnn report`."""
 
+import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from noisyrnn.cli.flags import OUTPUT, command_parser, given_of
-from noisyrnn.report import write_report
+from noisyrnn.cli.flags import command_parser, given_of, pop_path
+from noisyrnn.report import split_readable, write_report
 from noisyrnn.run_folder import RunFolder, check_writable
 
 
@@ -16,13 +18,31 @@ def report_command(words: Sequence[str]) -> int:
     )
     parser.add_argument("runs", nargs="+", type=str, help="Run folders.")
     parser.add_argument("--title", type=str, default="Comparison", help="Heading of the page.")
-    parser.add_argument("--output", type=str, default=OUTPUT, help="Folder the page goes to.")
-    given = given_of(parser, words)
-    output = Path(given.get("output", OUTPUT))
-    folders = [RunFolder.open(Path(run)).path for run in given["runs"]]
-    check_writable(output)
-    page = write_report(
-        folders, output, title=given.get("title", "Comparison"), command="noisyrnn report " + shlex.join(words)
+    parser.add_argument(
+        "--output", type=str | None, help="Folder the page goes to (default: the one that holds the runs)."
     )
+    given = given_of(parser, words)
+    paths = [Path(run) for run in given["runs"]]
+    for path in paths:
+        if not os.path.lexists(path / "config.json"):
+            RunFolder.open(path)  # raises: there is no run
+    output = pop_path(given, "output") or _folder_of(paths)
+    check_writable(output)
+    readable, failures = split_readable(paths)
+    if not readable:
+        raise ValueError(next(iter(failures.values())))
+    command = "noisyrnn report " + shlex.join(words)
+    page = write_report(readable, output, title=given.get("title", "Comparison"), command=command, failures=failures)
+    for path, sentence in failures.items():
+        print(f"Failed: {path.name}: {sentence}", file=sys.stderr)
     print(f"Report: {page}")
-    return 0
+    return 1 if failures else 0
+
+
+def _folder_of(runs: Sequence[Path]) -> Path:
+    """The folder that holds all the runs."""
+    parents = {path.resolve().parent for path in runs}
+    if len(parents) > 1:
+        folders = ", ".join(sorted(map(str, parents)))
+        raise ValueError(f"output must be given for runs of several folders, got runs of {folders}. Add --output DIR.")
+    return parents.pop()

@@ -16,7 +16,7 @@ from noisyrnn.pipeline.dependencies import ANALYSIS_RESULTS, check_same_data, de
 from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.train import load_data, run_config
 from noisyrnn.progress import ProgressBar
-from noisyrnn.run_folder import RunFolder, write_json
+from noisyrnn.run_folder import RunFolder, locked, write_json
 from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.training.saving import load
 
@@ -104,10 +104,11 @@ def analyze_run(
         check_time=check_time,
     )
     try:
-        for name in todo:
-            _carry_out(name, subject, found, config.budget)
-            write_json(folder.analysis, found)
-            bar.advance()
+        with locked(folder.path):
+            for name in todo:
+                _carry_out(name, subject, found, config.budget)
+                write_json(folder.analysis, found)
+                bar.advance()
     finally:
         bar.close()
     return folder

@@ -1,5 +1,6 @@
 """The main job: train several models, measure how robust they are, and write one report."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -13,6 +14,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer
+from noisyrnn.data import Dataset
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.dependencies import check_same_data
@@ -22,13 +24,15 @@ from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.tracking import check_logger, check_reachable, usable_logger
 from noisyrnn.pipeline.train import announce, load_data, run_path, train_run
 from noisyrnn.progress import ProgressBar
-from noisyrnn.report import write_report
-from noisyrnn.run_folder import RunFolder, check_writable, write_json
+from noisyrnn.report import split_readable, write_report
+from noisyrnn.run_folder import RunFolder, WriteError, check_writable, locked, write_json
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import recommended
 
 BACKENDS = ("dask", "processes")
 _DIED = "The worker process died before the run ended; it may have run out of memory."
+_WAIT = 20.0
+"""Seconds to wait for another process in a run's folder: a worker of a killed comparison may still be there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,30 +150,8 @@ def carry_out(task: RunTask) -> tuple[Path, str | None]:
     before = torch.get_num_threads()
     torch.set_num_threads(task.threads)
     try:
-        folder = train_run(
-            task.config,
-            output=task.output,
-            data_dir=task.data_dir,
-            resume=True,
-            accelerator=task.accelerator,
-            show_progress=task.show_progress,
-            logger=usable_logger(task.logger, [RunFolder(task.path)]),
-        )
-        evaluate_run(
-            folder,
-            task.evaluation,
-            data_dir=task.data_dir,
-            accelerator=task.accelerator,
-            show_progress=task.show_progress,
-        )
-        if task.analyze:
-            analyze_run(
-                folder,
-                AnalyzeConfig(),
-                data_dir=task.data_dir,
-                accelerator=task.accelerator,
-                show_progress=task.show_progress,
-            )
+        with locked(task.path, wait=_WAIT):
+            _carry_out_stages(task)
     except Exception as error:  # whatever it is, the other runs go on and the report shows it
         sentence = str(error) or type(error).__name__
         note_failure(task, sentence)
@@ -177,6 +159,33 @@ def carry_out(task: RunTask) -> tuple[Path, str | None]:
     finally:
         torch.set_num_threads(before)
     return task.path, None
+
+
+def _carry_out_stages(task: RunTask) -> None:
+    folder = train_run(
+        task.config,
+        output=task.output,
+        data_dir=task.data_dir,
+        resume=True,
+        accelerator=task.accelerator,
+        show_progress=task.show_progress,
+        logger=usable_logger(task.logger, [RunFolder(task.path)]),
+    )
+    evaluate_run(
+        folder,
+        task.evaluation,
+        data_dir=task.data_dir,
+        accelerator=task.accelerator,
+        show_progress=task.show_progress,
+    )
+    if task.analyze:
+        analyze_run(
+            folder,
+            AnalyzeConfig(),
+            data_dir=task.data_dir,
+            accelerator=task.accelerator,
+            show_progress=task.show_progress,
+        )
 
 
 def carry_out_piece(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
@@ -214,8 +223,8 @@ def carry_out_piece(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
 def note_failure(task: RunTask, sentence: str) -> None:
     """Leave what the report needs to show a failure: of the training, or of the evaluation of a finished run."""
     folder = RunFolder(task.path)
-    with suppress(OSError, ValueError):  # a full disk, or files of another version: the sentence is returned as well
-        folder.path.mkdir(parents=True, exist_ok=True)
+    # A full disk, damaged files, or another process in the folder: the sentence is returned as well.
+    with suppress(OSError, ValueError), locked(folder.path):
         if not folder.config.is_file():
             settings = {**asdict(task.config), "label": task.config.shown_label}
             write_json(folder.config, {"version": __version__, "config": settings, "dataset": {}, "environment": {}})
@@ -247,10 +256,12 @@ def compare(
         show_progress: Whether to show progress.
 
     Returns:
-        The page, and the failed runs with their sentences.
+        The page, and the failed runs with their sentences; the page itself is among them if it could not be written.
 
     Raises:
-        ValueError: If settings, data or a run that is there already are wrong, before any run starts.
+        ValueError: If settings or data are wrong, a run was trained on other data, or another comparison works in
+            `output`, before any run starts.
+        RuntimeError: If no run can be read.
     """
     configs = config.run_configs()
     output = output.resolve()
@@ -274,19 +285,42 @@ def compare(
         )
         for run in configs
     ]
-    for task in tasks:
-        if (task.path / "config.json").is_file():
-            check_same_data(RunFolder.open(task.path), dataset)
-    check_reachable(config.logger, [RunFolder(task.path) for task in tasks])
-    made = {task.path for task in tasks if RunFolder(task.path).robustness.is_file()}  # they take no time again
-    bar = ProgressBar("runs", len(tasks), done=len(made), shown=show_progress and not one_by_one)
-    try:
-        failures = _carry_out_all(config, tasks, lambda path: None if path in made else bar.advance())
-    finally:
-        bar.close()
-    title = f"{len(config.models)} models on {Path(configs[0].dataset).name}"
-    page = write_report([task.path for task in tasks], output, title=title, command=command)
+    with locked(output):
+        failures = _unreadable([task.path for task in tasks], dataset)
+        sound = [task for task in tasks if task.path not in failures]
+        check_reachable(config.logger, [RunFolder(task.path) for task in sound])
+        made = {task.path for task in sound if RunFolder(task.path).robustness.is_file()}  # they take no time again
+        bar = ProgressBar("runs", len(sound), done=len(made), shown=show_progress and not one_by_one)
+        try:
+            failures |= _carry_out_all(config, sound, lambda path: None if path in made else bar.advance())
+        finally:
+            bar.close()
+        title = f"{len(config.models)} models on {Path(configs[0].dataset).name}"
+        readable, unreadable = split_readable([task.path for task in tasks])
+        failures = {**unreadable, **failures}
+        if not readable:
+            raise RuntimeError(f"No run can be read. The first: {next(iter(failures.values()))}")
+        page = output / "report.html"
+        try:
+            page = write_report(readable, output, title=title, command=command, failures=failures)
+        except WriteError as error:
+            failures[page] = str(error)
     return page, failures
+
+
+def _unreadable(paths: Sequence[Path], dataset: Dataset) -> dict[Path, str]:
+    """The runs that are there already and cannot be read, and why; one on other data raises `ValueError`."""
+    found = {}
+    for path in paths:
+        if os.path.lexists(path / "config.json"):
+            try:
+                folder = RunFolder.open(path)
+                folder.read_summary()
+            except ValueError as error:
+                found[path] = str(error)
+                continue
+            check_same_data(folder, dataset)
+    return found
 
 
 def _carry_out_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callable[[Path], None]) -> dict[Path, str]:

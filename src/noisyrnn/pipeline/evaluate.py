@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ from noisyrnn.robustness import (
     examples,
     worst_cases,
 )
-from noisyrnn.run_folder import RunFolder, write_json
+from noisyrnn.run_folder import RunFolder, locked, write_json
 from noisyrnn.training.saving import load
 
 _EXAMPLES = 4
@@ -139,6 +140,16 @@ def evaluate_run(
     depends_on = dependencies(folder, dataset, EVALUATION_RESULTS)
     if known_result(folder.robustness, settings, depends_on) is not None:
         return folder
+    with locked(folder.path):
+        measured = _measure(folder, dataset, config, device, show_progress)
+        write_json(folder.robustness, {"settings": settings, "depends_on": depends_on, **measured})
+    return folder
+
+
+def _measure(
+    folder: RunFolder, dataset: Dataset, config: EvaluateConfig, device: str, show_progress: bool
+) -> dict[str, Any]:
+    """Accuracies under every perturbation, and examples, JSON-ready."""
     test = (
         dataset.test
         if config.test_limit is None
@@ -182,16 +193,8 @@ def evaluate_run(
         seed=config.evaluation_seed,
         device=device,
     )
-    write_json(
-        folder.robustness,
-        {
-            "settings": settings,
-            "depends_on": depends_on,
-            "columns": [result.to_dict() for result in (*results, *worst_cases(results))],
-            "examples": shown,
-        },
-    )
-    return folder
+    columns = [result.to_dict() for result in (*results, *worst_cases(results))]
+    return {"columns": columns, "examples": shown}
 
 
 def _example_indices(count: int) -> list[int]:

@@ -19,7 +19,7 @@ from noisyrnn.pipeline.train import (
     open_run,
     train_run,
 )
-from noisyrnn.run_folder import RunFolder, check_writable
+from noisyrnn.run_folder import RunFolder, check_writable, locked
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.together import check_alike, fit_together
 
@@ -118,32 +118,35 @@ def _side_by_side(
     models = [build_model(config, dataset) for config in todo.values()]
     fabric = make_fabric(configs[0].precision, accelerator)
     data = describe(dataset)
-    for folder, config in todo.items():
-        begin_run(folder, config, data)
-    try:
-        with ExitStack() as stack:
-            tracks = [stack.enter_context(Tracking(logger, folder, config)) for folder, config in todo.items()]
-            outcomes = fit_together(
-                models,
-                dataset,
-                list(todo.values()),
-                objective=objective_of(configs[0]),
-                folders=list(todo),
-                resume=resume,
-                checkpoint_seconds=checkpoint_seconds,
-                show_progress=show_progress,
-                fabric=fabric,
-                on_epochs=tracks,
-            )
-            for track, outcome in zip(tracks, outcomes, strict=True):
-                if isinstance(outcome, RuntimeError):
-                    track.end("FAILED")
-    except RuntimeError as error:  # not the fault of one run
-        for folder, model in zip(todo, models, strict=True):
-            end_run(folder, model, error)
-        raise
-    for folder, model, outcome in zip(todo, models, outcomes, strict=True):
-        end_run(folder, model, outcome)
-        if isinstance(outcome, RuntimeError):
-            ends[folder.path] = str(outcome)
+    with ExitStack() as locks:
+        for folder in todo:
+            locks.enter_context(locked(folder.path))
+        for folder, config in todo.items():
+            begin_run(folder, config, data)
+        try:
+            with ExitStack() as stack:
+                tracks = [stack.enter_context(Tracking(logger, folder, config)) for folder, config in todo.items()]
+                outcomes = fit_together(
+                    models,
+                    dataset,
+                    list(todo.values()),
+                    objective=objective_of(configs[0]),
+                    folders=list(todo),
+                    resume=resume,
+                    checkpoint_seconds=checkpoint_seconds,
+                    show_progress=show_progress,
+                    fabric=fabric,
+                    on_epochs=tracks,
+                )
+                for track, outcome in zip(tracks, outcomes, strict=True):
+                    if isinstance(outcome, RuntimeError):
+                        track.end("FAILED")
+        except RuntimeError as error:  # not the fault of one run
+            for folder, model in zip(todo, models, strict=True):
+                end_run(folder, model, error)
+            raise
+        for folder, model, outcome in zip(todo, models, outcomes, strict=True):
+            end_run(folder, model, outcome)
+            if isinstance(outcome, RuntimeError):
+                ends[folder.path] = str(outcome)
     return ends

@@ -23,7 +23,7 @@ from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data
 from noisyrnn.pipeline.engine import make_fabric, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable
-from noisyrnn.run_folder import RunFolder, check_writable, remove_leftovers, write_json
+from noisyrnn.run_folder import RunFolder, check_writable, file_digest, locked, remove_leftovers, write_json
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.fit import fit
@@ -137,7 +137,7 @@ def train_run(
 
     Raises:
         ValueError: If the folder holds an unfinished run and `resume` is false, or a run on other data, or settings or
-            data are wrong, or the logger cannot be used.
+            data are wrong, the logger cannot be used, or another process works in the folder.
         RuntimeError: If training diverges; the folder's summary says so too.
     """
     resolve_accelerator(accelerator)
@@ -155,29 +155,30 @@ def train_run(
     check_writable(folder.path)
     model = build_model(config, dataset)
     fabric = make_fabric(config.precision, accelerator)
-    if fabric.is_global_zero:
-        check_reachable(logger, [folder])
-        begin_run(folder, config, describe(dataset))
-    try:
-        with Tracking(logger, folder, config) if fabric.is_global_zero else nullcontext() as on_epoch:
-            result = fit(
-                model,
-                dataset,
-                config,
-                objective=objective_of(config),
-                folder=folder,
-                resume=resume,
-                checkpoint_seconds=checkpoint_seconds,
-                show_progress=show_progress,
-                fabric=fabric,
-                on_epoch=on_epoch,
-            )
-    except RuntimeError as error:
+    with locked(folder.path) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
-            end_run(folder, model, error)
-        raise
-    if fabric.is_global_zero:
-        end_run(folder, model, result)
+            check_reachable(logger, [folder])
+            begin_run(folder, config, describe(dataset))
+        try:
+            with Tracking(logger, folder, config) if fabric.is_global_zero else nullcontext() as on_epoch:
+                result = fit(
+                    model,
+                    dataset,
+                    config,
+                    objective=objective_of(config),
+                    folder=folder,
+                    resume=resume,
+                    checkpoint_seconds=checkpoint_seconds,
+                    show_progress=show_progress,
+                    fabric=fabric,
+                    on_epoch=on_epoch,
+                )
+        except RuntimeError as error:
+            if fabric.is_global_zero:
+                end_run(folder, model, error)
+            raise
+        if fabric.is_global_zero:
+            end_run(folder, model, result)
     return folder
 
 
@@ -222,8 +223,10 @@ def effective_options(config: TrainConfig) -> dict[str, Any]:
 def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | RuntimeError) -> None:
     """Write how a run ended: its result, or the error that stopped it."""
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    metrics = file_digest(folder.metrics) if folder.metrics.is_file() else None
     if isinstance(end, RuntimeError):
-        write_json(folder.summary, {"status": "failed", "error": str(end), "parameters": parameters})
+        failed = {"status": "failed", "error": str(end), "parameters": parameters, "metrics_sha256": metrics}
+        write_json(folder.summary, failed)
         return
     write_json(
         folder.summary,
@@ -235,6 +238,7 @@ def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | Runti
             "epochs": len(end.history),
             "best_epoch": end.best_epoch,
             "best_validation_accuracy": end.best_validation_accuracy,
+            "metrics_sha256": metrics,
         },
     )
 

@@ -1,5 +1,6 @@
 """The analysis of one run, read from its `analysis.json`: quantities with their kinds, curves, landscapes, verdict."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
@@ -108,12 +109,12 @@ def read_analysis(folder: Path) -> Analysis | None:
         ValueError: If its format is another one, or it is damaged.
     """
     file = folder / "analysis.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         return None
     content = read_json(file)
     try:
         return _analysis(content)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(
             f"analysis.json must hold complete quantities, curves and landscapes, got a damaged entry in "
             f"{str(folder)!r} ({type(error).__name__}: {error}). Analyze the run again."

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -31,7 +32,7 @@ from noisyrnn.report.table import (
     untested,
 )
 from noisyrnn.robustness.statistics import PairedTest, p_text
-from noisyrnn.run_folder import write_atomically
+from noisyrnn.run_folder import to_json, write_atomically
 
 LARGEST_PAGE = 3_000_000
 # Examples are the one part that grows with the data; fewer are shown until the page is small enough.
@@ -39,7 +40,14 @@ EXAMPLES = (3, 2, 1, 0)
 PER_RUN = ("label", "seed")
 
 
-def write_report(runs: Sequence[Path], output: Path, *, title: str, command: str | None = None) -> Path:
+def write_report(
+    runs: Sequence[Path],
+    output: Path,
+    *,
+    title: str,
+    command: str | None = None,
+    failures: Mapping[Path, str] | None = None,
+) -> Path:
     """Compare `runs` in `output/report.html`, with the table in `table.md` and the numbers in `comparison.json`.
 
     Everything is computed before anything is written, and each file replaces its predecessor in one step, so that an
@@ -51,38 +59,45 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str, command: str
         output: Folder to write into; made where it does not exist.
         title: Heading of the page.
         command: Command line that made the runs, shown to repeat it.
+        failures: Why runs failed, shown on the page; those that are not among `runs`, since their files cannot be read,
+            are named there too.
 
     Returns:
         Path of the page, which needs no other file.
 
     Raises:
         TypeError: If `runs` is a single path.
-        ValueError: If there are no runs, one cannot be read, two do not go together, or `output` cannot be written.
+        ValueError: If there are no runs, one cannot be read, two do not go together, or `output` cannot be made.
+        WriteError: If a file cannot be written, for example because the disk is full.
     """
     if isinstance(runs, str | Path):
         raise TypeError(f"runs must be a list of run folders, got {str(runs)!r}. Write [{str(runs)!r}].")
     comparison = compare([read_run(path) for path in runs])
+    failures = failures or {}
+    lost = [f"{path.name} is left out: {why}" for path, why in failures.items() if path not in runs]
+    if lost:
+        comparison = replace(comparison, notes=(*comparison.notes, *lost))
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     numbers, rows = comparison.to_dict(), quantity_rows(comparison)
     files = {
         "table.md": markdown(comparison),
-        "report.html": build_page(comparison, title=title, command=command, date=date),
+        "report.html": build_page(comparison, title=title, command=command, date=date, failures=failures),
     }
     if rows:
         numbers["analysis"] = [row.to_dict() for row in rows]
         files["analysis.md"] = analysis_markdown(rows, comparison)
-    files["comparison.json"] = json.dumps(numbers, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    files["comparison.json"] = to_json(numbers)
     output = Path(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            write_atomically(output / name, text.encode())
-        if not rows:  # that of an earlier report would be taken for this one's
-            (output / "analysis.md").unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(
             f"output must be a folder that can be written, got {str(output)!r} ({error.strerror}). Choose another one."
         ) from error
+    for name, text in files.items():
+        write_atomically(output / name, text.encode())
+    if not rows:  # that of an earlier report would be taken for this one's
+        (output / "analysis.md").unlink(missing_ok=True)
     return output / "report.html"
 
 
@@ -98,10 +113,12 @@ def template_of(name: str) -> Template:
     return environment.get_template(name)
 
 
-def build_page(comparison: Comparison, *, title: str, command: str | None, date: str) -> str:
+def build_page(
+    comparison: Comparison, *, title: str, command: str | None, date: str, failures: Mapping[Path, str] | None = None
+) -> str:
     """The whole page as HTML, below `LARGEST_PAGE` bytes unless the tables alone are larger."""
     template = template_of("page.html.j2")
-    view = _view(comparison) | {"title": title, "command": command, "date": date}
+    view = _view(comparison, failures or {}) | {"title": title, "command": command, "date": date}
     page = ""
     for count in EXAMPLES:
         page = template.render(view | {"gallery": gallery(comparison, count=count)})
@@ -110,7 +127,7 @@ def build_page(comparison: Comparison, *, title: str, command: str | None, date:
     return page
 
 
-def _view(comparison: Comparison) -> dict[str, Any]:
+def _view(comparison: Comparison, failures: Mapping[Path, str]) -> dict[str, Any]:
     """What the template shows, in words: it only lays out."""
     groups = comparison.groups
     runs = [run for group in groups for run in group.runs]
@@ -119,8 +136,8 @@ def _view(comparison: Comparison) -> dict[str, Any]:
     settings = _settings(groups)
     return {
         "facts": _facts(runs, dataset),
-        "failed": [_trouble(run) for run in runs if run.status == "failed"],
-        "not_evaluated": [_trouble(run) for run in runs if run.status != "failed" and not run.evaluated],
+        "failed": [_trouble(run, failures) for run in runs if run.status == "failed"],
+        "not_evaluated": [_trouble(run, failures) for run in runs if run.status != "failed" and not run.evaluated],
         "notes": comparison.notes,
         "caption": caption(comparison),
         "close": marks_caption(comparison),
@@ -192,9 +209,11 @@ def _range(values: Iterable[Any]) -> str:
     return f"{min(known)}" if min(known) == max(known) else f"{min(known)} to {max(known)}"
 
 
-def _trouble(run: RunRecord) -> dict[str, Any]:
+def _trouble(run: RunRecord, failures: Mapping[Path, str]) -> dict[str, Any]:
     error = run.summary.get("error")
-    if run.status == "finished":
+    if run.path in failures:
+        error = failures[run.path]
+    elif run.status == "finished":
         error = run.evaluation_error or "Trained, but not evaluated: it has no robustness.json."
     elif run.status == "unfinished":
         error = "Training has not finished: it has no summary.json."

@@ -1,13 +1,15 @@
 """A run folder, read: what was asked, what came out, and what is missing. Nothing here opens a model."""
 
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from noisyrnn.report.analysis import Analysis, read_analysis
-from noisyrnn.run_folder import read_json
+from noisyrnn.run_folder import RunFolder, changes, file_digest, json_object, listed, read_json
 
 METRICS = (
     "epoch",
@@ -81,6 +83,8 @@ class RunRecord:
         evaluation: Settings of the evaluation: strengths, draws, limits, seed; empty where the run was not evaluated.
         evaluation_error: Why the evaluation failed, where it did.
         analysis: Quantities of the theory; `None` where the run was not analysed.
+        test_parts: Digests of the test data of its results, by the name of the file that records them.
+        stale: Why a result that is there does not count: it belongs to other weights or settings.
     """
 
     path: Path
@@ -94,6 +98,8 @@ class RunRecord:
     evaluation: Mapping[str, Any]
     evaluation_error: str | None
     analysis: Analysis | None
+    test_parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    stale: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -126,48 +132,112 @@ def read_run(path: Path) -> RunRecord:
     if not isinstance(path, str | Path):
         raise TypeError(f"RUN must be the path of a run folder, got {path!r}.")
     path = Path(path)
-    config = _read_json(path, "config.json")
-    if config is None:
+    folder = RunFolder(path)
+    if not os.path.lexists(folder.config):
         raise ValueError(
             f"RUN must be a run folder, got {str(path)!r} without a config.json. "
             "Name the folder of a run, such as runs/noisy-1."
         )
-    settings = config.get("config")
-    settings = settings if isinstance(settings, dict) else {}
-    label, seed = settings.get("label"), settings.get("seed")
-    if not isinstance(label, str) or type(seed) is not int:
-        raise ValueError(
-            f"config.json must hold a label and an integer seed, got {label!r} and {seed!r} in {str(path)!r}. "
-            "Train again."
+    config, summary = folder.read_config(), folder.read_summary()
+    _check_types(folder.config, config["dataset"], _DATASET)
+    _check_types(folder.summary, summary, _SUMMARY)
+    robustness, stale = _result(folder, folder.robustness, "Evaluate the run again: noisyrnn evaluate")
+    analysis, stale_analysis = _result(folder, folder.analysis, "Analyze the run again: noisyrnn analyze")
+    test_parts = {
+        file.name: content["depends_on"]["test"]
+        for file, content, reason in (
+            (folder.robustness, robustness, stale),
+            (folder.analysis, analysis, stale_analysis),
         )
-    robustness = _read_json(path, "robustness.json") or {}
+        if not reason and "test" in content.get("depends_on", {})
+    }
+    if stale:
+        robustness = {"error": stale}
     try:
         accuracies = dict(_accuracy(entry) for entry in robustness.get("columns", []))
         examples = tuple(_example(entry) for entry in robustness.get("examples", []))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(
             f"robustness.json must hold complete columns and examples, got a damaged entry in {str(path)!r} "
             f"({type(error).__name__}: {error}). Evaluate the run again."
         ) from error
+    if "settings" in robustness:
+        json_object(robustness, "settings", folder.robustness)
+    _check_types(folder.robustness, robustness, {"error": str})
     return RunRecord(
         path=path,
-        config=settings | (config.get("options") or {}),
-        dataset=config.get("dataset") or {},
-        environment=config.get("environment") or {},
-        summary=_read_json(path, "summary.json") or {"status": "unfinished"},
-        history=_read_metrics(path / "metrics.csv"),
+        config=config["config"] | config["options"],
+        dataset=config["dataset"],
+        environment=config["environment"],
+        summary=summary,
+        history=_read_metrics(folder.metrics, summary.get("metrics_sha256")),
         accuracies=accuracies,
         examples=examples,
         evaluation=robustness.get("settings") or {},
         evaluation_error=robustness.get("error"),
-        analysis=read_analysis(path),
+        analysis=None if stale_analysis else read_analysis(path),
+        test_parts=test_parts,
+        stale=tuple(reason for reason in (stale, stale_analysis) if reason),
     )
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
-    """The object in `folder/name`, or `None` where there is no such file."""
-    file = folder / name
-    return read_json(file) if file.is_file() else None
+def split_readable(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The runs that can be read; and, with the reason, those that cannot or whose evaluation is out of date."""
+    readable: list[Path] = []
+    others: dict[Path, str] = {}
+    for path in paths:
+        try:
+            run = read_run(path)
+        except ValueError as error:
+            others[path] = str(error)
+            continue
+        readable.append(path)
+        if run.stale and run.evaluation_error:
+            others[path] = run.evaluation_error
+    return readable, others
+
+
+_DEPENDENCIES = {"model": "model.safetensors", "config": "config.json"}
+_NUMBER = (int, float)
+_DATASET: dict[str, Any] = {
+    **dict.fromkeys(("name", "source"), str),
+    **dict.fromkeys(("steps", "input_size", "classes", "train", "validation"), int),
+    **dict.fromkeys(("class_names", "value_range", "image_shape"), list),
+}
+_SUMMARY: dict[str, Any] = {
+    "error": str,
+    "metrics_sha256": str,
+    **dict.fromkeys(("parameters", "seconds", "epochs", "best_epoch", "best_validation_accuracy"), _NUMBER),
+}
+
+
+def _check_types(file: Path, content: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where an entry that the report uses has another type; entries may be missing or null."""
+    for name, kind in types.items():
+        value = content.get(name)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ValueError(f"{file} must hold a {name} of another type, got {value!r}. Train the run again.")
+    for name in ("value_range", "image_shape"):
+        pair = content.get(name)
+        if name in types and pair is not None and not (len(pair) == 2 and all(type(x) in _NUMBER for x in pair)):
+            raise ValueError(f"{file} must hold two numbers as {name}, got {pair!r}. Train the run again.")
+
+
+def _result(folder: RunFolder, file: Path, advice: str) -> tuple[dict[str, Any], str]:
+    """What a result file holds, nothing where there is none; and why it no longer belongs to the run, if so."""
+    if not os.path.lexists(file):
+        return {}, ""
+    content = read_json(file)
+    if "depends_on" not in content:  # an evaluation that failed
+        return content, ""
+    depends = json_object(content, "depends_on", file)
+    files = {"model": folder.model, "config": folder.config}
+    # A model may have been deleted to save space.
+    now = {name: file_digest(path) for name, path in files.items() if name in depends and os.path.lexists(path)}
+    changed = changes({name: depends[name] for name in now}, now)
+    if not changed:
+        return content, ""
+    return content, f"{file.name} is out of date: {listed(changed)} changed since. {advice} {folder.path}."
 
 
 def _column(entry: Mapping[str, Any]) -> Column:
@@ -201,12 +271,19 @@ def _example(entry: Mapping[str, Any]) -> Example:
     )
 
 
-def _read_metrics(file: Path) -> dict[str, tuple[float, ...]]:
-    """Columns of `metrics.csv`. A last line cut short by an interruption is left out; any other damage raises."""
-    if not file.exists():
+def _read_metrics(file: Path, digest: str | None) -> dict[str, tuple[float, ...]]:
+    """Columns of `metrics.csv`. A last line cut short by an interruption is left out; any other damage raises.
+
+    A training that has ended leaves the `digest` of the file in its summary.
+    """
+    if not os.path.lexists(file):
         return {name: () for name in METRICS}
-    with file.open(newline="", encoding="utf-8") as stream:
-        lines = list(csv.reader(stream))
+    if digest not in (None, file_digest(file)):
+        raise ValueError(f"{file} must be as noisyrnn wrote it, got a file that was changed or damaged since.")
+    try:
+        lines = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8"), newline="")))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} must be a CSV file, got one that cannot be read ({error}). Train again.") from error
     header, rows = (lines[0], lines[1:]) if lines else ([], [])
     absent = [name for name in METRICS if name not in header]
     if absent:

@@ -18,6 +18,7 @@ from noisyrnn.robustness.statistics import (
     seeds_interval,
     seeds_test,
 )
+from noisyrnn.run_folder import changes, listed
 
 CLEAN = "clean"
 # Names that do not simply read off their key.
@@ -279,6 +280,7 @@ def _group(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
     names = sorted({str(run.dataset["name"]) for run in runs if "name" in run.dataset})
     if len(names) > 1:
         raise ValueError(f"runs must all be of one data set, got {', '.join(names)}. Write one report for each.")
+    _check_one_test_part(runs)
     by_label: dict[str, dict[int, RunRecord]] = {}
     for run in runs:
         seeds = by_label.setdefault(run.label, {})
@@ -291,6 +293,18 @@ def _group(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
     return tuple(
         Group(label=label, runs=tuple(seeds[seed] for seed in sorted(seeds))) for label, seeds in by_label.items()
     )
+
+
+def _check_one_test_part(runs: Sequence[RunRecord]) -> None:
+    """Raise `ValueError` if two results were computed on different test data."""
+    results = [(run.path / name, part) for run in runs for name, part in run.test_parts.items()]
+    for file, part in results[1:]:
+        changed = changes({"test": results[0][1]}, {"test": part})
+        if changed:
+            raise ValueError(
+                f"runs must all be evaluated on the same test data, got {results[0][0]} and {file}, which differ in "
+                f"{listed(changed)}. Evaluate (or analyze) the runs again on the same data."
+            )
 
 
 def _order(column: Column) -> tuple[int, str, float, str]:
@@ -329,6 +343,7 @@ def _notes(groups: Sequence[Group]) -> tuple[str, ...]:
     if len(set(seeds.values())) > 1:
         listed = "; ".join(f"{label}: {', '.join(map(str, values))}" for label, values in seeds.items())
         notes.append(f"The models were not evaluated with the same seeds ({listed}); tests pair the seeds they share.")
+    notes += [f"{run.label}, seed {run.seed}: {why}" for group in groups for run in group.runs for why in run.stale]
     settings: dict[Column, set[str]] = {}
     for run in evaluated:
         for column, accuracy in run.accuracies.items():

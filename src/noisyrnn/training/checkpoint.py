@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyrnn.run_folder import FORMAT, write_atomically
+from noisyrnn.run_folder import FORMAT, changes, listed, write_atomically
 
 
 @dataclass
@@ -52,6 +52,7 @@ class Checkpoint:
 
     Args:
         settings: The settings it belongs to; others refuse it.
+        origin: What else it belongs to: digests of the data, of the architecture and of the objective.
         progress: How far it is.
         model: Weights.
         optimizer: State of the optimiser.
@@ -59,6 +60,7 @@ class Checkpoint:
     """
 
     settings: dict[str, Any]
+    origin: dict[str, Any]
     progress: Progress
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -72,11 +74,12 @@ class Checkpoint:
         write_atomically(path, _sealed(buffer.getvalue()))
 
     @classmethod
-    def read(cls, path: Path, settings: dict[str, Any]) -> "Checkpoint":
+    def read(cls, path: Path, settings: dict[str, Any], origin: dict[str, Any]) -> "Checkpoint":
         """The checkpoint at `path`; nothing in it is executed.
 
         Raises:
-            ValueError: If it is damaged, of another format, or of a run with other settings.
+            ValueError: If it is damaged, of another format, or of a run with other settings, data, architecture or
+                objective.
         """
         try:
             content = torch.load(io.BytesIO(_unsealed(path.read_bytes())), weights_only=True, map_location="cpu")
@@ -101,6 +104,12 @@ class Checkpoint:
                 raise ValueError(
                     f"{name} must be {content['settings'].get(name)!r} to resume {path.parent}, got {value!r}."
                 )
+        changed = changes(content["origin"], origin)
+        if changed:
+            raise ValueError(
+                f"resume must continue with the data, the model and the objective of {path}, got others: "
+                f"{listed(changed)} changed since. Choose another folder, or start again without resume."
+            )
         return cls(**{**content, "progress": Progress(**content["progress"])})
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from noisyrnn.checks import check_number
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.progress import ProgressBar, graceful_interrupt
-from noisyrnn.run_folder import RunFolder
+from noisyrnn.run_folder import RunFolder, locked
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.objective import Objective, Trained, answered, loss_of, noisy_loss
@@ -125,11 +126,21 @@ def fit(
     Raises:
         RuntimeError: If the loss or a gradient is no longer finite; what was saved before is left alone.
         KeyboardInterrupt: If the user stopped the run, after a checkpoint.
-        ValueError: If the model does not fit the data, or the checkpoint belongs to other settings.
+        ValueError: If the model does not fit the data, the checkpoint belongs to other settings, data, architecture or
+            objective, or another process works in the folder.
     """
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
     fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=config.precision)
     run = Run(model, dataset, config, fabric=fabric, folder=folder, objective=objective, on_epoch=on_epoch)
+    with nullcontext() if run.folder is None else locked(run.folder.path):
+        return _train(run, dataset, fabric, resume, checkpoint_seconds, show_progress)
+
+
+def _train(
+    run: Run, dataset: Dataset, fabric: Fabric, resume: bool, checkpoint_seconds: float, show_progress: bool
+) -> FitResult:
+    """The loop of `fit`."""
+    model, config = run.model, run.config
     checkpoint = fabric.broadcast(run.read_checkpoint() if resume else None)
     if checkpoint is not None:
         run.restore(checkpoint)

@@ -1,8 +1,10 @@
 """One training run between two steps of its optimiser: what it holds, what it counts and what it writes."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -10,12 +12,12 @@ from torch import Tensor, nn
 
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import Head, SequenceClassifier
-from noisyrnn.run_folder import RunFolder
+from noisyrnn.run_folder import RunFolder, content_digest
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
-from noisyrnn.training.objective import Objective, Trained, answered, noisy_loss
+from noisyrnn.training.objective import Objective, Trained, answered, noisy_loss, objective_digest
 from noisyrnn.training.saving import check_savable, save
 
 EpochHook = Callable[[Mapping[str, float]], None]
@@ -79,6 +81,19 @@ class NoisyPass(nn.Module):
         return (losses * weights).sum(), (right * weights).sum()
 
 
+def origin_of(model: Trained, objective: Objective) -> dict[str, str]:
+    """What a checkpoint belongs to besides settings and data: digests of the architecture and of the objective."""
+    tensors = {
+        name: [str(tensor.dtype), list(tensor.shape), tensor.requires_grad]
+        for name, tensor in model.state_dict(keep_vars=True).items()
+    }
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    return {
+        "architecture": content_digest({"repr": text, "tensors": tensors}),
+        "objective": objective_digest(objective),
+    }
+
+
 class Run:
     """A model, its optimiser, how far they are, and the folder they are written to.
 
@@ -90,6 +105,7 @@ class Run:
         folder: Where to write; `None` for nowhere.
         objective: What is made small.
         on_epoch: Called at the end of each epoch, on the first process alone.
+        fingerprint: That of the data set, where it is known already.
 
     Attributes:
         progress: How far it is.
@@ -111,6 +127,7 @@ class Run:
         folder: RunFolder | None = None,
         objective: Objective = noisy_loss,
         on_epoch: EpochHook | None = None,
+        fingerprint: dict[str, Any] | None = None,
     ) -> None:
         if not isinstance(model, Trained):
             advice = (
@@ -152,6 +169,9 @@ class Run:
         self._class_names = dataset.class_names
         self._largest_target = None if dataset.classes else float(dataset.validation.labels.abs().max())
         self._settings = asdict(config)
+        self._origin: dict[str, Any] = {}
+        if self.folder is not None:
+            self._origin = {**(fingerprint or dataset.fingerprint()), **origin_of(model, objective)}
         self._optimizer = torch.optim.Adam(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -173,7 +193,7 @@ class Run:
         """
         if self.folder is None or not self.folder.checkpoint.is_file():
             return None
-        return Checkpoint.read(self.folder.checkpoint, self._settings)
+        return Checkpoint.read(self.folder.checkpoint, self._settings, self._origin)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Be where the checkpoint is."""
@@ -185,7 +205,8 @@ class Run:
         """Write all that is needed to go on."""
         if self.folder is not None:
             state = copied(self.model.state_dict())
-            checkpoint = Checkpoint(self._settings, self.progress, state, self._optimizer.state_dict(), self.best)
+            optimizer = self._optimizer.state_dict()
+            checkpoint = Checkpoint(self._settings, self._origin, self.progress, state, optimizer, self.best)
             checkpoint.write(self.folder.checkpoint)
 
     def begin_step(self) -> None:

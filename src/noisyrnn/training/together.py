@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from noisyrnn.checks import check_number
 from noisyrnn.data.base import Dataset
 from noisyrnn.kernels import dispatch
 from noisyrnn.progress import ProgressBar, graceful_interrupt
-from noisyrnn.run_folder import RunFolder
+from noisyrnn.run_folder import RunFolder, locked
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError
@@ -75,15 +76,29 @@ def fit_together(
         raise ValueError(f"runs can only be trained together in one process, got {fabric.world_size}. Start one.")
     places: Sequence[RunFolder | None] = [None] * len(models) if folders is None else folders
     hooks: Sequence[EpochHook | None] = [None] * len(models) if on_epochs is None else on_epochs
+    data = None if folders is None else dataset.fingerprint()
     runs = [
-        Run(model, dataset, config, fabric=fabric, folder=folder, objective=objective, on_epoch=hook)
+        Run(
+            model,
+            dataset,
+            config,
+            fabric=fabric,
+            folder=folder,
+            objective=objective,
+            on_epoch=hook,
+            fingerprint=data,
+        )
         for model, config, folder, hook in zip(models, configs, places, hooks, strict=True)
     ]
-    checkpoints = [run.read_checkpoint() if resume else None for run in runs]
-    for run, checkpoint in zip(runs, checkpoints, strict=True):
-        if checkpoint is not None:
-            run.restore(checkpoint)
-    return _Group(runs, dataset, fabric).train(checkpoint_seconds, show_progress)
+    with ExitStack() as locks:
+        for run in runs:
+            if run.folder is not None:
+                locks.enter_context(locked(run.folder.path))
+        checkpoints = [run.read_checkpoint() if resume else None for run in runs]
+        for run, checkpoint in zip(runs, checkpoints, strict=True):
+            if checkpoint is not None:
+                run.restore(checkpoint)
+        return _Group(runs, dataset, fabric).train(checkpoint_seconds, show_progress)
 
 
 def check_alike(configs: Sequence[TrainConfig]) -> None:
