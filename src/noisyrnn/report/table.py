@@ -149,9 +149,9 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
     adjusted = adjust(pairs)
     tests = adjust({(two, column): test for (one, two, column), test in pairs.items() if one == labels[0]})
     for column in columns:
-        found = {label: cells[label, column].mean for label in labels if (label, column) in cells}
-        best = [label for label in found if found[label] == max(found.values())]
-        for label in found if len(found) > 1 else ():
+        means = {label: cells[label, column].mean for label in labels if (label, column) in cells}
+        best = [label for label in means if means[label] == max(means.values())]
+        for label in means if len(means) > 1 else ():
             test = adjusted.get((label, best[0], column)) or adjusted.get((best[0], label, column))
             tied = test is not None and not test.reason and not test.significant
             mark = "best" if label in best else "close" if tied else ""
