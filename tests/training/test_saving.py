@@ -169,6 +169,16 @@ def rewrite(path: Path, changed: dict[str, torch.Tensor | None] | None = None, /
     save_file(tensors, path, metadata={"noisyrnn": text, "sha256": saving._digest(text, tensors)})
 
 
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    model = SequenceClassifier(MODELS["gru"].build(1, 3, {}), 2)
+    paths = [tmp_path / f"{i}.safetensors" for i in range(12)]
+    for path in paths:
+        saving.save(model, path, class_names=["α", "b"])
+    assert len({path.read_bytes() for path in paths}) == 1
+    assert read_header(paths[0]).class_names == ["α", "b"]
+    assert len(saving.load(paths[0]).state_dict()) == len(model.state_dict())
+
+
 def test_a_newer_format(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     noisyrnn.save(classifier(), path)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_integer
@@ -166,6 +166,17 @@ def _check_same_values(model: nn.Module, rebuilt: nn.Module) -> None:
 
 def _same_bytes(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and _bytes(one) == _bytes(other)
+
+
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file whose metadata are in order: the package writes them in another order each time."""
+    content = safetensors_bytes(dict(tensors), metadata=dict(metadata))
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def _bytes(tensor: Tensor) -> bytes:
