@@ -9,7 +9,7 @@ DEMO := runs/demo
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.* ## /make \1\t/p' Makefile
 
-demo: setup ## Train six models on the bundled digits, perturb their inputs and write a report (about five minutes)
+demo: setup ## Train six models on the bundled digits, perturb their inputs and write a report (about six minutes)
 	.venv/bin/noisyrnn compare --models noisy,lipschitz,antisymmetric,cornn,exprnn,lstm --dataset digits --seeds 3 \
 		--workers 2 --output $(DEMO)
 
