@@ -162,6 +162,13 @@ def test_a_hook_that_would_not_run_is_refused(kernel: str, place: str, register:
                 call(inputs)
 
 
+def test_a_hook_of_the_dictionary_of_cells_is_refused() -> None:
+    layer = build()
+    layer.cells.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"^NoisyRNN\.cells must have no forward hook"):
+        layer(INPUTS)
+
+
 class Adapted(nn.Linear):
     """A linear map with a low-rank term, as adapters add it."""
 

@@ -323,8 +323,14 @@ def thresholded() -> SequenceClassifier:
     return model
 
 
+def hooked() -> SequenceClassifier:
+    model = classifier()
+    model.readout.register_forward_hook(lambda _, __, logits: 2 * logits)
+    return model
+
+
 @pytest.mark.parametrize(
-    "change", [bare, normed, pruned, deep, extended, resized, tuned, on_meta, patched, thresholded]
+    "change", [bare, normed, pruned, deep, extended, resized, tuned, on_meta, patched, thresholded, hooked]
 )
 def test_what_cannot_be_loaded_is_not_saved(change: Callable[[], SequenceClassifier], tmp_path: Path) -> None:
     model = change()
@@ -334,6 +340,12 @@ def test_what_cannot_be_loaded_is_not_saved(change: Callable[[], SequenceClassif
         ):
             save()
     assert list(tmp_path.iterdir()) == []
+
+
+def watched() -> SequenceClassifier:
+    model = classifier()
+    model.layer.register_forward_hook(lambda *_: None)
+    return model
 
 
 def tied() -> SequenceClassifier:
@@ -359,7 +371,7 @@ def shared() -> SequenceClassifier:
     return model
 
 
-@pytest.mark.parametrize("change", [tied, transferred, frozen, shared])
+@pytest.mark.parametrize("change", [tied, transferred, frozen, shared, watched])
 def test_what_is_saved_is_loaded(change: Callable[[], SequenceClassifier], tmp_path: Path) -> None:
     model, inputs = change().eval(), torch.randn(3, 6, 2)
     noisyrnn.save(model, tmp_path / "m.safetensors")

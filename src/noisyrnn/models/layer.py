@@ -16,7 +16,7 @@ from noisyrnn.kernels import dispatch
 from noisyrnn.kernels.cpu import Stream
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.loops.module_cell import as_cell
-from noisyrnn.models.modules import called_hooks, prepare_weights
+from noisyrnn.models.modules import called_hooks, check_uncalled, prepare_weights
 from noisyrnn.models.sequences.dropout import dropped
 from noisyrnn.models.sequences.layout import arranged, check_dtype, check_form, step_lengths
 from noisyrnn.models.sequences.stack import stacked
@@ -308,6 +308,7 @@ class RecurrentLayer(nn.Module):
     ) -> tuple[Tensor | PackedSequence | None, list[Tensor]]:
         """Outputs in the form of the inputs, or `None` without `every_step`; the last state of each cell."""
         check_path(path)
+        check_uncalled(self.cells, f"{type(self).__name__}.cells")
         given = arranged(inputs, input_size=self.input_size, batch_first=self.batch_first, lengths=lengths, mask=mask)
         values, lengths = given.values, given.lengths
         check_dtype("inputs", values, self)
@@ -431,7 +432,9 @@ def last_output(
         forward = outputs[:, -1]
     else:
         forward = outputs[torch.arange(len(outputs), device=outputs.device), lengths.to(outputs.device) - 1]
-    return torch.cat([forward[:, :size], outputs[:, 0, size:]], dim=1) if layer.bidirectional else forward
+    if layer.bidirectional:
+        return torch.cat([forward[:, :size], outputs[:, 0, size:]], dim=1)
+    return forward.clone(memory_format=torch.contiguous_format)  # as a state: rounding depends on where it lies
 
 
 def shared_view(module: ModuleT) -> ModuleT:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -102,6 +103,8 @@ def _content(model: Head, class_names: Sequence[str] | None, notes: Mapping[str,
         raise _changed(f"other settings ({error})") from error
     _check_same_modules(model, rebuilt)
     _check_same_values(model, _filled(rebuilt, tensors, "them"))
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        _check_same_outputs(model, rebuilt.eval())
     return to_bytes(tensors, metadata={_KEY: text, _DIGEST: _digest(text, tensors)})
 
 
@@ -162,6 +165,22 @@ def _check_same_values(model: nn.Module, rebuilt: nn.Module) -> None:
         one, other = tensor.detach().cpu(), theirs[name].detach()
         if one.dtype != other.dtype or not _same_bytes(one, other):
             raise _changed(f"{name} with other values than are saved")
+
+
+def _check_same_outputs(model: Head, rebuilt: Head) -> None:
+    """Raise if a hook, which no file holds, changes what a model answers; hooks that only look on do not.
+
+    Raises:
+        ValueError: If it does.
+    """
+    model, example = deepcopy(model).eval(), next(model.parameters())
+    model.layer.noise = "off"
+    inputs = torch.randn(2, 3, model.layer.input_size, generator=torch.Generator().manual_seed(0), device="cpu")
+    inputs = inputs.to(example.device, example.dtype)
+    with torch.no_grad():
+        one, other = model(inputs), rebuilt.to(example.device)(inputs)
+    if not torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise _changed("a forward hook that changes its outputs")
 
 
 def _same_bytes(one: Tensor, other: Tensor) -> bool:
