@@ -418,8 +418,11 @@ def last_output(
     outputs, h_n = layer(inputs, h_0, lengths=lengths, mask=mask, **options)
     size = layer.hidden_size
     if outputs is None:
-        ends = h_n[-2 if layer.bidirectional else -1 :, ..., :size]
-        return torch.cat(ends.unbind(0), dim=-1) if layer.bidirectional else ends[0]
+        # Views only where they are needed: each is a step of autograd, which a short sequence feels.
+        ends = (h_n.squeeze(0),) if len(h_n) == 1 else h_n.unbind(0)[-2 if layer.bidirectional else -1 :]
+        if ends[0].shape[-1] > size:
+            ends = tuple(end[..., :size] for end in ends)
+        return torch.cat(ends, dim=-1) if layer.bidirectional else ends[0]
     if isinstance(outputs, PackedSequence):
         outputs, lengths = pad_packed_sequence(outputs, batch_first=True)
     elif outputs.ndim == 2:

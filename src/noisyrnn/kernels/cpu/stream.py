@@ -1,9 +1,9 @@
 """Noise-free passes that keep the packed weights, as long as those stay the same."""
 
 import ctypes
-import functools
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -101,12 +101,12 @@ class Stream:
             return None
         modules = [cell]
         for module in modules:  # it grows
-            modules.extend([child for child in module._modules.values() if child is not None])
-        if not all(_plain(module) for module in modules):
-            return None
+            if not _plain(module):
+                return None
+            modules += [child for child in module._modules.values() if child is not None]
         parts = [(module._parameters, module._buffers) for module in modules]
         weights = [t for part in parts for tensors in part for t in tensors.values() if t is not None]
-        settings = tuple(value for value in vars(cell).values() if value is None or isinstance(value, _SETTING))
+        settings = tuple([value for value in vars(cell).values() if type(value) in _SETTINGS])
         prepared = self._prepared
         if prepared is None or prepared.settings != settings or not _same(prepared.weights, weights):
             kept = tuple(t.detach().clone(memory_format=torch.contiguous_format) for t in weights)
@@ -114,20 +114,20 @@ class Stream:
         return prepared
 
 
-_SETTING = (int, float, str)
-
-
-@functools.cache
-def _known(kind: type[nn.Module]) -> bool:
-    """Whether a class is one whose weights depend on its parameters, buffers and settings only."""
-    return kind.__module__.startswith(("noisyrnn.", "torch.nn.modules."))
+_SETTINGS = frozenset((int, float, str, bool, type(None), np.float64))
+_known: set[type] = set()
+"""Classes whose weights depend on their parameters, buffers and settings only."""
 
 
 def _plain(module: nn.Module) -> bool:
     """Whether nothing but parameters, buffers and settings decides what a module computes."""
-    state = module.__dict__
+    kind, state = type(module), module.__dict__
+    if kind not in _known:
+        if not kind.__module__.startswith(("noisyrnn.", "torch.nn.modules.")):
+            return False
+        _known.add(kind)
     hooked = state["_forward_pre_hooks"] or state["_forward_hooks"] or state["_backward_hooks"]
-    return not (hooked or state["_backward_pre_hooks"] or "forward" in state) and _known(type(module))  # type: ignore[arg-type]
+    return not (hooked or state["_backward_pre_hooks"] or "forward" in state)
 
 
 _memcmp = ctypes.CDLL(None).memcmp
