@@ -1,5 +1,6 @@
 """From a trained run to robustness.json."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -23,6 +24,20 @@ def run(waves_file: Path, tmp_path: Path) -> RunFolder:
 
 
 QUICK = EvaluateConfig(strengths={"white_noise": [0.5], "pgd_linf": [0.3]}, draws=2)
+
+
+def test_default_strengths_are_in_units_of_the_stated_range() -> None:
+    digits = load_dataset("digits")
+    plain = EvaluateConfig().for_data(digits).strengths
+    wide = EvaluateConfig().for_data(dataclasses.replace(digits, value_range=(-5.0, 250.0))).strengths
+    assert plain is not None and wide is not None
+    assert list(plain["white_noise"]) == [0.1, 0.2, 0.3] and list(plain["pgd_l2"]) == [0.2, 0.5]
+    assert wide.keys() == plain.keys()
+    for name, values in plain.items():
+        factor = 1 if name in ("multiplicative_noise", "salt_and_pepper") else 255
+        assert wide[name] == pytest.approx([factor * value for value in values])
+    given = EvaluateConfig(strengths={"white_noise": [0.1]})
+    assert given.for_data(dataclasses.replace(digits, value_range=(0.0, 255.0))).strengths == {"white_noise": [0.1]}
 
 
 def test_figures_are_those_of_the_library(run: RunFolder) -> None:

@@ -39,7 +39,10 @@ DEFAULT_STRENGTHS: dict[str, tuple[float, ...]] = {
     "pgd_linf": (0.02, 0.05),
     "pgd_l2": (0.2, 0.5),
 }
-"""For data that state their range of values, in the units of the data."""
+"""For data that state their range of values, in units of its width, which is 1 for images in [0, 1]."""
+
+_SCALE_FREE = ("multiplicative_noise", "salt_and_pepper")
+"""Perturbations whose strength has no unit."""
 
 SCALED_STRENGTHS: dict[str, tuple[float, ...]] = {**DEFAULT_STRENGTHS, "pgd_l2": (0.02, 0.05)}
 """For data that state none, in units of each channel's scale (`UNITS`); an ℓ2 radius is ϵ s√n there."""
@@ -108,7 +111,14 @@ class EvaluateConfig:
         check_clip(self.clip, dataset.value_range)
         if self.strengths is not None:
             return self
-        return replace(self, strengths=SCALED_STRENGTHS if dataset.value_range is None else DEFAULT_STRENGTHS)
+        if dataset.value_range is None:
+            return replace(self, strengths=SCALED_STRENGTHS)
+        low, high = dataset.value_range
+        strengths = {
+            name: values if name in _SCALE_FREE else tuple((high - low) * value for value in values)
+            for name, values in DEFAULT_STRENGTHS.items()
+        }
+        return replace(self, strengths=strengths)
 
 
 def evaluate_run(
