@@ -47,6 +47,8 @@ def test_a_run_folder_holds_all_that_is_promised(config: TrainConfig, tmp_path: 
     assert len(folder.metrics.read_text().splitlines()) == 3
     dataset = load_dataset(config.dataset)
     assert summary["best_validation_accuracy"] == validate(model, dataset.validation)[1]
+    assert summary["validation_sequences"] == len(dataset.validation)
+    assert summary["not_fitted"] is None or summary["not_fitted"].startswith("not fitted: ")
     assert run_config(folder) == dataclasses.replace(config, label="noisy")
 
 

@@ -77,7 +77,12 @@ def write_run(
     versions = {"python": "3.11.2", "torch": "2.13", "noisyrnn": "0.1.0", "platform": "Linux", "threads": 1}
     write(folder / "config.json", {"config": settings, "dataset": data | (dataset or {}), "environment": versions})
     finished = {"status": "finished", "error": None, "parameters": 17_290, "seconds": 12.5 + seed, "epochs": epochs}
-    finished |= {"best_epoch": epochs, "best_validation_accuracy": 0.95}
+    finished |= {
+        "best_epoch": epochs,
+        "best_validation_accuracy": 0.95,
+        "validation_sequences": 200,
+        "not_fitted": None,
+    }
     write(folder / "summary.json", summary or finished)
     if columns is not None:
         settings = {"evaluation_seed": 0, "draws": 5, "attack_draws": 1, "attack_sequences": 1000}

@@ -123,10 +123,15 @@ def test_curves_without_a_finite_value_are_not_drawn(build: Build, figures: dict
 
 
 def test_one_seed_has_its_own_band(build: Build, figures: dict[str, Figure]) -> None:
-    contents = only_curve("stabilisation", curve([0, 1], [1.0, 2.0], low=[0.5, 1.5], high=[1.5, 4.0]))
+    contents = only_curve(
+        "stabilisation", curve([0, 1], [1.0, 2.0], low=[0.5, 1.5], high=[1.5, 4.0], band="the middle half")
+    )
     (plate,) = curve_plates(build(contents))
     assert band(figures["stabilisation"]) == (0.5, 4.0)
-    assert "The band of a model with one seed is that run's own interval." in plate.caption
+    assert "The band of a model with one seed is the middle half." in plate.caption
+    seeds = [curve([0, 1], [y, 2.0], low=[0, 0], high=[3, 4], band="the middle half") for y in (1.0, 2.0)]
+    (plate,) = curve_plates(build(only_curve("stabilisation", *seeds)))
+    assert plate.caption.count("band") == 1 and "from the lowest to the highest" in plate.caption
     zero = figures["stabilisation"].axes[0].lines[-1]
     assert list(zero.get_ydata()) == [0, 0]
     (plate,) = curve_plates(build(only_curve("jacobian_norms", curve([0, 1], [1.0, 2.0]))))

@@ -173,7 +173,14 @@ def test_size_and_time(html: str) -> None:
     texts = read(html).texts
     start = texts.index("Training (s)")
     row = texts[texts.index("noisy", start) :]
-    assert row[1:6] == ["17,290", "14.5", "4", "4", "95.0"]  # seconds: 13.5, 14.5, 15.5
+    assert row[1:7] == ["17,290", "14.5", "4", "4", "95.0", "200"]  # seconds: 13.5, 14.5, 15.5
+
+
+def test_a_model_that_did_not_learn_is_in_the_notes(make_run: Make) -> None:
+    summary = {"status": "finished", "error": None, "parameters": 10, "seconds": 1.0, "epochs": 4, "best_epoch": 4}
+    summary |= {"best_validation_accuracy": 1.0, "validation_sequences": 5, "not_fitted": "not fitted: 50.0 %."}
+    html = build([make_run(label="a", seed=1, columns=[column("clean", None, 0.9)], summary=summary)])
+    assert "<li>a, seed 1: not fitted: 50.0 %.</li>" in html
 
 
 def test_hostile_text_is_shown_and_not_run(make_run: Make, tmp_path: Path) -> None:

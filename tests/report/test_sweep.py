@@ -1,16 +1,19 @@
 """The page of a sweep."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
 
-from noisyrnn.report.sweep import build_sweep_page, history, importance, shown, slices, write_sweep_page
+from noisyrnn.report.figures import grid
+from noisyrnn.report.sweep import build_sweep_page, history, importance, log_axis, shown, slices, write_sweep_page
 
 
 def trial(number: int, score: float | None, **values: Any) -> dict[str, Any]:
     cell = {"perturbation": "white_noise", "strength": 0.2, "accuracy": score, "interval": [0.25, 0.875]}
+    cell["sequences"] = 5
     return {
         "number": number,
         "values": values,
@@ -63,7 +66,7 @@ def test_the_page_says_what_was_searched_and_found(content: dict[str, Any], tmp_
         "<dt><code>additive</code></dt><dd>0.01 to 1, by factors</dd>",
         "<dt><code>damping</code></dt><dd>0 to 1</dd>",
         "<dt><code>noise_law</code></dt><dd>gaussian, uniform</dd>",
-        "<dt>Trial</dt><dd>3, score 75.00 %</dd>",
+        "<dt>Trial</dt><dd>3, score 75.00 % on 5 validation sequences</dd>",
         "<dt><code>additive</code></dt><dd>0.01235</dd>",
         "<dd>75.0 [25.0, 87.5], 75.0 [25.0, 87.5] %</dd>",
         "It became &lt;non-finite&gt;.",
@@ -134,3 +137,28 @@ def test_importance_is_a_bar_each_the_largest_on_top(content: dict[str, Any], mo
 )
 def test_values_are_short(value: Any, text: str) -> None:
     assert shown(value) == text
+
+
+def test_the_score_names_its_number_of_sequences(content: dict[str, Any]) -> None:
+    assert "score 75.00 % on 5 validation sequences" in words(build_sweep_page(content, command=None))
+    for one in content["trials"]:
+        for run in one["columns"] or []:
+            run[0].pop("sequences", None)  # a sweep of an earlier version
+    assert "score 75.00 %</dd>" in words(build_sweep_page(content, command=None))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0.01, 1.0), (1e-5, 0.1), (0.003, 0.03), (0.0005, 0.002), (16, 512), (1e-8, 1e6), (0.11, 0.19), (1, 1.02)],
+)
+def test_tick_labels_of_log_axes_do_not_overlap(low: float, high: float) -> None:
+    figure, axes = grid(3, across=3)
+    for axis in axes:
+        log_axis(axis, low, high)
+    figure.draw_without_rendering()
+    for axis in axes:
+        labels = [label for label in axis.get_xticklabels(which="both") if label.get_text()]
+        boxes = [label.get_window_extent() for label in labels]
+        assert 2 <= len(boxes) <= 4
+        assert all(low <= float(label.get_text()) <= high for label in labels)
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))

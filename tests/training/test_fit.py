@@ -18,7 +18,7 @@ from torch.nn import functional
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import MODELS, NoisyRNN, SequenceClassifier
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
-from noisyrnn.training import RunFolder, TrainConfig, fit, load
+from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, load
 from noisyrnn.training import fit as fit_function
 from noisyrnn.training.checkpoint import Checkpoint, Progress
 from noisyrnn.training.fit import batches, select, validate
@@ -39,7 +39,27 @@ def test_it_learns_and_keeps_the_best_epoch(dataset: Dataset, folder: RunFolder,
     assert result.best_validation_accuracy == best
     assert result.history[result.best_epoch - 1]["validation_accuracy"] == best
     assert validate(load(folder.model), dataset.validation)[1] == best
+    assert result.validation_sequences == len(dataset.validation)
+    assert result.not_fitted is None
     assert not model.training
+
+
+@pytest.mark.parametrize(("accuracy", "fitted"), [(0.74, False), (0.76, True)])
+def test_a_model_that_did_not_learn_is_noted(accuracy: float, fitted: bool) -> None:
+    result = FitResult([{"train_accuracy": accuracy}], 1, 1.0, 2.0, validation_sequences=5, largest_class=0.5)
+    assert (result.not_fitted is None) is fitted  # halfway between 50 and 100 %
+    if not fitted:
+        assert str(result.not_fitted).startswith("not fitted: the training accuracy is 74.0 % in the last epoch")
+    regression = FitResult([{"train_loss": 1.0}], 1, math.nan, 2.0, validation_sequences=5, largest_class=math.nan)
+    assert regression.not_fitted is None
+
+
+def test_a_learning_rate_of_almost_zero_is_noted_as_not_fitted(dataset: Dataset, build: Build) -> None:
+    config = TrainConfig(hidden_size=12, epochs=1, batch_size=8, learning_rate=1e-9, step_size=0.3)
+    result = fit(build(config), dataset, config)
+    largest = torch.bincount(dataset.train.labels).max() / len(dataset.train)
+    assert result.largest_class == pytest.approx(float(largest), rel=1e-6)
+    assert f"the largest class has {100 * largest:.1f} %" in str(result.not_fitted)
 
 
 def test_one_epoch_equals_a_written_out_loop(dataset: Dataset, build: Build) -> None:

@@ -65,7 +65,8 @@ class Curve:
         ylabel: Name of the values, with their unit.
         kind: As for `Measurement`.
         confidence: Of certificates that hold with a probability.
-        note: What the values and the band are, in words.
+        note: What the values are, in words.
+        band: What the band is, in words; empty without one.
     """
 
     x: Tensor
@@ -77,6 +78,7 @@ class Curve:
     kind: str
     confidence: float | None = None
     note: str = ""
+    band: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; a number that is not finite becomes `None`."""
@@ -87,6 +89,7 @@ class Curve:
             "kind": self.kind,
             "confidence": self.confidence,
             "note": self.note,
+            "band": self.band,
         }
 
 

@@ -39,7 +39,8 @@ def sweep_command(words: Sequence[str]) -> int:
     failed = f", {result.failed} failed" if result.failed else ""
     print(f"Trials: {result.trials}{failed}")
     settings = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.best.items())
-    print(f"Best: {100 * result.score:.2f} % on the perturbed validation data with {settings}")
+    rests = "the" if result.sequences is None else str(result.sequences)
+    print(f"Best: {100 * result.score:.2f} % on {rests} perturbed validation sequences with {settings}")
     print(f"Page: {result.folder / 'sweep.html'}")
     print(f"Train with these settings: noisyrnn train --config {result.folder / 'best.yaml'}")
     return 0

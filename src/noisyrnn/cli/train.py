@@ -19,6 +19,8 @@ from noisyrnn.cli.flags import (
     pop_path,
 )
 from noisyrnn.pipeline import LOGGERS, train_run, train_seeds
+from noisyrnn.robustness.statistics import accuracy_interval
+from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import read_experiment, recommended
 
@@ -63,13 +65,31 @@ def train_command(words: Sequence[str]) -> int:
         "logger": given_logger,
     }
     if seeds == 1 and not together:
-        print(f"Trained: {train_run(config, **where).path}")
+        _print_end(train_run(config, **where))
         return 0
     configs = [dataclasses.replace(config, seed=config.seed + k) for k in range(seeds)]
     ends = train_seeds(configs, together=together, **where)
     for folder, sentence in ends.items():
         if sentence is None:
-            print(f"Trained: {folder}")
+            _print_end(RunFolder(folder))
         else:
             print(f"Failed: {folder.name}: {sentence}", file=sys.stderr)
     return 1 if any(ends.values()) else 0
+
+
+def _print_end(folder: RunFolder) -> None:
+    """Where a finished run is; on stderr, the accuracy it was chosen by and whether it learned its training data."""
+    print(f"Trained: {folder.path}")
+    summary = folder.read_summary()
+    if "validation_sequences" not in summary:  # of an earlier version
+        return
+    count, accuracy = summary["validation_sequences"], summary["best_validation_accuracy"]
+    right = round(accuracy * count)
+    interval = accuracy_interval([1] * right + [0] * (count - right), draws=1)
+    print(
+        f"Validation: {100 * accuracy:.1f} % of {count} sequences in epoch {summary['best_epoch']}, "
+        f"95 % interval [{100 * interval.low:.1f}, {100 * interval.high:.1f}]",
+        file=sys.stderr,
+    )
+    if summary["not_fitted"]:
+        print(f"Note: {summary['not_fitted']}", file=sys.stderr)

@@ -164,6 +164,7 @@ class SweepResult:
         score: Its mean accuracy on the perturbed validation data. The best of many: expect less of new data.
         trials: Trials made, in all.
         failed: Those of them that failed.
+        sequences: Number of validation sequences that the score rests on; `None` for a sweep of an earlier version.
     """
 
     folder: Path
@@ -171,6 +172,7 @@ class SweepResult:
     score: float
     trials: int
     failed: int
+    sequences: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +269,7 @@ def validation_columns(folder: RunFolder, config: SweepConfig, *, data_dir: Path
                 seed=config.sweep_seed,
                 device=device,
             )
-            kept = ("perturbation", "strength", "unit", "accuracy", "interval")
+            kept = ("perturbation", "strength", "unit", "accuracy", "interval", "sequences")
             found.append({key: value for key, value in result.to_dict().items() if key in kept})
     return found
 
@@ -349,6 +351,7 @@ def _result(study: "Study", folder: Path) -> SweepResult:
         score=float(best.value or 0.0),
         trials=len(trials),
         failed=len(trials) - len(scored),
+        sequences=best.user_attrs["columns"][0][0].get("sequences"),
     )
 
 

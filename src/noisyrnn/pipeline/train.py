@@ -239,6 +239,8 @@ def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | Runti
             "best_epoch": end.best_epoch,
             "best_validation_accuracy": end.best_validation_accuracy,
             "metrics_sha256": metrics,
+            "validation_sequences": end.validation_sequences,
+            "not_fitted": end.not_fitted,
         },
     )
 

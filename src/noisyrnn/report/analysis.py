@@ -45,7 +45,8 @@ class Quantity:
 class Curve:
     """A quantity along an axis; `x`, `y`, and `low` and `high` where there are such, are of one length.
 
-    `nan` stands for a value that is not finite; `kind` and `confidence` are those of every point of `y`.
+    `nan` stands for a value that is not finite; `kind` and `confidence` are those of every point of `y`, and `band`
+    describes what lies between `low` and `high`.
     """
 
     x: tuple[float, ...]
@@ -57,6 +58,7 @@ class Curve:
     kind: str
     confidence: float | None
     note: str
+    band: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +177,7 @@ def _curve(entry: Mapping[str, Any]) -> Curve:
         kind=_kind(entry),
         confidence=_optional(entry.get("confidence")),
         note=str(entry.get("note") or ""),
+        band=str(entry.get("band") or ""),
     )
 
 

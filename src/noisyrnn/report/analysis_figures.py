@@ -107,7 +107,7 @@ class _Caption:
     """What a figure of curves turned out to hold."""
 
     over_seeds: bool = False
-    own_bands: bool = False
+    own_bands: dict[str, None] = field(default_factory=dict)
     apart: bool = False
     kinds: dict[str, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class _Caption:
         if self.over_seeds:
             sentences.append("Lines are means over the seeds with a value; bands run from the lowest to the highest.")
         if self.own_bands:
-            sentences.append("The band of a model with one seed is that run's own interval.")
+            sentences.append(f"The band of a model with one seed is {' and '.join(self.own_bands)}.")
         if self.apart:
             sentences.append(
                 "Seeds that were not measured at the same places, or not by the same kind, are drawn one by one."
@@ -167,7 +167,7 @@ def _draw(axis: Axes, curves: Sequence[Curve], label: str, look: dict[str, Any],
     if len(curves) > 1:
         caption.over_seeds = True
     elif curves[0].low is not None and curves[0].high is not None:
-        caption.own_bands = True
+        caption.own_bands[curves[0].band or "the 95 % interval of that run"] = None
         low, high = np.ma.masked_invalid(curves[0].low), np.ma.masked_invalid(curves[0].high)
     axis.fill_between(x, low, high, color=look["color"], alpha=0.16, linewidth=0)
     axis.plot(x, y.mean(axis=0), label=label, **look)

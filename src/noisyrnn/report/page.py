@@ -274,6 +274,7 @@ def _cost(group: Group, position: int) -> dict[str, str]:
         return format(fmean(known), form) if known else "–"
 
     best = mean("best_validation_accuracy", ".4f")
+    sizes = [count for summary in finished if (count := summary.get("validation_sequences")) is not None]
     return {
         "label": group.label,
         "colour": colour(position),
@@ -282,6 +283,7 @@ def _cost(group: Group, position: int) -> dict[str, str]:
         "epochs": _range(summary.get("epochs") for summary in finished),
         "best_epoch": _range(summary.get("best_epoch") for summary in finished),
         "best_validation": best if best == "–" else f"{100 * float(best):.1f}",
+        "validation_sequences": _range(sizes),
     }
 
 

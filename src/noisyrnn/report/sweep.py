@@ -1,5 +1,6 @@
 """The page of a sweep: its trials as they came, each setting against the score, and what matters."""
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from noisyrnn.report.figures import INK, STYLE, Drawing, colour, drawn, grid, literal
 from noisyrnn.report.page import template_of
@@ -45,6 +46,7 @@ def build_sweep_page(sweep: Mapping[str, Any], *, command: str | None) -> str:
         "command": command,
         "facts": _facts(sweep, len(scored)),
         "best": best,
+        "best_sequences": None if best is None else best["columns"][0][0].get("sequences"),
         "best_columns": [] if best is None else _columns(best["columns"]),
         "best_values": [] if best is None else [(name, shown(value)) for name, value in best["values"].items()],
         "drawings": [(title, drawing) for title, drawing in drawings if drawing is not None],
@@ -159,14 +161,36 @@ def slices(sweep: Mapping[str, Any]) -> Drawing | None:
             axis.scatter(_places(trials, name, place), scores, s=16, c=shades, linewidths=0)
             _crosses(axis, _places(failed, name, place), scores)
             if isinstance(place, list):
-                axis.set_xticks(range(len(place)), [literal(shown(value)) for value in place])
+                names = [literal(shown(value)) for value in place]
+                crowded = {"rotation": 30, "ha": "right"} if sum(map(len, names)) > 20 else {}
+                axis.set_xticks(range(len(place)), names, **crowded)
                 axis.set_xlim(-0.5, len(place) - 0.5)
             elif place["log"]:
-                axis.set_xscale("log")
+                log_axis(axis, place["low"], place["high"])
+            else:
+                axis.xaxis.set_major_locator(MaxNLocator(4))
             axis.set_title(literal(name))
             if axis in axes[::3]:
                 axis.set_ylabel("score (%)")
         return drawn(figure, "slices", "Score of each trial against the value of each setting")
+
+
+def log_axis(axis: Axes, low: float, high: float) -> None:
+    """A logarithmic x axis from `low` to `high` with three or four round labels, which fit a narrow panel."""
+    axis.set_xscale("log")
+    reach = (high / low) ** 0.06
+    axis.set_xlim(low / reach, high * reach)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
+        ticks = [tick for power in powers for factor in factors if low <= (tick := factor * 10.0**power) <= high]
+        if len(ticks) >= 3:
+            break
+    if len(ticks) < 2:
+        ticks = [low, high]
+    most = 4 if max(len(f"{tick:.3g}") for tick in ticks) < 5 else 3
+    every = math.ceil(len(ticks) / most)
+    axis.set_xticks(ticks[::every], [f"{tick:.3g}" for tick in ticks[::every]])
+    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def _places(trials: Sequence[Mapping[str, Any]], name: str, place: Any) -> list[float]:

@@ -344,6 +344,10 @@ def _notes(groups: Sequence[Group]) -> tuple[str, ...]:
         listed = "; ".join(f"{label}: {', '.join(map(str, values))}" for label, values in seeds.items())
         notes.append(f"The models were not evaluated with the same seeds ({listed}); tests pair the seeds they share.")
     notes += [f"{run.label}, seed {run.seed}: {why}" for group in groups for run in group.runs for why in run.stale]
+    for group in groups:
+        for run in group.runs:
+            if run.summary.get("not_fitted"):
+                notes.append(f"{run.label}, seed {run.seed}: {run.summary['not_fitted']}")
     settings: dict[Column, set[str]] = {}
     for run in evaluated:
         for column, accuracy in run.accuracies.items():

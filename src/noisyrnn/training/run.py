@@ -33,12 +33,31 @@ class FitResult:
         best_epoch: The epoch, from 1, of the weights the model now has.
         best_validation_accuracy: Its accuracy on the validation data, in [0, 1]; `nan` for a regression.
         seconds: Training time, over all resumptions; of runs that are trained together, each has its share.
+        validation_sequences: Number of validation sequences that this accuracy rests on.
+        largest_class: Share of the largest class in the training data; `nan` for a regression.
     """
 
     history: list[dict[str, float]]
     best_epoch: int
     best_validation_accuracy: float
     seconds: float
+    validation_sequences: int
+    largest_class: float
+
+    @property
+    def not_fitted(self) -> str | None:
+        """A note where the training data were not learned; else `None`, and for a regression.
+
+        They were not where the training accuracy of the last epoch, measured with the noise of training, is below
+        halfway between the share of the largest class and 1.
+        """
+        reached = self.history[-1].get("train_accuracy", math.nan)
+        if not reached < (1 + self.largest_class) / 2:
+            return None
+        return (
+            f"not fitted: the training accuracy is {100 * reached:.1f} % in the last epoch, the largest class has "
+            f"{100 * self.largest_class:.1f} %. Train longer, or change the learning rate, the model or its noise."
+        )
 
 
 class Unrounded:
@@ -168,6 +187,10 @@ class Run:
         self.noisy = NoisyPass(model, objective)
         self._class_names = dataset.class_names
         self._largest_target = None if dataset.classes else float(dataset.validation.labels.abs().max())
+        self._validation_sequences = len(dataset.validation)
+        self._largest_class = math.nan
+        if dataset.classes:
+            self._largest_class = float(torch.bincount(dataset.train.labels).max()) / len(dataset.train)
         self._settings = asdict(config)
         self._origin: dict[str, Any] = {}
         if self.folder is not None:
@@ -302,4 +325,11 @@ class Run:
         if self.folder is not None:
             save(self._given, self.folder.model, class_names=self._class_names)
         progress = self.progress
-        return FitResult(progress.history, progress.best_epoch, progress.best_accuracy, progress.seconds)
+        return FitResult(
+            history=progress.history,
+            best_epoch=progress.best_epoch,
+            best_validation_accuracy=progress.best_accuracy,
+            seconds=progress.seconds,
+            validation_sequences=self._validation_sequences,
+            largest_class=self._largest_class,
+        )

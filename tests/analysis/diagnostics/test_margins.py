@@ -33,7 +33,7 @@ def test_the_margins_are_those_of_the_valid_steps() -> None:
     assert value(found, "output_margin") == pytest.approx(sum(each.pop("output_margin")) / 27)
     for name, values in each.items():
         assert value(found, name) == pytest.approx(sorted(values)[13]), name
-        assert quantity(found, name).unit == "of the data" and quantity(found, name).better == "higher"
+        assert quantity(found, name).unit == "units of the data" and quantity(found, name).better == "higher"
     assert found.data == "27 test sequences drawn with seed 3"
 
 
@@ -67,7 +67,7 @@ def test_attacks_have_the_limit_the_seed_and_the_lengths(monkeypatch: pytest.Mon
         assert options == {"upper": limit, "seed": 3}
     middle = quantity(found, "attack_radius")
     assert float(middle.measurement.value) == sorted(expected.tolist())[13]
-    assert (middle.measurement.kind, middle.better, middle.unit) == ("certificate", "higher", "of the data")
+    assert (middle.measurement.kind, middle.better, middle.unit) == ("certificate", "higher", "units of the data")
     curve = found.curves["attack_accuracy"]
     assert curve.kind == "certificate" and curve.confidence is None
     largest = float(expected[expected.isfinite()].max())

@@ -47,8 +47,9 @@ def curvature(subject: Subject) -> Findings:
         xlabel="eigenvalue",
         ylabel="density",
         kind="estimate",
-        note=f"stochastic Lanczos quadrature, {settings.density_probes} probes with a 95 % interval over them, "
+        note=f"stochastic Lanczos quadrature, {settings.density_probes} probes, "
         f"normal densities of width {density.width:.2g}; {data}",
+        band="the 95 % interval over its probes",
     )
     landscape = {**plane.to_dict(), "note": f"unit eigenvectors; {data}"}
     return Findings(

@@ -98,7 +98,8 @@ def _over_time(logs: Tensor, counts: Tensor, ylabel: str) -> Curve:
         xlabel="steps before the end",
         ylabel=ylabel,
         kind="exact",
-        note="median over sequences; the band holds the middle 80 % of them",
+        note="median over sequences",
+        band="the middle 80 % of its sequences",
     )
 
 
@@ -218,7 +219,8 @@ def stability(subject: Subject) -> Findings:
         ylabel="largest Lyapunov exponent, per step",
         kind="estimate",
         note=f"reference noise: additive {noise.additive:g}, multiplicative {noise.multiplicative:g}; "
-        f"{len(test.inputs[:_FEW])} sequences, {_PATHS} paths each; 95 % interval over sequences",
+        f"{len(test.inputs[:_FEW])} sequences, {_PATHS} paths each",
+        band="the 95 % interval over its sequences",
     )
     return Findings(
         quantities=quantities, curves={"stabilisation": curve}, verdict=verdict(quiet), data=subject.test_data

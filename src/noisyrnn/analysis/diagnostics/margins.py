@@ -26,7 +26,7 @@ def margins(subject: Subject) -> Findings:
             "Input margin, linearised model",
             linearised_margin(*given, lengths=test.lengths),
             better="higher",
-            unit="of the data",
+            unit="units of the data",
             note=f"ℓ2 distance to first order; {data}",
         ),
         median_quantity(
@@ -34,7 +34,7 @@ def margins(subject: Subject) -> Findings:
             "Input margin, from Jacobians",
             input_margin_estimate(*given, lengths=test.lengths),
             better="higher",
-            unit="of the data",
+            unit="units of the data",
             note=f"largest change of one step, the supremum taken at the sequence; {data}",
         ),
     ]
@@ -48,7 +48,7 @@ def margins(subject: Subject) -> Findings:
             "Input margin, lower bound",
             bound,
             better="higher",
-            unit="of the data",
+            unit="units of the data",
             note=f"ℓ2, from global Lipschitz constants; {data}",
         )
     )
@@ -77,7 +77,7 @@ def attack(subject: Subject) -> Findings:
         "Input margin, upper bound",
         Measurement(value=each, kind="certificate"),
         better="higher",
-        unit="of the data",
+        unit="units of the data",
         note=note,
     )
     finite = each[each.isfinite()]
@@ -120,7 +120,7 @@ def smoothing(subject: Subject) -> Findings:
             "Certified radius, smoothed",
             Measurement(value=radius * right, kind="certificate", confidence=settings.confidence),
             better="higher",
-            unit="of the data",
+            unit="units of the data",
             note=f"ℓ2, 0 where wrong or undecided, each at its own confidence; {note}",
         ),
         Quantity(
@@ -158,4 +158,5 @@ def _share_curve(held: list[Tensor], radii: Tensor, *, note: str, confidence: fl
         kind="certificate",
         confidence=confidence,
         note=note,
+        band="the 95 % interval over its sequences",
     )
