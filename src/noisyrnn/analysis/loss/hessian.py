@@ -34,7 +34,6 @@ class SymmetricOperator(Protocol):
     def device(self) -> torch.device:
         """Of the vectors."""
 
-    @recording
     def matvec(self, vectors: Tensor) -> Tensor:
         """The product with a vector `(size,)`."""
 
@@ -142,6 +141,7 @@ class LossHessian:
         torch.Size([55])
     """
 
+    @recording
     def __init__(
         self, model: nn.Module, split: Split, *, batch_size: int = 256, dtype: torch.dtype = torch.float64
     ) -> None:
@@ -176,6 +176,7 @@ class LossHessian:
         """`∇L(w)`, `(size,)`."""
         return self._gradient.clone()
 
+    @recording
     def matvec(self, vectors: Tensor) -> Tensor:
         """`H v` for a vector `(size,)`, or for each column of `(size, k)`.
 
