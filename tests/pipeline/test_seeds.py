@@ -31,7 +31,8 @@ def configs(waves_file: Path) -> list[TrainConfig]:
 
 def without_times(path: Path) -> dict[str, Any]:
     content = read_json(path)
-    content.pop("seconds", None)
+    for name in ("seconds", "metrics_sha256"):  # metrics.csv holds times too
+        content.pop(name, None)
     return content
 
 
