@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset
 
 from noisyrnn.kernels.cpu.kernel import unavailable
 from noisyrnn.models import MODELS, RecurrentLayer
@@ -262,6 +263,28 @@ def test_a_spawned_process(tmp_path: Any) -> None:
     found = pickle.loads((tmp_path / "found").read_bytes())
     for pair, result in expected.items():
         assert_equal(found[pair], result)
+
+
+class Simulated(Dataset[Tensor]):
+    """One noisy path of a layer for each sample."""
+
+    def __init__(self, layer: RecurrentLayer) -> None:
+        self.layer = layer
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.layer(torch.zeros(1, 3, INPUT))[1].detach().flatten()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_workers_of_a_data_loader_and_copies_share_no_noise() -> None:
+    layer = make("noisy", "reference")
+    workers = DataLoader(Simulated(layer), batch_size=1, num_workers=3, multiprocessing_context="fork")
+    assert len(torch.cat(list(workers)).unique(dim=0)) == 6
+    copies = [copy.deepcopy(layer)(torch.zeros(1, 3, INPUT))[1].detach().flatten() for _ in range(5)]
+    assert len(torch.stack(copies).unique(dim=0)) == 5
 
 
 # The randomness of `torch.func.vmap`, as `nn.Dropout` has it.
