@@ -24,7 +24,8 @@ def test_a_mean_with_its_interval_keeps_the_kind() -> None:
     found = mean_quantity("n", "T", _certificate(VALUES), better="higher", unit="u", note="why")
     mean, error = np.mean(VALUES), np.std(VALUES, ddof=1) / math.sqrt(len(VALUES))
     assert float(found.measurement.value) == pytest.approx(mean)
-    assert found.interval == pytest.approx((mean - 1.959964 * error, mean + 1.959964 * error), rel=1e-6)
+    reach = 2.306004 * error  # Student's t of nine sequences
+    assert found.interval == pytest.approx((mean - reach, mean + reach), rel=1e-6)
     assert (found.measurement.kind, found.measurement.confidence) == ("certificate", 0.8)
     assert (found.name, found.title, found.better, found.unit) == ("n", "T", "higher", "u")
     assert found.note == "why; mean over 9 sequences with its interval over them"
