@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.kernels.cpu import buffers, kernel
+from noisyrnn.kernels.cpu import kernel
 from noisyrnn.kernels.recurrence import FusedNoise, Pass
 from noisyrnn.kernels.reference import fused_form
 
@@ -62,11 +62,11 @@ class Stream:
             return None
         if not (inputs.is_contiguous() and state.is_contiguous()):
             inputs, state = inputs.contiguous(), state.contiguous()
-        after = buffers.empty(*state.shape)
+        after = torch.empty_like(state)
         call = kernel.Call.from_buffer_copy(prepared.call)
         call.rows = len(inputs)
         call.x, call.initial, call.last = inputs.data_ptr(), state.data_ptr(), after.data_ptr()
-        call.x_bytes, call.initial_bytes, call.last_bytes = kernel.room(inputs), kernel.room(state), kernel.room(after)
+        call.x_bytes, call.initial_bytes, call.last_bytes = inputs.nbytes, state.nbytes, after.nbytes
         kernel.check(prepared.native.forward(ctypes.byref(call)))
         return after
 
