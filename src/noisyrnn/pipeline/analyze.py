@@ -18,6 +18,7 @@ from noisyrnn.pipeline.train import load_data, run_config
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, locked, write_json
 from noisyrnn.sde.brownian import derive_seed
+from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.saving import load
 
 
@@ -49,6 +50,7 @@ class AnalyzeConfig:
         check_number("budget", self.budget, above=0.0)
 
 
+@reproducible_threads()
 def analyze_run(
     folder: RunFolder,
     config: AnalyzeConfig,

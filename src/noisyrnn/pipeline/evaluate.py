@@ -27,6 +27,7 @@ from noisyrnn.robustness import (
     worst_cases,
 )
 from noisyrnn.run_folder import RunFolder, locked, write_json
+from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.saving import load
 
 _EXAMPLES = 4
@@ -121,6 +122,7 @@ class EvaluateConfig:
         return replace(self, strengths=strengths)
 
 
+@reproducible_threads()
 def evaluate_run(
     folder: RunFolder,
     config: EvaluateConfig,

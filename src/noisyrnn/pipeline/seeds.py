@@ -20,10 +20,12 @@ from noisyrnn.pipeline.train import (
     train_run,
 )
 from noisyrnn.run_folder import RunFolder, check_writable, locked
+from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.together import check_alike, fit_together
 
 
+@reproducible_threads()
 def train_seeds(
     configs: Sequence[TrainConfig],
     *,

@@ -21,10 +21,11 @@ from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data
-from noisyrnn.pipeline.engine import make_fabric, resolve_accelerator
+from noisyrnn.pipeline.engine import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable
 from noisyrnn.run_folder import RunFolder, check_writable, file_digest, locked, remove_leftovers, write_json
 from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.threads import kernel_threads, reproducible_threads
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.fit import fit
 from noisyrnn.training.objective import Objective, noisy_loss
@@ -108,10 +109,11 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
+        "threads": kernel_threads(),
     }
 
 
+@reproducible_threads()
 def train_run(
     config: TrainConfig,
     *,
@@ -141,6 +143,7 @@ def train_run(
         RuntimeError: If training diverges; the folder's summary says so too.
     """
     resolve_accelerator(accelerator)
+    processes()  # a broken environment is refused before the data are read
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
     check_logger(logger)
     folder = open_run(config, output, resume=resume)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.sde.philox import Array, round_keys, rounds
+from noisyrnn.threads import kernel_threads
 
 _UPPER = 0xFFFFFF00  # of a word, the 24 bits that float32 holds
 _CHUNK = 1 << 17  # counters at a time: with fewer the threads queue for the interpreter, more leave the cache
@@ -117,7 +118,7 @@ def fill(
     """
     compiling = torch.compiler.is_compiling()
     xp = np if targets[0].device.type == "cpu" and not compiling else torch
-    threads = min(torch.get_num_threads(), _THREADS) if xp is np else 1
+    threads = min(kernel_threads(), _THREADS) if xp is np else 1
     affine = affine or [(1.0, 0.0)] * len(kinds)
     pen = _Pen(xp, targets, seed, kinds, affine, first_row=first_row, first_step=first_step, stream=stream)
     steps = pen.steps

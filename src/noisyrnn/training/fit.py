@@ -15,6 +15,7 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.progress import ProgressBar, graceful_interrupt
 from noisyrnn.run_folder import RunFolder, locked
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
+from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.objective import Objective, Trained, answered, loss_of, noisy_loss
 from noisyrnn.training.run import EpochHook, FitResult, Run, Unrounded
@@ -91,6 +92,7 @@ def validate(model: nn.Module, split: Split) -> tuple[float, float]:
     return loss / total, math.nan if split.classes == 0 else correct / total
 
 
+@reproducible_threads()
 def fit(
     model: Trained,
     dataset: Dataset,
@@ -106,8 +108,9 @@ def fit(
 ) -> FitResult:
     """Train `model` in place with Adam; it ends with the weights of its best validation epoch.
 
-    The order of the data and the noise depend on the seed, the epoch and the step alone, so a resumed run ends in the
-    same bits. In a distributed run every process takes a part of each batch, and the noise of its own rows.
+    The order of the data and the noise depend on the seed, the epoch and the step only, so a resumed run ends in the
+    same bits. The number of threads does not change them either: torch's own operations run on one thread, the kernels
+    and the noise on all. In a distributed run every process takes a part of each batch, and the noise of its own rows.
 
     Args:
         model: Its initial weights are where training starts.

@@ -16,6 +16,7 @@ from noisyrnn.kernels import dispatch
 from noisyrnn.progress import ProgressBar, graceful_interrupt
 from noisyrnn.run_folder import RunFolder, locked
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
+from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError
 from noisyrnn.training.fit import Batch, batches, take_step, to_device, validate
@@ -26,6 +27,7 @@ Outcome = FitResult | DivergenceError
 StepEnd = tuple[float, float, int] | DivergenceError
 
 
+@reproducible_threads()
 def fit_together(
     models: Sequence[Trained],
     dataset: Dataset,

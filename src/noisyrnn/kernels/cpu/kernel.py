@@ -11,6 +11,7 @@ from torch import Tensor
 
 from noisyrnn.kernels.cpu import buffers, compiler
 from noisyrnn.kernels.recurrence import Gradients, Pass, Recurrence
+from noisyrnn.threads import kernel_threads
 
 _POINTERS = ctypes.c_void_p
 _LONG = ctypes.c_int64
@@ -335,7 +336,7 @@ def arguments(call: Pass) -> tuple[Call, list[Any]]:
     noise = call.noise
     c.source, c.first_row, c.first_step, c.stream = noise.source, noise.first_row, noise.first_step, noise.stream
     c.additive, c.base, c.slope = noise.additive, noise.base, noise.slope
-    c.threads = torch.get_num_threads()
+    c.threads = kernel_threads()
     c.parallel = _parallel() if c.threads > 1 else None
     return c, keep
 
