@@ -1,0 +1,44 @@
+"""What callers bring to `fit`: other layouts, models and data than it can train."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from noisyrnn.data import Split
+from noisyrnn.models import NoisyRNN, SequenceClassifier, SequenceRegressor, SequenceToSequence
+from noisyrnn.training import TrainConfig, fit
+
+
+def test_a_model_with_steps_first_trains_to_the_same_weights(dataset, config: TrainConfig, folder) -> None:
+    models = []
+    for batch_first in (True, False):
+        torch.manual_seed(0)
+        models.append(SequenceClassifier(NoisyRNN(1, 6, step_size=0.2, batch_first=batch_first), 2))
+        fit(models[-1], dataset, config, folder=folder)
+    one, other = models
+    assert not other.training and not other.layer.batch_first
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    from noisyrnn import load
+
+    assert load(folder.model).layer.batch_first is False
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_first_epoch(dataset) -> None:
+    X = dataset.train.inputs
+    far = Split(inputs=X, labels=1e25 * X.amax(1), classes=0)
+    data = replace(dataset, train=Split(inputs=X, labels=X.mean(1), classes=0), validation=far, class_names=())
+    message = r"^validation loss is not finite after epoch 1, got inf; the validation targets reach about 1e25\."
+    with pytest.raises(RuntimeError, match=message):
+        fit(SequenceRegressor(NoisyRNN(1, 4)), data, TrainConfig(hidden_size=4, epochs=3, batch_size=20))
+
+
+@pytest.mark.parametrize("model", [SequenceToSequence(NoisyRNN(1, 4), 2), nn.Linear(1, 2), NoisyRNN(1, 4)])
+def test_another_module_is_refused_before_any_work(dataset, config: TrainConfig, model: nn.Module) -> None:
+    message = rf"^model must be a SequenceClassifier or a SequenceRegressor, got {type(model).__name__}\."
+    with pytest.raises(TypeError, match=message):
+        fit(model, dataset, config)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^dataset must be a Dataset, got Split\. Build one: Dataset\(name="):
+        fit(SequenceClassifier(NoisyRNN(1, 4), 2), dataset.train, config)  # type: ignore[arg-type]
