@@ -125,6 +125,12 @@ def test_an_unknown_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     trains("NOISYRNN_CPU_LEVEL must be one of avx512, avx2, portable, got 'avx9'")
 
 
+def test_an_instruction_set_that_the_processor_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setenv("NOISYRNN_CPU_LEVEL", "avx512")
+    trains("NOISYRNN_CPU_LEVEL must be one of avx2, portable on this processor, got 'avx512'")
+
+
 def test_the_compiler_may_have_arguments(tmp_path: Path, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrapper = script(tmp_path / "wrapper", 'exec "$@"')
     monkeypatch.setenv("CXX", f"{wrapper} {compiler._compiler()[0]}")

@@ -37,14 +37,19 @@ def level() -> str:
     """The widest instruction set of this processor, or what the environment variable NOISYRNN_CPU_LEVEL names.
 
     Raises:
-        CompilerError: If the variable names none of `LEVELS`.
+        CompilerError: If the variable names none of `LEVELS`, or one that this processor lacks.
     """
+    widest = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
     named = os.environ.get(LEVEL)
-    if named:
-        if named not in LEVELS:
-            raise CompilerError(f"{LEVEL} must be one of {', '.join(LEVELS)}, got {named!r}")
-        return named
-    return {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
+    if not named:
+        return widest
+    if named not in LEVELS:
+        raise CompilerError(f"{LEVEL} must be one of {', '.join(LEVELS)}, got {named!r}")
+    order = list(LEVELS)
+    if order.index(named) < order.index(widest):
+        usable = ", ".join(order[order.index(widest) :])
+        raise CompilerError(f"{LEVEL} must be one of {usable} on this processor, got {named!r}")
+    return named
 
 
 def cache_folder() -> Path:
