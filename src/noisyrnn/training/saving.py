@@ -175,7 +175,8 @@ def _check_same_outputs(model: Head, rebuilt: Head) -> None:
     """
     model, example = deepcopy(model).eval(), next(model.parameters())
     model.layer.noise = "off"
-    inputs = torch.randn(2, 3, model.layer.input_size, generator=torch.Generator().manual_seed(0), device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2, 3, model.layer.input_size, generator=generator, dtype=torch.float32, device="cpu")
     inputs = inputs.to(example.device, example.dtype)
     with torch.no_grad():
         one, other = model(inputs), rebuilt.to(example.device)(inputs)
