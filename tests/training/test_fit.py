@@ -1,6 +1,7 @@
 """The training loop: what it optimises, what it writes, how it stops and goes on."""
 
 import dataclasses
+import io
 import math
 import os
 import random
@@ -20,7 +21,7 @@ from noisyrnn.models import MODELS, NoisyRNN, SequenceClassifier
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, load
 from noisyrnn.training import fit as fit_function
-from noisyrnn.training.checkpoint import Checkpoint, Progress
+from noisyrnn.training.checkpoint import Checkpoint, Progress, _sealed
 from noisyrnn.training.fit import batches, select, validate
 
 Build = Callable[[TrainConfig], SequenceClassifier]
@@ -172,7 +173,9 @@ def test_checkpoint_of_other_settings_is_refused(
 def test_damaged_checkpoint_is_named(dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build) -> None:
     fit(build(config), dataset, config, folder=folder)
     folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"checkpoint must be whole, got .*checkpoint\.pt, which is damaged"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint must be whole and of this version, got .*checkpoint\.pt, which is damaged"
+    ):
         fit(build(config), dataset, config, folder=folder, resume=True)
 
 
@@ -180,7 +183,9 @@ def test_a_file_that_is_no_checkpoint_is_named(
     dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
 ) -> None:
     folder.checkpoint.write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"checkpoint must be whole, got .*checkpoint\.pt, which is damaged"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint must be whole and of this version, got .*checkpoint\.pt, which is damaged"
+    ):
         fit(build(config), dataset, config, folder=folder, resume=True)
 
 
@@ -188,11 +193,15 @@ def test_checkpoint_of_another_format_is_refused(
     dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
 ) -> None:
     fit(build(config), dataset, config, folder=folder)
-    torch.save({"format": 3}, folder.checkpoint)
+    content = io.BytesIO()
+    torch.save({"format": 3}, content)
+    folder.checkpoint.write_bytes(_sealed(content.getvalue()))
     with pytest.raises(ValueError, match=r"checkpoint must be of format 2, got 3 in .*checkpoint\.pt"):
         fit(build(config), dataset, config, folder=folder, resume=True)
     torch.save([1, 2], folder.checkpoint)
-    with pytest.raises(ValueError, match=r"checkpoint must be whole, got .*checkpoint\.pt, which is damaged"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint must be whole and of this version, got .*checkpoint\.pt, which is damaged"
+    ):
         fit(build(config), dataset, config, folder=folder, resume=True)
 
 
@@ -362,7 +371,7 @@ def test_progress_lines_show_an_eta(
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
     path, generator = tmp_path / "checkpoint.pt", random.Random(1)
     weights = {"w": torch.randn(30, 30)}
-    Checkpoint({"seed": 1}, Progress(), weights, {"state": {}}, weights).write(path)
+    Checkpoint({"seed": 1}, {"data": "1"}, Progress(), weights, {"state": {}}, weights).write(path)
     whole = path.read_bytes()
     places = [generator.randrange(8 * len(whole)) for _ in range(400)]
     places += [generator.randrange(8 * (len(whole) - 64), 8 * len(whole)) for _ in range(100)]
@@ -370,17 +379,20 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"^checkpoint must be whole, got .*, which is damaged"):
-            Checkpoint.read(path, {"seed": 1})
+        with pytest.raises(
+            ValueError, match=r"^checkpoint must be whole and of this version, got .*, which is damaged"
+        ):
+            Checkpoint.read(path, {"seed": 1}, {"data": "1"})
     path.write_bytes(whole)
-    assert Checkpoint.read(path, {"seed": 1}).model["w"].equal(weights["w"])
+    assert Checkpoint.read(path, {"seed": 1}, {"data": "1"}).model["w"].equal(weights["w"])
 
 
-def test_a_checkpoint_without_a_digest_is_read(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_digest_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    Checkpoint({"seed": 1}, Progress(), {}, {}, None).write(path)
+    Checkpoint({"seed": 1}, {}, Progress(), {}, {}, None).write(path)
     torch.save(torch.load(path, weights_only=True), path)
-    assert Checkpoint.read(path, {"seed": 1}).progress == Progress()
+    with pytest.raises(ValueError, match="damaged or older"):
+        Checkpoint.read(path, {"seed": 1}, {})
 
 
 class OwnLayer(NoisyRNN):

@@ -95,7 +95,8 @@ class Checkpoint:
             LookupError,
         ) as error:
             raise ValueError(
-                f"checkpoint must be whole, got {path}, which is damaged. Start anew without it."
+                f"checkpoint must be whole and of this version, got {path}, which is damaged or older. "
+                "Start again without it."
             ) from error
         if found != FORMAT:
             raise ValueError(f"checkpoint must be of format {FORMAT}, got {found} in {path}.")
@@ -113,8 +114,8 @@ class Checkpoint:
         return cls(**{**content, "progress": Progress(**content["progress"])})
 
 
-_SEAL, _END = b"\nsha256:", b"PK\x05\x06"
-"""What comes before the digest behind a checkpoint; and how the last 22 bytes begin of one without a digest."""
+_SEAL = b"\nsha256:"
+"""What stands between a checkpoint and its digest."""
 
 
 def _sealed(content: bytes) -> bytes:
@@ -123,20 +124,16 @@ def _sealed(content: bytes) -> bytes:
 
 
 def _unsealed(content: bytes) -> bytes:
-    """The content without its digest. That of version 0.1 has none.
+    """The content without its digest.
 
     Raises:
-        ValueError: If the content is not that of the digest.
+        ValueError: If the content has no digest, or that of another.
     """
-    digest = hashlib.sha256()
-    size = len(content) - len(_SEAL) - digest.digest_size
-    if size > 0 and content[size : -digest.digest_size] == _SEAL:
-        digest.update(memoryview(content)[:size])
-        if content[-digest.digest_size :] == digest.digest():
-            return content[:size]
-    elif content[-22:-18] == _END:
-        return content
-    raise ValueError("the digest is not that of the content")
+    size = len(content) - len(_SEAL) - hashlib.sha256().digest_size
+    found = content[: max(size, 0)]
+    if _sealed(found) != content:
+        raise ValueError("the digest is not that of the content")
+    return found
 
 
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
