@@ -53,7 +53,7 @@ def test_weights_in_any_unit_reach_the_training_and_the_validation_part(classifi
         trainings.clear()
         estimator.set_params(epochs=1, validation_fraction=0.25).fit(X, answers, sample_weight=weights)
         dataset, _ = trainings[0]
-        of_row = {tuple(x.T.astype(np.float32).flatten().tolist()): w for x, w in zip(X, scaled, strict=True)}
+        of_row = {tuple(x.T.flatten().tolist()): w for x, w in zip(X, scaled, strict=True)}
         for part, count in ((dataset.train, 30), (dataset.validation, 10)):
             expected = [of_row[tuple(row.flatten().tolist())] for row in part.inputs]
             assert part.weights.tolist() == pytest.approx(expected) and len(part) == count

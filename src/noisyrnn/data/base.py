@@ -215,7 +215,8 @@ class Dataset:
         valid = self.train.valid()
         values = self.train.inputs[valid].double()
         share = None
-        if self.train.weights is not None:
+        weights = self.train.weights
+        if weights is not None and bool((weights != weights[0]).any()):  # equal ones are none, to the last bit
             share = self.train.weights.double().repeat_interleave(valid.sum(dim=1))
             values, share = values[share > 0], share[share > 0]
             share = share / share.sum()
