@@ -135,6 +135,8 @@ def test_inputs_of_another_type_than_the_weights_are_refused() -> None:
     )
     with pytest.raises(TypeError, match=message):
         layer(X.double())
+    with pytest.raises(TypeError, match=message):
+        layer.step(X[:, 0].double())
     with pytest.raises(TypeError, match=r"^h_0 must be torch\.float32, as the weights are, got torch\.float64"):
         layer(X, torch.zeros(1, 12, 6, dtype=torch.float64))
     with contextlib.nullcontext() if X.is_cuda else torch.autocast("cpu", torch.bfloat16):

@@ -217,7 +217,7 @@ class Dataset:
         share = None
         weights = self.train.weights
         if weights is not None and bool((weights != weights[0]).any()):  # equal ones are none, to the last bit
-            share = self.train.weights.double().repeat_interleave(valid.sum(dim=1))
+            share = weights.double().repeat_interleave(valid.sum(dim=1))
             values, share = values[share > 0], share[share > 0]
             share = share / share.sum()
         offsets = values - values[0]  # exact zeros where all are equal, and small where all are far from zero

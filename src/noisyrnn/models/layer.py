@@ -259,7 +259,7 @@ class RecurrentLayer(nn.Module):
         Steps one after another give what `forward` gives in evaluation mode with the noise off. No gradients.
 
         Args:
-            inputs: `(batch, input_size)`.
+            inputs: `(batch, input_size)`; of a head, what its `standardize` makes of them.
             state: `(batch, state_size)`, whose first `hidden_size` entries are the output; for several layers
                 `(num_layers, batch, state_size)`, of which the last has the output. Zeros by default.
 
@@ -268,6 +268,7 @@ class RecurrentLayer(nn.Module):
         """
         if inputs.ndim != 2 or inputs.shape[1] != self.input_size:
             raise ValueError(f"inputs must have shape (batch, {self.input_size}), got {tuple(inputs.shape)}.")
+        check_dtype("inputs", inputs, self)
         if len(self._streams) == 1:
             return self._step(self.cell, self._streams[0], inputs, state)
         if self.bidirectional:

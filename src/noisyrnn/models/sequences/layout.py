@@ -64,9 +64,21 @@ def check_form(inputs: Tensor | PackedSequence, *, input_size: int, batch_first:
         raise TypeError(f"inputs must be floating point, got {inputs.dtype}. Convert: inputs.float().")
 
 
+def first_parameter(module: nn.Module) -> Tensor | None:
+    """A parameter of a module, `None` where it has none; `parameters()` takes several times as long to begin."""
+    for own in module._parameters.values():
+        if own is not None:
+            return own
+    for child in module._modules.values():
+        found = None if child is None else first_parameter(child)
+        if found is not None:
+            return found
+    return None
+
+
 def check_dtype(argument: str, values: Tensor, module: nn.Module) -> None:
     """Raise `TypeError` unless `values` have the type of the module's weights; autocast converts them itself."""
-    weight = next(module.parameters(), None)
+    weight = first_parameter(module)
     if weight is None or values.dtype == weight.dtype or torch.is_autocast_enabled(values.device.type):
         return
     raise TypeError(
