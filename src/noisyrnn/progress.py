@@ -1,15 +1,18 @@
-"""What a long run shows while it goes on, and how it is asked to stop."""
+"""What a long run shows of its progress."""
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def tell(text: str) -> None:
+    """Print a line on stderr; where nobody reads it any more, work goes on without."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):  # a broken pipe, a terminal that is gone, a closed file
+            print(text, file=sys.stderr, flush=True)
 
 
 class ProgressBar:
@@ -27,6 +30,7 @@ class ProgressBar:
         self._name, self._total, self._done, self._every = name, total, done, every
         self._start, self._begin, self._last = time.monotonic(), done, time.monotonic()
         self._bar: Progress | None = None
+        shown = shown and sys.stderr is not None
         self._lines = shown and not sys.stderr.isatty()
         if shown and not self._lines:
             self._bar = Progress(
@@ -50,43 +54,10 @@ class ProgressBar:
             self._last = time.monotonic()
             rate = (self._done - self._begin) / (self._last - self._start)
             left = (self._total - self._done) / rate
-            print(f"{self._name}: {self._done}/{self._total}, ETA {left:.0f} s", file=sys.stderr, flush=True)
+            tell(f"{self._name}: {self._done}/{self._total}, ETA {left:.0f} s")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._bar is not None:
-            self._bar.stop()
-
-
-class StopRequest:
-    """Whether the user has asked the run to stop."""
-
-    made = False
-
-
-@contextmanager
-def graceful_interrupt() -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request that the loop can honour between two steps.
-
-    A second one of the same kind interrupts at once; a launcher may follow Ctrl-C with SIGTERM. Outside the main
-    thread signals cannot be caught and nothing changes.
-    """
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-
-    seen: set[int] = set()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if number in seen:
-            raise KeyboardInterrupt
-        seen.add(number)
-        request.made = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            with suppress(OSError):  # a terminal that is gone
+                self._bar.stop()

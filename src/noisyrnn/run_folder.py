@@ -61,7 +61,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     remove_leftovers(path.parent)
     part = None
     try:
-        descriptor, part = _create_part(path)
+        descriptor, part = create_part(path)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
@@ -75,7 +75,7 @@ def write_atomically(path: Path, content: bytes) -> None:
                 part.unlink(missing_ok=True)
 
 
-def _create_part(path: Path) -> tuple[int, Path]:
+def create_part(path: Path) -> tuple[int, Path]:
     """A new file next to `path`, open and locked: by a name that nobody can foresee, never through a link."""
     while True:
         part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +24,7 @@ from noisyrnn.training import TrainConfig, load
 
 optuna = pytest.importorskip("optuna")
 module = sys.modules["noisyrnn.pipeline.sweep"]
+study_module = sys.modules["noisyrnn.pipeline.study"]
 
 
 @pytest.fixture(autouse=True)
@@ -223,25 +222,78 @@ def test_a_second_machine_shares_the_database_and_keeps_to_the_number(waves_file
     assert not (tmp_path / "second" / "sweeps.db").exists()
 
 
-def test_a_trial_under_way_elsewhere_counts(waves_file: Path, tmp_path: Path, no_training: None) -> None:
-    config = settings(waves_file, trials=2)
+def running_trial(study: Any, process: list[Any], seen: float) -> Any:
+    """A trial as another process would have begun it."""
+    template = optuna.trial.create_trial(
+        state=optuna.trial.TrialState.RUNNING, user_attrs={"process": process, "seen": seen}
+    )
+    study.add_trial(template)
+    return study.trials[-1]
+
+
+def test_a_trial_running_elsewhere_counts_until_it_is_silent(
+    waves_file: Path, tmp_path: Path, no_training: None
+) -> None:
     sweep(settings(waves_file, trials=1), output=tmp_path)
     folder = next(tmp_path.glob("sweep-*"))
     study = optuna.load_study(study_name=folder.name, storage=f"sqlite:///{tmp_path / 'sweeps.db'}")
-    trial = study.ask()
-    for process in ("unsigned", ["elsewhere", 2**22 + 1], [socket.gethostname(), os.getpid()]):
-        if process != "unsigned":
-            trial.set_user_attr("process", process)
-        assert sweep(config, output=tmp_path).trials == 1
-    trial.set_user_attr("process", [socket.gethostname(), 2**22 + 1])  # above the largest there can be
-    assert sweep(config, output=tmp_path).trials == 2
+    mine, now = study_module._signature(), time.time()
+    for made, (process, seen, lost) in enumerate(
+        [
+            (["elsewhere", 17, "1"], now, False),
+            (mine, now, False),
+            (["elsewhere", 17, "1"], now - 121, True),
+            (mine, now - 121, True),  # a process that hangs, or whose number is used again where that cannot be seen
+            ([mine[0], 2**22 + 1, ""], now, True),  # above the largest number there can be
+            ([*mine[:2], "another start"], now, True),  # its number was used again
+        ],
+        start=1,
+    ):
+        trial = running_trial(study, process, seen)
+        ended = sweep(settings(waves_file, trials=made + 1), output=tmp_path).trials
+        if lost:
+            assert ended == made + 1, process
+            assert study.trials[trial.number].state == optuna.trial.TrialState.FAIL
+        else:
+            assert ended == made, process
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            assert sweep(settings(waves_file, trials=made + 1), output=tmp_path).trials == made + 1
+
+
+def test_a_trial_is_signed_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed right after its trial was made: the next one who looks knows that it is lost."""
+    study = open_study("one", f"sqlite:///{tmp_path / 's.db'}", {})
+
+    def killed(*args: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(optuna.trial.Trial, "__init__", killed)
+    with pytest.raises(SystemExit):
+        study_module.new_trial(study, 0)
+    assert study.trials[0].user_attrs["process"] == study_module._signature()
+    assert study.trials[0].user_attrs["seen"] == pytest.approx(time.time(), abs=60)
+
+
+def test_fewer_trials_than_asked_for_is_a_failure(
+    waves_file: Path, tmp_path: Path, no_training: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", "--dataset", str(waves_file), "--hidden-size", "4", "--epochs", "1", "--output", str(tmp_path)]
+    assert main([*words, "--trials", "1"]) == 0
+    folder = next(tmp_path.glob("sweep-*"))
+    study = optuna.load_study(study_name=folder.name, storage=f"sqlite:///{tmp_path / 'sweeps.db'}")
+    running_trial(study, ["elsewhere", 17, "1"], time.time())
+    capsys.readouterr()
+    assert main([*words, "--trials", "3"]) == 1
+    shown = capsys.readouterr()
+    assert "Trials: 2\n" in shown.out
+    assert shown.err == "Missing: 1 of 3 trials, which run elsewhere. Run the same command again later.\n"
 
 
 def test_kill_minus_9_then_the_same_command_ends_the_same(waves_file: Path, tmp_path: Path) -> None:
     words = ["sweep", "--dataset", str(waves_file), "--hidden-size", "8", "--epochs", "12", "--trials", "2"]
     command = [sys.executable, "-m", "noisyrnn", *words, "--output", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not list(tmp_path.glob("killed/sweep-*/*/metrics.csv")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -260,8 +312,10 @@ def test_nothing_but_trials_under_way_elsewhere(waves_file: Path, tmp_path: Path
     config = settings(waves_file, trials=1)
     url = f"sqlite:///{tmp_path / 'sweeps.db'}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "carry_out_trial", lambda task: open_study(task.name, url, task.identity).ask())
-        with pytest.raises(RuntimeError, match="No trial has ended: those that are missing are under way elsewhere"):
+        patch.setattr(
+            module, "carry_out_trial", lambda task: study_module.new_trial(open_study(task.name, url, task.identity), 0)
+        )
+        with pytest.raises(RuntimeError, match="No trial has ended: the missing ones are running elsewhere"):
             sweep(config, output=tmp_path)
 
 

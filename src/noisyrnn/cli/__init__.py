@@ -2,9 +2,11 @@
 
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TextIO
 
 from noisyrnn import __version__
@@ -17,6 +19,9 @@ from noisyrnn.cli.report import report_command
 from noisyrnn.cli.show import doctor_command, list_command
 from noisyrnn.cli.sweep import sweep_command
 from noisyrnn.cli.train import train_command
+from noisyrnn.interruption import interruptible, signal_of
+from noisyrnn.progress import tell
+from noisyrnn.redact import without_passwords
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train_command,
@@ -40,32 +45,92 @@ def _usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 on success, 1 on a failed computation, 2 on bad input, 130 when interrupted."""
+    """Run one command.
+
+    Returns:
+        0 on success, 1 on a failed computation, 2 on bad input, 128 plus the number of the signal that stopped it (130
+        for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP), and 141 where the reader of its output has gone.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_standard_streams()
+    try:
+        with warnings.catch_warnings(), interruptible():
+            warnings.showwarning = _show_warning
+            status = _run(words)
+            sys.stdout.flush()
+            return status
+    except KeyboardInterrupt as error:
+        number = signal_of(error)
+        how = "Interrupted" if number == signal.SIGINT else f"Stopped by {signal.Signals(number).name}"
+        again = "the same command with --resume" if words[:1] == ["train"] else "the same command"
+        tell(f"{how}. Everything up to the last checkpoint is saved; go on with {again}.")
+        return 128 + number
+    except BrokenPipeError as error:
+        _show_traceback(error)
+        _discard_output()
+        return 128 + 13  # SIGPIPE
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        return _failed(error, 2)
+    except MemoryError as error:
+        reason = f" ({error})" if str(error) else ""
+        return _failed(error, 1, f"Memory ran out{reason}. Use smaller sizes, fewer workers or a larger machine.")
+    except (RuntimeError, OSError) as error:
+        return _failed(error, 1)
+    except Exception as error:  # a fault of ours or of a library: the user gets a message all the same
+        reason = f": {error}" if str(error) else ""
+        advice = "Set NOISYRNN_DEBUG=1 to see the traceback, and report it."
+        return _failed(error, 1, f"Unexpected {type(error).__name__}{reason.rstrip('.')}. {advice}")
+
+
+def _run(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
         return 0 if words else 2
     if words[0] == "--version":
         print(__version__)
         return 0
+    check_choice("command", words[0], COMMANDS)
+    return COMMANDS[words[0]](words[1:])
+
+
+def _open_standard_streams() -> None:
+    """Let a command run without standard streams: the next file it opened would get the number of a closed one."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a pipe's encoding may lack Greek letters; that is no reason to stop
             stream.reconfigure(errors="replace")
+
+
+def _failed(error: Exception, status: int, message: str | None = None) -> int:
+    """Show why a command failed."""
+    _show_traceback(error)
+    tell(without_passwords(str(error) or type(error).__name__ if message is None else message))
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            check_choice("command", words[0], COMMANDS)
-            return COMMANDS[words[0]](words[1:])
-    except KeyboardInterrupt:
-        again = "the same command with --resume" if words[0] == "train" else "the same command"
-        print(f"Interrupted. Everything up to the last checkpoint is saved; go on with {again}.", file=sys.stderr)
-        return 130
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        print(_sentence(error), file=sys.stderr)
-        return 2
-    except (RuntimeError, OSError) as error:
-        print(_sentence(error), file=sys.stderr)
-        return 1
+        sys.stdout.flush()
+    except OSError:  # a full disk, where the interpreter would complain once more
+        _discard_output()
+    return status
+
+
+def _show_traceback(error: Exception) -> None:
+    if os.environ.get("NOISYRNN_DEBUG"):
+        import traceback
+
+        tell(without_passwords("".join(traceback.format_exception(error))))
+
+
+def _discard_output() -> None:
+    """Let the interpreter flush what nobody reads any more without a complaint."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(
@@ -76,15 +141,6 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """What there is to say to the user of a command, without the place in the program that says it."""
+    """One line for the user of a command, without the place in the program that it comes from."""
     text = str(message) if issubclass(category, UserWarning) else f"{category.__name__}: {message}"
-    print(f"Note: {text}", file=sys.stderr)
-
-
-def _sentence(error: Exception) -> str:
-    """The error's text; with NOISYRNN_DEBUG set, the traceback is shown too."""
-    if os.environ.get("NOISYRNN_DEBUG"):
-        import traceback
-
-        traceback.print_exception(error)
-    return str(error)
+    tell("Note: " + without_passwords(" ".join(text.split())))

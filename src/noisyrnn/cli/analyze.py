@@ -1,6 +1,5 @@
 """`noisyrnn analyze`."""
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from noisyrnn.analysis.diagnostics import AnalysisSettings
 from noisyrnn.cli.flags import Arguments, add_fields, add_places, command_parser, given_of, pop_path, split_names
 from noisyrnn.pipeline import AnalyzeConfig, analyze_run
+from noisyrnn.progress import tell
 from noisyrnn.run_folder import RunFolder, read_json
 
 
@@ -39,6 +39,6 @@ def analyze_command(words: Sequence[str]) -> int:
         print(f"Analyzed: {folder.analysis}")
         for name, part in read_json(folder.analysis)["parts"].items():
             if part["status"] != "done":
-                print(f"Not computed: {name}: {part['reason']}", file=sys.stderr)
+                tell(f"Not computed: {name}: {part['reason']}")
                 failed = failed or part["status"] == "failed"  # skipped for time, or impossible, is no failure
     return 1 if failed else 0

@@ -1,18 +1,19 @@
 """`noisyrnn compare`."""
 
 import dataclasses
-import shlex
-import sys
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 
 from noisyrnn.cli.flags import (
     OUTPUT,
     RECOMMENDED,
+    Arguments,
     absolute_dataset,
     add_fields,
     add_places,
     add_together,
+    command_line,
     command_parser,
     given_of,
     pop_path,
@@ -20,6 +21,7 @@ from noisyrnn.cli.flags import (
 )
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare
+from noisyrnn.progress import tell
 from noisyrnn.training.config import TrainConfig
 
 
@@ -37,20 +39,34 @@ def compare_command(words: Sequence[str]) -> int:
     add_fields(parser, TrainConfig, skip=("model", "seed", "label"))
     add_fields(parser, EvaluateConfig)
     add_places(parser)
-    given = given_of(parser, words)
+    given = given_of(parser, words, settings=_settings)
     output, data_dir = Path(given.pop("output", OUTPUT)), pop_path(given, "data_dir")
+    config = _compare_config(given)
+    command = command_line("compare", words)
+    page, failures = compare(config, output=output, data_dir=data_dir, command=command, show_progress=True)
+    if page not in failures:
+        print((page.parent / "table.md").read_text(encoding="utf-8"))
+    for folder, sentence in failures.items():
+        tell(f"Failed: {folder.name}: {sentence}")
+    if page not in failures:
+        print(f"Report: {page}")
+    return 1 if failures else 0
+
+
+def _compare_config(given: Arguments) -> CompareConfig:
+    given = dict(given)
     names = {field.name for field in dataclasses.fields(EvaluateConfig)}
     evaluation = EvaluateConfig(**{name: given.pop(name) for name in names & given.keys()})
     models = split_names(given.pop("models", list(MODELS)))
     names = {field.name for field in dataclasses.fields(CompareConfig)}
     own = {name: given.pop(name) for name in names & given.keys()}
-    config = CompareConfig(models=models, train=absolute_dataset(given), evaluation=evaluation, **own)
-    command = "noisyrnn compare " + shlex.join(words)
-    page, failures = compare(config, output=output, data_dir=data_dir, command=command, show_progress=True)
-    if page not in failures:
-        print((page.parent / "table.md").read_text(encoding="utf-8"))
-    for folder, sentence in failures.items():
-        print(f"Failed: {folder.name}: {sentence}", file=sys.stderr)
-    if page not in failures:
-        print(f"Report: {page}")
-    return 1 if failures else 0
+    return CompareConfig(models=models, train=absolute_dataset(given), evaluation=evaluation, **own)
+
+
+def _settings(given: Arguments) -> Arguments:
+    config = _compare_config({name: value for name, value in given.items() if name not in ("output", "data_dir")})
+    for run in config.run_configs()[: len(config.models)]:  # they differ from model to model, so no flag holds them
+        values = {name: value for name, value in dataclasses.asdict(run).items() if value is not None}
+        print(f"# {run.model}: {', '.join(f'{name} {value}' for name, value in values.items() if name != 'model')}")
+    unset = dict.fromkeys((field.name for field in dataclasses.fields(TrainConfig)), SUPPRESS)
+    return {**unset, **given, "strengths": config.evaluation.strengths or SUPPRESS}

@@ -2,14 +2,19 @@
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+import shlex
+from argparse import SUPPRESS
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
+from noisyrnn.redact import words_without_passwords
+from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import recommended
 
 Arguments = dict[str, Any]
@@ -49,8 +54,10 @@ def command_parser(command: str, description: str, example: str) -> CommandParse
         formatter_class=DefaultHelpFormatter,
         default_env=False,
         allow_abbrev=False,
+        print_config=None,  # the parser's own prints nothing of what a command would use
     )
     parser.add_argument("--config", action="config", help="YAML file with the same keys as the flags.")
+    parser.add_argument("--print-config", action="store_true", help="Print all settings as such a file, and exit.")
     return parser
 
 
@@ -88,8 +95,20 @@ def add_together(parser: CommandParser) -> None:
     parser.add_argument("--together", action="store_true", help="Train all seeds of a model side by side.")
 
 
-def given_of(parser: CommandParser, words: Sequence[str]) -> Arguments:
-    """What the flags and the config file set, and nothing else; `--some_flag` is understood as `--some-flag`."""
+def given_of(
+    parser: CommandParser, words: Sequence[str], *, settings: Callable[[Arguments], Arguments] | None = None
+) -> Arguments:
+    """What the flags and the config file set, and nothing else; `--some_flag` is understood as `--some-flag`.
+
+    Args:
+        parser: Of the command.
+        words: What follows the command's name.
+        settings: From what was given to what the command would use, where that is more than the flags' defaults; with
+            `SUPPRESS` for what is not to be printed.
+
+    Raises:
+        SystemExit: With `--print-config`, after printing all settings.
+    """
     flags = {flag.replace("-", "_"): flag for action in parser._actions for flag in action.option_strings}
     words = [_with_dashes(word, flags) for word in words]
     try:
@@ -97,13 +116,46 @@ def given_of(parser: CommandParser, words: Sequence[str]) -> Arguments:
     except ArgumentError as error:
         parser.error(str(error))
     found.pop("config", None)
+    if found.pop("print_config", False):
+        _print_config(parser, found, found if settings is None else settings(dict(found)))
+        raise SystemExit(0)
     return found
+
+
+def _print_config(parser: CommandParser, given: Arguments, used: Arguments) -> None:
+    """Print what a command would use as YAML that `--config` takes; passwords are left out."""
+    names = [action.dest for action in parser._actions if action.dest not in ("config", "print_config", "help")]
+    defaults = {action.dest: action.default for action in parser._actions if action.default is not None}
+    every = {**defaults, **given, **used}
+    content = {name: _plain_value(every[name]) for name in names if every.get(name, SUPPRESS) is not SUPPRESS}
+    print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), end="")
+
+
+def stated(config: TrainConfig) -> Arguments:
+    """Settings that a file must state for the same run: those that are set, and those that would be recommended."""
+    needed = recommended(config.dataset, config.model)
+    values = dataclasses.asdict(config)
+    return {name: value if value is not None or name in needed else SUPPRESS for name, value in values.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    """The same as YAML holds it."""
+    if isinstance(value, Mapping):
+        return {key: _plain_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_value(entry) for entry in value]
+    return words_without_passwords([value])[0] if isinstance(value, str) else value
 
 
 def _with_dashes(word: str, flags: dict[str, str]) -> str:
     """A flag as the parser spells it, with what follows an `=` or a `.` left alone; any other word as it is."""
     end = min((word.index(mark) for mark in "=." if mark in word), default=len(word))
     return flags.get(word[:end].replace("-", "_"), word[:end]) + word[end:]
+
+
+def command_line(command: str, words: Sequence[str]) -> str:
+    """A command as pages show it for repeating, without passwords."""
+    return shlex.join(["noisyrnn", command, *words_without_passwords(words)])
 
 
 def absolute_dataset(given: Arguments) -> Arguments:

@@ -1,12 +1,11 @@
 """`noisyrnn report`."""
 
 import os
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from noisyrnn.cli.flags import command_parser, given_of, pop_path
+from noisyrnn.cli.flags import command_line, command_parser, given_of, pop_path
+from noisyrnn.progress import tell
 from noisyrnn.report import split_readable, write_report
 from noisyrnn.run_folder import RunFolder, check_writable
 
@@ -31,10 +30,10 @@ def report_command(words: Sequence[str]) -> int:
     readable, failures = split_readable(paths)
     if not readable:
         raise ValueError(next(iter(failures.values())))
-    command = "noisyrnn report " + shlex.join(words)
+    command = command_line("report", words)
     page = write_report(readable, output, title=given.get("title", "Comparison"), command=command, failures=failures)
     for path, sentence in failures.items():
-        print(f"Failed: {path.name}: {sentence}", file=sys.stderr)
+        tell(f"Failed: {path.name}: {sentence}")
     print(f"Report: {page}")
     return 1 if failures else 0
 

@@ -1,7 +1,7 @@
 """`noisyrnn train`."""
 
 import dataclasses
-import sys
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from noisyrnn.cli.flags import (
     command_parser,
     given_of,
     pop_path,
+    stated,
 )
 from noisyrnn.pipeline import LOGGERS, train_run, train_seeds
+from noisyrnn.progress import tell
 from noisyrnn.robustness.statistics import accuracy_interval
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.config import TrainConfig
@@ -43,18 +45,14 @@ def train_command(words: Sequence[str]) -> int:
     parser.add_argument("--accelerator", type=str, default="auto", help='"auto", "cpu" or "cuda".')
     parser.add_argument("--checkpoint-seconds", type=float, default=30.0, help="Time between checkpoints.")
     parser.add_argument("--logger", type=str, default="csv", help=f"Metrics go to {_LOGGERS}.")
-    given = given_of(parser, words)
+    given = given_of(parser, words, settings=_settings)
     output, data_dir = Path(given.pop("output", OUTPUT)), pop_path(given, "data_dir")
     resume, accelerator = given.pop("resume", False), given.pop("accelerator", "auto")
-    seconds, experiment = given.pop("checkpoint_seconds", 30.0), given.pop("experiment", None)
+    seconds = given.pop("checkpoint_seconds", 30.0)
     seeds, together = given.pop("seeds", 1), given.pop("together", False)
     given_logger = given.pop("logger", "csv")
     check_integer("seeds", seeds, minimum=1)
-    if experiment is not None:
-        base = dict(read_experiment(experiment).train)
-    else:
-        base = recommended(given.get("dataset", TrainConfig.dataset), given.get("model", TrainConfig.model))
-    config = TrainConfig.from_dict({**base, **absolute_dataset(given)})
+    config = _train_config(given)
     where: Arguments = {
         "output": output,
         "data_dir": data_dir,
@@ -73,7 +71,7 @@ def train_command(words: Sequence[str]) -> int:
         if sentence is None:
             _print_end(RunFolder(folder))
         else:
-            print(f"Failed: {folder.name}: {sentence}", file=sys.stderr)
+            tell(f"Failed: {folder.name}: {sentence}")
     return 1 if any(ends.values()) else 0
 
 
@@ -86,10 +84,26 @@ def _print_end(folder: RunFolder) -> None:
     count, accuracy = summary["validation_sequences"], summary["best_validation_accuracy"]
     right = round(accuracy * count)
     interval = accuracy_interval([1] * right + [0] * (count - right), draws=1)
-    print(
+    tell(
         f"Validation: {100 * accuracy:.1f} % of {count} sequences in epoch {summary['best_epoch']}, "
-        f"95 % interval [{100 * interval.low:.1f}, {100 * interval.high:.1f}]",
-        file=sys.stderr,
+        f"95 % interval [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
     )
     if summary["not_fitted"]:
-        print(f"Note: {summary['not_fitted']}", file=sys.stderr)
+        tell(f"Note: {summary['not_fitted']}")
+
+
+def _train_config(given: Arguments) -> TrainConfig:
+    """Settings of the run: those given, over those of a published row or those recommended."""
+    given = dict(given)
+    experiment = given.pop("experiment", None)
+    if experiment is not None:
+        base = dict(read_experiment(experiment).train)
+    else:
+        base = recommended(given.get("dataset", TrainConfig.dataset), given.get("model", TrainConfig.model))
+    return TrainConfig.from_dict({**base, **absolute_dataset(given)})
+
+
+def _settings(given: Arguments) -> Arguments:
+    names = {"experiment", *(field.name for field in dataclasses.fields(TrainConfig))}
+    config = _train_config({name: value for name, value in given.items() if name in names})
+    return {**given, **stated(config), "experiment": SUPPRESS}

@@ -2,15 +2,14 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import joblib
 import torch
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer
@@ -23,6 +22,7 @@ from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.tracking import check_logger, check_reachable, usable_logger
 from noisyrnn.pipeline.train import announce, load_data, run_path, train_run
+from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_on_cluster, run_tasks
 from noisyrnn.progress import ProgressBar
 from noisyrnn.report import split_readable, write_report
 from noisyrnn.run_folder import RunFolder, WriteError, check_writable, locked, write_json
@@ -324,55 +324,37 @@ def _unreadable(paths: Sequence[Path], dataset: Dataset) -> dict[Path, str]:
 
 
 def _carry_out_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callable[[Path], None]) -> dict[Path, str]:
-    """Every task; where a worker dies, the tasks it took down with it are tried once more, one by one."""
+    """Run every task; where a worker dies, its tasks are tried once more, one by one."""
     ended: dict[Path, str | None] = {}
     pieces = [[task] for task in tasks]
     if config.together:
         pieces = [[task for task in tasks if task.config.model == model] for model in config.models]
-    with _backend(config) as (spread, death):
-        try:
-            for ends in spread(pieces):
-                for path, sentence in ends:
-                    ended[path] = sentence
-                    done(path)
-        except death:
-            for task in tasks:
-                if task.path in ended:
-                    continue
-                try:
-                    for ends in spread([[task]]):
-                        ended.update(ends)
-                except death:
-                    note_failure(task, _DIED)
-                    ended[task.path] = _DIED
-                done(task.path)
+
+    def take(piece: Sequence[RunTask], ends: list[tuple[Path, str | None]] | WorkerDiedError) -> None:
+        for path, sentence in [] if isinstance(ends, WorkerDiedError) else ends:
+            ended[path] = sentence
+            done(path)
+
+    reason = _DIED
+    try:
+        _spread(config, pieces, take)
+        for task in tasks:
+            if task.path not in ended:
+                _spread(config, [[task]], take)
+    except SchedulerLostError as error:
+        reason = str(error)
+    for task in tasks:
+        if task.path not in ended:
+            note_failure(task, reason)
+            ended[task.path] = reason
+            done(task.path)
     return {path: sentence for path, sentence in ended.items() if sentence is not None}
 
 
-Spread = Callable[[Iterable[Sequence[RunTask]]], Iterator[list[tuple[Path, str | None]]]]
-
-
-@contextmanager
-def _backend(config: CompareConfig) -> Iterator[tuple[Spread, type[BaseException]]]:
-    """A function that carries out pieces and yields their ends as they come, and what it raises when a worker dies."""
-    client: Any = nullcontext()
-    death: type[BaseException] = TerminatedWorkerError
-    settings = joblib.parallel_config(backend="loky", inner_max_num_threads=config.threads)
-    jobs = config.workers
+def _spread(config: CompareConfig, pieces: Sequence[Sequence[RunTask]], take: Callable[[Any, Any], None]) -> None:
+    """Run pieces on the back end, and call `take` with each and its end, or the error that its worker died."""
     if config.backend == "dask":
-        try:
-            from distributed import Client, KilledWorker
-        except ImportError as error:
-            raise ValueError(
-                "backend must be 'processes' without the package distributed, got 'dask'. "
-                "Install it: pip install noisyrnn[cluster]."
-            ) from error
-        client = Client(config.scheduler)
-        settings, death, jobs = joblib.parallel_config(backend="dask"), KilledWorker, -1
-
-    def spread(pieces: Iterable[Sequence[RunTask]]) -> Iterator[list[tuple[Path, str | None]]]:
-        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-        return parallel(joblib.delayed(carry_out_piece)(piece) for piece in pieces)
-
-    with client, settings:
-        yield spread, death
+        assert config.scheduler is not None
+        run_on_cluster(carry_out_piece, pieces, take, scheduler=config.scheduler)
+    else:
+        run_tasks(carry_out_piece, pieces, take, workers=config.workers, threads=config.threads)

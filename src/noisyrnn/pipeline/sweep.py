@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import joblib
 import torch
 import yaml
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.models import MODELS
+from noisyrnn.pipeline.databases import sqlite_url
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
 from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.search_space import SPACES, Space, read_space
@@ -27,14 +27,15 @@ from noisyrnn.pipeline.study import (
     check_optuna,
     counted,
     give_up_lost,
+    heartbeat,
     importances,
+    new_trial,
     open_study,
     quiet,
     running,
-    seed_sampler,
-    sign,
 )
 from noisyrnn.pipeline.train import announce, load_data
+from noisyrnn.pipeline.workers import WorkerDiedError, run_tasks
 from noisyrnn.progress import ProgressBar
 from noisyrnn.report.sweep import write_sweep_page
 from noisyrnn.robustness import MAX_DRAWS, PERTURBATIONS, build_perturbation, check_strengths, evaluate
@@ -198,6 +199,9 @@ class TrialTask:
 
 def carry_out_trial(task: TrialTask) -> None:
     """Choose settings, train with them and note their score, unless the sweep has trials enough by now."""
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import TrialState
+
     study = open_study(task.name, task.storage, task.identity)
     if len(counted(study)) + running(study) >= task.config.trials:
         return
@@ -205,23 +209,26 @@ def carry_out_trial(task: TrialTask) -> None:
     torch.set_num_threads(task.config.threads)
     try:
         with quiet():
-            study.optimize(lambda trial: score_trial(trial, study, task), n_trials=1)
+            trial = new_trial(study, task.config.sweep_seed)
+            try:
+                with heartbeat(trial):
+                    score = score_trial(trial, task)
+            except UpdateFinishedTrialError:  # another process took it for lost, and has begun another
+                return
+            except BaseException:
+                study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+                raise
+            # A trial without a score is one that failed; Optuna ranks such trials last.
+            state = TrialState.PRUNED if score is None else TrialState.COMPLETE
+            study.tell(trial, score, state=state, skip_if_finished=True)
     finally:
         torch.set_num_threads(before)
 
 
-def score_trial(trial: "Trial", study: "Study", task: TrialTask) -> float:
-    """Mean accuracy of a trial on the perturbed validation data.
-
-    Raises:
-        TrialPruned: If a training fails; its sentence is kept with the trial. Optuna ranks such trials last.
-    """
-    from optuna import TrialPruned
-
+def score_trial(trial: "Trial", task: TrialTask) -> float | None:
+    """Mean accuracy of a trial on the perturbed validation data; `None` if a training fails, with its message kept."""
     began = time.monotonic()
     config = task.config
-    sign(trial)
-    seed_sampler(study, trial, config.sweep_seed)
     values = {name: place.suggest(trial, name) for name, place in config.searched().items()}
     runs = [config.run_config(values, seed=FIRST_SEED + k) for k in range(config.seeds)]
     ends = train_seeds(
@@ -240,7 +247,7 @@ def score_trial(trial: "Trial", study: "Study", task: TrialTask) -> float:
     trial.set_user_attr("seconds", round(time.monotonic() - began, 3))
     if sentences:
         trial.set_user_attr("error", sentences[0])
-        raise TrialPruned(sentences[0])
+        return None
     trial.set_user_attr("columns", columns)
     return fmean(column["accuracy"] for run in columns for column in run)
 
@@ -308,7 +315,7 @@ def sweep(
     stem = re.sub(r"[^\w.-]+", "_", f"{Path(run.dataset).stem}-{config.model}")
     name = f"sweep-{stem}-{digest}"
     check_writable(output / name)
-    storage = config.storage or f"sqlite:///{output / 'sweeps.db'}"
+    storage = config.storage or sqlite_url(output / "sweeps.db")
     study = open_study(name, storage, identity)
     give_up_lost(study)
     made = len(counted(study))
@@ -321,19 +328,30 @@ def sweep(
         data_dir=None if data_dir is None else data_dir.resolve(),
     )
     bar = ProgressBar(f"sweep {stem}", config.trials, done=made, shown=show_progress)
+    deaths = 0
+
+    def done(task: TrialTask, end: WorkerDiedError | None) -> None:
+        nonlocal deaths
+        deaths += isinstance(end, WorkerDiedError)
+        bar.advance()
+
     try:
-        with joblib.parallel_config(backend="loky", inner_max_num_threads=config.threads):
-            parallel = joblib.Parallel(n_jobs=config.workers, return_as="generator_unordered")
-            for _ in parallel(joblib.delayed(carry_out_trial)(task) for _ in range(config.trials - made)):
-                bar.advance()
-    except TerminatedWorkerError as error:
-        raise RuntimeError(
-            "A worker process died before its trial ended; it may have run out of memory. Go on with fewer workers."
-        ) from error
+        while made < config.trials:
+            tasks = [task] * (config.trials - made)
+            run_tasks(carry_out_trial, tasks, done, workers=config.workers, threads=config.threads)
+            give_up_lost(study)
+            before, made = made, len(counted(study))
+            if made == before:  # the others are running elsewhere, or every worker dies
+                break
     finally:
         bar.close()
         if counted(study):
             write_sweep(study, config, output / name, command)
+    if deaths and made < config.trials:
+        raise RuntimeError(
+            "A worker process died before its trial ended; it may have run out of memory. "
+            "Run the same command again with fewer workers."
+        )
     return _result(study, output / name)
 
 
@@ -341,7 +359,9 @@ def _result(study: "Study", folder: Path) -> SweepResult:
     trials = counted(study)
     scored = [trial for trial in trials if trial.value is not None]
     if not trials:
-        raise RuntimeError("No trial has ended: those that are missing are under way elsewhere. Start again later.")
+        raise RuntimeError(
+            "No trial has ended: the missing ones are running elsewhere. Run the same command again later."
+        )
     if not scored:
         raise RuntimeError(f"Every trial failed. The first says: {trials[0].user_attrs['error']}")
     best = _best(scored)

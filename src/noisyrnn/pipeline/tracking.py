@@ -2,11 +2,11 @@
 
 import csv
 import importlib
-import re
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol, Self
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from noisyrnn.checks import check_choice
+from noisyrnn.pipeline.databases import create_whole, sqlite_path, sqlite_url
+from noisyrnn.redact import without_passwords
 from noisyrnn.run_folder import RunFolder, check_writable, read_json, write_json
 from noisyrnn.training.config import TrainConfig
 
@@ -66,8 +68,8 @@ def check_reachable(name: str, folders: Sequence[RunFolder]) -> None:
         _experiment(_client(output))
     except Exception as error:  # of MLflow, of the database, of the network
         raise ValueError(
-            f"logger must be 'csv' where MLflow does not answer, got 'mlflow' at {_public(uri)} ({_sentence(error)}) "
-            "Start its server, or set MLFLOW_TRACKING_URI."
+            f"logger must be 'csv' where MLflow does not answer, got 'mlflow' at {without_passwords(uri)} "
+            f"({_sentence(error)}) Start its server, or set MLFLOW_TRACKING_URI."
         ) from error
 
 
@@ -228,13 +230,26 @@ _LOGS: dict[str, Callable[[RunFolder, Mapping[str, Any]], _Log]] = {"tensorboard
 
 def _client(output: Path) -> Any:
     """MLflow's client of the store for runs in this folder; what is set for the whole process stays as it is."""
-    from filelock import FileLock
     from mlflow import MlflowClient
 
     uri = _tracking_uri(output)
-    # MLflow makes the tables of a new file without a lock, so that processes that start together would collide.
-    with FileLock(output / ".mlflow.lock") if uri.startswith("sqlite:") else nullcontext():
-        return MlflowClient(uri)
+    file = sqlite_path(uri) if uri.startswith("sqlite:") else None
+    if file is not None:  # MLflow makes the tables of a new file in many steps, and without a lock
+        create_whole(file, _create_tables)
+    client = MlflowClient(uri)
+    escaped = Path(uri.removeprefix("sqlite:///")).parent
+    if file is not None and escaped != file.parent:
+        with suppress(OSError):  # MLflow makes a folder of the address as it is written, and leaves it empty
+            os.removedirs(escaped)
+    return client
+
+
+def _create_tables(url: str) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(url)
+    client.search_experiments(max_results=1)
+    client._tracking_client.store.engine.dispose()
 
 
 def _tracking_uri(output: Path) -> str:
@@ -243,7 +258,7 @@ def _tracking_uri(output: Path) -> str:
 
     if mlflow.is_tracking_uri_set():
         return mlflow.get_tracking_uri()
-    return f"sqlite:///{(output / 'mlflow.db').resolve().as_posix()}"
+    return sqlite_url((output / "mlflow.db").resolve())
 
 
 def _ask_server(uri: str) -> None:
@@ -290,9 +305,4 @@ def _names(folders: Sequence[RunFolder]) -> str:
 def _sentence(error: Exception) -> str:
     """The first line of what an error says, with a full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return _public(lines[0]).rstrip(".") + "."
-
-
-def _public(text: str) -> str:
-    """A text with addresses in it, without user names and passwords."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    return without_passwords(lines[0]).rstrip(".") + "."

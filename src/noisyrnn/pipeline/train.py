@@ -4,7 +4,6 @@ import hashlib
 import json
 import platform
 import re
-import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -23,9 +22,10 @@ from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data
 from noisyrnn.pipeline.engine import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable
+from noisyrnn.progress import tell
 from noisyrnn.run_folder import RunFolder, check_writable, file_digest, locked, remove_leftovers, write_json
 from noisyrnn.sde.brownian import BrownianPath
-from noisyrnn.threads import kernel_threads, reproducible_threads
+from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.fit import fit
 from noisyrnn.training.objective import Objective, noisy_loss
@@ -51,7 +51,7 @@ def announce(dataset: Dataset, shown: bool = True) -> None:
     line = dataset.summary() if shown else ""
     if shown and line not in _ANNOUNCED:
         _ANNOUNCED.add(line)
-        print(line, file=sys.stderr)
+        tell(line)
 
 
 def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
@@ -103,13 +103,12 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and threads: what else may change the last bits of a result."""
+    """Versions and platform: what else may change the last bits of a result. The number of threads does not."""
     return {
         "noisyrnn": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "threads": kernel_threads(),
     }
 
 

@@ -186,7 +186,7 @@ def _facts(runs: Sequence[RunRecord], dataset: Mapping[str, Any]) -> list[tuple[
             "the same for all models",
         ),
     ]
-    for name in ("noisyrnn", "torch", "python", "platform", "threads"):
+    for name in ("noisyrnn", "torch", "python", "platform"):
         found = sorted({str(run.environment[name]) for run in runs if name in run.environment})
         facts.append((name if name == "noisyrnn" else name.capitalize(), ", ".join(found)))
     return [(name, value) for name, value in facts if value]

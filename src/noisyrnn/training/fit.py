@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from noisyrnn.checks import check_number
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.progress import ProgressBar, graceful_interrupt
+from noisyrnn.interruption import graceful_interrupt
+from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, locked
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.threads import reproducible_threads
@@ -168,7 +169,7 @@ def _train(
                     bar.advance()
                     if stops > 0:
                         run.write_checkpoint()
-                        raise KeyboardInterrupt
+                        raise stop.error()
                     if now - written >= checkpoint_seconds:
                         run.write_checkpoint()
                         written = time.monotonic()
@@ -178,7 +179,7 @@ def _train(
         bar.close()
     result = run.finish()
     if stop.made:
-        raise KeyboardInterrupt
+        raise stop.error()
     return result
 
 

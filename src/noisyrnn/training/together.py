@@ -12,8 +12,9 @@ from torch import Tensor
 
 from noisyrnn.checks import check_number
 from noisyrnn.data.base import Dataset
+from noisyrnn.interruption import graceful_interrupt
 from noisyrnn.kernels import dispatch
-from noisyrnn.progress import ProgressBar, graceful_interrupt
+from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, locked
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.threads import reproducible_threads
@@ -184,7 +185,7 @@ class _Group:
         finally:
             bar.close()
         if stop.made:
-            raise KeyboardInterrupt
+            raise stop.error()
         return [self.outcomes[run] for run in self.runs]
 
     def end_epochs(self) -> bool:
