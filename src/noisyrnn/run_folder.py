@@ -401,6 +401,11 @@ class RunFolder:
             )
         return {"dataset": {}, "environment": {}, "options": {}, **content}
 
+    def config_digest(self) -> str:
+        """SHA-256 of what `config.json` holds, but for the version and the environment: no result depends on these."""
+        content = self.read_config()
+        return content_digest({name: content[name] for name in content if name not in ("version", "environment")})
+
     def read_summary(self) -> dict[str, Any]:
         """What `summary.json` holds: `status` is "finished" or "failed", and "unfinished" where there is no file.
 

@@ -155,8 +155,14 @@ def test_other_weights_settings_and_versions_make_a_result_stale(
     save(model, run.model)
     check(r"model\.safetensors")
     config = run.read_config()
-    write_json(run.config, {**config, "environment": {"torch": "0"}})
+    write_json(run.config, {**config, "options": {**config["options"], "additive": 0.5}})
     check(r"config\.json")
+    config = run.read_config()
+    write_json(run.config, {**config, "environment": {**config["environment"], "threads": 99}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate_run(run, QUICK)
+        analyze_run(run, BRIEF)
     for name in ("evaluate.EVALUATION_RESULTS", "analyze.ANALYSIS_RESULTS"):
         monkeypatch.setattr(f"noisyrnn.pipeline.{name}", 10**6)
     check("the way noisyrnn computes it")

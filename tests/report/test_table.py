@@ -11,7 +11,7 @@ from noisyrnn.report import read_run, split_readable
 from noisyrnn.report.runs import Column
 from noisyrnn.report.table import Comparison, caption, compare, markdown, percent, title
 from noisyrnn.robustness import PERTURBATIONS, accuracy_interval, seeds_interval, seeds_test
-from noisyrnn.run_folder import file_digest, read_json
+from noisyrnn.run_folder import RunFolder, file_digest, read_json
 
 Make = Callable[..., Path]
 CLEAN, WHITE, PGD = Column("clean", 0.0), Column("white_noise", 0.2), Column("pgd_linf", 0.1)
@@ -254,7 +254,7 @@ def test_results_on_different_test_data_are_never_in_one_table(make_run: Make) -
 def test_a_result_of_other_weights_is_left_out_and_named(make_run: Make) -> None:
     path = make_run(label="a", seed=1, columns=[column("clean", None, 0.5)])
     (path / "model.safetensors").write_bytes(b"weights")
-    digests = {"model": file_digest(path / "model.safetensors"), "config": file_digest(path / "config.json")}
+    digests = {"model": file_digest(path / "model.safetensors"), "config": RunFolder(path).config_digest()}
     content = read_json(path / "robustness.json")
     write(path / "robustness.json", content | {"depends_on": {"test": {}, **digests}})
     assert read_run(path).evaluated and split_readable([path]) == ([path], {})

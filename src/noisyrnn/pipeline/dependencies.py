@@ -42,7 +42,7 @@ def dependencies(folder: RunFolder, dataset: Dataset, results: int) -> dict[str,
     return {
         "test": dataset.test.fingerprint(),
         "model": file_digest(folder.model),
-        "config": file_digest(folder.config),
+        "config": folder.config_digest(),
         "results": results,
     }
 

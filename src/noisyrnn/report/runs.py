@@ -231,9 +231,10 @@ def _result(folder: RunFolder, file: Path, advice: str) -> tuple[dict[str, Any],
     if "depends_on" not in content:  # an evaluation that failed
         return content, ""
     depends = json_object(content, "depends_on", file)
-    files = {"model": folder.model, "config": folder.config}
-    # A model may have been deleted to save space.
-    now = {name: file_digest(path) for name, path in files.items() if name in depends and os.path.lexists(path)}
+    now = {"config": folder.config_digest()}
+    if os.path.lexists(folder.model):  # it may have been deleted to save space
+        now["model"] = file_digest(folder.model)
+    now = {name: digest for name, digest in now.items() if name in depends}
     changed = changes({name: depends[name] for name in now}, now)
     if not changed:
         return content, ""
