@@ -140,8 +140,6 @@ def test_on_a_gpu_its_kernel_comes_first() -> None:
 REFUSALS = [
     ({"dt": torch.ones(STEPS, requires_grad=True)}, "dt requires a gradient"),
     ({"path": PATH.coarsened(2)}, "the path is coarsened"),
-    ({"inputs": INPUTS.double()}, "its tensors are partly float32 and partly float64"),
-    ({"h_0": torch.zeros(1, BATCH, HIDDEN, dtype=torch.float64)}, "its tensors are partly float32 and partly float64"),
 ]
 
 
@@ -153,7 +151,7 @@ def test_what_no_fused_kernel_takes(options: dict[str, Any], reason: str, kernel
         layer(options.pop("inputs", INPUTS), **options)
 
 
-@pytest.mark.parametrize(("options", "reason"), REFUSALS[:2])
+@pytest.mark.parametrize(("options", "reason"), REFUSALS)
 def test_auto_takes_the_reference_for_it(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], reason: str) -> None:
     assert runs(monkeypatch, build("noisy"), **options) == (
         "reference",
@@ -161,10 +159,12 @@ def test_auto_takes_the_reference_for_it(monkeypatch: pytest.MonkeyPatch, option
     )
 
 
-def test_tensors_on_two_devices_are_refused_before_compiled_code_reads_them() -> None:
+def test_tensors_of_two_types_or_on_two_devices_are_refused_before_compiled_code_reads_them() -> None:
     cell = build("noisy").cell
     reason = dispatch.refusal("cpu", cell, INPUTS.to("meta"), recurrence=cell.recurrence())
     assert reason == "its tensors are partly on cpu and partly on meta"
+    reason = dispatch.refusal("cpu", cell, INPUTS.double(), recurrence=cell.recurrence())
+    assert reason == "its tensors are partly float32 and partly float64"
     state = torch.zeros(BATCH, HIDDEN, device="meta")
     reason = dispatch.refusal("torch", cell, INPUTS, recurrence=cell.recurrence(), state=state)
     assert reason == "its tensors are partly on cpu and partly on meta"

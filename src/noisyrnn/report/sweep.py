@@ -162,7 +162,7 @@ def slices(sweep: Mapping[str, Any]) -> Drawing | None:
             _crosses(axis, _places(failed, name, place), scores)
             if isinstance(place, list):
                 names = [literal(shown(value)) for value in place]
-                crowded = {"rotation": 30, "ha": "right"} if sum(map(len, names)) > 20 else {}
+                crowded: dict[str, Any] = {"rotation": 30, "ha": "right"} if sum(map(len, names)) > 20 else {}
                 axis.set_xticks(range(len(place)), names, **crowded)
                 axis.set_xlim(-0.5, len(place) - 0.5)
             elif place["log"]:
