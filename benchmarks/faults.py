@@ -28,7 +28,7 @@ import numpy as np
 
 TRAIN = ["--hidden-size", "8", "--epochs", "6", "--batch-size", "16", "--accelerator", "cpu"]
 EVALUATE = ["--strengths", "{white_noise: [0.5], fgsm: [0.1]}", "--draws", "2"]
-TIMES = {"seconds", "epoch_seconds", "date", "datetime", "sha256", "environment"}
+TIMES = {"seconds", "epoch_seconds", "metrics_sha256", "sha256", "environment"}
 
 
 def commands(data: Path) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from noisyrnn.data import Dataset, load_dataset
 from noisyrnn.pipeline import SweepConfig, sweep
 from noisyrnn.pipeline.study import counted, open_study
 from noisyrnn.report.sweep import write_sweep_page
-from noisyrnn.robustness import WhiteNoise, evaluate
+from noisyrnn.robustness import Perturbation, build_perturbation, evaluate
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training import TrainConfig, load
 
@@ -77,6 +77,10 @@ def test_a_score_is_the_mean_accuracy_on_perturbed_validation_data(waves_file: P
     config = settings(waves_file, strengths=strengths, seeds=2, trials=2, sweep_seed=3, space=space, train=learns)
     result = sweep(config, output=tmp_path)
     dataset = load_dataset(str(waves_file))
+
+    def noise(strength: float) -> Perturbation:
+        return build_perturbation("white_noise", strength, value_range=dataset.value_range, scale=dataset.scale)
+
     content = json.loads((result.folder / "sweep.json").read_text())
     assert [trial["number"] for trial in content["trials"]] == [0, 1]
     for trial in content["trials"]:
@@ -90,12 +94,11 @@ def test_a_score_is_the_mean_accuracy_on_perturbed_validation_data(waves_file: P
             )
             model = load(run / "model.safetensors")
             for strength in (0.0, 1.5):
-                found.append(evaluate(model, dataset.validation, WhiteNoise(strength), draws=2, seed=3).accuracy)
+                found.append(evaluate(model, dataset.validation, noise(strength), draws=2, seed=3).accuracy)
             for trained, draws, seed in ((True, 2, 3), (False, 1, 3), (False, 2, 0)):
                 part = dataset.train if trained else dataset.validation
                 others.setdefault((trained, draws, seed), []).extend(
-                    evaluate(model, part, WhiteNoise(strength), draws=draws, seed=seed).accuracy
-                    for strength in (0.0, 1.5)
+                    evaluate(model, part, noise(strength), draws=draws, seed=seed).accuracy for strength in (0.0, 1.5)
                 )
         assert trial["score"] == pytest.approx(fmean(found), abs=1e-12)
         assert all(fmean(other) != fmean(found) for other in others.values())  # another part, or other draws
