@@ -113,7 +113,14 @@ def test_bad_arguments_before_any_work(
     mixed = [configs[0], dataclasses.replace(configs[1], epochs=9)]
     with pytest.raises(ValueError, match=r"configs must differ in the seed alone, got .*epochs=9.* beside .*epochs=2"):
         train_seeds(mixed, together=True, output=output)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=r"together must be off where a run is spread over processes, got 2 of them\."):
         train_seeds(configs, together=True, output=output)
     assert not output.exists()

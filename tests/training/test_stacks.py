@@ -1,5 +1,6 @@
 """Layers one above another, both directions and dropout, through training."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from noisyrnn.data.base import Dataset
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.sde import BrownianPath
 from noisyrnn.training import RunFolder, TrainConfig, fit, fit_together
+from noisyrnn.training.checkpoint import _sealed
 from noisyrnn.training.divergence import explain_divergence
 
 STACK = {"num_layers": 2, "bidirectional": True, "dropout": 0.25, "epochs": 2}
@@ -28,9 +30,10 @@ def test_the_same_seed_gives_the_same_bits(
     folder = RunFolder(tmp_path)
     fit(again, dataset, replace(config, epochs=1), folder=folder)
     # The settings of a checkpoint are compared: this one is of a run of two epochs that was stopped after one.
-    content = torch.load(folder.checkpoint, weights_only=True)
+    content, sealed = torch.load(folder.checkpoint, weights_only=True), io.BytesIO()
     content["settings"]["epochs"] = 2
-    torch.save(content, folder.checkpoint)
+    torch.save(content, sealed)
+    folder.checkpoint.write_bytes(_sealed(sealed.getvalue()))
     torch.manual_seed(99)
     resumed = build(config)
     fit(resumed, dataset, config, folder=folder, resume=True)

@@ -269,6 +269,8 @@ class RecurrentLayer(nn.Module):
         if inputs.ndim != 2 or inputs.shape[1] != self.input_size:
             raise ValueError(f"inputs must have shape (batch, {self.input_size}), got {tuple(inputs.shape)}.")
         check_dtype("inputs", inputs, self)
+        if state is not None:
+            check_dtype("state", state, self)
         if len(self._streams) == 1:
             return self._step(self.cell, self._streams[0], inputs, state)
         if self.bidirectional:

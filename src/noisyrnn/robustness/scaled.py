@@ -31,6 +31,7 @@ class Scaled:
         ValueError: If a number is not finite, a scale is negative, or the two have different lengths.
 
     Example:
+        >>> from noisyrnn.robustness import WhiteNoise
         >>> inputs, labels = torch.full((1, 40_000, 1), 5000.0), torch.tensor([0])
         >>> perturbation = Scaled(WhiteNoise(0.1), center=(4000.0,), scale=(200.0,))
         >>> noisy = perturbation(None, inputs, labels, generator=torch.Generator().manual_seed(1))

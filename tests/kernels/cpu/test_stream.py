@@ -124,9 +124,9 @@ def test_tensors_that_are_not_contiguous(layer: RecurrentLayer) -> None:
 
 def test_other_dtypes_and_devices(layer: RecurrentLayer) -> None:
     assert_follows(layer)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(TypeError, match=r"inputs must be torch\.float32"):
         layer.step(torch.randn(2, 3).double())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(TypeError, match=r"state must be torch\.float32"):
         layer.step(torch.randn(2, 3), torch.randn(2, 21).half())
     with pytest.raises(RuntimeError):
         layer.step(torch.randn(2, 3, device="meta"))
