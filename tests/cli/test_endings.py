@@ -168,6 +168,7 @@ def test_the_password_of_a_database_is_in_no_message(
     url: str,
     debug: bool,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NOISYRNN_DEBUG", "1" if debug else "")
     words = ["sweep", "--dataset", str(data), "--trials", "1", "--output", str(tmp_path), "--storage", url]
     assert main(words) == 2

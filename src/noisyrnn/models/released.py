@@ -32,14 +32,12 @@ def from_released_weights(
 
     There, states are rows: :math:`h \leftarrow h + d \odot (h A + \tanh(h W + E(x)))` with :math:`A = S(B)` and
     :math:`W = S(C)`, and the logits are `D(h)`. Here, :math:`A` and :math:`W` multiply from the left, so that the free
-    matrices are transposed, :math:`S(M^T) = S(M)^T`:
+    matrices are transposed, since :math:`S(M^T) = S(M)^T`:
 
-    | there | here |
-    |---|---|
-    | `B`, `C` | `layer.cell.B`, `layer.cell.C`, transposed |
-    | `E.weight`, `E.bias` | `layer.cell.input.weight`, `layer.cell.input.bias` |
-    | `D.weight`, `D.bias` | `readout.weight`, `readout.bias` |
-    | `d` | `layer.cell.step_size`; for `alpha` 0 the fixed `layer.step_size` |
+    - `B` and `C` become `layer.cell.B` and `layer.cell.C`, transposed;
+    - `E.weight` and `E.bias` become `layer.cell.input.weight` and `layer.cell.input.bias`;
+    - `D.weight` and `D.bias` become `readout.weight` and `readout.bias`;
+    - `d` becomes `layer.cell.step_size`, or for `alpha` 0 the fixed `layer.step_size`.
 
     Args:
         weights: A `state_dict` with those names. `B` is not needed with `alpha` 0; without a bias, that bias is zero.

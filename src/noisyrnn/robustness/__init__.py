@@ -130,7 +130,6 @@ __all__ = [
     "Perturbation",
     "RobustnessResult",
     "SaltAndPepper",
-    "Scale",
     "Scaled",
     "WhiteNoise",
     "accuracy_interval",
