@@ -342,7 +342,9 @@ def arguments(call: Pass) -> tuple[Call, list[Any]]:
 
 
 def room(tensor: Tensor) -> int:
-    """Bytes from a tensor's first number to the end of its memory."""
+    """Bytes from a tensor's first number to the end of its memory, or of its last number: that is cheaper to ask."""
+    if tensor.is_contiguous():
+        return int(tensor.nbytes)
     return int(tensor.untyped_storage().nbytes()) - int(tensor.storage_offset()) * tensor.itemsize
 
 
