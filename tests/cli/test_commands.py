@@ -20,6 +20,7 @@ def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:
     strengths = "{white_noise: [0.1, 0.2]}"
     evaluated = noisyrnn("evaluate", run, "--strengths", strengths, "--draws", 2)
     assert evaluated.returncode == 0, evaluated.stderr
+    assert f"Read {data}: 72 training, 24 validation and 24 test sequences; 10 steps of 1 ch" in evaluated.stderr
     columns = json.loads((run / "robustness.json").read_text())["columns"]
     assert [(c["perturbation"], c["strength"]) for c in columns] == [
         ("clean", None),

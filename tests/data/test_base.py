@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from noisyrnn.data import Dataset, Split
+from noisyrnn.data.base import tensor_digest
 
 
 def split(**changes: object) -> Split:
@@ -174,6 +175,30 @@ def test_a_fingerprint_changes_with_every_field() -> None:
             assert {key for key in base if found[key] != base[key]} == {name}
     assert Split(inputs=inputs.reshape(3, 2, 2), labels=labels, classes=2).fingerprint()["inputs"] != base["inputs"]
     assert Split(inputs=inputs[..., :0].expand(3, 4, 0).new_zeros(1, 1, 1), labels=labels[:1], classes=2).fingerprint()
+
+
+def test_a_fingerprint_is_computed_once_and_again_after_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+
+    def count(tensor: torch.Tensor | None) -> str | None:
+        hashed.append(0 if tensor is None else tensor.numel())
+        return tensor_digest(tensor)
+
+    monkeypatch.setattr("noisyrnn.data.base.tensor_digest", count)
+    data = split()
+    first = data.fingerprint()
+    first.pop("labels")  # belongs to the caller
+    assert data.fingerprint().keys() == {"inputs", "labels", "lengths", "weights"}
+    assert sum(hashed) == 3 * 4 * 2 + 3
+    data.inputs[0, 0, 0] += 1
+    assert data.fingerprint()["inputs"] != first["inputs"]
+    with torch.inference_mode():
+        untracked = torch.zeros(3, 4, 2)
+    data = split(inputs=untracked)
+    before = data.fingerprint()
+    with torch.inference_mode():
+        untracked += 1
+    assert data.fingerprint()["inputs"] != before["inputs"]
 
 
 def test_statistics_count_a_sequence_by_its_weight() -> None:

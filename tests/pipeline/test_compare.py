@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import pickle
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 
 from noisyrnn.analysis import AnalysisSettings
+from noisyrnn.data import load_dataset
+from noisyrnn.data.base import tensor_digest
 from noisyrnn.pipeline import AnalyzeConfig, CompareConfig, EvaluateConfig, compare
-from noisyrnn.pipeline.train import run_path
+from noisyrnn.pipeline.train import DataReader, run_path
 from noisyrnn.run_folder import InUseError, WriteError, locked
 from noisyrnn.training import TrainConfig, fit_together
 
@@ -60,6 +64,38 @@ def test_finished_runs_are_used_again(waves_file: Path, tmp_path: Path) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}
     compare(CompareConfig(**settings(waves_file)), output=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")} == stamps
+
+
+def test_the_data_are_read_and_hashed_once(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"read": 0, "hashed": 0}
+    values = []
+
+    def read(*names: Any, **options: Any) -> Any:
+        counts["read"] += 1
+        data = load_dataset(*names, **options)
+        values.append(sum(part.inputs.numel() for part in (data.train, data.validation, data.test)))
+        return data
+
+    def digest(tensor: Any) -> str | None:
+        counts["hashed"] += tensor.numel() if tensor is not None and tensor.is_floating_point() else 0
+        return tensor_digest(tensor)
+
+    monkeypatch.setattr("noisyrnn.pipeline.train.load_dataset", read)
+    monkeypatch.setattr("noisyrnn.data.base.tensor_digest", digest)
+    compare(CompareConfig(**settings(waves_file, epochs=1)), output=tmp_path)
+    # When each stage read for itself, these were 9 readings and ten times as many values.
+    assert counts == {"read": 1, "hashed": values[0]}
+    compare(CompareConfig(**settings(waves_file, epochs=1)), output=tmp_path)
+    assert counts == {"read": 2, "hashed": 2 * values[0]}  # a file may have changed between two comparisons
+
+
+def test_a_copy_of_a_reader_reads_for_itself(waves_file: Path) -> None:
+    config = TrainConfig(dataset=str(waves_file))
+    reader = DataReader()
+    assert reader(config) is reader(config)
+    assert reader(config) is not reader(replace(config, layout="channels-last"))
+    assert len(pickle.dumps(reader)) < 200
+    assert pickle.loads(pickle.dumps(reader))(config) is not reader(config)
 
 
 def test_a_failed_run_is_shown_and_stops_no_other(waves_file: Path, tmp_path: Path) -> None:

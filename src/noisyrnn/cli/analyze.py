@@ -7,6 +7,7 @@ from pathlib import Path
 from noisyrnn.analysis.diagnostics import AnalysisSettings
 from noisyrnn.cli.flags import Arguments, add_fields, add_places, command_parser, given_of, pop_path, split_names
 from noisyrnn.pipeline import AnalyzeConfig, analyze_run
+from noisyrnn.pipeline.train import DataReader
 from noisyrnn.progress import tell
 from noisyrnn.run_folder import RunFolder, read_json
 
@@ -31,11 +32,12 @@ def analyze_command(words: Sequence[str]) -> int:
     if "parts" in own:
         own["parts"] = split_names(own["parts"])
     config = AnalyzeConfig(**own, settings=AnalysisSettings(**given))
+    reader = DataReader(data_dir)
     end = time.monotonic() + 60 * config.budget
     failed = False
     for position, folder in enumerate(folders):
         share = (end - time.monotonic()) / (len(folders) - position)
-        analyze_run(folder, config, seconds=share, data_dir=data_dir, accelerator=accelerator, show_progress=True)
+        analyze_run(folder, config, seconds=share, reader=reader, accelerator=accelerator, show_progress=True)
         print(f"Analyzed: {folder.analysis}")
         for name, part in read_json(folder.analysis)["parts"].items():
             if part["status"] != "done":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from noisyrnn.cli.flags import add_fields, add_places, command_parser, given_of, pop_path
 from noisyrnn.pipeline import EvaluateConfig, evaluate_run
+from noisyrnn.pipeline.train import DataReader
 from noisyrnn.run_folder import RunFolder
 
 
@@ -20,8 +21,8 @@ def evaluate_command(words: Sequence[str]) -> int:
     given = given_of(parser, words)
     data_dir, accelerator = pop_path(given, "data_dir"), given.pop("accelerator", "auto")
     folders = [RunFolder.open(Path(run)) for run in given.pop("runs")]
-    config = EvaluateConfig(**given)
+    config, reader = EvaluateConfig(**given), DataReader(data_dir)
     for folder in folders:
-        evaluate_run(folder, config, data_dir=data_dir, accelerator=accelerator, show_progress=True)
+        evaluate_run(folder, config, reader=reader, accelerator=accelerator, show_progress=True)
         print(f"Evaluated: {folder.robustness}")
     return 0

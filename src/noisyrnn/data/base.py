@@ -86,9 +86,17 @@ class Split:
         return Split(inputs=inputs, labels=labels, lengths=lengths, weights=weights, classes=self.classes)
 
     def fingerprint(self) -> dict[str, str | None]:
-        """A digest of each of inputs, labels, lengths and weights, in their order: equal for equal sequences only."""
+        """A digest of each of inputs, labels, lengths and weights, in their order: equal for equal sequences only.
+
+        It is computed once, and again if torch has changed a tensor in place since.
+        """
         tensors = {"inputs": self.inputs, "labels": self.labels, "lengths": self.lengths, "weights": self.weights}
-        return {name: tensor_digest(tensor) for name, tensor in tensors.items()}
+        states = [_state(tensor) for tensor in tensors.values()]
+        known = vars(self).get("_fingerprint")
+        if known is None or known[0] != states:
+            known = states, {name: tensor_digest(tensor) for name, tensor in tensors.items()}
+            object.__setattr__(self, "_fingerprint", known)
+        return dict(known[1])
 
     def valid(self) -> Tensor:
         """Boolean `(n, steps)`: true where a step belongs to its sequence, false where it is padding."""
@@ -96,6 +104,13 @@ class Split:
         if self.lengths is None:
             return torch.ones(n, steps, dtype=torch.bool, device=self.inputs.device)
         return torch.arange(steps, device=self.lengths.device) < self.lengths[:, None]
+
+
+def _state(tensor: Tensor | None) -> object:
+    """Equal for the same tensor as long as torch has not written to it; never for one whose writes torch ignores."""
+    if tensor is None:
+        return None
+    return object() if tensor.is_inference() else (tensor.data_ptr(), tensor._version)
 
 
 def tensor_digest(tensor: Tensor | None) -> str | None:

@@ -14,7 +14,7 @@ from noisyrnn.checks import check_choice, check_number
 from noisyrnn.data.base import Split
 from noisyrnn.pipeline.dependencies import ANALYSIS_RESULTS, check_same_data, dependencies, known_result
 from noisyrnn.pipeline.engine import resolve_accelerator
-from noisyrnn.pipeline.train import load_data, run_config
+from noisyrnn.pipeline.train import DataReader, run_config
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, locked, write_json
 from noisyrnn.sde.brownian import derive_seed
@@ -59,6 +59,7 @@ def analyze_run(
     data_dir: Path | None = None,
     accelerator: str = "cpu",
     show_progress: bool = False,
+    reader: DataReader | None = None,
 ) -> RunFolder:
     """Compute the diagnostics of a finished run, one after another, and write `analysis.json` after each.
 
@@ -73,6 +74,7 @@ def analyze_run(
         data_dir: Where to look for data first.
         accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
         show_progress: Whether to show progress.
+        reader: As for `train_run`.
 
     Raises:
         ValueError: If the run has not finished, its data have changed, or there is no such accelerator.
@@ -85,7 +87,7 @@ def analyze_run(
     end = monotonic() + (60 * config.budget if seconds is None else seconds)
     settings = config.settings
     run = run_config(folder)
-    dataset = load_data(run, data_dir=data_dir)
+    dataset = (reader or DataReader(data_dir))(run)
     check_same_data(folder, dataset)
     found = _known(folder, json.loads(json.dumps(asdict(settings))), dependencies(folder, dataset, ANALYSIS_RESULTS))
     todo = [name for name in config.parts if found["parts"].get(name, {}).get("status") not in ("done", "impossible")]

@@ -21,7 +21,7 @@ from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.tracking import check_logger, check_reachable, usable_logger
-from noisyrnn.pipeline.train import announce, load_data, run_path, train_run
+from noisyrnn.pipeline.train import DataReader, announce, run_path, train_run
 from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_on_cluster, run_tasks
 from noisyrnn.progress import ProgressBar
 from noisyrnn.report import split_readable, write_report
@@ -118,7 +118,7 @@ class RunTask:
         evaluation: How it is measured.
         analyze: Whether it is analysed too.
         output: Folder of the runs.
-        data_dir: Where to look for data first.
+        reader: Reads the data; the stages of a run share it, and in one process the runs do.
         threads: Threads to use.
         accelerator: See `CompareConfig`.
         logger: See `CompareConfig`.
@@ -129,7 +129,7 @@ class RunTask:
     evaluation: EvaluateConfig
     output: Path
     analyze: bool = False
-    data_dir: Path | None = None
+    reader: DataReader = field(default_factory=DataReader)
     threads: int = 1
     accelerator: str = "cpu"
     logger: str = "csv"
@@ -165,7 +165,7 @@ def _carry_out_stages(task: RunTask) -> None:
     folder = train_run(
         task.config,
         output=task.output,
-        data_dir=task.data_dir,
+        reader=task.reader,
         resume=True,
         accelerator=task.accelerator,
         show_progress=task.show_progress,
@@ -174,7 +174,7 @@ def _carry_out_stages(task: RunTask) -> None:
     evaluate_run(
         folder,
         task.evaluation,
-        data_dir=task.data_dir,
+        reader=task.reader,
         accelerator=task.accelerator,
         show_progress=task.show_progress,
     )
@@ -182,7 +182,7 @@ def _carry_out_stages(task: RunTask) -> None:
         analyze_run(
             folder,
             AnalyzeConfig(),
-            data_dir=task.data_dir,
+            reader=task.reader,
             accelerator=task.accelerator,
             show_progress=task.show_progress,
         )
@@ -200,7 +200,7 @@ def carry_out_piece(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
             [task.config for task in tasks],
             together=True,
             output=first.output,
-            data_dir=first.data_dir,
+            reader=first.reader,
             resume=True,
             accelerator=first.accelerator,
             show_progress=first.show_progress,
@@ -266,7 +266,8 @@ def compare(
     configs = config.run_configs()
     output = output.resolve()
     data_dir = None if data_dir is None else data_dir.resolve()
-    dataset = load_data(configs[0], data_dir=data_dir)
+    reader = DataReader(data_dir)
+    dataset = reader(configs[0])
     config.evaluation.for_data(dataset)
     announce(dataset, show_progress)
     check_writable(output)
@@ -277,7 +278,7 @@ def compare(
             evaluation=config.evaluation,
             analyze=config.analyze,
             output=output,
-            data_dir=data_dir,
+            reader=reader,
             threads=config.threads,
             accelerator=config.accelerator,
             logger=config.logger,

@@ -12,7 +12,7 @@ from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.data import Dataset
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, check_same_data, dependencies, known_result
 from noisyrnn.pipeline.engine import resolve_accelerator
-from noisyrnn.pipeline.train import load_data, run_config
+from noisyrnn.pipeline.train import DataReader, announce, run_config
 from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness import (
     MAX_DRAWS,
@@ -130,11 +130,20 @@ def evaluate_run(
     data_dir: Path | None = None,
     accelerator: str = "cpu",
     show_progress: bool = False,
+    reader: DataReader | None = None,
 ) -> RunFolder:
     """Measure the accuracy of a finished run on clean and perturbed test data and write `robustness.json`.
 
     A file that was written with the same settings is left as it is, if the test data, the model's weights and
     `config.json` have not changed since.
+
+    Args:
+        folder: A finished run.
+        config: Perturbations and draws.
+        data_dir: Where to look for data first.
+        accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
+        show_progress: Whether to show progress, and what data were read.
+        reader: As for `train_run`.
 
     Raises:
         ValueError: If the run has not finished, its data have changed, or there is no such accelerator.
@@ -145,11 +154,12 @@ def evaluate_run(
         )
     device = resolve_accelerator(accelerator)
     run = run_config(folder)
-    dataset = load_data(run, data_dir=data_dir)
+    dataset = (reader or DataReader(data_dir))(run)
     config = config.for_data(dataset)
     settings = json.loads(json.dumps(asdict(config)))
     check_same_data(folder, dataset)
     depends_on = dependencies(folder, dataset, EVALUATION_RESULTS)
+    announce(dataset, show_progress)
     if known_result(folder.robustness, settings, depends_on) is not None:
         return folder
     with locked(folder.path):

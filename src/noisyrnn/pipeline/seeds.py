@@ -9,12 +9,12 @@ from noisyrnn.pipeline.dependencies import check_same_data
 from noisyrnn.pipeline.engine import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable, usable_logger
 from noisyrnn.pipeline.train import (
+    DataReader,
     announce,
     begin_run,
     build_model,
     describe,
     end_run,
-    load_data,
     objective_of,
     open_run,
     train_run,
@@ -37,6 +37,7 @@ def train_seeds(
     checkpoint_seconds: float = 30.0,
     show_progress: bool = False,
     logger: str = "csv",
+    reader: DataReader | None = None,
 ) -> dict[Path, str | None]:
     """Train every run into its own folder, as `train_run` does. One that diverges stops no other.
 
@@ -50,6 +51,7 @@ def train_seeds(
         checkpoint_seconds: As for `train_run`.
         show_progress: As for `train_run`; side by side, one bar shows all.
         logger: As for `train_run`; of runs that follow one another, one goes on without where it fails meanwhile.
+        reader: As for `train_run`; the runs share it.
 
     Returns:
         The runs' folders, each with `None`, or with the sentence of its failure.
@@ -70,15 +72,16 @@ def train_seeds(
         check_alike(configs)
     folders = [open_run(config, output, resume=resume) for config in configs]
     check_reachable(logger, folders)
+    reader = reader or DataReader(data_dir)
     if together:
-        return _side_by_side(configs, folders, data_dir, resume, accelerator, checkpoint_seconds, show_progress, logger)
+        return _side_by_side(configs, folders, reader, resume, accelerator, checkpoint_seconds, show_progress, logger)
     ends: dict[Path, str | None] = {}
     for config, folder in zip(configs, folders, strict=True):
         try:
             train_run(
                 config,
                 output=output,
-                data_dir=data_dir,
+                reader=reader,
                 resume=resume,
                 accelerator=accelerator,
                 checkpoint_seconds=checkpoint_seconds,
@@ -94,7 +97,7 @@ def train_seeds(
 def _side_by_side(
     configs: Sequence[TrainConfig],
     folders: Sequence[RunFolder],
-    data_dir: Path | None,
+    reader: DataReader,
     resume: bool,
     accelerator: str,
     checkpoint_seconds: float,
@@ -102,7 +105,7 @@ def _side_by_side(
     logger: str,
 ) -> dict[Path, str | None]:
     """Those of the runs that have not finished yet, in one process."""
-    dataset = load_data(configs[0], data_dir=data_dir)
+    dataset = reader(configs[0])
     for folder in folders:
         if folder.config.is_file():
             check_same_data(folder, dataset)

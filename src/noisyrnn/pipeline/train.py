@@ -23,7 +23,15 @@ from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data
 from noisyrnn.pipeline.engine import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable
 from noisyrnn.progress import tell
-from noisyrnn.run_folder import RunFolder, check_writable, file_digest, locked, remove_leftovers, write_json
+from noisyrnn.run_folder import (
+    RunFolder,
+    check_writable,
+    content_digest,
+    file_digest,
+    locked,
+    remove_leftovers,
+    write_json,
+)
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
@@ -37,21 +45,47 @@ _ANNOUNCED: set[str] = set()
 
 def load_data(config: TrainConfig, *, data_dir: Path | None = None) -> Dataset:
     """The data set of a run, read with the run's options."""
-    return load_dataset(
-        config.dataset,
-        data_dir=data_dir,
-        chunk=config.chunk,
-        label_column=config.label_column,
-        layout=config.layout,
-    )
+    return load_dataset(config.dataset, data_dir=data_dir, **_reading_options(config))
+
+
+def _reading_options(config: TrainConfig) -> dict[str, Any]:
+    """The options of a run that decide how its data set is read."""
+    return {"chunk": config.chunk, "label_column": config.label_column, "layout": config.layout}
+
+
+class DataReader:
+    """Reads the data sets of the runs and stages that share it, each once.
+
+    It lasts as long as one command, so that a file that changes later is read again. A copy in another process reads
+    for itself.
+
+    Args:
+        data_dir: Where to look for data first.
+    """
+
+    def __init__(self, data_dir: Path | None = None) -> None:
+        self._data_dir = data_dir
+        self._read: dict[tuple[Any, ...], Dataset] = {}
+
+    def __call__(self, config: TrainConfig) -> Dataset:
+        """The data set of a run."""
+        key = (config.dataset, *_reading_options(config).values())
+        if key not in self._read:
+            self._read[key] = load_data(config, data_dir=self._data_dir)
+        return self._read[key]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DataReader, (self._data_dir,)
 
 
 def announce(dataset: Dataset, shown: bool = True) -> None:
-    """Say on stderr what was read; once, where many runs of a process read the same."""
-    line = dataset.summary() if shown else ""
-    if shown and line not in _ANNOUNCED:
-        _ANNOUNCED.add(line)
-        tell(line)
+    """Print on stderr what was read; once, where many runs or stages of a process read the same."""
+    if not shown:
+        return
+    read = f"{dataset.name} {content_digest(dataset.fingerprint())}"
+    if read not in _ANNOUNCED:
+        _ANNOUNCED.add(read)
+        tell(dataset.summary())
 
 
 def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
@@ -123,6 +157,7 @@ def train_run(
     checkpoint_seconds: float = 30.0,
     show_progress: bool = False,
     logger: str = "csv",
+    reader: DataReader | None = None,
 ) -> RunFolder:
     """Train one model into its folder below `output`. A finished run is left as it is and returned.
 
@@ -135,6 +170,7 @@ def train_run(
         checkpoint_seconds: Time between two checkpoints.
         show_progress: Whether to show a progress bar.
         logger: Where the metrics go as well; see `noisyrnn.pipeline.tracking.LOGGERS`. It changes no result.
+        reader: Reads the data set, for callers that need it again; a new one for `data_dir` by default.
 
     Raises:
         ValueError: If the folder holds an unfinished run and `resume` is false, or a run on other data, or settings or
@@ -148,7 +184,7 @@ def train_run(
     folder = open_run(config, output, resume=resume)
     known = folder.config.is_file()
     finished = known and folder.finished
-    dataset = load_data(config, data_dir=data_dir)
+    dataset = (reader or DataReader(data_dir))(config)
     if known:
         check_same_data(folder, dataset)
     if finished:
