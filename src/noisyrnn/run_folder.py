@@ -42,6 +42,14 @@ _WORDS = {
 }
 
 
+def failure_message(error: BaseException) -> str:
+    """What the command line prints of an error that ends a run, and what `summary.json` keeps."""
+    if isinstance(error, MemoryError):
+        reason = f" ({str(error).rstrip('.')})" if str(error) else ""
+        return f"Memory ran out{reason}. Use smaller sizes, fewer workers or a larger machine."
+    return str(error) or type(error).__name__
+
+
 class WriteError(OSError):
     """A file could not be written. Its message names the file and the cause."""
 
@@ -49,10 +57,15 @@ class WriteError(OSError):
         return f"{self.filename} could not be written ({self.strerror}). Files that were saved before are unchanged."
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> None:
     """Replace `path` by `content` at once: a reader, or a crash, sees the old file or the new one whole.
 
     What a process that was killed while it wrote has left in the same folder is removed.
+
+    Args:
+        path: Of the file.
+        content: All of it.
+        mode: Permissions, whatever the umask is; those of a new file by default.
 
     Raises:
         WriteError: If it cannot be written, for example because the disk is full.
@@ -63,6 +76,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         descriptor, part = create_part(path)
         with os.fdopen(descriptor, "wb") as file:
+            if mode is not None and hasattr(os, "fchmod"):
+                os.fchmod(descriptor, mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

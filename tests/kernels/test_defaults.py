@@ -1,30 +1,13 @@
 """Kernels under other defaults of torch: a layer keeps the type and the place of its weights."""
 
-import contextlib
-from collections.abc import Iterator
-
 import pytest
 import torch
+from tests.defaults import defaults
 from torch import Tensor
 
 from noisyrnn import NoisyRNN
 
 LENGTHS = torch.tensor([6, 1, 4, 6])
-
-
-@contextlib.contextmanager
-def default(value: torch.dtype | str) -> Iterator[None]:
-    """torch's default dtype, or device, for a while."""
-    before = torch.get_default_dtype()
-    try:
-        if isinstance(value, str):
-            with torch.device(value):
-                yield
-        else:
-            torch.set_default_dtype(value)
-            yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def results(layer: NoisyRNN, inputs: Tensor) -> list[Tensor]:
@@ -44,7 +27,7 @@ def test_results_do_not_depend_on_them(kernel: str, value: torch.dtype | str) ->
     layer = NoisyRNN(3, 9, step_size=1.0, additive=0.0, multiplicative=0.0)
     layer.kernel, inputs = kernel, torch.randn(4, 6, 3)
     expected = results(layer, inputs)
-    with default(value):
+    with defaults(device=value) if isinstance(value, str) else defaults(value):
         found = results(layer, inputs)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == torch.float32 and one.device.type == "cpu"
@@ -56,7 +39,7 @@ def test_the_measured_case() -> None:
     torch.manual_seed(0)
     layer = NoisyRNN(3, 8, step_size=1.0, additive=0.0, multiplicative=0.0)
     inputs = torch.randn(4, 6, 3)
-    with default(torch.float64):
+    with defaults(torch.float64):
         layer(inputs)[0][:, -1].square().sum().backward()
     step, bias = layer.cell.step_size.grad[:2], layer.cell.input.bias.grad[:2]
     torch.testing.assert_close(step, torch.tensor([6.4784, 31.0471]), rtol=1e-4, atol=0)

@@ -5,7 +5,6 @@ the plain ones each kernel is compared with the reference in float64. `slow` has
 model, a kernel and a circumstance comes once.
 """
 
-import contextlib
 import copy
 import multiprocessing
 import pickle
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.defaults import defaults
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
@@ -100,17 +100,6 @@ def assert_equal(found: Result, expected: Result) -> None:
     for name, value in expected.items():
         assert found[name].dtype == value.dtype and found[name].device == value.device, name
         assert torch.equal(found[name], value), name
-
-
-@contextlib.contextmanager
-def defaults(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize(("name", "kernel"), PAIRS)

@@ -1,14 +1,13 @@
 """A run's numbers do not depend on torch's default dtype and device, which another library may have set."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.defaults import defaults
 
 import noisyrnn
 from noisyrnn.estimators import NoisyRNNClassifier, NoisyRNNRegressor
@@ -18,18 +17,6 @@ from noisyrnn.pipeline.train import train_run
 from noisyrnn.training import TrainConfig
 
 TIMES = {"seconds", "started", "ended", "finished", "training_seconds"}
-
-
-@contextlib.contextmanager
-def defaults(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Iterator[None]:
-    """Other defaults of torch for a while."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def without_times(found: Any) -> Any:

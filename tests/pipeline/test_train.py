@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,24 @@ def test_a_run_that_diverges_says_so_in_its_summary(config: TrainConfig, tmp_pat
     summary = json.loads(RunFolder(run_path(wild, tmp_path)).summary.read_text())
     assert summary["status"] == "failed"
     assert "Lower step_size" in summary["error"]
+
+
+def test_a_run_without_memory_is_a_failed_one(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **named: Any) -> None:
+        raise MemoryError("the CPU kernel ran out of memory.")
+
+    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.train"], "fit", fail)
+    with pytest.raises(MemoryError):
+        train_run(config, output=tmp_path)
+    summary = RunFolder(run_path(config, tmp_path)).read_summary()
+    assert (summary["status"], summary["error"]) == (
+        "failed",
+        "Memory ran out (the CPU kernel ran out of memory). Use smaller sizes, fewer workers or a larger machine.",
+    )
+    ends = train_seeds([dataclasses.replace(config, seed=seed) for seed in (7, 8)], output=tmp_path)
+    assert [str(sentence)[:15] for sentence in ends.values()] == ["Memory ran out "] * 2  # the first stops no other
 
 
 def test_output_that_cannot_be_written(config: TrainConfig, tmp_path: Path) -> None:

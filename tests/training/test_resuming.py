@@ -13,6 +13,7 @@ from noisyrnn.data import Dataset, Split
 from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.run_folder import InUseError, RunFolder, locked
 from noisyrnn.training import TrainConfig, fit, fit_together
+from noisyrnn.training.checkpoint import Checkpoint
 from noisyrnn.training.objective import noisy_loss, objective_digest
 
 CONFIG = TrainConfig(model="gru", hidden_size=3, epochs=2, batch_size=8)
@@ -79,7 +80,14 @@ def test_other_data_are_refused(tmp_path: Path, other: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (lambda: {"model": model(hidden_size=4)}, "the architecture"),
+        (
+            lambda: {"model": model(hidden_size=4)},
+            r"^model must have hidden_size 3, num_layers 1 and bidirectional False to resume .*, got hidden_size 4, ",
+        ),
+        (
+            lambda: {"model": model(num_layers=2)},
+            r"^model must have .* num_layers 1 .*, got hidden_size 3, num_layers 2 and bidirectional False\. Build",
+        ),
         (lambda: {"model": model("lstm")}, "the architecture"),
         (lambda: {"model": model(additive=0.5)}, "the architecture"),  # weights of the same shapes
         (lambda: {"model": model().double()}, "the architecture"),
@@ -96,6 +104,18 @@ def test_another_model_objective_or_setting_is_refused(
     with pytest.raises(ValueError, match=words):
         fit(dataset=dataset(), folder=folder, resume=True, **{**arguments, "model": model(), **changed()})
     fit(dataset=dataset(), folder=folder, resume=True, **{**arguments, "model": model(), "objective": scaled(1.0)})
+
+
+def test_a_checkpoint_without_sizes_is_continued(tmp_path: Path) -> None:
+    folder, config = RunFolder(tmp_path), dataclasses.asdict(CONFIG)
+    fit(model(), dataset(), CONFIG, folder=folder)
+    origin = torch.load(folder.checkpoint, weights_only=True)["origin"]
+    older = Checkpoint.read(folder.checkpoint, config, origin)
+    del older.origin["sizes"]
+    older.write(folder.checkpoint)
+    with pytest.raises(ValueError, match="the architecture changed"):
+        fit(model(hidden_size=4), dataset(), CONFIG, folder=folder, resume=True)
+    fit(model(), dataset(), CONFIG, folder=folder, resume=True)
 
 
 def test_a_trained_model_may_continue_its_own_run(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from noisyrnn.cli.train import train_command
 from noisyrnn.interruption import interruptible, signal_of
 from noisyrnn.progress import tell
 from noisyrnn.redact import without_passwords
+from noisyrnn.run_folder import failure_message
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train_command,
@@ -72,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, FileNotFoundError) as error:
         return _failed(error, 2)
     except MemoryError as error:
-        reason = f" ({error})" if str(error) else ""
-        return _failed(error, 1, f"Memory ran out{reason}. Use smaller sizes, fewer workers or a larger machine.")
+        return _failed(error, 1, failure_message(error))
     except (RuntimeError, OSError) as error:
         return _failed(error, 1)
     except Exception as error:  # a fault of ours or of a library: the user gets a message all the same

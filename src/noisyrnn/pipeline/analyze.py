@@ -16,7 +16,7 @@ from noisyrnn.pipeline.dependencies import ANALYSIS_RESULTS, check_same_data, de
 from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.train import DataReader, run_config
 from noisyrnn.progress import ProgressBar
-from noisyrnn.run_folder import RunFolder, locked, write_json
+from noisyrnn.run_folder import RunFolder, failure_message, locked, write_json
 from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.saving import load
@@ -151,8 +151,8 @@ def _carry_out(name: str, subject: Subject, found: dict[str, Any], budget: float
     except (TypeError, ValueError) as error:
         found["parts"][name] = {"status": "impossible", "reason": str(error)}
         return
-    except RuntimeError as error:
-        found["parts"][name] = {"status": "failed", "reason": str(error)}
+    except (RuntimeError, MemoryError) as error:
+        found["parts"][name] = {"status": "failed", "reason": failure_message(error)}
         return
     found["data"][name] = new["data"]
     found["quantities"] += new["quantities"]

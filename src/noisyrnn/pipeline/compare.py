@@ -25,7 +25,7 @@ from noisyrnn.pipeline.train import DataReader, announce, run_path, train_run
 from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_on_cluster, run_tasks
 from noisyrnn.progress import ProgressBar
 from noisyrnn.report import split_readable, write_report
-from noisyrnn.run_folder import RunFolder, WriteError, check_writable, locked, write_json
+from noisyrnn.run_folder import RunFolder, WriteError, check_writable, failure_message, locked, write_json
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import recommended
 
@@ -153,7 +153,7 @@ def carry_out(task: RunTask) -> tuple[Path, str | None]:
         with locked(task.path, wait=_WAIT):
             _carry_out_stages(task)
     except Exception as error:  # whatever it is, the other runs go on and the report shows it
-        sentence = str(error) or type(error).__name__
+        sentence = failure_message(error)
         note_failure(task, sentence)
         return task.path, sentence
     finally:
@@ -207,7 +207,7 @@ def carry_out_piece(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
             logger=usable_logger(first.logger, [RunFolder(task.path) for task in tasks]),
         )
     except Exception as error:  # the memory may not hold them all, or one run's files are damaged
-        name, reason = first.config.shown_label, str(error) or type(error).__name__
+        name, reason = first.config.shown_label, failure_message(error)
         notice = f"The runs of {name} could not be trained together and follow one another: {reason}"
         warnings.warn(notice, stacklevel=2)
         return [carry_out(task) for task in tasks]

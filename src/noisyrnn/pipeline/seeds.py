@@ -19,7 +19,7 @@ from noisyrnn.pipeline.train import (
     open_run,
     train_run,
 )
-from noisyrnn.run_folder import RunFolder, check_writable, locked
+from noisyrnn.run_folder import RunFolder, check_writable, failure_message, locked
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.together import check_alike, fit_together
@@ -39,7 +39,7 @@ def train_seeds(
     logger: str = "csv",
     reader: DataReader | None = None,
 ) -> dict[Path, str | None]:
-    """Train every run into its own folder, as `train_run` does. One that diverges stops no other.
+    """Train every run into its own folder, as `train_run` does. One that fails stops no other.
 
     Args:
         configs: Settings of the runs; side by side, they differ in the seed alone.
@@ -54,7 +54,7 @@ def train_seeds(
         reader: As for `train_run`; the runs share it.
 
     Returns:
-        The runs' folders, each with `None`, or with the sentence of its failure.
+        The runs' folders, each with `None`, or with the message of its failure.
 
     Raises:
         ValueError: As for `train_run`, before any run starts. Side by side, also if there are several processes or
@@ -89,8 +89,8 @@ def train_seeds(
                 logger=usable_logger(logger, [folder]),
             )
             ends[folder.path] = None
-        except RuntimeError as error:
-            ends[folder.path] = str(error)
+        except (RuntimeError, MemoryError) as error:
+            ends[folder.path] = failure_message(error)
     return ends
 
 
@@ -146,7 +146,7 @@ def _side_by_side(
                 for track, outcome in zip(tracks, outcomes, strict=True):
                     if isinstance(outcome, RuntimeError):
                         track.end("FAILED")
-        except RuntimeError as error:  # not the fault of one run
+        except (RuntimeError, MemoryError) as error:  # not the fault of one run
             for folder, model in zip(todo, models, strict=True):
                 end_run(folder, model, error)
             raise

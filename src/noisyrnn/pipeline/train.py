@@ -27,6 +27,7 @@ from noisyrnn.run_folder import (
     RunFolder,
     check_writable,
     content_digest,
+    failure_message,
     file_digest,
     locked,
     remove_leftovers,
@@ -175,7 +176,8 @@ def train_run(
     Raises:
         ValueError: If the folder holds an unfinished run and `resume` is false, or a run on other data, or settings or
             data are wrong, the logger cannot be used, or another process works in the folder.
-        RuntimeError: If training diverges; the folder's summary says so too.
+        RuntimeError: If training diverges; the folder's summary keeps the message.
+        MemoryError: If memory runs out; likewise.
     """
     resolve_accelerator(accelerator)
     processes()  # a broken environment is refused before the data are read
@@ -211,7 +213,7 @@ def train_run(
                     fabric=fabric,
                     on_epoch=on_epoch,
                 )
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if fabric.is_global_zero:
                 end_run(folder, model, error)
             raise
@@ -258,13 +260,13 @@ def effective_options(config: TrainConfig) -> dict[str, Any]:
     return settable | config.model_options()
 
 
-def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | RuntimeError) -> None:
+def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | RuntimeError | MemoryError) -> None:
     """Write how a run ended: its result, or the error that stopped it."""
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     metrics = file_digest(folder.metrics) if folder.metrics.is_file() else None
-    if isinstance(end, RuntimeError):
-        failed = {"status": "failed", "error": str(end), "parameters": parameters, "metrics_sha256": metrics}
-        write_json(folder.summary, failed)
+    if isinstance(end, RuntimeError | MemoryError):
+        failed = {"status": "failed", "error": failure_message(end), "parameters": parameters}
+        write_json(folder.summary, {**failed, "metrics_sha256": metrics})
         return
     write_json(
         folder.summary,

@@ -1,6 +1,7 @@
 """What a perturbation is, and the three things all of them share: checks, a call of the model, untouched padding."""
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -69,6 +70,32 @@ class Perturbation(Protocol):
             generator: Source of every draw, on the CPU.
             lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
         """
+
+
+class InputNoise(ABC):
+    """A perturbation that depends on the inputs and the generator only: neither on the model nor on the labels."""
+
+    strength: float
+    clip: Range | None
+
+    def __call__(
+        self,
+        model: Model | None,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        generator: torch.Generator,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Perturbed copy of `inputs`, `(batch, steps, input_size)`; neither model nor labels is used."""
+        check_batch(inputs, lengths)
+        if self.strength == 0:
+            return inputs.clone()
+        return finish(inputs, self.perturb(inputs, generator), lengths=lengths, clip=self.clip)
+
+    @abstractmethod
+    def perturb(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Inputs of every step, padded ones included, with the noise of a strength above 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_number
-from noisyrnn.robustness.base import Model, Range, check_batch, check_settings, finish, uniform
+from noisyrnn.robustness.base import InputNoise, Range, check_settings, uniform
 
 
 @final
 @dataclass(frozen=True)
-class SaltAndPepper:
+class SaltAndPepper(InputNoise):
     """Salt-and-pepper noise: each entry becomes, with probability α, `low` or `high` with equal chance, else stays.
 
     What a small α changes, a larger one changes too, in the same way, when the generator is the same.
@@ -52,23 +52,12 @@ class SaltAndPepper:
         assert isinstance(low, int | float)
         check_number("high", high, above=low)
 
-    def __call__(
-        self,
-        model: Model | None,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        generator: torch.Generator,
-        lengths: Tensor | None = None,
-    ) -> Tensor:
-        """Perturbed copy of `inputs`, `(batch, steps, input_size)`; neither model nor labels is used."""
-        check_batch(inputs, lengths)
+    def perturb(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """The inputs with salt and pepper."""
         if isinstance(self.low, tuple) and inputs.shape[2] != len(self.low):
             raise ValueError(f"inputs must have {len(self.low)} channels, those of low, got {inputs.shape[2]}.")
-        if self.strength == 0:
-            return inputs.clone()
         hit = uniform(inputs, generator) < self.strength
         salt = uniform(inputs, generator) < 0.5
         low, high = (inputs.new_tensor(value).expand_as(inputs) for value in (self.low, self.high))
         extreme = torch.where(salt, high, low)
-        return finish(inputs, torch.where(hit, extreme, inputs), lengths=lengths, clip=self.clip)
+        return torch.where(hit, extreme, inputs)

@@ -6,12 +6,12 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from noisyrnn.robustness.base import Model, Range, check_batch, check_settings, finish, standard_normal
+from noisyrnn.robustness.base import InputNoise, Range, check_settings, standard_normal
 
 
 @final
 @dataclass(frozen=True)
-class WhiteNoise:
+class WhiteNoise(InputNoise):
     r"""Additive white noise, independent for every step and channel.
 
     .. math:: x' = x + \sigma \xi, \quad \xi \sim N(0, I) .
@@ -41,18 +41,6 @@ class WhiteNoise:
     def __post_init__(self) -> None:
         check_settings(self.strength, self.clip)
 
-    def __call__(
-        self,
-        model: Model | None,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        generator: torch.Generator,
-        lengths: Tensor | None = None,
-    ) -> Tensor:
-        """Perturbed copy of `inputs`, `(batch, steps, input_size)`; neither model nor labels is used."""
-        check_batch(inputs, lengths)
-        if self.strength == 0:
-            return inputs.clone()
-        noisy = inputs + self.strength * standard_normal(inputs, generator)
-        return finish(inputs, noisy, lengths=lengths, clip=self.clip)
+    def perturb(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """The inputs plus white noise."""
+        return inputs + self.strength * standard_normal(inputs, generator)

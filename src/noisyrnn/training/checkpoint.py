@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Checkpoint:
 
     Args:
         settings: The settings it belongs to; others refuse it.
-        origin: What else it belongs to: digests of the data, of the architecture and of the objective.
+        origin: What else it belongs to: the model's sizes, digests of the data, the architecture and the objective.
         progress: How far it is.
         model: Weights.
         optimizer: State of the optimiser.
@@ -105,13 +106,23 @@ class Checkpoint:
                 raise ValueError(
                     f"{name} must be {content['settings'].get(name)!r} to resume {path.parent}, got {value!r}."
                 )
-        changed = changes(content["origin"], origin)
+        sizes = content["origin"].get("sizes", origin.get("sizes"))  # older checkpoints have none
+        if sizes != origin.get("sizes"):
+            raise ValueError(
+                f"model must have {_in_words(sizes)} to resume {path.parent}, got {_in_words(origin['sizes'])}. "
+                "Build the model of the checkpoint, or choose another folder."
+            )
+        changed = changes({**content["origin"], "sizes": sizes}, {**origin, "sizes": sizes})
         if changed:
             raise ValueError(
                 f"resume must continue with the data, the model and the objective of {path}, got others: "
                 f"{listed(changed)} changed since. Choose another folder, or start again without resume."
             )
         return cls(**{**content, "progress": Progress(**content["progress"])})
+
+
+def _in_words(sizes: Mapping[str, Any]) -> str:
+    return listed([f"{name} {value}" for name, value in sizes.items()])
 
 
 _SEAL = b"\nsha256:"

@@ -100,14 +100,17 @@ class NoisyPass(nn.Module):
         return (losses * weights).sum(), (right * weights).sum()
 
 
-def origin_of(model: Trained, objective: Objective) -> dict[str, str]:
-    """What a checkpoint belongs to besides settings and data: digests of the architecture and of the objective."""
+def origin_of(model: Trained, objective: Objective) -> dict[str, Any]:
+    """What a checkpoint belongs to besides settings and data: sizes, digests of the architecture and the objective."""
     tensors = {
         name: [str(tensor.dtype), list(tensor.shape), tensor.requires_grad]
         for name, tensor in model.state_dict(keep_vars=True).items()
     }
     text = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    layer = model.layer
+    sizes = {"hidden_size": layer.hidden_size, "num_layers": layer.num_layers, "bidirectional": layer.bidirectional}
     return {
+        "sizes": sizes,
         "architecture": content_digest({"repr": text, "tensors": tensors}),
         "objective": objective_digest(objective),
     }

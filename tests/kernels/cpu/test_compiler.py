@@ -17,6 +17,7 @@ import torch
 from noisyrnn import NoisyRNN
 from noisyrnn.kernels import dispatch
 from noisyrnn.kernels.cpu import compiler, kernel
+from noisyrnn.run_folder import create_part
 
 SMALL = 'extern "C" int noisyrnn_lanes() { return %d; }\n'
 
@@ -232,6 +233,32 @@ def test_a_failed_compilation_leaves_nothing(tmp_path: Path, sources: Path) -> N
     assert kept(tmp_path) == []
 
 
+def test_what_a_dead_writer_left_is_removed_and_a_living_one_is_left_alone(tmp_path: Path, sources: Path) -> None:
+    (tmp_path / "cache").mkdir(mode=0o700)
+    descriptor, living = create_part(tmp_path / "cache" / "cpu-portable-one.so")
+    dead = living.with_name(f".cpu-portable-two.so.{'0' * 16}.part")
+    dead.write_bytes(b"half")
+    other = living.with_name("notes.tmp")  # not ours
+    other.touch()
+    try:
+        assert lanes() == 4
+        assert sorted(path for path in kept(tmp_path) if path.suffix != ".so") == sorted([living, other])
+    finally:
+        os.close(descriptor)
+
+
+def test_a_killed_compilation_leaves_nothing_in_the_cache(
+    tmp_path: Path, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = script(tmp_path / "killed", 'touch "$0.runs"; kill -9 $PPID; sleep 5')
+    monkeypatch.setenv("CXX", program)
+    monkeypatch.setattr(compiler.tempfile, "tempdir", str(tmp_path))
+    with workers(1) as pool, pytest.raises(concurrent.futures.process.BrokenProcessPool):
+        pool.submit(lanes).result(timeout=60)
+    assert (tmp_path / "killed.runs").exists()
+    assert kept(tmp_path) == []
+
+
 def test_without_torchs_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads of our own, and one warning."""
     monkeypatch.setattr(kernel, "_OPENMP", ("libnothing.so", "libm.so.6"))
@@ -268,7 +295,7 @@ def planted(tmp_path: Path, sources: Path) -> Path:
     (sources / "loop.cpp").write_text(SMALL % 4)
     stem, _ = ours.stem.rsplit("-", 1)
     ours.unlink()
-    return theirs.rename(compiler._full_name(str(ours.with_name(stem)), theirs))
+    return theirs.rename(compiler._full_name(str(ours.with_name(stem)), theirs.read_bytes()))
 
 
 def test_a_planted_library_would_be_loaded_from_a_folder_of_ones_own(planted: Path) -> None:

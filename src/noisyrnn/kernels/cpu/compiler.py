@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from noisyrnn.run_folder import write_atomically
+
 LEVELS: dict[str, tuple[str, ...]] = {
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
     "avx2": ("-mavx2", "-mfma"),
@@ -136,7 +138,7 @@ def _compiler() -> tuple[str, ...]:
 def _kept(folder: Path, stem: str) -> ctypes.CDLL | None:
     """What an earlier process compiled, if all of it is there: to load half a file can end the process."""
     for path in folder.glob(f"{stem}-*.so"):
-        if _ours(path.lstat()) and path.name == _full_name(stem, path):
+        if _ours(path.lstat()) and path.name == _full_name(stem, path.read_bytes()):
             try:
                 return ctypes.CDLL(str(path))
             except OSError:  # another system's
@@ -144,18 +146,20 @@ def _kept(folder: Path, stem: str) -> ctypes.CDLL | None:
     return None
 
 
-def _full_name(stem: str, path: Path) -> str:
+def _full_name(stem: str, content: bytes) -> str:
     """A library's name, which holds a digest of its bytes."""
-    return f"{stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
+    return f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}.so"
 
 
 def _compile(compiler: tuple[str, ...], flags: tuple[str, ...], folder: Path, stem: str) -> Path:
-    """Compile in `folder`, then give the file its name in one step: others see all of it or nothing."""
-    handle, name = tempfile.mkstemp(dir=folder, prefix=stem, suffix=".tmp")
-    os.close(handle)
-    half = Path(name)
-    try:
-        command = [*compiler, *flags, "-o", name, str(_SOURCES / "loop.cpp")]
+    """Compile in a temporary folder, then write the file to `folder` in one step: others see all of it or nothing.
+
+    What writers that died have left in `folder` is removed. A linker may replace its output file, and with it a lock
+    that would show that the writer lives, so it writes elsewhere.
+    """
+    with tempfile.TemporaryDirectory(prefix="noisyrnn-") as elsewhere:
+        output = Path(elsewhere) / "loop.so"
+        command = [*compiler, *flags, "-o", str(output), str(_SOURCES / "loop.cpp")]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
         except (OSError, subprocess.SubprocessError) as error:
@@ -163,10 +167,10 @@ def _compile(compiler: tuple[str, ...], flags: tuple[str, ...], folder: Path, st
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
             raise CompilerError(f"the compiler {compiler[0]} failed: {lines[0] if lines else 'without a word'}")
-        half.chmod(0o700)  # whatever the umask is
-        return half.rename(folder / _full_name(stem, half))
-    finally:
-        half.unlink(missing_ok=True)
+        content = output.read_bytes() if output.is_file() else b""
+    path = folder / _full_name(stem, content)
+    write_atomically(path, content, mode=0o700)
+    return path
 
 
 def _loaded(path: Path) -> ctypes.CDLL:
