@@ -82,6 +82,8 @@ def check_sequences(argument: str, inputs: object, *, input_size: int | None = N
         raise ValueError(f"{rule}, got {tuple(inputs.shape)}.")
     if inputs.shape[0] == 0 or inputs.shape[1] == 0:
         raise ValueError(f"{argument} must hold at least one sequence of one step, got {tuple(inputs.shape)}.")
+    if inputs.shape[2] == 0:
+        raise ValueError(f"{argument} must hold at least one channel, got {tuple(inputs.shape)}.")
     if not inputs.is_floating_point():
         raise TypeError(f"{argument} must be floating point, got {inputs.dtype}. Convert: {argument}.float().")
 

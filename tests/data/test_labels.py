@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from noisyrnn.data.labels import array_labels, decimal_labels, encode, note_equal_numbers, sorted_classes, text_labels
+from noisyrnn.data.labels import (
+    array_labels,
+    check_classes,
+    decimal_labels,
+    encode,
+    note_equal_numbers,
+    sorted_classes,
+    text_labels,
+)
 
 
 def names(labels: object) -> list[str]:
@@ -57,3 +65,25 @@ def test_an_unknown_label_is_refused():
     message = r"^y must hold only the classes a, b of the training part, got 'c' at index 1\.$"
     with pytest.raises(ValueError, match=message):
         encode(text_labels("ac"), classes)
+
+
+@pytest.mark.parametrize("mark", ["nan", "NaN", "", "?", "inf", "<NA>"])
+def test_a_missing_number_among_classes_that_are_numbers_is_refused(mark: str):
+    with pytest.raises(ValueError, match=r"^y must hold a class for each sequence, got '.*' among classes th"):
+        check_classes(text_labels(["1", mark, "2.0"]))
+    check_classes(text_labels(["DE", mark]))  # among words it may be one
+
+
+def test_none_is_a_class_among_numbers():
+    check_classes(text_labels(["none", "1", "2"]))
+
+
+@pytest.mark.parametrize("labels", [[1, "1"], ["a", 1], [True, "a"], (2.0, "b"), np.array([1, "a"], dtype=object)])
+def test_numbers_and_text_are_not_mixed(labels: object):
+    with pytest.raises(TypeError, match=r"^y must hold integers only or strings only, got .* Write all as text: "):
+        array_labels(labels)
+
+
+def test_bytes_are_refused_with_what_to_do():
+    with pytest.raises(TypeError, match=r"got \|S1\. Decode it: y\.astype\(str\)\.$"):
+        array_labels(np.array([b"a", b"b"]))

@@ -206,3 +206,37 @@ def test_a_path_must_be_an_existing_file_of_a_known_kind(tmp_path: Path):
         load_dataset("mine.parquet")
     with pytest.raises(ValueError, match=r"got 'folder/mine'\.$"):
         load_dataset("folder/mine")
+
+
+@pytest.mark.parametrize("have", ["X_test", "y_test", "lengths_test"])
+def test_half_a_test_part_is_refused_before_anything_is_read(tmp_path: Path, have: str):
+    lacks = "y_test" if have == "X_test" else "X_test"
+    with pytest.raises(ValueError, match=rf"X_test and y_test, got no {lacks}\. Add it, or leave {have} out\.$"):
+        load_dataset(save(tmp_path, X=X, y=Y, **{have: X[:3]}))
+
+
+def test_arrays_that_are_not_read_are_named(tmp_path: Path):
+    with pytest.warns(UserWarning, match=r"^Arrays length, mask of own\.npz are not read, only X, y, lengths and"):
+        load_dataset(save(tmp_path, X=X, y=Y, mask=X, length=Y))
+    with pytest.warns(UserWarning, match=r"^own\.npz holds lengths and no lengths_test: all steps of X_test are read"):
+        load_dataset(save(tmp_path, X=X, y=Y, lengths=[3] * 10, X_test=X[:3], y_test=Y[:3]))
+
+
+def test_no_channel_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^X must hold at least one channel, got \(10, 4, 0\)\.$"):
+        load_dataset(save(tmp_path, X=X[:, :, :0], y=Y))
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"), [(2**53 + 1, np.int64), (-(2**53) - 1, ">i8"), (2**63 + 1, np.uint64), (2**62 + 1, np.int64)]
+)
+def test_integers_that_float64_rounds_are_refused(tmp_path: Path, base: int, kind: Any):
+    values = np.array([[base] * 4] * 10, dtype=kind)
+    with pytest.raises(ValueError, match=f"^X must hold numbers that float64 holds exactly, got the integer {base}"):
+        load_dataset(save(tmp_path, X=values, y=Y))
+    nanoseconds = 1_700_000_000 * 10**9 + 10**9 * np.arange(40).reshape(10, 4)  # multiples of 512
+    assert load_dataset(save(tmp_path, X=nanoseconds, y=Y)).train.inputs.double().max() > 1.7e18
+
+
+def test_the_line_on_what_was_read_has_one_length_where_all_are_equal(tmp_path: Path):
+    assert "; 3 steps of 2 channels" in load_dataset(save(tmp_path, X=X, y=Y, lengths=[3] * 10)).summary()

@@ -157,6 +157,60 @@ def test_the_class_can_be_in_any_column(tmp_path: Path, text: str, option: str |
 IMPLAUSIBLE = r".* give label_column \(--label-column NAME or NUMBER, from 1, or -1 for the last\)\.$"
 
 
+def test_a_column_that_counts_the_lines_is_noted_where_the_class_column_is_given(tmp_path: Path):
+    path = Path(csv(tmp_path, table(np.arange(N), V, Y)))
+    with pytest.warns(UserWarning, match=r"in column 1, .* It is read as a value of the sequence\. If it is none: "):
+        assert read_csv(path, -1).inputs.shape[1] == V.shape[1] + 1
+
+
+@pytest.mark.parametrize("label_column", [None, "class", "kind", 2, -1])
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_the_index_that_pandas_writes_is_never_a_value(tmp_path: Path, name: str, label_column: str | int | None):
+    rows = [f"{index},a,0.5,{index}" for index in (7, 2, 5)]  # too few to count, and not in order
+    path = Path(csv(tmp_path, "\n".join([f"{name},{'kind' if label_column == 'kind' else 'class'},0,1", *rows])))
+    with pytest.raises(ValueError, match=rf"column 1, got one that is called '{name}', .* index=False\)\.$"):
+        read_csv(path, label_column)
+
+
+def test_an_empty_first_name_over_the_class_is_read(tmp_path: Path):
+    assert len(read_csv(Path(csv(tmp_path, ",0,1\na,1.5,2\nb,2.5,3\n"))).labels) == 2
+
+
+def test_a_header_with_two_columns_of_classes_is_refused(tmp_path: Path):
+    path = Path(csv(tmp_path, "class,label,t0,t1\n1,7,0.5,0.25\n2,8,0.5,0.75\n"))
+    with pytest.raises(ValueError, match=r"one column of classes, got a header with 2: 'class', 'label'\. Remove"):
+        read_csv(path)
+    assert read_csv(path, "label").inputs[0].flatten().tolist() == [1, 0.5, 0.25]
+    path = Path(csv(tmp_path, "x,y,z,class\n1,7,0.5,a\n2,8,0.5,b\n"))  # y is a co-ordinate
+    assert [str(label) for label in read_csv(path).labels] == ["a", "b"]
+
+
+@pytest.mark.parametrize("bad", ["#N/A", "#DIV/0!", "-", "--", "<NA>", "NaT", "missing"])
+def test_a_first_line_of_bad_values_and_a_new_class_is_no_header(tmp_path: Path, bad: str):
+    path = Path(csv(tmp_path, f"c,{bad},{bad},{bad}\na,0.5,1,2\nb,0.5,1,2\n"))
+    with pytest.raises(ValueError, match=f"^Line 1 of .* must hold finite numbers, got '{bad}' in column 2"):
+        read_csv(path)
+
+
+@pytest.mark.parametrize("text", ["A;0,5\nA;0,75\nB;1,5\n", "A\t0,5\nB\t0,75\n", "A;0,5;0,75\n"])
+def test_a_decimal_comma_is_not_a_separator(tmp_path: Path, text: str):
+    with pytest.raises(ValueError, match=r"^Line 1 of .*\. Separate values with commas\.$"):
+        read_csv(Path(csv(tmp_path, text)))
+
+
+@pytest.mark.parametrize("value", ["9007199254740993", "-9007199254740993", "1700000000000000001", "0" * 20 + "9" * 17])
+def test_an_integer_that_float64_rounds_is_refused(tmp_path: Path, value: str):
+    path = Path(csv(tmp_path, f"a,0.5,1\nb,0.5,{value}\n"))
+    with pytest.raises(ValueError, match=f"^Line 2 of .* float64 holds exactly, got '{value}' in column 3. Subtract a"):
+        read_csv(path)
+    assert read_csv(Path(csv(tmp_path, "a,9007199254740994\nb,1e23\n"))).inputs.flatten().tolist() == [2**53 + 2, 1e23]
+
+
+def test_a_value_beyond_float64_is_refused_with_its_remedy(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"got '1e400' in column 3\. Give the values in a larger unit\.$"):
+        read_csv(Path(csv(tmp_path, "a,0.5,1e400\n")))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -167,7 +221,7 @@ IMPLAUSIBLE = r".* give label_column \(--label-column NAME or NUMBER, from 1, or
         (table(Y, np.arange(N) + 0.0, V), "values of a sequence in column 2, got another whole number in each line"),
         (table(Y, rng.permutation(999)[:N], V), "values of a sequence in column 2, got another whole number in"),
         (table(Y, rng.permutation(N), (V * 10).astype(int)), "column 2, got another whole number in each line"),
-        (table(np.arange(N), V, Y, header=["", *NAMES, "class"]), "column 1, got another whole number in each line"),
+        (table(np.arange(N), V, Y, header=["n", *NAMES, "class"]), "column 1, got another whole number in each line"),
         (table(Y[np.arange(N) // 10], np.arange(N) % 10, V[:, 0]), "a column 2 that counts up again and again"),
         (table(np.arange(N) // 10, np.arange(N) % 10 / 8, V[:, 0], Y), "last column|a column 2 that counts up again"),
     ],

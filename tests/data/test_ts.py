@@ -209,3 +209,14 @@ def test_a_failed_download_by_aeon_is_one_sentence(offline: Path, monkeypatch: p
         FileNotFoundError, match=r"^Tiny_TRAIN\.ts must be in .*cache after aeon's download, got no such"
     ):
         load_dataset("Tiny")
+
+
+@pytest.mark.parametrize(("case", "got"), [("1,2,3", "no ':'"), ("1,2,3:", "no class after the last ':'")])
+def test_a_case_without_a_class_is_refused(write: Callable[..., Path], case: str, got: str):
+    with pytest.raises(ValueError, match=f"^Line 2 of .* must hold its values, a ':' and its class, got {got}.$"):
+        read_ts(write(f"@data\n{case}\n"))
+
+
+def test_an_integer_that_float64_rounds_is_refused(write: Callable[..., Path]):
+    with pytest.raises(ValueError, match=r"^Line 2 of .* float64 holds exactly, got '9007199254740993'. Subtract a"):
+        read_ts(write("@data\n1,9007199254740993:a\n"))

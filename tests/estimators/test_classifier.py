@@ -280,3 +280,17 @@ def test_going_on_with_another_model_is_refused(change, text, waves):
     with pytest.raises(ValueError, match=text):
         classifier.partial_fit(X, y)
     classifier.set_params(warm_start=False).fit(X, y)
+
+
+@pytest.mark.parametrize("mixed", [["1", 1], ["a", True], np.array(["a", 1], dtype=object)])
+def test_numbers_and_text_in_one_list_are_refused(mixed):
+    y = [*mixed] * 4 if isinstance(mixed, list) else np.tile(mixed, 4)
+    with pytest.raises(TypeError, match=r"^y must hold integers only or strings only"):
+        NoisyRNNClassifier().fit(np.zeros((8, 3)), y)
+    with pytest.raises(TypeError, match=r"^classes must hold integers only or strings only"):
+        NoisyRNNClassifier().partial_fit(np.zeros((8, 3)), ["a", "b"] * 4, classes=mixed)
+
+
+def test_a_missing_label_is_no_class():
+    with pytest.raises(ValueError, match=r"^y must hold a class for each sequence, got 'nan' among classes th"):
+        NoisyRNNClassifier().fit(np.zeros((8, 3)), np.array([np.nan, 1.0] * 4).astype(str))

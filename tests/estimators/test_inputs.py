@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.base import BaseEstimator
 
-from noisyrnn.estimators.inputs import read_sequences
+from noisyrnn.estimators.inputs import check_sample_weight, read_sequences
 
 
 def read(X, layout="channels_first"):
@@ -63,3 +63,47 @@ def test_lists_of_lists_of_several_lengths():
 def test_what_is_refused(X, layout, error, text):
     with pytest.raises(error, match=text):
         read(X, layout)
+
+
+TEXT = [["1_5", "2"], ["3", "4"]]
+
+
+@pytest.mark.parametrize(
+    ("X", "got"),
+    [
+        (TEXT, r"text \(<U3\)"),
+        (np.array(TEXT)[:, None], r"text \(<U3\)"),
+        (np.array(TEXT, dtype=object), "'1_5'"),
+        ([[1.0, "1_5"], [2.0, 3.0]], "text"),
+        (np.array(TEXT).astype("S3"), "bytes"),
+        (np.array([[1, 2], [3, 4]], "M8[s]"), "dates"),
+        (np.array([[1, 2], [3, 4]], "m8[s]"), "time differences"),
+    ],
+)
+def test_text_and_times_are_not_converted(X, got):
+    with pytest.raises(TypeError, match=rf"^X must hold numbers, got {got}.* Convert it to a number type first\.$"):
+        read(X)
+    with pytest.raises(TypeError, match=r"^X\[0\] must hold numbers"):
+        read([list(np.asarray(X)[0]), *X[1:], [1.0]])
+
+
+def test_masked_values_are_refused():
+    with pytest.raises(ValueError, match=r"^X must hold no masked values, got 1\."):
+        read(np.ma.masked_less([[1.0, -1.0], [2.0, 3.0]], 0))
+    assert read(np.ma.masked_less([[1.0, 1.0], [2.0, 3.0]], 0)).inputs.shape == (2, 2, 1)
+
+
+def test_integers_that_float64_rounds_are_refused():
+    for X in (np.array([[1, 2**53 + 1]]), np.array([[1, 2**70 + 1]], dtype=object), [[1, 2**53 + 1]]):
+        with pytest.raises(ValueError, match=r"^X must hold numbers that float64 holds exactly, got the integer"):
+            read(X)
+
+
+def test_a_tensor_that_requires_a_gradient_is_read():
+    assert read(torch.ones(2, 3, requires_grad=True)).inputs.shape == (2, 3, 1)
+
+
+@pytest.mark.parametrize("weights", [["1_5", "2"], np.array([1, 2], "M8[s]")])
+def test_weights_are_numbers(weights):
+    with pytest.raises(TypeError, match=r"^sample_weight must hold numbers"):
+        check_sample_weight(weights, 2)

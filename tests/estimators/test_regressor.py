@@ -123,3 +123,9 @@ def test_what_is_refused(regressor, slopes):
         regressor.fit(X, y[:, 0])
     with pytest.raises(ValueError, match=r"Found array with dim 3, while dim <= 2 is required"):
         regressor.fit(X, y[..., None])
+
+
+@pytest.mark.parametrize("y", [["1_5", "2"] * 4, np.array([1, 2] * 4, "M8[s]")])
+def test_targets_are_numbers(y):
+    with pytest.raises(TypeError, match=r"^y must hold numbers"):
+        NoisyRNNRegressor().fit(np.zeros((8, 3)), y)

@@ -207,7 +207,8 @@ class Dataset:
         parts = f"{len(self.train)} training, {len(self.validation)} validation"
         parts += " sequences (test part in a file not read yet)" if test is None else f" and {test} test sequences"
         lengths = self.train.lengths
-        steps = f"{self.steps}" if lengths is None else f"{int(lengths.min())} to {int(lengths.max())}"
+        low, high = (self.steps, self.steps) if lengths is None else (int(lengths.min()), int(lengths.max()))
+        steps = f"{low}" if low == high else f"{low} to {high}"
         values = self.train.inputs[self.train.valid()]
         if self.classes:
             counts = self.train.labels.bincount(minlength=self.classes)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.data.numbers import exact_number
+from noisyrnn.data.numbers import exact_number, is_no_label
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,24 @@ def label_values(labels: Any, argument: str = "y") -> list[Any]:
     array = np.asarray(labels)
     if array.ndim != 1:
         raise ValueError(f"{argument} must have shape (n,), one label for each sequence, got {array.shape}.")
-    if isinstance(labels, list | tuple) and array.dtype.kind == "f":  # NumPy rounds [2**63, -1] to float64
+    if isinstance(labels, list | tuple) and array.dtype.kind in "fUS":  # NumPy rounds [2**63, -1], and [1, "1"] is text
         array = np.array([value.item() if isinstance(value, np.generic) else value for value in labels], dtype=object)
     if array.dtype.kind not in "biufUO":
-        raise TypeError(f"{argument} must hold integers or strings, got {array.dtype}.")
+        advice = f" Decode it: {argument}.astype(str)." if array.dtype.kind == "S" else ""
+        raise TypeError(f"{argument} must hold integers or strings, got {array.dtype}.{advice}")
     values = [value.item() if isinstance(value, np.generic) else value for value in array.tolist()]
     for value in values:
         if not isinstance(value, int | float | str):
             raise TypeError(f"{argument} must hold integers or strings, got {value!r}.")
         if isinstance(value, float) and not value.is_integer():
             raise TypeError(f"{argument} must hold class labels, integers or strings, got the number {value!r}.")
+    text = next((value for value in values if isinstance(value, str)), None)
+    other = next((value for value in values if not isinstance(value, str)), None)
+    if text is not None and other is not None:
+        raise TypeError(
+            f"{argument} must hold integers only or strings only, got {text!r} and {other!r}. "
+            f"Write all as text: [str(label) for label in {argument}]."
+        )
     return values
 
 
@@ -93,6 +101,18 @@ def sorted_classes(labels: Iterable[Label]) -> tuple[Label, ...]:
 def _number(label: Label) -> int | float | Decimal | None:
     """The number that a label is or spells."""
     return exact_number(label.value) if isinstance(label.value, str) else label.value
+
+
+def check_classes(classes: Sequence[Label], argument: str = "y") -> None:
+    """Raise `ValueError` if `nan` or the like is among classes that are numbers; then `note_equal_numbers`."""
+    others = [label for label in classes if not (isinstance(label.value, str) and is_no_label(label.text.strip()))]
+    if others and len(others) < len(classes) and all(_number(label) is not None for label in others):
+        missing = next(label for label in classes if label not in others)
+        raise ValueError(
+            f"{argument} must hold a class for each sequence, got {missing.text!r} among classes that are numbers. "
+            "Leave these sequences out, or if it is a class, name it by a word."
+        )
+    note_equal_numbers(classes)
 
 
 def note_equal_numbers(classes: Iterable[Label]) -> None:

@@ -1,10 +1,23 @@
-"""Numbers as files write them: ASCII digits with a sign, a point and an exponent, and nothing else."""
+"""Numbers as files and arrays hold them; what would be read as another number is refused.
+
+In files they are ASCII digits with a sign, a point and an exponent, and nothing else.
+"""
 
 import re
 from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import numpy as np
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_MISSING = frozenset(("", "?", "na", "n/a", "nan", "null", "none", "inf", "-inf", "+inf", "infinity", "-infinity"))
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NO_VALUE = frozenset(("", "?", "n/a", "#n/a", "<na>", "nan", "+nan", "-nan", "nat"))
+_INFINITE = frozenset(("inf", "-inf", "+inf", "infinity", "-infinity", "+infinity"))
+_MISSING = _NO_VALUE | _INFINITE | {"na", "null", "none", "missing"}
+_EXACT = 2**53
+"""Integers up to here are exact in float64."""
+SHIFT = "Subtract a constant from all values, or give them in a larger unit."
+"""What to do about larger ones."""
 
 
 def number(cell: str) -> float | None:
@@ -30,5 +43,54 @@ def exact_number(cell: str) -> Decimal | None:
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell stands for a value that is missing or infinite."""
-    return cell.lower() in _MISSING
+    """Whether a cell stands for a value that is missing or infinite: `NA`, `inf`, `#DIV/0!`, `-` and the like."""
+    return cell.lower() in _MISSING or cell.startswith("#") or not any(map(str.isalnum, cell))
+
+
+def is_no_label(cell: str) -> bool:
+    """Whether a cell stands for a missing number and for nothing else, as `nan` does and `none` does not."""
+    return cell.lower() in _NO_VALUE | _INFINITE
+
+
+def is_rounded(cell: str) -> bool:
+    """Whether a cell is an integer that float64 does not hold exactly.
+
+    Example:
+        >>> is_rounded("9007199254740993"), is_rounded("9007199254740994"), is_rounded("0.1")
+        (True, False, False)
+    """
+    if len(cell) < len(str(_EXACT)) or not _INTEGER.fullmatch(cell):
+        return False
+    value = float(cell)
+    return value not in (float("inf"), float("-inf")) and Decimal(value) != Decimal(cell)
+
+
+def check_real(argument: str, values: Any) -> None:
+    """Raise unless an array holds real numbers that float64 holds as they are.
+
+    NumPy's own conversion reads the text "1_5" as 15 and a date as its nanoseconds, drops a mask, and rounds integers.
+
+    Args:
+        argument: For the message.
+        values: What NumPy makes an array of.
+
+    Raises:
+        TypeError: If it holds text, bytes, dates or time differences.
+        ValueError: If it holds masked values, or integers that float64 rounds.
+    """
+    if np.ma.isMaskedArray(values) and np.ma.is_masked(values):
+        count = int(np.ma.count_masked(values))
+        raise ValueError(f"{argument} must hold no masked values, got {count}. Impute them or remove the sequences.")
+    array = np.asarray(values)
+    kind = {"U": "text", "S": "bytes", "M": "dates", "m": "time differences"}.get(array.dtype.kind)
+    entries = array.ravel().tolist() if array.dtype.kind == "O" else []
+    text = next((entry for entry in entries if isinstance(entry, str | bytes)), None)
+    if kind is not None or text is not None:
+        got = f"{kind} ({array.dtype})" if text is None else repr(text)
+        raise TypeError(f"{argument} must hold numbers, got {got}. Convert it to a number type first.")
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 4:
+        large = array[(array > _EXACT) | (array < -_EXACT)] if array.dtype.kind == "i" else array[array > _EXACT]
+        entries = large.ravel().tolist()
+    rounded = next((entry for entry in entries if isinstance(entry, int) and is_rounded(str(entry))), None)
+    if rounded is not None:
+        raise ValueError(f"{argument} must hold numbers that float64 holds exactly, got the integer {rounded}. {SHIFT}")

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from noisyrnn.checks import check_choice
 from noisyrnn.data.base import Dataset
 from noisyrnn.data.labels import array_labels
+from noisyrnn.data.numbers import check_real
 from noisyrnn.data.sizes import check_size, largest_array
 from noisyrnn.data.split import Cases, check_cases, dataset_from_cases
 from noisyrnn.data.table import read_csv
@@ -76,8 +78,7 @@ def load_own(name: str, *, label_column: str | int | None = None, layout: str | 
         return dataset_from_cases(name, read_csv(path, label_column), None, source)
     check_not_given(name, label_column=label_column)
     if suffix == ".npz":
-        with open_npz(path) as arrays:
-            has_test = "X_test" in arrays
+        has_test = check_names(path)
         read_test = (lambda: read_npz(path, "_test", layout=layout)) if has_test else None
         return dataset_from_cases(name, read_npz(path, layout=layout), read_test, source)
     check_not_given(name, layout=layout)
@@ -94,6 +95,31 @@ def open_npz(path: Path) -> Any:
     if not isinstance(arrays, np.lib.npyio.NpzFile):
         raise ValueError(f"{path} must be a NumPy archive of X and y, got one array. Use np.savez(path, X=X, y=y).")
     return arrays
+
+
+def check_names(path: Path) -> bool:
+    """Whether an archive has a test part; raise unless that part is whole, and warn of arrays that are not read."""
+    with open_npz(path) as arrays:
+        names = set(arrays.files)
+    has_test = "X_test" in names
+    if not has_test and {"y_test", "lengths_test"} & names:
+        other = "y_test" if "y_test" in names else "lengths_test"
+        raise ValueError(f"{path} must hold X_test and y_test, got no X_test. Add it, or leave {other} out.")
+    if has_test and "y_test" not in names:
+        raise ValueError(f"{path} must hold X_test and y_test, got no y_test. Add it, or leave X_test out.")
+    if has_test and "lengths" in names and "lengths_test" not in names:
+        warnings.warn(
+            f"{path.name} holds lengths and no lengths_test: all steps of X_test are read, padding too. "
+            "If its sequences are padded, add lengths_test.",
+            stacklevel=2,
+        )
+    unread = sorted(names - {name + suffix for name in ("X", "y", "lengths") for suffix in ("", "_test")})
+    if unread and {"X", "y"} <= names:
+        shown = ", ".join(unread[:10]) + (", …" if len(unread) > 10 else "")
+        warnings.warn(
+            f"Arrays {shown} of {path.name} are not read, only X, y, lengths and the same with _test.", stacklevel=2
+        )
+    return has_test
 
 
 def read_array(path: Path, name: str) -> np.ndarray | None:
@@ -162,6 +188,7 @@ def read_npz(path: Path, suffix: str = "", *, layout: str | None = None) -> Case
         raise ValueError(f"{path} must hold X{suffix} and y{suffix}, got no {missing}. Use np.savez(path, X=X, y=y).")
     if X.dtype.kind not in "fiu":
         raise TypeError(f"X{suffix} must hold real numbers, got {X.dtype}.")
+    check_real(f"X{suffix}", X)
     labels = array_labels(y, f"y{suffix}")
     if X.ndim not in (2, 3):
         raise ValueError(f"X{suffix} must have shape (n, steps, channels) or (n, steps), got {X.shape}.")

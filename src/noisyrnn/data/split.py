@@ -9,7 +9,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_lengths, check_sequences, check_values
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.data.labels import Label, encode, note_equal_numbers, sorted_classes
+from noisyrnn.data.labels import Label, check_classes, encode, sorted_classes
 
 # The parts of a data set are the same in every run, whatever the run's seed.
 SPLIT_SEED = 20210
@@ -122,7 +122,7 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
     classes = sorted_classes(cases.declared) if cases.declared else present
     if len(present) < 2:
         raise ValueError(f"y must hold at least two classes, got {len(present)} ({present[0].text!r}).")
-    note_equal_numbers(classes)
+    check_classes(classes)
     labels = encode(cases.labels, classes)
     if read_test is None:
         need = 3

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import re
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -12,15 +13,17 @@ import torch
 
 from noisyrnn.data.folders import read_text
 from noisyrnn.data.labels import Label, text_labels
-from noisyrnn.data.numbers import is_missing, number
+from noisyrnn.data.numbers import SHIFT, is_missing, is_rounded, number
 from noisyrnn.data.split import Cases, pad
 
 Row = tuple[int, list[str]]
 """Number of a line in the file, and its cells."""
 
 _LABEL_NAMES = frozenset(("class", "classes", "class_label", "classlabel", "label", "labels", "target", "y"))
+_INDEX_NAMES = frozenset(("", "unnamed: 0", "index"))
 _MANY_CLASSES = 50
 _FEW_CASES = 10
+_OPTION = "give label_column (--label-column NAME or NUMBER, from 1, or -1 for the last)"
 _ENOUGH_LINES = 10
 """Below this many lines a column may count them by chance."""
 
@@ -49,12 +52,22 @@ def read_csv(path: Path, label_column: str | int | None = None) -> Cases:
     if not rows:
         raise ValueError(f"{path} must hold at least one sequence, got none.")
     place = _label_place(path, header, label_column)
+    if header is not None and header[0].lower() in _INDEX_NAMES and place % len(header) and any(c[0] for _, c in rows):
+        raise ValueError(
+            f"{path} must hold values of a sequence in column 1, got one that is called {header[0]!r}, as pandas calls "
+            "its index. Remove the column: to_csv(…, index=False)."
+        )
     read = [_read_row(path, row, place, len(rows[0][1])) for row in rows]
     labels = text_labels(label for label, _ in read)
     values = [row for _, row in read]
     if label_column is None:
         named = header is not None and header[place].lower() in _LABEL_NAMES
-        _check_plausible(path, labels, values, label_place=place, label_named=named)
+        _check_label_place(path, labels, values, label_place=place, label_named=named)
+    if counter := _counter(path, values, label_place=place % len(rows[0][1])):
+        rule, advice = counter
+        if label_column is None:
+            raise ValueError(f"{rule}. {advice}; or if the column does hold values, {_OPTION}.")
+        warnings.warn(f"{rule}. It is read as a value of the sequence. If it is none: {advice.lower()}.", stacklevel=2)
     inputs, lengths = pad([torch.tensor(row, dtype=torch.float64, device="cpu").unsqueeze(-1) for row in values])
     return Cases(inputs=inputs, lengths=lengths, labels=labels)
 
@@ -116,7 +129,14 @@ def _label_place(path: Path, header: list[str] | None, label_column: str | int |
     names = [] if header is None else header
     if label_column is None:
         known = [column for column, name in enumerate(names) if name.lower() in _LABEL_NAMES]
-        return known[0] if len(known) == 1 else 0
+        known = [column for column in known if names[column].lower() != "y"] or known  # beside a class, y is a value
+        if len(known) > 1:
+            raise ValueError(
+                f"{path} must hold one column of classes, got a header with {len(known)}: "
+                f"{', '.join(repr(names[column]) for column in known)}. Remove the others, or give label_column "
+                "(--label-column) if they hold values."
+            )
+        return known[0] if known else 0
     if names.count(label_column) != 1:
         shown = ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "")
         raise ValueError(
@@ -139,6 +159,8 @@ def _read_row(path: Path, row: Row, place: int, width: int) -> tuple[str, list[f
     rest = [(column, cell) for column, cell in enumerate(cells, start=1) if column != index + 1]
     while rest and not rest[-1][1]:
         rest.pop()
+    if rest and re.search(r"[;\t]\s*[+-]?[0-9]+$", label):  # values before the first decimal comma
+        raise ValueError(f"{where} must hold cells between commas, got {label!r} as the class. {_hint(label)}")
     if not label or not rest:
         raise ValueError(
             f"{where} must hold a class and a value at least, got {label!r} and {len(rest)} values. {_hint(label)}"
@@ -149,6 +171,10 @@ def _read_row(path: Path, row: Row, place: int, width: int) -> tuple[str, list[f
         if value is None or not math.isfinite(value):
             last = column == width and index == 0
             raise ValueError(f"{where} must hold finite numbers, got {cell!r} in column {column}. {_hint(cell, last)}")
+        if is_rounded(cell):
+            raise ValueError(
+                f"{where} must hold numbers that float64 holds exactly, got {cell!r} in column {column}. {SHIFT}"
+            )
         values.append(value)
     return label, values
 
@@ -161,15 +187,17 @@ def _hint(cell: str, last: bool = False) -> str:
         return "Write a point in the number, not a comma."
     if is_missing(cell):
         return "Fill the value in, or leave the line out."
+    if number(cell) is not None:
+        return "Give the values in a larger unit."
     if last:
         return "If the last column is the class, give label_column (--label-column -1)."
     return "A line is its class and then its values, without a number of its own."
 
 
-def _check_plausible(
+def _check_label_place(
     path: Path, labels: tuple[Label, ...], values: list[list[float]], *, label_place: int, label_named: bool
 ) -> None:
-    """Raise `ValueError` if the class, a number of the line or the time are probably in another column than expected.
+    """Raise `ValueError` if the class is probably in another column than expected.
 
     Args:
         path: For the messages.
@@ -178,21 +206,18 @@ def _check_plausible(
         label_place: Index of the column of the class.
         label_named: Whether the header calls it so.
     """
-    option = "give label_column (--label-column NAME or NUMBER, from 1, or -1 for the last)"
     counts = Counter(labels)
     fractions = any(value is not None and not value.is_integer() for value in map(number, map(str, counts)))
     if not label_named and len(counts) > _MANY_CLASSES and (fractions or len(labels) < _FEW_CASES * len(counts)):
         raise ValueError(
             f"{path} must hold the class of each sequence in column {label_place + 1}, got {len(counts)} different "
-            f"values there in {len(labels)} lines. If the class is in another column, or there are so many, {option}."
+            f"values there in {len(labels)} lines. If the class is in another column, or there are so many, {_OPTION}."
         )
-    width = min(map(len, values))
-    table = np.array([row[:width] for row in values])
-    whole = (np.mod(table, 1) == 0).all(axis=0)
-    if len(table) < _ENOUGH_LINES or width < 2:
+    table, whole = _columns(values)
+    if len(table) < _ENOUGH_LINES or table.shape[1] < 2:
         return
-    same_length = max(map(len, values)) == width
-    distinct = [len(np.unique(column)) for column in table.T]
+    same_length = max(map(len, values)) == table.shape[1]
+    last = len(np.unique(table[:, -1]))
     classes_first = any(number(str(label)) is None for label in counts)  # text cannot be a value
     if (
         same_length
@@ -200,12 +225,28 @@ def _check_plausible(
         and not classes_first
         and whole[-1]
         and not whole[:-1].any()
-        and 2 <= distinct[-1] <= min(_MANY_CLASSES, len(table) // 3)
+        and 2 <= last <= min(_MANY_CLASSES, len(table) // 3)
     ):
         raise ValueError(
-            f"{path} must hold values of a sequence in its last column, got whole numbers there, only {distinct[-1]} "
-            f"different ones, as classes are. If that is the class, or column {label_place + 1} is, {option}."
+            f"{path} must hold values of a sequence in its last column, got whole numbers there, only {last} "
+            f"different ones, as classes are. If that is the class, or column {label_place + 1} is, {_OPTION}."
         )
+
+
+def _columns(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """The columns that all lines have, `(lines, columns)`, and which of them hold whole numbers only, `(columns,)`."""
+    width = min(map(len, values))
+    table = np.array([row[:width] for row in values])
+    return table, (np.mod(table, 1) == 0).all(axis=0)
+
+
+def _counter(path: Path, values: list[list[float]], *, label_place: int) -> tuple[str, str] | None:
+    """What is wrong, and what to do, if a column is probably a number of the line or the time; else `None`."""
+    table, whole = _columns(values)
+    width = table.shape[1]
+    if len(table) < _ENOUGH_LINES or width < 2:
+        return None
+    distinct = [len(np.unique(column)) for column in table.T]
     count_up = [column for column in range(width) if _counts_up(table[:, column], whole=whole[column])]
     numbers = [k for k in range(width) if whole[k] and distinct[k] == len(table)]
     dense = [k for k in numbers if np.ptp(table[:, k]) == len(table) - 1]  # the lines' numbers, perhaps shuffled
@@ -215,15 +256,17 @@ def _check_plausible(
         (column,) = found
         shown = column + 1 + (column >= label_place)
         if distinct[column] == len(table):
-            raise ValueError(
+            return (
                 f"{path} must hold values of a sequence in column {shown}, got another whole number in each line, as a "
-                f"number of the line is. Remove the column; or if it does hold values, {option}."
+                "number of the line is",
+                "Remove the column",
             )
-        raise ValueError(
+        return (
             f"{path} must hold one sequence a line, got a column {shown} that counts up again and again, as the time "
-            "does where each step has a line of its own. Write all steps of a sequence into one line; or if the column "
-            f"does hold values, {option}."
+            "does where each step has a line of its own",
+            "Write all steps of a sequence into one line",
         )
+    return None
 
 
 def _counts_up(column: np.ndarray, *, whole: bool) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from noisyrnn.data.base import Dataset
 from noisyrnn.data.folders import cache_folder, find, read_text, where_to_put
 from noisyrnn.data.labels import decimal_labels
-from noisyrnn.data.numbers import is_missing, number
+from noisyrnn.data.numbers import SHIFT, is_missing, is_rounded, number
 from noisyrnn.data.split import Cases, dataset_from_cases, pad
 
 SUFFIXES = (".ts", ".ts.gz")
@@ -58,6 +58,9 @@ def read_ts(path: Path) -> Cases:
     sequences, labels = [], []
     for line_number, line in lines[start:]:
         *values, label = line.split(":")
+        if not values or not label.strip():
+            got = "no class after the last ':'" if values else "no ':'"
+            raise ValueError(f"Line {line_number} of {path} must hold its values, a ':' and its class, got {got}.")
         channels = channels or len(values)
         if len(values) != channels:
             raise ValueError(
@@ -114,6 +117,8 @@ def read_case(channels: list[str], where: str, steps: int | None) -> Tensor:
                 raise ValueError(f"{where} must hold numbers, got {cell!r}.")
             if value is None or not math.isfinite(value):
                 raise ValueError(f"{where} must hold no missing values, got {cell!r}. Impute them or remove the case.")
+            if is_rounded(cell):
+                raise ValueError(f"{where} must hold numbers that float64 holds exactly, got {cell!r}. {SHIFT}")
             row.append(value)
         rows.append(row)
     sizes = {len(row) for row in rows}

@@ -11,7 +11,7 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from noisyrnn.data.base import Split
-from noisyrnn.data.labels import array_labels, encode, label_values, note_equal_numbers
+from noisyrnn.data.labels import array_labels, check_classes, encode, label_values, sorted_classes
 from noisyrnn.data.scale import Scale
 from noisyrnn.data.split import stratified_draw
 from noisyrnn.estimators.base import SequenceEstimator
@@ -148,7 +148,8 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         if first and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit, got None.")
         if first:
-            self._learn(np.asarray(classes))
+            label_values(classes, "classes")
+            self._learn(self._checked(classes))
         elif classes is not None and set(label_values(classes, "classes")) != set(self.classes_.tolist()):
             raise ValueError(f"classes must be {self.classes_.tolist()}, as before, got {np.unique(classes).tolist()}.")
         self._continue(X, y, sample_weight, learn=False)
@@ -197,16 +198,23 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
     def _checked(self, y: Any) -> np.ndarray:
         labels = y
         y = column_or_1d(y, warn=True)
+        if isinstance(labels, list | tuple) and y.dtype.kind in "fU" and np.ndim(labels) == 1:
+            values = np.empty(len(labels), dtype=object)  # NumPy rounds [2**63, -1] to float64, and makes [1, "1"] text
+            values[:] = [value.item() if isinstance(value, np.generic) else value for value in labels]
+            if len({isinstance(value, str) for value in values}) > 1:
+                label_values(labels)  # says what is wrong
+            if all(isinstance(value, int) or (isinstance(value, float) and value.is_integer()) for value in values):
+                return values
+        if y.dtype.kind == "O" and len({isinstance(value, str) for value in y}) > 1:
+            label_values(y)
         check_classification_targets(y)
-        if isinstance(labels, list | tuple) and y.dtype.kind == "f":  # NumPy rounds [2**63, -1] to float64
-            y = np.array(label_values(labels), dtype=object)
         return y
 
     def _learn(self, y: np.ndarray, weights: np.ndarray | None = None) -> None:
         classes = np.unique(y)
         if len(classes) < 2:
             raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes.tolist()[0]!r}.")
-        note_equal_numbers(array_labels(classes))
+        check_classes(sorted_classes(array_labels(classes)))
         self.classes_ = classes
 
     def _labels(self, y: np.ndarray) -> Tensor:

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor
 
 from noisyrnn.checks import check_choice
+from noisyrnn.data.numbers import check_real
 from noisyrnn.data.split import pad
 
 LAYOUTS = ("channels_first", "channels_last")
@@ -58,6 +59,8 @@ def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool
                 [3., 0.]], dtype=torch.float64), tensor([2, 1]))
     """
     check_choice("layout", layout, LAYOUTS)
+    if isinstance(X, Tensor):
+        X = X.detach().cpu()
     if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
         X = list(X)
     if isinstance(X, list | tuple) and len({np.shape(np.asarray(x)) for x in X if _is_regular(x)}) > 1:
@@ -67,6 +70,8 @@ def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool
             raise ValueError(f"X must hold sequences with one number of channels, got {sizes[0]} and {sizes[-1]}.")
         _forget_columns(estimator, first)
         return Sequences(*pad(X))
+    if not hasattr(X, "toarray"):  # scikit-learn refuses sparse ones
+        check_real("X", X)
     axes = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
     if axes == 3:
         array = check_array(X, allow_nd=True, dtype=np.float64, input_name="X", estimator=estimator)
@@ -95,6 +100,7 @@ def _is_regular(x: Any) -> bool:
 
 def _one_sequence(x: Any, index: int, layout: str) -> Tensor:
     """Float64 `(length, channels)` from one sequence of a list."""
+    check_real(f"X[{index}]", x)
     array = check_array(x, ensure_2d=False, ensure_min_features=1, dtype=np.float64, input_name=f"X[{index}]")
     return float64_tensor(array)[:, None] if array.ndim == 1 else _steps_first(array, layout)
 
@@ -114,6 +120,7 @@ def _forget_columns(estimator: BaseEstimator, first: bool) -> None:
 
 def check_sample_weight(sample_weight: Any, count: int) -> np.ndarray:
     """`sample_weight` as float64 `(count,)`; raise unless its values are finite, at least 0 and not all 0."""
+    check_real("sample_weight", sample_weight)
     weights = np.asarray(sample_weight, dtype=np.float64)
     if weights.shape != (count,):
         raise ValueError(f"sample_weight must have shape ({count},), one for each sequence, got {weights.shape}.")

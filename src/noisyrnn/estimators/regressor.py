@@ -11,6 +11,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_values
 from noisyrnn.data.base import Split
+from noisyrnn.data.numbers import check_real
 from noisyrnn.data.scale import Scale
 from noisyrnn.estimators.base import SequenceEstimator
 from noisyrnn.estimators.inputs import float64_tensor
@@ -93,6 +94,7 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         return tags
 
     def _checked(self, y: Any) -> np.ndarray:
+        check_real("y", y)
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
         check_values("y", float64_tensor(y))
         return y
