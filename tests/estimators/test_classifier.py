@@ -213,6 +213,17 @@ def test_wrong_weights(weights, text, classifier, waves):
         classifier.fit(*waves, sample_weight=weights)
 
 
+def test_class_weights_of_zero(classifier, waves):
+    X, y = waves
+    first, second = np.unique(y)
+    with pytest.raises(ValueError, match=r"class_weight must be above 0 for a class of y, got \{.*: 0"):
+        clone(classifier).set_params(class_weight={first: 0.0, second: 0.0}).fit(X, y)
+    X, y = np.concatenate([X, -X[:10]]), np.concatenate([y, np.full(10, "third")])
+    left_out = clone(classifier).set_params(class_weight={y[-1]: 0.0}).fit(X, y)
+    assert list(left_out.classes_) == list(np.unique(y))
+    assert left_out.score(X[:40], y[:40]) > 0.9
+
+
 def test_wrong_data(tmp_path, classifier, waves):
     X, y = waves
     for call in (classifier.predict, classifier.predict_proba):

@@ -3,8 +3,10 @@
 import importlib
 import json
 import pickle
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -200,6 +202,45 @@ def test_dask_workers_give_the_same_results(waves_file: Path, tmp_path: Path, sc
     _, failures = compare(dask, output=tmp_path / "there")
     assert failures == {}
     assert results(tmp_path / "there") == results(tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_a_lost_scheduler_leaves_a_report_of_the_runs_that_have_ended(waves_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="the Dask back end needs the package distributed")
+    address = tmp_path / "scheduler.json"
+    program = "import sys; from distributed.cli import dask_{0} as d; sys.argv[0] = 'dask-{0}'; d.main()"
+    started = []
+
+    def start(part: str, *options: str) -> None:
+        words = [sys.executable, "-c", program.format(part), "--scheduler-file", str(address), *options]
+        started.append(subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+
+    def lose() -> None:
+        """Kill the scheduler in the second run, which begins when the first is reported."""
+        while len(list(tmp_path.glob("out/*/metrics.csv"))) < 2:
+            time.sleep(0.01)
+        started[0].kill()
+
+    try:
+        start("scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
+        while not address.is_file():
+            assert started[0].poll() is None
+            time.sleep(0.1)
+        start("worker", "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path))
+        threading.Thread(target=lose, daemon=True).start()
+        scheduler = json.loads(address.read_text())["address"]
+        long = settings(waves_file, epochs=150)
+        page, failures = compare(CompareConfig(**long, backend="dask", scheduler=scheduler), output=tmp_path / "out")
+    finally:
+        for process in started[::-1]:
+            process.kill()
+            process.wait()
+    assert 1 <= len(failures) <= 3
+    assert {path.name.split("-seed")[0] for path in failures} <= {"waves-noisy", "waves-lstm"}
+    assert all("The Dask scheduler was lost before the run ended. Start it" in text for text in failures.values())
+    ended = [path for path in tmp_path.glob("out/*/robustness.json") if path.parent not in failures]
+    assert ended and page.is_file()
+    assert "The Dask scheduler was lost" in page.read_text()
 
 
 def test_a_worker_that_dies_takes_no_other_run_with_it(

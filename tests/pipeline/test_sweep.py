@@ -440,6 +440,29 @@ def test_what_a_trial_is_trained_with(waves_file: Path, tmp_path: Path, monkeypa
     assert seen == [{"output": result.folder, "data_dir": tmp_path.resolve(), "resume": True, "accelerator": "cpu"}]
 
 
+@pytest.mark.usefixtures("page", "no_training")
+def test_the_files_of_a_sweep_hold_no_password(
+    waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def open_here(name: str, url: str, identity: dict[str, Any]) -> Any:
+        """A server with passwords is not there: a file in its place."""
+        asked.append(url)
+        return open_study(name, f"sqlite:///{tmp_path / 'study.db'}", identity)
+
+    monkeypatch.setattr(module, "open_study", open_here)
+    url = "postgresql://me:hunt er'2@host/db?password=hunt er'2"
+    words = ["sweep", "--dataset", str(waves_file), "--trials", "2", "--output", str(tmp_path), "--storage", url]
+    assert main(words) == 0
+    assert set(asked) == {url}
+    (page,) = tmp_path.glob("sweep-*/sweep.html")
+    assert "--storage" in page.read_text() and "postgresql://***@host/db" in page.read_text()
+    texts = [path.read_text() for path in page.parent.iterdir()] + list(capsys.readouterr())
+    assert len(texts) >= 4
+    assert not any(secret in text for text in texts for secret in ("hunt er", "hunt%20er", "hunt+er", "er&#39;2"))
+
+
 def test_the_command(waves_file: Path, tmp_path: Path, page: None, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["sweep", "--dataset", str(waves_file), "--hidden-size", "4", "--epochs", "1", "--trials", "2"]
     words += ["--space", "{additive: {low: 0.1, high: 0.5}}", "--strengths.white_noise", "[0.1]"]

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from noisyrnn.models import LipschitzRNN, ModuleCell
+from noisyrnn.models import LipschitzRNN, ModuleCell, RecurrentLayer, WithHiddenNoise
 from noisyrnn.models.loops.module_cell import as_cell
+from noisyrnn.sde import HiddenNoise
 
 
 @pytest.mark.parametrize(("kind", "parts"), [(nn.RNNCell, 1), (nn.GRUCell, 1), (nn.LSTMCell, 2)])
@@ -24,6 +25,18 @@ def test_as_cell() -> None:
     assert as_cell(cell) is cell
     found = as_cell(module)
     assert isinstance(found, ModuleCell) and found.module is module and found.parts == 1
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_a_layer_in_place_of_a_cell_is_refused(kind: type[nn.RNNBase]) -> None:
+    name = kind.__name__
+    message = rf"^cell must take one step, as nn\.GRUCell does, got {name}, which .* Use nn\.{name}Cell\.$"
+    with pytest.raises(TypeError, match=message):
+        as_cell(kind(2, 3))
+    with pytest.raises(TypeError, match=message):
+        WithHiddenNoise(kind(2, 3), HiddenNoise(additive=0.1))
+    with pytest.raises(TypeError, match=message):
+        RecurrentLayer(kind, 2, 3)
 
 
 def test_bad_arguments() -> None:
