@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from tests.defaults import defaults
+from torch import Tensor, nn
 from torch.nn import functional
 
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import MODELS, NoisyRNN, SequenceClassifier
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
-from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, load
+from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_together, load
 from noisyrnn.training import fit as fit_function
 from noisyrnn.training.checkpoint import Checkpoint, Progress, _sealed
 from noisyrnn.training.fit import batches, select, validate
@@ -159,6 +160,38 @@ def test_resumed_history_equals_the_whole_one(
     again = fit(build(config), dataset, config, folder=folder, resume=True).history
     for one, other in zip(whole, again, strict=True):
         assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_loss_in_float64_does_not_depend_on_the_default_dtype(
+    dataset: Dataset,
+    config: TrainConfig,
+    build: Build,
+    together: bool,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NOISYRNN_KERNEL", "torch")  # else float64 runs on the reference, one run after another
+    config = dataclasses.replace(config, precision="64-true", batch_size=12)  # its inverse is rounded
+    configs = [config, dataclasses.replace(config, seed=2)] if together else [config]
+
+    def trained() -> list[dict[str, Tensor]]:
+        if together:
+            fit_together(models, dataset, configs)
+        else:
+            fit(models[0], dataset, config)
+        return [model.state_dict() for model in models]
+
+    models = [build(one) for one in configs]
+    plain = trained()
+    models = [build(one) for one in configs]
+    with defaults(dtype):
+        other = trained()
+    for found, expected in zip(other, plain, strict=True):
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert plain[0]["readout.weight"].dtype == torch.float64
 
 
 def test_checkpoint_of_other_settings_is_refused(

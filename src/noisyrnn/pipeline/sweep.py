@@ -144,7 +144,7 @@ class SweepConfig:
         fixed = {k: v for k, v in dataclasses.asdict(self.run_config({})).items() if k not in ("seed", "label")}
         content = {
             "data": data,
-            "results": [TRAINING_RESULTS, EVALUATION_RESULTS],
+            "results": [TRAINING_RESULTS[fixed["precision"]], EVALUATION_RESULTS],
             "fixed": {name: value for name, value in fixed.items() if name not in self.searched()},
             "space": {name: place.to_json() for name, place in self.searched().items()},
             "strengths": {name: list(map(float, strengths)) for name, strengths in self.strengths.items()},

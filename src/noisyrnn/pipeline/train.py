@@ -113,7 +113,7 @@ def objective_of(config: TrainConfig) -> Objective:
 
 def run_path(config: TrainConfig, output: Path) -> Path:
     """The folder of a run below `output`: data set, label, seed, and a hash of all settings, so that none collide."""
-    identity = {**asdict(config), "results": TRAINING_RESULTS}
+    identity = {**asdict(config), "results": TRAINING_RESULTS[config.precision]}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     name = re.sub(r"[^\w.-]+", "_", f"{Path(config.dataset).stem}-{config.shown_label}")
     return output / f"{name}-seed{config.seed}-{digest}"

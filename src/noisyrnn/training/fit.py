@@ -194,7 +194,8 @@ def take_step(run: Run, fabric: Fabric, train: Split, batch: Batch, stop: bool =
     weights = None if train.weights is None else train.weights[rows]
     path = BrownianPath(seed=derive_seed(run.config.seed, "noise", run.progress.step), first_row=batch.first_row)
     run.begin_step()
-    loss_sum, correct = run.wrapped(Unrounded(inputs), labels, lengths, path.seed, path.first_row, weights)
+    given = Unrounded(inputs, labels, lengths, path.seed, path.first_row, weights)
+    loss_sum, correct = run.wrapped(given).values
     loss_sum = loss_sum * batch.share
     # Gradients are averaged over processes: the factor makes that the mean over the whole batch.
     fabric.backward(loss_sum * (fabric.world_size / batch.count))

@@ -61,10 +61,14 @@ class FitResult:
 
 
 class Unrounded:
-    """Inputs that Fabric passes on as they are: with mixed precision it would round a bare tensor to float32."""
+    """Values that Fabric passes on unchanged.
 
-    def __init__(self, inputs: Tensor) -> None:
-        self.inputs = inputs
+    It rounds bare inputs to float32 with mixed precision, and bare outputs to torch's default type: a loss in float64
+    would lose digits, or keep them where another library has changed that type.
+    """
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
 
 
 class NoisyPass(nn.Module):
@@ -82,7 +86,7 @@ class NoisyPass(nn.Module):
 
     def forward(
         self,
-        inputs: Tensor | Unrounded,
+        inputs: Tensor,
         labels: Tensor,
         lengths: Tensor | None,
         seed: int | Tensor,
@@ -90,14 +94,28 @@ class NoisyPass(nn.Module):
         weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sums of the losses and of the right answers, taken here so that no conversion of logits comes between."""
-        if isinstance(inputs, Unrounded):
-            inputs = inputs.inputs
         path = BrownianPath(seed=seed, first_row=first_row)
         losses, outputs = self.objective(self.model, inputs, labels, lengths, path)
         right = answered(outputs.detach(), labels)
         if weights is None:
             return losses.sum(), right.sum()
         return (losses * weights).sum(), (right * weights).sum()
+
+
+class UnroundedPass(nn.Module):
+    """A `NoisyPass` as Fabric runs it: its arguments and its two sums stay as they are.
+
+    Args:
+        noisy: What is run.
+    """
+
+    def __init__(self, noisy: NoisyPass) -> None:
+        super().__init__()
+        self.noisy = noisy
+
+    def forward(self, given: Unrounded) -> Unrounded:
+        """The sums that `NoisyPass` returns for the arguments `given`."""
+        return Unrounded(*self.noisy(*given.values))
 
 
 def origin_of(model: Trained, objective: Objective) -> dict[str, Any]:
@@ -133,7 +151,7 @@ class Run:
         progress: How far it is.
         best: Weights of the best epoch so far; `None` before there is one.
         noisy: The model as a `NoisyPass`.
-        wrapped: The same as Fabric runs it.
+        wrapped: The same as Fabric runs it, an `UnroundedPass`.
 
     Raises:
         ValueError: If the model does not fit the data.
@@ -201,7 +219,7 @@ class Run:
         self._optimizer = torch.optim.Adam(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.wrapped, self._wrapped_optimizer = fabric.setup(self.noisy, self._optimizer)
+        self.wrapped, self._wrapped_optimizer = fabric.setup(UnroundedPass(self.noisy), self._optimizer)
         self.wrapped.train()
 
     @property

@@ -268,7 +268,7 @@ class _Group:
         axes = (0, 0, 0, None if lengths is None else 0, 0)
         with self.fabric.autocast():
             losses, correct = torch.func.vmap(one, in_dims=axes)(stacked, inputs, labels, lengths, noise)
-        return self.fabric.strategy.precision.convert_output(losses), correct  # as Fabric does in `fit`
+        return losses, correct
 
 
 def _batches_to_come(run: Run, size: int) -> Iterator[Batch]:
