@@ -421,6 +421,17 @@ class RunFolder:
         content = self.read_config()
         return content_digest({name: content[name] for name in content if name not in ("version", "environment")})
 
+    def foreign_model(self) -> str:
+        """Why `model.safetensors` is not the file that the training of this run wrote; empty if it is, or is not known.
+
+        Raises:
+            ValueError: If a file cannot be read.
+        """
+        written = self.read_summary().get("model_sha256")
+        if written is None or not os.path.lexists(self.model) or written == file_digest(self.model):
+            return ""
+        return f"{self.model} is not the file that the training of this run wrote, but one that was put there since."
+
     def read_summary(self) -> dict[str, Any]:
         """What `summary.json` holds: `status` is "finished" or "failed", and "unfinished" where there is no file.
 

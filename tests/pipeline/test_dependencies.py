@@ -1,5 +1,6 @@
 """A stored result is used again only if nothing that it depends on has changed."""
 
+import importlib
 import shutil
 import warnings
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from noisyrnn.pipeline import (
     evaluate_run,
     train_run,
 )
+from noisyrnn.report import write_report
 from noisyrnn.robustness import evaluate
 from noisyrnn.run_folder import RunFolder, read_json, write_json
 from noisyrnn.training import TrainConfig, load, save
@@ -161,6 +163,7 @@ def test_other_weights_settings_and_versions_make_a_result_stale(
     write_json(run.config, {**config, "environment": {**config["environment"], "threads": 99}})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*is not the file that the training of this run wrote")
         evaluate_run(run, QUICK)
         analyze_run(run, BRIEF)
     for name in ("evaluate.EVALUATION_RESULTS", "analyze.ANALYSIS_RESULTS"):
@@ -168,6 +171,7 @@ def test_other_weights_settings_and_versions_make_a_result_stale(
     check("the way noisyrnn computes it")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*is not the file that the training of this run wrote")
         evaluate_run(run, EvaluateConfig(strengths={"white_noise": [0.25]}, draws=2))  # asked for: no news
     assert [c["strength"] for c in read_json(run.robustness)["columns"]] == [None, 0.25]
 
@@ -184,3 +188,70 @@ def test_results_of_another_run_are_not_taken_for_its_own(two: Path, tmp_path: P
     with pytest.warns(UserWarning, match=r"computed again: model\.safetensors and config\.json changed since"):
         evaluate_run(runs[1], QUICK)
     assert runs[1].robustness.read_bytes() == expected
+
+
+def test_a_model_of_another_run_is_named_by_every_command(two: Path, tmp_path: Path) -> None:
+    config = CompareConfig(models=["lstm", "gru"], seeds=1, train={"dataset": str(two), **SETTINGS}, evaluation=QUICK)
+    compare(config, output=tmp_path / "out")
+    lstm, gru = (RunFolder(next(tmp_path.glob(f"out/*-{name}-*"))) for name in ("lstm", "gru"))
+    shutil.copy(lstm.model, gru.model)
+    gru.robustness.unlink()  # nothing is known of it before
+    words = rf"^{gru.model} is not the file that the training of this run wrote.* The results are those of this file\.$"
+    with pytest.warns(UserWarning, match=words):
+        evaluate_run(gru, QUICK)
+    with pytest.warns(UserWarning, match=words):
+        analyze_run(gru, BRIEF)
+    page = write_report([lstm.path, gru.path], tmp_path / "report", title="Two")
+    note = "gru, seed 1: its results are not those of its training: "
+    assert note in (page.parent / "table.md").read_text() and note in page.read_text()
+
+
+def test_settings_of_another_run_are_noticed(two: Path, tmp_path: Path) -> None:
+    config = CompareConfig(models=["gru"], seeds=2, train={"dataset": str(two), **SETTINGS}, evaluation=QUICK)
+    compare(config, output=tmp_path / "out")
+    first, second = (RunFolder(next(tmp_path.glob(f"out/*-seed{seed}-*"))) for seed in (1, 2))
+    shutil.copy(second.config, first.config)
+    words = (
+        rf"^{first.config} must hold the settings that its folder is named after, got others: the seed changed since"
+    )
+    for task in config.run_configs():
+        if task.seed == 1:
+            with pytest.raises(ValueError, match=words):
+                train_run(task, output=tmp_path / "out", resume=True)
+    page, failures = compare(config, output=tmp_path / "out")
+    assert list(failures) == [first.path] and failures[first.path].startswith(str(first.config))
+    assert "| gru | 1 |" in (page.parent / "table.md").read_text()
+
+
+def test_a_run_whose_evaluation_fails_does_not_keep_old_figures_in_the_table(
+    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"models": ["lstm", "gru"], "seeds": 1, "train": {"dataset": str(two), **SETTINGS}}
+    compare(CompareConfig(**settings, evaluation=QUICK), output=tmp_path / "out")
+    module = importlib.import_module("noisyrnn.pipeline.compare")
+
+    def fail(folder: RunFolder, *arguments: Any, **options: Any) -> RunFolder:
+        if "gru" in folder.path.name:
+            raise RuntimeError("the memory is gone")
+        return evaluate_run(folder, *arguments, **options)
+
+    monkeypatch.setattr(module, "evaluate_run", fail)
+    change(two, "y_test", lambda y: 1 - y)
+    for draws in (2, 3):  # other test data, then other settings as well
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            evaluation = EvaluateConfig(strengths={"white_noise": [0.5]}, draws=draws)
+            page, failures = compare(CompareConfig(**settings, evaluation=evaluation), output=tmp_path / "out")
+        ((path, why),) = failures.items()
+        assert "gru" in path.name and why == "the memory is gone. Its robustness.json is that of another evaluation."
+        table = (page.parent / "table.md").read_text()
+        assert "| lstm | 1 |" in table and "| gru |" not in table and "is left out: the memory is gone" in table
+
+
+def test_other_random_starts_of_attacks_are_noted(two: Path, tmp_path: Path) -> None:
+    runs = []
+    for seed, starts in ((1, 1), (2, 2)):
+        run = train_run(TrainConfig(model="gru", dataset=str(two), seed=seed, **SETTINGS), output=tmp_path)
+        runs.append(evaluate_run(run, EvaluateConfig(strengths={"fgsm": [0.1]}, attack_draws=starts)).path)
+    write_report(runs, tmp_path / "report", title="Two")
+    assert "evaluated with different numbers of draws" in (tmp_path / "report" / "table.md").read_text()

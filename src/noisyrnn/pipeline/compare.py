@@ -18,10 +18,10 @@ from noisyrnn.models import MODELS
 from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.dependencies import check_same_data
 from noisyrnn.pipeline.engine import resolve_accelerator
-from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
+from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run, is_current
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.tracking import check_logger, check_reachable, usable_logger
-from noisyrnn.pipeline.train import DataReader, announce, run_path, train_run
+from noisyrnn.pipeline.train import DataReader, announce, check_same_settings, run_path, train_run
 from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_on_cluster, run_tasks
 from noisyrnn.progress import ProgressBar
 from noisyrnn.report import split_readable, write_report
@@ -287,7 +287,8 @@ def compare(
         for run in configs
     ]
     with locked(output):
-        failures = _unreadable([task.path for task in tasks], dataset)
+        lost = _unreadable(tasks, dataset)
+        failures = dict(lost)
         sound = [task for task in tasks if task.path not in failures]
         check_reachable(config.logger, [RunFolder(task.path) for task in sound])
         made = {task.path for task in sound if RunFolder(task.path).robustness.is_file()}  # they take no time again
@@ -297,7 +298,14 @@ def compare(
         finally:
             bar.close()
         title = f"{len(config.models)} models on {Path(configs[0].dataset).name}"
-        readable, unreadable = split_readable([task.path for task in tasks])
+        outdated = {
+            task.path: f"{failures[task.path].rstrip('.')}. Its robustness.json is that of another evaluation."
+            for task in sound
+            if task.path in failures and not is_current(RunFolder(task.path), task.evaluation, dataset)
+        }
+        failures |= outdated
+        shown = [task.path for task in tasks if task.path not in lost and task.path not in outdated]
+        readable, unreadable = split_readable(shown)
         failures = {**unreadable, **failures}
         if not readable:
             raise RuntimeError(f"No run can be read. The first: {next(iter(failures.values()))}")
@@ -309,14 +317,20 @@ def compare(
     return page, failures
 
 
-def _unreadable(paths: Sequence[Path], dataset: Dataset) -> dict[Path, str]:
-    """The runs that are there already and cannot be read, and why; one on other data raises `ValueError`."""
+def _unreadable(tasks: Sequence[RunTask], dataset: Dataset) -> dict[Path, str]:
+    """The runs that are there already and cannot be read, or have settings of another one, and why.
+
+    Raises:
+        ValueError: If one was trained on other data.
+    """
     found = {}
-    for path in paths:
+    for task in tasks:
+        path = task.path
         if os.path.lexists(path / "config.json"):
             try:
                 folder = RunFolder.open(path)
                 folder.read_summary()
+                check_same_settings(folder, task.config)
             except ValueError as error:
                 found[path] = str(error)
                 continue

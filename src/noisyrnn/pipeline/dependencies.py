@@ -39,7 +39,11 @@ def dependencies(folder: RunFolder, dataset: Dataset, results: int) -> dict[str,
         folder: A finished run.
         dataset: Its test part is read.
         results: One of the numbers above.
+
+    Warns if `model.safetensors` is not what the run's own training wrote.
     """
+    if foreign := folder.foreign_model():
+        warnings.warn(f"{foreign} The results are those of this file.", stacklevel=3)
     return {
         "test": dataset.test.fingerprint(),
         "model": file_digest(folder.model),

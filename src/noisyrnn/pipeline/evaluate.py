@@ -26,7 +26,7 @@ from noisyrnn.robustness import (
     examples,
     worst_cases,
 )
-from noisyrnn.run_folder import RunFolder, locked, write_json
+from noisyrnn.run_folder import RunFolder, locked, read_json, write_json
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.saving import load
 
@@ -166,6 +166,21 @@ def evaluate_run(
         measured = _measure(folder, dataset, config, device, show_progress)
         write_json(folder.robustness, {"settings": settings, "depends_on": depends_on, **measured})
     return folder
+
+
+def is_current(folder: RunFolder, config: EvaluateConfig, dataset: Dataset) -> bool:
+    """Whether accuracies of a run, if there are any, are those of these settings and of this test part."""
+    if not folder.robustness.is_file() or not folder.model.is_file():
+        return True
+    try:
+        content = read_json(folder.robustness)
+        if "depends_on" not in content:  # an evaluation that failed
+            return True
+        settings = json.loads(json.dumps(asdict(config.for_data(dataset))))
+        now = dependencies(folder, dataset, EVALUATION_RESULTS)
+        return bool(content.get("settings") == settings and content["depends_on"] == now)
+    except ValueError:  # it is reported where it is read
+        return True
 
 
 def _measure(

@@ -25,10 +25,12 @@ from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable
 from noisyrnn.progress import tell
 from noisyrnn.run_folder import (
     RunFolder,
+    changes,
     check_writable,
     content_digest,
     failure_message,
     file_digest,
+    listed,
     locked,
     remove_leftovers,
     write_json,
@@ -226,14 +228,32 @@ def open_run(config: TrainConfig, output: Path, *, resume: bool) -> RunFolder:
     """The folder of a run below `output`, whether it is there or not.
 
     Raises:
-        ValueError: If it holds an unfinished run and `resume` is false.
+        ValueError: If it holds an unfinished run and `resume` is false, or the settings of another run.
     """
     folder = RunFolder(run_path(config, output))
+    check_same_settings(folder, config)
     if folder.checkpoint.is_file() and not resume and not (folder.config.is_file() and folder.finished):
         raise ValueError(
             f"resume must be given to go on with the unfinished run {folder.path}, got none. Add --resume."
         )
     return folder
+
+
+def check_same_settings(folder: RunFolder, config: TrainConfig) -> None:
+    """Raise `ValueError` if `config.json` holds other settings than those that name the folder."""
+    if not folder.config.is_file():
+        return
+    found, wanted = (_settings(settings) for settings in (run_config(folder), config))
+    if found != wanted:
+        raise ValueError(
+            f"{folder.config} must hold the settings that its folder is named after, got others: "
+            f"{listed(changes(found, wanted))} changed since. Restore it, or choose another output folder."
+        )
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings of a run as JSON holds them."""
+    return json.loads(json.dumps({**asdict(config), "label": config.shown_label}))  # type: ignore[no-any-return]
 
 
 def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -> None:
@@ -279,6 +299,7 @@ def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | Runti
             "best_epoch": end.best_epoch,
             "best_validation_accuracy": end.best_validation_accuracy,
             "metrics_sha256": metrics,
+            "model_sha256": file_digest(folder.model),
             "validation_sequences": end.validation_sequences,
             "not_fitted": end.not_fitted,
         },

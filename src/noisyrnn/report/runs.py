@@ -84,7 +84,8 @@ class RunRecord:
         evaluation_error: Why the evaluation failed, where it did.
         analysis: Quantities of the theory; `None` where the run was not analysed.
         test_parts: Digests of the test data of its results, by the name of the file that records them.
-        stale: Why a result that is there does not count: it belongs to other weights or settings.
+        stale: Why a result that is there does not count, since it belongs to other weights or settings; and that the
+            weights are not those of the run's training, where it is so.
     """
 
     path: Path
@@ -164,6 +165,7 @@ def read_run(path: Path) -> RunRecord:
     if "settings" in robustness:
         json_object(robustness, "settings", folder.robustness)
     _check_types(folder.robustness, robustness, {"error": str})
+    foreign = f"its results are not those of its training: {why}" if (why := folder.foreign_model()) else ""
     return RunRecord(
         path=path,
         config=config["config"] | config["options"],
@@ -177,7 +179,7 @@ def read_run(path: Path) -> RunRecord:
         evaluation_error=robustness.get("error"),
         analysis=None if stale_analysis else read_analysis(path),
         test_parts=test_parts,
-        stale=tuple(reason for reason in (stale, stale_analysis) if reason),
+        stale=tuple(reason for reason in (stale, stale_analysis, foreign) if reason),
     )
 
 
@@ -207,6 +209,7 @@ _DATASET: dict[str, Any] = {
 _SUMMARY: dict[str, Any] = {
     "error": str,
     "metrics_sha256": str,
+    "model_sha256": str,
     **dict.fromkeys(("parameters", "seconds", "epochs", "best_epoch", "best_validation_accuracy"), _NUMBER),
 }
 

@@ -336,6 +336,9 @@ def _paired(first: Mapping[int, Accuracy] | None, second: Mapping[int, Accuracy]
     return seeds_test(one, two) if len({len(rates) for rates in (*one, *two)}) == 1 else None
 
 
+_DRAWS = ("draws", "attack_draws", "evaluation_seed")
+
+
 def _notes(groups: Sequence[Group]) -> tuple[str, ...]:
     notes = []
     evaluated = [run for group in groups for run in group.evaluated]
@@ -355,7 +358,7 @@ def _notes(groups: Sequence[Group]) -> tuple[str, ...]:
     for column in sorted((column for column, found in settings.items() if len(found) > 1), key=_order):
         listed = " and ".join(sorted(settings[column]))
         notes.append(f"{title(column)} was not the same perturbation in all runs: {listed}.")
-    if len({(run.evaluation.get("draws"), run.evaluation.get("evaluation_seed")) for run in evaluated}) > 1:
+    if len({tuple(run.evaluation.get(name) for name in _DRAWS) for run in evaluated}) > 1:
         notes.append("The runs were evaluated with different numbers of draws or different seeds of the draws.")
     if len({len(accuracy.rates) for run in evaluated for accuracy in run.accuracies.values()}) > 1:
         notes.append("The accuracies do not all rest on the same number of test sequences.")
