@@ -55,10 +55,11 @@ fi
 if ! wanted | cmp -s - .venv/installed; then
     echo "Installing noisyrnn and what it needs into .venv: a few minutes the first time"
     rm -f .venv/installed
-    .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' || fail \
+    # --no-compile: Python compiles a module when it first imports it; most of these never are.
+    .venv/bin/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]' || fail \
         "The installation failed: see above. It needs the package registry; run make again to go on."
     # A test that misses one of these is skipped, and says so.
-    .venv/bin/python -m pip install --disable-pip-version-check --no-deps -r oracles.txt ||
+    .venv/bin/python -m pip install --disable-pip-version-check --no-compile --no-deps -r oracles.txt ||
         echo "The oracles of oracles.txt could not be installed: the tests that compare with them will be skipped." >&2
     # Written last and moved into place, so that an interrupted installation is not taken for a finished one.
     wanted >.venv/installed.part

@@ -23,6 +23,7 @@ INSTALLED_AS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
     "lightning_fabric": "lightning-fabric",
+    "lazy_loader": "lazy-loader",
     "mlflow": "mlflow-skinny",
 }
 BROUGHT_ALONG = {"markupsafe": "jinja2", "docstring_parser": "jsonargparse"}
@@ -180,8 +181,8 @@ def test_setup_installs_with_the_constraints(checkout):
     checkout.add_python()
     checkout.make("setup")
     log = (checkout.folder / "log").read_text()
-    assert "install --disable-pip-version-check -c constraints.txt -e .[dev]" in log
-    assert "install --disable-pip-version-check --no-deps -r oracles.txt" in log
+    assert "install --disable-pip-version-check --no-compile -c constraints.txt -e .[dev]" in log
+    assert "install --disable-pip-version-check --no-compile --no-deps -r oracles.txt" in log
 
 
 @needs_sh

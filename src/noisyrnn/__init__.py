@@ -1,48 +1,12 @@
-"""Recurrent networks as stochastic differential equations: trained with noise, used without it, hard to upset."""
+"""Recurrent networks as stochastic differential equations: trained with noise, used without it, hard to upset.
 
-from noisyrnn.data import load_dataset
-from noisyrnn.models import (
-    GRU,
-    LSTM,
-    AntisymmetricRNN,
-    CoRNN,
-    ExpRNN,
-    LipschitzRNN,
-    NoisyCell,
-    NoisyRNN,
-    RecurrentLayer,
-    SequenceClassifier,
-    SequenceRegressor,
-    SequenceToSequence,
-    TanhRNN,
-    WithHiddenNoise,
-)
-from noisyrnn.sde import BrownianPath, HiddenNoise
-from noisyrnn.training import TrainConfig, fit, load, save
+A name is imported when it is first used, so that `import noisyrnn` loads neither torch nor what only some tasks need.
+`__init__.pyi` lists the names.
+"""
+
+import lazy_loader
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "GRU",
-    "LSTM",
-    "AntisymmetricRNN",
-    "BrownianPath",
-    "CoRNN",
-    "ExpRNN",
-    "HiddenNoise",
-    "LipschitzRNN",
-    "NoisyCell",
-    "NoisyRNN",
-    "RecurrentLayer",
-    "SequenceClassifier",
-    "SequenceRegressor",
-    "SequenceToSequence",
-    "TanhRNN",
-    "TrainConfig",
-    "WithHiddenNoise",
-    "__version__",
-    "fit",
-    "load",
-    "load_dataset",
-    "save",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ += ["__version__"]

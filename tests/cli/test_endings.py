@@ -12,7 +12,6 @@ import pytest
 import yaml
 from tests.cli.commands import SMALL, noisyrnn
 
-from noisyrnn import cli
 from noisyrnn.cli import main
 from noisyrnn.redact import without_passwords, words_without_passwords
 
@@ -126,7 +125,7 @@ def test_whatever_happens_there_is_a_message(
     def fail(words: object) -> int:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "list", fail)
+    monkeypatch.setattr("noisyrnn.cli.show.list_command", fail)
     monkeypatch.delenv("NOISYRNN_DEBUG", raising=False)
     assert main(["list"]) == 1
     shown = capsys.readouterr().err

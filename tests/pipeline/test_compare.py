@@ -329,7 +329,6 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_reported(waves_file: 
 def test_a_report_that_cannot_be_written_hides_no_failure(
     waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["noisyrnn.pipeline.compare"]
     config = CompareConfig(**settings(waves_file))
     page, _ = compare(config, output=tmp_path)
     before = page.read_bytes()
@@ -339,7 +338,7 @@ def test_a_report_that_cannot_be_written_hides_no_failure(
     def full(*_: Any, **__: Any) -> None:
         raise WriteError(28, "No space left on device", str(page))
 
-    monkeypatch.setattr(module, "write_report", full)
+    monkeypatch.setattr("noisyrnn.report.write_report", full)
     _, failures = compare(config, output=tmp_path)
     assert list(failures) == [run, page]
     assert failures[page].startswith(f"{page} could not be written (No space left on device).")

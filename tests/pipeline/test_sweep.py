@@ -35,12 +35,12 @@ def _one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take longer than these trainings; tests that look at the page ask for it."""
-    monkeypatch.setattr(module, "write_sweep_page", lambda *args, **rest: None)
+    monkeypatch.setattr("noisyrnn.report.sweep.write_sweep_page", lambda *args, **rest: None)
 
 
 @pytest.fixture
 def page(monkeypatch: pytest.MonkeyPatch, _no_page: None) -> None:
-    monkeypatch.setattr(module, "write_sweep_page", write_sweep_page)
+    monkeypatch.setattr("noisyrnn.report.sweep.write_sweep_page", write_sweep_page)
 
 
 @pytest.fixture

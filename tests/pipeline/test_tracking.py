@@ -389,7 +389,7 @@ def test_a_comparison_passes_the_logger_on(
     together: bool, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorboard", reason="the extra tracking is not installed")
-    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.compare"], "write_report", lambda *_, **__: tmp_path)
+    monkeypatch.setattr("noisyrnn.report.write_report", lambda *_, **__: tmp_path)
     train = {"dataset": config.dataset, "hidden_size": 4, "epochs": 1}
     settings = CompareConfig(
         models=["noisy"], seeds=2, train=train, evaluation=QUICK, together=together, logger="tensorboard"

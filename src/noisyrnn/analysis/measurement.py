@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.stats import norm, t
+from scipy import special
 from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_integer, check_number
@@ -85,8 +85,9 @@ class Measurement:
         check_number("confidence", confidence, above=0.0)
         if confidence >= 1:
             raise ValueError(f"confidence must be less than 1, got {confidence:g}.")
-        law = norm if self.draws is None else t(self.draws - 1)
-        reach = float(law.ppf(0.5 + confidence / 2)) * self.standard_error
+        upper = 0.5 + confidence / 2
+        quantile = special.ndtri(upper) if self.draws is None else special.stdtrit(self.draws - 1, upper)
+        reach = float(quantile) * self.standard_error
         return self.value - reach, self.value + reach
 
     def over_sequences(self) -> "Measurement":

@@ -1,46 +1,44 @@
-"""The command line: flags to one dataclass to one call."""
+"""The command line: flags to one dataclass to one call.
 
+A command's module is imported when the command is called, so that `noisyrnn --version` does not wait for torch.
+"""
+
+import importlib
 import io
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
 from noisyrnn import __version__
-from noisyrnn.checks import check_choice
-from noisyrnn.cli.analyze import analyze_command
-from noisyrnn.cli.compare import compare_command
-from noisyrnn.cli.evaluate import evaluate_command
-from noisyrnn.cli.export import export_command
-from noisyrnn.cli.report import report_command
-from noisyrnn.cli.show import doctor_command, list_command
-from noisyrnn.cli.sweep import sweep_command
-from noisyrnn.cli.train import train_command
 from noisyrnn.interruption import interruptible, signal_of
 from noisyrnn.progress import tell
 from noisyrnn.redact import without_passwords
 from noisyrnn.run_folder import failure_message
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train_command,
-    "sweep": sweep_command,
-    "evaluate": evaluate_command,
-    "analyze": analyze_command,
-    "compare": compare_command,
-    "report": report_command,
-    "export": export_command,
-    "list": list_command,
-    "doctor": doctor_command,
+COMMANDS = {
+    "train": "Train one model, with one seed or several",
+    "sweep": "Search the settings of a model on perturbed validation data",
+    "evaluate": "Measure the robustness of trained runs",
+    "analyze": "Compute what the theory speaks of, for trained runs",
+    "compare": "Train and evaluate several models, then report",
+    "report": "Write a report on runs that exist",
+    "export": "Write a trained model as a file that runs without this library",
+    "list": "Show models, data sets, perturbations, diagnostics and published experiments",
+    "doctor": "Show versions, threads, kernels and data found",
 }
+"""What each command does. The function `NAME_command` does it, in the module of that name or the one in `_MODULES`."""
+
+_MODULES = {"list": "show", "doctor": "show"}
 
 
 def _usage() -> str:
     lines = [f"noisyrnn {__version__}: recurrent networks as stochastic differential equations.", ""]
     lines += ["usage: noisyrnn COMMAND [options]", ""]
-    lines += [f"  {name:<10} {(call.__doc__ or '').rstrip('.')}" for name, call in COMMANDS.items()]
+    lines += [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
     lines += ["", "Start here:  noisyrnn compare --models noisy,lipschitz,lstm --dataset digits --seeds 3"]
     return "\n".join([*lines, "Help:        noisyrnn COMMAND --help"])
 
@@ -89,8 +87,11 @@ def _run(words: Sequence[str]) -> int:
     if words[0] == "--version":
         print(__version__)
         return 0
+    from noisyrnn.checks import check_choice  # loads torch
+
     check_choice("command", words[0], COMMANDS)
-    return COMMANDS[words[0]](words[1:])
+    module = importlib.import_module(f"noisyrnn.cli.{_MODULES.get(words[0], words[0])}")
+    return int(getattr(module, f"{words[0]}_command")(words[1:]))
 
 
 def _open_standard_streams() -> None:

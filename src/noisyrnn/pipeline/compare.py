@@ -24,7 +24,6 @@ from noisyrnn.pipeline.tracking import check_logger, check_reachable, usable_log
 from noisyrnn.pipeline.train import DataReader, announce, check_same_settings, run_path, train_run
 from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_on_cluster, run_tasks
 from noisyrnn.progress import ProgressBar
-from noisyrnn.report import split_readable, write_report
 from noisyrnn.run_folder import RunFolder, WriteError, check_writable, failure_message, locked, write_json
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import recommended
@@ -297,6 +296,8 @@ def compare(
             failures |= _carry_out_all(config, sound, lambda path: None if path in made else bar.advance())
         finally:
             bar.close()
+        from noisyrnn.report import split_readable, write_report  # matplotlib, which the trainings need not wait for
+
         title = f"{len(config.models)} models on {Path(configs[0].dataset).name}"
         outdated = {
             task.path: f"{failures[task.path].rstrip('.')}. Its robustness.json is that of another evaluation."

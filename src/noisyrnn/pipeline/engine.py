@@ -2,12 +2,15 @@
 
 import atexit
 import os
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from noisyrnn.checks import check_choice
 from noisyrnn.training.config import Precision
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 ACCELERATORS = ("auto", "cpu", "cuda")
 
@@ -63,12 +66,14 @@ def _environment_integer(name: str, *, minimum: int, default: int | None = None)
     return number
 
 
-def make_fabric(precision: Precision, accelerator: str) -> Fabric:
+def make_fabric(precision: Precision, accelerator: str) -> "Fabric":
     """The engine of this process: one device, or its part of a run that torchrun has started.
 
     The process group that it makes then is destroyed at the end of the process, however it ends: a process that leaves
     it to the interpreter can be aborted by one of its threads.
     """
+    from lightning_fabric import Fabric  # two seconds to import
+
     accelerator = resolve_accelerator(accelerator)
     world = processes()
     if world == 1:

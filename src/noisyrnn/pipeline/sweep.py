@@ -37,7 +37,6 @@ from noisyrnn.pipeline.study import (
 from noisyrnn.pipeline.train import announce, load_data
 from noisyrnn.pipeline.workers import WorkerDiedError, run_tasks
 from noisyrnn.progress import ProgressBar
-from noisyrnn.report.sweep import write_sweep_page
 from noisyrnn.robustness import MAX_DRAWS, PERTURBATIONS, build_perturbation, check_strengths, evaluate
 from noisyrnn.run_folder import RunFolder, check_writable, content_digest, write_atomically, write_json
 from noisyrnn.training.config import TrainConfig
@@ -415,4 +414,6 @@ def write_sweep(study: "Study", config: SweepConfig, folder: Path, command: str 
         }
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         write_atomically(folder / "best.yaml", text.encode())
+    from noisyrnn.report.sweep import write_sweep_page  # matplotlib, which the trials need not wait for
+
     write_sweep_page(content, folder / "sweep.html", command=command)

@@ -12,8 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-
 from noisyrnn.checks import check_choice
 from noisyrnn.pipeline.databases import create_whole, sqlite_path, sqlite_url
 from noisyrnn.redact import without_passwords
@@ -158,6 +156,7 @@ class _TensorBoard:
     """The folder `tensorboard` of a run. The settings go with the first epoch, so that one table shows both."""
 
     def __init__(self, folder: RunFolder, settings: Mapping[str, Any]) -> None:
+        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         self._settings = dict(settings)

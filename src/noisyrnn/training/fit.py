@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_number
@@ -19,7 +19,10 @@ from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.objective import Objective, Trained, answered, loss_of, noisy_loss
-from noisyrnn.training.run import EpochHook, FitResult, Run, Unrounded
+from noisyrnn.training.run import EpochHook, FitResult, Run, Unrounded, fabric_on_cpu
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _VALIDATION_BATCH = 1000
 
@@ -61,7 +64,7 @@ def select(split: Split, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     return inputs[:, : int(lengths.max())], labels, lengths
 
 
-def to_device(split: Split, fabric: Fabric, dtype: torch.dtype) -> Split:
+def to_device(split: Split, fabric: "Fabric", dtype: torch.dtype) -> Split:
     """The same sequences where the model is, the labels in its precision; the model rounds the inputs itself."""
     lengths = None if split.lengths is None else fabric.to_device(split.lengths)
     weights = None if split.weights is None else fabric.to_device(split.weights.to(dtype))
@@ -104,7 +107,7 @@ def fit(
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
     show_progress: bool = False,
-    fabric: Fabric | None = None,
+    fabric: "Fabric | None" = None,
     on_epoch: EpochHook | None = None,
 ) -> FitResult:
     """Train `model` in place with Adam; it ends with the weights of its best validation epoch.
@@ -134,14 +137,14 @@ def fit(
             objective, or another process works in the folder.
     """
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
-    fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=config.precision)
+    fabric = fabric or fabric_on_cpu(config.precision)
     run = Run(model, dataset, config, fabric=fabric, folder=folder, objective=objective, on_epoch=on_epoch)
     with nullcontext() if run.folder is None else locked(run.folder.path):
         return _train(run, dataset, fabric, resume, checkpoint_seconds, show_progress)
 
 
 def _train(
-    run: Run, dataset: Dataset, fabric: Fabric, resume: bool, checkpoint_seconds: float, show_progress: bool
+    run: Run, dataset: Dataset, fabric: "Fabric", resume: bool, checkpoint_seconds: float, show_progress: bool
 ) -> FitResult:
     """The loop of `fit`."""
     model, config = run.model, run.config
@@ -183,7 +186,7 @@ def _train(
     return result
 
 
-def take_step(run: Run, fabric: Fabric, train: Split, batch: Batch, stop: bool = False) -> tuple[float, float, float]:
+def take_step(run: Run, fabric: "Fabric", train: Split, batch: Batch, stop: bool = False) -> tuple[float, float, float]:
     """One step of a run's optimiser; sums over all processes of the loss, the right answers and the wishes to stop.
 
     Raises:

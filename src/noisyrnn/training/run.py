@@ -4,10 +4,9 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from noisyrnn.data.base import Dataset
@@ -15,13 +14,23 @@ from noisyrnn.models import Head, SequenceClassifier
 from noisyrnn.run_folder import RunFolder, content_digest
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
-from noisyrnn.training.config import TrainConfig
+from noisyrnn.training.config import Precision, TrainConfig
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
 from noisyrnn.training.objective import Objective, Trained, answered, noisy_loss, objective_digest
 from noisyrnn.training.saving import check_savable, save
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 EpochHook = Callable[[Mapping[str, float]], None]
 """Called with the metrics of an epoch, the row that metrics.csv gets, once it is written."""
+
+
+def fabric_on_cpu(precision: Precision) -> "Fabric":
+    """The engine for one process on the CPU."""
+    from lightning_fabric import Fabric  # two seconds to import
+
+    return Fabric(accelerator="cpu", devices=1, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -163,7 +172,7 @@ class Run:
         dataset: Dataset,
         config: TrainConfig,
         *,
-        fabric: Fabric,
+        fabric: "Fabric",
         folder: RunFolder | None = None,
         objective: Objective = noisy_loss,
         on_epoch: EpochHook | None = None,

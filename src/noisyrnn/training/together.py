@@ -4,10 +4,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from noisyrnn.checks import check_number
@@ -22,7 +21,10 @@ from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError
 from noisyrnn.training.fit import Batch, batches, take_step, to_device, validate
 from noisyrnn.training.objective import Objective, Trained, noisy_loss
-from noisyrnn.training.run import EpochHook, FitResult, Run
+from noisyrnn.training.run import EpochHook, FitResult, Run, fabric_on_cpu
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Outcome = FitResult | DivergenceError
 StepEnd = tuple[float, float, int] | DivergenceError
@@ -39,7 +41,7 @@ def fit_together(
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
     show_progress: bool = False,
-    fabric: Fabric | None = None,
+    fabric: "Fabric | None" = None,
     on_epochs: Sequence[EpochHook] | None = None,
 ) -> list[Outcome]:
     """Train every model as `fit` would train it alone: with its own data order, noise, optimiser and best epoch.
@@ -74,7 +76,7 @@ def fit_together(
     """
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
     check_alike(configs)
-    fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=configs[0].precision)
+    fabric = fabric or fabric_on_cpu(configs[0].precision)
     if fabric.world_size > 1:
         raise ValueError(f"runs can only be trained together in one process, got {fabric.world_size}. Start one.")
     places: Sequence[RunFolder | None] = [None] * len(models) if folders is None else folders
@@ -134,7 +136,7 @@ class _Group:
         fabric: Device and precision.
     """
 
-    def __init__(self, runs: Sequence[Run], dataset: Dataset, fabric: Fabric) -> None:
+    def __init__(self, runs: Sequence[Run], dataset: Dataset, fabric: "Fabric") -> None:
         self.runs = list(runs)
         self.fabric = fabric
         dtype = next(runs[0].model.parameters()).dtype

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import quantile_test
 from torch import Tensor
 
 from noisyrnn.analysis.findings import Better, Findings, Quantity
@@ -154,6 +153,8 @@ def median_quantity(
     note: str,
 ) -> Quantity:
     """The median over sequences, which a few infinite ones do not change; otherwise as `mean_quantity`."""
+    from scipy.stats import quantile_test  # slow to import
+
     values = each.value.detach().double().cpu()
     ends = quantile_test(values.numpy(), p=0.5).confidence_interval()
     return Quantity(

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from scipy.integrate import quad
 from scipy.special import dawsn
 from torch import Tensor
 
@@ -134,6 +133,8 @@ def expected_log(ratio: float) -> float:
     ):  # the first terms of the series in r, exact to 1e-13: quadrature would waste its points in the tail
         square = ratio**2
         return -square * (1 / 2 + square * (3 / 4 + square * (15 / 6 + square * 105 / 8)))
+    from scipy.integrate import quad  # slow to import, and rarely used
+
     integral = quad(dawsn, 0.0, 1 / (ratio * math.sqrt(2)), epsabs=1e-13, epsrel=1e-13)[0]
     return math.log(ratio) - (_EULER + math.log(2)) / 2 + 2 * integral
 

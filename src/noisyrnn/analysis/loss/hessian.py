@@ -2,11 +2,10 @@
 
 import copy
 import math
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_integer
@@ -15,6 +14,9 @@ from noisyrnn.models import RecurrentLayer
 from noisyrnn.models.heads.standardisation import Standardized
 from noisyrnn.robustness.base import batch_first
 from noisyrnn.robustness.gradient import recording
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 _DTYPES = ("float32", "float64")
 
@@ -199,8 +201,9 @@ class LossHessian:
         """As `matvec`."""
         return self.matvec(vectors)
 
-    def as_scipy(self) -> LinearOperator:
+    def as_scipy(self) -> "LinearOperator":
         """The same for SciPy: float vectors of NumPy in, and out."""
+        from scipy.sparse.linalg import LinearOperator
 
         def product(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             return self.matvec(torch.from_numpy(vectors)).cpu().numpy()

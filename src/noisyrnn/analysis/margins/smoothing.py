@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.stats import beta, binomtest, norm
+from scipy import special
 from torch import Tensor
 
 from noisyrnn.analysis.measurement import Measurement
@@ -94,10 +94,10 @@ def certify(
         chosen = int(votes[:selection_draws].bincount().argmax())
         hits = int((votes[selection_draws:] == chosen).sum())
         classes.append(chosen)
-        bounds.append(float(beta.ppf(1 - confidence, hits, draws - hits + 1)) if hits else 0.0)
+        bounds.append(float(special.betaincinv(hits, draws - hits + 1, 1 - confidence)) if hits else 0.0)
     probability = torch.tensor(bounds, dtype=torch.float64, device="cpu")
     decided = probability > 0.5
-    radius = torch.where(decided, sigma * torch.from_numpy(norm.ppf(probability)), 0.0)
+    radius = torch.where(decided, sigma * torch.special.ndtri(probability), 0.0)
     return Smoothed(
         predictions=torch.where(decided, torch.tensor(classes, dtype=torch.int64, device="cpu"), ABSTAIN),
         probability=Measurement(value=probability, kind="certificate", confidence=confidence),
@@ -142,7 +142,8 @@ def smoothed_predictions(
         votes = _votes(model, inputs, index, draws, sigma, seed, lengths, batch_size)
         counts, order = votes.bincount(minlength=2).topk(2)
         first, second = counts.tolist()
-        clear = binomtest(first, first + second, 0.5).pvalue <= 1 - confidence
+        p_value = min(1.0, 2 * float(special.bdtr(second, first + second, 0.5)))  # of the two-sided binomial test
+        clear = p_value <= 1 - confidence
         classes.append(int(order[0]) if clear else ABSTAIN)
     return torch.tensor(classes, dtype=torch.int64, device="cpu")
 

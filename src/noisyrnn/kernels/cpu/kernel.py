@@ -170,7 +170,6 @@ def supports(recurrence: Recurrence, inputs: Tensor) -> str | None:
     return unavailable()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def unavailable() -> str | None:
     """Why there is no library for this processor; `None` if there is."""
     try:
@@ -178,6 +177,10 @@ def unavailable() -> str | None:
     except compiler.CompilerError as error:
         return str(error)
     return None
+
+
+# What `torch.compiler.assume_constant_result` sets. That function imports torch._dynamo, which takes seconds.
+unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def loaded() -> Native | None:

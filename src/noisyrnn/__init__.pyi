@@ -1,0 +1,34 @@
+from . import analysis as analysis
+from . import data as data
+from . import estimators as estimators
+from . import export as export
+from . import kernels as kernels
+from . import models as models
+from . import pipeline as pipeline
+from . import report as report
+from . import robustness as robustness
+from . import sde as sde
+from . import training as training
+from .data import load_dataset as load_dataset
+from .models import GRU as GRU
+from .models import LSTM as LSTM
+from .models import AntisymmetricRNN as AntisymmetricRNN
+from .models import CoRNN as CoRNN
+from .models import ExpRNN as ExpRNN
+from .models import LipschitzRNN as LipschitzRNN
+from .models import NoisyCell as NoisyCell
+from .models import NoisyRNN as NoisyRNN
+from .models import RecurrentLayer as RecurrentLayer
+from .models import SequenceClassifier as SequenceClassifier
+from .models import SequenceRegressor as SequenceRegressor
+from .models import SequenceToSequence as SequenceToSequence
+from .models import TanhRNN as TanhRNN
+from .models import WithHiddenNoise as WithHiddenNoise
+from .sde import BrownianPath as BrownianPath
+from .sde import HiddenNoise as HiddenNoise
+from .training import TrainConfig as TrainConfig
+from .training import fit as fit
+from .training import load as load
+from .training import save as save
+
+__version__: str
