@@ -24,6 +24,7 @@ from noisyrnn.training import RunFolder, TrainConfig, load
 SMALL = AnalysisSettings(
     test_sequences=12,
     curvature_sequences=16,
+    smoothing_noise=0.1,
     smoothing_draws=50,
     probes=6,
     density_probes=2,
@@ -214,7 +215,7 @@ def test_a_diagnostic_sees_the_trained_model_and_its_own_data(
     dataset = load_dataset(run_config(quick).dataset)
     assert sorted(rows(whole.train)) == sorted(rows(dataset.train)) and rows(whole.train) != rows(dataset.train)
     assert sorted(rows(whole.test)) == sorted(rows(dataset.test)) and rows(whole.test) != rows(dataset.test)
-    assert (len(some.train), len(some.test)) == (16, 12) and some.settings is SMALL
+    assert (len(some.train), len(some.test)) == (16, 12) and some.settings == SMALL
     labels = {tuple(row): int(label) for row, label in zip(rows(dataset.test), dataset.test.labels, strict=True)}
     assert [labels[tuple(row)] for row in rows(some.test)] == some.test.labels.tolist()
     assert some.train.classes == some.test.classes == 2 and not some.model.training
@@ -251,6 +252,22 @@ def test_unequal_lengths_are_handed_on(tmp_path: Path, monkeypatch: pytest.Monke
             assert bool((row[:length] != 0).all()) and not row[length:].any()
 
 
+def test_the_scale_of_the_data_changes_no_default(waves_file: Path, tmp_path: Path) -> None:
+    content, found = dict(np.load(waves_file)), []
+    for name, factor in (("volts", 1.0), ("microvolts", 1e6)):
+        np.savez(tmp_path / f"{name}.npz", X=content["X"] * factor, y=content["y"])
+        folder = trained(tmp_path / f"{name}.npz", tmp_path / "runs")
+        settings = replace(SMALL, max_attack_radius=None, smoothing_noise=None)
+        written = read(analyze_run(folder, AnalyzeConfig(settings=settings, parts=["margins", "attack", "smoothing"])))
+        assert (written["settings"]["max_attack_radius"], written["settings"]["smoothing_noise"]) == (0.5, 0.1)
+        assert written["depends_on"]["results"] == 4
+        found.append({quantity["name"]: quantity["value"] for quantity in written["quantities"]})
+        units = {quantity["name"]: quantity["unit"] for quantity in written["quantities"]}
+        assert units["attack_radius"] == units["certified_radius"] == units["linearised_margin"] == "s√n"
+    assert 0 < found[0]["attack_radius"] < 0.5
+    assert found[1] == pytest.approx(found[0], rel=0.05)
+
+
 def test_where_the_data_come_from(quick: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = quick.read_config()
     written["config"]["chunk"] = 7
@@ -261,7 +278,7 @@ def test_where_the_data_come_from(quick: RunFolder, tmp_path: Path, monkeypatch:
         asked.update(options, name=run.dataset, chunk=run.chunk)
         return load_dataset(run.dataset)
 
-    monkeypatch.setattr(module, "load_data", find)
+    monkeypatch.setattr("noisyrnn.pipeline.train.load_data", find)
     spied(monkeypatch, "margins")
     analyze_run(quick, AnalyzeConfig(settings=SMALL, parts=["margins"]), data_dir=tmp_path)
     assert asked == {"name": written["config"]["dataset"], "data_dir": tmp_path, "chunk": 7}

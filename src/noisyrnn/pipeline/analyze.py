@@ -12,7 +12,13 @@ import torch
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, Subject
 from noisyrnn.checks import check_choice, check_number
 from noisyrnn.data.base import Split
-from noisyrnn.pipeline.dependencies import ANALYSIS_RESULTS, check_same_data, dependencies, known_result
+from noisyrnn.pipeline.dependencies import (
+    ANALYSIS_RESULTS,
+    SCALED_ANALYSIS_RESULTS,
+    check_same_data,
+    dependencies,
+    known_result,
+)
 from noisyrnn.pipeline.engine import resolve_accelerator
 from noisyrnn.pipeline.train import DataReader, run_config
 from noisyrnn.progress import ProgressBar
@@ -85,11 +91,12 @@ def analyze_run(
         )
     device = resolve_accelerator(accelerator)
     end = monotonic() + (60 * config.budget if seconds is None else seconds)
-    settings = config.settings
     run = run_config(folder)
     dataset = (reader or DataReader(data_dir))(run)
+    settings = config.settings.for_data(dataset.value_range)
     check_same_data(folder, dataset)
-    found = _known(folder, json.loads(json.dumps(asdict(settings))), dependencies(folder, dataset, ANALYSIS_RESULTS))
+    results = ANALYSIS_RESULTS if dataset.value_range else SCALED_ANALYSIS_RESULTS
+    found = _known(folder, json.loads(json.dumps(asdict(settings))), dependencies(folder, dataset, results))
     todo = [name for name in config.parts if found["parts"].get(name, {}).get("status") not in ("done", "impossible")]
     if not todo:
         return folder
@@ -106,6 +113,7 @@ def analyze_run(
         test=_drawn(dataset.test, settings.test_sequences, settings.analysis_seed, device),
         settings=settings,
         check_time=check_time,
+        scale=dataset.scale,
     )
     try:
         with locked(folder.path):

@@ -14,6 +14,8 @@ TRAINING_RESULTS = {"32-true": 2, "bf16-mixed": 2, "64-true": 3}
 """For each precision."""
 EVALUATION_RESULTS = 3
 ANALYSIS_RESULTS = 3
+SCALED_ANALYSIS_RESULTS = 4
+"""Of data that state no range of values."""
 
 
 def check_same_data(folder: RunFolder, dataset: Dataset) -> None:

@@ -1,5 +1,6 @@
 """A perturbation whose strength is in units of each channel's standard deviation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -8,6 +9,42 @@ from torch import Tensor
 
 from noisyrnn.checks import check_number
 from noisyrnn.robustness.base import Model, Perturbation, Range, check_batch, finish
+
+
+class StandardizedValues:
+    """Sequences in units of each channel's scale, without the channels of scale 0, and the way back.
+
+    Args:
+        inputs: `(batch, steps, channels)`.
+        center: One number for each channel.
+        scale: One number `>= 0` for each channel, not all 0.
+        factor: What the scale of each sequence is multiplied by, `(batch,)`; 1 by default.
+
+    Attributes:
+        values: Float64 `(batch, steps, channels of a scale above 0)`.
+    """
+
+    def __init__(
+        self, inputs: Tensor, *, center: Sequence[float], scale: Sequence[float], factor: Tensor | None = None
+    ) -> None:
+        centers, scales = (inputs.new_tensor(numbers, dtype=torch.float64) for numbers in (center, scale))
+        self._inputs, self._varies = inputs.detach(), scales > 0
+        self._scale = scales[self._varies]
+        if factor is not None:
+            self._scale = self._scale * factor.to(inputs.device, torch.float64)[:, None, None]
+        self.values = (self._inputs.double() - centers)[..., self._varies] / self._scale
+
+    def restore(self, values: Tensor) -> Tensor:
+        """Inputs, in their type, that have other standardized values: `(batch, …)`, or any number of one sequence."""
+        inputs = self._inputs.double().expand(len(values), -1, -1)
+        offset = torch.zeros_like(inputs)
+        offset[..., self._varies] = self._scale * (values - self.values)
+        return (inputs + offset).to(self._inputs.dtype)
+
+    def call(self, model: Model, values: Tensor, *, lengths: Tensor | None = None) -> Tensor:
+        """What a model returns for the inputs that have these standardized values."""
+        inputs = self.restore(values)
+        return model(inputs) if lengths is None else model(inputs, lengths=lengths)
 
 
 @final
@@ -104,20 +141,13 @@ class Scaled:
         check_batch(inputs, lengths)
         if inputs.shape[2] != len(self.scale):
             raise ValueError(f"inputs must have {len(self.scale)} channels, those of scale, got {inputs.shape[2]}.")
-        center, scale = (inputs.new_tensor(values, dtype=torch.float64) for values in (self.center, self.scale))
-        varies = scale > 0
-        if self.strength == 0 or not bool(varies.any()):
+        if self.strength == 0 or not any(self.scale):
             return inputs.clone()
-        standardized = (inputs.detach().double() - center)[..., varies] / scale[varies]
+        values = StandardizedValues(inputs, center=self.center, scale=self.scale)
 
-        def moved(values: Tensor) -> Tensor:
-            offset = torch.zeros_like(inputs, dtype=torch.float64)
-            offset[..., varies] = scale[varies] * (values - standardized)
-            return (inputs.double() + offset).to(inputs.dtype)
-
-        def view(values: Tensor, lengths: Tensor | None = None) -> Tensor:
+        def view(changed: Tensor, lengths: Tensor | None = None) -> Tensor:
             assert model is not None
-            return model(moved(values)) if lengths is None else model(moved(values), lengths=lengths)
+            return values.call(model, changed, lengths=lengths)
 
-        changed = self.perturbation(view, standardized, labels, generator=generator, lengths=lengths)
-        return finish(inputs, moved(changed), lengths=lengths, clip=None)
+        changed = self.perturbation(view, values.values, labels, generator=generator, lengths=lengths)
+        return finish(inputs, values.restore(changed), lengths=lengths, clip=None)

@@ -1,16 +1,22 @@
 """Margins, attacks and certified radii of a subject, against the functions they come from, one sequence at a time."""
 
+import copy
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.analysis.diagnostics.subject_cases import quantity, subject_of, value
 
+from noisyrnn.analysis.diagnostics import Subject
 from noisyrnn.analysis.diagnostics.margins import attack, margins, smoothing
+from noisyrnn.analysis.findings import Findings
 from noisyrnn.analysis.margins.lipschitz_bound import margin_certificate
 from noisyrnn.analysis.margins.margin import input_margin_estimate, linearised_margin
 from noisyrnn.analysis.margins.smoothing import certify
 from noisyrnn.analysis.measurement import Measurement
+from noisyrnn.data.scale import Scale
 from noisyrnn.robustness.statistics import accuracy_interval
 
 
@@ -75,6 +81,81 @@ def test_attacks_have_the_limit_the_seed_and_the_lengths(monkeypatch: pytest.Mon
     for x, y, low, high in zip(curve.x, curve.y, curve.low, curve.high, strict=True):
         share = accuracy_interval([int(radius > x) for radius in expected], draws=1)
         assert [float(y), float(low), float(high)] == pytest.approx([share.mean, share.low, share.high], rel=1e-6)
+
+
+SCALE = Scale(mean=(40.0, -3.0), std=(200.0, 0.5), low=(0.0, 0.0), high=(1.0, 1.0))
+
+
+def rescaled(subject: Subject, scale: Scale) -> Subject:
+    """The same sequences and model, the data in other units."""
+    mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (scale.mean, scale.std))
+    model = copy.deepcopy(subject.model)
+    model.mean.copy_(mean)
+    model.std.copy_(std)
+    test = replace(subject.test, inputs=subject.test.inputs * std + mean)
+    return replace(subject, model=model, test=test, scale=scale)
+
+
+@pytest.mark.parametrize("diagnostic", [margins, attack, smoothing])
+def test_distances_do_not_depend_on_the_scale_of_the_data(diagnostic: Callable[[Subject], Findings]) -> None:
+    plain = subject_of()
+    ones = Scale(mean=(0.0, 0.0), std=(1.0, 1.0), low=(0.0, 0.0), high=(1.0, 1.0))
+    standard, other = diagnostic(rescaled(plain, ones)), diagnostic(rescaled(plain, SCALE))
+    for one, two in zip(standard.quantities, other.quantities, strict=True):
+        expected = float(one.measurement.value)
+        if one.name == "margin_certificate":  # of the largest scale alone
+            continue
+        # Rounding may lead an attack elsewhere; as in the data's own units, it is within a few per cent.
+        assert float(two.measurement.value) == pytest.approx(expected, rel=0.03 if diagnostic is attack else 1e-6)
+        assert two.unit == {"output_margin": "", "abstention": "", "input_margin_estimate": "s"}.get(two.name, "s√n")
+        assert not two.unit or "s: standard deviation of each channel in the training data" in two.note
+    for curve in other.curves.values():
+        assert curve.xlabel == "ℓ2 radius, in s√n"
+    raw = diagnostic(plain)
+    for curve in raw.curves.values():
+        assert curve.xlabel == "ℓ2 radius, in units of the data"
+
+
+def test_distances_in_units_of_the_scale_are_those_of_the_data_over_it() -> None:
+    """With one scale for all, a distance is one in the data over s√n, with n the valid values of the sequence."""
+    scale = Scale(mean=(5.0, 5.0), std=(4.0, 4.0), low=(0.0, 0.0), high=(1.0, 1.0))
+    subject = rescaled(subject_of(), scale)
+    test, found = subject.test, margins(subject)
+    assert test.lengths is not None
+    for name, function in (("linearised_margin", linearised_margin), ("margin_certificate", margin_certificate)):
+        each = function(subject.model, test.inputs, test.labels, lengths=test.lengths).value
+        expected = (each / (4 * (2 * test.lengths).double().sqrt())).median()
+        assert value(found, name) == pytest.approx(float(expected)), name
+    radii = []
+    for k, length in enumerate(test.lengths.tolist()):
+        cut = test.inputs[k : k + 1, :length]
+        certified = certify(subject.model, cut, sigma=1.6, draws=60, confidence=0.9, seed=3 + k)
+        radii.append(float(certified.radius.value) / (4 * math.sqrt(2 * length)))
+    assert float(smoothing(subject).curves["certified_accuracy"].x[-1]) == pytest.approx(1.05 * max(radii))
+
+
+def test_a_bound_for_channels_of_different_scales_holds_for_attacks() -> None:
+    subject = rescaled(subject_of(max_attack_radius=5.0), SCALE)
+    assert 0 < value(margins(subject), "margin_certificate") < value(attack(subject), "attack_radius")
+
+
+def test_a_channel_that_never_varies_is_not_attacked() -> None:
+    subject = subject_of(max_attack_radius=5.0)
+    fixed = Scale(mean=(0.0, 0.0), std=(1.0, 0.0), low=(0.0, 0.0), high=(1.0, 1.0))
+    seen = []
+
+    def record(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        seen.append(arguments[0])
+
+    subject.model.register_forward_pre_hook(record)
+    for diagnostic in (attack, smoothing, margins):
+        diagnostic(replace(subject, scale=fixed))
+    kept = {tuple(row) for row in subject.test.inputs[..., 1].tolist()}
+    assert len(seen) > 50
+    assert all(tuple(row) in kept for inputs in seen for row in inputs[..., 1].tolist())
+    never = Scale(mean=(0.0, 0.0), std=(0.0, 0.0), low=(0.0, 0.0), high=(1.0, 1.0))
+    with pytest.raises(ValueError, match="data must vary in the training part"):
+        attack(replace(subject, scale=never))
 
 
 def test_attacks_that_break_nothing_are_drawn_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,3 +91,15 @@ def test_a_diagnostic_looks_at_the_clock_before_each_piece(name: str, pieces: in
     with pytest.raises(TimeIsUpError):
         DIAGNOSTICS[name].run(subject_of(check_time=stopping_after(pieces - 1)))
     DIAGNOSTICS[name].run(subject_of(check_time=stopping_after(pieces)))
+
+
+@pytest.mark.parametrize(
+    ("value_range", "expected"), [((0.0, 1.0), (0.1, 5.0)), ((-5.0, 250.0), (25.5, 1275.0)), (None, (0.1, 0.5))]
+)
+def test_default_strengths_are_in_the_unit_of_the_data(
+    value_range: tuple[float, float] | None, expected: tuple[float, float]
+) -> None:
+    found = AnalysisSettings().for_data(value_range)
+    assert (found.smoothing_noise, found.max_attack_radius) == pytest.approx(expected)
+    given = AnalysisSettings(smoothing_noise=0.3, max_attack_radius=2.0).for_data(value_range)
+    assert (given.smoothing_noise, given.max_attack_radius) == (0.3, 2.0)

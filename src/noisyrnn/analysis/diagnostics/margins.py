@@ -1,5 +1,8 @@
 """How far sequences are from being misclassified: exactly, estimated, certified and attacked."""
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,46 +13,101 @@ from noisyrnn.analysis.margins.lipschitz_bound import margin_certificate
 from noisyrnn.analysis.margins.margin import input_margin_estimate, linearised_margin, output_margins
 from noisyrnn.analysis.margins.smoothing import ABSTAIN, certify
 from noisyrnn.analysis.measurement import Measurement
+from noisyrnn.robustness.base import Model, valid_steps
+from noisyrnn.robustness.scaled import StandardizedValues
 from noisyrnn.robustness.statistics import accuracy_interval
 
 _POINTS = 60  # of a curve
+_ATTACKED = 25  # sequences between two looks at the clock
+
+
+class _Distances:
+    """Test sequences in the unit that distances are given in, and the model as a function of them.
+
+    The unit is that of the data where they state their range of values. Else it is the standard deviation s of each
+    channel in the training data, and s√n for the ℓ2 norm of a whole sequence, with n the number of its values that
+    vary, so that the unit depends neither on the scale of the data nor on the length of a sequence.
+
+    Args:
+        subject: Its test sequences.
+        rows: Which of them; all by default.
+        per_value: Whether sequences are in units of s√n.
+
+    Attributes:
+        model: From `inputs` to logits.
+        inputs: The sequences.
+        labels: Their classes.
+        lengths: Their lengths, or `None`.
+        step_unit: Name of the unit of the change of one step.
+        unit: Name of the unit of the ℓ2 norm of a whole sequence.
+        about: What the units mean.
+        root: √n of each sequence, `(rows,)`; 1 in the units of the data.
+        largest_scale: The largest s; 1 in the units of the data.
+    """
+
+    def __init__(self, subject: Subject, rows: slice = slice(None), *, per_value: bool = False) -> None:
+        test, scale = subject.test, subject.scale
+        self.inputs = test.inputs[rows]
+        self.labels = test.labels[rows]
+        self.lengths = None if test.lengths is None else test.lengths[rows]
+        self.model: Model = subject.model
+        self.step_unit = self.unit = "units of the data"
+        self.about = ""
+        self.largest_scale = 1.0
+        self.root = torch.ones(len(self.inputs), dtype=torch.float64, device=self.inputs.device)
+        if scale is None:
+            return
+        if not any(scale.std):
+            raise ValueError("data must vary in the training part, got a standard deviation of 0 in every channel.")
+        self.step_unit, self.unit = "s", "s√n"
+        self.about = "; s: standard deviation of each channel in the training data, n: values of a sequence"
+        self.largest_scale = max(scale.std)
+        steps = valid_steps(self.inputs, self.lengths).sum(dim=(1, 2))
+        self.root = (steps * sum(std > 0 for std in scale.std)).double().sqrt()
+        values = StandardizedValues(
+            self.inputs, center=scale.mean, scale=scale.std, factor=self.root if per_value else None
+        )
+        self.inputs, self.model = values.values, partial(values.call, subject.model)
 
 
 def margins(subject: Subject) -> Findings:
     """Output margins, estimates of the input margin, and its rigorous lower bound where there is one."""
     model, test, data = subject.model, subject.test, subject.test_data
-    given = (model, test.inputs, test.labels)
+    space = _Distances(subject)
+    given = (space.model, space.inputs, space.labels)
+    linearised = linearised_margin(*given, lengths=space.lengths)
     quantities = [
         mean_quantity("output_margin", "Output margin", output_margins(model, test), better="higher", note=data),
         median_quantity(
             "linearised_margin",
             "Input margin, linearised model",
-            linearised_margin(*given, lengths=test.lengths),
+            replace(linearised, value=linearised.value / space.root),
             better="higher",
-            unit="units of the data",
-            note=f"ℓ2 distance to first order; {data}",
+            unit=space.unit,
+            note=f"ℓ2 distance to first order; {data}{space.about}",
         ),
         median_quantity(
             "input_margin_estimate",
             "Input margin, from Jacobians",
-            input_margin_estimate(*given, lengths=test.lengths),
+            input_margin_estimate(*given, lengths=space.lengths),
             better="higher",
-            unit="units of the data",
-            note=f"largest change of one step, the supremum taken at the sequence; {data}",
+            unit=space.step_unit,
+            note=f"largest change of one step, the supremum taken at the sequence; {data}{space.about}",
         ),
     ]
     try:
-        bound = margin_certificate(*given, lengths=test.lengths)
+        bound = margin_certificate(model, test.inputs, test.labels, lengths=test.lengths)
     except (TypeError, ValueError):  # no global Lipschitz constant is known for this cell
         return Findings(quantities=quantities, data=data)
     quantities.append(
         median_quantity(
             "margin_certificate",
             "Input margin, lower bound",
-            bound,
+            # A change within r√n of the standardized values is one within r√n times the largest scale.
+            replace(bound, value=bound.value / (space.root * space.largest_scale)),
             better="higher",
-            unit="units of the data",
-            note=f"ℓ2, from global Lipschitz constants; {data}",
+            unit=space.unit,
+            note=f"ℓ2, from global Lipschitz constants; {data}{space.about}",
         )
     )
     return Findings(quantities=quantities, data=data)
@@ -58,26 +116,28 @@ def margins(subject: Subject) -> Findings:
 def attack(subject: Subject) -> Findings:
     """Upper bounds on the input margin: the smallest successful attack."""
     test, settings = subject.test, subject.settings
+    assert settings.max_attack_radius is not None
     sizes = []
-    for rows in torch.arange(len(test), device="cpu").split(25):
+    for first in range(0, len(test), _ATTACKED):
         subject.check_time()
+        space = _Distances(subject, slice(first, first + _ATTACKED), per_value=True)
         found = attack_radius(
-            subject.model,
-            test.inputs[rows],
-            test.labels[rows],
+            space.model,
+            space.inputs,
+            space.labels,
             upper=settings.max_attack_radius,
             seed=settings.analysis_seed,
-            lengths=None if test.lengths is None else test.lengths[rows],
+            lengths=space.lengths,
         )
         sizes.append(found.value)
     each = torch.cat(sizes).cpu()
-    note = f"ℓ2, projected gradient ascent and bisection; {subject.test_data}; 0 where misclassified"
+    note = f"ℓ2, projected gradient ascent and bisection; {subject.test_data}; 0 where misclassified{space.about}"
     middle = median_quantity(
         "attack_radius",
         "Input margin, upper bound",
         Measurement(value=each, kind="certificate"),
         better="higher",
-        unit="units of the data",
+        unit=space.unit,
         note=note,
     )
     finite = each[each.isfinite()]
@@ -88,39 +148,45 @@ def attack(subject: Subject) -> Findings:
         dtype=torch.float32,
         device="cpu",
     )
-    curve = _share_curve([each > radius for radius in radii], radii, note=f"not broken by an attack; {note}")
+    curve = _share_curve(
+        [each > radius for radius in radii], radii, unit=space.unit, note=f"not broken by an attack; {note}"
+    )
     return Findings(quantities=[middle], curves={"attack_accuracy": curve}, data=subject.test_data)
 
 
 def smoothing(subject: Subject) -> Findings:
     """Certified radii of the classifier smoothed with white noise."""
     test, settings = subject.test, subject.settings
-    parts = []
+    assert settings.smoothing_noise is not None
+    parts, roots = [], []
     for k in range(len(test)):
         subject.check_time()
+        space = _Distances(subject, slice(k, k + 1))
+        roots.append(space.root.cpu())
         parts.append(
             certify(
-                subject.model,
-                test.inputs[k : k + 1],
+                space.model,
+                space.inputs,
                 sigma=settings.smoothing_noise,
                 draws=settings.smoothing_draws,
                 confidence=settings.confidence,
                 seed=settings.analysis_seed + k,
-                lengths=None if test.lengths is None else test.lengths[k : k + 1],
+                lengths=space.lengths,
             )
         )
     predictions = torch.cat([part.predictions for part in parts])
-    radius = torch.cat([part.radius.value for part in parts])
+    radius = torch.cat([part.radius.value for part in parts]) / torch.cat(roots)
     right = predictions == test.labels.cpu()
     undecided = accuracy_interval((predictions == ABSTAIN).int().tolist(), draws=1)
-    note = f"smoothed with σ = {settings.smoothing_noise:g}, {settings.smoothing_draws} draws; {subject.test_data}"
+    sigma = f"{settings.smoothing_noise:g}{'' if subject.scale is None else ' s'}"
+    note = f"smoothed with σ = {sigma}, {settings.smoothing_draws} draws; {subject.test_data}{space.about}"
     quantities = [
         mean_quantity(
             "certified_radius",
             "Certified radius, smoothed",
             Measurement(value=radius * right, kind="certificate", confidence=settings.confidence),
             better="higher",
-            unit="units of the data",
+            unit=space.unit,
             note=f"ℓ2, 0 where wrong or undecided, each at its own confidence; {note}",
         ),
         Quantity(
@@ -136,12 +202,16 @@ def smoothing(subject: Subject) -> Findings:
     ]
     radii = torch.linspace(0, 1.05 * max(float(radius.max()), 1e-9), _POINTS, dtype=torch.float32, device="cpu")
     curve = _share_curve(
-        [right & (radius >= r) for r in radii], radii, note=f"certified; {note}", confidence=settings.confidence
+        [right & (radius >= r) for r in radii],
+        radii,
+        unit=space.unit,
+        note=f"certified; {note}",
+        confidence=settings.confidence,
     )
     return Findings(quantities=quantities, curves={"certified_accuracy": curve}, data=subject.test_data)
 
 
-def _share_curve(held: list[Tensor], radii: Tensor, *, note: str, confidence: float | None = None) -> Curve:
+def _share_curve(held: list[Tensor], radii: Tensor, *, unit: str, note: str, confidence: float | None = None) -> Curve:
     """Shares of sequences for which something held at each radius, with Wilson intervals."""
     shares = [accuracy_interval(one.int().tolist(), draws=1) for one in held]
     mean, low, high = (
@@ -153,7 +223,7 @@ def _share_curve(held: list[Tensor], radii: Tensor, *, note: str, confidence: fl
         y=mean,
         low=low,
         high=high,
-        xlabel="ℓ2 radius, in units of the data",
+        xlabel=f"ℓ2 radius, in {unit}",
         ylabel="share of sequences",
         kind="certificate",
         confidence=confidence,

@@ -1,7 +1,7 @@
 """What a diagnostic looks at, with which settings."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from noisyrnn.analysis.findings import Better, Findings, Quantity
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.checks import check_integer, check_number
 from noisyrnn.data.base import Split
+from noisyrnn.data.scale import Scale
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.sde.diffusion import HiddenNoise
 
@@ -25,10 +26,14 @@ class AnalysisSettings:
         curvature_sequences: Training sequences whose mean loss the curvature and the landscape are of.
         additive: Level of the additive hidden noise of the regulariser and the exponents: one reference for all models.
         multiplicative: Level of the multiplicative hidden noise there.
-        smoothing_noise: Standard deviation of the noise of randomised smoothing, in units of the data, above 0.
+        smoothing_noise: Standard deviation of the noise of randomised smoothing, above 0. In the units of the data if
+            they state their range of values, as images do, else in each channel's standard deviation s in the training
+            data. 0.1 by default, times the width of a stated range.
         smoothing_draws: Draws that a certified radius rests on.
         confidence: Of each certified radius, in (0, 1).
-        max_attack_radius: Largest ℓ2 radius of the attacks that bound margins from above, in the data's units, above 0.
+        max_attack_radius: Largest ℓ2 radius of the attacks that bound margins from above, above 0. In the units of the
+            data where they state their range, 5 by default, times its width; else in s√n for sequences of n values, 0.5
+            by default.
         probes: Random vectors of the Hessian's trace, at least 4.
         density_probes: Random vectors of the Hessian's spectral density, at least 2.
         landscape_points: Points of a landscape along each direction, odd.
@@ -44,10 +49,10 @@ class AnalysisSettings:
     curvature_sequences: int = 256
     additive: float = 0.05
     multiplicative: float = 0.02
-    smoothing_noise: float = 0.1
+    smoothing_noise: float | None = None
     smoothing_draws: int = 1000
     confidence: float = 0.999
-    max_attack_radius: float = 5.0
+    max_attack_radius: float | None = None
     probes: int = 30
     density_probes: int = 4
     landscape_points: int = 21
@@ -59,13 +64,24 @@ class AnalysisSettings:
         for name, minimum in minima.items():
             check_integer(name, getattr(self, name), minimum=minimum)
         for name in ("smoothing_noise", "confidence", "max_attack_radius", "landscape_extent"):
-            check_number(name, getattr(self, name), above=0.0)
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=0.0)
         if self.confidence >= 1:
             raise ValueError(f"confidence must be less than 1, got {self.confidence:g}.")
         if self.landscape_points % 2 == 0:
             raise ValueError(f"landscape_points must be odd, got {self.landscape_points}.")
         if self.noise.silent:
             raise ValueError("additive or multiplicative must be above 0, got 0 for both.")
+
+    def for_data(self, value_range: tuple[float, float] | None) -> "AnalysisSettings":
+        """The same with the defaults for data of this range of values, `None` where they state none."""
+        noise, radius = self.smoothing_noise, self.max_attack_radius
+        width = 1.0 if value_range is None else value_range[1] - value_range[0]
+        return replace(
+            self,
+            smoothing_noise=0.1 * width if noise is None else noise,
+            max_attack_radius=(0.5 if value_range is None else 5.0) * width if radius is None else radius,
+        )
 
     @property
     def noise(self) -> HiddenNoise:
@@ -83,6 +99,8 @@ class Subject:
         test: Test sequences, likewise.
         settings: Sizes and levels.
         check_time: Called between pieces of work; raises when the time is used up.
+        scale: Scale of the channels, where the data state no range of values: distances between inputs are then in
+            units of it, else in the units of the data.
     """
 
     model: SequenceClassifier
@@ -90,6 +108,7 @@ class Subject:
     test: Split
     settings: AnalysisSettings
     check_time: Callable[[], None]
+    scale: Scale | None = None
 
     @property
     def test_data(self) -> str:
