@@ -1,7 +1,7 @@
 """The estimators with their defaults on two sets of the UCR/UEA archive: the official parts.
 
 `python -m benchmarks.estimators` trains every model with five seeds and prints a table: test accuracy, mean over
-seeds with the half-width of Student's 95 % interval over them, then every seed.
+seeds with its 95 % interval over trainings and test sequences, then every seed.
 """
 
 import argparse
@@ -10,11 +10,11 @@ from pathlib import Path
 import joblib
 import numpy as np
 import torch
-from scipy import stats
 
 from noisyrnn.data.folders import data_folders, find
 from noisyrnn.data.ts import read_ts
 from noisyrnn.estimators import NoisyRNNClassifier
+from noisyrnn.robustness import seeds_interval
 
 SETS = ("JapaneseVowels", "Epilepsy")
 MODELS = ("noisy", "gru", "lstm")
@@ -31,11 +31,12 @@ def sequences(name: str, part: str, folder: Path | None) -> tuple[list[np.ndarra
     return inputs, np.array(cases.labels)
 
 
-def accuracy(name: str, model: str, seed: int, folder: Path | None) -> float:
-    """Test accuracy of one training."""
+def answers(name: str, model: str, seed: int, folder: Path | None) -> list[float]:
+    """For each test sequence 1 where one training classifies it correctly, else 0."""
     torch.set_num_threads(1)
     fitted = NoisyRNNClassifier(model, random_state=seed).fit(*sequences(name, "TRAIN", folder))
-    return float(fitted.score(*sequences(name, "TEST", folder)))
+    X, y = sequences(name, "TEST", folder)
+    return [float(right) for right in fitted.predict(X) == y]
 
 
 def main() -> None:
@@ -47,14 +48,15 @@ def main() -> None:
     given = parser.parse_args()
     work = [(name, model, seed) for name in SETS for model in MODELS for seed in range(given.seeds)]
     parallel = joblib.Parallel(n_jobs=given.workers, verbose=5)
-    found = dict(zip(work, parallel(joblib.delayed(accuracy)(*one, given.data_dir) for one in work), strict=True))
+    found = dict(zip(work, parallel(joblib.delayed(answers)(*one, given.data_dir) for one in work), strict=True))
     print("| data set | " + " | ".join(MODELS) + " |\n|---|" + "---:|" * len(MODELS))
     for name in SETS:
         cells = []
         for model in MODELS:
-            values = np.array([found[name, model, seed] for seed in range(given.seeds)])
-            half = stats.t.ppf(0.975, given.seeds - 1) * values.std(ddof=1) / given.seeds**0.5
-            cells.append(f"{values.mean():.3f} ± {half:.3f} ({', '.join(f'{value:.3f}' for value in values)})")
+            rates = [found[name, model, seed] for seed in range(given.seeds)]
+            interval = seeds_interval(rates)
+            each = ", ".join(f"{np.mean(one):.3f}" for one in rates)
+            cells.append(f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}] ({each})")
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 

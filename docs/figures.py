@@ -16,10 +16,12 @@ from noisyrnn import HiddenNoise, NoisyRNN, SequenceClassifier, TrainConfig, ana
 from noisyrnn.analysis.dynamics.stability import expected_log
 from noisyrnn.models import Cell
 from noisyrnn.report.figures import COLOURS, DASHES, MARKERS, STYLE
-from noisyrnn.robustness import WhiteNoise, evaluate, mean_interval
+from noisyrnn.robustness import WhiteNoise, evaluate, seeds_interval
 from noisyrnn.sde import SDE, BrownianPath, EulerMaruyama, Integrator, Milstein
 
 FOLDER = Path(__file__).parent / "figures"
+DRAWS = 5
+"""Draws of each noise on the test data."""
 
 
 def mark(position: int) -> dict[str, Any]:
@@ -83,10 +85,10 @@ def regularizer(axes: Axes) -> None:
     found = [
         analysis.antithetic_regularizer(model, inputs, labels, scale=scale, pairs=40000, seed=1) for scale in scales
     ]
-    errors = [2 * float(one.standard_error) for one in found if one.standard_error is not None]
     axes.axhline(exact, color="black", linestyle=DASHES[1], label="½ (P + Q), exact")
     values = [float(one.value) for one in found]
-    axes.errorbar(scales, values, errors, color=COLOURS[0], marker="o", linestyle="", capsize=2, label="simulated")
+    reach = [float(one.interval()[1] - one.value) for one in found]
+    axes.errorbar(scales, values, reach, color=COLOURS[0], marker="o", linestyle="", capsize=2, label="simulated")
     axes.set(xlabel="scale s of the noise", ylabel="(E ℓ − ℓ) / s²")
     axes.legend()
 
@@ -120,7 +122,6 @@ def stabilisation(axes: Axes) -> None:
     found = analysis.stabilisation_scan(
         cell, torch.zeros(1, 2000, 1, dtype=torch.float64), levels=levels, noise=noise, paths=64, step_size=step_size
     )
-    assert found.standard_error is not None
     fine = torch.linspace(0, 2, 100)
     axes.axhline(0, color="black", linewidth=0.7)
     axes.plot(fine, rate - fine**2 / 2, color="black", linestyle=DASHES[1], label="g − s² / 2")
@@ -130,7 +131,7 @@ def stabilisation(axes: Axes) -> None:
     ]
     axes.plot(fine[1:], in_steps, color=COLOURS[1], label="with steps of 0.01")
     axes.errorbar(
-        levels, found.value, 2 * found.standard_error, color=COLOURS[0], marker="o", linestyle="", capsize=2,
+        levels, found.value, found.interval()[1] - found.value, color=COLOURS[0], marker="o", linestyle="", capsize=2,
         label="measured",
     )  # fmt: skip
     axes.set(xlabel="level s of the noise", ylabel="largest Lyapunov exponent")
@@ -144,7 +145,7 @@ def robustness(axes: Axes) -> None:
     for position, (label, levels) in enumerate(
         {"trained with noise": (0.05, 0.02), "trained without": (0.0, 0.0)}.items()
     ):
-        rows = []
+        rates: list[list[list[float]]] = [[] for _ in strengths]
         for seed in seeds:
             torch.manual_seed(seed)
             layer = NoisyRNN(1, 64, step_size=1.0, additive=levels[0], multiplicative=levels[1])
@@ -154,12 +155,14 @@ def robustness(axes: Axes) -> None:
                 seed=seed,
             )  # fmt: skip
             noisyrnn.fit(model, data, settings)
-            rows.append([100 * evaluate(model, data.test, WhiteNoise(strength)).accuracy for strength in strengths])
-        intervals = [mean_interval(column) for column in zip(*rows, strict=True)]
-        axes.plot(strengths, [one.mean for one in intervals], label=label, **mark(position))
-        low, high = [one.low for one in intervals], [one.high for one in intervals]
+            for column, strength in zip(rates, strengths, strict=True):
+                result = evaluate(model, data.test, WhiteNoise(strength), draws=DRAWS)
+                column.append([count / result.draws for count in result.correct])
+        intervals = [seeds_interval(column, draws=DRAWS) for column in rates]
+        axes.plot(strengths, [100 * one.mean for one in intervals], label=label, **mark(position))
+        low, high = [100 * one.low for one in intervals], [100 * one.high for one in intervals]
         axes.fill_between(strengths, low, high, color=COLOURS[position], alpha=0.15)
-        print(label, [f"{one.mean:.1f} [{one.low:.1f}, {one.high:.1f}]" for one in intervals])
+        print(label, [f"{100 * one.mean:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]" for one in intervals])
     axes.set(xlabel="white noise σ on the test inputs", ylabel="accuracy, %")
     axes.legend()
 

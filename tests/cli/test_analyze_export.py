@@ -56,8 +56,10 @@ def test_every_flag_of_analyze_arrives(runs: list[Path], calls: Any, tmp_path: P
     assert config.parts == ("attack", "margins") and config.budget == 2.0
     assert config.settings == AnalysisSettings(max_attack_radius=3.0, confidence=0.9, analysis_seed=4)
     assert options.pop("seconds") == 120.0 and defaults.pop("seconds") == 60 * plain.budget == 1800.0
-    assert options == {"data_dir": tmp_path, "accelerator": "auto", "show_progress": True}
-    assert defaults == {"data_dir": None, "accelerator": "cpu", "show_progress": True}
+    readers = options.pop("reader"), defaults.pop("reader")
+    assert [reader.__reduce__()[1] for reader in readers] == [(tmp_path,), (None,)]
+    assert options == {"accelerator": "auto", "show_progress": True}
+    assert defaults == {"accelerator": "cpu", "show_progress": True}
     assert plain.settings == AnalysisSettings()
 
 
