@@ -41,7 +41,6 @@ class Accuracy:
     Args:
         accuracy: Mean over draws, or the worst case of an attack, in `[0, 1]`.
         rates: For each test sequence, the share of draws in which it was classified correctly.
-        draws: Draws that a rate is the share of.
         settings: The perturbation's `repr`.
         moved: Whether any value of any sequence was changed.
         guess: Accuracy of always answering with the largest class.
@@ -49,7 +48,6 @@ class Accuracy:
 
     accuracy: float
     rates: tuple[float, ...]
-    draws: int
     settings: str
     moved: bool = True
     guess: float = 0.0
@@ -253,7 +251,6 @@ def _accuracy(entry: Mapping[str, Any]) -> tuple[Column, Accuracy]:
     return _column(entry), Accuracy(
         accuracy=float(entry["accuracy"]),
         rates=tuple(int(digit, 36) / draws for digit in entry["correct"]),
-        draws=draws,
         settings=str(entry["settings"]),
         moved=bool(entry.get("moved", True)),
         guess=float(entry.get("guess", 0.0)),

@@ -76,7 +76,8 @@ class Comparison:
         cells: By label and column; absent where a label was not evaluated there.
         tests: Label against base, paired, by label and column, corrected for their number; absent where nothing can be
             paired.
-        comparisons: Pairs of labels tested for the marks, over all columns; their p values are corrected for all.
+        comparisons: Pairs of labels tested for the marks, over all columns; their p values are corrected for all. A
+            column that repeats the answers of another is not counted again.
         notes: Sentences on whatever makes the runs less comparable.
     """
 
@@ -140,14 +141,19 @@ def compare(runs: Sequence[RunRecord]) -> Comparison:
     }
     labels = [group.label for group in groups]
     cells = {key: _cell(accuracies) for key, accuracies in known.items()}
+    repeats = _repeats(columns, known)
     pairs = {
         (one, two, column): test
         for column in columns
+        if column not in repeats
         for one, two in itertools.combinations(labels, 2)
         if (test := _paired(known.get((two, column)), known.get((one, column)))) is not None
     }
     adjusted = adjust(pairs)
     tests = adjust({(two, column): test for (one, two, column), test in pairs.items() if one == labels[0]})
+    for column, first in repeats.items():
+        adjusted |= {(one, two, column): test for (one, two, c), test in adjusted.items() if c == first}
+        tests |= {(two, column): test for (two, c), test in tests.items() if c == first}
     for column in columns:
         means = {label: cells[label, column].mean for label in labels if (label, column) in cells}
         best = [label for label in means if means[label] == max(means.values())]
@@ -322,9 +328,30 @@ def _cell(accuracies: Mapping[int, Accuracy]) -> Cell:
     rates = [accuracy.rates for accuracy in accuracies.values()]
     if len({len(one) for one in rates}) > 1:
         return Cell(seeds=seeds, mean=fmean(seeds.values()), low=math.nan, high=math.nan, covers="")
-    draws = min(accuracy.draws for accuracy in accuracies.values())
-    interval = seeds_interval(rates, draws=draws)
+    interval = seeds_interval(rates)
     return Cell(seeds=seeds, mean=fmean(seeds.values()), low=interval.low, high=interval.high, covers=interval.covers)
+
+
+def _repeats(
+    columns: Sequence[Column], known: Mapping[tuple[str, Column], Mapping[int, Accuracy]]
+) -> dict[Column, Column]:
+    """Columns with the same answers of all runs as an earlier one, which is named: the test of both is the same test.
+
+    The worst case over attacks is such a column where one attack of its norm was run, or one found what all found.
+    """
+    first: dict[object, Column] = {}
+    repeats = {}
+    for column in columns:
+        answers = frozenset(
+            (label, seed, accuracy.rates)
+            for (label, c), by_seed in known.items()
+            if c == column
+            for seed, accuracy in by_seed.items()
+        )
+        if answers in first:
+            repeats[column] = first[answers]
+        first.setdefault(answers, column)
+    return repeats
 
 
 def _paired(first: Mapping[int, Accuracy] | None, second: Mapping[int, Accuracy] | None) -> PairedTest | None:

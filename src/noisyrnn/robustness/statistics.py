@@ -1,13 +1,16 @@
 """Intervals and paired tests, each stating what it covers, and the correction for many comparisons.
 
 Accuracies of several trainings on one test set vary for two reasons: another training would give other weights, and
-another test set other sequences. All trainings share the test sequences, so the variance of their mean is
+another test set other sequences. All trainings share the test sequences. One rule serves every accuracy and every
+difference of accuracies (`Crossed`): a few sequences that all trainings get right and as many that all get wrong are
+added to the N of the test set, which leaves M; then
 
-    V = (variance of a sequence's mean over seeds) / sequences + max(0, variance between seeds - explained) / seeds
+    V = variance of a sequence's mean over seeds / M + (variance between seeds - explained) / seeds
 
-where `explained` is what the noise of the single answers gives. Its quantile is Student's with `(seeds - 1) / w`
-degrees of freedom; `w` is the share of V that is known from the seeds only. So the rule is the plain t interval where
-trainings differ much, and the interval over test sequences where they hardly differ. `docs/statistics.md` has its
+where `explained` is what the noise of single answers gives, and V is not below half of its first part. The quantile is
+Student's with `(seeds - 1) / w` degrees of freedom; `w` is the share of V that is known from the seeds only. So the
+rule is the plain t interval where trainings or single answers decide, and a binomial interval over test sequences where
+those decide; the sequences added stand for the hard ones that a small test set may lack. `docs/statistics.md` has its
 coverage and the rate of false positives, by simulation.
 """
 
@@ -24,6 +27,12 @@ from noisyrnn.checks import check_integer, check_number
 FEWEST_SEEDS = 3
 """Trainings from which the variation between trainings is estimated; fewer give no p value."""
 
+ADDED = 0.75
+"""Sequences added to the test set, half of them right and half wrong, in units of z²; Agresti and Coull add 1."""
+
+ADDED_DIFFERENCES = 0.25
+"""The same for differences, half in favour of each model."""
+
 SIGNIFICANCE = 0.05
 """A larger p, corrected for the number of comparisons, counts as a tie."""
 
@@ -32,6 +41,9 @@ SEQUENCES = "test sequences, for these trained models"
 VALUES = "trainings"
 TOO_FEW = "too few seeds"
 NO_SPREAD = "no spread"
+
+_NORMAL = 1e9
+"""Degrees of freedom from which Student's distribution is computed as the normal one."""
 
 Key = TypeVar("Key")
 
@@ -87,6 +99,87 @@ class PairedTest:
         return self.adjusted < SIGNIFICANCE
 
 
+@dataclass(frozen=True)
+class Crossed:
+    """Trainings crossed with test sequences: the mean and variances that intervals and tests are computed from.
+
+    Args:
+        seeds: Number of trainings.
+        sequences: Number of test sequences, N.
+        mean: Mean answer, or mean difference of two models' answers. This and what follows are arrays of one shape.
+        between: Variance of the seeds' means.
+        across: Variance of the sequences' means over seeds, with divisor N.
+        rest: Variance of an answer that neither its training nor its sequence explains.
+        least: Smallest possible answer: 0, or -1 for a difference.
+    """
+
+    seeds: int
+    sequences: int
+    mean: np.ndarray
+    between: np.ndarray
+    across: np.ndarray
+    rest: np.ndarray
+    least: int = 0
+
+    @classmethod
+    def of(cls, rates: np.ndarray, *, least: int = 0) -> "Crossed":
+        """Computed from answers of shape `(..., seeds, sequences)`."""
+        seeds, sequences = rates.shape[-2:]
+        by_seed, by_sequence, mean = rates.mean(axis=-1), rates.mean(axis=-2), rates.mean(axis=(-2, -1))
+        rest = rates - by_seed[..., None] - by_sequence[..., None, :] + mean[..., None, None]
+        return cls(
+            seeds,
+            sequences,
+            mean,
+            by_seed.var(axis=-1, ddof=1) if seeds > 1 else np.zeros_like(mean),
+            by_sequence.var(axis=-1),
+            (rest**2).sum(axis=(-2, -1)) / (max(1, seeds - 1) * max(1, sequences - 1)),
+            least,
+        )
+
+    def estimate(self, quantile: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Centre, variance of the centre, and degrees of freedom, after sequences of extreme answers were added.
+
+        The variance is at least half of that of a mean over test sequences for these trainings, and all of it for
+        differences, which are tested. Fewer than three seeds leave out the variance between trainings.
+        """
+        added, floor = (ADDED_DIFFERENCES, 1.0) if self.least < 0 else (ADDED, 0.5)
+        added *= float(special.ndtri(quantile)) ** 2
+        size = self.sequences + added
+        centre = (self.sequences * self.mean + added * (self.least + 1) / 2) / size
+        squares = self.sequences * (self.across + self.mean**2) + added * (self.least**2 + 1) / 2
+        across = squares / size - centre**2
+        if self.seeds < FEWEST_SEEDS:
+            return centre, across / size, np.full_like(centre, math.inf)
+        shrink = (self.sequences / size) ** 2  # The added sequences are the same for every seed.
+        part = shrink * self.between / self.seeds
+        noise = shrink * self.rest / (self.seeds * self.sequences)
+        variance = np.maximum(floor * across / size, across / size - noise + part)
+        with np.errstate(divide="ignore"):
+            return centre, variance, (self.seeds - 1) * np.maximum(1.0, variance / part)
+
+    def interval(self, quantile: float) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper end, within the range of the answers; the mean lies between them."""
+        centre, variance, freedom = self.estimate(quantile)
+        half = _student(quantile, freedom) * np.sqrt(variance)
+        low, high = np.minimum(self.mean, centre - half), np.maximum(self.mean, centre + half)
+        return np.maximum(self.least, low), np.minimum(1.0, high)
+
+    def p_value(self, differing: np.ndarray) -> np.ndarray:
+        """Two-sided p of a mean of zero, where `differing` sequences have a mean other than zero.
+
+        It is not below that of the paired t test over seeds: few seeds are now and then alike by chance, and without
+        this bound a correction for many comparisons would pick out those.
+        """
+        centre, variance, freedom = self.estimate(0.975)
+        p = _two_sided(np.abs(centre) / np.sqrt(variance), freedom)
+        error = np.sqrt(self.between / self.seeds)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            over_seeds = _two_sided(np.abs(self.mean) / error, np.asarray(self.seeds - 1.0))
+        sign = np.minimum(1.0, 2.0 ** (1 - np.minimum(differing, 1000.0)))
+        return np.asarray(np.fmax(np.fmax(p, sign), over_seeds))
+
+
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
     r"""Mean of independent values with Student's t interval, :math:`\bar v \pm t_{n-1} s / \sqrt n`.
 
@@ -113,7 +206,7 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
         return Interval(mean, math.nan, math.nan, n, f"no interval: fewer than {FEWEST_SEEDS} values")
     if _no_spread(array, np.abs(array).max()):
         return Interval(mean, math.nan, math.nan, n, "no interval: the values have no spread")
-    half = _student(quantile, n - 1) * float(array.std(ddof=1)) / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, quantile)) * float(array.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n, f"{100 * confidence:g} % Student t interval over {n} values")
 
 
@@ -145,22 +238,21 @@ def paired_test(first: Sequence[float], second: Sequence[float], *, unit: str = 
             return PairedTest(mean, math.nan, math.nan, 1.0, n, unit)
         return PairedTest(mean, math.nan, math.nan, math.nan, n, unit, reason=NO_SPREAD)
     error = float(differences.std(ddof=1)) / math.sqrt(n)
-    half = _student(0.975, n - 1) * error
-    return PairedTest(mean, mean - half, mean + half, _two_sided(abs(mean) / error, n - 1), n, unit)
+    half = float(special.stdtrit(n - 1, 0.975)) * error
+    return PairedTest(mean, mean - half, mean + half, float(2 * special.stdtr(n - 1, -abs(mean) / error)), n, unit)
 
 
-def seeds_interval(correct: Sequence[Sequence[float]], *, draws: int = 1, confidence: float = 0.95) -> Interval:
+def seeds_interval(correct: Sequence[Sequence[float]], *, confidence: float = 0.95) -> Interval:
     """Mean accuracy over trainings on one test set, with an interval over trainings and test sequences.
 
-    The part of the test sequences is Wilson's interval at their effective number, as in `accuracy_interval`; the spread
-    between seeds that the sequences do not explain is added to its variance on each side. The interval stays in [0, 1]
-    and has a width even where all seeds agree. Fewer than three seeds give the part of the test sequences only: it then
-    holds for these trained models, and `covers` says so.
+    Student's interval at the variance of two-way crossed samples, after 0.375 z² sequences (1.44 at 95 %) that all
+    trainings get right and as many that all get wrong were added. It stays in [0, 1] and has a width even where all
+    seeds agree. Fewer than three seeds give the part of the test sequences only: it then holds for these trained
+    models, and `covers` says so.
 
     Args:
         correct: For each seed, and in it for each test sequence, the share of draws classified correctly, in [0, 1].
             All seeds have the same sequences in the same order.
-        draws: Draws that each share is a mean of.
         confidence: In (0, 1).
 
     Raises:
@@ -171,28 +263,20 @@ def seeds_interval(correct: Sequence[Sequence[float]], *, draws: int = 1, confid
         >>> interval.mean, round(interval.low, 3), interval.high, interval.covers
         (1.0, 0.929, 1.0, 'trainings and test sequences')
     """
-    check_integer("draws", draws, minimum=1)
     rates = _rates("correct", correct)
-    quantile = _quantile(confidence)
-    seeds, sequences = rates.shape
-    means, mean = rates.mean(axis=0), float(rates.mean())
-    size = _effective_sequences(means, mean, largest=seeds * sequences * draws)
-    z = float(special.ndtri(quantile))
-    low, high = _wilson(mean, size, z)
-    covers = SEQUENCES
-    if seeds >= FEWEST_SEEDS:
-        covers = TRAININGS
-        low = mean - _half_width(rates, (mean - low) ** 2 / z**2, quantile)
-        high = mean + _half_width(rates, (high - mean) ** 2 / z**2, quantile)
-    return Interval(mean, max(0.0, low), min(1.0, high), seeds, covers)
+    low, high = Crossed.of(rates).interval(_quantile(confidence))
+    covers = SEQUENCES if len(rates) < FEWEST_SEEDS else TRAININGS
+    return Interval(float(rates.mean()), float(low), float(high), len(rates), covers)
 
 
 def seeds_test(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> PairedTest:
     """Test of two models trained with the same seeds and evaluated on the same test sequences, first minus second.
 
     Both the trainings and the test sequences are samples: p and the 95 % interval are about another training on another
-    test set. p is never below 2^(1 - k), where k sequences were answered differently: what a sign test of them allows.
-    Fewer than three seeds give no p, and an interval over test sequences for these trained models.
+    test set. They follow `seeds_interval`, with 0.125 z² sequences added in favour of each model, and the variance of
+    the test sequences counted in full. p is never below that of the paired t test over seeds, nor below 2^(1 - k),
+    where k sequences were answered differently: what a sign test of them allows. Fewer than three seeds give no p, and
+    an interval over test sequences for these trained models.
 
     Args:
         first: For each seed, and in it for each test sequence, the share of draws classified correctly, in [0, 1].
@@ -205,19 +289,13 @@ def seeds_test(first: Sequence[Sequence[float]], second: Sequence[Sequence[float
     if one.shape != two.shape:
         raise ValueError(f"first and second must have the same seeds and sequences, got {one.shape} and {two.shape}.")
     differences = one - two
-    seeds, sequences = differences.shape
-    means, mean = differences.mean(axis=0), float(differences.mean())
-    # At least the variance of one differing sequence: no difference in so many is no proof of none.
-    sampling = max(float(means.var(ddof=1)) / sequences if sequences > 1 else 1.0, 1 / sequences**2)
-    variance, freedom = _variance(differences, sampling)
-    freedom = min(freedom, max(1.0, sequences - 1))
-    half = _student(0.975, freedom) * math.sqrt(variance)
-    low, high = max(-1.0, mean - half), min(1.0, mean + half)
+    crossed, seeds = Crossed.of(differences, least=-1), len(differences)
+    low, high = (float(end) for end in crossed.interval(0.975))
+    mean = float(crossed.mean)
     if seeds < FEWEST_SEEDS:
         return PairedTest(mean, low, high, math.nan, seeds, "seed", SEQUENCES, TOO_FEW)
-    p = _two_sided(abs(mean) / math.sqrt(variance), freedom)
-    least = min(1.0, 2.0 ** (1 - min(int((means != 0).sum()), 1000)))
-    return PairedTest(mean, low, high, max(p, least), seeds, "seed", TRAININGS)
+    p = float(crossed.p_value((differences.mean(axis=0) != 0).sum()))
+    return PairedTest(mean, low, high, p, seeds, "seed", TRAININGS)
 
 
 def adjust(tests: Mapping[Key, PairedTest]) -> dict[Key, PairedTest]:
@@ -244,10 +322,10 @@ def p_text(test: PairedTest) -> str:
 def accuracy_interval(correct: Sequence[int], *, draws: int, confidence: float = 0.95) -> Interval:
     r"""Mean accuracy with an interval over test sequences and draws.
 
-    Wilson's interval at the effective number of sequences :math:`m = n \, p (1 - p) / s^2`, where `p` is the accuracy
-    and `s²` the variance, between sequences, of the share of draws that were right. One draw makes it Wilson's own
-    (`m = n`). Draws of one sequence are alike, so `m` lies between `n` and `n * draws`; without spread it is `n`
-    at accuracy 0 or 1. It covers another sample of sequences and other draws, for this model; not another training.
+    The normal interval at the variance of the sequences' shares of right draws, after 0.375 z² sequences that were
+    always right and as many that were always wrong were added. One draw makes it a narrower interval of Agresti and
+    Coull's kind, :math:`q \pm z \sqrt{q (1 - q) / m}` with :math:`m = n + 0.75 z^2`, :math:`q = (k + 0.375 z^2) / m`.
+    It covers another sample of sequences and other draws, for this model; not another training.
 
     Args:
         correct: For each sequence, how many draws were classified correctly, in `[0, draws]`.
@@ -264,58 +342,18 @@ def accuracy_interval(correct: Sequence[int], *, draws: int, confidence: float =
         raise ValueError(f"correct must lie in [0, {draws}], the number of draws, got {worst:g}.")
     quantile = _quantile(confidence)
     n = len(counts)
-    p = float(counts.mean()) / draws
-    size = _effective_sequences(counts / draws, p, largest=n * draws)
-    low, high = _wilson(p, size, float(special.ndtri(quantile)))
+    crossed = Crossed.of(counts[None] / draws)
+    low, high = (float(end) for end in crossed.interval(quantile))
     covers = f"{100 * confidence:g} % interval over {n} test sequences and {draws} draws, for one trained model"
-    return Interval(p, low, high, n, covers)
+    return Interval(float(counts.mean()) / draws, low, high, n, covers)
 
 
-def _effective_sequences(rates: np.ndarray, mean: float, *, largest: int) -> float:
-    """Number of independent answers with as certain a mean as `rates`, one for each sequence, have."""
-    binomial, spread = mean * (1 - mean), float(rates.var())
-    if binomial <= 0:
-        return float(len(rates))
-    return float(largest) if spread == 0 else min(max(len(rates) * binomial / spread, len(rates)), largest)
+def _student(quantile: float, freedom: np.ndarray) -> np.ndarray:
+    return np.asarray(special.stdtrit(np.minimum(freedom, _NORMAL), quantile))
 
 
-def _wilson(p: float, size: float, z: float) -> tuple[float, float]:
-    centre = (p + z**2 / (2 * size)) / (1 + z**2 / size)
-    half = z / (1 + z**2 / size) * math.sqrt(max(0.0, p * (1 - p)) / size + z**2 / (4 * size**2))
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
-
-
-def _half_width(rates: np.ndarray, sampling: float, quantile: float) -> float:
-    variance, freedom = _variance(rates, sampling)
-    return _student(quantile, freedom) * math.sqrt(variance)
-
-
-def _variance(rates: np.ndarray, sampling: float) -> tuple[float, float]:
-    """Variance of the mean of `rates`, `(seeds, sequences)`, and its degrees of freedom.
-
-    Args:
-        rates: Answers, or differences of answers.
-        sampling: Variance of the mean over other test sequences, for these seeds.
-    """
-    seeds, sequences = rates.shape
-    if seeds < FEWEST_SEEDS:
-        return sampling, math.inf
-    by_seed, by_sequence, mean = rates.mean(axis=1), rates.mean(axis=0), rates.mean()
-    between = float(by_seed.var(ddof=1))
-    # What remains after seed and sequence gives the spread between seeds that their answers' own noise explains.
-    rest = rates - by_seed[:, None] - by_sequence[None] + mean
-    explained = float((rest**2).sum()) / ((seeds - 1) * max(1, sequences - 1) * sequences)
-    variance = sampling + max(0.0, between - explained) / seeds
-    share = min(1.0, between / seeds / variance) if variance > 0 else 0.0
-    return variance, (seeds - 1) / share if share > 0 else math.inf
-
-
-def _student(quantile: float, freedom: float) -> float:
-    return float(special.ndtri(quantile) if math.isinf(freedom) else special.stdtrit(freedom, quantile))
-
-
-def _two_sided(t: float, freedom: float) -> float:
-    return float(2 * (special.ndtr(-t) if math.isinf(freedom) else special.stdtr(freedom, -t)))
+def _two_sided(t: np.ndarray, freedom: np.ndarray) -> np.ndarray:
+    return np.asarray(2 * special.stdtr(np.minimum(freedom, _NORMAL), -t))
 
 
 def _no_spread(values: np.ndarray, size: float) -> bool:

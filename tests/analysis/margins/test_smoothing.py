@@ -213,10 +213,12 @@ def test_certified_accuracy_is_the_share_right_and_far_enough():
     )
     curve = certified_accuracy(smoothed, torch.tensor([0, 1, 1, 0]), [0.0, 0.5, 0.6, 1.1], confidence=0.9)
     assert [interval.mean for interval in curve] == [0.5, 0.5, 0.25, 0.0]
-    z, n, p = norm.ppf(0.95), 4, 0.25  # Wilson
-    centre, half = (p + z * z / (2 * n)) / (1 + z * z / n), z * math.sqrt(p * (1 - p) / n + (z / 2 / n) ** 2)
-    assert math.isclose(curve[2].low, centre - half / (1 + z * z / n))
-    assert math.isclose(curve[2].high, centre + half / (1 + z * z / n))
+    z = norm.ppf(0.95)
+    size = 4 + 0.75 * z**2  # as if 0.375 z² more sequences held, and as many did not
+    centre = (1 + 0.375 * z**2) / size
+    half = z * math.sqrt(centre * (1 - centre) / size)
+    assert math.isclose(curve[2].low, centre - half, rel_tol=1e-6)
+    assert math.isclose(curve[2].high, centre + half, rel_tol=1e-6)
     assert curve[0].count == 4
     assert curve[0].covers == (
         "90 % interval over 4 sequences, for one trained model; each certificate holds with probability at least 0.999"

@@ -212,7 +212,7 @@ def smoothing(subject: Subject) -> Findings:
 
 
 def _share_curve(held: list[Tensor], radii: Tensor, *, unit: str, note: str, confidence: float | None = None) -> Curve:
-    """Shares of sequences for which something held at each radius, with Wilson intervals."""
+    """Shares of sequences for which something held at each radius, with their intervals."""
     shares = [accuracy_interval(one.int().tolist(), draws=1) for one in held]
     mean, low, high = (
         torch.tensor([getattr(share, end) for share in shares], dtype=torch.float32, device="cpu")

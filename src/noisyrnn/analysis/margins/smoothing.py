@@ -160,7 +160,7 @@ def certified_accuracy(
         confidence: Of the intervals over sequences, in (0, 1).
 
     Returns:
-        For each radius the share and its Wilson interval: another sample of sequences, the same model. Each of the
+        For each radius the share and its interval: another sample of sequences, the same model. Each of the
         certificates counted holds with a probability of its own.
 
     Raises:
