@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,6 +47,20 @@ BAD = [
     (lambda: checks.check_integer("steps", 2.0, minimum=1), TypeError, "steps must be an integer, got 2.0."),
     (lambda: checks.check_integer("steps", True, minimum=1), TypeError, "steps must be an integer, got True."),
     (lambda: checks.check_integer("steps", 2, minimum=3), ValueError, "steps must be at least 3, got 2."),
+    (lambda: checks.check_integer("steps", 4, minimum=1, maximum=3), ValueError, "steps must be at most 3, got 4."),
+    (
+        lambda: checks.check_integer("steps", np.int64(2), minimum=1),
+        TypeError,
+        "steps must be an integer, got np.int64(2). Convert it: int(…).",
+    ),
+    (check_number(torch.tensor(2.0)), TypeError, "radius must be a number, got tensor(2.). Convert it: float(…)."),
+    (check_number(10**400), ValueError, "radius must be at most 1.8e+308 in size, got a larger integer."),
+    (check_number(-(10**400), above=0.0), ValueError, "radius must be at most 1.8e+308 in size, got a larger integer."),
+    (
+        lambda: checks.check_device("device", 1.5),
+        TypeError,
+        "device must be a torch.device, a text such as 'cpu' or 'cuda', or None, got 1.5.",
+    ),
     (lambda: checks.check_flag("bias", "False"), TypeError, "bias must be True or False, got 'False'."),
     (lambda: checks.check_flag("bias", 0), TypeError, "bias must be True or False, got 0."),
     (check_number("a"), TypeError, "radius must be a number, got 'a'."),
@@ -59,7 +74,7 @@ BAD = [
     (check_number(1.25, maximum=1.0), ValueError, "radius must be at most 1, got 1.25."),
     (check_number(0.3, minimum=0.5, maximum=1.0), ValueError, "radius must lie in [0.5, 1], got 0.3."),
     (check_number(1.3, minimum=0.5, maximum=1.0), ValueError, "radius must lie in [0.5, 1], got 1.3."),
-    (check_sequences([[1.0]]), TypeError, "inputs must be a tensor, got list."),
+    (check_sequences([[1.0]]), TypeError, "inputs must be a tensor, got list. Convert: torch.as_tensor(inputs)."),
     (
         check_sequences(torch.zeros(64, 784), 1),
         ValueError,
@@ -100,13 +115,13 @@ BAD = [
         ValueError,
         "X must be finite, got 2 NaN or infinite values, the first at index (0, 1). Remove or impute them.",
     ),
-    (check_lengths([1, 2]), TypeError, "lengths must be a tensor, got list."),
+    (check_lengths([1, 2]), TypeError, "lengths must be a tensor, got list. Convert: torch.as_tensor(lengths)."),
     (check_lengths(torch.tensor([1.0, 2.0])), TypeError, "lengths must be integers, got torch.float32."),
     (check_lengths(torch.tensor([True, True])), TypeError, "lengths must be integers, got torch.bool."),
     (check_lengths(torch.tensor([1, 2, 3])), ValueError, "lengths must have shape (2,), got (3,)."),
     (check_lengths(torch.tensor([8, 3])), ValueError, "lengths must lie in [1, 7], the number of steps, got 8."),
     (check_lengths(torch.tensor([8, 0])), ValueError, "lengths must lie in [1, 7], the number of steps, got 0."),
-    (check_labels([0, 1]), TypeError, "labels must be a tensor, got list."),
+    (check_labels([0, 1]), TypeError, "labels must be a tensor, got list. Convert: torch.as_tensor(labels)."),
     (
         check_labels(torch.tensor([0.0, 1.0])),
         TypeError,
@@ -169,3 +184,17 @@ def test_lengths_within_a_transform_are_checked_by_shape_alone() -> None:
     torch.func.vmap(lengths_of)(torch.tensor([[1, 7], [2, 9]]))
     with pytest.raises(ValueError, match=r"lengths must have shape \(2,\), got \(3,\)\."):
         torch.func.vmap(lengths_of)(torch.ones(2, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cuda:-7", 99])
+def test_a_device_that_is_not_there_is_refused(device: object) -> None:
+    with pytest.raises(ValueError, match=rf"^device must be a device of this machine, got '{device}' \("):
+        checks.check_device("device", device)
+    for there in (None, "cpu", torch.device("cpu")):
+        checks.check_device("device", there)
+
+
+def test_the_meta_device_has_no_autocast() -> None:
+    assert not checks.autocasts("meta")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert checks.autocasts("cpu")

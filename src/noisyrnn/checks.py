@@ -5,6 +5,7 @@ Bad values raise `ValueError`, bad types `TypeError`. Every public border calls 
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable
 
 import torch
@@ -29,12 +30,38 @@ def check_text(argument: str, value: object) -> None:
         raise ValueError(f"{argument} must not be empty, got {value!r}.")
 
 
-def check_integer(argument: str, value: object, *, minimum: int) -> None:
-    """Raise unless `value` is an integer `>= minimum` (a bool is not one)."""
+LARGEST_SIZE = 2**31 - 1
+"""Largest size of one axis of a layer's weights."""
+MOST_LAYERS = 1000
+
+
+def check_integer(argument: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
+    """Raise unless `value` is an integer `>= minimum`, and `<= maximum` where that is given (a bool is not one)."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} must be an integer, got {value!r}.")
+        raise TypeError(f"{argument} must be an integer, got {value!r}.{_plain(value, 'int')}")
     if value < minimum:
         raise ValueError(f"{argument} must be at least {minimum}, got {value}.")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{argument} must be at most {maximum}, got {value}.")
+
+
+def _plain(value: object, kind: str) -> str:
+    """What to do with a number that NumPy or torch wraps."""
+    is_number = hasattr(value, "item") and getattr(value, "shape", None) == ()
+    return f" Convert it: {kind}(…)." if is_number else ""
+
+
+def check_device(argument: str, value: object) -> None:
+    """Raise unless `value` is `None` or a device that is there: a `torch.device`, or what names one."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, str | int | torch.device):
+        raise TypeError(f"{argument} must be a torch.device, a text such as 'cpu' or 'cuda', or None, got {value!r}.")
+    try:
+        torch.empty(0, device=value, dtype=torch.float32)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:100]
+        raise ValueError(f"{argument} must be a device of this machine, got {str(value)!r} ({reason}).") from None
 
 
 def check_flag(argument: str, value: object) -> None:
@@ -53,7 +80,9 @@ def check_number(
 ) -> None:
     """Raise unless `value` is a finite number in `[minimum, maximum]`, and `> above` where that is given."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{argument} must be a number, got {value!r}.")
+        raise TypeError(f"{argument} must be a number, got {value!r}.{_plain(value, 'float')}")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise ValueError(f"{argument} must be at most {sys.float_info.max:.3g} in size, got a larger integer.")
     if above is not None and not (above < value < math.inf):
         raise ValueError(f"{argument} must be greater than {above:g}, got {value:g}.")
     if not math.isfinite(value):
@@ -73,7 +102,9 @@ def check_sequences(argument: str, inputs: object, *, input_size: int | None = N
     Its values are not read: that would stall a GPU. `check_finite` does it where data enter.
     """
     if not isinstance(inputs, Tensor):
-        raise TypeError(f"{argument} must be a tensor, got {type(inputs).__name__}.")
+        raise TypeError(
+            f"{argument} must be a tensor, got {type(inputs).__name__}. Convert: torch.as_tensor({argument})."
+        )
     size = "input_size" if input_size is None else str(input_size)
     rule = f"{argument} must have shape (batch, steps, {size})"
     if inputs.ndim == 2:
@@ -119,13 +150,18 @@ def values_hidden() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for a type of device; the device "meta", of which torch may not be asked, has none."""
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
 def check_lengths(lengths: object, *, batch: int, steps: int) -> None:
     """Raise unless `lengths` is an integer tensor `(batch,)` with `1 <= lengths <= steps`.
 
     Within a transform of `torch.func` or `torch.compile` the values are not checked.
     """
     if not isinstance(lengths, Tensor):
-        raise TypeError(f"lengths must be a tensor, got {type(lengths).__name__}.")
+        raise TypeError(f"lengths must be a tensor, got {type(lengths).__name__}. Convert: torch.as_tensor(lengths).")
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {lengths.dtype}.")
     if lengths.shape != (batch,):
@@ -144,7 +180,7 @@ def as_int64(labels: object) -> Tensor:
         TypeError: If they are something else.
     """
     if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}.")
+        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}. Convert: torch.as_tensor(labels).")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be integers, got {labels.dtype}. Convert class indices: labels.long().")
     return labels.long()

@@ -367,3 +367,40 @@ def test_an_ensemble_of_weights(name: str, kernel: str, form: str) -> None:
         torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(RuntimeError, match="randomness error mode"):
         torch.func.vmap(one)(weights, buffers)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_shapes_on_the_meta_device(name: str, training: bool) -> None:
+    with torch.device("meta"):
+        layer = MODELS[name].build(INPUT, HIDDEN, {"additive": 0.1}).train(training)
+    outputs, _ = layer(torch.empty(BATCH, STEPS, INPUT, device="meta"))
+    outputs.sum().backward()
+    assert outputs.is_meta and outputs.shape == (BATCH, STEPS, HIDDEN)
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
+def test_forward_mode_is_the_references() -> None:
+    layer = MODELS["noisy"].build(INPUT, HIDDEN, {}).eval()
+    inputs = torch.randn(BATCH, STEPS, INPUT)
+
+    def derivative() -> Tensor:
+        return torch.func.jvp(lambda x: layer(x)[0], (inputs,), (torch.ones_like(inputs),))[1]
+
+    layer.kernel = "reference"
+    expected = derivative()
+    step = 1e-2
+    with torch.no_grad():
+        quotient = (layer(inputs + step)[0] - layer(inputs - step)[0]) / (2 * step)
+    torch.testing.assert_close(expected, quotient, rtol=1e-2, atol=1e-3)
+    layer.kernel = "torch"
+    with pytest.raises(NotImplementedError, match=r"^kernel must be 'reference' for forward-mode derivatives"):
+        derivative()
+
+
+@pytest.mark.parametrize("size", [2**31, 10**30])
+def test_sizes_beyond_an_axis_are_refused_before_anything_is_built(size: int) -> None:
+    for name, options in (("input_size", {}), ("hidden_size", {}), ("num_layers", {"num_layers": size})):
+        sizes = [size if name == axis else 2 for axis in ("input_size", "hidden_size")]
+        with pytest.raises(ValueError, match=f"^{name} must be at most"):
+            MODELS["gru"].build(*sizes, options)

@@ -141,3 +141,10 @@ def test_inputs_of_another_type_than_the_weights_are_refused() -> None:
         layer(X, torch.zeros(1, 12, 6, dtype=torch.float64))
     with contextlib.nullcontext() if X.is_cuda else torch.autocast("cpu", torch.bfloat16):
         layer(X.bfloat16())
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_message(device: str) -> None:
+    split = Split(inputs=torch.zeros(2, 3, 1), labels=torch.tensor([0, 1]), classes=2)
+    with pytest.raises(ValueError, match=f"^device must be a device of this machine, got '{device}'"):
+        evaluate(lambda inputs: torch.zeros(len(inputs), 2), split, device=device)

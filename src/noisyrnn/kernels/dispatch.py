@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_choice
+from noisyrnn.checks import autocasts, check_choice
 from noisyrnn.kernels import cpu, gpu, operators, reference, unrolled
 from noisyrnn.kernels.recurrence import FusedNoise, Recurrence
 from noisyrnn.kernels.reference import Dynamics
@@ -203,7 +203,7 @@ def _resolve(
         _notice(f"{_FLOAT64[0].upper()}{_FLOAT64[1:]}. Kernel 'reference' runs, which is slower.")
     if name == "reference":
         return name, None
-    if torch.is_autocast_enabled(inputs.device.type):
+    if autocasts(inputs.device.type):
         with torch.autocast(inputs.device.type, enabled=False):  # the kernels want weights as they are
             recurrence = reference.fused_form(cell)
         if recurrence is not None:  # `_run_fused` widens what autocast made narrower

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noisyrnn.checks import autocasts
 from noisyrnn.kernels.recurrence import FusedNoise, Gradients, Pass, Recurrence
 
 MAX_HIDDEN = 256
@@ -38,7 +39,7 @@ def product_precision(device: str = "cuda") -> str:
         "bf16" under autocast to bfloat16; "tf32" where `torch.backends.cuda.matmul` allows it; else "bf16x6", float32
         products from six of bf16 parts: tensor cores know no other, and weights would not stay resident without them.
     """
-    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+    if autocasts(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
         return "bf16"
     settings = torch.backends.cuda.matmul
     precision = getattr(settings, "fp32_precision", None)  # torch 2.8 has only the older name

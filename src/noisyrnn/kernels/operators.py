@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_lengths
+from noisyrnn.checks import autocasts, check_lengths
 from noisyrnn.kernels.recurrence import Backend, FusedNoise, Gradients, Pass
 from noisyrnn.kernels.replay import replay
 
@@ -74,7 +74,7 @@ def _pass(
 def _without_autocast(call: Pass) -> contextlib.AbstractContextManager[Any]:
     """What runs the backends: none of them is to have its own operations narrowed."""
     device = call.state.device.type
-    on = torch.is_autocast_enabled(device)
+    on = autocasts(device)
     return torch.autocast(device, enabled=False) if on else contextlib.nullcontext()
 
 
@@ -225,6 +225,14 @@ class Fused(torch.autograd.Function):
         ctx.mark_non_differentiable(saved)
         ctx.save_for_backward(*inputs[:_TENSORS], outputs, saved)
         ctx.settings = inputs[_TENSORS]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """There is none: only the plain loop is differentiated forward."""
+        raise NotImplementedError(
+            "kernel must be 'reference' for forward-mode derivatives, got a fused one, which has backward ones only. "
+            "Set layer.kernel = 'reference'."
+        )
 
     @staticmethod
     def backward(ctx: Any, grad_outputs: Tensor | None, _: None, grad_last: Tensor | None) -> tuple[Any, ...]:

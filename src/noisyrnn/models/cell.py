@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_integer
+from noisyrnn.checks import LARGEST_SIZE, check_integer
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.modules import prepare_weights
 
@@ -45,8 +45,8 @@ class Cell(nn.Module, ABC, Generic[Weights]):
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
-        check_integer("input_size", input_size, minimum=1)
-        check_integer("hidden_size", hidden_size, minimum=1)
+        check_integer("input_size", input_size, minimum=1, maximum=LARGEST_SIZE)
+        check_integer("hidden_size", hidden_size, minimum=1, maximum=LARGEST_SIZE)
         self.input_size = input_size
         self.hidden_size = hidden_size
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
+from noisyrnn.checks import LARGEST_SIZE, MOST_LAYERS, check_choice, check_flag, check_integer, check_number
 from noisyrnn.kernels import dispatch
 from noisyrnn.kernels.cpu import Stream
 from noisyrnn.models.cell import Cell
@@ -94,9 +94,9 @@ class RecurrentLayer(nn.Module):
     ) -> None:
         super().__init__()
         HiddenNoise(additive=additive, multiplicative=multiplicative, form=noise_form, law=noise_law)
-        check_integer("input_size", input_size, minimum=1)
-        check_integer("hidden_size", hidden_size, minimum=1)
-        check_integer("num_layers", num_layers, minimum=1)
+        check_integer("input_size", input_size, minimum=1, maximum=LARGEST_SIZE)
+        check_integer("hidden_size", hidden_size, minimum=1, maximum=LARGEST_SIZE)
+        check_integer("num_layers", num_layers, minimum=1, maximum=MOST_LAYERS)
         for name, flag in (("bidirectional", bidirectional), ("batch_first", batch_first), ("bias", bias)):
             check_flag(name, flag)
         check_number("dropout", dropout, minimum=0.0)

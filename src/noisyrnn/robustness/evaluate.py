@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_integer, check_number
+from noisyrnn.checks import check_device, check_integer, check_number
 from noisyrnn.data.base import Split, check_split
 from noisyrnn.robustness.base import Model, Perturbation, check_model, check_perturbation, check_repeatable, predict
 from noisyrnn.robustness.statistics import accuracy_interval
@@ -147,6 +147,7 @@ def evaluate(
     """
     check_model(model)
     check_split("split", split)
+    check_device("device", device)
     check_integer("draws", draws, minimum=1)
     check_number("draws", draws, maximum=MAX_DRAWS)
     check_integer("seed", seed, minimum=0)

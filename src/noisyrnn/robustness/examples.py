@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from noisyrnn.checks import check_device
 from noisyrnn.data.base import Split, check_split
 from noisyrnn.robustness.base import Model, Perturbation, check_model, check_perturbation, predict
 from noisyrnn.robustness.evaluate import draw_generator
@@ -40,6 +41,7 @@ def examples(
     """
     check_model(model)
     check_split("split", split)
+    check_device("device", device)
     for index, given in enumerate(perturbations):
         check_perturbation(f"perturbations[{index}]", given)
     if len(indices) == 0:

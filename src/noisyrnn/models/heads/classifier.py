@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from noisyrnn.checks import check_integer
+from noisyrnn.checks import LARGEST_SIZE, check_integer
 from noisyrnn.models.heads.readout import check_layer, readout_of
 from noisyrnn.models.heads.standardisation import Standardized
 from noisyrnn.models.layer import RecurrentLayer, last_output
@@ -33,7 +33,7 @@ class SequenceClassifier(Standardized):
     def __init__(
         self, layer: RecurrentLayer, classes: int, *, mean: Tensor | None = None, std: Tensor | None = None
     ) -> None:
-        check_integer("classes", classes, minimum=2)
+        check_integer("classes", classes, minimum=2, maximum=LARGEST_SIZE)
         check_layer(layer)
         super().__init__(layer, mean, std)
         self.classes = classes

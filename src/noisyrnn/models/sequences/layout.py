@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from noisyrnn.checks import check_lengths, values_hidden
+from noisyrnn.checks import autocasts, check_lengths, values_hidden
 
 
 class Sequences(NamedTuple):
@@ -79,7 +79,7 @@ def first_parameter(module: nn.Module) -> Tensor | None:
 def check_dtype(argument: str, values: Tensor, module: nn.Module) -> None:
     """Raise `TypeError` unless `values` have the type of the module's weights; autocast converts them itself."""
     weight = first_parameter(module)
-    if weight is None or values.dtype == weight.dtype or torch.is_autocast_enabled(values.device.type):
+    if weight is None or values.dtype == weight.dtype or autocasts(values.device.type):
         return
     raise TypeError(
         f"{argument} must be {weight.dtype}, as the weights are, got {values.dtype}. Convert one of them: "
