@@ -146,7 +146,7 @@ def check_values(argument: str, values: Tensor) -> None:
 
 
 def values_hidden() -> bool:
-    """Whether `torch.func` or `torch.compile` is at work: a tensor's shape may then be read, its values not."""
+    """Whether `torch.func` or `torch.compile` is active: a tensor's shape may then be read, its values not."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 

@@ -390,7 +390,7 @@ class RunFolder:
 
     @property
     def analysis(self) -> Path:
-        """The quantities the theory speaks of."""
+        """Theory diagnostics."""
         return self.path / "analysis.json"
 
     @property

@@ -70,7 +70,9 @@ def test_workers_end_with_their_command(data: Path, tmp_path: Path, number: int,
     assert len(list(tmp_path.glob("out/*/checkpoint.pt"))) == 2
     assert not list(tmp_path.glob("out/*/summary.json"))  # an interruption is no failure
     if number != signal.SIGKILL:
-        assert "Everything up to the last checkpoint is saved; go on with the same command." in shown.splitlines()[-1]
+        assert (
+            "Everything up to the last checkpoint is saved; continue with the same command." in shown.splitlines()[-1]
+        )
         assert shown.count("checkpoint") == 1
         assert "Traceback" not in shown
 

@@ -83,7 +83,7 @@ def test_ctrl_c_saves_and_exits_with_130(data: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, words = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "go on with the same command with --resume" in words
+    assert "continue with the same command with --resume" in words
     assert "Traceback" not in words
     assert (run / "checkpoint.pt").is_file()
     assert noisyrnn(*train_words(data, tmp_path), "--resume").returncode == 0

@@ -99,9 +99,7 @@ def test_bad_input_is_refused_before_anything_is_written(trained: RunFolder, tmp
     with pytest.raises(ValueError, match=r"^streaming must be False for a bidirectional layer, got True\."):
         export_model(both, tmp_path / "a", format="torch", streaming=True)
     unfinished = RunFolder(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"^run must be finished, got .*, which is not\. Go on with it: noisyrnn train"
-    ):
+    with pytest.raises(ValueError, match=r"^run must be finished, got .*, which is not\. Resume it: noisyrnn train"):
         export_run(unfinished)
     assert list(tmp_path.iterdir()) == []
 

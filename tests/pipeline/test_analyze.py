@@ -135,7 +135,7 @@ def test_the_budget_is_kept_and_says_what_it_left_out(run: RunFolder) -> None:
     assert found["quantities"] == []
     assert found["parts"]["curvature"] == {
         "status": "skipped",
-        "reason": "The budget of 7 minutes was used up. Analyze again to go on.",
+        "reason": "The budget of 7 minutes was used up. Analyze again to continue.",
     }
     again = read(analyze_run(run, AnalyzeConfig(settings=SMALL, parts=["margins"])))
     assert again["parts"]["margins"]["status"] == "done"
@@ -314,7 +314,7 @@ def test_the_time_is_the_budget_or_what_is_given(
     config = AnalyzeConfig(settings=SMALL, budget=budget, parts=["margins", "jacobians", "stability"])
     parts = read(analyze_run(quick, config, seconds=seconds))["parts"]
     assert parts["margins"] == {"status": "done", "seconds": round(limit - 0.01, 2)}
-    late = {"status": "skipped", "reason": f"The budget of {budget:g} minutes was used up. Analyze again to go on."}
+    late = {"status": "skipped", "reason": f"The budget of {budget:g} minutes was used up. Analyze again to continue."}
     assert parts["jacobians"] == parts["stability"] == late
 
 

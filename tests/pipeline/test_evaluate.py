@@ -106,7 +106,7 @@ def test_limits_take_the_first_sequences(run: RunFolder) -> None:
 
 def test_an_unfinished_run_is_refused(run: RunFolder) -> None:
     run.summary.unlink()
-    with pytest.raises(ValueError, match=r"run must be finished, got .*seed1-.*Go on with it: noisyrnn train --resume"):
+    with pytest.raises(ValueError, match=r"run must be finished, got .*seed1-.*Resume it: noisyrnn train --resume"):
         evaluate_run(run, QUICK)
 
 

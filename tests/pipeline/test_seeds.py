@@ -56,7 +56,7 @@ def test_finished_runs_are_left_alone_and_unfinished_ones_go_on(configs: list[Tr
     half = train_run(configs[1], output=tmp_path)
     half.summary.unlink()
     before = {path: path.stat().st_mtime_ns for path in done.path.iterdir()}
-    with pytest.raises(ValueError, match=r"resume must be given to go on with the unfinished run .*waves-noisy-seed4"):
+    with pytest.raises(ValueError, match=r"resume must be given to continue the unfinished run .*waves-noisy-seed4"):
         train_seeds(configs, together=True, output=tmp_path)
     assert not run_path(configs[2], tmp_path).exists()
     ends = train_seeds(configs, together=True, output=tmp_path, resume=True)

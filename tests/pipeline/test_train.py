@@ -71,7 +71,7 @@ def test_an_unfinished_run_wants_resume(config: TrainConfig, tmp_path: Path) -> 
     folder = train_run(config, output=tmp_path)
     weights = folder.model.read_bytes()
     folder.summary.unlink()
-    with pytest.raises(ValueError, match=r"resume must be given to go on with the unfinished run .*waves-noisy-seed1"):
+    with pytest.raises(ValueError, match=r"resume must be given to continue the unfinished run .*waves-noisy-seed1"):
         train_run(config, output=tmp_path)
     train_run(config, output=tmp_path, resume=True)
     assert folder.finished

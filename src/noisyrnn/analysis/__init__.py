@@ -1,4 +1,4 @@
-"""The quantities the theory speaks of, each returned as a `Measurement`."""
+"""Theory diagnostics, each returned as a `Measurement`."""
 
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings
 from noisyrnn.analysis.dynamics.jacobian import (

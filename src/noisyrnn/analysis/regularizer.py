@@ -96,7 +96,7 @@ def explicit_regularizer(
         `P` and `Q` of each sequence, exact.
 
     Raises:
-        TypeError: If the model is no classifier, or its cell is another one.
+        TypeError: If the model is not a classifier, or its cell is another one.
         ValueError: If the noise is uniform (its mean is below 1, so that it acts to first order already), or a shape
             or a label does not fit.
 

@@ -59,7 +59,7 @@ def tangent_regularizer(
         Draws of `P` and `Q`, `(draws, batch)`, without gradients; `penalty` has them.
 
     Raises:
-        TypeError: If the model is no classifier.
+        TypeError: If the model is not a classifier.
         ValueError: As for `explicit_regularizer`, or if `draws` or `seed` is out of range.
     """
     check_integer("draws", draws, minimum=1)
@@ -105,7 +105,7 @@ def antithetic_regularizer(
         An estimate for each sequence, `(batch,)`, with its standard error over the pairs, in units of the loss.
 
     Raises:
-        TypeError: If the model is no classifier.
+        TypeError: If the model is not a classifier.
         ValueError: As for `explicit_regularizer`, or if `scale`, `pairs` or `seed` is out of range.
     """
     check_number("scale", scale, above=0.0)
@@ -171,7 +171,7 @@ def penalty(
         `(batch,)`, signed.
 
     Raises:
-        TypeError: If the model is no classifier, or has no exact regulariser and `kind` asks for it.
+        TypeError: If the model is not a classifier, or has no exact regulariser and `kind` asks for it.
         ValueError: As for `explicit_regularizer`, or if `kind` or `draws` is out of range, or `path` is missing.
     """
     return _penalised(model, inputs, labels, kind, draws, path, noise, lengths, dt)[1]

@@ -23,7 +23,7 @@ COMMANDS = {
     "train": "Train one model, with one seed or several",
     "sweep": "Search the settings of a model on perturbed validation data",
     "evaluate": "Measure the robustness of trained runs",
-    "analyze": "Compute what the theory speaks of, for trained runs",
+    "analyze": "Compute theory diagnostics of trained runs",
     "compare": "Train and evaluate several models, then report",
     "report": "Write a report on runs that exist",
     "export": "Write a trained model as a file that runs without this library",
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         number = signal_of(error)
         how = "Interrupted" if number == signal.SIGINT else f"Stopped by {signal.Signals(number).name}"
         again = "the same command with --resume" if words[:1] == ["train"] else "the same command"
-        tell(f"{how}. Everything up to the last checkpoint is saved; go on with {again}.")
+        tell(f"{how}. Everything up to the last checkpoint is saved; continue with {again}.")
         return 128 + number
     except BrokenPipeError as error:
         _show_traceback(error)

@@ -13,7 +13,7 @@ from noisyrnn.run_folder import RunFolder, read_json
 
 
 def analyze_command(words: Sequence[str]) -> int:
-    """Compute what the theory speaks of, for trained runs."""
+    """Compute theory diagnostics of trained runs."""
     parser = command_parser(
         "analyze",
         "Compute the explicit regulariser, Jacobians, curvature, margins, certified radii and stability of runs.",

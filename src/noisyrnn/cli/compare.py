@@ -34,7 +34,7 @@ def compare_command(words: Sequence[str]) -> int:
     )
     parser.add_argument("--models", type=str | list[str], default=",".join(MODELS), help="Names, separated by commas.")
     add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "together", "analyze"))
-    parser.add_argument("--analyze", action="store_true", help="Compute what the theory speaks of as well.")
+    parser.add_argument("--analyze", action="store_true", help="Compute theory diagnostics as well.")
     add_together(parser)
     add_fields(parser, TrainConfig, skip=("model", "seed", "label"))
     add_fields(parser, EvaluateConfig)

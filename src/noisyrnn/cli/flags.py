@@ -32,7 +32,7 @@ RECOMMENDED = (
 
 
 class CommandParser(ArgumentParser):
-    """A parser that complains in one sentence."""
+    """A parser whose errors are one message."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `ValueError` with the message in one line, and the nearest flag where one is unknown."""
@@ -75,7 +75,7 @@ def add_fields(parser: CommandParser, config: type, *, skip: Sequence[str] = ())
 
 
 def _plain(kind: Any) -> Any:
-    """The same with words in place of a choice of words: the class itself refuses wrong ones, in one sentence."""
+    """The same with words in place of a choice of words: the class itself refuses wrong ones, in one message."""
     if get_origin(kind) is Literal:
         return str
     if get_origin(kind) in (Union, UnionType) and any(get_origin(part) is Literal for part in get_args(kind)):

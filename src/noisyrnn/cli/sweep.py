@@ -27,7 +27,7 @@ def sweep_command(words: Sequence[str]) -> int:
     parser = command_parser(
         "sweep",
         "Search the settings of a model for accuracy on perturbed validation data, with Optuna. A training setting "
-        "that is given is fixed and not searched; the same command goes on with a sweep that was stopped.",
+        "that is given is fixed and not searched; the same command continues a sweep that was stopped.",
         "noisyrnn sweep --model noisy --dataset digits --trials 50 --workers 2",
     )
     add_fields(parser, SweepConfig, skip=("train",))

@@ -342,7 +342,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             if held.get(name) != value:
                 raise ValueError(
                     f"{name} must stay {held.get(name)!r}, that of the fitted model, got {value!r}. "
-                    "Fit without warm_start to begin anew."
+                    "Fit without warm_start to begin again."
                 )
 
     def _new_model(self, config: TrainConfig, dataset: Dataset) -> Trained:

@@ -40,11 +40,11 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         clip_norm: Largest norm of the gradient, above 0; `None` for no limit.
         validation_fraction: Share of the sequences, in [0, 1), set aside to choose the best epoch on: by accuracy and
             then by loss, or for a regression by loss. With 0, or too few sequences, the training part decides.
-        patience: Stop after so many epochs without a better one; `None` never stops early.
+        patience: Stop if it has not improved for this many epochs; `None` never stops early.
         standardize: Whether each channel is standardised by the mean and standard deviation of the training part.
         layout: "channels_first" for `(n, channels, time)`, as in aeon and sktime, or "channels_last" for
             `(n, time, channels)`.
-        warm_start: Whether `fit` goes on from the weights, the classes and the standardisation of the last fit.
+        warm_start: Whether `fit` continues from the weights, the classes and the standardisation of the last fit.
         device: "cpu", "cuda" or "auto", for training; the fitted model is on the CPU.
         random_state: An integer gives the same bits each time; a generator is drawn from; `None` is different each
             time, and `seed_` tells how.
@@ -132,7 +132,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """One epoch over these sequences, from the weights there are; none is set aside for validation.
 
-        Standardisation stays that of the first call. The optimiser's moments start anew with each call, so that many
+        Standardisation stays that of the first call. The optimiser's moments start again with each call, so that many
         small calls train worse than one `fit`.
 
         Args:

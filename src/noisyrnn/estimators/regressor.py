@@ -45,7 +45,7 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """One epoch over these sequences, from the weights there are; none is set aside for validation.
 
-        Standardisation stays that of the first call. The optimiser's moments start anew with each call, so that many
+        Standardisation stays that of the first call. The optimiser's moments start again with each call, so that many
         small calls train worse than one `fit`.
         """
         self._continue(X, y, sample_weight, learn=not hasattr(self, "model_"))

@@ -30,9 +30,9 @@ def export_model(
 
     A file takes `inputs`, shaped as the model's own and of the type of its weights, and `lengths`, int64 `(batch,)` in
     [1, steps], which it does not check; an ONNX file may be run without them. It gives `logits`, or `outputs` where the
-    model is no classifier, for any batch size and number of steps, each of which lasts 1. Where the mean of a channel
-    is so many standard deviations from zero that the inputs would lose their spread in float32 (about 8,000), a file
-    takes float64 inputs.
+    model is not a classifier, for any batch size and number of steps, each of which lasts 1. Where the mean of a
+    channel is so many standard deviations from zero that the inputs would lose their spread in float32 (about 8,000), a
+    file takes float64 inputs.
 
     A file for streams takes `inputs` `(batch, input_size)` and `state`, zeros at first, shaped as in
     `RecurrentLayer.step`. It gives the answer so far and `next_state`.
@@ -75,9 +75,7 @@ def export_run(
         RuntimeError: If a file does not agree with the model; none is then written.
     """
     if not folder.finished:
-        raise ValueError(
-            f"run must be finished, got {folder.path}, which is not. Go on with it: noisyrnn train --resume."
-        )
+        raise ValueError(f"run must be finished, got {folder.path}, which is not. Resume it: noisyrnn train --resume.")
     check_choice("format", format, FORMATS)
     header = read_header(folder.model)
     model = load(folder.model, HEADS[header.head])

@@ -1,4 +1,4 @@
-"""torch's own recurrent networks behind the same interface, so that they can wear the same noise."""
+"""torch's own recurrent networks behind the same interface, so that they can have the same noise."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -93,7 +93,7 @@ class TorchCell(Cell[TorchWeights]):
 
 
 def _mapped() -> bool:
-    """Whether `torch.func.vmap` is at work, for which torch's recurrent functions have no rule."""
+    """Whether `torch.func.vmap` is active, for which torch's recurrent functions have no rule."""
     if not torch._C._are_functorch_transforms_active():
         return False
     if torch.compiler.is_compiling():  # which cannot follow the next lines

@@ -1,4 +1,4 @@
-"""From a trained run to the quantities the theory speaks of."""
+"""From a trained run to its theory diagnostics."""
 
 import json
 from collections.abc import Sequence
@@ -86,9 +86,7 @@ def analyze_run(
         ValueError: If the run has not finished, its data have changed, or there is no such accelerator.
     """
     if not folder.finished:
-        raise ValueError(
-            f"run must be finished, got {folder.path}, which is not. Go on with it: noisyrnn train --resume."
-        )
+        raise ValueError(f"run must be finished, got {folder.path}, which is not. Resume it: noisyrnn train --resume.")
     device = resolve_accelerator(accelerator)
     end = monotonic() + (60 * config.budget if seconds is None else seconds)
     run = run_config(folder)
@@ -153,7 +151,7 @@ def _carry_out(name: str, subject: Subject, found: dict[str, Any], budget: float
     except BudgetSpentError:
         found["parts"][name] = {
             "status": "skipped",
-            "reason": f"The budget of {budget:g} minutes was used up. Analyze again to go on.",
+            "reason": f"The budget of {budget:g} minutes was used up. Analyze again to continue.",
         }
         return
     except (TypeError, ValueError) as error:

@@ -43,7 +43,7 @@ class CompareConfig:
         seeds: Number of seeds, 1 to that number, at least 1.
         train: Settings of `TrainConfig` for every model, over those recommended for the data set.
         evaluation: Perturbations and draws.
-        analyze: Whether to compute what the theory speaks of as well, with the default settings of `noisyrnn analyze`.
+        analyze: Whether to compute theory diagnostics as well, with the default settings of `noisyrnn analyze`.
         workers: Runs at a time on this machine, at least 1; the cores are shared out between them.
         together: Whether all seeds of a model are trained side by side, as one piece of work for a worker.
         backend: "processes" on this machine, or "dask".
@@ -144,7 +144,7 @@ def carry_out(task: RunTask) -> tuple[Path, str | None]:
     """Train, evaluate and, if asked for, analyse one run, going on from where it was.
 
     Returns:
-        Its folder, and the sentence of its failure, if it failed.
+        Its folder, and the message of its failure, if it failed.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(task.threads)
@@ -245,7 +245,7 @@ def compare(
 
     With analyses there is an `analysis.md` too.
 
-    Finished runs are used again, unfinished ones go on. A failed run is shown in the report and stops no other.
+    Finished runs are used again, unfinished ones are resumed. A failed run is shown in the report and stops no other.
 
     Args:
         config: Settings.
@@ -255,7 +255,7 @@ def compare(
         show_progress: Whether to show progress.
 
     Returns:
-        The page, and the failed runs with their sentences; the page itself is among them if it could not be written.
+        The page, and the failed runs with their messages; the page itself is among them if it could not be written.
 
     Raises:
         ValueError: If settings or data are wrong, a run was trained on other data, or another comparison works in

@@ -61,7 +61,7 @@ class EvaluateConfig:
         attack_draws: Random starts of every attack, 1 to 35; a sequence counts as right if it is after all of them.
         evaluation_seed: Seed of the draws; models evaluated with the same one meet the same noise.
         clip: Whether perturbed values are cut to the range of the data, which the data must state.
-        test_limit: Use the first so many test sequences only; all by default.
+        test_limit: Evaluate only the first N test sequences; all by default.
         attack_sequences: Attack only the first N test sequences, at least 1.
 
     Raises:
@@ -149,9 +149,7 @@ def evaluate_run(
         ValueError: If the run has not finished, its data have changed, or there is no such accelerator.
     """
     if not folder.finished:
-        raise ValueError(
-            f"run must be finished, got {folder.path}, which is not. Go on with it: noisyrnn train --resume."
-        )
+        raise ValueError(f"run must be finished, got {folder.path}, which is not. Resume it: noisyrnn train --resume.")
     device = resolve_accelerator(accelerator)
     run = run_config(folder)
     dataset = (reader or DataReader(data_dir))(run)

@@ -105,8 +105,8 @@ def read_space(given: Mapping[str, Any]) -> Space:
     """A search space as a configuration file has it: `{low: 0.1, high: 1, log: true}` or a list of values.
 
     Raises:
-        ValueError: If a name is no setting that can be searched, or its values do not fit the forms above.
-        TypeError: If `given` is no mapping.
+        ValueError: If a name is not a setting that can be searched, or its values do not fit the forms above.
+        TypeError: If `given` is not a mapping.
     """
     if not isinstance(given, Mapping):
         raise TypeError(f"space must map settings to where they are searched, got {given!r}.")

@@ -46,11 +46,11 @@ def train_seeds(
         together: Whether to train side by side, so that the fused kernels take one batch of each run in one call.
         output: As for `train_run`.
         data_dir: As for `train_run`.
-        resume: As for `train_run`; every run goes on from its own checkpoint.
+        resume: As for `train_run`; every run is resumed from its own checkpoint.
         accelerator: As for `train_run`.
         checkpoint_seconds: As for `train_run`.
         show_progress: As for `train_run`; side by side, one bar shows all.
-        logger: As for `train_run`; of runs that follow one another, one goes on without where it fails meanwhile.
+        logger: As for `train_run`; of runs that follow one another, one continues without it where it fails meanwhile.
         reader: As for `train_run`; the runs share it.
 
     Returns:

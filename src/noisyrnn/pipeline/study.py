@@ -227,7 +227,7 @@ def counted(study: "Study") -> list["FrozenTrial"]:
 
 
 def running(study: "Study") -> int:
-    """Trials under way, here or elsewhere."""
+    """Trials that are running, here or elsewhere."""
     from optuna.trial import TrialState
 
     return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))

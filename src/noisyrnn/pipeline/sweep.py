@@ -288,7 +288,7 @@ def sweep(
     command: str | None = None,
     show_progress: bool = False,
 ) -> SweepResult:
-    """Search the settings of a model; started again, it goes on where it was.
+    """Search the settings of a model; started again, it continues where it was.
 
     The test data are not read. With one worker the trials are the same each time, broken off or not.
 

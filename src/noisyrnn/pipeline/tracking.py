@@ -1,4 +1,4 @@
-"""Metrics of a training shown elsewhere while it goes on: TensorBoard or MLflow, beside the run's own metrics.csv."""
+"""Streams training metrics to TensorBoard or MLflow, in addition to the run's metrics.csv."""
 
 import csv
 import importlib

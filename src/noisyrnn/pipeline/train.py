@@ -100,7 +100,7 @@ def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
 
 
 def objective_of(config: TrainConfig) -> Objective:
-    """What the training makes small: the noisy loss, or the noise-free one with the noise's regulariser."""
+    """The training objective: the noisy loss, or the noise-free one with the noise's regulariser."""
     if config.penalty is None:
         return noisy_loss
     kind = config.penalty
@@ -168,7 +168,7 @@ def train_run(
         config: Settings; they name the folder.
         output: Folder of the runs, made where it is missing.
         data_dir: Where to look for data first.
-        resume: Go on from the last checkpoint.
+        resume: Resume from the last checkpoint.
         accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
         checkpoint_seconds: Time between two checkpoints.
         show_progress: Whether to show a progress bar.
@@ -233,9 +233,7 @@ def open_run(config: TrainConfig, output: Path, *, resume: bool) -> RunFolder:
     folder = RunFolder(run_path(config, output))
     check_same_settings(folder, config)
     if folder.checkpoint.is_file() and not resume and not (folder.config.is_file() and folder.finished):
-        raise ValueError(
-            f"resume must be given to go on with the unfinished run {folder.path}, got none. Add --resume."
-        )
+        raise ValueError(f"resume must be given to continue the unfinished run {folder.path}, got none. Add --resume.")
     return folder
 
 

@@ -64,7 +64,7 @@ DESIGNS = {
         curves={"certified_accuracy": "certified", "attack_accuracy": "attacked"},
         remark=(
             "Solid: the share of sequences certified at a radius, a lower bound for the classifier that the "
-            "certificate speaks of. Dashed: the share that an attack within the radius did not break, an upper bound "
+            "certificate is about. Dashed: the share that an attack within the radius did not break, an upper bound "
             "for the classifier attacked."
         ),
     ),

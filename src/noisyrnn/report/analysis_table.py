@@ -143,7 +143,7 @@ def caption(rows: Sequence[Row], *, base: str) -> str:
         sentences.append(
             "A figure is the mean over seeds, [low, high] the 95 % Student t interval over them, which covers what "
             f"differs between trainings; fewer than {FEWEST_SEEDS} seeds and equal values have none. A seed without a "
-            "finite value is left out, and the count says so."
+            "finite value is left out, and the count shows it."
         )
     if OVER_DRAWS in covers:
         sentences.append(

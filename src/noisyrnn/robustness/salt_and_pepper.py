@@ -24,7 +24,7 @@ class SaltAndPepper(InputNoise):
         high: Value of salt, the largest an input takes; or one number for each channel, not below `low`.
 
     Raises:
-        ValueError: If `strength` is no probability, `clip` is empty, or `high` is not above `low`.
+        ValueError: If `strength` is not a probability, `clip` is empty, or `high` is not above `low`.
     """
 
     strength: float

@@ -1,4 +1,4 @@
-"""Hidden-state noise that any recurrent cell can wear."""
+"""Hidden-state noise for any recurrent cell."""
 
 import math
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class HiddenNoise:
         multiplicative: Standard deviation of μ for one nominal step (uniform law: the width below 1), at least 0.
         form: "independent" draws the two terms apart; "shared" uses one number for both, as in the paper's formula.
         law: "gaussian", or "uniform": μ uniform on [1 - multiplicative, 1], as in the released script. That one has
-            mean below 1 and is no discretised SDE, so it takes neither the shared form nor `dt`.
+            mean below 1 and is not a discretised SDE, so it takes neither the shared form nor `dt`.
 
     Raises:
         ValueError: If a level is negative, or a choice is unknown or does not go with another.

@@ -34,7 +34,7 @@ class TrainConfig:
         decay_factor: Above 0, at most 1.
         weight_decay: Of Adam, at least 0.
         clip_norm: Largest norm of the gradient, above 0; no limit by default.
-        patience: Stop after so many epochs without a better validation accuracy; never by default.
+        patience: Stop if validation accuracy has not improved for this many epochs; never by default.
         precision: "32-true", "64-true" or "bf16-mixed".
         penalty: Train without noise and add the noise's own regulariser to the loss: "explicit" (exact, for the noisy
             family) or "hutchinson" (one random tangent a step, for any model); by default train with the noise.
@@ -168,7 +168,7 @@ class TrainConfig:
         """Settings from a dictionary, as JSON or TOML hold them.
 
         Raises:
-            ValueError: If a key is no setting.
+            ValueError: If a key is not a setting.
         """
         for name in values:
             check_choice("setting", name, [f.name for f in fields(cls)])

@@ -121,9 +121,9 @@ def fit(
         dataset: `train` is fitted and `validation` decides the best epoch, by accuracy and then loss, or for a
             regression by loss alone; `test` is not read.
         config: Settings; those of the model are taken as built already.
-        objective: What is made small: by default the cross-entropy, or the squared error, with the noise on.
+        objective: What is minimized: by default the cross-entropy, or the squared error, with the noise on.
         folder: Where metrics, checkpoints and the model are written; nowhere by default.
-        resume: Go on from the folder's checkpoint, where there is one.
+        resume: Resume from the folder's checkpoint, where there is one.
         checkpoint_seconds: Time between two checkpoints, at least 0 (after every step); the end gets one too.
         show_progress: Whether to show a progress bar.
         fabric: Device, precision and processes; this process's CPU by default.

@@ -1,4 +1,4 @@
-"""What a training step makes small."""
+"""The training objective."""
 
 import functools
 import hashlib
@@ -66,7 +66,7 @@ def noisy_loss(
 
 
 def objective_digest(objective: Objective) -> str:
-    """A digest by which two objectives are told apart: of name, code, defaults and the values a closure holds.
+    """A digest that differs between objectives: of name, code, defaults and the values a closure holds.
 
     The code of the library's own functions counts by its name only. Global variables that a function reads, and what
     the functions do that it calls, are not seen.

@@ -85,7 +85,7 @@ class NoisyPass(nn.Module):
 
     Args:
         model: The classifier or regressor.
-        objective: What is made small.
+        objective: The training objective.
     """
 
     def __init__(self, model: Trained, objective: Objective = noisy_loss) -> None:
@@ -152,7 +152,7 @@ class Run:
         config: Settings; those of the model are taken as built already.
         fabric: Device, precision and processes; the first process alone writes.
         folder: Where to write; `None` for nowhere.
-        objective: What is made small.
+        objective: The training objective.
         on_epoch: Called at the end of each epoch, on the first process alone.
         fingerprint: That of the data set, where it is known already.
 

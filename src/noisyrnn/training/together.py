@@ -60,7 +60,7 @@ def fit_together(
         configs: Settings of each run; they differ in the seed alone.
         objective: As for `fit`.
         folders: Where each run is written; nowhere by default.
-        resume: Each run goes on from its own checkpoint, where there is one.
+        resume: Each run is resumed from its own checkpoint, where there is one.
         checkpoint_seconds: As for `fit`.
         show_progress: Whether to show a progress bar, one for all.
         fabric: Device and precision; this process's CPU by default.

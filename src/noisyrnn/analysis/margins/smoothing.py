@@ -19,7 +19,7 @@ ABSTAIN = -1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Smoothed:
-    """What the smoothed classifier says, and how far around each sequence it says so.
+    """What the smoothed classifier predicts, and how far around each sequence it does so.
 
     Args:
         predictions: Classes, int64 `(n,)`; `ABSTAIN`, which is -1, where undecided.

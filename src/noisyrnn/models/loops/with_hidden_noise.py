@@ -15,7 +15,7 @@ from noisyrnn.sde.diffusion import SWITCHES, HiddenNoise
 
 
 class WithHiddenNoise(nn.Module):
-    r"""A recurrent cell whose new hidden state wears noise, called as `nn.RNNCell` is.
+    r"""Adds noise to a cell's new hidden state. Called like `nn.RNNCell`.
 
     The cell's update :math:`h \leftarrow h + \Delta` becomes :math:`h \leftarrow h + \mu \odot \Delta + \eta`, as in a
     `RecurrentLayer`; what else the state holds, such as an LSTM's memory, stays as it is. For whole sequences use
