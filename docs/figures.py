@@ -156,8 +156,9 @@ def robustness(axes: Axes) -> None:
             )  # fmt: skip
             noisyrnn.fit(model, data, settings)
             for column, strength in zip(rates, strengths, strict=True):
-                result = evaluate(model, data.test, WhiteNoise(strength), draws=DRAWS)
-                column.append([count / result.draws for count in result.correct])
+                draws = DRAWS if strength else 1
+                result = evaluate(model, data.test, WhiteNoise(strength), draws=draws)
+                column.append([count / draws for count in result.correct])
         intervals = [seeds_interval(column, draws=DRAWS) for column in rates]
         axes.plot(strengths, [100 * one.mean for one in intervals], label=label, **mark(position))
         low, high = [100 * one.low for one in intervals], [100 * one.high for one in intervals]
