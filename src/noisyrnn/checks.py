@@ -96,15 +96,21 @@ def check_number(
     raise ValueError(f"{argument} must lie in [{minimum:g}, {maximum:g}], got {value:g}.")
 
 
+def check_tensor(argument: str, value: object) -> None:
+    """Raise `TypeError` unless `value` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{argument} must be a tensor, got {type(value).__name__}. Convert: torch.as_tensor({argument})."
+        )
+
+
 def check_sequences(argument: str, inputs: object, *, input_size: int | None = None) -> None:
     """Raise unless `inputs` is a floating tensor `(batch, steps, input_size)` with at least one row and step.
 
     Its values are not read: that would stall a GPU. `check_finite` does it where data enter.
     """
-    if not isinstance(inputs, Tensor):
-        raise TypeError(
-            f"{argument} must be a tensor, got {type(inputs).__name__}. Convert: torch.as_tensor({argument})."
-        )
+    check_tensor(argument, inputs)
+    assert isinstance(inputs, Tensor)
     size = "input_size" if input_size is None else str(input_size)
     rule = f"{argument} must have shape (batch, steps, {size})"
     if inputs.ndim == 2:

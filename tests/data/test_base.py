@@ -223,3 +223,19 @@ def test_statistics_count_a_sequence_by_its_weight() -> None:
     expected = statistics(Split(inputs=repeated[0], labels=repeated[1], lengths=repeated[2], classes=2))
     for one, other in zip(statistics(weighted), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["inputs", "labels", "lengths", "weights"])
+@pytest.mark.parametrize("classes", [2, 0])
+def test_arrays_are_refused_with_what_to_do(name: str, classes: int):
+    labels = torch.tensor([0, 1]) if classes else torch.ones(2, 1)
+    parts = {
+        "inputs": torch.zeros(2, 3, 1),
+        "labels": labels,
+        "lengths": torch.tensor([3, 3]),
+        "weights": torch.ones(2),
+    }
+    with pytest.raises(
+        TypeError, match=rf"^{name} must be a tensor, got ndarray\. Convert: torch\.as_tensor\({name}\)\.$"
+    ):
+        Split(**{**parts, name: parts[name].numpy()}, classes=classes)

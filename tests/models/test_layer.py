@@ -336,3 +336,12 @@ def test_a_mask_reaches_the_layer(make_layer: Make, make_inputs: Make) -> None:
     assert torch.equal(layer(inputs, mask=mask, path=path)[0], layer(inputs, lengths=lengths, path=path)[0])
     with pytest.raises(ValueError, match=r"^mask must be true on the first steps .*, got a gap in row 1\. "):
         layer(inputs, mask=~mask)
+
+
+def test_states_and_step_lengths_of_another_type_are_refused() -> None:
+    layer, inputs = MODELS["lipschitz"].build(2, 3, {}), torch.zeros(4, 5, 2)
+    with pytest.raises(TypeError, match=r"^h_0 must be a tensor, got ndarray\. Convert: torch\.as_tensor\(h_0\)\.$"):
+        layer(inputs, torch.zeros(1, 4, 3).numpy())
+    for dt in ("0.1", True):
+        with pytest.raises(TypeError, match=f"^dt must be a number or a tensor, got {dt!r}"):
+            layer(inputs, dt=dt)

@@ -196,3 +196,9 @@ def test_a_radius_per_value_counts_valid_values(linear, make_inputs):
 def test_messages(settings, message):
     with pytest.raises(ValueError, match=message):
         PGD(0.1, **settings)
+
+
+@pytest.mark.parametrize("value", ["False", 0, None, 1.5])
+def test_random_start_is_a_flag(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^random_start must be True or False, got"):
+        PGD(0.1, random_start=value)  # type: ignore[arg-type]

@@ -1,6 +1,8 @@
 """What callers bring to `fit`: other layouts, models and data than it can train."""
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -42,3 +44,22 @@ def test_another_module_is_refused_before_any_work(dataset, config: TrainConfig,
         fit(model, dataset, config)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^dataset must be a Dataset, got Split\. Build one: Dataset\(name="):
         fit(SequenceClassifier(NoisyRNN(1, 4), 2), dataset.train, config)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"config": {"epochs": 1}}, "config must be a TrainConfig, got dict. Build one"),
+        ({"folder": "runs/one"}, "folder must be a RunFolder, got 'runs/one'. Build one: RunFolder(Path('runs/one'))."),
+        ({"resume": "False"}, "resume must be True or False, got 'False'."),
+    ],
+)
+def test_arguments_of_another_type_are_one_message(words: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
+        fit(**{"model": None, "dataset": None, "config": TrainConfig(), **words})
+
+
+@pytest.mark.parametrize("epochs", [3, "30", 1.5, None])
+def test_decay_epochs_are_a_list(epochs: object) -> None:
+    with pytest.raises(TypeError, match=r"^decay_epochs must be a list of integers, got .* Write \(30, 60\)\.$"):
+        TrainConfig(decay_epochs=epochs)  # type: ignore[arg-type]

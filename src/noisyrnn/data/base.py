@@ -9,12 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_finite, check_integer, check_labels, check_lengths, check_sequences, check_values
+from noisyrnn.checks import (
+    check_finite,
+    check_integer,
+    check_labels,
+    check_lengths,
+    check_sequences,
+    check_tensor,
+    check_values,
+)
 from noisyrnn.data.scale import Scale
 
 
 def check_targets(labels: Tensor, *, count: int) -> None:
     """Raise unless `labels` is a finite floating tensor `(count, targets)`."""
+    check_tensor("labels", labels)
     if not labels.is_floating_point():
         raise TypeError(f"labels must be floating point where classes is 0, got {labels.dtype}.")
     if labels.ndim != 2 or len(labels) != count or labels.shape[1] == 0:
@@ -24,6 +33,7 @@ def check_targets(labels: Tensor, *, count: int) -> None:
 
 def check_weights(weights: Tensor, *, count: int) -> None:
     """Raise unless `weights` is a finite floating tensor `(count,)` of numbers `>= 0`, not all of them zero."""
+    check_tensor("weights", weights)
     if not weights.is_floating_point():
         raise TypeError(f"weights must be floating point, got {weights.dtype}.")
     if weights.shape != (count,):

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from noisyrnn.checks import LARGEST_SIZE, MOST_LAYERS, check_choice, check_flag, check_integer, check_number
+from noisyrnn.checks import (
+    LARGEST_SIZE,
+    MOST_LAYERS,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+    check_tensor,
+)
 from noisyrnn.kernels import dispatch
 from noisyrnn.kernels.cpu import Stream
 from noisyrnn.models.cell import Cell
@@ -398,6 +406,7 @@ class RecurrentLayer(nn.Module):
             return [cell.initial_state(batch) for cell in cells]
         size = cells[0].state_size
         shape = (len(cells), size) if alone else (len(cells), batch, size)
+        check_tensor("h_0", h_0)
         if h_0.shape != shape:
             raise ValueError(f"h_0 must have shape {shape}, got {tuple(h_0.shape)}.")
         return list((h_0.unsqueeze(1) if alone else h_0).unbind(0))

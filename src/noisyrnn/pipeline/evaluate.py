@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from noisyrnn.checks import check_choice, check_integer, check_number
+from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
 from noisyrnn.data import Dataset
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, check_same_data, dependencies, known_result
 from noisyrnn.pipeline.engine import resolve_accelerator
@@ -83,6 +83,7 @@ class EvaluateConfig:
         for name in ("draws", "attack_draws"):
             check_integer(name, getattr(self, name), minimum=1)
             check_number(name, getattr(self, name), maximum=MAX_DRAWS)
+        check_flag("clip", self.clip)
         check_integer("evaluation_seed", self.evaluation_seed, minimum=0)
         check_integer("attack_sequences", self.attack_sequences, minimum=1)
         if self.test_limit is not None:

@@ -251,7 +251,7 @@ def check_same_settings(folder: RunFolder, config: TrainConfig) -> None:
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
     """The settings of a run as JSON holds them."""
-    return json.loads(json.dumps({**asdict(config), "label": config.shown_label}))  # type: ignore[no-any-return]
+    return json.loads(json.dumps({**asdict(config), "label": config.shown_label}))
 
 
 def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_choice, check_integer, check_number
+from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
 from noisyrnn.robustness.base import (
     Model,
     Range,
@@ -73,6 +73,7 @@ class PGD:
         check_integer("restarts", self.restarts, minimum=1)
         if self.step_size is not None:
             check_number("step_size", self.step_size, above=0)
+        check_flag("random_start", self.random_start)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts must be 1 without random_start, got {self.restarts}. Set random_start=True.")
         if self.per_value and self.norm != "l2":

@@ -1,5 +1,6 @@
 """Everything that decides the outcome of a training run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -117,6 +118,8 @@ class TrainConfig:
         check_integer("epochs", self.epochs, minimum=1)
         check_integer("batch_size", self.batch_size, minimum=1)
         check_number("learning_rate", self.learning_rate, above=0.0)
+        if isinstance(self.decay_epochs, str) or not isinstance(self.decay_epochs, Sequence):
+            raise TypeError(f"decay_epochs must be a list of integers, got {self.decay_epochs!r}. Write (30, 60).")
         object.__setattr__(self, "decay_epochs", tuple(self.decay_epochs))
         for epoch in self.decay_epochs:
             check_integer("decay_epochs", epoch, minimum=1)

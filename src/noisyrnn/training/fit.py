@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_number
+from noisyrnn.checks import check_flag, check_number
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.interruption import graceful_interrupt
 from noisyrnn.progress import ProgressBar
@@ -136,6 +136,13 @@ def fit(
         ValueError: If the model does not fit the data, the checkpoint belongs to other settings, data, architecture or
             objective, or another process works in the folder.
     """
+    if not isinstance(config, TrainConfig):
+        raise TypeError(
+            f"config must be a TrainConfig, got {type(config).__name__}. Build one: TrainConfig(epochs=10)."
+        )
+    if folder is not None and not isinstance(folder, RunFolder):
+        raise TypeError(f"folder must be a RunFolder, got {folder!r}. Build one: RunFolder(Path({str(folder)!r})).")
+    check_flag("resume", resume)
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
     fabric = fabric or fabric_on_cpu(config.precision)
     run = Run(model, dataset, config, fabric=fabric, folder=folder, objective=objective, on_epoch=on_epoch)

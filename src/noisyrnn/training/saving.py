@@ -339,7 +339,8 @@ def _check_sizes(header: Header, tensors: Mapping[str, Tensor]) -> None:
 def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     """Header and tensors of a file of a format that is known."""
     if not path.is_file():
-        raise FileNotFoundError(f"path must be a model file, got {path}, which does not exist.")
+        reason = "which is a folder. Name the file in it" if path.is_dir() else "which does not exist"
+        raise FileNotFoundError(f"path must be a model file, got {path}, {reason}.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -158,6 +158,8 @@ def step_lengths(dt: Tensor | float, values: Tensor, lengths: Tensor | None, lik
         ValueError: If the shape does not fit, or a step length is not positive and finite.
     """
     batch, steps, _ = values.shape
+    if isinstance(dt, str | bool) or dt is None:
+        raise TypeError(f"dt must be a number or a tensor, got {dt!r}.")
     sizes = torch.as_tensor(dt, dtype=like.dtype, device=like.device)
     if sizes.ndim == 0:
         sizes = sizes.expand(steps)
