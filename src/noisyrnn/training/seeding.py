@@ -1,21 +1,38 @@
-"""Random initial weights from a seed, without touching the global random state for good."""
+"""Random initial weights from a seed, without touching the global random state."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-
-_LOCK = threading.Lock()
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a block with torch's default generator of the CPU at `seed`, then restore its state; threads take turns.
+    """Run a block whose draws come from a generator at `seed` in place of torch's default generator of the CPU.
 
-    Tensors are made on the CPU whatever torch's default device is, and the generators of other devices stay as they
-    are: passes without a path draw their noise from them.
+    The numbers are those after `torch.manual_seed(seed)`. They do not depend on other threads, which share torch's
+    default generator, and that one is left as it is. Tensors are made on the CPU whatever torch's default device is.
     """
-    with _LOCK, torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
+    with _OwnGenerator(torch.Generator().manual_seed(seed)), torch.device("cpu"):
         yield
+
+
+class _OwnGenerator(TorchDispatchMode):
+    """Passes a generator to every operation of this thread that would draw from torch's default one."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
+            if not any(argument.name == "generator" for argument in func._schema.arguments):  # randn and the like
+                name = "generator" if func._overloadname == "default" else f"{func._overloadname}_generator"
+                if not hasattr(func.overloadpacket, name):  # it takes none: torch's default one is left
+                    return func(*args, **kwargs)
+                func = getattr(func.overloadpacket, name)
+            kwargs["generator"] = self._generator
+        return func(*args, **kwargs)
