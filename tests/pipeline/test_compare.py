@@ -123,7 +123,7 @@ def test_two_workers_give_the_same_results_as_one(
     assert one == two
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_seeds_together_give_the_same_results(
     waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
@@ -196,6 +196,7 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
         yield cluster.scheduler_address
 
 
+@pytest.mark.slow
 def test_dask_workers_give_the_same_results(waves_file: Path, tmp_path: Path, scheduler: str) -> None:
     compare(CompareConfig(**settings(waves_file)), output=tmp_path / "here")
     dask = CompareConfig(**settings(waves_file), backend="dask", scheduler=scheduler)
@@ -243,6 +244,7 @@ def test_a_lost_scheduler_leaves_a_report_of_the_runs_that_have_ended(waves_file
     assert "The Dask scheduler was lost" in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_takes_no_other_run_with_it(
     waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

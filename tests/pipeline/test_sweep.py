@@ -128,6 +128,7 @@ def test_the_searched_values_are_those_of_the_runs_and_fixed_ones_stay(waves_fil
         assert sum(values.items() <= run.items() for run in runs) == 1
 
 
+@pytest.mark.slow
 def test_going_on_chooses_what_it_would_have_chosen(waves_file: Path, tmp_path: Path, no_training: None) -> None:
     config = settings(waves_file, trials=20)  # past the ten that are drawn blindly
     whole = sweep(config, output=tmp_path / "whole")
@@ -141,6 +142,7 @@ def test_going_on_chooses_what_it_would_have_chosen(waves_file: Path, tmp_path: 
     assert trials_of(other.folder) != trials_of(whole.folder)[:2]
 
 
+@pytest.mark.slow
 def test_later_trials_are_better(waves_file: Path, tmp_path: Path, no_training: None) -> None:
     result = sweep(settings(waves_file, trials=40), output=tmp_path)
     scores = [score for _, score, _ in trials_of(result.folder) if score is not None]
