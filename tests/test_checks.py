@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import noisyrnn
 from noisyrnn import checks
 
 
@@ -63,11 +64,14 @@ BAD = [
     ),
     (lambda: checks.check_flag("bias", "False"), TypeError, "bias must be True or False, got 'False'."),
     (lambda: checks.check_flag("bias", 0), TypeError, "bias must be True or False, got 0."),
+    (lambda: checks.check_file_path("path", 3), TypeError, "path must be a path, got 3."),
+    (lambda: noisyrnn.load(None), TypeError, "path must be a path, got None."),
+    (lambda: noisyrnn.load_dataset("digits", data_dir=3), TypeError, "data_dir must be a path, got 3."),
     (check_number("a"), TypeError, "radius must be a number, got 'a'."),
     (check_number(True), TypeError, "radius must be a number, got True."),
     (check_number(0, above=0.0), ValueError, "radius must be greater than 0, got 0."),
-    (check_number(math.nan, above=0.5), ValueError, "radius must be greater than 0.5, got nan."),
-    (check_number(math.inf, above=0.5), ValueError, "radius must be greater than 0.5, got inf."),
+    (check_number(math.nan, above=0.5), ValueError, "radius must be finite and greater than 0.5, got nan."),
+    (check_number(math.inf, above=0.5), ValueError, "radius must be finite and greater than 0.5, got inf."),
     (check_number(math.inf), ValueError, "radius must be finite, got inf."),
     (check_number(math.nan, minimum=0), ValueError, "radius must be finite, got nan."),
     (check_number(-0.25, minimum=0.0), ValueError, "radius must be at least 0, got -0.25."),

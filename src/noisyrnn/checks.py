@@ -5,6 +5,7 @@ Bad values raise `ValueError`, bad types `TypeError`. Every public border calls 
 
 import difflib
 import math
+import os
 import sys
 from collections.abc import Iterable
 
@@ -83,10 +84,11 @@ def check_number(
         raise TypeError(f"{argument} must be a number, got {value!r}.{_plain(value, 'float')}")
     if isinstance(value, int) and abs(value) > sys.float_info.max:
         raise ValueError(f"{argument} must be at most {sys.float_info.max:.3g} in size, got a larger integer.")
-    if above is not None and not (above < value < math.inf):
-        raise ValueError(f"{argument} must be greater than {above:g}, got {value:g}.")
     if not math.isfinite(value):
-        raise ValueError(f"{argument} must be finite, got {value}.")
+        wanted = "" if above is None else f" and greater than {above:g}"
+        raise ValueError(f"{argument} must be finite{wanted}, got {value}.")
+    if above is not None and value <= above:
+        raise ValueError(f"{argument} must be greater than {above:g}, got {value:g}.")
     if minimum <= value <= maximum:
         return
     if maximum == math.inf:
@@ -94,6 +96,12 @@ def check_number(
     if minimum == -math.inf:
         raise ValueError(f"{argument} must be at most {maximum:g}, got {value:g}.")
     raise ValueError(f"{argument} must lie in [{minimum:g}, {maximum:g}], got {value:g}.")
+
+
+def check_file_path(argument: str, value: object) -> None:
+    """Raise `TypeError` unless `value` is a path: a string or a `pathlib.Path`."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{argument} must be a path, got {value!r}.")
 
 
 def check_tensor(argument: str, value: object) -> None:

@@ -27,7 +27,7 @@ from noisyrnn.training.settings import published_experiments, read_experiment, r
         ({"epochs": 2.5}, TypeError, r"epochs must be an integer, got 2\.5"),
         ({"batch_size": 0}, ValueError, r"batch_size must be at least 1, got 0"),
         ({"learning_rate": 0.0}, ValueError, r"learning_rate must be greater than 0, got 0"),
-        ({"learning_rate": math.nan}, ValueError, r"learning_rate must be greater than 0, got nan"),
+        ({"learning_rate": math.nan}, ValueError, r"learning_rate must be finite and greater than 0, got nan"),
         ({"decay_epochs": (0,)}, ValueError, r"decay_epochs must be at least 1, got 0"),
         ({"decay_factor": 0.0}, ValueError, r"decay_factor must be greater than 0, got 0"),
         ({"decay_factor": 1.5}, ValueError, r"decay_factor must be at most 1, got 1\.5"),

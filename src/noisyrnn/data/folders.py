@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pooch
 
+from noisyrnn.checks import check_file_path
 from noisyrnn.data.sizes import check_size, largest_text
 
 _BLOCK = 2**20
@@ -34,6 +35,7 @@ def data_folders(data_dir: str | Path | None = None) -> list[Path]:
     """
     folders = []
     if data_dir is not None:
+        check_file_path("data_dir", data_dir)
         chosen = Path(data_dir).expanduser()
         if not chosen.is_dir():
             raise ValueError(f"data_dir must be an existing folder, got {str(data_dir)!r}. Correct the path.")

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_choice, check_integer
+from noisyrnn.checks import check_choice, check_file_path, check_integer
 from noisyrnn.models import HEADS, MODELS, Head, SequenceClassifier
 from noisyrnn.run_folder import write_atomically
 from noisyrnn.training.seeding import seeded
@@ -52,6 +52,7 @@ def save(
         ValueError: If `load` would not rebuild the same model, for example because a module of it was replaced or
             parametrized, or if the number of class names is not that of the outputs. Nothing is written then.
     """
+    check_file_path("path", path)
     write_atomically(Path(path), _content(model, class_names, notes))
 
 
@@ -269,6 +270,7 @@ def load(path: str | Path, head: type[Any] = SequenceClassifier) -> Any:
         ValueError: If it is damaged, a pickle, not written by `save`, of another format or with another head, or if its
             weights are not those of the model in its header.
     """
+    check_file_path("path", path)
     path = Path(path)
     header, tensors = _read(path)
     found = HEADS[header.head]
