@@ -1,6 +1,7 @@
 """What all tests share: where the real data sets lie."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pytest
 
 # Set before any test runs, for the subprocesses they start too.
 os.environ.setdefault("NOISYRNN_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
+
+
+# A shell starts a job in the background with Ctrl-C ignored, which its children inherit; some tests need it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from tests.cli.commands import noisyrnn
+from tests.cli.commands import in_a_process
 
 from noisyrnn.cli import COMMANDS, main
 from noisyrnn.cli.flags import CommandParser
@@ -106,7 +106,7 @@ def test_a_warning_is_a_note_without_a_place(
 
 
 def test_no_traceback_reaches_the_user() -> None:
-    done = noisyrnn("train", "--damping", "-2")
+    done = in_a_process("train", "--damping", "-2")
     assert done.returncode == 2
     assert done.stderr == "damping must be at least 0, got -2.\n"
 

@@ -14,7 +14,6 @@ from noisyrnn.checks import check_choice, check_number
 from noisyrnn.data.base import Split
 from noisyrnn.pipeline.dependencies import (
     ANALYSIS_RESULTS,
-    SCALED_ANALYSIS_RESULTS,
     check_same_data,
     dependencies,
     known_result,
@@ -93,8 +92,7 @@ def analyze_run(
     dataset = (reader or DataReader(data_dir))(run)
     settings = config.settings.for_data(dataset.value_range)
     check_same_data(folder, dataset)
-    results = ANALYSIS_RESULTS if dataset.value_range else SCALED_ANALYSIS_RESULTS
-    found = _known(folder, json.loads(json.dumps(asdict(settings))), dependencies(folder, dataset, results))
+    found = _known(folder, json.loads(json.dumps(asdict(settings))), dependencies(folder, dataset, ANALYSIS_RESULTS))
     todo = [name for name in config.parts if found["parts"].get(name, {}).get("status") not in ("done", "impossible")]
     if not todo:
         return folder

@@ -12,10 +12,8 @@ from noisyrnn.run_folder import RunFolder, changes, file_digest, listed, read_js
 # Raise a number when the same inputs and settings give another result: what was stored before is then not used again.
 TRAINING_RESULTS = {"32-true": 2, "bf16-mixed": 2, "64-true": 3}
 """For each precision."""
-EVALUATION_RESULTS = 3
-ANALYSIS_RESULTS = 3
-SCALED_ANALYSIS_RESULTS = 4
-"""Of data that state no range of values."""
+EVALUATION_RESULTS = 4
+ANALYSIS_RESULTS = 4
 
 
 def check_same_data(folder: RunFolder, dataset: Dataset) -> None:

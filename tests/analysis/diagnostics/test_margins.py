@@ -96,7 +96,7 @@ def rescaled(subject: Subject, scale: Scale) -> Subject:
     return replace(subject, model=model, test=test, scale=scale)
 
 
-@pytest.mark.parametrize("diagnostic", [margins, attack, smoothing])
+@pytest.mark.parametrize("diagnostic", [margins, pytest.param(attack, marks=pytest.mark.slow), smoothing])
 def test_distances_do_not_depend_on_the_scale_of_the_data(diagnostic: Callable[[Subject], Findings]) -> None:
     plain = subject_of()
     ones = Scale(mean=(0.0, 0.0), std=(1.0, 1.0), low=(0.0, 0.0), high=(1.0, 1.0))
@@ -134,12 +134,14 @@ def test_distances_in_units_of_the_scale_are_those_of_the_data_over_it() -> None
     assert float(smoothing(subject).curves["certified_accuracy"].x[-1]) == pytest.approx(1.05 * max(radii))
 
 
+@pytest.mark.slow
 def test_a_bound_for_channels_of_different_scales_holds_for_attacks() -> None:
     subject = rescaled(subject_of(max_attack_radius=5.0), SCALE)
     assert 0 < value(margins(subject), "margin_certificate") < value(attack(subject), "attack_radius")
 
 
-def test_a_channel_that_never_varies_is_not_attacked() -> None:
+@pytest.mark.parametrize("diagnostic", [margins, pytest.param(attack, marks=pytest.mark.slow), smoothing])
+def test_a_channel_that_never_varies_is_left_alone(diagnostic: Callable[[Subject], Findings]) -> None:
     subject = subject_of(max_attack_radius=5.0)
     fixed = Scale(mean=(0.0, 0.0), std=(1.0, 0.0), low=(0.0, 0.0), high=(1.0, 1.0))
     seen = []
@@ -148,14 +150,16 @@ def test_a_channel_that_never_varies_is_not_attacked() -> None:
         seen.append(arguments[0])
 
     subject.model.register_forward_pre_hook(record)
-    for diagnostic in (attack, smoothing, margins):
-        diagnostic(replace(subject, scale=fixed))
+    diagnostic(replace(subject, scale=fixed))
     kept = {tuple(row) for row in subject.test.inputs[..., 1].tolist()}
-    assert len(seen) > 50
+    assert seen
     assert all(tuple(row) in kept for inputs in seen for row in inputs[..., 1].tolist())
+
+
+def test_data_that_never_vary_are_refused() -> None:
     never = Scale(mean=(0.0, 0.0), std=(0.0, 0.0), low=(0.0, 0.0), high=(1.0, 1.0))
     with pytest.raises(ValueError, match="data must vary in the training part"):
-        attack(replace(subject, scale=never))
+        attack(replace(subject_of(), scale=never))
 
 
 def test_attacks_that_break_nothing_are_drawn_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
