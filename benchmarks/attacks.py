@@ -3,7 +3,8 @@
 `python -m benchmarks.attacks --workers 2` trains six models on the digits (or reuses the runs in `--output`), attacks
 the test sequences at the default radii with our attacks (their worst case) and with AutoAttack as implemented by the
 adversarial-robustness-toolbox, and prints a table. Its settings are the published ones: APGD with two losses, 100
-steps, five starts and a first step of twice the radius; DeepFool; Square with 5,000 queries. It needs the packages of
+steps, five starts and a first step of twice the radius; DeepFool; Square with 5,000 queries. Each result is written to
+the run's folder as soon as it is there, and the same command goes on after an interruption. It needs the packages of
 `oracles.txt` and takes an hour on two cores.
 """
 
@@ -24,7 +25,7 @@ from noisyrnn.pipeline import EvaluateConfig
 from noisyrnn.pipeline.compare import CompareConfig
 from noisyrnn.pipeline.train import train_run
 from noisyrnn.robustness import build_perturbation, evaluate, worst_cases
-from noisyrnn.run_folder import RunFolder
+from noisyrnn.run_folder import RunFolder, file_digest, read_json, write_json
 from noisyrnn.training import load
 
 MODELS = ("noisy", "lipschitz", "antisymmetric", "cornn", "exprnn", "lstm")
@@ -53,6 +54,19 @@ def trained(model: str, seed: int, output: Path) -> RunFolder:
         if config.seed == seed
     )
     return train_run(config, output=output, resume=True)
+
+
+def measured(folder: RunFolder, norm: str, radius: float, sequences: int, queries: int) -> dict[str, Any]:
+    """What `measure` returns, read back where it was computed before for the same weights."""
+    file = folder.path / f"attack-{norm}-{radius:g}-{sequences}-{queries}.json"
+    model = file_digest(folder.model)
+    if file.is_file():
+        known = read_json(file)
+        if known["model"] == model:
+            return known
+    found = {**measure(folder, norm, radius, sequences, queries), "model": model}
+    write_json(file, found)
+    return found
 
 
 def measure(folder: RunFolder, norm: str, radius: float, sequences: int, queries: int) -> dict[str, Any]:
@@ -122,7 +136,7 @@ def main() -> None:
     folders = parallel(joblib.delayed(trained)(model, given.seed, given.output) for model in given.models)
     work = [(folder, norm, radius) for folder in folders for norm, radius in RADII]
     found = dict(
-        zip(work, parallel(joblib.delayed(measure)(*one, given.sequences, given.queries) for one in work), strict=True)
+        zip(work, parallel(joblib.delayed(measured)(*one, given.sequences, given.queries) for one in work), strict=True)
     )
     titles = [f"{'ℓ∞' if norm == 'linf' else 'ℓ2'} {radius:g}" for norm, radius in RADII]
     print("| model | " + " | ".join(titles) + " | seconds |\n|---|" + "---:|" * (len(titles) + 1))
