@@ -52,7 +52,7 @@ def running(process: int) -> bool:
     ("number", "status"),
     [
         (signal.SIGTERM, 143),
-        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
     ],
@@ -90,7 +90,9 @@ def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
     assert done.stdout == "False\n"
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&-", "0<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("2>&-", ">&-")), "0<&- >&- 2>&-"]
+)
 def test_training_needs_no_standard_streams(data: Path, tmp_path: Path, closed: str) -> None:
     words = f"train --dataset {data} --hidden-size 4 --epochs 2 --output {tmp_path / 'out'}"
     done = subprocess.run(

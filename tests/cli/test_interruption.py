@@ -117,3 +117,23 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(data: Path, tmp_path: Path
     assert noisyrnn(*train_words(data, tmp_path / "full"), "--resume").returncode == 0
     assert noisyrnn(*train_words(data, tmp_path / "whole")).returncode == 0
     assert_same_end(tmp_path / "whole", tmp_path / "full")
+
+
+@pytest.mark.slow
+def test_no_room_for_any_file_is_a_message(data: Path, tmp_path: Path) -> None:
+    """Libraries look for a temporary folder when they are imported, and find none that they can write to."""
+    resource = pytest.importorskip("resource", reason="file size limits need a Unix")
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    words = [sys.executable, "-m", "noisyrnn", *train_words(data, tmp_path / "out")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    done = subprocess.run(
+        words, capture_output=True, text=True, preexec_fn=limit, timeout=60, check=False, env=environment
+    )
+    assert done.returncode in (1, 2)
+    assert "No usable temporary directory" in done.stderr or "File too large" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -149,6 +149,7 @@ def test_later_trials_are_better(waves_file: Path, tmp_path: Path, no_training: 
     assert fmean(scores[-10:]) > fmean(scores[:10]) + 0.05
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_is_made_again(
     waves_file: Path, tmp_path: Path, no_training: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,8 +46,8 @@ def compare_command(words: Sequence[str]) -> int:
     page, failures = compare(config, output=output, data_dir=data_dir, command=command, show_progress=True)
     if page not in failures:
         print((page.parent / "table.md").read_text(encoding="utf-8"))
-    for folder, sentence in failures.items():
-        tell(f"Failed: {folder.name}: {sentence}")
+    for folder, reason in failures.items():
+        tell(f"Failed: {folder.name}: {reason}")
     if page not in failures:
         print(f"Report: {page}")
     return 1 if failures else 0

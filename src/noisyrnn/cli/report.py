@@ -32,8 +32,8 @@ def report_command(words: Sequence[str]) -> int:
         raise ValueError(next(iter(failures.values())))
     command = command_line("report", words)
     page = write_report(readable, output, title=given.get("title", "Comparison"), command=command, failures=failures)
-    for path, sentence in failures.items():
-        tell(f"Failed: {path.name}: {sentence}")
+    for path, reason in failures.items():
+        tell(f"Failed: {path.name}: {reason}")
     print(f"Report: {page}")
     return 1 if failures else 0
 

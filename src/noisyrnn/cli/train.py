@@ -67,11 +67,11 @@ def train_command(words: Sequence[str]) -> int:
         return 0
     configs = [dataclasses.replace(config, seed=config.seed + k) for k in range(seeds)]
     ends = train_seeds(configs, together=together, **where)
-    for folder, sentence in ends.items():
-        if sentence is None:
+    for folder, reason in ends.items():
+        if reason is None:
             _print_end(RunFolder(folder))
         else:
-            tell(f"Failed: {folder.name}: {sentence}")
+            tell(f"Failed: {folder.name}: {reason}")
     return 1 if any(ends.values()) else 0
 
 
