@@ -72,8 +72,11 @@ GRIDS: dict[str, dict[str, tuple[Grid, ...]]] = {
         ),
         "lipschitz": ({"step_size": (0.03, 0.1, 0.3), "learning_rate": (0.003, 0.01)},),
         "antisymmetric": ({"step_size": (0.03, 0.1, 0.3), "learning_rate": (0.003, 0.01)},),
-        "cornn": ({"step_size": (0.042, 0.1, 0.2), "learning_rate": (0.003, 0.01)},),
-        "exprnn": ({"learning_rate": (0.001, 0.003, 0.01)},),
+        "cornn": (
+            {"step_size": (0.042, 0.1, 0.2), "learning_rate": (0.003, 0.01)},
+            {"step_size": (0.1, 0.2), "learning_rate": (0.001,)},
+        ),
+        "exprnn": ({"learning_rate": (0.0003, 0.001, 0.003, 0.01)},),
         "lstm": ({"learning_rate": (0.003, 0.01, 0.02)},),
     },
 }
