@@ -1,9 +1,11 @@
 """What all tests share: where the real data sets lie."""
 
+import io
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,3 +29,14 @@ def require_data() -> Callable[[str], Path]:
         return path
 
     return require
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without the figures' curves, whose drawing takes longer than the small trainings that they show."""
+
+    def save(figure: Any, buffer: io.BytesIO, **options: Any) -> None:
+        buffer.write(b'<svg width="1" height="1"></svg>' if options["format"] == "svg" else b"%PDF-1.4")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)
+    monkeypatch.setattr("matplotlib.figure.Figure.draw_without_rendering", lambda figure: None)

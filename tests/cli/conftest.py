@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def _undrawn(undrawn: None) -> None:
+    """What figures show is tested where they are made."""
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     generator = np.random.default_rng(0)

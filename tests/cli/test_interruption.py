@@ -36,6 +36,7 @@ def start_and_wait_for_checkpoint(data: Path, output: Path) -> tuple[subprocess.
             while changes < 2 and process.poll() is None:  # an epoch has just ended: go a few steps into the next one
                 now = checkpoints[0].stat().st_mtime_ns
                 changes, stamp = changes + (now != stamp), now
+                time.sleep(0.001)  # the other core may be at work on another test
             return process, checkpoints[0].parent
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)

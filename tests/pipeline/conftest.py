@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def _undrawn(undrawn: None) -> None:
+    """What figures show is tested where they are made."""
+
+
 @pytest.fixture
 def waves_file(tmp_path: Path) -> Path:
     """A data set of the user's own: 120 noisy sines of two frequencies, 10 steps."""

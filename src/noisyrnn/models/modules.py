@@ -7,7 +7,7 @@ their hooks and their `forward` do not run by themselves.
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -79,6 +79,18 @@ def check_uncalled(module: nn.Module, name: str, kinds: Sequence[type[nn.Module]
             f"{name} must be computed as {wanted} is, got {shown}. Its parameters are read and it is "
             "not called: use torch.nn.utils.parametrize, or write a cell of your own."
         )
+
+
+def first_parameter(module: nn.Module) -> Tensor | None:
+    """A parameter of a module, `None` where it has none; `parameters()` takes several times as long to begin."""
+    for own in module._parameters.values():
+        if own is not None:
+            return own
+    for child in module._modules.values():
+        found = None if child is None else first_parameter(child)
+        if found is not None:
+            return found
+    return None
 
 
 def called_hooks(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from noisyrnn.checks import autocasts, check_lengths, values_hidden
+from noisyrnn.models.modules import first_parameter
 
 
 class Sequences(NamedTuple):
@@ -62,18 +63,6 @@ def check_form(inputs: Tensor | PackedSequence, *, input_size: int, batch_first:
         raise ValueError(f"inputs must hold at least one sequence of one step, got {tuple(inputs.shape)}.")
     if not inputs.is_floating_point():
         raise TypeError(f"inputs must be floating point, got {inputs.dtype}. Convert: inputs.float().")
-
-
-def first_parameter(module: nn.Module) -> Tensor | None:
-    """A parameter of a module, `None` where it has none; `parameters()` takes several times as long to begin."""
-    for own in module._parameters.values():
-        if own is not None:
-            return own
-    for child in module._modules.values():
-        found = None if child is None else first_parameter(child)
-        if found is not None:
-            return found
-    return None
 
 
 def check_dtype(argument: str, values: Tensor, module: nn.Module) -> None:
