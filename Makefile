@@ -14,7 +14,7 @@ demo: setup ## Train six models on the bundled digits, perturb their inputs and 
 		--workers 2 --output $(DEMO)
 
 test: setup ## Run the tests (about ten minutes on two cores)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal
 
 lint: setup ## Check style and types
 	.venv/bin/python -m ruff check
@@ -22,7 +22,7 @@ lint: setup ## Check style and types
 	.venv/bin/python -m mypy
 
 coverage: setup ## Run the tests and fail below 90 % of lines
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --cov=noisyrnn --cov-report=term-missing:skip-covered \
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal --cov=noisyrnn --cov-report=term-missing:skip-covered \
 		--cov-fail-under=90
 
 docs: setup ## Build the documentation in build/docs

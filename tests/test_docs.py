@@ -58,6 +58,7 @@ def run_command(line: str) -> None:
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+@pytest.mark.usefixtures("undrawn")
 def test_blocks_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     for module in NEEDS.get(name_of(page), ()):
         pytest.importorskip(module)
@@ -77,6 +78,7 @@ def test_blocks_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     assert len(told) >= len(re.findall(r"# True", page.read_text(encoding="utf-8")))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_configuration_of_a_sweep_on_the_page_is_understood(tmp_path):
     pytest.importorskip("optuna")
     ((_, text),) = blocks(DOCS / "sweeps.md", "yaml")
