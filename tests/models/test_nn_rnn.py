@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.products import sampled
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
@@ -86,13 +87,18 @@ def results(module: nn.Module, inputs: Tensor, h_0: Tensor | None, form: str) ->
     return [outputs, end, x.grad, torch.zeros(1) if start is None else start.grad, *packing]
 
 
-@pytest.mark.parametrize("form", ["batched", "alone", "packed", "packed sorted"])
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
-@pytest.mark.parametrize("started", [True, False], ids=["h_0", "zeros"])
-@pytest.mark.parametrize("batch_first", [True, False], ids=["batch-first", "steps-first"])
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "both-ways"])
-@pytest.mark.parametrize("num_layers", [1, 2, 3])
-@pytest.mark.parametrize("name", ["noisy", "lipschitz", "rnn", "gru", "lstm"])
+@pytest.mark.parametrize(
+    ("name", "num_layers", "bidirectional", "batch_first", "started", "bias", "form"),
+    sampled(
+        ["noisy", "lipschitz", "rnn", "gru", "lstm"],
+        [1, 2, 3],
+        [False, True],
+        [True, False],
+        [True, False],
+        [True, False],
+        ["batched", "alone", "packed", "packed sorted"],
+    ),
+)
 def test_equals_torch(
     name: str, num_layers: int, bidirectional: bool, batch_first: bool, started: bool, bias: bool, form: str
 ) -> None:
