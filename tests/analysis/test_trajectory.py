@@ -75,24 +75,11 @@ def test_jacobians_are_autograds(name, variant):
         torch.testing.assert_close(trajectory.tangent(m, vectors[0]), trajectory.tangent(m, vectors)[0])
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_curvature_is_the_second_difference(name):
-    _, trajectory = whole(name, "plain")
-    vectors = drawn(2, BATCH, trajectory.end.shape[1])
-    small, h = 1e-4, trajectory.states[1]
-    for k in range(2):
-        moved = small * vectors[k]
-        expected = (
-            trajectory.maps(1, h + moved) + trajectory.maps(1, h - moved) - 2 * trajectory.maps(1, h)
-        ) / small**2
-        torch.testing.assert_close(trajectory.curvature(1, vectors)[k], expected, rtol=1e-4, atol=1e-5)
-
-
 def test_a_finished_sequence_keeps_its_state():
     _, trajectory = whole("noisy", "lengths")
     assert torch.equal(trajectory.jacobian(4)[1], torch.eye(UNITS, dtype=torch.float64))
     assert torch.equal(trajectory.states[1][1], trajectory.end[1])
-    assert trajectory.alive(2).squeeze().tolist() == [True, False, True]
+    assert trajectory.valid(2).squeeze().tolist() == [True, False, True]
 
 
 def test_jacobians_can_be_differentiated_in_the_weights():

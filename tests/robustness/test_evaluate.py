@@ -192,11 +192,13 @@ def test_a_perturbation_that_moves_nothing_is_noticed(split, linear):
     assert evaluate(linear, split, WhiteNoise(0.0)).moved and evaluate(linear, split).moved  # nothing was asked for
 
 
-def test_result_survives_json(split):
+def test_what_a_result_is_in_json(split):
     result = evaluate(lambda x: x[:, 0], split, WhiteNoise(0.7), draws=35)
     assert max(result.correct) == 35
     values = json.loads(json.dumps(result.to_dict()))
-    assert RobustnessResult.from_dict(values) == result
+    assert values == {
+        name: list(value) if isinstance(value, tuple) else value for name, value in vars(result).items()
+    } | {"correct": values["correct"], "sequences": 530}
     assert values["correct"][:5] == "".join("0123456789abcdefghijklmnopqrstuvwxyz"[c] for c in result.correct[:5])
     assert list(values) == [
         *("perturbation", "strength", "settings", "accuracy", "interval", "draw_accuracies", "correct", "sequences"),
@@ -213,10 +215,3 @@ def test_messages(split, linear):
         evaluate(linear, split, seed=-1)
     with pytest.raises(ValueError, match=r"^model must be in eval mode, got training mode"):
         evaluate(linear.train(), split)
-    values = evaluate(linear.eval(), split).to_dict()
-    with pytest.raises(
-        ValueError, match=r"^result must have the keys perturbation, .*, got none for strength, correct\.$"
-    ):
-        RobustnessResult.from_dict({k: v for k, v in values.items() if k not in ("strength", "correct")})
-    with pytest.raises(ValueError, match=r"^correct must hold one digit for each of 530 sequences, got 2\.$"):
-        RobustnessResult.from_dict(values | {"correct": "01"})

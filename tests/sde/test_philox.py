@@ -5,9 +5,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from noisyrnn.sde.draws import seed_bits
-from noisyrnn.sde.philox import WORD, philox, round_keys, rounds
+from noisyrnn.sde.philox import WORD, round_keys, rounds
 
 # Known answers of the authors' library (Random123, kat_vectors, philox4x32 with ten rounds).
 KNOWN = [
@@ -19,6 +20,12 @@ KNOWN = [
         (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
     ),
 ]
+
+
+def philox(counter: tuple[Tensor, ...], key: Tensor) -> tuple[Tensor, ...]:
+    """Four 32-bit words for each counter, all held in int64; a key has 64 bits, the first word's below the second's."""
+    c0, c1, c2, c3, _ = torch.broadcast_tensors(*counter, key)
+    return tuple(word & WORD for word in rounds(torch, (c0, c1, c2, c3), round_keys(key)))
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)

@@ -203,7 +203,7 @@ class _Drift(NamedTuple):
     increment: Tensor
 
     @classmethod
-    def along(cls, trajectory: Trajectory, dt: Tensor | None, alive: Tensor | None) -> "_Drift":
+    def along(cls, trajectory: Trajectory, dt: Tensor | None, valid: Tensor | None) -> "_Drift":
         """Of a trajectory of the drift family."""
         assert trajectory.linear is not None
         A, W = trajectory.linear.A, trajectory.linear.W
@@ -211,7 +211,7 @@ class _Drift(NamedTuple):
         activation = torch.tanh(states @ W.T + torch.stack(trajectory.maps.drives))
         rate = trajectory.linear.step.expand_as(states)
         rate = rate if dt is None else rate * dt
-        rate = rate if alive is None else rate * alive
+        rate = rate if valid is None else rate * valid
         slope = rate * (1 - activation**2)
         drift = activation if A is None else activation + states @ A.T
         bend = -2 * activation * slope
@@ -269,16 +269,16 @@ class Expansion:
         labels = labels.long()
         trajectory = Trajectory.of(cell_of(model), standardised(model, inputs), lengths=lengths, dt=dt)
         maps, size = trajectory.maps, model.layer.hidden_size
-        alive = None if maps.alive is None else torch.stack(maps.alive)
+        valid = None if maps.valid is None else torch.stack(maps.valid)
         if dt is not None:
             dt = dt[:, None, None] if dt.ndim == 1 else dt.T[..., None]
-        drift = None if trajectory.linear is None else _Drift.along(trajectory, dt, alive)
+        drift = None if trajectory.linear is None else _Drift.along(trajectory, dt, valid)
         if drift is None:
             increment = torch.stack([maps.increment(m, h)[:, :size] for m, h in enumerate(trajectory.states[:-1])])
         else:
             increment = drift.increment
         root = _root(noise, increment, dt)
-        root = root if alive is None else root * alive
+        root = root if valid is None else root * valid
         return cls(trajectory, drift, root, _Loss.at(model.readout, trajectory.end[:, :size], labels))
 
     def exact(self) -> Regularizer:

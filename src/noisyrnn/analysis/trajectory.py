@@ -112,20 +112,9 @@ class Trajectory:
             inner = inner + self.linear.A
         return eye + rate[..., None] * inner
 
-    def curvature(self, m: int, vectors: Tensor) -> Tensor:
-        """`h_{m+1}''[v, v]`, the second directional derivative of the step, for vectors `(..., batch, state_size)`."""
-
-        def along(v: Tensor) -> Tensor:
-            def first(h: Tensor) -> Tensor:
-                return jvp(self._map(m), (h,), (v,))[1]
-
-            return jvp(first, (self.states[m],), (v,))[1]
-
-        return _over_leading(along, vectors)
-
-    def alive(self, m: int) -> Tensor | None:
-        """Which sequences still go on at step `m`, bool `(batch, 1)`; `None` where all always do."""
-        return None if self.maps.alive is None else self.maps.alive[m]
+    def valid(self, m: int) -> Tensor | None:
+        """Which sequences have step `m`, bool `(batch, 1)`; `None` where all do."""
+        return None if self.maps.valid is None else self.maps.valid[m]
 
     def _map(self, m: int) -> Callable[[Tensor], Tensor]:
         return lambda h: self.maps(m, h)
@@ -142,8 +131,8 @@ class Trajectory:
         noise, draws = self.maps.noise, self.maps.draws.multiplicative
         if noise is not None and draws is not None:
             rate = noise.perturb(rate, None, draws[m], dt)
-        alive = self.alive(m)
-        return rate if alive is None else rate * alive, slope
+        valid = self.valid(m)
+        return rate if valid is None else rate * valid, slope
 
     def _drift_product(self, m: int, vectors: Tensor, *, transposed: bool) -> Tensor:
         """`J v` or `Jᵀ v` with `J = I + diag(rate) (A + diag(slope) W)`."""

@@ -19,6 +19,7 @@ from noisyrnn.checks import (
     check_values,
 )
 from noisyrnn.data.scale import Scale
+from noisyrnn.padding import valid_steps
 
 
 def check_targets(labels: Tensor, *, count: int) -> None:
@@ -113,7 +114,7 @@ class Split:
         n, steps, _ = self.inputs.shape
         if self.lengths is None:
             return torch.ones(n, steps, dtype=torch.bool, device=self.inputs.device)
-        return torch.arange(steps, device=self.lengths.device) < self.lengths[:, None]
+        return valid_steps(self.lengths, steps)
 
 
 def _state(tensor: Tensor | None) -> object:

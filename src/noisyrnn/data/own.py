@@ -19,6 +19,7 @@ from noisyrnn.data.sizes import check_size, largest_array
 from noisyrnn.data.split import Cases, check_cases, dataset_from_cases
 from noisyrnn.data.table import read_csv
 from noisyrnn.data.ts import read_ts, sibling
+from noisyrnn.padding import valid_steps
 
 SUFFIXES = (".npz", ".csv", ".ts", ".ts.gz")
 LAYOUTS = ("channels-last", "time-last")
@@ -208,8 +209,7 @@ def read_npz(path: Path, suffix: str = "", *, layout: str | None = None) -> Case
             raise TypeError(f"lengths{suffix} must hold integers, got {lengths.dtype}.")
         valid_lengths = torch.from_numpy(lengths.astype(np.int64))
         if valid_lengths.shape == inputs.shape[:1]:  # else check_cases says what is wrong
-            padding = torch.arange(inputs.shape[1], device="cpu") >= valid_lengths[:, None]
-            inputs = inputs.masked_fill(padding.unsqueeze(-1), 0.0)
+            inputs = inputs.masked_fill(~valid_steps(valid_lengths, inputs.shape[1]).unsqueeze(-1), 0.0)
     cases = Cases(inputs=inputs, lengths=valid_lengths, labels=labels)
     check_cases(cases, suffix)
     return cases

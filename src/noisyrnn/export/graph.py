@@ -12,6 +12,7 @@ from noisyrnn.models import Cell, Head, SequenceClassifier, SequenceToSequence
 from noisyrnn.models.heads.standardisation import standardised
 from noisyrnn.models.modules import check_uncalled, prepare_weights
 from noisyrnn.models.sequences.stack import stacked
+from noisyrnn.padding import valid_steps
 
 Graph: TypeAlias = "SequenceGraph | StepGraph"
 
@@ -72,9 +73,9 @@ class WrittenCell(nn.Module):
         return state + self.cell.increment(self.cell.drive(inputs, weights), state, weights)
 
     def over(
-        self, alive: Tensor, inputs: Tensor, state: Tensor, dt: None, every_step: bool
+        self, valid: Tensor, inputs: Tensor, state: Tensor, dt: None, every_step: bool
     ) -> tuple[Tensor | None, Tensor]:
-        """A whole pass, as `kernels.reference.run`; `alive` says which steps are valid, bool `(steps, batch, 1)`."""
+        """A whole pass, as `kernels.reference.run`; `valid` is a mask of the steps, bool `(steps, batch, 1)`."""
         weights = self.weights
         drives = self.cell.drive(inputs, weights).transpose(0, 1)
 
@@ -83,7 +84,7 @@ class WrittenCell(nn.Module):
             after = torch.where(valid, state + self.cell.increment(drive, state, weights), state)
             return after, (torch.where(valid, after, 0.0),) if every_step else ()
 
-        end, outputs = scan(step, state, (drives, alive))
+        end, outputs = scan(step, state, (drives, valid))
         return outputs[0][..., : self.cell.hidden_size].transpose(0, 1) if every_step else None, end
 
 
@@ -138,9 +139,9 @@ class SequenceGraph(_Graph):
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """As the model's own; lengths are not checked, and those above the number of steps count as it."""
         values = standardised(inputs if self.batch_first else inputs.transpose(0, 1), self.mean, self.std, self.dtype)
-        alive = (torch.arange(values.shape[1], device=lengths.device)[:, None] < lengths)[..., None]
+        valid = valid_steps(lengths, values.shape[1]).T[..., None]
         # A backward direction meets the padding first. Its state rests there, so that nothing need be moved.
-        masks = (alive, alive.flip(0))
+        masks = (valid, valid.flip(0))
         passes = [partial(cell.over, masks[k % self.directions]) for k, cell in enumerate(self._written())]
         outputs, ends = stacked(
             cast(list[Callable[..., Any]], passes),
@@ -155,7 +156,7 @@ class SequenceGraph(_Graph):
         if outputs is None:
             last: Tensor = self.readout(torch.cat([end[:, : self.hidden_size] for end in ends[-self.directions :]], 1))
             return last
-        answers = torch.where(alive.transpose(0, 1), self.readout(outputs), 0.0)
+        answers = torch.where(valid.transpose(0, 1), self.readout(outputs), 0.0)
         return answers if self.batch_first else answers.transpose(0, 1)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from noisyrnn.checks import autocasts
 from noisyrnn.kernels.recurrence import FusedNoise, Gradients, Pass, Recurrence
+from noisyrnn.padding import valid_steps
 
 MAX_HIDDEN = 256
 """Beyond it a tile's state leaves the registers."""
@@ -149,8 +150,7 @@ def backward(
             grad_inputs = (w @ call.U).unflatten(1, (steps, batch)).transpose(1, 2).contiguous()
         inputs = call.inputs
         if call.lengths is not None:  # else NaN padding reaches the gradient of U as 0 * NaN
-            alive = torch.arange(steps, device=inputs.device) < call.lengths[:, :, None]
-            inputs = inputs.masked_fill(~alive[..., None], 0.0)
+            inputs = inputs.masked_fill(~valid_steps(call.lengths, steps)[..., None], 0.0)
         return Gradients(
             inputs=grad_inputs,
             state=grad_state,

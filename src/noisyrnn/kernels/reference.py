@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.padding import valid_steps
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise, NoiseDraws
 
@@ -54,7 +55,7 @@ class StepMaps(Generic[Weights]):
         dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`.
 
     Attributes:
-        alive: For each step, which sequences still go on, `(batch, 1)`; `None` where all always do.
+        valid: For each step, which sequences have it, bool `(batch, 1)`; `None` where all have every step.
         drives: For each step, the inputs' part of it, `(batch, k)`.
         dts: For each step, its length in a shape that broadcasts against `(batch, hidden_size)`, or `None`.
     """
@@ -73,13 +74,11 @@ class StepMaps(Generic[Weights]):
         self.cell = cell
         self.noise = noise
         self.weights = cell.weights()
-        self.alive: tuple[Tensor, ...] | None = None
+        self.valid: tuple[Tensor, ...] | None = None
         if lengths is not None:
-            alive = (torch.arange(steps, device=lengths.device)[:, None] < lengths)[..., None]
-            inputs = inputs.masked_fill(
-                ~alive.transpose(0, 1), 0.0
-            )  # else NaN padding reaches the gradients as 0 * NaN
-            self.alive = alive.unbind(0)
+            valid = valid_steps(lengths, steps)[..., None]
+            inputs = inputs.masked_fill(~valid, 0.0)  # else NaN padding reaches the gradients as 0 * NaN
+            self.valid = valid.unbind(1)
         self.drives = cell.drive(inputs, self.weights).unbind(1)
         draws = NoiseDraws(None, None)
         if noise is not None and path is not None:
@@ -97,7 +96,7 @@ class StepMaps(Generic[Weights]):
     def __call__(self, m: int, state: Tensor) -> Tensor:
         """The state `(batch, state_size)` after step `m`, given that before it."""
         after = state + self.increment(m, state)
-        return after if self.alive is None else torch.where(self.alive[m], after, state)
+        return after if self.valid is None else torch.where(self.valid[m], after, state)
 
     def increment(self, m: int, state: Tensor) -> Tensor:
         """The noisy increment of step `m` of a sequence that goes on, `(batch, state_size)`."""
@@ -135,7 +134,7 @@ def run(
         state = maps(m, state)
         if every_step:
             output = state[:, :size]
-            outputs.append(output if maps.alive is None else torch.where(maps.alive[m], output, 0.0))
+            outputs.append(output if maps.valid is None else torch.where(maps.valid[m], output, 0.0))
     return (torch.stack(outputs, dim=1) if every_step else None), state
 
 

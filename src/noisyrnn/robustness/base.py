@@ -12,6 +12,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_labels, check_lengths, check_number, check_sequences
 from noisyrnn.data.scale import Scale
+from noisyrnn.padding import valid_steps
 
 Model = Callable[..., Tensor]
 """`model(inputs)`, or `model(inputs, lengths=lengths)`: `(batch, steps, input_size)` to logits `(batch, classes)`."""
@@ -202,20 +203,19 @@ def check_repeatable(model: Model, inputs: Tensor, lengths: Tensor | None) -> No
         )
 
 
-def valid_steps(inputs: Tensor, lengths: Tensor | None) -> Tensor:
+def valid_values(inputs: Tensor, lengths: Tensor | None) -> Tensor:
     """Boolean `(batch, steps, 1)`: true where a step belongs to its sequence, false where it is padding."""
     batch, steps, _ = inputs.shape
     if lengths is None:
         return torch.ones(batch, steps, 1, dtype=torch.bool, device=inputs.device)
-    index = torch.arange(steps, device=inputs.device)
-    return (index < lengths.to(inputs.device)[:, None]).unsqueeze(-1)
+    return valid_steps(lengths.to(inputs.device), steps).unsqueeze(-1)
 
 
 def finish(inputs: Tensor, perturbed: Tensor, *, lengths: Tensor | None, clip: Range | None) -> Tensor:
     """`perturbed`, cut to `clip`, with the padded steps of `inputs` put back."""
     if clip is not None:
         perturbed = perturbed.clamp(*clip)
-    return torch.where(valid_steps(inputs, lengths), perturbed, inputs)
+    return torch.where(valid_values(inputs, lengths), perturbed, inputs)
 
 
 def standard_normal(inputs: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """Accuracy under a perturbation, over draws that all models share, and the worst case over attacks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,6 @@ MAX_DRAWS = len(_DIGITS) - 1
 
 WORST = "worst_"
 """What the names of worst cases over attacks begin with; the norm follows."""
-
-_KEYS = "perturbation strength settings accuracy interval draw_accuracies correct sequences".split()
-_NEW_KEYS = {"unit": "", "norm": None, "moved": True, "guess": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,33 +72,11 @@ class RobustnessResult:
             "draw_accuracies": list(self.draw_accuracies),
             "correct": "".join(_DIGITS[count] for count in self.correct),
             "sequences": self.sequences,
-            **{name: getattr(self, name) for name in _NEW_KEYS},
+            "unit": self.unit,
+            "norm": self.norm,
+            "moved": self.moved,
+            "guess": self.guess,
         }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "RobustnessResult":
-        """The result that `to_dict` wrote.
-
-        Raises:
-            ValueError: If a key is missing, or `correct` does not hold one digit for each sequence.
-        """
-        missing = [key for key in _KEYS if key not in values]
-        if missing:
-            raise ValueError(f"result must have the keys {', '.join(_KEYS)}, got none for {', '.join(missing)}.")
-        digits, sequences = values["correct"], values["sequences"]
-        if len(digits) != sequences:
-            raise ValueError(f"correct must hold one digit for each of {sequences} sequences, got {len(digits)}.")
-        low, high = values["interval"]
-        return cls(
-            perturbation=values["perturbation"],
-            strength=values["strength"],
-            settings=values["settings"],
-            accuracy=values["accuracy"],
-            interval=(low, high),
-            draw_accuracies=tuple(values["draw_accuracies"]),
-            correct=tuple(int(digit, 36) for digit in digits),
-            **{name: values.get(name, default) for name, default in _NEW_KEYS.items()},
-        )
 
 
 def draw_generator(seed: int, draw: int, block: int) -> torch.Generator:

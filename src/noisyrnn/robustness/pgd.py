@@ -18,7 +18,7 @@ from noisyrnn.robustness.base import (
     predict,
     standard_normal,
     uniform,
-    valid_steps,
+    valid_values,
 )
 from noisyrnn.robustness.gradient import input_gradient, sequence_losses
 
@@ -105,7 +105,7 @@ class PGD:
         if self.strength == 0:
             return inputs.clone()
         check_repeatable(model, inputs, lengths)
-        valid = valid_steps(inputs, lengths)
+        valid = valid_values(inputs, lengths)
         inputs = inputs.detach()
         first = finish(inputs, inputs, lengths=lengths, clip=self.clip)
         with torch.no_grad():

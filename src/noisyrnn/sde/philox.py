@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 WORD = 0xFFFFFFFF
 """The bits of a word."""
@@ -18,20 +17,6 @@ _W0, _W1 = 0x9E3779B9, 0xBB67AE85  # what the keys grow by
 
 Array = Any
 """An int64 tensor or a uint64 array."""
-
-
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Tensor) -> tuple[Tensor, ...]:
-    """Four 32-bit words for each counter, all held in int64; for tests against published answers.
-
-    Args:
-        counter: Four int64 tensors that broadcast against one another, with values in [0, 2³²).
-        key: int64 with 64 bits, the first word's below the second's; broadcasts against the counters.
-
-    Reference:
-        Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011.
-    """
-    *words, _ = torch.broadcast_tensors(*counter, key)
-    return tuple(word & WORD for word in rounds(torch, (words[0], words[1], words[2], words[3]), round_keys(key)))
 
 
 def round_keys(key: Array) -> list[tuple[Array, Array]]:
@@ -54,9 +39,12 @@ def rounds(
 
     Args:
         xp: `torch` or `numpy`.
-        counter: As in `philox`; the last word has no axis that the others lack.
+        counter: Four arrays of words that broadcast against one another; the last has no axis that the others lack.
         keys: Of `round_keys`.
         memory: Five of the shape that all words broadcast to, or `None` for fresh ones.
+
+    Reference:
+        Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011.
     """
     cross = functools.partial(_cross, xp)
     c0, c1, c2, c3 = counter

@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 from tests.analysis.loss.curvature_cases import (
@@ -164,16 +163,6 @@ def test_float32_is_close_and_by_the_reference_loop_too(monkeypatch):
     torch.testing.assert_close(*widened, rtol=1e-12, atol=1e-13)
     assert (fast @ vector).dtype == torch.float32
     torch.testing.assert_close((fast @ vector).double(), exact @ vector, rtol=1e-4, atol=1e-5)
-
-
-def test_scipy_sees_the_same_operator():
-    hessian = LossHessian(classifier(), sequences())
-    operator, vectors = hessian.as_scipy(), drawn(hessian.size, 2).numpy()
-    expected = (hessian @ torch.from_numpy(vectors)).numpy()
-    assert operator.shape == (hessian.size, hessian.size) and operator.dtype == np.float64
-    np.testing.assert_array_equal(operator @ vectors, expected)
-    np.testing.assert_array_equal(operator @ vectors[:, 0], expected[:, 0])
-    np.testing.assert_array_equal(operator.T @ vectors[:, 0], expected[:, 0])
 
 
 @pytest.mark.parametrize("name", ["noisy", "exprnn", "lstm"])

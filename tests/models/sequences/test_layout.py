@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from noisyrnn.models.sequences.layout import arranged, step_lengths, turned, valid
+from noisyrnn.models.sequences.layout import arranged, step_lengths, turned
+from noisyrnn.padding import valid_steps
 from noisyrnn.sde import BrownianPath
 
 Make = Callable[..., Any]
@@ -15,7 +16,7 @@ MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [1] + [0] * 5, [1] * 6, [1, 1, 0, 0, 0,
 
 
 def test_a_mask_is_its_lengths() -> None:
-    assert torch.equal(valid(LENGTHS, 6), MASK)
+    assert torch.equal(valid_steps(LENGTHS, 6), MASK)
     given = arranged(torch.zeros(4, 6, 2), input_size=2, batch_first=True, mask=MASK)
     assert torch.equal(given.lengths, LENGTHS)
     given = arranged(torch.zeros(6, 4, 2), input_size=2, batch_first=False, mask=MASK)

@@ -13,7 +13,7 @@ from noisyrnn.analysis.margins.lipschitz_bound import margin_certificate
 from noisyrnn.analysis.margins.margin import input_margin_estimate, linearised_margin, output_margins
 from noisyrnn.analysis.margins.smoothing import ABSTAIN, certify
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.robustness.base import Model, valid_steps
+from noisyrnn.robustness.base import Model, valid_values
 from noisyrnn.robustness.scaled import StandardizedValues
 from noisyrnn.robustness.statistics import accuracy_interval
 
@@ -62,7 +62,7 @@ class _Distances:
         self.step_unit, self.unit = "s", "s√n"
         self.about = "; s: standard deviation of each channel in the training data, n: values of a sequence"
         self.largest_scale = max(scale.std)
-        steps = valid_steps(self.inputs, self.lengths).sum(dim=(1, 2))
+        steps = valid_values(self.inputs, self.lengths).sum(dim=(1, 2))
         self.root = (steps * sum(std > 0 for std in scale.std)).double().sqrt()
         values = StandardizedValues(
             self.inputs, center=scale.mean, scale=scale.std, factor=self.root if per_value else None

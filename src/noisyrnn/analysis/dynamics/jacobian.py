@@ -11,6 +11,7 @@ from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import Trajectory, cell_of
 from noisyrnn.checks import check_integer, check_labels, check_sequences
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
+from noisyrnn.padding import valid_steps
 from noisyrnn.robustness.base import Model, check_batch, check_model, predict
 from noisyrnn.robustness.gradient import recording
 from noisyrnn.sde.brownian import BrownianPath
@@ -282,5 +283,5 @@ def _within(logs: Tensor, counts: Tensor | None) -> Tensor:
     """`logs`, `(batch, steps, ...)`, with NaN past each row's first `counts` entries."""
     if counts is None:
         return logs
-    inside = torch.arange(logs.shape[1], device=logs.device) < counts.to(logs.device)[:, None]
-    return logs.where(inside.reshape(*inside.shape, *(1,) * (logs.ndim - 2)), torch.nan)
+    valid = valid_steps(counts.to(logs.device), logs.shape[1])
+    return logs.where(valid.reshape(*valid.shape, *(1,) * (logs.ndim - 2)), torch.nan)

@@ -4,7 +4,6 @@ import copy
 import math
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ from noisyrnn.robustness.base import batch_first
 from noisyrnn.robustness.gradient import recording
 
 if TYPE_CHECKING:
-    from scipy.sparse.linalg import LinearOperator
+    pass
 
 _DTYPES = ("float32", "float64")
 
@@ -200,16 +199,6 @@ class LossHessian:
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """As `matvec`."""
         return self.matvec(vectors)
-
-    def as_scipy(self) -> "LinearOperator":
-        """The same for SciPy: float vectors of NumPy in, and out."""
-        from scipy.sparse.linalg import LinearOperator
-
-        def product(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            return self.matvec(torch.from_numpy(vectors)).cpu().numpy()
-
-        dtype = np.dtype(str(self.dtype).removeprefix("torch."))
-        return LinearOperator((self.size, self.size), matvec=product, rmatvec=product, matmat=product, dtype=dtype)
 
     def _slope(self, batch: int) -> tuple[float, Tensor]:
         """A batch's share of the loss, and of the gradient with its graph."""

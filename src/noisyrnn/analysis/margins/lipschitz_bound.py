@@ -12,7 +12,7 @@ from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import as_int64, check_sequences
 from noisyrnn.models import Cell, SequenceClassifier
 from noisyrnn.models.gated import TorchCell
-from noisyrnn.robustness.base import check_model, predict, valid_steps
+from noisyrnn.robustness.base import check_model, predict, valid_values
 from noisyrnn.robustness.gradient import recording
 
 
@@ -93,7 +93,7 @@ def _log_gain(model: SequenceClassifier, inputs: Tensor, lengths: Tensor | None,
     values, place = sizes.unique(return_inverse=True)
     bounds = torch.stack([_step_bounds(model, float(value)) for value in values]).log().to(inputs.device)
     L, c = bounds[place].expand(batch, steps, 2).unbind(2)
-    valid = valid_steps(inputs, lengths).squeeze(2)
+    valid = valid_values(inputs, lengths).squeeze(2)
     L, c = torch.where(valid, L, 0.0), torch.where(valid, c, -torch.inf)
     later = L[:, 1:].flip(1).cumsum(1).flip(1)
     after = torch.cat([later, torch.zeros_like(L[:, :1])], dim=1)

@@ -10,7 +10,7 @@ from noisyrnn.analysis.dynamics.jacobian import input_jacobian
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.checks import as_int64, check_choice, check_integer
 from noisyrnn.data.base import Split, check_split
-from noisyrnn.robustness.base import Model, check_batch, check_model, predict, valid_steps
+from noisyrnn.robustness.base import Model, check_batch, check_model, predict, valid_values
 from noisyrnn.robustness.evaluate import BLOCK
 from noisyrnn.robustness.gradient import recording
 
@@ -187,4 +187,4 @@ def _linearisation(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor
             f"gradient of the logits became non-finite for {bad} of {len(inputs)} sequences. "
             "Lower the model's step size."
         )
-    return leads(logits, labels), jacobian * valid_steps(inputs, lengths)[:, None]
+    return leads(logits, labels), jacobian * valid_values(inputs, lengths)[:, None]

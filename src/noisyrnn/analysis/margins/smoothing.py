@@ -9,7 +9,7 @@ from torch import Tensor
 
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.checks import check_integer, check_number
-from noisyrnn.robustness.base import Model, check_batch, check_model, check_strengths, predict, valid_steps
+from noisyrnn.robustness.base import Model, check_batch, check_model, check_strengths, predict, valid_values
 from noisyrnn.robustness.statistics import Interval, accuracy_interval
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 
@@ -224,7 +224,7 @@ def _votes(
     rows = slice(index, index + 1)
     sequence, length = inputs[rows], None if lengths is None else lengths[rows]
     _, steps, channels = sequence.shape
-    valid = valid_steps(sequence, length)
+    valid = valid_values(sequence, length)
     path = BrownianPath(seed=derive_seed(seed, "smoothing", index))  # not what a model seeded alike would draw
     votes = []
     for first in range(0, draws, batch_size):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from noisyrnn.kernels.cpu import buffers
 from noisyrnn.kernels.recurrence import Pass
+from noisyrnn.padding import valid_steps
 
 BLOCK = 32
 """Steps; fewer are not worth the calls, more leave a processor's last cache."""
@@ -31,7 +32,7 @@ class Time(NamedTuple):
         steps = call.inputs.shape[2]
         over, dt = None, None
         if call.lengths is not None:
-            over = (torch.arange(steps, device=call.inputs.device)[:, None] >= call.lengths[:, None, :])[..., None]
+            over = ~valid_steps(call.lengths, steps).transpose(1, 2)[..., None]
         if call.dt is not None:
             dt = call.dt.transpose(1, 2)[..., None]
             dt = dt if over is None else torch.where(over, 1.0, dt)

@@ -8,7 +8,7 @@ from noisyrnn.checks import check_integer
 from noisyrnn.models.heads.readout import check_layer, readout_of
 from noisyrnn.models.heads.standardisation import Standardized
 from noisyrnn.models.layer import RecurrentLayer
-from noisyrnn.models.sequences.layout import valid
+from noisyrnn.padding import valid_steps
 from noisyrnn.sde.brownian import BrownianPath
 
 
@@ -65,7 +65,7 @@ class SequenceToSequence(Standardized):
             return outputs._replace(data=self.readout(outputs.data))
         targets: Tensor = self.readout(outputs)
         if lengths is not None:
-            mask = valid(lengths.to(targets.device), targets.shape[1 if self.layer.batch_first else 0])
+            mask = valid_steps(lengths.to(targets.device), targets.shape[1 if self.layer.batch_first else 0])
         if mask is None:
             return targets
         inside = mask if self.layer.batch_first else mask.T

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from noisyrnn.checks import autocasts, check_lengths, values_hidden
 from noisyrnn.models.modules import first_parameter
+from noisyrnn.padding import valid_steps
 
 
 class Sequences(NamedTuple):
@@ -120,11 +121,6 @@ def arranged(
     return Sequences(values, lengths, batch_first)
 
 
-def valid(lengths: Tensor, steps: int) -> Tensor:
-    """Which steps are before a sequence's end, bool `(batch, steps)`."""
-    return torch.arange(steps, device=lengths.device) < lengths[:, None]
-
-
 def turned(values: Tensor, lengths: Tensor | None) -> Tensor:
     """The valid steps of `(batch, steps)` or `(batch, steps, size)` in reverse order; padding stays behind them."""
     if lengths is None:
@@ -155,7 +151,7 @@ def step_lengths(dt: Tensor | float, values: Tensor, lengths: Tensor | None, lik
     if sizes.shape not in ((steps,), (batch, steps)):
         raise ValueError(f"dt must be a number or have shape ({steps},) or {(batch, steps)}, got {tuple(sizes.shape)}.")
     if lengths is not None and sizes.ndim == 2:
-        sizes = torch.where(valid(lengths, steps), sizes, 1.0)  # padding may be anything
+        sizes = torch.where(valid_steps(lengths, steps), sizes, 1.0)  # padding may be anything
     if values_hidden():
         return sizes
     smallest, largest = float(sizes.detach().min()), float(sizes.detach().max())
@@ -188,7 +184,7 @@ def _packed_like(packed: PackedSequence, outputs: Tensor) -> PackedSequence:
     if packed.sorted_indices is not None:
         outputs = outputs[packed.sorted_indices]
     counts = packed.batch_sizes.to(outputs.device)  # sequences that still go on at each step, the longest first
-    inside = torch.arange(outputs.shape[0], device=outputs.device) < counts[:, None]
+    going = valid_steps(counts, outputs.shape[0])
     return PackedSequence(
-        outputs.transpose(0, 1)[inside], packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
+        outputs.transpose(0, 1)[going], packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
     )

@@ -1,0 +1,19 @@
+"""Padding: the steps past the end of a sequence that is shorter than its batch."""
+
+import torch
+from torch import Tensor
+
+
+def valid_steps(lengths: Tensor, steps: int) -> Tensor:
+    """Mask of the steps that belong to their sequence, bool `(..., steps)`; false where they are padding.
+
+    Args:
+        lengths: Valid steps of each sequence, integers `(...)`.
+        steps: Number of steps of the batch.
+
+    Example:
+        >>> valid_steps(torch.tensor([1, 3]), 3)
+        tensor([[ True, False, False],
+                [ True,  True,  True]])
+    """
+    return torch.arange(steps, device=lengths.device) < lengths[..., None]
