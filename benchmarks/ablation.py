@@ -11,7 +11,7 @@ from typing import Any
 import joblib
 
 from noisyrnn.pipeline import EvaluateConfig
-from noisyrnn.pipeline.compare import RunTask, carry_out
+from noisyrnn.pipeline.compare import RunTask, run_task
 from noisyrnn.report import write_report
 from noisyrnn.training import TrainConfig
 
@@ -63,7 +63,7 @@ def main() -> None:
     threads = max(1, joblib.cpu_count() // words.workers)
     evaluation = EvaluateConfig()
     tasks = [RunTask(config=config, evaluation=evaluation, output=output, threads=threads) for config in configs]
-    joblib.Parallel(n_jobs=words.workers, verbose=5)(joblib.delayed(carry_out)(task) for task in tasks)
+    joblib.Parallel(n_jobs=words.workers, verbose=5)(joblib.delayed(run_task)(task) for task in tasks)
     page = write_report(
         [task.path for task in tasks],
         output,

@@ -92,7 +92,7 @@ def test_the_exact_value_is_what_both_estimators_estimate(name, form, variant):
 def test_both_estimators_agree_for_any_cell(name):
     model, noise = classifier(name), noise_of("independent")
     (inputs, labels), chosen = data("varied")
-    if not model.layer.cell.timed:
+    if not model.layer.cell.supports_dt:
         del chosen["dt"]
     tangent = tangent_regularizer(model, inputs, labels, noise=noise, draws=3000, seed=1, **chosen).measurement()
     # The exponential RNN is linear away from its jump, which noise as weak as this hardly ever reaches.
@@ -116,7 +116,7 @@ def simulated_exactly(model, inputs, labels, noise, dt):
         def loss(normals, b=b):
             h = torch.zeros(1, cell.state_size, dtype=torch.float64)
             for m in range(steps):
-                increment = cell.step(inputs[b, m][None], h, dt[m] if cell.timed else None) - h
+                increment = cell.step(inputs[b, m][None], h, dt[m] if cell.supports_dt else None) - h
                 root = dt[m].sqrt()
                 moved = increment[:, :units] * (1 + noise.multiplicative / root * normals[m, -1])
                 moved = moved + noise.additive * root * normals[m, 0]
@@ -134,7 +134,7 @@ def simulated_exactly(model, inputs, labels, noise, dt):
 def test_the_mean_over_all_signs_is_the_trace_in_the_noise(name, form, monkeypatch):
     model, noise, steps = classifier(name, units=2), noise_of(form), 4
     (inputs, labels), _ = data(steps=steps)
-    timed = model.layer.cell.timed
+    timed = model.layer.cell.supports_dt
     dt = drawn(steps, seed=2).abs() + 0.2 if timed else torch.ones(steps, dtype=torch.float64)
     expected = simulated_exactly(model, inputs, labels, noise, dt)
     monkeypatch.setattr(regularizer, "_signs", every_pattern)
@@ -302,7 +302,7 @@ def test_the_gradient_by_draws_has_the_exact_one_as_its_mean(name, monkeypatch):
 def test_gradients_are_right(name):
     model, noise = classifier(name, units=2), noise_of("independent")
     (inputs, labels), chosen = data("varied", batch=1, steps=3)
-    if not model.layer.cell.timed:
+    if not model.layer.cell.supports_dt:
         del chosen["dt"]
     inputs.requires_grad_()
     leaves = (inputs, *model.parameters())

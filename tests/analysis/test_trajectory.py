@@ -25,7 +25,7 @@ def settings(name, variant):
     chosen = {}
     if variant == "lengths":
         chosen["lengths"] = torch.tensor([5, 1, 3])
-    if variant == "dt" and MODELS[name].build(1, 1, {}).cell.timed:
+    if variant == "dt" and MODELS[name].build(1, 1, {}).cell.supports_dt:
         chosen["dt"] = drawn(BATCH, STEPS).abs() + 0.2
     if variant in ("shared", "independent"):
         chosen["noise"] = HiddenNoise(additive=0.2, multiplicative=0.4, form=variant)

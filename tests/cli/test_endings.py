@@ -129,7 +129,7 @@ def test_whatever_happens_there_is_a_message(
     def fail(words: object) -> int:
         raise error
 
-    monkeypatch.setattr("noisyrnn.cli.show.list_command", fail)
+    monkeypatch.setattr("noisyrnn.cli.info.list_command", fail)
     monkeypatch.delenv("NOISYRNN_DEBUG", raising=False)
     assert main(["list"]) == 1
     shown = capsys.readouterr().err

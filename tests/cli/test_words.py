@@ -98,7 +98,7 @@ def test_a_warning_is_a_note_without_a_place(
         warnings.warn("soon gone", FutureWarning, stacklevel=1)
         return 0
 
-    monkeypatch.setattr("noisyrnn.cli.show.list_command", warn)
+    monkeypatch.setattr("noisyrnn.cli.info.list_command", warn)
     before = warnings.showwarning
     assert main(["list"]) == 0
     assert capsys.readouterr().err == "Note: it may take long\nNote: FutureWarning: soon gone\n"

@@ -144,7 +144,7 @@ def test_gradients_with_noise_on_a_fixed_path(kind: Callable[..., RecurrentLayer
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layer = kind(2, 3, additive=0.2, multiplicative=0.3, **options).double()
-    timed = layer.cell.timed and layer.noise_law == "gaussian"
+    timed = layer.cell.supports_dt and layer.noise_law == "gaussian"
     dt = torch.tensor([0.5, 1.0, 1.5, 2.0], dtype=torch.float64).requires_grad_() if timed else None
     inputs = randn(3, 4, 2, seed=3).requires_grad_()
     h_0 = randn(1, 3, layer.cell.state_size, seed=4).requires_grad_()

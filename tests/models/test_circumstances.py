@@ -74,7 +74,7 @@ def side_by_side(layer: RecurrentLayer, inputs: Tensor, form: str) -> Tensor:
     """Outputs and last states of one pass, `(batch, anything)`."""
     options: dict[str, Any] = {}
     if form == "lengths":
-        options = {"lengths": LENGTHS, "dt": DT if layer.cells["l0"].timed else None}
+        options = {"lengths": LENGTHS, "dt": DT if layer.cells["l0"].supports_dt else None}
     outputs, h_n = layer(inputs, **options)
     return torch.cat([outputs.flatten(1), h_n.transpose(0, 1).flatten(1)], dim=1)
 
@@ -297,7 +297,9 @@ every_pair = pytest.mark.parametrize(
 
 def rows_of(layer: RecurrentLayer, form: str, path: Any = None) -> Callable[[Tensor], Tensor]:
     def one(x: Tensor) -> Tensor:
-        options = {"lengths": LENGTHS[2:3], "dt": DT[:STEPS]} if form == "lengths" and layer.cells["l0"].timed else {}
+        options = (
+            {"lengths": LENGTHS[2:3], "dt": DT[:STEPS]} if form == "lengths" and layer.cells["l0"].supports_dt else {}
+        )
         outputs, h_n = layer(x.unsqueeze(0), path=path, **options)
         return torch.cat([outputs.flatten(), h_n.flatten()])
 

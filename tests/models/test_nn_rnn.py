@@ -21,7 +21,7 @@ def suffixes(num_layers: int, bidirectional: bool) -> list[str]:
     return [f"l{level}{way}" for level in range(num_layers) for way in (("", "_reverse") if bidirectional else ("",))]
 
 
-def structured(matrix: Tensor) -> Tensor:
+def skew_damped(matrix: Tensor) -> Tensor:
     """The linear part of the structure of `A` and `W`; it is its own transpose, as a map of matrices."""
     return (1 - BETA) * (matrix + matrix.T) + BETA * (matrix - matrix.T)
 
@@ -32,7 +32,7 @@ def unstructured(matrix: Tensor) -> Tensor:
 
 def test_the_inverse_of_the_structure() -> None:
     matrix = torch.arange(9.0).view(3, 3).double()
-    torch.testing.assert_close(structured(unstructured(matrix)), matrix, rtol=0, atol=1e-13)
+    torch.testing.assert_close(skew_damped(unstructured(matrix)), matrix, rtol=0, atol=1e-13)
 
 
 def pair(name: str, **options: Any) -> tuple[RecurrentLayer, nn.RNNBase]:
@@ -124,7 +124,7 @@ def test_equals_torch(
             for parameter, value in cell.rnn.named_parameters():
                 torch.testing.assert_close(value.grad, getattr(theirs, parameter.replace("l0", suffix)).grad, **CLOSE)
             continue
-        torch.testing.assert_close(cell.C.grad, structured(getattr(theirs, f"weight_hh_{suffix}").grad), **CLOSE)
+        torch.testing.assert_close(cell.C.grad, skew_damped(getattr(theirs, f"weight_hh_{suffix}").grad), **CLOSE)
         torch.testing.assert_close(cell.input.weight.grad, getattr(theirs, f"weight_ih_{suffix}").grad, **CLOSE)
         assert (cell.input.bias is not None) == bias
         if bias:

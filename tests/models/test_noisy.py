@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from noisyrnn.models import MODELS, LipschitzRNN, NoisyRNN
-from noisyrnn.sde import SDE, BrownianPath, EulerMaruyama, HiddenNoise, RecurrentDrift, structured
+from noisyrnn.sde import SDE, BrownianPath, EulerMaruyama, HiddenNoise, RecurrentDrift, skew_damped
 
 Make = Callable[..., Any]
 PATH = BrownianPath(seed=3)
@@ -53,7 +53,7 @@ def test_paper_parametrisation_is_euler_maruyama(make_layer: Make, make_inputs: 
     inputs = make_inputs()
     outputs, _ = layer(inputs, path=PATH)
     cell = layer.cell
-    f = RecurrentDrift.from_matrices(structured(cell.B), structured(cell.C), cell.input.weight, cell.input.bias)
+    f = RecurrentDrift.from_matrices(skew_damped(cell.B), skew_damped(cell.C), cell.input.weight, cell.input.bias)
     increments = math.sqrt(delta) * PATH.normals(steps=6, batch=4, units=5, motions=1, dtype=torch.float64)[0]
     h = torch.zeros(4, 5, dtype=torch.float64)
     for m in range(6):
@@ -70,7 +70,7 @@ def test_step_lengths_are_euler_maruyama_too(make_layer: Make, make_inputs: Make
     inputs, dt = make_inputs(), torch.rand(4, 6, generator=torch.Generator().manual_seed(0)).double() + 0.5
     outputs, _ = layer(inputs, dt=dt, path=PATH)
     cell = layer.cell
-    f = RecurrentDrift.from_matrices(structured(cell.B), structured(cell.C), cell.input.weight, cell.input.bias)
+    f = RecurrentDrift.from_matrices(skew_damped(cell.B), skew_damped(cell.C), cell.input.weight, cell.input.bias)
     normals = PATH.normals(steps=6, batch=4, units=5, motions=1, dtype=torch.float64)[0]
     h = torch.zeros(4, 5, dtype=torch.float64)
     for m in range(6):

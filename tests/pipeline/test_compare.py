@@ -250,15 +250,15 @@ def test_a_worker_that_dies_takes_no_other_run_with_it(
 ) -> None:
     (tmp_path / "deadly.py").write_text(
         "import os, signal\n"
-        "from noisyrnn.pipeline.compare import carry_out_piece\n"
+        "from noisyrnn.pipeline.compare import run_task_group\n"
         "def deadly(tasks):\n"
         "    if tasks[0].config.model == 'lstm':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return carry_out_piece(tasks)\n"
+        "    return run_task_group(tasks)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(
-        sys.modules["noisyrnn.pipeline.compare"], "carry_out_piece", importlib.import_module("deadly").deadly
+        sys.modules["noisyrnn.pipeline.compare"], "run_task_group", importlib.import_module("deadly").deadly
     )
     page, failures = compare(CompareConfig(**settings(waves_file), workers=2), output=tmp_path / "out")
     died = "The worker process died before the run ended; it may have run out of memory."

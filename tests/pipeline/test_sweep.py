@@ -319,7 +319,7 @@ def test_nothing_but_trials_under_way_elsewhere(waves_file: Path, tmp_path: Path
     url = f"sqlite:///{tmp_path / 'sweeps.db'}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            module, "carry_out_trial", lambda task: study_module.new_trial(open_study(task.name, url, task.identity), 0)
+            module, "run_trial", lambda task: study_module.new_trial(open_study(task.name, url, task.identity), 0)
         )
         with pytest.raises(RuntimeError, match="No trial has ended: the missing ones are running elsewhere"):
             sweep(config, output=tmp_path)

@@ -21,7 +21,7 @@ from noisyrnn.data.base import Dataset
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare, train_run, train_seeds
 from noisyrnn.pipeline import tracking as module
-from noisyrnn.pipeline.compare import RunTask, carry_out, carry_out_piece
+from noisyrnn.pipeline.compare import RunTask, run_task, run_task_group
 from noisyrnn.pipeline.tracking import LOGGERS, check_logger, check_reachable, usable_logger
 from noisyrnn.pipeline.train import build_model, run_path
 from noisyrnn.run_folder import write_json
@@ -380,7 +380,7 @@ def test_runs_of_a_comparison_go_on_without_a_logger_that_is_gone(
         for seed in (1, 2)
     ]
     with pytest.warns(UserWarning, match=r"The metrics of waves-.* go to metrics\.csv alone"):
-        ends = carry_out_piece(tasks) if together else [carry_out(task) for task in tasks]
+        ends = run_task_group(tasks) if together else [run_task(task) for task in tasks]
     assert ends == [(task.path, None) for task in tasks]
 
 

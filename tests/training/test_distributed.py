@@ -15,7 +15,7 @@ from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.training import TrainConfig, fit
 from noisyrnn.training import fit as _
 import noisyrnn.sde.diffusion as diffusion
-from noisyrnn.pipeline.engine import make_fabric
+from noisyrnn.pipeline.devices import make_fabric
 
 torch.set_num_threads(1)
 generator = torch.Generator().manual_seed(0)

@@ -130,7 +130,7 @@ def checked_noise(
         check_labels(labels, count=batch, classes=model.classes)
     if lengths is not None:
         check_lengths(lengths, batch=batch, steps=steps)
-    if dt is not None and not cell_of(model).timed:
+    if dt is not None and not cell_of(model).supports_dt:
         name = type(model.layer).__name__
         raise ValueError(f"dt must be None for {name}, whose steps have no length, got step lengths.")
     if dt is not None and dt.shape not in ((steps,), (batch, steps)):

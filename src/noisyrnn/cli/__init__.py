@@ -32,7 +32,7 @@ COMMANDS = {
 }
 """What each command does. The function `NAME_command` does it, in the module of that name or the one in `_MODULES`."""
 
-_MODULES = {"list": "show", "doctor": "show"}
+_MODULES = {"list": "info", "doctor": "info"}
 
 
 def _usage() -> str:

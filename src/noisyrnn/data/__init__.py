@@ -10,9 +10,9 @@ from noisyrnn.data.digits import load_digits
 from noisyrnn.data.ecg5000 import load_ecg5000, missing_ecg5000
 from noisyrnn.data.folders import data_folders
 from noisyrnn.data.mnist import load_psmnist, load_psmnist255, load_smnist, missing_mnist
-from noisyrnn.data.own import check_not_given, check_reading, is_path, load_own
 from noisyrnn.data.scale import Scale
 from noisyrnn.data.ts import load_archive
+from noisyrnn.data.user_files import check_not_given, check_reading, is_path, load_own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,9 @@ from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.estimators.inputs import Sequences, check_sample_weight, read_sequences
-from noisyrnn.estimators.notes import from_json, to_json
+from noisyrnn.estimators.params_json import from_json, to_json
 from noisyrnn.models import MODELS
-from noisyrnn.pipeline.engine import make_fabric, resolve_accelerator
+from noisyrnn.pipeline.devices import make_fabric, resolve_accelerator
 from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.fit import fit

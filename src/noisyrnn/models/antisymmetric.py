@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_flag, check_number
-from noisyrnn.kernels.cpu.structure import structured_together
+from noisyrnn.kernels.cpu.recurrent_matrix import skew_damped_together
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
-from noisyrnn.sde.structure import check_structure, structured
+from noisyrnn.sde.recurrent_matrix import check_skew_damped, skew_damped
 
 
 class AntisymmetricWeights(NamedTuple):
@@ -50,7 +50,7 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
         super().__init__(input_size, hidden_size)
         check_flag("bias", bias)
         check_number("step_size", step_size, above=0.0)
-        check_structure(1.0, damping)
+        check_skew_damped(1.0, damping)
         check_number("init_std", init_std, above=0.0)
         self.step_size = step_size
         self.damping = damping
@@ -59,11 +59,11 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
 
     def weights(self) -> AntisymmetricWeights:
         """`W` transposed."""
-        return AntisymmetricWeights(structured(self.C, skewness=1.0, damping=self.damping).T)
+        return AntisymmetricWeights(skew_damped(self.C, skewness=1.0, damping=self.damping).T)
 
     def recurrence(self) -> Recurrence:
         """The same step for the fused kernels."""
-        (W,) = structured_together(self.C, skewness=(1.0,), damping=(self.damping,))
+        (W,) = skew_damped_together(self.C, skewness=(1.0,), damping=(self.damping,))
         step = self.input.weight.new_full((self.hidden_size,), self.step_size)
         return Recurrence("drift", None, W, self.input.weight, bias_of(self.input), step)
 

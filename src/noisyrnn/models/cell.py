@@ -24,7 +24,7 @@ class Cell(nn.Module, ABC, Generic[Weights]):
         hidden_size: Units, at least 1.
     """
 
-    timed = True
+    supports_dt = True
     """Whether a step has a length, so that `dt` has a meaning."""
 
     reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {}

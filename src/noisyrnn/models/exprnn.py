@@ -107,7 +107,7 @@ class ExpCell(Cell[ExpWeights]):
         dtype: Type of the weights; torch's default type by default.
     """
 
-    timed = False
+    supports_dt = False
     reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"input": (nn.Linear,), "recurrent": (Rotation,)}
 
     def __init__(

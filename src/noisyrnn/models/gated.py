@@ -38,7 +38,7 @@ class TorchCell(Cell[TorchWeights]):
         dtype: Type of the weights; torch's default type by default.
     """
 
-    timed = False
+    supports_dt = False
     reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"rnn": tuple(KINDS.values())}
 
     def __init__(

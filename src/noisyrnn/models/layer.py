@@ -326,7 +326,7 @@ class RecurrentLayer(nn.Module):
         states = self._initial_states(h_0, len(values), given.alone)
         if h_0 is not None:
             check_dtype("h_0", h_0, self)
-        if dt is not None and not self.cells["l0"].timed:
+        if dt is not None and not self.cells["l0"].supports_dt:
             raise ValueError(
                 f"dt must be None for {type(self).__name__}, whose steps have no length, got step lengths."
             )

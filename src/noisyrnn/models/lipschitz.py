@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_flag, check_number
-from noisyrnn.kernels.cpu.structure import structured_together
+from noisyrnn.kernels.cpu.recurrent_matrix import skew_damped_together
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.sde.drift import RecurrentDrift
-from noisyrnn.sde.structure import check_structure, structured
+from noisyrnn.sde.recurrent_matrix import check_skew_damped, skew_damped
 
 
 class LipschitzCell(Cell[RecurrentDrift]):
@@ -54,7 +54,7 @@ class LipschitzCell(Cell[RecurrentDrift]):
         check_flag("bias", bias)
         check_flag("learn_step", learn_step)
         check_number("step_size", step_size, above=0.0)
-        check_structure(skewness, damping)
+        check_skew_damped(skewness, damping)
         if skewness_w is not None:
             check_number("skewness_w", skewness_w, minimum=0.5, maximum=1.0)
         if damping_w is not None:
@@ -87,13 +87,13 @@ class LipschitzCell(Cell[RecurrentDrift]):
 
     def weights(self) -> RecurrentDrift:
         """The drift with `A` and `W` written out."""
-        A = structured(self.B, skewness=self.skewness, damping=self.damping)
-        W = structured(self.C, skewness=self.skewness_w, damping=self.damping_w)
+        A = skew_damped(self.B, skewness=self.skewness, damping=self.damping)
+        W = skew_damped(self.C, skewness=self.skewness_w, damping=self.damping_w)
         return RecurrentDrift.from_matrices(A, W, self.input.weight, bias_of(self.input))
 
     def recurrence(self) -> Recurrence:
         """The same step for the fused kernels."""
-        A, W = structured_together(
+        A, W = skew_damped_together(
             self.B, self.C, skewness=(self.skewness, self.skewness_w), damping=(self.damping, self.damping_w)
         )
         return Recurrence("drift", A, W, self.input.weight, bias_of(self.input), self.step_size)

@@ -18,7 +18,7 @@ from noisyrnn.pipeline.dependencies import (
     dependencies,
     known_result,
 )
-from noisyrnn.pipeline.engine import resolve_accelerator
+from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.pipeline.train import DataReader, run_config
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, failure_message, locked, write_json

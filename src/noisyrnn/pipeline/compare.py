@@ -17,7 +17,7 @@ from noisyrnn.data import Dataset
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.dependencies import check_same_data
-from noisyrnn.pipeline.engine import resolve_accelerator
+from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run, is_current
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.tracking import check_logger, check_reachable, usable_logger
@@ -140,7 +140,7 @@ class RunTask:
         return run_path(self.config, self.output)
 
 
-def carry_out(task: RunTask) -> tuple[Path, str | None]:
+def run_task(task: RunTask) -> tuple[Path, str | None]:
     """Train, evaluate and, if asked for, analyse one run, going on from where it was.
 
     Returns:
@@ -150,7 +150,7 @@ def carry_out(task: RunTask) -> tuple[Path, str | None]:
     torch.set_num_threads(task.threads)
     try:
         with locked(task.path, wait=_WAIT):
-            _carry_out_stages(task)
+            _run_stages(task)
     except Exception as error:  # whatever it is, the other runs go on and the report shows it
         sentence = failure_message(error)
         note_failure(task, sentence)
@@ -160,7 +160,7 @@ def carry_out(task: RunTask) -> tuple[Path, str | None]:
     return task.path, None
 
 
-def _carry_out_stages(task: RunTask) -> None:
+def _run_stages(task: RunTask) -> None:
     folder = train_run(
         task.config,
         output=task.output,
@@ -187,10 +187,10 @@ def _carry_out_stages(task: RunTask) -> None:
         )
 
 
-def carry_out_piece(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
-    """As `carry_out`, for one task, or for several that differ in the seed alone: they are trained side by side."""
+def run_task_group(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
+    """As `run_task`, for one task, or for several that differ in the seed alone: they are trained side by side."""
     if len(tasks) == 1:
-        return [carry_out(tasks[0])]
+        return [run_task(tasks[0])]
     first = tasks[0]
     before = torch.get_num_threads()
     torch.set_num_threads(first.threads)
@@ -209,13 +209,13 @@ def carry_out_piece(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
         name, reason = first.config.shown_label, failure_message(error)
         notice = f"The runs of {name} could not be trained together and follow one another: {reason}"
         warnings.warn(notice, stacklevel=2)
-        return [carry_out(task) for task in tasks]
+        return [run_task(task) for task in tasks]
     finally:
         torch.set_num_threads(before)
     ends: list[tuple[Path, str | None]] = []
     for task in tasks:
         sentence = failures[task.path]
-        ends.append(carry_out(task) if sentence is None else (task.path, sentence))
+        ends.append(run_task(task) if sentence is None else (task.path, sentence))
     return ends
 
 
@@ -293,7 +293,7 @@ def compare(
         made = {task.path for task in sound if RunFolder(task.path).robustness.is_file()}  # they take no time again
         bar = ProgressBar("runs", len(sound), done=len(made), shown=show_progress and not one_by_one)
         try:
-            failures |= _carry_out_all(config, sound, lambda path: None if path in made else bar.advance())
+            failures |= _run_all(config, sound, lambda path: None if path in made else bar.advance())
         finally:
             bar.close()
         from noisyrnn.report import split_readable, write_report  # matplotlib, which the trainings need not wait for
@@ -339,7 +339,7 @@ def _unreadable(tasks: Sequence[RunTask], dataset: Dataset) -> dict[Path, str]:
     return found
 
 
-def _carry_out_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callable[[Path], None]) -> dict[Path, str]:
+def _run_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callable[[Path], None]) -> dict[Path, str]:
     """Run every task; where a worker dies, its tasks are tried once more, one by one."""
     ended: dict[Path, str | None] = {}
     pieces = [[task] for task in tasks]
@@ -371,6 +371,6 @@ def _spread(config: CompareConfig, pieces: Sequence[Sequence[RunTask]], take: Ca
     """Run pieces on the back end, and call `take` with each and its end, or the error that its worker died."""
     if config.backend == "dask":
         assert config.scheduler is not None
-        run_on_cluster(carry_out_piece, pieces, take, scheduler=config.scheduler)
+        run_on_cluster(run_task_group, pieces, take, scheduler=config.scheduler)
     else:
-        run_tasks(carry_out_piece, pieces, take, workers=config.workers, threads=config.threads)
+        run_tasks(run_task_group, pieces, take, workers=config.workers, threads=config.threads)

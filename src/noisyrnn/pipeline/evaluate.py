@@ -11,7 +11,7 @@ import torch
 from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
 from noisyrnn.data import Dataset
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, check_same_data, dependencies, known_result
-from noisyrnn.pipeline.engine import resolve_accelerator
+from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.pipeline.train import DataReader, announce, run_config
 from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness import (

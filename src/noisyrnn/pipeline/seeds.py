@@ -6,7 +6,7 @@ from pathlib import Path
 
 from noisyrnn.checks import check_number
 from noisyrnn.pipeline.dependencies import check_same_data
-from noisyrnn.pipeline.engine import make_fabric, processes, resolve_accelerator
+from noisyrnn.pipeline.devices import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable, usable_logger
 from noisyrnn.pipeline.train import (
     DataReader,

@@ -20,7 +20,7 @@ from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline.databases import sqlite_url
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
-from noisyrnn.pipeline.engine import resolve_accelerator
+from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.pipeline.search_space import SPACES, Space, read_space
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.study import (
@@ -196,7 +196,7 @@ class TrialTask:
     data_dir: Path | None
 
 
-def carry_out_trial(task: TrialTask) -> None:
+def run_trial(task: TrialTask) -> None:
     """Choose settings, train with them and note their score, unless the sweep has trials enough by now."""
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
@@ -337,7 +337,7 @@ def sweep(
     try:
         while made < config.trials:
             tasks = [task] * (config.trials - made)
-            run_tasks(carry_out_trial, tasks, done, workers=config.workers, threads=config.threads)
+            run_tasks(run_trial, tasks, done, workers=config.workers, threads=config.threads)
             give_up_lost(study)
             before, made = made, len(counted(study))
             if made == before:  # the others are running elsewhere, or every worker dies

@@ -20,7 +20,7 @@ from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data
-from noisyrnn.pipeline.engine import make_fabric, processes, resolve_accelerator
+from noisyrnn.pipeline.devices import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable
 from noisyrnn.progress import tell
 from noisyrnn.run_folder import (

@@ -5,7 +5,7 @@ from noisyrnn.sde.diffusion import HiddenNoise
 from noisyrnn.sde.drift import RecurrentDrift
 from noisyrnn.sde.grid import TimeGrid
 from noisyrnn.sde.integrators import SDE, EulerMaruyama, Integrator, Milstein, StochasticHeun
-from noisyrnn.sde.structure import structured
+from noisyrnn.sde.recurrent_matrix import skew_damped
 
 INTEGRATORS: dict[str, Integrator] = {
     "euler_maruyama": EulerMaruyama(),
@@ -25,5 +25,5 @@ __all__ = [
     "StochasticHeun",
     "TimeGrid",
     "derive_seed",
-    "structured",
+    "skew_damped",
 ]

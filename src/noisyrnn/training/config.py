@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from noisyrnn.checks import check_choice, check_integer, check_number, check_text
-from noisyrnn.data.own import check_reading
+from noisyrnn.data.user_files import check_reading
 from noisyrnn.models import MODELS, RecurrentLayer
 from noisyrnn.training.seeding import seeded
 

@@ -62,7 +62,7 @@ def classifier_of(cell, classes=CLASSES):
 def settings(name, variant):
     if variant == "lengths":
         return {"lengths": LENGTHS}
-    timed = built(name).layer.cell.timed
+    timed = built(name).layer.cell.supports_dt
     return {"dt": drawn(BATCH, STEPS).abs() + 0.2} if variant == "dt" and timed else {}
 
 

@@ -8,7 +8,7 @@ import torch
 from tests.kernels.cpu.conftest import a_pass, ends_of, fused
 
 from noisyrnn import NoisyRNN
-from noisyrnn.kernels.cpu import compiler, kernel, structure
+from noisyrnn.kernels.cpu import compiler, kernel, recurrent_matrix
 from noisyrnn.kernels.recurrence import FusedNoise
 
 READ = {
@@ -74,7 +74,7 @@ def test_memory_that_is_gone() -> None:
 def test_matrices_that_are_not_square() -> None:
     kernel.native()
     with pytest.raises(RuntimeError, match="must match"):
-        structure.structured_together(torch.zeros(4, 3), skewness=(0.7,), damping=(0.1,))
+        recurrent_matrix.skew_damped_together(torch.zeros(4, 3), skewness=(0.7,), damping=(0.1,))
 
 
 @pytest.mark.parametrize(("one", "other"), [("x_row", "x_step"), ("d_A", "d_W"), ("additive", "slope")])

@@ -32,7 +32,7 @@ def written_out(layer: RecurrentLayer, inputs: Tensor, h_0: Tensor, dt: Tensor, 
                 weights = cell.weights()
                 for m in range(length):
                     at = length - 1 - m if backward else m
-                    span = dt[row, at] if cell.timed else None
+                    span = dt[row, at] if cell.supports_dt else None
                     move = cell.increment(cell.drive(xs[at][None], weights), h, weights, span)[0]
                     if path is not None:
                         own = BrownianPath(seed=path.seed, stream=path.stream + k, first_row=row, first_step=m)
@@ -61,7 +61,7 @@ def test_equals_written_out_loops(
     inputs, generator = make_inputs(), torch.Generator().manual_seed(3)
     h_0 = torch.randn(len(layer.cells), 4, layer.cells["l0"].state_size, generator=generator, dtype=torch.float64)
     dt = torch.rand(4, 6, generator=generator, dtype=torch.float64) + 0.5
-    timed = {"dt": dt} if layer.cells["l0"].timed else {}
+    timed = {"dt": dt} if layer.cells["l0"].supports_dt else {}
     wanted = written_out(layer, inputs, h_0, dt, PATH if noisy else None)
     past = torch.arange(6) >= LENGTHS[:, None]
     padded = inputs.masked_fill(past[..., None], torch.nan)  # padding, also of dt, reaches nothing

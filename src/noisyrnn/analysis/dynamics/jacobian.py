@@ -43,7 +43,7 @@ def float64_trajectory(
     cell = deepcopy(cell_of(model)).double()
     check_batch(inputs, lengths)
     if dt is not None:
-        if not cell.timed:
+        if not cell.supports_dt:
             raise ValueError(
                 f"dt must be None for {type(cell).__name__}, whose steps have no length, got step lengths."
             )

@@ -27,7 +27,7 @@ class ModuleCell(Cell[NoWeights]):
         ValueError: If `parts` is below 1.
     """
 
-    timed = False
+    supports_dt = False
     calls: ClassVar[tuple[str, ...]] = ("module",)
 
     def __init__(self, module: nn.Module, *, parts: int | None = None) -> None:

@@ -95,7 +95,7 @@ class WithHiddenNoise(nn.Module):
         check_integer("step", step, minimum=0)
         if step > 0 and path is None:
             raise ValueError(f"step must be 0 without a path, got {step}. Give path=BrownianPath(seed=...).")
-        if dt is not None and not self.cell.timed:
+        if dt is not None and not self.cell.supports_dt:
             raise ValueError(f"dt must be None for {type(self.cell).__name__}, whose steps have no length, got {dt}.")
         if inputs.ndim not in (1, 2) or inputs.shape[-1] != self.input_size:
             raise ValueError(

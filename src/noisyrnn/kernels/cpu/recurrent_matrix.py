@@ -1,4 +1,4 @@
-"""Recurrent matrices of prescribed skewness in one pass over memory: the same numbers as `sde.structured`, sooner."""
+"""Recurrent matrices of prescribed skewness in one pass over memory: the same numbers as `sde.skew_damped`, sooner."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from noisyrnn.kernels.cpu import buffers, kernel
-from noisyrnn.sde.structure import structured
+from noisyrnn.sde.recurrent_matrix import skew_damped
 
 
-def structured_together(
+def skew_damped_together(
     *matrices: Tensor, skewness: tuple[float, ...], damping: tuple[float, ...]
 ) -> tuple[Tensor, ...]:
-    """`structured` of each matrix, bit for bit; by compiled code if a pass has loaded it and autograd alone looks on.
+    """`skew_damped` of each matrix, bit for bit; by compiled code if a pass has loaded it and autograd alone looks on.
 
     `skewness` and `damping` hold one value per matrix.
 
@@ -29,7 +29,7 @@ def structured_together(
     )
     if not fast:
         return tuple(
-            structured(m, skewness=beta, damping=gamma)
+            skew_damped(m, skewness=beta, damping=gamma)
             for m, beta, gamma in zip(matrices, skewness, damping, strict=True)
         )
     turned = tuple(1 - 2 * beta for beta in skewness)

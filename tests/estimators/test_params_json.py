@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from noisyrnn.estimators.notes import from_json, to_json
+from noisyrnn.estimators.params_json import from_json, to_json
 
 
 @pytest.mark.parametrize(

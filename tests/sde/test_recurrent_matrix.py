@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from noisyrnn.sde import structured
+from noisyrnn.sde import skew_damped
 
 
 def matrix_of(seed: int, size: int) -> Tensor:
@@ -19,12 +19,12 @@ def test_equals_the_written_out_definition(skewness: float, damping: float) -> N
         for j in range(5):
             symmetric, skew = M[i, j] + M[j, i], M[i, j] - M[j, i]
             expected[i, j] = (1 - skewness) * symmetric + skewness * skew - (damping if i == j else 0.0)
-    torch.testing.assert_close(structured(M, skewness=skewness, damping=damping), expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(skew_damped(M, skewness=skewness, damping=damping), expected, rtol=0, atol=1e-14)
 
 
 def test_defaults_are_the_published_ones() -> None:
     M = matrix_of(1, 4)
-    assert torch.equal(structured(M), structured(M, skewness=0.75, damping=0.001))
+    assert torch.equal(skew_damped(M), skew_damped(M, skewness=0.75, damping=0.001))
 
 
 seeds, sizes = st.integers(0, 10**6), st.integers(1, 8)
@@ -33,7 +33,7 @@ seeds, sizes = st.integers(0, 10**6), st.integers(1, 8)
 @settings(max_examples=50, deadline=None)
 @given(seeds, sizes)
 def test_skewness_one_without_damping_is_skew(seed: int, size: int) -> None:
-    S = structured(matrix_of(seed, size), skewness=1.0, damping=0.0)
+    S = skew_damped(matrix_of(seed, size), skewness=1.0, damping=0.0)
     assert torch.equal(S, -S.T)
 
 
@@ -42,16 +42,16 @@ def test_skewness_one_without_damping_is_skew(seed: int, size: int) -> None:
 def test_skewness_half_is_the_matrix_less_the_damping(seed: int, size: int, damping: float) -> None:
     M = matrix_of(seed, size)
     expected = M - damping * torch.eye(size, dtype=torch.float64)
-    assert torch.equal(structured(M, skewness=0.5, damping=damping), expected)
+    assert torch.equal(skew_damped(M, skewness=0.5, damping=damping), expected)
 
 
 @settings(max_examples=50, deadline=None)
 @given(seeds, sizes, st.floats(0.5, 1), st.floats(0, 10))
 def test_damping_moves_every_eigenvalue_to_the_left(seed: int, size: int, skewness: float, damping: float) -> None:
     M = matrix_of(seed, size)
-    undamped = structured(M, skewness=skewness, damping=0.0)
+    undamped = skew_damped(M, skewness=skewness, damping=0.0)
     shifted = undamped - damping * torch.eye(size, dtype=torch.float64)
-    assert torch.equal(structured(M, skewness=skewness, damping=damping), shifted)
+    assert torch.equal(skew_damped(M, skewness=skewness, damping=damping), shifted)
     # The symmetric part is 2(1-β) times that of M: it bounds how fast the linear part can grow.
     symmetric = (undamped + undamped.T) / 2
     torch.testing.assert_close(symmetric, (1 - skewness) * (M + M.T), rtol=0, atol=1e-13)
@@ -67,4 +67,4 @@ def test_damping_moves_every_eigenvalue_to_the_left(seed: int, size: int, skewne
 )
 def test_out_of_range(skewness: float, damping: float, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        structured(torch.eye(2), skewness=skewness, damping=damping)
+        skew_damped(torch.eye(2), skewness=skewness, damping=damping)

@@ -3,7 +3,7 @@
 import pytest
 
 from noisyrnn.cli import main
-from noisyrnn.pipeline.engine import make_fabric, processes
+from noisyrnn.pipeline.devices import make_fabric, processes
 
 WHOLE = {
     "WORLD_SIZE": "4",
