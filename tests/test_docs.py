@@ -34,7 +34,7 @@ SMALL = {
 """What a test adds to a page's commands; the last of two equal flags counts."""
 SETTINGS = (
     "dataset learning_rate hidden_size batch_size epochs decay_epochs init_std "
-    "step_size learn_step skewness damping additive multiplicative stiffness friction"
+    "step_size learn_step skew_symmetry damping additive multiplicative stiffness friction"
 ).split()
 
 

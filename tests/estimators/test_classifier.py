@@ -47,10 +47,10 @@ def test_every_model(model, waves):
 
 def test_options_reach_the_model(waves):
     classifier = NoisyRNNClassifier(
-        hidden_size=6, epochs=1, num_layers=2, bidirectional=True, step_size=0.2, options={"skewness": 1.0}
+        hidden_size=6, epochs=1, num_layers=2, bidirectional=True, step_size=0.2, options={"skew_symmetry": 1.0}
     ).fit(*waves)
     layer = classifier.model_.layer
-    assert (layer.num_layers, layer.bidirectional, layer.skewness, layer.step_size) == (2, True, 1.0, 0.2)
+    assert (layer.num_layers, layer.bidirectional, layer.skew_symmetry, layer.step_size) == (2, True, 1.0, 0.2)
     assert NoisyRNNClassifier(hidden_size=6, epochs=1).fit(*waves).model_.layer.step_size == 0.3  # the general setting
 
 
@@ -177,9 +177,9 @@ def test_strengths_are_in_standard_deviations(classifier, waves):
     [
         ({"model": "lipshitz"}, ValueError, "model must be one of .* Did you mean 'lipschitz'"),
         (
-            {"options": {"skewnes": 1.0}},
+            {"options": {"skew_symetry": 1.0}},
             ValueError,
-            "option of model 'noisy' must be one of .* Did you mean 'skewness'",
+            "option of model 'noisy' must be one of .* Did you mean 'skew_symmetry'",
         ),
         ({"options": {"num_layers": 2}}, ValueError, "option of model 'noisy' must be one of .*, got 'num_layers'"),
         ({"model": "gru", "step_size": 0.1}, ValueError, "step_size must not be set for GRU, got 0.1"),

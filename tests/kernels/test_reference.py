@@ -28,7 +28,7 @@ def cell() -> LipschitzCell:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         cell = LipschitzCell(
-            INPUT, HIDDEN, step_size=0.25, learn_step=True, skewness=0.6, damping=0.1, init_std=2.0
+            INPUT, HIDDEN, step_size=0.25, learn_step=True, skew_symmetry=0.6, damping=0.1, init_std=2.0
         ).double()
     with torch.no_grad():
         cell.step_size.copy_(torch.linspace(0.1, 0.5, HIDDEN))

@@ -43,7 +43,7 @@ def pair(name: str, **options: Any) -> tuple[RecurrentLayer, nn.RNNBase]:
         theirs = kind(INPUT, HIDDEN, dtype=torch.float64, **options)
         exact = {"additive": 0.0, "multiplicative": 0.0, "dtype": torch.float64}
         if name in ("noisy", "lipschitz"):
-            exact |= {"step_size": 1.0, "skewness": BETA, "damping": 1.0}
+            exact |= {"step_size": 1.0, "skew_symmetry": BETA, "damping": 1.0}
         ours = MODELS[name].layer(INPUT, HIDDEN, **options, **exact)
     with torch.no_grad():
         for suffix, cell in ours.cells.items():

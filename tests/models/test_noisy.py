@@ -17,7 +17,7 @@ PATH = BrownianPath(seed=3)
 @pytest.mark.parametrize("name", ["noisy", "lipschitz"])
 @pytest.mark.parametrize("learn_step", [True, False])
 def test_equals_a_written_out_loop(name: str, learn_step: bool, make_layer: Make, make_inputs: Make) -> None:
-    options = {"step_size": 0.25, "learn_step": learn_step, "skewness": 0.6, "damping": 0.1}
+    options = {"step_size": 0.25, "learn_step": learn_step, "skew_symmetry": 0.6, "damping": 0.1}
     layer, inputs = make_layer(name, **options, additive=0.0, multiplicative=0.0), make_inputs()
     cell = layer.cell
     if learn_step:
@@ -44,7 +44,7 @@ def test_paper_parametrisation_is_euler_maruyama(make_layer: Make, make_inputs: 
         "noisy",
         step_size=delta,
         learn_step=False,
-        parametrisation="paper",
+        noise_units="per_time",
         noise_level=eps,
         additive=s1,
         multiplicative=s2,
@@ -66,7 +66,7 @@ def test_paper_parametrisation_is_euler_maruyama(make_layer: Make, make_inputs: 
 def test_step_lengths_are_euler_maruyama_too(make_layer: Make, make_inputs: Make) -> None:
     eps, s1, s2, delta = 0.7, 0.4, 1.3, 0.125
     levels = {"noise_level": eps, "additive": s1, "multiplicative": s2, "noise_form": "shared"}
-    layer = make_layer("noisy", step_size=delta, learn_step=False, parametrisation="paper", **levels)
+    layer = make_layer("noisy", step_size=delta, learn_step=False, noise_units="per_time", **levels)
     inputs, dt = make_inputs(), torch.rand(4, 6, generator=torch.Generator().manual_seed(0)).double() + 0.5
     outputs, _ = layer(inputs, dt=dt, path=PATH)
     cell = layer.cell
@@ -83,7 +83,7 @@ def test_step_lengths_are_euler_maruyama_too(make_layer: Make, make_inputs: Make
 
 @pytest.mark.parametrize("name", ["noisy", "lipschitz"])
 def test_equals_torch_rnn_where_a_is_minus_the_identity(name: str, make_layer: Make, make_inputs: Make) -> None:
-    layer = make_layer(name, step_size=1.0, skewness=0.5, damping=1.0, additive=0.0, multiplicative=0.0)
+    layer = make_layer(name, step_size=1.0, skew_symmetry=0.5, damping=1.0, additive=0.0, multiplicative=0.0)
     cell, inputs = layer.cell, make_inputs()
     with torch.random.fork_rng():
         torch.manual_seed(4)
@@ -119,9 +119,16 @@ def test_lipschitz_is_noisy_without_noise(make_layer: Make, make_inputs: Make) -
 
 
 @pytest.mark.parametrize("kernel", ["auto", "torch", "reference"])
-def test_each_matrix_has_its_own_skewness_and_damping(kernel: str, make_inputs: Make) -> None:
+def test_each_matrix_has_its_own_skew_symmetry_and_damping(kernel: str, make_inputs: Make) -> None:
     """In what the kernels and the analyses read, and in what comes out."""
-    options = {"skewness": 0.6, "damping": 0.3, "skewness_w": 0.9, "damping_w": 0.05, "init_std": 4.0, "step_size": 0.2}
+    options = {
+        "skew_symmetry": 0.6,
+        "damping": 0.3,
+        "skew_symmetry_w": 0.9,
+        "damping_w": 0.05,
+        "init_std": 4.0,
+        "step_size": 0.2,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layer = LipschitzRNN(2, 5, **options)
@@ -147,7 +154,7 @@ def test_each_matrix_has_its_own_skewness_and_damping(kernel: str, make_inputs: 
 
 def test_published_defaults() -> None:
     noisy, lipschitz = NoisyRNN(1, 4), LipschitzRNN(1, 4)
-    expected = {"step_size": 0.01, "additive": 0.05, "multiplicative": 0.02, "skewness": 0.75, "damping": 0.001}
+    expected = {"step_size": 0.01, "additive": 0.05, "multiplicative": 0.02, "skew_symmetry": 0.75, "damping": 0.001}
     assert {name: getattr(noisy, name) for name in expected} == expected
     assert noisy.learn_step and isinstance(noisy.cell.step_size, nn.Parameter)
     assert noisy.cell.step_size.tolist() == pytest.approx([0.01] * 4)
@@ -167,7 +174,7 @@ def test_initial_weights_have_the_published_spread() -> None:
 def test_hidden_noise_in_both_parametrisations() -> None:
     assert NoisyRNN(1, 2).hidden_noise == HiddenNoise(additive=0.05, multiplicative=0.02)
     layer = NoisyRNN(
-        1, 2, learn_step=False, parametrisation="paper", noise_level=0.5, step_size=0.04, noise_form="shared"
+        1, 2, learn_step=False, noise_units="per_time", noise_level=0.5, step_size=0.04, noise_form="shared"
     )
     expected = HiddenNoise.paper(noise_level=0.5, additive=0.05, multiplicative=0.02, step_size=0.04, form="shared")
     assert layer.hidden_noise == expected
@@ -195,9 +202,9 @@ def test_the_uniform_law_refuses_step_lengths(make_layer: Make, make_inputs: Mak
     ("options", "sentence"),
     [
         ({"step_size": 0.0}, r"^step_size must be greater than 0, got 0\.$"),
-        ({"skewness": 0.3}, r"^skewness must lie in \[0\.5, 1\], got 0\.3\.$"),
+        ({"skew_symmetry": 0.3}, r"^skew_symmetry must lie in \[0\.5, 1\], got 0\.3\.$"),
         ({"damping": -0.5}, r"^damping must be at least 0, got -0\.5\.$"),
-        ({"skewness_w": 0.3}, r"^skewness_w must lie in \[0\.5, 1\], got 0\.3\.$"),
+        ({"skew_symmetry_w": 0.3}, r"^skew_symmetry_w must lie in \[0\.5, 1\], got 0\.3\.$"),
         ({"damping_w": -0.5}, r"^damping_w must be at least 0, got -0\.5\.$"),
         ({"init_std": 0.0}, r"^init_std must be greater than 0, got 0\.$"),
     ],
@@ -211,15 +218,15 @@ def test_bad_cell_options(name: str, options: dict[str, float], sentence: str) -
     ("options", "sentence"),
     [
         (
-            {"parametrisation": "papers"},
-            r"^parametrisation must be one of paper, published, got 'papers'\. Did you mean 'paper'\?$",
+            {"noise_units": "per_timer"},
+            r"^noise_units must be one of per_step, per_time, got 'per_timer'\. Did you mean 'per_time'\?$",
         ),
         ({"noise_level": -1.0}, r"^noise_level must be at least 0, got -1\.$"),
-        ({"noise_level": 0.5}, r"^noise_level must be 1 with parametrisation 'published', got 0\.5\. Use param"),
-        ({"parametrisation": "paper"}, r"^learn_step must be False with parametrisation 'paper', got True\.$"),
+        ({"noise_level": 0.5}, r"^noise_level must be 1 with noise_units 'per_step', got 0\.5\. Use noise"),
+        ({"noise_units": "per_time"}, r"^learn_step must be False with noise_units 'per_time', got True\.$"),
         (
-            {"parametrisation": "paper", "learn_step": False, "noise_law": "uniform"},
-            r"^noise_law must be 'gaussian' with parametrisation 'paper', got 'uniform'\.$",
+            {"noise_units": "per_time", "learn_step": False, "noise_law": "uniform"},
+            r"^noise_law must be 'gaussian' with noise_units 'per_time', got 'uniform'\.$",
         ),
     ],
 )

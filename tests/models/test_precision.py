@@ -14,8 +14,15 @@ INPUTS = torch.randn(3, 40, 2, generator=torch.Generator().manual_seed(0), dtype
 
 # Numbers that float32 rounds, and weights so large that a rounding of the step is visible at 1e-12.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "noisy": {"step_size": 0.1, "skewness": 0.7, "damping": 0.3, "skewness_w": 0.6, "damping_w": 0.1, "init_std": 2.3},
-    "lipschitz": {"step_size": 0.1, "skewness": 0.7, "damping": 0.3, "skewness_w": 0.6, "init_std": 2.3},
+    "noisy": {
+        "step_size": 0.1,
+        "skew_symmetry": 0.7,
+        "damping": 0.3,
+        "skew_symmetry_w": 0.6,
+        "damping_w": 0.1,
+        "init_std": 2.3,
+    },
+    "lipschitz": {"step_size": 0.1, "skew_symmetry": 0.7, "damping": 0.3, "skew_symmetry_w": 0.6, "init_std": 2.3},
     "antisymmetric": {"step_size": 0.1, "damping": 0.3, "init_std": 2.3},
     "cornn": {"step_size": 0.1, "stiffness": 2.7, "friction": 4.7},
 }
@@ -41,8 +48,8 @@ def by_hand(name: str, cell: Any, o: dict[str, Any]) -> Tensor:
             W = matrix(cell.C.detach(), 1.0, o["damping"])
             y = y + o["step_size"] * torch.tanh(y @ W.T + drive)
         else:
-            A = matrix(cell.B.detach(), o["skewness"], o["damping"])
-            W = matrix(cell.C.detach(), o.get("skewness_w", o["skewness"]), o.get("damping_w", o["damping"]))
+            A = matrix(cell.B.detach(), o["skew_symmetry"], o["damping"])
+            W = matrix(cell.C.detach(), o.get("skew_symmetry_w", o["skew_symmetry"]), o.get("damping_w", o["damping"]))
             y = y + o["step_size"] * (y @ A.T + torch.tanh(y @ W.T + drive))
     return y
 

@@ -41,7 +41,7 @@ INPUTS = torch.randn(4, STEPS, INPUT, generator=torch.Generator().manual_seed(9)
 @pytest.mark.parametrize("missing", [(), ("E.bias",), ("D.bias",)])
 def test_the_logits_are_those_of_the_published_equations(missing: tuple[str, ...]) -> None:
     w = released(**dict.fromkeys(missing))
-    model = from_released_weights(w, skewness=0.8, damping=0.2, damping_w=0.05)
+    model = from_released_weights(w, skew_symmetry=0.8, damping=0.2, damping_w=0.05)
     assert type(model.layer) is NoisyRNN and not model.training
     torch.testing.assert_close(model(INPUTS), logits_there(w, INPUTS, 0.8, (0.2, 0.05)), rtol=0, atol=1e-12)
     turned = released(**dict.fromkeys(missing), B=w["B"].T, C=w["C"].T)
@@ -50,7 +50,7 @@ def test_the_logits_are_those_of_the_published_equations(missing: tuple[str, ...
 
 def test_alpha_zero_is_the_antisymmetric_rnn() -> None:
     w = released(d=torch.full((1, HIDDEN), 0.1, dtype=torch.float64), B=None)
-    model = from_released_weights(w, alpha=0, skewness=1.0, damping=0.3)
+    model = from_released_weights(w, alpha=0, skew_symmetry=1.0, damping=0.3)
     assert type(model.layer) is AntisymmetricRNN
     expected = logits_there({**w, "d": w["d"][0]}, INPUTS, 1.0, (0.3, 0.3), alpha=0)
     torch.testing.assert_close(model(INPUTS), expected, rtol=0, atol=1e-12)
@@ -79,8 +79,12 @@ def test_levels_of_the_noise_are_kept_for_training() -> None:
         (released(F=torch.ones(1)), {}, r"^name of a weight must be one of .*, got 'F'\."),
         (released(d=torch.ones(2)), {}, r"^d must have shape \(6,\), got \(2,\)\.$"),
         (released(B=torch.ones(2, 2)), {}, r"^B must have shape \(6, 6\), got \(2, 2\)\.$"),
-        (released(), {"alpha": 0}, r"^skewness of W must be 1 with alpha 0, got 0\.75\. Pass skewness=1\.0\.$"),
-        (released(), {"alpha": 0, "skewness": 1.0}, r"^d must be the same for all units with alpha 0, got 0\.1"),
+        (
+            released(),
+            {"alpha": 0},
+            r"^skew_symmetry of W must be 1 with alpha 0, got 0\.75\. Pass skew_symmetry=1\.0\.$",
+        ),
+        (released(), {"alpha": 0, "skew_symmetry": 1.0}, r"^d must be the same for all units with alpha 0, got 0\.1"),
         (released(), {"alpha": 2}, r"^alpha must be one of 0, 1, got '2'\."),
         (released(d=None), {"step_size": -1.0}, r"^step_size must be greater than 0, got -1\.$"),
     ],

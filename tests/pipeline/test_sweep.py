@@ -124,7 +124,7 @@ def test_the_searched_values_are_those_of_the_runs_and_fixed_ones_stay(waves_fil
     assert {run["additive"] for run in runs} == {0.3}
     assert len({run["learning_rate"] for run in runs}) == 3
     for values, _, _ in trials_of(result.folder):
-        assert values.keys() == {"learning_rate", "step_size", "multiplicative", "skewness"}
+        assert values.keys() == {"learning_rate", "step_size", "multiplicative", "skew_symmetry"}
         assert sum(values.items() <= run.items() for run in runs) == 1
 
 

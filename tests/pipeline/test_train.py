@@ -35,7 +35,7 @@ def test_a_run_folder_holds_all_that_is_promised(config: TrainConfig, tmp_path: 
     assert written["format"] == 2
     assert written["config"]["label"] == "noisy"
     options = written["options"]
-    assert (options["additive"], options["skewness"], options["num_layers"]) == (0.05, 0.75, 1)  # the layer's own
+    assert (options["additive"], options["skew_symmetry"], options["num_layers"]) == (0.05, 0.75, 1)  # the layer's own
     assert options["step_size"] == config.step_size
     assert options.keys() <= written["config"].keys()
     assert written["dataset"]["class_names"] == ["fast", "slow"]

@@ -54,7 +54,7 @@ from noisyrnn.training.settings import published_experiments, read_experiment, r
         ),
         ({"num_layers": 0}, ValueError, r"num_layers must be at least 1, got 0"),
         ({"num_layers": 2, "dropout": 1.0}, ValueError, r"dropout must be less than 1, got 1"),
-        ({"skewness": 0.3}, ValueError, r"skewness must lie in \[0\.5, 1\], got 0\.3"),
+        ({"skew_symmetry": 0.3}, ValueError, r"skew_symmetry must lie in \[0\.5, 1\], got 0\.3"),
         (
             {"model": "gru", "damping": 0.1},
             ValueError,
@@ -85,7 +85,7 @@ def test_an_unknown_setting_is_named() -> None:
 def test_published_settings_are_those_of_the_papers() -> None:
     """Settings and figures as printed: ordered MNIST, hidden 128, Adam, batch 128, 100 epochs, decay after 91."""
     expected = {
-        "lipschitz": {"learning_rate": 0.003, "step_size": 0.03, "skewness": 0.75, "damping": 0.001},
+        "lipschitz": {"learning_rate": 0.003, "step_size": 0.03, "skew_symmetry": 0.75, "damping": 0.001},
         "antisymmetric": {"learning_rate": 0.002, "step_size": 0.01, "damping": 0.0001},
         "noisy-low": {"learning_rate": 0.001, "step_size": 0.01, "additive": 0.02, "multiplicative": 0.02},
         "noisy-high": {"learning_rate": 0.001, "step_size": 0.01, "additive": 0.05, "multiplicative": 0.02},
@@ -113,11 +113,11 @@ def test_published_settings_are_those_of_the_papers() -> None:
 
 
 def test_options_of_one_matrix_travel_through_files() -> None:
-    config = TrainConfig(model="lipschitz", damping=0.2, damping_w=0.05, skewness_w=0.9)
+    config = TrainConfig(model="lipschitz", damping=0.2, damping_w=0.05, skew_symmetry_w=0.9)
     again = TrainConfig.from_dict(json.loads(json.dumps(asdict(config))))
     assert again == config
     layer = MODELS["lipschitz"].build(1, 4, again.model_options())
-    assert (layer.damping, layer.damping_w, layer.skewness, layer.skewness_w) == (0.2, 0.05, 0.75, 0.9)
+    assert (layer.damping, layer.damping_w, layer.skew_symmetry, layer.skew_symmetry_w) == (0.2, 0.05, 0.75, 0.9)
     with pytest.raises(ValueError, match=r"^damping_w must not be set for AntisymmetricRNN, got 0\.1\."):
         TrainConfig(model="antisymmetric", damping_w=0.1)
 
@@ -125,7 +125,7 @@ def test_options_of_one_matrix_travel_through_files() -> None:
 def test_the_layer_defaults_are_the_published_ones() -> None:
     options = MODELS["noisy"].options()
     published = read_experiment("smnist-noisy-high").train
-    for name in ("step_size", "learn_step", "skewness", "damping", "init_std", "additive", "multiplicative"):
+    for name in ("step_size", "learn_step", "skew_symmetry", "damping", "init_std", "additive", "multiplicative"):
         assert options[name] == published[name]
 
 

@@ -75,9 +75,15 @@ def test_a_file_of_format_1(model: str, tmp_path: Path) -> None:
     for new, former in ((".free", ".parametrizations.weight.original"), (".start", ".parametrizations.weight.0.base")):
         tensors = {name.replace(new, former): value.contiguous() for name, value in tensors.items()}
     later = {"num_layers", "bidirectional", "batch_first", "dropout", "bias"}
-    later |= {"skewness_w", "damping_w", "recurrent_base"}
+    later |= {"skew_symmetry_w", "damping_w", "recurrent_base"}
     options = {name: value for name, value in before.layer.options().items() if name not in later}
     options["noise_seed"] = 3
+    for former, now in (("skewness", "skew_symmetry"), ("parametrisation", "noise_units")):
+        if now in options:
+            options[former] = options.pop(now)
+    if model == "noisy":
+        assert options.pop("parametrisation") == "per_step"
+        options["parametrisation"] = "published"
     header = {"format": 1, "model": model, "options": options, "classes": 4, "class_names": None}
     save_file(tensors, path, metadata={"noisyrnn": json.dumps(header)})
     inputs, after = torch.randn(3, 6, 2), noisyrnn.load(path)
@@ -86,14 +92,27 @@ def test_a_file_of_format_1(model: str, tmp_path: Path) -> None:
         assert after.layer.recurrent_base == "initial"  # all that these files knew
 
 
-def test_a_matrix_each_with_its_own_skewness_and_damping(tmp_path: Path) -> None:
-    options = {"skewness": 0.6, "damping": 0.2, "skewness_w": 0.9, "damping_w": 0.01, "init_std": 3.0}
+def test_the_names_of_options_in_an_older_file(tmp_path: Path) -> None:
+    units = {"noise_units": "per_time", "learn_step": False, "noise_level": 0.5}
+    layer = MODELS["noisy"].build(2, 5, {"skew_symmetry": 0.6, "skew_symmetry_w": 0.9, **units})
+    before, path = SequenceClassifier(layer, 4).eval(), tmp_path / "m.safetensors"
+    noisyrnn.save(before, path)
+    options = {name: value for name, value in layer.options().items() if name not in ("skew_symmetry", "noise_units")}
+    options["skewness_w"] = options.pop("skew_symmetry_w")
+    rewrite(path, options={**options, "skewness": 0.6, "parametrisation": "paper"})
+    inputs, after = torch.randn(3, 6, 2), noisyrnn.load(path)
+    assert torch.equal(after(inputs), before(inputs))
+    assert after.layer.options() == layer.options()
+
+
+def test_a_matrix_each_with_its_own_skew_symmetry_and_damping(tmp_path: Path) -> None:
+    options = {"skew_symmetry": 0.6, "damping": 0.2, "skew_symmetry_w": 0.9, "damping_w": 0.01, "init_std": 3.0}
     before = SequenceClassifier(MODELS["lipschitz"].build(2, 5, options), 4).eval()
     noisyrnn.save(before, tmp_path / "m.safetensors")
     after, inputs = noisyrnn.load(tmp_path / "m.safetensors"), torch.randn(3, 6, 2)
     assert torch.equal(before(inputs), after(inputs))
     assert {name: getattr(after.layer, name) for name in options} == options
-    assert "skewness_w=0.9, damping_w=0.01" in repr(after.layer)
+    assert "skew_symmetry_w=0.9, damping_w=0.01" in repr(after.layer)
 
 
 @pytest.mark.parametrize("noise_seed", [None, 7])

@@ -31,7 +31,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         step_size: Step of the discretisation, above 0; by default the library's general setting for the model.
         additive: Level of the additive hidden noise of one step, at least 0; the model's own by default.
         multiplicative: Relative level of the multiplicative hidden noise, at least 0; the model's own by default.
-        options: Further options of the model by name, such as `{"skewness": 1.0}`.
+        options: Further options of the model by name, such as `{"skew_symmetry": 1.0}`.
         epochs: Passes over the training part, at least 1.
         batch_size: Sequences of one step of the optimiser, at least 1.
         learning_rate: Of Adam, above 0.

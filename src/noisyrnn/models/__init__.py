@@ -17,7 +17,9 @@ from noisyrnn.models.released import from_released_weights
 
 MODELS: dict[str, ModelEntry] = {
     "noisy": ModelEntry("Noisy RNN: the Lipschitz cell with a learnable step, trained with hidden noise", NoisyRNN),
-    "lipschitz": ModelEntry("Lipschitz RNN: matrices of prescribed skewness and damping, fixed step", LipschitzRNN),
+    "lipschitz": ModelEntry(
+        "Lipschitz RNN: matrices of prescribed skew-symmetry and damping, fixed step", LipschitzRNN
+    ),
     "antisymmetric": ModelEntry("Antisymmetric RNN: skew-symmetric recurrent matrix, fixed step", AntisymmetricRNN),
     "cornn": ModelEntry("coRNN: coupled damped oscillators", CoRNN),
     "exprnn": ModelEntry("Exponential RNN: orthogonal recurrent matrix, modReLU", ExpRNN),

@@ -59,11 +59,11 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
 
     def weights(self) -> AntisymmetricWeights:
         """`W` transposed."""
-        return AntisymmetricWeights(skew_damped(self.C, skewness=1.0, damping=self.damping).T)
+        return AntisymmetricWeights(skew_damped(self.C, skew_symmetry=1.0, damping=self.damping).T)
 
     def recurrence(self) -> Recurrence:
         """The same step for the fused kernels."""
-        (W,) = skew_damped_together(self.C, skewness=(1.0,), damping=(self.damping,))
+        (W,) = skew_damped_together(self.C, skew_symmetry=(1.0,), damping=(self.damping,))
         step = self.input.weight.new_full((self.hidden_size,), self.step_size)
         return Recurrence("drift", None, W, self.input.weight, bias_of(self.input), step)
 

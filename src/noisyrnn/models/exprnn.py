@@ -79,7 +79,7 @@ class Rotation(nn.Module):
 
 
 def _rename_older_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Let weights saved by torch's parametrisation load."""
+    """Let weights saved by torch's parametrization load."""
     for old, new in (("original", "free"), ("0.base", "start")):
         old = f"{prefix}parametrizations.weight.{old}"
         if old in state:

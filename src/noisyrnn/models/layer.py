@@ -175,7 +175,7 @@ class RecurrentLayer(nn.Module):
 
     @property
     def hidden_noise(self) -> HiddenNoise:
-        """The noise of every cell as laws and levels, in the published parametrisation."""
+        """The noise of every cell as laws and levels per step."""
         return HiddenNoise(
             additive=self.additive, multiplicative=self.multiplicative, form=self.noise_form, law=self.noise_law
         )

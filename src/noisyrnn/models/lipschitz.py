@@ -17,16 +17,16 @@ from noisyrnn.sde.recurrent_matrix import check_skew_damped, skew_damped
 
 
 class LipschitzCell(Cell[RecurrentDrift]):
-    r"""The increment :math:`d \odot (A h + \tanh(W h + U x + b))` with `A` and `W` of prescribed skewness and damping.
+    r"""The increment :math:`d \odot (A h + \tanh(W h + U x + b))` with skew-symmetric, damped `A` and `W`.
 
     Args:
         input_size: Channels of one step.
         hidden_size: Units.
         step_size: Initial value of every unit's step d, above 0.
         learn_step: Whether d is trained, one value a unit.
-        skewness: β of both matrices, in [0.5, 1].
+        skew_symmetry: β of both matrices, in [0.5, 1].
         damping: γ of both matrices, at least 0.
-        skewness_w: β of `W` where it differs from that of `A`; `None` for the same.
+        skew_symmetry_w: β of `W` where it differs from that of `A`; `None` for the same.
         damping_w: γ of `W` where it differs from that of `A`; `None` for the same.
         init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
         bias: Whether there is the bias b.
@@ -42,10 +42,10 @@ class LipschitzCell(Cell[RecurrentDrift]):
         *,
         step_size: float,
         learn_step: bool,
-        skewness: float,
+        skew_symmetry: float,
         damping: float,
         init_std: float,
-        skewness_w: float | None = None,
+        skew_symmetry_w: float | None = None,
         damping_w: float | None = None,
         bias: bool = True,
         dtype: torch.dtype | None = None,
@@ -54,16 +54,16 @@ class LipschitzCell(Cell[RecurrentDrift]):
         check_flag("bias", bias)
         check_flag("learn_step", learn_step)
         check_number("step_size", step_size, above=0.0)
-        check_skew_damped(skewness, damping)
-        if skewness_w is not None:
-            check_number("skewness_w", skewness_w, minimum=0.5, maximum=1.0)
+        check_skew_damped(skew_symmetry, damping)
+        if skew_symmetry_w is not None:
+            check_number("skew_symmetry_w", skew_symmetry_w, minimum=0.5, maximum=1.0)
         if damping_w is not None:
             check_number("damping_w", damping_w, minimum=0.0)
         check_number("init_std", init_std, above=0.0)
         self.initial_step = float(step_size)
-        self.skewness = skewness
+        self.skew_symmetry = skew_symmetry
         self.damping = damping
-        self.skewness_w = skewness if skewness_w is None else skewness_w
+        self.skew_symmetry_w = skew_symmetry if skew_symmetry_w is None else skew_symmetry_w
         self.damping_w = damping if damping_w is None else damping_w
         std = init_std / hidden_size
         self.B = nn.Parameter(torch.randn(hidden_size, hidden_size, dtype=dtype) * std)
@@ -87,14 +87,17 @@ class LipschitzCell(Cell[RecurrentDrift]):
 
     def weights(self) -> RecurrentDrift:
         """The drift with `A` and `W` written out."""
-        A = skew_damped(self.B, skewness=self.skewness, damping=self.damping)
-        W = skew_damped(self.C, skewness=self.skewness_w, damping=self.damping_w)
+        A = skew_damped(self.B, skew_symmetry=self.skew_symmetry, damping=self.damping)
+        W = skew_damped(self.C, skew_symmetry=self.skew_symmetry_w, damping=self.damping_w)
         return RecurrentDrift.from_matrices(A, W, self.input.weight, bias_of(self.input))
 
     def recurrence(self) -> Recurrence:
         """The same step for the fused kernels."""
         A, W = skew_damped_together(
-            self.B, self.C, skewness=(self.skewness, self.skewness_w), damping=(self.damping, self.damping_w)
+            self.B,
+            self.C,
+            skew_symmetry=(self.skew_symmetry, self.skew_symmetry_w),
+            damping=(self.damping, self.damping_w),
         )
         return Recurrence("drift", A, W, self.input.weight, bias_of(self.input), self.step_size)
 
@@ -116,9 +119,9 @@ class LipschitzRNN(RecurrentLayer):
         hidden_size: Units, at least 1.
         step_size: Step d, above 0.
         learn_step: Whether d is trained, one value a unit.
-        skewness: β of `A` and `W`, in [0.5, 1].
+        skew_symmetry: β of `A` and `W`, in [0.5, 1].
         damping: γ of `A` and `W`, at least 0.
-        skewness_w: β of `W` where it differs from that of `A`; `None` for the same.
+        skew_symmetry_w: β of `W` where it differs from that of `A`; `None` for the same.
         damping_w: γ of `W` where it differs from that of `A`; `None` for the same.
         init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
         num_layers: See `RecurrentLayer`.
@@ -147,9 +150,9 @@ class LipschitzRNN(RecurrentLayer):
         *,
         step_size: float = 0.03,
         learn_step: bool = False,
-        skewness: float = 0.75,
+        skew_symmetry: float = 0.75,
         damping: float = 0.001,
-        skewness_w: float | None = None,
+        skew_symmetry_w: float | None = None,
         damping_w: float | None = None,
         init_std: float = 0.1,
         num_layers: int = 1,
@@ -169,9 +172,9 @@ class LipschitzRNN(RecurrentLayer):
                 LipschitzCell,
                 step_size=step_size,
                 learn_step=learn_step,
-                skewness=skewness,
+                skew_symmetry=skew_symmetry,
                 damping=damping,
-                skewness_w=skewness_w,
+                skew_symmetry_w=skew_symmetry_w,
                 damping_w=damping_w,
                 init_std=init_std,
                 bias=bias,
@@ -193,8 +196,8 @@ class LipschitzRNN(RecurrentLayer):
         )
         self.step_size = step_size
         self.learn_step = learn_step
-        self.skewness = skewness
+        self.skew_symmetry = skew_symmetry
         self.damping = damping
-        self.skewness_w = skewness_w
+        self.skew_symmetry_w = skew_symmetry_w
         self.damping_w = damping_w
         self.init_std = init_std

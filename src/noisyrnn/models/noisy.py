@@ -9,12 +9,12 @@ from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.lipschitz import LipschitzCell
 from noisyrnn.sde.diffusion import HiddenNoise
 
-PARAMETRISATIONS = ("paper", "published")
+NOISE_UNITS = ("per_step", "per_time")
 
 
-def parametrised_noise(
+def noise_in_units(
     *,
-    parametrisation: str,
+    noise_units: str,
     noise_level: float,
     additive: float,
     multiplicative: float,
@@ -28,19 +28,18 @@ def parametrised_noise(
     Raises:
         ValueError: If an option is out of range or does not go with another.
     """
-    check_choice("parametrisation", parametrisation, PARAMETRISATIONS)
+    check_choice("noise_units", noise_units, NOISE_UNITS)
     check_number("noise_level", noise_level, minimum=0.0)
-    if parametrisation == "published":
+    if noise_units == "per_step":
         if noise_level != 1:
             raise ValueError(
-                f"noise_level must be 1 with parametrisation 'published', got {noise_level:g}. "
-                "Use parametrisation='paper'."
+                f"noise_level must be 1 with noise_units 'per_step', got {noise_level:g}. Use noise_units='per_time'."
             )
         return HiddenNoise(additive=additive, multiplicative=multiplicative, form=noise_form, law=noise_law)
     if learn_step:
-        raise ValueError("learn_step must be False with parametrisation 'paper', got True.")
+        raise ValueError("learn_step must be False with noise_units 'per_time', got True.")
     if noise_law == "uniform":
-        raise ValueError("noise_law must be 'gaussian' with parametrisation 'paper', got 'uniform'.")
+        raise ValueError("noise_law must be 'gaussian' with noise_units 'per_time', got 'uniform'.")
     return HiddenNoise.paper(
         noise_level=noise_level,
         additive=additive,
@@ -61,9 +60,9 @@ class NoisyRNN(RecurrentLayer):
         hidden_size: Units, at least 1.
         step_size: Initial step d of every unit, above 0.
         learn_step: Whether d is trained, one value a unit.
-        skewness: β of `A` and `W`, in [0.5, 1].
+        skew_symmetry: β of `A` and `W`, in [0.5, 1].
         damping: γ of `A` and `W`, at least 0.
-        skewness_w: β of `W` where it differs from that of `A`; `None` for the same.
+        skew_symmetry_w: β of `W` where it differs from that of `A`; `None` for the same.
         damping_w: γ of `W` where it differs from that of `A`; `None` for the same.
         init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
         num_layers: See `RecurrentLayer`.
@@ -71,10 +70,10 @@ class NoisyRNN(RecurrentLayer):
         batch_first: See `RecurrentLayer`.
         dropout: See `RecurrentLayer`.
         bias: Whether there is the bias b.
-        additive: "published": standard deviation of η. "paper": σ₁.
-        multiplicative: "published": standard deviation of μ. "paper": σ₂.
-        noise_level: ε; other than 1 for "paper" alone.
-        parametrisation: "published" (levels of one step), or "paper" (levels of unit time, scaled by the root of the
+        additive: "per_step": standard deviation of η. "per_time": σ₁.
+        multiplicative: "per_step": standard deviation of μ. "per_time": σ₂.
+        noise_level: ε; other than 1 for "per_time" only.
+        noise_units: "per_step" (levels of one step), or "per_time" (levels of unit time, scaled by the root of the
             step, which must then be fixed).
         noise_form: "independent" or "shared"; see `HiddenNoise`.
         noise_law: "gaussian" or "uniform"; see `HiddenNoise`.
@@ -101,9 +100,9 @@ class NoisyRNN(RecurrentLayer):
         *,
         step_size: float = 0.01,
         learn_step: bool = True,
-        skewness: float = 0.75,
+        skew_symmetry: float = 0.75,
         damping: float = 0.001,
-        skewness_w: float | None = None,
+        skew_symmetry_w: float | None = None,
         damping_w: float | None = None,
         init_std: float = 0.1,
         num_layers: int = 1,
@@ -114,7 +113,7 @@ class NoisyRNN(RecurrentLayer):
         additive: float = 0.05,
         multiplicative: float = 0.02,
         noise_level: float = 1.0,
-        parametrisation: str = "published",
+        noise_units: str = "per_step",
         noise_form: str = "independent",
         noise_law: str = "gaussian",
         device: torch.device | str | None = None,
@@ -125,9 +124,9 @@ class NoisyRNN(RecurrentLayer):
                 LipschitzCell,
                 step_size=step_size,
                 learn_step=learn_step,
-                skewness=skewness,
+                skew_symmetry=skew_symmetry,
                 damping=damping,
-                skewness_w=skewness_w,
+                skew_symmetry_w=skew_symmetry_w,
                 damping_w=damping_w,
                 init_std=init_std,
                 bias=bias,
@@ -149,20 +148,20 @@ class NoisyRNN(RecurrentLayer):
         )
         self.step_size = step_size
         self.learn_step = learn_step
-        self.skewness = skewness
+        self.skew_symmetry = skew_symmetry
         self.damping = damping
-        self.skewness_w = skewness_w
+        self.skew_symmetry_w = skew_symmetry_w
         self.damping_w = damping_w
         self.init_std = init_std
         self.noise_level = noise_level
-        self.parametrisation = parametrisation
+        self.noise_units = noise_units
         _ = self.hidden_noise  # options that do not go together fail here
 
     @property
     def hidden_noise(self) -> HiddenNoise:
-        """The noise of every cell as laws and levels, in the published parametrisation."""
-        return parametrised_noise(
-            parametrisation=self.parametrisation,
+        """The noise of every cell as laws and levels per step."""
+        return noise_in_units(
+            noise_units=self.noise_units,
             noise_level=self.noise_level,
             additive=self.additive,
             multiplicative=self.multiplicative,

@@ -18,9 +18,9 @@ _NAMES = ("B", "C", "E.weight", "E.bias", "D.weight", "D.bias", "d")
 def from_released_weights(
     weights: Mapping[str, Tensor],
     *,
-    skewness: float = 0.75,
+    skew_symmetry: float = 0.75,
     damping: float = 0.001,
-    skewness_w: float | None = None,
+    skew_symmetry_w: float | None = None,
     damping_w: float | None = None,
     alpha: int = 1,
     step_size: float | None = None,
@@ -41,9 +41,9 @@ def from_released_weights(
 
     Args:
         weights: A `state_dict` with those names. `B` is not needed with `alpha` 0; without a bias, that bias is zero.
-        skewness: β of `A` and `W`.
+        skew_symmetry: β of `A` and `W`.
         damping: γ of `A` and `W`.
-        skewness_w: β of `W` where it differs from that of `A`.
+        skew_symmetry_w: β of `W` where it differs from that of `A`.
         damping_w: γ of `W` where it differs from that of `A`.
         alpha: 1, or 0 where the published class has `A` switched off: an antisymmetric RNN, so that β of `W` must be 1
             and all units must have the same step.
@@ -81,17 +81,17 @@ def from_released_weights(
     layer: RecurrentLayer
     if alpha:
         options: dict[str, Any] = {
-            "skewness": skewness,
+            "skew_symmetry": skew_symmetry,
             "damping": damping,
-            "skewness_w": skewness_w,
+            "skew_symmetry_w": skew_symmetry_w,
             "damping_w": damping_w,
         }
         initial = 0.01 if step_size is None else step_size
         layer = NoisyRNN(inputs, hidden, step_size=initial, bias=bias, dtype=dtype, **options, **noise)
     else:
-        beta = skewness if skewness_w is None else skewness_w
+        beta = skew_symmetry if skew_symmetry_w is None else skew_symmetry_w
         if beta != 1:
-            raise ValueError(f"skewness of W must be 1 with alpha 0, got {beta:g}. Pass skewness=1.0.")
+            raise ValueError(f"skew_symmetry of W must be 1 with alpha 0, got {beta:g}. Pass skew_symmetry=1.0.")
         if not bool((step == step[0]).all()):
             raise ValueError(
                 f"d must be the same for all units with alpha 0, got {float(step.min()):g} to {float(step.max()):g}."

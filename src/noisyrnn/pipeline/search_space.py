@@ -79,9 +79,9 @@ SPACES: dict[str, Space] = {
         "step_size": _STEP_SIZE,
         "additive": Interval(0.01, 1.0, log=True),
         "multiplicative": Interval(0.01, 1.0, log=True),
-        "skewness": Interval(0.5, 1.0),
+        "skew_symmetry": Interval(0.5, 1.0),
     },
-    "lipschitz": {"learning_rate": _LEARNING_RATE, "step_size": _STEP_SIZE, "skewness": Interval(0.5, 1.0)},
+    "lipschitz": {"learning_rate": _LEARNING_RATE, "step_size": _STEP_SIZE, "skew_symmetry": Interval(0.5, 1.0)},
     "antisymmetric": {
         "learning_rate": _LEARNING_RATE,
         "step_size": _STEP_SIZE,

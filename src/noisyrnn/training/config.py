@@ -41,15 +41,15 @@ class TrainConfig:
             family) or "hutchinson" (one random tangent a step, for any model); by default train with the noise.
         step_size: Step of the discretisation.
         learn_step: Whether the step is trained, one value a unit.
-        skewness: β of the recurrent matrices, in [0.5, 1].
+        skew_symmetry: β of the recurrent matrices, in [0.5, 1].
         damping: γ of the recurrent matrices, at least 0.
-        skewness_w: β of the matrix within the activation, where it differs from that of the linear one.
+        skew_symmetry_w: β of the matrix within the activation, where it differs from that of the linear one.
         damping_w: γ of the matrix within the activation, where it differs from that of the linear one.
         init_std: Scale of the initial recurrent matrices.
         additive: Level of the additive hidden noise.
         multiplicative: Level of the multiplicative hidden noise.
-        noise_level: ε in the parametrisation "paper".
-        parametrisation: "published" or "paper".
+        noise_level: ε with noise units "per_time".
+        noise_units: "per_step" or "per_time".
         noise_form: "independent" or "shared".
         noise_law: "gaussian" or "uniform".
         stiffness: γ of the coRNN.
@@ -85,15 +85,15 @@ class TrainConfig:
     penalty: Penalty | None = None
     step_size: float | None = None
     learn_step: bool | None = None
-    skewness: float | None = None
+    skew_symmetry: float | None = None
     damping: float | None = None
-    skewness_w: float | None = None
+    skew_symmetry_w: float | None = None
     damping_w: float | None = None
     init_std: float | None = None
     additive: float | None = None
     multiplicative: float | None = None
     noise_level: float | None = None
-    parametrisation: str | None = None
+    noise_units: str | None = None
     noise_form: str | None = None
     noise_law: str | None = None
     stiffness: float | None = None

@@ -246,6 +246,10 @@ class Header:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+_RENAMED = {"skewness": "skew_symmetry", "skewness_w": "skew_symmetry_w", "parametrisation": "noise_units"}
+_NOISE_UNITS = {"published": "per_step", "paper": "per_time"}
+"""Options of version 0.1 by their names of now."""
+
 _HEADER = ("head", "model", "options", "outputs", "class_names")
 
 
@@ -376,6 +380,11 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     if not (isinstance(options, dict) and {"input_size", "hidden_size"} <= options.keys()):
         raise foreign
     options.pop("noise_seed", None)  # of version 0.1, whose layers drew their noise from a counter of their own
+    for former, now in _RENAMED.items():
+        if former in options:
+            options[now] = options.pop(former)
+    if "noise_units" in options:
+        options["noise_units"] = _NOISE_UNITS.get(options["noise_units"], options["noise_units"])
     if header["model"] == "exprnn":
         options.setdefault("recurrent_base", "initial")  # all there was before the option
     check_choice("head", header["head"], HEADS)

@@ -74,7 +74,7 @@ def test_memory_that_is_gone() -> None:
 def test_matrices_that_are_not_square() -> None:
     kernel.native()
     with pytest.raises(RuntimeError, match="must match"):
-        recurrent_matrix.skew_damped_together(torch.zeros(4, 3), skewness=(0.7,), damping=(0.1,))
+        recurrent_matrix.skew_damped_together(torch.zeros(4, 3), skew_symmetry=(0.7,), damping=(0.1,))
 
 
 @pytest.mark.parametrize(("one", "other"), [("x_row", "x_step"), ("d_A", "d_W"), ("additive", "slope")])

@@ -65,7 +65,7 @@ def test_moments_of_the_normals(drawn: dict[str, Tensor], kind: str) -> None:
     for power, expected, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert_zero(n**power - expected, math.sqrt(variance))
     m = (n - n.mean()) / n.std()
-    assert_zero(m**3, math.sqrt(6))  # skewness
+    assert_zero(m**3, math.sqrt(6))  # skew_symmetry
     assert_zero(m**4 - 3, math.sqrt(24))  # kurtosis
     # P(|x| > 4) is 6.334e-5: the tails are there, and not too heavy.
     expected = 6.334e-5

@@ -15,7 +15,7 @@ OF_LAYERS = {"num_layers", "bidirectional", "batch_first", "dropout"}
 OPTIONS = {
     "published": {},
     "uniform": {"noise_law": "uniform", "bias": False},
-    "paper": {"parametrisation": "paper", "learn_step": False, "noise_level": 0.5, "noise_form": "shared"},
+    "paper": {"noise_units": "per_time", "learn_step": False, "noise_level": 0.5, "noise_form": "shared"},
 }
 
 
@@ -44,8 +44,8 @@ def test_the_options_are_those_of_the_layer() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"noise_level": 0.5}, r"^noise_level must be 1 with parametrisation 'published', got 0\.5\. Use param"),
-        ({"parametrisation": "paper"}, r"^learn_step must be False with parametrisation 'paper', got True\.$"),
+        ({"noise_level": 0.5}, r"^noise_level must be 1 with noise_units 'per_step', got 0\.5\. Use noise"),
+        ({"noise_units": "per_time"}, r"^learn_step must be False with noise_units 'per_time', got True\.$"),
         ({"step_size": 0.0}, r"^step_size must be greater than 0, got 0\.$"),
         ({"additive": -1.0}, r"^additive must be at least 0, got -1\.$"),
     ],

@@ -1,4 +1,4 @@
-"""Recurrent matrices of prescribed skewness in one pass over memory: the same numbers as `sde.skew_damped`, sooner."""
+"""Compiled `sde.skew_damped`: the same values in one pass over memory."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from noisyrnn.sde.recurrent_matrix import skew_damped
 
 
 def skew_damped_together(
-    *matrices: Tensor, skewness: tuple[float, ...], damping: tuple[float, ...]
+    *matrices: Tensor, skew_symmetry: tuple[float, ...], damping: tuple[float, ...]
 ) -> tuple[Tensor, ...]:
     """`skew_damped` of each matrix, bit for bit; by compiled code if a pass has loaded it and autograd alone looks on.
 
-    `skewness` and `damping` hold one value per matrix.
+    `skew_symmetry` and `damping` hold one value per matrix.
 
     Of operations written out in torch, one that reads a matrix and its transpose takes longer than a short sequence.
     """
@@ -29,10 +29,10 @@ def skew_damped_together(
     )
     if not fast:
         return tuple(
-            skew_damped(m, skewness=beta, damping=gamma)
-            for m, beta, gamma in zip(matrices, skewness, damping, strict=True)
+            skew_damped(m, skew_symmetry=beta, damping=gamma)
+            for m, beta, gamma in zip(matrices, skew_symmetry, damping, strict=True)
         )
-    turned = tuple(1 - 2 * beta for beta in skewness)
+    turned = tuple(1 - 2 * beta for beta in skew_symmetry)
     return super(torch.autograd.Function, _Structure).apply(compiled, turned, damping, *matrices)
 
 

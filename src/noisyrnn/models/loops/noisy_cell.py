@@ -4,7 +4,7 @@ import torch
 
 from noisyrnn.models.lipschitz import LipschitzCell
 from noisyrnn.models.loops.with_hidden_noise import WithHiddenNoise
-from noisyrnn.models.noisy import parametrised_noise
+from noisyrnn.models.noisy import noise_in_units
 
 
 class NoisyCell(WithHiddenNoise):
@@ -17,16 +17,16 @@ class NoisyCell(WithHiddenNoise):
         hidden_size: Units, at least 1.
         step_size: See `NoisyRNN`, as for all that follow.
         learn_step: Whether the step is trained, one value a unit.
-        skewness: β of `A` and `W`, in [0.5, 1].
+        skew_symmetry: β of `A` and `W`, in [0.5, 1].
         damping: γ of `A` and `W`, at least 0.
-        skewness_w: β of `W` where it differs from that of `A`; `None` for the same.
+        skew_symmetry_w: β of `W` where it differs from that of `A`; `None` for the same.
         damping_w: γ of `W` where it differs from that of `A`; `None` for the same.
         init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
         bias: Whether there is the bias b.
         additive: Level of the additive noise.
         multiplicative: Level of the multiplicative noise.
-        noise_level: ε; other than 1 for "paper" alone.
-        parametrisation: "published" or "paper".
+        noise_level: ε; other than 1 for "per_time" only.
+        noise_units: "per_step" or "per_time".
         noise_form: "independent" or "shared".
         noise_law: "gaussian" or "uniform".
         device: Where the weights are; torch's default device by default.
@@ -52,23 +52,23 @@ class NoisyCell(WithHiddenNoise):
         *,
         step_size: float = 0.01,
         learn_step: bool = True,
-        skewness: float = 0.75,
+        skew_symmetry: float = 0.75,
         damping: float = 0.001,
-        skewness_w: float | None = None,
+        skew_symmetry_w: float | None = None,
         damping_w: float | None = None,
         init_std: float = 0.1,
         bias: bool = True,
         additive: float = 0.05,
         multiplicative: float = 0.02,
         noise_level: float = 1.0,
-        parametrisation: str = "published",
+        noise_units: str = "per_step",
         noise_form: str = "independent",
         noise_law: str = "gaussian",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        noise = parametrised_noise(
-            parametrisation=parametrisation,
+        noise = noise_in_units(
+            noise_units=noise_units,
             noise_level=noise_level,
             additive=additive,
             multiplicative=multiplicative,
@@ -82,9 +82,9 @@ class NoisyCell(WithHiddenNoise):
             hidden_size,
             step_size=step_size,
             learn_step=learn_step,
-            skewness=skewness,
+            skew_symmetry=skew_symmetry,
             damping=damping,
-            skewness_w=skewness_w,
+            skew_symmetry_w=skew_symmetry_w,
             damping_w=damping_w,
             init_std=init_std,
             bias=bias,

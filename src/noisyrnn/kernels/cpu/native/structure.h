@@ -1,4 +1,4 @@
-// m + c mᵀ: recurrent matrices of prescribed skewness, and the gradient with respect to the free ones.
+// m + c mᵀ: recurrent matrices of prescribed skew-symmetry, and the gradient with respect to the free ones.
 #pragma once
 #include "transpose.h"
 
