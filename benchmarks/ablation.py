@@ -25,7 +25,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "clip_norm": 1.0,
     },
     "smnist": {
-        "chunk": 16,
+        "values_per_step": 16,
         "hidden_size": 128,
         "epochs": 20,
         "batch_size": 128,

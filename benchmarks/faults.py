@@ -38,7 +38,7 @@ def commands(data: Path) -> dict[str, list[str]]:
     return {
         "train": ["train", *source, *TRAIN, *quick, "--resume"],
         "train-seeds": ["train", *source, *TRAIN, *quick, "--seeds", "2", "--resume"],
-        "train-together": ["train", *source, *TRAIN, *quick, "--seeds", "2", "--together", "--resume"],
+        "train-together": ["train", *source, *TRAIN, *quick, "--seeds", "2", "--batch-seeds", "--resume"],
         "compare": ["compare", "--models", "noisy,lstm", "--seeds", "2", "--workers", "2", *source, *TRAIN, *EVALUATE],
         "sweep": ["sweep", "--trials", "3", "--draws", "1", *source, *TRAIN],
         "evaluate": ["evaluate", "{runs}", *EVALUATE],

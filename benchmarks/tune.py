@@ -90,7 +90,7 @@ def score(config: TrainConfig, strengths: tuple[float, ...], output: Path) -> di
     if file.is_file():
         return json.loads(file.read_text())
     torch.set_num_threads(1)
-    dataset = load_dataset(config.dataset, chunk=config.chunk)
+    dataset = load_dataset(config.dataset, values_per_step=config.values_per_step)
     model = build_model(config, dataset)
     try:
         result = fit(model, dataset, config)

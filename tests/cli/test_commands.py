@@ -78,17 +78,17 @@ def test_train_export(data: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("together", [[], ["--together"]])
+@pytest.mark.parametrize("batch_seeds", [[], ["--batch-seeds"]])
 def test_train_several_seeds(
     data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    together: list[str],
+    batch_seeds: list[str],
 ) -> None:
     monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
     words = ["train", "--dataset", str(data), *map(str, SMALL), "--seed", "3", "--output", str(tmp_path)]
-    assert main([*words, "--seeds", "2", *together]) == 0
+    assert main([*words, "--seeds", "2", *batch_seeds]) == 0
     runs = [Path(line.removeprefix("Trained: ")) for line in capsys.readouterr().out.splitlines()]
     assert [json.loads((run / "config.json").read_text())["config"]["seed"] for run in runs] == [3, 4]
     stamps = [path.stat().st_mtime_ns for run in runs for path in sorted(run.iterdir())]
@@ -98,16 +98,16 @@ def test_train_several_seeds(
     assert [path.stat().st_mtime_ns for run in runs for path in sorted(run.iterdir())] == stamps
 
 
-@pytest.mark.parametrize("together", [[], ["--together"]])
+@pytest.mark.parametrize("batch_seeds", [[], ["--batch-seeds"]])
 def test_seeds_that_fail_are_named(
     data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    together: list[str],
+    batch_seeds: list[str],
 ) -> None:
     monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
-    wild = ["--step-size", "1e30", "--learn-step", "false", "--damping", "1", "--seeds", "2", *together]
+    wild = ["--step-size", "1e30", "--learn-step", "false", "--damping", "1", "--seeds", "2", *batch_seeds]
     assert main(["train", "--dataset", str(data), *map(str, SMALL), *wild, "--output", str(tmp_path)]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Failed: ")]
     assert [line.split("-")[2] for line in lines] == ["seed1", "seed2"]
@@ -119,7 +119,7 @@ def test_compare_together(
 ) -> None:
     monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
     words = ["compare", "--models", "noisy", "--dataset", str(data), "--seeds", "2", "--strengths", "{fgsm: [0.1]}"]
-    assert main([*words, *map(str, SMALL), "--together", "--output", str(tmp_path)]) == 0
+    assert main([*words, *map(str, SMALL), "--batch-seeds", "--output", str(tmp_path)]) == 0
     assert "noisy" in capsys.readouterr().out
     assert len(list(tmp_path.glob("*noisy-seed*/robustness.json"))) == 2
 

@@ -13,15 +13,15 @@ FOLDERS = {"smnist": "mnist", "psmnist": "mnist", "psmnist255": "mnist", "ecg500
 def test_every_data_set_keeps_the_contract(name: str, require_data: Callable[[str], Path]):
     if name in FOLDERS:
         require_data(FOLDERS[name])
-    chunk = 49 if DATASETS[name].chunks else 1
-    first, second = (load_dataset(name, chunk=chunk) for _ in range(2))
+    values_per_step = 49 if DATASETS[name].supports_values_per_step else 1
+    first, second = (load_dataset(name, values_per_step=values_per_step) for _ in range(2))
     parts = (first.train, first.validation, first.test)
-    assert (first.name, first.input_size) == (name, chunk)
+    assert (first.name, first.input_size) == (name, values_per_step)
     assert first.source.endswith(".") and "\n" not in DATASETS[name].description
     for part in parts:
         assert part.inputs.dtype == torch.float32 and part.labels.dtype == torch.int64
         assert part.labels.unique().tolist() == list(range(first.classes)) and part.classes == first.classes
-    if first.image_shape or chunk > 1:
+    if first.image_shape or values_per_step > 1:
         low, high = first.value_range
         assert low <= float(first.train.inputs.min()) < float(first.train.inputs.max()) <= high
     else:
@@ -47,13 +47,14 @@ def test_digits_are_pixels_of_the_bundled_images():
     assert dataset.image_shape == (8, 8) and dataset.value_range == (0.0, 1.0) and not dataset.standardize
 
 
-def test_only_mnist_is_read_in_chunks():
+def test_only_mnist_has_several_values_per_step():
     with pytest.raises(
-        ValueError, match=r"^chunk must be 1 for 'digits', got 8\. Only smnist, psmnist, psmnist255 are read in"
+        ValueError,
+        match=r"^values_per_step must be 1 for 'digits', got 8\. Only smnist, psmnist, psmnist255 can have more",
     ):
-        load_dataset("digits", chunk=8)
-    with pytest.raises(ValueError, match=r"^chunk must be at least 1, got 0\.$"):
-        load_dataset("smnist", chunk=0)
+        load_dataset("digits", values_per_step=8)
+    with pytest.raises(ValueError, match=r"^values_per_step must be at least 1, got 0\.$"):
+        load_dataset("smnist", values_per_step=0)
 
 
 def test_the_name_must_be_a_string():

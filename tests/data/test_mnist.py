@@ -18,7 +18,7 @@ Require = Callable[[str], Path]
 @pytest.fixture(scope="module")
 def smnist(require_data: Require) -> Dataset:
     require_data("mnist")
-    return load_dataset("smnist", chunk=16)
+    return load_dataset("smnist", values_per_step=16)
 
 
 def test_the_published_counts_and_statistics(smnist: Dataset):
@@ -74,10 +74,10 @@ def test_the_permutation_is_torchs_and_hashed(monkeypatch: pytest.MonkeyPatch):
         mnist.permutation()
 
 
-@pytest.mark.parametrize("chunk", [5, 1568])
-def test_a_chunk_that_does_not_divide_is_refused(chunk: int):
-    with pytest.raises(ValueError, match=rf"^chunk must divide 784, got {chunk}\. Try 1, 7"):
-        load_dataset("smnist", chunk=chunk)
+@pytest.mark.parametrize("values_per_step", [5, 1568])
+def test_a_chunk_that_does_not_divide_is_refused(values_per_step: int):
+    with pytest.raises(ValueError, match=rf"^values_per_step must divide 784, got {values_per_step}\. Try 1, 7"):
+        load_dataset("smnist", values_per_step=values_per_step)
 
 
 def test_training_never_opens_the_test_file(require_data: Require, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -89,7 +89,7 @@ def test_training_never_opens_the_test_file(require_data: Require, tmp_path: Pat
     monkeypatch.setattr(mnist, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr("noisyrnn.data.folders.cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(mnist, "MIRRORS", ("http://127.0.0.1:9/",))
-    dataset = load_dataset("smnist", data_dir=tmp_path, chunk=784)
+    dataset = load_dataset("smnist", data_dir=tmp_path, values_per_step=784)
     assert len(dataset.train) == 58000
     message = (
         r"^t10k-images-idx3-ubyte\.gz must be in a data folder or be downloaded, got no answer from 1 mirrors "

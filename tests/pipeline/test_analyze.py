@@ -270,18 +270,18 @@ def test_the_scale_of_the_data_changes_no_default(waves_file: Path, tmp_path: Pa
 
 def test_where_the_data_come_from(quick: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = quick.read_config()
-    written["config"]["chunk"] = 7
+    written["config"]["values_per_step"] = 7
     write_json(quick.config, written)
     asked: dict[str, Any] = {}
 
     def find(run: TrainConfig, **options: Any) -> Any:
-        asked.update(options, name=run.dataset, chunk=run.chunk)
+        asked.update(options, name=run.dataset, values_per_step=run.values_per_step)
         return load_dataset(run.dataset)
 
     monkeypatch.setattr("noisyrnn.pipeline.train.load_data", find)
     spied(monkeypatch, "margins")
     analyze_run(quick, AnalyzeConfig(settings=SMALL, parts=["margins"]), data_dir=tmp_path)
-    assert asked == {"name": written["config"]["dataset"], "data_dir": tmp_path, "chunk": 7}
+    assert asked == {"name": written["config"]["dataset"], "data_dir": tmp_path, "values_per_step": 7}
 
 
 def test_other_data_are_refused(quick: RunFolder, waves_file: Path) -> None:

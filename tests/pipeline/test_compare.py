@@ -21,7 +21,7 @@ from noisyrnn.data.base import tensor_digest
 from noisyrnn.pipeline import AnalyzeConfig, CompareConfig, EvaluateConfig, compare
 from noisyrnn.pipeline.train import DataReader, run_path
 from noisyrnn.run_folder import InUseError, WriteError, locked
-from noisyrnn.training import TrainConfig, fit_together
+from noisyrnn.training import TrainConfig, fit_seeds
 
 EVALUATION = EvaluateConfig(strengths={"white_noise": [0.5]}, draws=2)
 
@@ -135,16 +135,16 @@ def test_seeds_together_give_the_same_results(
 
     def spy(models: Any, dataset: Any, configs: list[TrainConfig], **options: Any) -> Any:
         calls.append([(config.model, config.seed) for config in configs])
-        return fit_together(models, dataset, configs, **options)
+        return fit_seeds(models, dataset, configs, **options)
 
-    monkeypatch.setattr(module, "fit_together", spy)
-    config = CompareConfig(**both, workers=workers, together=True)
-    _, failures = compare(config, output=tmp_path / "together")
+    monkeypatch.setattr(module, "fit_seeds", spy)
+    config = CompareConfig(**both, workers=workers, batch_seeds=True)
+    _, failures = compare(config, output=tmp_path / "batch_seeds")
     assert failures == {}
     if workers == 1:  # other workers' calls are not seen from here
         assert calls == [[("gru", 1), ("gru", 2)], [("lstm", 1), ("lstm", 2)]]
     assert len(results(tmp_path / "alone")) == 8
-    assert results(tmp_path / "together") == results(tmp_path / "alone")
+    assert results(tmp_path / "batch_seeds") == results(tmp_path / "alone")
 
 
 def test_a_model_that_diverges_together_stops_no_other(
@@ -152,7 +152,7 @@ def test_a_model_that_diverges_together_stops_no_other(
 ) -> None:
     monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
     wild = settings(waves_file, step_size=1e30, learn_step=False, damping=1.0)
-    _, failures = compare(CompareConfig(**wild, together=True), output=tmp_path)
+    _, failures = compare(CompareConfig(**wild, batch_seeds=True), output=tmp_path)
     assert len(failures) == 2
     assert all("hidden state became non-finite" in sentence for sentence in failures.values())
     statuses = [json.loads(path.read_text())["status"] for path in tmp_path.glob("*/summary.json")]
@@ -163,7 +163,7 @@ def test_runs_that_cannot_be_trained_together_follow_one_another(
     waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
-    config = CompareConfig(**settings(waves_file), together=True)
+    config = CompareConfig(**settings(waves_file), batch_seeds=True)
     compare(config, output=tmp_path)
     expected = results(tmp_path)
     damaged = next(tmp_path.glob("*noisy-seed1*"))

@@ -36,9 +36,9 @@ def without_times(path: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_folders_are_those_of_single_runs(configs: list[TrainConfig], tmp_path: Path, together: bool) -> None:
-    ends = train_seeds(configs, together=together, output=tmp_path / "many")
+@pytest.mark.parametrize("batch_seeds", [False, True])
+def test_folders_are_those_of_single_runs(configs: list[TrainConfig], tmp_path: Path, batch_seeds: bool) -> None:
+    ends = train_seeds(configs, batch_seeds=batch_seeds, output=tmp_path / "many")
     assert list(ends) == [run_path(config, tmp_path / "many") for config in configs]
     assert set(ends.values()) == {None}
     for config, path in zip(configs, ends, strict=True):
@@ -57,17 +57,17 @@ def test_finished_runs_are_left_alone_and_unfinished_ones_go_on(configs: list[Tr
     half.summary.unlink()
     before = {path: path.stat().st_mtime_ns for path in done.path.iterdir()}
     with pytest.raises(ValueError, match=r"resume must be given to continue the unfinished run .*waves-noisy-seed4"):
-        train_seeds(configs, together=True, output=tmp_path)
+        train_seeds(configs, batch_seeds=True, output=tmp_path)
     assert not run_path(configs[2], tmp_path).exists()
-    ends = train_seeds(configs, together=True, output=tmp_path, resume=True)
+    ends = train_seeds(configs, batch_seeds=True, output=tmp_path, resume=True)
     assert all(RunFolder(path).finished for path in ends)
     assert {path: path.stat().st_mtime_ns for path in done.path.iterdir()} == before
-    assert train_seeds(configs, together=True, output=tmp_path) == ends
+    assert train_seeds(configs, batch_seeds=True, output=tmp_path) == ends
 
 
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("batch_seeds", [False, True])
 def test_a_run_that_diverges_is_named_and_stops_no_other(
-    configs: list[TrainConfig], tmp_path: Path, together: bool, monkeypatch: pytest.MonkeyPatch
+    configs: list[TrainConfig], tmp_path: Path, batch_seeds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
         model = build_model(config, dataset)
@@ -78,7 +78,7 @@ def test_a_run_that_diverges_is_named_and_stops_no_other(
 
     for module in ("noisyrnn.pipeline.train", "noisyrnn.pipeline.seeds"):
         monkeypatch.setattr(sys.modules[module], "build_model", build)
-    ends = train_seeds(configs, together=together, output=tmp_path)
+    ends = train_seeds(configs, batch_seeds=batch_seeds, output=tmp_path)
     failed = run_path(configs[1], tmp_path)
     assert [path for path, sentence in ends.items() if sentence is not None] == [failed]
     summary = json.loads(RunFolder(failed).summary.read_text())
@@ -95,9 +95,9 @@ def test_an_error_of_all_runs_is_written_to_each(
     def fail(*arguments: Any, **named: Any) -> None:
         raise kind("out of memory")
 
-    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.seeds"], "fit_together", fail)
+    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.seeds"], "fit_seeds", fail)
     with pytest.raises(kind, match="out of memory"):
-        train_seeds(configs, together=True, output=tmp_path)
+        train_seeds(configs, batch_seeds=True, output=tmp_path)
     for config in configs:
         summary = json.loads(RunFolder(run_path(config, tmp_path)).summary.read_text())
         assert summary["status"] == "failed"
@@ -114,7 +114,7 @@ def test_bad_arguments_before_any_work(
         train_seeds(configs, output=output, checkpoint_seconds=-1.0)
     mixed = [configs[0], dataclasses.replace(configs[1], epochs=9)]
     with pytest.raises(ValueError, match=r"configs must differ in the seed alone, got .*epochs=9.* beside .*epochs=2"):
-        train_seeds(mixed, together=True, output=output)
+        train_seeds(mixed, batch_seeds=True, output=output)
     for name, value in {
         "WORLD_SIZE": "2",
         "RANK": "0",
@@ -123,8 +123,10 @@ def test_bad_arguments_before_any_work(
         "MASTER_PORT": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=r"together must be off where a run is spread over processes, got 2 of them\."):
-        train_seeds(configs, together=True, output=output)
+    with pytest.raises(
+        ValueError, match=r"batch_seeds must be off where a run is spread over processes, got 2 of them\."
+    ):
+        train_seeds(configs, batch_seeds=True, output=output)
     assert not output.exists()
 
 
@@ -134,5 +136,5 @@ def test_runs_on_other_data_are_refused(configs: list[TrainConfig], tmp_path: Pa
     content["dataset"]["fingerprint"] = {}
     write_json(folder.config, content)
     with pytest.raises(ValueError, match=r"dataset must hold the data that .*seed4.* was trained on"):
-        train_seeds(configs, together=True, output=tmp_path)
+        train_seeds(configs, batch_seeds=True, output=tmp_path)
     assert not run_path(configs[0], tmp_path).exists()

@@ -247,9 +247,9 @@ def test_mlflow_run_that_is_gone_is_begun_anew(lost: str, config: TrainConfig, o
 
 
 @pytest.mark.usefixtures("store")
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("batch_seeds", [False, True])
 def test_mlflow_status_of_runs_of_which_one_diverges(
-    together: bool, config: TrainConfig, output: Path, monkeypatch: pytest.MonkeyPatch
+    batch_seeds: bool, config: TrainConfig, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
         model = build_model(config, dataset)
@@ -261,7 +261,7 @@ def test_mlflow_status_of_runs_of_which_one_diverges(
     for name in ("noisyrnn.pipeline.train", "noisyrnn.pipeline.seeds"):
         monkeypatch.setattr(sys.modules[name], "build_model", build)
     configs = [dataclasses.replace(config, seed=seed) for seed in (1, 2, 3)]
-    ends = train_seeds(configs, together=together, output=output, logger="mlflow")
+    ends = train_seeds(configs, batch_seeds=batch_seeds, output=output, logger="mlflow")
     status = {run.info.run_name: run.info.status for run in mlflow_runs(output)}
     assert [status[path.name] for path in ends] == ["FINISHED", "FAILED", "FINISHED"]
     for seed in (1, 3):
@@ -364,9 +364,9 @@ def test_any_answer_of_a_server_is_one() -> None:
     assert answers == [501]  # it was asked once, and its error is an answer
 
 
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("batch_seeds", [False, True])
 def test_runs_of_a_comparison_go_on_without_a_logger_that_is_gone(
-    together: bool, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch_seeds: bool, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mlflow", reason="the extra tracking is not installed")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
@@ -380,19 +380,19 @@ def test_runs_of_a_comparison_go_on_without_a_logger_that_is_gone(
         for seed in (1, 2)
     ]
     with pytest.warns(UserWarning, match=r"The metrics of waves-.* go to metrics\.csv alone"):
-        ends = run_task_group(tasks) if together else [run_task(task) for task in tasks]
+        ends = run_task_group(tasks) if batch_seeds else [run_task(task) for task in tasks]
     assert ends == [(task.path, None) for task in tasks]
 
 
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("batch_seeds", [False, True])
 def test_a_comparison_passes_the_logger_on(
-    together: bool, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch_seeds: bool, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorboard", reason="the extra tracking is not installed")
     monkeypatch.setattr("noisyrnn.report.write_report", lambda *_, **__: tmp_path)
     train = {"dataset": config.dataset, "hidden_size": 4, "epochs": 1}
     settings = CompareConfig(
-        models=["noisy"], seeds=2, train=train, evaluation=QUICK, together=together, logger="tensorboard"
+        models=["noisy"], seeds=2, train=train, evaluation=QUICK, batch_seeds=batch_seeds, logger="tensorboard"
     )
     assert compare(settings, output=tmp_path) == (tmp_path, {})
     folders = [RunFolder(path) for path in tmp_path.glob("waves-*")]

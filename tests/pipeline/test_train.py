@@ -256,7 +256,7 @@ def test_runs_with_a_penalty_follow_one_another(waves_file: Path, tmp_path: Path
     configs = [
         TrainConfig(dataset=str(waves_file), hidden_size=4, epochs=2, penalty="explicit", seed=seed) for seed in (1, 2)
     ]
-    together = train_seeds(configs, together=True, output=tmp_path / "together")
+    together = train_seeds(configs, batch_seeds=True, output=tmp_path / "batch_seeds")
     for config, path in zip(configs, together, strict=True):
         alone = train_run(config, output=tmp_path / "alone")
         assert (path / "model.safetensors").read_bytes() == alone.model.read_bytes()

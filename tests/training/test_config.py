@@ -20,7 +20,7 @@ from noisyrnn.training.settings import published_experiments, read_experiment, r
             ValueError,
             r"model must be one of antisymmetric, .* got 'lipshitz'\. Did you mean 'lipschitz'\?",
         ),
-        ({"chunk": 0}, ValueError, r"chunk must be at least 1, got 0"),
+        ({"values_per_step": 0}, ValueError, r"values_per_step must be at least 1, got 0"),
         ({"seed": -1}, ValueError, r"seed must be at least 0, got -1"),
         ({"seed": 2**63}, ValueError, r"seed must be less than 2\*\*63, got 9223372036854775808"),
         ({"hidden_size": 0}, ValueError, r"hidden_size must be at least 1, got 0"),

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import SequenceClassifier
-from noisyrnn.training import RunFolder, TrainConfig, fit, fit_together
+from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds
 
 Build = Callable[[TrainConfig], SequenceClassifier]
 Row = Mapping[str, float]
@@ -97,8 +97,8 @@ def test_runs_trained_together_have_one_each(
     folders = [RunFolder(tmp_path / str(c.seed)) for c in configs]
     for folder in folders:
         folder.path.mkdir()
-    fit_together(models, dataset, configs, folders=folders, on_epochs=hooks)
+    fit_seeds(models, dataset, configs, folders=folders, on_epochs=hooks)
     assert got == [rows_of(folder) for folder in folders]
     assert got[0][0]["train_loss"] != got[1][0]["train_loss"]
     with pytest.raises(ValueError, match="shorter"):
-        fit_together(models, dataset, configs, on_epochs=hooks[:1])
+        fit_seeds(models, dataset, configs, on_epochs=hooks[:1])

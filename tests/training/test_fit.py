@@ -20,7 +20,7 @@ from torch.nn import functional
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import MODELS, NoisyRNN, SequenceClassifier
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
-from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_together, load
+from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_seeds, load
 from noisyrnn.training import fit as fit_function
 from noisyrnn.training.checkpoint import Checkpoint, Progress, _sealed
 from noisyrnn.training.fit import batches, select, validate
@@ -162,23 +162,23 @@ def test_resumed_history_equals_the_whole_one(
         assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
 
 
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("batch_seeds", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_a_loss_in_float64_does_not_depend_on_the_default_dtype(
     dataset: Dataset,
     config: TrainConfig,
     build: Build,
-    together: bool,
+    batch_seeds: bool,
     dtype: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NOISYRNN_KERNEL", "torch")  # else float64 runs on the reference, one run after another
     config = dataclasses.replace(config, precision="64-true", batch_size=12)  # its inverse is rounded
-    configs = [config, dataclasses.replace(config, seed=2)] if together else [config]
+    configs = [config, dataclasses.replace(config, seed=2)] if batch_seeds else [config]
 
     def trained() -> list[dict[str, Tensor]]:
-        if together:
-            fit_together(models, dataset, configs)
+        if batch_seeds:
+            fit_seeds(models, dataset, configs)
         else:
             fit(models[0], dataset, config)
         return [model.state_dict() for model in models]

@@ -12,7 +12,7 @@ import torch
 from noisyrnn.data import Dataset, Split
 from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.run_folder import InUseError, RunFolder, locked
-from noisyrnn.training import TrainConfig, fit, fit_together
+from noisyrnn.training import TrainConfig, fit, fit_seeds
 from noisyrnn.training.checkpoint import Checkpoint
 from noisyrnn.training.objective import noisy_loss, objective_digest
 
@@ -72,7 +72,7 @@ def test_other_data_are_refused(tmp_path: Path, other: str) -> None:
     with pytest.raises(ValueError, match=rf"^resume must continue with .*checkpoint\.pt, got others: {words} changed"):
         fit(model(), dataset(**changes), CONFIG, folder=folder, resume=True)
     with pytest.raises(ValueError, match=words):
-        fit_together([model()], dataset(**changes), [CONFIG], folders=[folder], resume=True)
+        fit_seeds([model()], dataset(**changes), [CONFIG], folders=[folder], resume=True)
     assert folder.checkpoint.read_bytes() == before
     fit(model(), dataset(read_test=lambda: part(5)), CONFIG, folder=folder, resume=True)  # fit does not read it
 

@@ -11,7 +11,7 @@ import torch
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.sde import BrownianPath
-from noisyrnn.training import RunFolder, TrainConfig, fit, fit_together
+from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds
 from noisyrnn.training.checkpoint import _sealed
 from noisyrnn.training.divergence import explain_divergence
 
@@ -44,7 +44,7 @@ def test_the_same_seed_gives_the_same_bits(
 def test_runs_together_end_as_alone(dataset: Dataset, config: TrainConfig, build: Build) -> None:
     configs = [replace(config, seed=seed, precision="32-true", **STACK) for seed in (1, 2)]
     together, alone = ([build(c) for c in configs] for _ in range(2))
-    fit_together(together, dataset, configs)
+    fit_seeds(together, dataset, configs)
     for one, other, own in zip(together, alone, configs, strict=True):
         fit(other, dataset, own)
         for a, b in zip(one.parameters(), other.parameters(), strict=True):

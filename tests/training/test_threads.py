@@ -11,7 +11,7 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline.train import build_model
 from noisyrnn.threads import kernel_threads, reproducible_threads
-from noisyrnn.training import TrainConfig, fit, fit_together
+from noisyrnn.training import TrainConfig, fit, fit_seeds
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +37,13 @@ def dataset() -> Dataset:
     )
 
 
-def weights(dataset: Dataset, threads: int, *, together: bool = False, **options: object) -> list[Tensor]:
+def weights(dataset: Dataset, threads: int, *, batch_seeds: bool = False, **options: object) -> list[Tensor]:
     torch.set_num_threads(threads)
     config = TrainConfig(hidden_size=19, epochs=1, batch_size=100, clip_norm=1.0, **options)
     model = build_model(config, dataset)
-    if together:
+    if batch_seeds:
         other = TrainConfig.from_dict({**config.__dict__, "seed": 2})
-        fit_together([model, build_model(other, dataset)], dataset, [config, other])
+        fit_seeds([model, build_model(other, dataset)], dataset, [config, other])
     else:
         fit(model, dataset, config)
     assert torch.get_num_threads() == threads
@@ -69,8 +69,8 @@ def test_the_same_weights_on_any_number_of_threads(
 
 @pytest.mark.parametrize("model", ["noisy", "lstm"])
 def test_seeds_trained_together_too(dataset: Dataset, model: str) -> None:
-    expected = weights(dataset, 1, model=model, together=True)
-    assert all(map(torch.equal, weights(dataset, 3, model=model, together=True), expected))
+    expected = weights(dataset, 1, model=model, batch_seeds=True)
+    assert all(map(torch.equal, weights(dataset, 3, model=model, batch_seeds=True), expected))
 
 
 def test_kernels_keep_the_threads_that_torch_had() -> None:

@@ -33,7 +33,7 @@ def compare_command(words: Sequence[str]) -> int:
         "noisyrnn compare --models noisy,lipschitz,lstm --dataset digits --seeds 3",
     )
     parser.add_argument("--models", type=str | list[str], default=",".join(MODELS), help="Names, separated by commas.")
-    add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "together", "analyze"))
+    add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "batch_seeds", "analyze"))
     parser.add_argument("--analyze", action="store_true", help="Compute theory diagnostics as well.")
     add_together(parser)
     add_fields(parser, TrainConfig, skip=("model", "seed", "label"))

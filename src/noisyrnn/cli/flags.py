@@ -92,7 +92,7 @@ def add_places(parser: CommandParser, *, output: str | None = OUTPUT) -> None:
 
 def add_together(parser: CommandParser) -> None:
     """Whether seeds are trained side by side."""
-    parser.add_argument("--together", action="store_true", help="Train all seeds of a model side by side.")
+    parser.add_argument("--batch-seeds", action="store_true", help="Train all seeds of a model side by side.")
 
 
 def given_of(

@@ -49,7 +49,7 @@ def train_command(words: Sequence[str]) -> int:
     output, data_dir = Path(given.pop("output", OUTPUT)), pop_path(given, "data_dir")
     resume, accelerator = given.pop("resume", False), given.pop("accelerator", "auto")
     seconds = given.pop("checkpoint_seconds", 30.0)
-    seeds, together = given.pop("seeds", 1), given.pop("together", False)
+    seeds, batch_seeds = given.pop("seeds", 1), given.pop("batch_seeds", False)
     given_logger = given.pop("logger", "csv")
     check_integer("seeds", seeds, minimum=1)
     config = _train_config(given)
@@ -62,11 +62,11 @@ def train_command(words: Sequence[str]) -> int:
         "show_progress": True,
         "logger": given_logger,
     }
-    if seeds == 1 and not together:
+    if seeds == 1 and not batch_seeds:
         _print_end(train_run(config, **where))
         return 0
     configs = [dataclasses.replace(config, seed=config.seed + k) for k in range(seeds)]
-    ends = train_seeds(configs, together=together, **where)
+    ends = train_seeds(configs, batch_seeds=batch_seeds, **where)
     for folder, reason in ends.items():
         if reason is None:
             _print_end(RunFolder(folder))

@@ -21,14 +21,14 @@ class DatasetEntry:
 
     Args:
         description: One line for `noisyrnn list`.
-        load: Called with the data folders, in order, and `chunk`.
-        chunks: Whether it can be read with more than one value a step.
+        load: Called with the data folders, in order, and `values_per_step`.
+        supports_values_per_step: Whether it can be read with more than one value per step.
         missing: The files it needs that no data folder has; nothing is fetched or opened.
     """
 
     description: str
     load: Callable[[list[Path], int], Dataset]
-    chunks: bool = False
+    supports_values_per_step: bool = False
     missing: Callable[[list[Path]], list[str]] = lambda folders: []
 
 
@@ -38,21 +38,21 @@ DATASETS: dict[str, DatasetEntry] = {
         load=load_digits,
     ),
     "smnist": DatasetEntry(
-        description="MNIST pixel by pixel, 784 steps × 1 (784/chunk × chunk), 10 classes",
+        description="MNIST pixel by pixel, 784 steps × 1, 10 classes",
         load=load_smnist,
-        chunks=True,
+        supports_values_per_step=True,
         missing=missing_mnist,
     ),
     "psmnist": DatasetEntry(
-        description="MNIST under one fixed permutation of its pixels, 784 steps × 1 (784/chunk × chunk), 10 classes",
+        description="MNIST under one fixed permutation of its pixels, 784 steps × 1, 10 classes",
         load=load_psmnist,
-        chunks=True,
+        supports_values_per_step=True,
         missing=missing_mnist,
     ),
     "psmnist255": DatasetEntry(
         description="psmnist with pixels from 0 to 255, as the published permuted experiments read them",
         load=load_psmnist255,
-        chunks=True,
+        supports_values_per_step=True,
         missing=missing_mnist,
     ),
     "ecg5000": DatasetEntry(
@@ -67,7 +67,7 @@ def load_dataset(
     name: str,
     *,
     data_dir: str | Path | None = None,
-    chunk: int = 1,
+    values_per_step: int = 1,
     label_column: str | int | None = None,
     layout: str | None = None,
 ) -> Dataset:
@@ -77,7 +77,7 @@ def load_dataset(
         name: Key of `DATASETS`; a path to a `.npz`, `.csv`, `.ts` or `.ts.gz` file; or a set of the UCR/UEA archive
             as the archive spells it, such as `"JapaneseVowels"`.
         data_dir: Folder to look in before `NOISYRNN_DATA` and the platform's cache.
-        chunk: Consecutive values that make one step, `>= 1`; more than 1 for MNIST only.
+        values_per_step: Consecutive values that make one step, `>= 1`; more than 1 for MNIST only.
         label_column: Column of the class in a `.csv` file: its name in the header, or its number, from 1, or from -1 at
             the end of each line. By default the column that the header calls "class", "label", "target" or "y", else
             the first.
@@ -100,18 +100,18 @@ def load_dataset(
     """
     if not isinstance(name, str):
         raise TypeError(f"dataset must be a string, got {name!r}.")
-    check_integer("chunk", chunk, minimum=1)
+    check_integer("values_per_step", values_per_step, minimum=1)
     label_column = check_reading(label_column, layout)
     folders = data_folders(data_dir)
     entry = DATASETS.get(name)
-    if chunk > 1 and (entry is None or not entry.chunks):
-        able = ", ".join(key for key, value in DATASETS.items() if value.chunks)
-        raise ValueError(f"chunk must be 1 for {name!r}, got {chunk}. Only {able} are read in chunks.")
+    if values_per_step > 1 and (entry is None or not entry.supports_values_per_step):
+        able = ", ".join(key for key, value in DATASETS.items() if value.supports_values_per_step)
+        raise ValueError(f"values_per_step must be 1 for {name!r}, got {values_per_step}. Only {able} can have more.")
     try:
         if entry is None and is_path(name):
             return load_own(name, label_column=label_column, layout=layout)
         check_not_given(name, label_column=label_column, layout=layout)
-        return load_archive(name, folders, sorted(DATASETS)) if entry is None else entry.load(folders, chunk)
+        return load_archive(name, folders, sorted(DATASETS)) if entry is None else entry.load(folders, values_per_step)
     except MemoryError as error:
         raise ValueError(f"dataset must fit into memory, got {name!r}, which does not. Use fewer sequences.") from error
 

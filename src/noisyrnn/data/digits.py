@@ -10,7 +10,7 @@ from noisyrnn.data.split import stratified_draw
 TEST, VALIDATION = 450, 270
 
 
-def load_digits(folders: list[Path], chunk: int) -> Dataset:
+def load_digits(folders: list[Path], values_per_step: int) -> Dataset:
     """1,077 / 270 / 450 sequences of 64 steps, grey levels in [0, 1], ten classes; `folders` are not needed."""
     from sklearn.datasets import load_digits as bundled_digits  # a second to import, and most runs need none of it
 

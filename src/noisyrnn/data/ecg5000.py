@@ -68,7 +68,7 @@ def read_beats(path: Path) -> tuple[Tensor, Tensor]:
     return beats, torch.tensor(abnormal, dtype=torch.int64, device="cpu")
 
 
-def load_ecg5000(folders: list[Path], chunk: int) -> Dataset:
+def load_ecg5000(folders: list[Path], values_per_step: int) -> Dataset:
     """500 / 500 / 4,000 sequences of 140 steps, each with mean 0 and standard deviation 1 in the file, two classes."""
     inputs, labels = read_beats(locate("TRAIN", folders))
     train = Split(inputs=inputs, labels=labels, classes=len(CLASSES))

@@ -122,29 +122,29 @@ def read_part(part: str, folders: list[Path]) -> tuple[Tensor, Tensor]:
     return pixels, parse_idx(read_bytes(labels), magic=LABELS_MAGIC, name=names[1]).long()
 
 
-def load_mnist(folders: list[Path], chunk: int, *, name: str, permuted: bool, white: int = 1) -> Dataset:
-    """58,000 / 2,000 / 10,000 sequences of `784 / chunk` steps with `chunk` pixels in [0, white], ten classes.
+def load_mnist(folders: list[Path], values_per_step: int, *, name: str, permuted: bool, white: int = 1) -> Dataset:
+    """58,000 / 2,000 / 10,000 sequences of pixels in [0, white], `values_per_step` per step; ten classes.
 
     Args:
         folders: Where to look before downloading.
-        chunk: Pixels a step, consecutive in reading order (or in the permuted order); a divisor of 784.
+        values_per_step: Pixels a step, consecutive in reading order (or in the permuted order); a divisor of 784.
         name: Of the data set.
         permuted: Whether the pixels come in the order `permutation()`.
         white: Value of a white pixel: 1, or 255 for the bytes of the files.
 
     Raises:
-        ValueError: If `chunk` does not divide 784, or a file is damaged.
+        ValueError: If `values_per_step` does not divide 784, or a file is damaged.
         FileNotFoundError: If a file is neither found nor downloaded.
     """
-    check_integer("chunk", chunk, minimum=1)
-    if PIXELS % chunk:
-        raise ValueError(f"chunk must divide {PIXELS}, got {chunk}. Try 1, 7, 14, 16, 28 or 56.")
+    check_integer("values_per_step", values_per_step, minimum=1)
+    if PIXELS % values_per_step:
+        raise ValueError(f"values_per_step must divide {PIXELS}, got {values_per_step}. Try 1, 7, 14, 16, 28 or 56.")
     order = permutation() if permuted else None
 
     def split(pixels: Tensor, labels: Tensor) -> Split:
         if order is not None:
             pixels = pixels[:, order]
-        inputs = (pixels.float() / (255 // white)).reshape(len(pixels), PIXELS // chunk, chunk)
+        inputs = (pixels.float() / (255 // white)).reshape(len(pixels), PIXELS // values_per_step, values_per_step)
         return Split(inputs=inputs, labels=labels, classes=10)
 
     pixels, labels = read_part("train", folders)

@@ -45,7 +45,7 @@ class CompareConfig:
         evaluation: Perturbations and draws.
         analyze: Whether to compute theory diagnostics as well, with the default settings of `noisyrnn analyze`.
         workers: Runs at a time on this machine, at least 1; the cores are shared out between them.
-        together: Whether all seeds of a model are trained side by side, as one piece of work for a worker.
+        batch_seeds: Whether all seeds of a model are trained side by side, as one piece of work for a worker.
         backend: "processes" on this machine, or "dask".
         scheduler: Address of the Dask scheduler; its workers must see `output` and the data under the same paths.
         accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
@@ -61,7 +61,7 @@ class CompareConfig:
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
     analyze: bool = False
     workers: int = 1
-    together: bool = False
+    batch_seeds: bool = False
     backend: str = "processes"
     scheduler: str | None = None
     accelerator: str = "auto"
@@ -197,7 +197,7 @@ def run_task_group(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
     try:
         failures = train_seeds(
             [task.config for task in tasks],
-            together=True,
+            batch_seeds=True,
             output=first.output,
             reader=first.reader,
             resume=True,
@@ -343,7 +343,7 @@ def _run_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callable[[Pa
     """Run every task; where a worker dies, its tasks are tried once more, one by one."""
     ended: dict[Path, str | None] = {}
     pieces = [[task] for task in tasks]
-    if config.together:
+    if config.batch_seeds:
         pieces = [[task for task in tasks if task.config.model == model] for model in config.models]
 
     def take(piece: Sequence[RunTask], ends: list[tuple[Path, str | None]] | WorkerDiedError) -> None:

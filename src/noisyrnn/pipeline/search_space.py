@@ -10,7 +10,7 @@ from noisyrnn.training.config import TrainConfig
 if TYPE_CHECKING:
     from optuna import Trial
 
-NOT_SEARCHED = frozenset({"model", "dataset", "chunk", "label", "seed", "decay_epochs"})
+NOT_SEARCHED = frozenset({"model", "dataset", "values_per_step", "label", "seed", "decay_epochs"})
 """What a sweep is about, and what is no single value."""
 
 

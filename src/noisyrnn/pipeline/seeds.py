@@ -22,14 +22,14 @@ from noisyrnn.pipeline.train import (
 from noisyrnn.run_folder import RunFolder, check_writable, failure_message, locked
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.together import check_alike, fit_together
+from noisyrnn.training.fit_seeds import check_alike, fit_seeds
 
 
 @reproducible_threads()
 def train_seeds(
     configs: Sequence[TrainConfig],
     *,
-    together: bool = False,
+    batch_seeds: bool = False,
     output: Path = Path("runs"),
     data_dir: Path | None = None,
     resume: bool = False,
@@ -43,7 +43,7 @@ def train_seeds(
 
     Args:
         configs: Settings of the runs; side by side, they differ in the seed alone.
-        together: Whether to train side by side, so that the fused kernels take one batch of each run in one call.
+        batch_seeds: Whether to train side by side, so that the fused kernels take one batch of each run in one call.
         output: As for `train_run`.
         data_dir: As for `train_run`.
         resume: As for `train_run`; every run is resumed from its own checkpoint.
@@ -63,17 +63,17 @@ def train_seeds(
     resolve_accelerator(accelerator)
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
     check_logger(logger)
-    if together and processes() > 1:
+    if batch_seeds and processes() > 1:
         raise ValueError(
-            f"together must be off where a run is spread over processes, got {processes()} of them. "
-            "Start one process, or leave out --together."
+            f"batch_seeds must be off where a run is spread over processes, got {processes()} of them. "
+            "Start one process, or leave out --batch-seeds."
         )
-    if together:
+    if batch_seeds:
         check_alike(configs)
     folders = [open_run(config, output, resume=resume) for config in configs]
     check_reachable(logger, folders)
     reader = reader or DataReader(data_dir)
-    if together:
+    if batch_seeds:
         return _side_by_side(configs, folders, reader, resume, accelerator, checkpoint_seconds, show_progress, logger)
     ends: dict[Path, str | None] = {}
     for config, folder in zip(configs, folders, strict=True):
@@ -131,7 +131,7 @@ def _side_by_side(
         try:
             with ExitStack() as stack:
                 tracks = [stack.enter_context(Tracking(logger, folder, config)) for folder, config in todo.items()]
-                outcomes = fit_together(
+                outcomes = fit_seeds(
                     models,
                     dataset,
                     list(todo.values()),

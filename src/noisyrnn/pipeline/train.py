@@ -53,7 +53,7 @@ def load_data(config: TrainConfig, *, data_dir: Path | None = None) -> Dataset:
 
 def _reading_options(config: TrainConfig) -> dict[str, Any]:
     """The options of a run that decide how its data set is read."""
-    return {"chunk": config.chunk, "label_column": config.label_column, "layout": config.layout}
+    return {"values_per_step": config.values_per_step, "label_column": config.label_column, "layout": config.layout}
 
 
 class DataReader:

@@ -20,7 +20,7 @@ class TrainConfig:
     Args:
         model: Which network; see `noisyrnn list`.
         dataset: Name of a data set, or path of your own .npz, .csv or .ts file.
-        chunk: Consecutive values of an image taken as one step, at least 1.
+        values_per_step: Consecutive values of an image taken as one step, at least 1.
         label_column: Column of the class in a .csv file: its name in the header, or its number, from 1, or from -1 at
             the end of each line; by default the column called class, label, target or y, else the first.
         layout: Of X in a .npz file: "channels-last", (n, steps, channels), which is the default; or "time-last",
@@ -67,7 +67,7 @@ class TrainConfig:
 
     model: str = "noisy"
     dataset: str = "digits"
-    chunk: int = 1
+    values_per_step: int = 1
     label_column: str | int | None = None
     layout: str | None = None
     label: str | None = None
@@ -107,7 +107,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choice("model", self.model, MODELS)
         check_text("dataset", self.dataset)
-        check_integer("chunk", self.chunk, minimum=1)
+        check_integer("values_per_step", self.values_per_step, minimum=1)
         object.__setattr__(self, "label_column", check_reading(self.label_column, self.layout))
         if self.label is not None:
             check_text("label", self.label)

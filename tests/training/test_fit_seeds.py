@@ -16,8 +16,8 @@ from torch import Tensor
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.kernels import dispatch
 from noisyrnn.models import SequenceClassifier
-from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_together
-from noisyrnn.training.together import seed_range
+from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_seeds
+from noisyrnn.training.fit_seeds import seed_range
 
 Build = Callable[[TrainConfig], SequenceClassifier]
 Waves = Callable[..., Split]
@@ -103,9 +103,9 @@ def test_reference_gives_the_same_bits(
     config = dataclasses.replace(config, clip_norm=0.5, decay_epochs=(1,))
     data = dataset if lengths == "equal" else unequal
     expected = alone(seeds(config), data, build, tmp_path)
-    folders = places(tmp_path / "together", 3)
+    folders = places(tmp_path / "batch_seeds", 3)
     models = [build(c) for c in seeds(config)]
-    results = fit_together(models, data, seeds(config), folders=folders)
+    results = fit_seeds(models, data, seeds(config), folders=folders)
     for folder, wanted, result, trained in zip(folders, expected, results, models, strict=True):
         assert_same(end_of(folder), wanted)
         assert isinstance(result, FitResult)
@@ -121,8 +121,8 @@ def test_reference_gives_the_same_bits(
 def test_a_run_that_stops_early_drops_out(dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path) -> None:
     patient = dataclasses.replace(config, epochs=12, patience=1, learning_rate=0.02)
     expected = alone(seeds(patient), dataset, build, tmp_path)
-    folders = places(tmp_path / "together", 3)
-    results = fit_together([build(c) for c in seeds(patient)], dataset, seeds(patient), folders=folders)
+    folders = places(tmp_path / "batch_seeds", 3)
+    results = fit_seeds([build(c) for c in seeds(patient)], dataset, seeds(patient), folders=folders)
     assert len({len(result.history) for result in results if isinstance(result, FitResult)}) > 1
     for folder, wanted in zip(folders, expected, strict=True):
         assert_same(end_of(folder), wanted)
@@ -135,11 +135,11 @@ def test_a_run_that_diverges_stops_no_other(
     monkeypatch.setenv("NOISYRNN_KERNEL", kernel)
     config = dataclasses.replace(config, precision="64-true")
     expected = alone(seeds(config), dataset, build, tmp_path)
-    folders = places(tmp_path / "together", 3)
+    folders = places(tmp_path / "batch_seeds", 3)
     models = [build(c) for c in seeds(config)]
     with torch.no_grad():
         models[1].readout.weight.mul_(math.inf)
-    results = fit_together(models, dataset, seeds(config), folders=folders)
+    results = fit_seeds(models, dataset, seeds(config), folders=folders)
     assert [type(result) is FitResult for result in results] == [True, False, True]
     assert "loss became nan at training step 1 (epoch 1)" in str(results[1])
     assert not folders[1].checkpoint.exists()
@@ -153,17 +153,17 @@ def test_interrupted_and_resumed_runs_end_in_the_same_bits(
     call: int, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path
 ) -> None:
     expected = alone(seeds(config), dataset, build, tmp_path)
-    folders = places(tmp_path / "together", 3)
+    folders = places(tmp_path / "batch_seeds", 3)
     models = [build(c) for c in seeds(config)]
     interrupt_at(models[1], call)
     with pytest.raises(KeyboardInterrupt):
-        fit_together(models, dataset, seeds(config), folders=folders)
+        fit_seeds(models, dataset, seeds(config), folders=folders)
     steps = [torch.load(folder.checkpoint, weights_only=True)["progress"]["step"] for folder in folders]
     assert steps == [call] * 3
     others = [
         build(dataclasses.replace(config, seed=99)) for _ in folders
     ]  # their weights must come from the checkpoint
-    results = fit_together(others, dataset, seeds(config), folders=folders, resume=True)
+    results = fit_seeds(others, dataset, seeds(config), folders=folders, resume=True)
     for folder, wanted, result in zip(folders, expected, results, strict=True):
         assert_same(end_of(folder), wanted)
         assert isinstance(result, FitResult)
@@ -177,13 +177,13 @@ def test_runs_go_on_from_different_steps(
     monkeypatch.setenv("NOISYRNN_KERNEL", kernel)
     config = dataclasses.replace(config, precision="64-true")
     expected = alone(seeds(config), dataset, build, tmp_path)
-    folders = places(tmp_path / "together", 3)
+    folders = places(tmp_path / "batch_seeds", 3)
     half = build(seeds(config)[1])
     interrupt_at(half, 4)
     with pytest.raises(KeyboardInterrupt):
         fit(half, dataset, seeds(config)[1], folder=folders[1])
     fit(build(seeds(config)[2]), dataset, seeds(config)[2], folder=folders[2])
-    fit_together([build(c) for c in seeds(config)], dataset, seeds(config), folders=folders, resume=True)
+    fit_seeds([build(c) for c in seeds(config)], dataset, seeds(config), folders=folders, resume=True)
     for folder, wanted in zip(folders, expected, strict=True):
         assert_same(end_of(folder), wanted, 0.0 if kernel == "reference" else TOLERANCE)
 
@@ -198,7 +198,7 @@ def test_a_fused_kernel_takes_all_runs_in_one_call(model: str, unequal: Dataset,
     if model != "noisy":
         config = dataclasses.replace(config, additive=0.1, multiplicative=0.1)
     expected = alone(seeds(config), unequal, build, tmp_path)
-    folders = places(tmp_path / "together", 3)
+    folders = places(tmp_path / "batch_seeds", 3)
     models = [build(c) for c in seeds(config)]
     calls = [0, 0, 0]
     for k, one in enumerate(models):
@@ -207,7 +207,7 @@ def test_a_fused_kernel_takes_all_runs_in_one_call(model: str, unequal: Dataset,
             calls[k] += module.training
 
         one.register_forward_pre_hook(count)
-    fit_together(models, unequal, seeds(config), folders=folders)
+    fit_seeds(models, unequal, seeds(config), folders=folders)
     assert calls == [42, 0, 0]
     for folder, wanted in zip(folders, expected, strict=True):
         assert_same(end_of(folder), wanted, TOLERANCE)
@@ -223,8 +223,8 @@ def test_the_compiled_kernel_ends_where_each_run_would_alone(
         pytest.skip(reason)
     monkeypatch.setenv("NOISYRNN_KERNEL", "cpu")
     expected = alone(seeds(config), unequal, build, tmp_path)
-    folders = places(tmp_path / "together", 3)
-    fit_together([build(c) for c in seeds(config)], unequal, seeds(config), folders=folders)
+    folders = places(tmp_path / "batch_seeds", 3)
+    fit_seeds([build(c) for c in seeds(config)], unequal, seeds(config), folders=folders)
     for folder, wanted in zip(folders, expected, strict=True):
         assert_same(end_of(folder), wanted, 1e-5)  # float32: a hundred times the 6e-8 that was seen
 
@@ -233,7 +233,7 @@ def test_the_compiled_kernel_ends_where_each_run_would_alone(
 def test_bf16_mixed_on_a_fused_kernel(dataset: Dataset, config: TrainConfig, build: Build) -> None:
     mixed = dataclasses.replace(config, precision="bf16-mixed", epochs=20, batch_size=8, learning_rate=0.02)
     models = [build(c) for c in seeds(mixed)]
-    results = fit_together(models, dataset, seeds(mixed))
+    results = fit_seeds(models, dataset, seeds(mixed))
     assert all(model.readout.weight.dtype == torch.float32 for model in models)
     assert all(isinstance(result, FitResult) and result.best_validation_accuracy > 0.8 for result in results)
 
@@ -241,7 +241,7 @@ def test_bf16_mixed_on_a_fused_kernel(dataset: Dataset, config: TrainConfig, bui
 @pytest.mark.usefixtures("reference")
 def test_the_time_is_shared_out(dataset: Dataset, config: TrainConfig, build: Build) -> None:
     began = time.monotonic()
-    results = fit_together([build(c) for c in seeds(config)], dataset, seeds(config))
+    results = fit_seeds([build(c) for c in seeds(config)], dataset, seeds(config))
     assert 0 < sum(result.seconds for result in results if isinstance(result, FitResult)) <= time.monotonic() - began
 
 
@@ -256,7 +256,7 @@ def test_one_bar_shows_all(
     from noisyrnn import progress
 
     monkeypatch.setattr(progress.ProgressBar.__init__, "__kwdefaults__", {"done": 0, "shown": True, "every": 0.0})
-    fit_together([build(c) for c in seeds(config)], dataset, seeds(config), show_progress=True)
+    fit_seeds([build(c) for c in seeds(config)], dataset, seeds(config), show_progress=True)
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("noisy seeds 4-6: 1/9, ETA ")
     assert lines[-1].startswith("noisy seeds 4-6: 9/9, ETA 0 s")
@@ -269,13 +269,13 @@ def test_seeds_in_words() -> None:
 def test_settings_that_cannot_be_trained_together(dataset: Dataset, config: TrainConfig, build: Build) -> None:
     twice, other = [config, config], [config, dataclasses.replace(config, seed=2, epochs=7)]
     with pytest.raises(ValueError, match=r"configs must hold the settings of at least one run, got none\."):
-        fit_together([], dataset, [])
+        fit_seeds([], dataset, [])
     with pytest.raises(ValueError, match=r"configs must have different seeds, got 1, 1\."):
-        fit_together([build(c) for c in twice], dataset, twice)
+        fit_seeds([build(c) for c in twice], dataset, twice)
     with pytest.raises(ValueError, match=r"configs must differ in the seed alone, got .*epochs=7.* beside .*epochs=3"):
-        fit_together([build(c) for c in other], dataset, other)
+        fit_seeds([build(c) for c in other], dataset, other)
     with pytest.raises(ValueError, match=r"checkpoint_seconds must be at least 0, got -1\."):
-        fit_together([build(config)], dataset, [config], checkpoint_seconds=-1)
+        fit_seeds([build(config)], dataset, [config], checkpoint_seconds=-1)
 
 
 def test_several_processes_are_refused(dataset: Dataset, config: TrainConfig, build: Build) -> None:
@@ -283,4 +283,4 @@ def test_several_processes_are_refused(dataset: Dataset, config: TrainConfig, bu
         world_size = 2
 
     with pytest.raises(ValueError, match=r"runs can only be trained together in one process, got 2\. Start one\."):
-        fit_together([build(config)], dataset, [config], fabric=Two())  # type: ignore[arg-type]
+        fit_seeds([build(config)], dataset, [config], fabric=Two())  # type: ignore[arg-type]

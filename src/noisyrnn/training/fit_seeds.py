@@ -31,7 +31,7 @@ StepEnd = tuple[float, float, int] | DivergenceError
 
 
 @reproducible_threads()
-def fit_together(
+def fit_seeds(
     models: Sequence[Trained],
     dataset: Dataset,
     configs: Sequence[TrainConfig],
@@ -155,7 +155,7 @@ class _Group:
         return [run for run in self.runs if run not in self.outcomes]
 
     def train(self, checkpoint_seconds: float, show_progress: bool) -> list[Outcome]:
-        """Step all runs until each has ended; see `fit_together`."""
+        """Step all runs until each has ended; see `fit_seeds`."""
         config, seeds = self.runs[0].config, [run.config.seed for run in self.runs]
         orders = {run: _batches_to_come(run, len(self.train_split)) for run in self.runs}
         bar = ProgressBar(
