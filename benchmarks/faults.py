@@ -42,7 +42,7 @@ def commands(data: Path) -> dict[str, list[str]]:
         "compare": ["compare", "--models", "noisy,lstm", "--seeds", "2", "--workers", "2", *source, *TRAIN, *EVALUATE],
         "sweep": ["sweep", "--trials", "3", "--draws", "1", *source, *TRAIN],
         "evaluate": ["evaluate", "{runs}", *EVALUATE],
-        "analyze": ["analyze", "{runs}", "--parts", "margins"],
+        "analyze": ["analyze", "{runs}", "--diagnostics", "margins"],
         "report": ["report", "{runs}"],
     }
 

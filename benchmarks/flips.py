@@ -35,7 +35,7 @@ TABLES = ("table.md", "analysis.md", "comparison.json")
 TRAIN: dict[str, Any] = {"hidden_size": 4, "epochs": 3, "batch_size": 16, "learning_rate": 0.02}
 EVALUATION = EvaluateConfig(strengths={"white_noise": [0.5], "fgsm": [0.1]}, draws=2, attack_draws=2)
 ANALYSIS = AnalyzeConfig(
-    parts=["margins"], settings=AnalysisSettings(test_sequences=20, curvature_sequences=20, smoothing_draws=50)
+    diagnostics=["margins"], settings=AnalysisSettings(test_sequences=20, curvature_sequences=20, smoothing_draws=50)
 )
 
 

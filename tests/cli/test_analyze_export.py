@@ -34,7 +34,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunFolder, Any, dict[st
         calls.append((folder, config, options))
         now[0] += 5 * len(calls)
         parts = {"margins": {"status": "done"}, "attack": {"status": "impossible", "reason": "no attack"}}
-        write_json(folder.analysis, {"parts": parts})
+        write_json(folder.analysis, {"diagnostics": parts})
         return folder
 
     monkeypatch.setattr(analyze, "analyze_run", stand_in)
@@ -48,12 +48,12 @@ def test_the_budget_is_shared_by_the_runs_that_are_left(runs: list[Path], calls:
 
 
 def test_every_flag_of_analyze_arrives(runs: list[Path], calls: Any, tmp_path: Path) -> None:
-    flags = ["--parts", "attack, margins", "--budget", "2", "--max-attack-radius", "3", "--confidence", "0.9"]
+    flags = ["--diagnostics", "attack, margins", "--budget", "2", "--max-attack-radius", "3", "--confidence", "0.9"]
     places = ["--data-dir", str(tmp_path), "--accelerator", "auto"]
     assert main(["analyze", str(runs[0]), *flags, "--analysis_seed", "4", *places]) == 0
     assert main(["analyze", str(runs[0])]) == 0
     (_, config, options), (_, plain, defaults) = calls
-    assert config.parts == ("attack", "margins") and config.budget == 2.0
+    assert config.diagnostics == ("attack", "margins") and config.budget == 2.0
     assert config.settings == AnalysisSettings(max_attack_radius=3.0, confidence=0.9, analysis_seed=4)
     assert options.pop("seconds") == 120.0 and defaults.pop("seconds") == 60 * plain.budget == 1800.0
     readers = options.pop("reader"), defaults.pop("reader")
@@ -74,7 +74,7 @@ def test_a_part_that_failed_is_a_failed_computation(runs: list[Path], monkeypatc
 
     def stand_in(folder: RunFolder, config: Any, **options: Any) -> None:
         found = parts if folder.path == runs[0] else {"margins": {"status": "skipped", "reason": "no time"}}
-        write_json(folder.analysis, {"parts": found})
+        write_json(folder.analysis, {"diagnostics": found})
 
     monkeypatch.setattr(analyze, "analyze_run", stand_in)
     assert main(["analyze", *map(str, runs)]) == 1

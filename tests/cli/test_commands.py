@@ -49,13 +49,16 @@ SIZES = (
 def test_train_analyze_report(data: Path, tmp_path: Path) -> None:
     trained = noisyrnn("train", "--dataset", data, *SMALL, "--output", tmp_path / "runs")
     run = Path(trained.stdout.strip().removeprefix("Trained: "))
-    analyzed = noisyrnn("analyze", run, "--parts", "margins, jacobians", "--budget", 5, *SIZES)
+    analyzed = noisyrnn("analyze", run, "--diagnostics", "margins, jacobians", "--budget", 5, *SIZES)
     assert analyzed.returncode == 0, analyzed.stderr
     assert analyzed.stdout == f"Analyzed: {run / 'analysis.json'}\n"
     found = json.loads((run / "analysis.json").read_text())
-    assert {name: part["status"] for name, part in found["parts"].items()} == {"margins": "done", "jacobians": "done"}
+    assert {name: part["status"] for name, part in found["diagnostics"].items()} == {
+        "margins": "done",
+        "jacobians": "done",
+    }
     assert found["settings"]["test_sequences"] == 8
-    late = noisyrnn("analyze", run, "--parts", "smoothing", "--budget", 1e-9, *SIZES)
+    late = noisyrnn("analyze", run, "--diagnostics", "smoothing", "--budget", 1e-9, *SIZES)
     assert late.returncode == 0
     assert "Not computed: smoothing: The budget of 1e-09 minutes was used up. Analyze again" in late.stderr
     reported = noisyrnn("report", run, "--output", tmp_path / "page")

@@ -56,7 +56,7 @@ def test_flags_may_have_underscores(data: Path, tmp_path: Path) -> None:
         (["train", "--dataset", "digitz"], "Did you mean 'digits'?"),
         (["train", "--experiment", "smnist-noisy"], "experiment must be one of"),
         (["analyze", "nowhere"], "run must be a folder that holds a config.json, got nowhere."),
-        (["analyze", "nowhere", "--parts", "curvatur"], "run must be a folder"),
+        (["analyze", "nowhere", "--diagnostics", "curvatur"], "run must be a folder"),
         (["evaluate", "nowhere"], "run must be a folder that holds a config.json, got nowhere."),
         (["compare", "--models", "noisy", "--strengths", "{white_noise: 0.1}"], "strengths must be a list of numbers"),
         (["compare", "--models", "noisy", "--strengths", "{white_noise: [-1]}"], "must be at least 0, got -1"),

@@ -55,7 +55,7 @@ def read(folder: RunFolder) -> dict[str, Any]:
 
 def test_every_diagnostic_is_done_and_says_what_it_used(run: RunFolder) -> None:
     found = read(analyze_run(run, AnalyzeConfig(settings=SMALL)))
-    assert {name: part["status"] for name, part in found["parts"].items()} == dict.fromkeys(DIAGNOSTICS, "done")
+    assert {name: part["status"] for name, part in found["diagnostics"].items()} == dict.fromkeys(DIAGNOSTICS, "done")
     assert set(found["data"]) == set(DIAGNOSTICS)
     assert "12 test sequences" in found["data"]["margins"]
     assert "16 training sequences" in found["data"]["curvature"]
@@ -69,7 +69,7 @@ def test_every_diagnostic_is_done_and_says_what_it_used(run: RunFolder) -> None:
 
 
 def test_bounds_of_the_margin_lie_where_they_must(run: RunFolder) -> None:
-    found = read(analyze_run(run, AnalyzeConfig(settings=SMALL, parts=["margins", "attack"])))
+    found = read(analyze_run(run, AnalyzeConfig(settings=SMALL, diagnostics=["margins", "attack"])))
     value = {quantity["name"]: quantity["value"] for quantity in found["quantities"]}
     assert 0 < value["margin_certificate"] < value["attack_radius"]
     kinds = {quantity["name"]: quantity["kind"] for quantity in found["quantities"]}
@@ -86,7 +86,7 @@ def test_bounds_of_the_margin_lie_where_they_must(run: RunFolder) -> None:
 
 def test_the_figure_is_that_of_the_library_on_the_sequences_it_names(run: RunFolder) -> None:
     everything = replace(SMALL, test_sequences=10_000)
-    found = read(analyze_run(run, AnalyzeConfig(settings=everything, parts=["margins"])))
+    found = read(analyze_run(run, AnalyzeConfig(settings=everything, diagnostics=["margins"])))
     test = load_dataset(json.loads(run.config.read_text())["config"]["dataset"]).test
     expected = output_margins(load(run.model), test).value.mean()
     value = next(q["value"] for q in found["quantities"] if q["name"] == "output_margin")
@@ -96,14 +96,14 @@ def test_the_figure_is_that_of_the_library_on_the_sequences_it_names(run: RunFol
 def test_all_models_see_the_same_sequences(waves_file: Path, tmp_path: Path, run: RunFolder) -> None:
     other = trained(waves_file, tmp_path / "runs", model="gru")
     for folder in (run, other):
-        analyze_run(folder, AnalyzeConfig(settings=SMALL, parts=["margins"]))
+        analyze_run(folder, AnalyzeConfig(settings=SMALL, diagnostics=["margins"]))
     assert read(run)["data"] == read(other)["data"]
 
 
 def test_a_model_without_cell_structure_of_a_theorem_still_gets_the_rest(waves_file: Path, tmp_path: Path) -> None:
     folder = trained(waves_file, tmp_path / "runs", model="lstm")
     found = read(analyze_run(folder, AnalyzeConfig(settings=SMALL)))
-    assert {part["status"] for part in found["parts"].values()} == {"done"}
+    assert {part["status"] for part in found["diagnostics"].values()} == {"done"}
     names = {quantity["name"] for quantity in found["quantities"]}
     assert not names & {"margin_certificate", "lyapunov_upper_bound"}
     kinds = {quantity["name"]: quantity["kind"] for quantity in found["quantities"]}
@@ -111,41 +111,41 @@ def test_a_model_without_cell_structure_of_a_theorem_still_gets_the_rest(waves_f
 
 
 def test_what_is_done_is_kept_and_the_rest_is_added(run: RunFolder) -> None:
-    analyze_run(run, AnalyzeConfig(settings=SMALL, parts=["margins"]))
+    analyze_run(run, AnalyzeConfig(settings=SMALL, diagnostics=["margins"]))
     first = read(run)
-    analyze_run(run, AnalyzeConfig(settings=SMALL, parts=["margins", "jacobians"]))
+    analyze_run(run, AnalyzeConfig(settings=SMALL, diagnostics=["margins", "jacobians"]))
     second = read(run)
-    assert second["parts"]["margins"] == first["parts"]["margins"]
+    assert second["diagnostics"]["margins"] == first["diagnostics"]["margins"]
     count = len(first["quantities"])
     assert second["quantities"][:count] == first["quantities"]
     assert len(second["quantities"]) > count
     stamp = run.analysis.stat().st_mtime_ns
-    analyze_run(run, AnalyzeConfig(settings=SMALL, parts=["jacobians"]))
+    analyze_run(run, AnalyzeConfig(settings=SMALL, diagnostics=["jacobians"]))
     assert run.analysis.stat().st_mtime_ns == stamp
 
 
 def test_other_settings_start_anew(run: RunFolder) -> None:
-    analyze_run(run, AnalyzeConfig(settings=SMALL, parts=["margins"]))
-    analyze_run(run, AnalyzeConfig(settings=replace(SMALL, analysis_seed=1), parts=["jacobians"]))
-    assert set(read(run)["parts"]) == {"jacobians"}
+    analyze_run(run, AnalyzeConfig(settings=SMALL, diagnostics=["margins"]))
+    analyze_run(run, AnalyzeConfig(settings=replace(SMALL, analysis_seed=1), diagnostics=["jacobians"]))
+    assert set(read(run)["diagnostics"]) == {"jacobians"}
 
 
 def test_the_budget_is_kept_and_says_what_it_left_out(run: RunFolder) -> None:
     found = read(analyze_run(run, AnalyzeConfig(settings=SMALL, budget=7.0), seconds=-1.0))
     assert found["quantities"] == []
-    assert found["parts"]["curvature"] == {
+    assert found["diagnostics"]["curvature"] == {
         "status": "skipped",
         "reason": "The budget of 7 minutes was used up. Analyze again to continue.",
     }
-    again = read(analyze_run(run, AnalyzeConfig(settings=SMALL, parts=["margins"])))
-    assert again["parts"]["margins"]["status"] == "done"
+    again = read(analyze_run(run, AnalyzeConfig(settings=SMALL, diagnostics=["margins"])))
+    assert again["diagnostics"]["margins"]["status"] == "done"
 
 
 def test_a_part_stops_in_its_middle_when_time_is_up(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([0.0, 0.0, 0.0] + [1e9] * 1000)
     monkeypatch.setattr(module, "monotonic", lambda: next(ticks))
-    found = read(analyze_run(run, AnalyzeConfig(settings=SMALL, parts=["curvature"])))
-    assert found["parts"]["curvature"]["status"] == "skipped"
+    found = read(analyze_run(run, AnalyzeConfig(settings=SMALL, diagnostics=["curvature"])))
+    assert found["diagnostics"]["curvature"]["status"] == "skipped"
 
 
 def test_the_same_seed_gives_the_same_figures(run: RunFolder) -> None:
@@ -154,7 +154,7 @@ def test_the_same_seed_gives_the_same_figures(run: RunFolder) -> None:
     torch.manual_seed(5)
     second = read(analyze_run(run, AnalyzeConfig(settings=SMALL)))
     for found in (first, second):
-        del found["parts"], found["sha256"]  # they hold times
+        del found["diagnostics"], found["sha256"]  # they hold times
     assert first == second
 
 
@@ -163,14 +163,16 @@ def test_a_failing_part_is_noted_and_stops_no_other(run: RunFolder, monkeypatch:
         raise RuntimeError("it broke")
 
     monkeypatch.setitem(DIAGNOSTICS, "jacobians", replace(DIAGNOSTICS["jacobians"], run=fail))
-    found = read(analyze_run(run, AnalyzeConfig(settings=SMALL, parts=["jacobians", "margins"])))
-    assert found["parts"]["jacobians"] == {"status": "failed", "reason": "it broke"}
-    assert found["parts"]["margins"]["status"] == "done"
+    found = read(analyze_run(run, AnalyzeConfig(settings=SMALL, diagnostics=["jacobians", "margins"])))
+    assert found["diagnostics"]["jacobians"] == {"status": "failed", "reason": "it broke"}
+    assert found["diagnostics"]["margins"]["status"] == "done"
 
 
 def test_wrong_settings_are_refused_before_any_work(tmp_path: Path, run: RunFolder) -> None:
-    with pytest.raises(ValueError, match=r"part must be one of attack, .*, got 'curvatur'\. Did you mean 'curvature'"):
-        AnalyzeConfig(parts=["curvatur"])
+    with pytest.raises(
+        ValueError, match=r"diagnostic must be one of attack, .*, got 'curvatur'\. Did you mean 'curvature'"
+    ):
+        AnalyzeConfig(diagnostics=["curvatur"])
     with pytest.raises(ValueError, match="budget must be greater than 0, got 0"):
         AnalyzeConfig(budget=0.0)
     with pytest.raises(ValueError, match="landscape_points must be odd, got 4"):
@@ -210,7 +212,7 @@ def test_a_diagnostic_sees_the_trained_model_and_its_own_data(
     subjects = spied(monkeypatch, "margins")
     everything = replace(SMALL, test_sequences=10_000, curvature_sequences=10_000)
     for settings in (everything, SMALL):
-        analyze_run(quick, AnalyzeConfig(settings=settings, parts=["margins"]))
+        analyze_run(quick, AnalyzeConfig(settings=settings, diagnostics=["margins"]))
     whole, some = subjects
     dataset = load_dataset(run_config(quick).dataset)
     assert sorted(rows(whole.train)) == sorted(rows(dataset.train)) and rows(whole.train) != rows(dataset.train)
@@ -229,7 +231,7 @@ def test_the_sequences_depend_on_the_seed_of_the_analysis_alone(
     other = trained(waves_file, tmp_path / "runs", epochs=1, seed=2)
     subjects = spied(monkeypatch, "margins")
     for folder, seed in ((quick, 0), (other, 0), (quick, 1)):
-        analyze_run(folder, AnalyzeConfig(settings=replace(SMALL, analysis_seed=seed), parts=["margins"]))
+        analyze_run(folder, AnalyzeConfig(settings=replace(SMALL, analysis_seed=seed), diagnostics=["margins"]))
     first, same, new = ((rows(subject.train), rows(subject.test)) for subject in subjects)
     assert first == same
     assert first[0] != new[0] and first[1] != new[1]
@@ -245,7 +247,7 @@ def test_unequal_lengths_are_handed_on(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_text("\n".join(lines))
     folder = trained(path, tmp_path / "runs", epochs=1)
     subjects = spied(monkeypatch, "margins")
-    analyze_run(folder, AnalyzeConfig(settings=SMALL, parts=["margins"]))
+    analyze_run(folder, AnalyzeConfig(settings=SMALL, diagnostics=["margins"]))
     for split in (subjects[0].train, subjects[0].test):
         assert split.lengths is not None and set(split.lengths.tolist()) <= {5, 6, 7, 8}
         for row, length in zip(split.inputs, split.lengths, strict=True):
@@ -258,9 +260,11 @@ def test_the_scale_of_the_data_changes_no_default(waves_file: Path, tmp_path: Pa
         np.savez(tmp_path / f"{name}.npz", X=content["X"] * factor, y=content["y"])
         folder = trained(tmp_path / f"{name}.npz", tmp_path / "runs")
         settings = replace(SMALL, max_attack_radius=None, smoothing_noise=None)
-        written = read(analyze_run(folder, AnalyzeConfig(settings=settings, parts=["margins", "attack", "smoothing"])))
+        written = read(
+            analyze_run(folder, AnalyzeConfig(settings=settings, diagnostics=["margins", "attack", "smoothing"]))
+        )
         assert (written["settings"]["max_attack_radius"], written["settings"]["smoothing_noise"]) == (0.5, 0.1)
-        assert written["depends_on"]["results"] == 4
+        assert written["depends_on"]["results"] == 5
         found.append({quantity["name"]: quantity["value"] for quantity in written["quantities"]})
         units = {quantity["name"]: quantity["unit"] for quantity in written["quantities"]}
         assert units["attack_radius"] == units["certified_radius"] == units["linearised_margin"] == "s√n"
@@ -280,7 +284,7 @@ def test_where_the_data_come_from(quick: RunFolder, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("noisyrnn.pipeline.train.load_data", find)
     spied(monkeypatch, "margins")
-    analyze_run(quick, AnalyzeConfig(settings=SMALL, parts=["margins"]), data_dir=tmp_path)
+    analyze_run(quick, AnalyzeConfig(settings=SMALL, diagnostics=["margins"]), data_dir=tmp_path)
     assert asked == {"name": written["config"]["dataset"], "data_dir": tmp_path, "values_per_step": 7}
 
 
@@ -288,7 +292,7 @@ def test_other_data_are_refused(quick: RunFolder, waves_file: Path) -> None:
     content = dict(np.load(waves_file))
     np.savez(waves_file, X=content["X"] * 2, y=content["y"])
     with pytest.raises(ValueError, match=r"dataset must hold the data that .* was trained on, got .* the inputs"):
-        analyze_run(quick, AnalyzeConfig(settings=SMALL, parts=["margins"]))
+        analyze_run(quick, AnalyzeConfig(settings=SMALL, diagnostics=["margins"]))
     assert not quick.analysis.exists()
 
 
@@ -311,8 +315,8 @@ def test_the_time_is_the_budget_or_what_is_given(
 
     monkeypatch.setitem(DIAGNOSTICS, "margins", replace(DIAGNOSTICS["margins"], run=work))
     monkeypatch.setitem(DIAGNOSTICS, "jacobians", replace(DIAGNOSTICS["jacobians"], run=overdo))
-    config = AnalyzeConfig(settings=SMALL, budget=budget, parts=["margins", "jacobians", "stability"])
-    parts = read(analyze_run(quick, config, seconds=seconds))["parts"]
+    config = AnalyzeConfig(settings=SMALL, budget=budget, diagnostics=["margins", "jacobians", "stability"])
+    parts = read(analyze_run(quick, config, seconds=seconds))["diagnostics"]
     assert parts["margins"] == {"status": "done", "seconds": round(limit - 0.01, 2)}
     late = {"status": "skipped", "reason": f"The budget of {budget:g} minutes was used up. Analyze again to continue."}
     assert parts["jacobians"] == parts["stability"] == late
@@ -326,16 +330,16 @@ def test_what_cannot_be_is_not_tried_again_and_what_failed_is(
     quick: RunFolder, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str, times: int
 ) -> None:
     subjects = spied(monkeypatch, "jacobians", error)
-    config = AnalyzeConfig(settings=SMALL, parts=["jacobians"])
+    config = AnalyzeConfig(settings=SMALL, diagnostics=["jacobians"])
     for _ in range(2):
-        assert read(analyze_run(quick, config))["parts"] == {"jacobians": {"status": status, "reason": "no"}}
+        assert read(analyze_run(quick, config))["diagnostics"] == {"jacobians": {"status": status, "reason": "no"}}
     assert len(subjects) == times
 
 
 def test_another_kind_of_error_is_not_hidden(quick: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     spied(monkeypatch, "jacobians", KeyError("a mistake of ours"))
     with pytest.raises(KeyError, match="a mistake of ours"):
-        analyze_run(quick, AnalyzeConfig(settings=SMALL, parts=["jacobians"]))
+        analyze_run(quick, AnalyzeConfig(settings=SMALL, diagnostics=["jacobians"]))
 
 
 def test_all_that_was_found_is_kept_together(quick: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +354,7 @@ def test_all_that_was_found_is_kept_together(quick: RunFolder, monkeypatch: pyte
             data=f"data of {name}",
         )
 
-    config = AnalyzeConfig(settings=SMALL, parts=["stability", "margins"])
+    config = AnalyzeConfig(settings=SMALL, diagnostics=["stability", "margins"])
     spied(monkeypatch, "stability", made("a", "stable: yes"))
     spied(monkeypatch, "margins", made("b", None))
     found = read(analyze_run(quick, config))
@@ -363,13 +367,13 @@ def test_all_that_was_found_is_kept_together(quick: RunFolder, monkeypatch: pyte
 
 def test_the_file_is_whole_after_each_part(quick: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that stops in the second part, or while it writes, leaves the first one as it was."""
-    config = AnalyzeConfig(settings=SMALL, parts=["margins", "jacobians"])
+    config = AnalyzeConfig(settings=SMALL, diagnostics=["margins", "jacobians"])
     spied(monkeypatch, "margins")
     stopped = spied(monkeypatch, "jacobians", KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         analyze_run(quick, config)
     before = quick.analysis.read_bytes()
-    assert list(json.loads(before)["parts"]) == ["margins"] and len(stopped) == 1
+    assert list(json.loads(before)["diagnostics"]) == ["margins"] and len(stopped) == 1
 
     def refuse(*paths: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -383,12 +387,12 @@ def test_the_file_is_whole_after_each_part(quick: RunFolder, monkeypatch: pytest
 
 def test_an_accelerator_that_is_not_there(quick: RunFolder) -> None:
     with pytest.raises(ValueError, match="accelerator must be one of auto, cpu, cuda, got 'tpu'"):
-        analyze_run(quick, AnalyzeConfig(settings=SMALL, parts=["margins"]), accelerator="tpu")
+        analyze_run(quick, AnalyzeConfig(settings=SMALL, diagnostics=["margins"]), accelerator="tpu")
 
 
 def test_a_part_named_twice_is_computed_once(quick: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     quantity = Quantity(name="q", title="q", measurement=Measurement(value=torch.tensor(1.0), kind="exact"))
     subjects = spied(monkeypatch, "margins", Findings(quantities=[quantity]))
-    found = read(analyze_run(quick, AnalyzeConfig(settings=SMALL, parts=["margins", "margins"])))
+    found = read(analyze_run(quick, AnalyzeConfig(settings=SMALL, diagnostics=["margins", "margins"])))
     assert len(found["quantities"]) == 1
     assert len(subjects) == 1

@@ -52,7 +52,7 @@ def test_it_trains_evaluates_and_reports(waves_file: Path, tmp_path: Path) -> No
 
 
 def test_it_analyses_where_that_is_asked_for(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = AnalyzeConfig(settings=AnalysisSettings(test_sequences=4), parts=["margins", "jacobians"])
+    quick = AnalyzeConfig(settings=AnalysisSettings(test_sequences=4), diagnostics=["margins", "jacobians"])
     monkeypatch.setattr(sys.modules["noisyrnn.pipeline.compare"], "AnalyzeConfig", lambda: quick)
     compare(CompareConfig(**settings(waves_file)), output=tmp_path / "without")
     assert not list(tmp_path.glob("without/*/analysis.json"))

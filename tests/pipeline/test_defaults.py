@@ -31,7 +31,7 @@ def whole_run(output: Path, config: TrainConfig, parts: tuple[str, ...]) -> list
     """Weights, metrics, accuracies and diagnostics of a run."""
     folder = train_run(config, output=output, accelerator="cpu")
     evaluate_run(folder, EvaluateConfig(draws=1))
-    analyze_run(folder, AnalyzeConfig(parts=parts))
+    analyze_run(folder, AnalyzeConfig(diagnostics=parts))
     with torch.device("cpu"):
         weights = noisyrnn.load(folder.model).state_dict()
     metrics = [line.rsplit(",", 1)[0] for line in folder.metrics.read_text().splitlines()]

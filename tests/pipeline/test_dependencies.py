@@ -28,7 +28,7 @@ from noisyrnn.training import TrainConfig, load, save
 
 QUICK = EvaluateConfig(strengths={"white_noise": [0.5]}, draws=2)
 BRIEF = AnalyzeConfig(
-    parts=["margins"], settings=AnalysisSettings(test_sequences=20, curvature_sequences=20, smoothing_draws=50)
+    diagnostics=["margins"], settings=AnalysisSettings(test_sequences=20, curvature_sequences=20, smoothing_draws=50)
 )
 SETTINGS: dict[str, Any] = {"hidden_size": 4, "epochs": 4, "batch_size": 16, "learning_rate": 0.02}
 

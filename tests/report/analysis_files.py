@@ -141,7 +141,7 @@ def analysis(label: str, seed: int) -> dict[str, Any]:
         "verdict": f"stable: nearby states approach each other, Λ = {exponent:.3f} per step"
         if exponent < 0
         else "undecided",
-        "parts": {
+        "diagnostics": {
             "curvature": {"status": "done", "seconds": 12.0},
             "margin": {"status": "done", "seconds": 40.0 + seed},
             "smoothing": {"status": "skipped", "reason": "the budget of 30 minutes was used up"}

@@ -48,7 +48,7 @@ def test_reads_all_that_an_analysis_holds(make_run: Make) -> None:
     assert eigen.loss[10][10] == 0.02
     assert eigen.loss[20][10] == pytest.approx(0.02 + 0.8 * 0.93)  # alpha 1, beta 0
     assert found.verdict.startswith("stable: ")
-    assert (found.parts["curvature"].seconds, found.parts["curvature"].status) == (12.0, "done")
+    assert (found.diagnostics["curvature"].seconds, found.diagnostics["curvature"].status) == (12.0, "done")
     assert found.settings["budget"] == 30.0
     assert found.data["margin"] == "100 test sequences"
 
@@ -59,11 +59,11 @@ def test_a_run_without_analysis_has_none(make_run: Make) -> None:
 
 def test_an_analysis_without_results_is_empty(make_run: Make) -> None:
     folder = make_run(label="a", seed=1)
-    for content in ({}, {"quantities": None, "curves": None, "landscapes": None, "verdict": None, "parts": None}):
+    for content in ({}, {"quantities": None, "curves": None, "landscapes": None, "verdict": None, "diagnostics": None}):
         found = read_analysis(write_analysis(folder, content))
         assert found is not None
         assert (found.quantities, found.curves, found.landscapes, found.verdict) == ((), {}, {}, "")
-        assert (found.parts, found.data, found.settings) == ({}, {}, {})
+        assert (found.diagnostics, found.data, found.settings) == ({}, {}, {})
 
 
 def test_null_is_a_number_that_is_not_finite(make_run: Make) -> None:
@@ -108,7 +108,7 @@ def test_null_is_a_number_that_is_not_finite(make_run: Make) -> None:
             {"directions": "", "alphas": [0], "betas": [0], "loss": [[1]]},
             "at least two alphas",
         ),
-        (("parts", "margin", "status"), ..., "KeyError: 'status'"),
+        (("diagnostics", "margin", "status"), ..., "KeyError: 'status'"),
     ],
 )
 def test_a_damaged_analysis_is_refused(make_run: Make, path: tuple[str | int, ...], value: Any, reason: str) -> None:

@@ -139,7 +139,7 @@ def test_the_table_of_an_earlier_report_goes(tmp_path: Path, runs: list[Path]) -
 
 def test_an_analysis_without_results_still_says_why(analysed: Callable[..., Path], tmp_path: Path) -> None:
     parts = {"curvature": {"status": "failed", "reason": ""}}
-    page = write_report([analysed("a", 1, parts=parts)], tmp_path / "out", title="t")
+    page = write_report([analysed("a", 1, diagnostics=parts)], tmp_path / "out", title="t")
     texts = read(page.read_text(encoding="utf-8")).texts
     assert ", failed for a seed 1: No reason was recorded." in texts
     assert not (page.parent / "analysis.md").exists()
@@ -147,7 +147,7 @@ def test_an_analysis_without_results_still_says_why(analysed: Callable[..., Path
 
 def test_time_is_that_of_parts_that_were_done(analysed: Callable[..., Path]) -> None:
     ends = [{"status": "done", "seconds": 2.0}, {"status": "failed", "seconds": 99.0}, {"status": "done"}]
-    runs = [analysed("a", seed, parts={"margin": end}) for seed, end in enumerate(ends, start=1)]
+    runs = [analysed("a", seed, diagnostics={"margin": end}) for seed, end in enumerate(ends, start=1)]
     assert section(runs)["data"] == [("Margin", "2 s a run")]
 
 
@@ -218,7 +218,7 @@ def test_hostile_text_is_shown_and_not_run(make_run: Make, tmp_path: Path) -> No
         "quantities": [quantity("a", 1.0, title=HOSTILE, group=HOSTILE, unit=HOSTILE, note=HOSTILE)],
         "curves": {HOSTILE: curve([0, 1], [1.0, 2.0], xlabel=HOSTILE, ylabel=HOSTILE, note=HOSTILE)},
         "verdict": HOSTILE,
-        "parts": {"margin": {"status": HOSTILE, "reason": HOSTILE}},
+        "diagnostics": {"margin": {"status": HOSTILE, "reason": HOSTILE}},
     }
     run = write_analysis(make_run(label=HOSTILE, seed=1), content)
     html = write_report([run], tmp_path / "out", title="t").read_text(encoding="utf-8")

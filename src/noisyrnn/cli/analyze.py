@@ -20,17 +20,17 @@ def analyze_command(words: Sequence[str]) -> int:
         "noisyrnn analyze runs/*-seed* --budget 30",
     )
     parser.add_argument("runs", nargs="+", type=str, help="Run folders.")
-    parser.add_argument("--parts", type=str | list[str], help="Diagnostics, separated by commas; all by default.")
-    add_fields(parser, AnalyzeConfig, skip=("parts", "settings"))
+    parser.add_argument("--diagnostics", type=str | list[str], help="Diagnostics, separated by commas; all by default.")
+    add_fields(parser, AnalyzeConfig, skip=("diagnostics", "settings"))
     add_fields(parser, AnalysisSettings)
     add_places(parser, output=None)
     parser.add_argument("--accelerator", type=str, default="cpu", help='"auto", "cpu" or "cuda".')
     given = given_of(parser, words)
     data_dir, accelerator = pop_path(given, "data_dir"), given.pop("accelerator", "cpu")
     folders = [RunFolder.open(Path(run)) for run in given.pop("runs")]
-    own: Arguments = {name: given.pop(name) for name in ("parts", "budget") if name in given}
-    if "parts" in own:
-        own["parts"] = split_names(own["parts"])
+    own: Arguments = {name: given.pop(name) for name in ("diagnostics", "budget") if name in given}
+    if "diagnostics" in own:
+        own["diagnostics"] = split_names(own["diagnostics"])
     config = AnalyzeConfig(**own, settings=AnalysisSettings(**given))
     reader = DataReader(data_dir)
     end = time.monotonic() + 60 * config.budget
@@ -39,8 +39,8 @@ def analyze_command(words: Sequence[str]) -> int:
         share = (end - time.monotonic()) / (len(folders) - position)
         analyze_run(folder, config, seconds=share, reader=reader, accelerator=accelerator, show_progress=True)
         print(f"Analyzed: {folder.analysis}")
-        for name, part in read_json(folder.analysis)["parts"].items():
-            if part["status"] != "done":
-                tell(f"Not computed: {name}: {part['reason']}")
-                failed = failed or part["status"] == "failed"  # skipped for time, or impossible, is no failure
+        for name, entry in read_json(folder.analysis)["diagnostics"].items():
+            if entry["status"] != "done":
+                tell(f"Not computed: {name}: {entry['reason']}")
+                failed = failed or entry["status"] == "failed"  # skipped for time, or impossible, is no failure
     return 1 if failed else 0

@@ -36,22 +36,22 @@ class AnalyzeConfig:
     """What is computed, and how long it may take.
 
     Args:
-        parts: Which diagnostics; see `noisyrnn list`. All by default.
+        diagnostics: Which ones; see `noisyrnn list`. All by default.
         budget: Minutes for all runs together, above 0. What does not fit is left out with its reason.
         settings: Sizes and levels of the diagnostics.
 
     Raises:
-        ValueError: If a part is unknown or a number out of range.
+        ValueError: If a diagnostic is unknown or a number out of range.
     """
 
-    parts: Sequence[str] = ()
+    diagnostics: Sequence[str] = ()
     budget: float = 30.0
     settings: AnalysisSettings = field(default_factory=AnalysisSettings)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", tuple(dict.fromkeys(self.parts)) or tuple(DIAGNOSTICS))
-        for part in self.parts:
-            check_choice("part", part, DIAGNOSTICS)
+        object.__setattr__(self, "diagnostics", tuple(dict.fromkeys(self.diagnostics)) or tuple(DIAGNOSTICS))
+        for name in self.diagnostics:
+            check_choice("diagnostic", name, DIAGNOSTICS)
         check_number("budget", self.budget, above=0.0)
 
 
@@ -93,7 +93,11 @@ def analyze_run(
     settings = config.settings.for_data(dataset.value_range)
     check_same_data(folder, dataset)
     found = _known(folder, json.loads(json.dumps(asdict(settings))), dependencies(folder, dataset, ANALYSIS_RESULTS))
-    todo = [name for name in config.parts if found["parts"].get(name, {}).get("status") not in ("done", "impossible")]
+    todo = [
+        name
+        for name in config.diagnostics
+        if found["diagnostics"].get(name, {}).get("status") not in ("done", "impossible")
+    ]
     if not todo:
         return folder
     model = load(folder.model).to(device)
@@ -114,7 +118,7 @@ def analyze_run(
     try:
         with locked(folder.path):
             for name in todo:
-                _carry_out(name, subject, found, config.budget)
+                _add_diagnostic(name, subject, found, config.budget)
                 write_json(folder.analysis, found)
                 bar.advance()
     finally:
@@ -131,7 +135,7 @@ def _known(folder: RunFolder, settings: dict[str, Any], depends_on: dict[str, An
     return {
         "settings": settings,
         "depends_on": depends_on,
-        "parts": {},
+        "diagnostics": {},
         "data": {},
         "quantities": [],
         "curves": {},
@@ -140,30 +144,30 @@ def _known(folder: RunFolder, settings: dict[str, Any], depends_on: dict[str, An
     }
 
 
-def _carry_out(name: str, subject: Subject, found: dict[str, Any], budget: float) -> None:
+def _add_diagnostic(name: str, subject: Subject, found: dict[str, Any], budget: float) -> None:
     """Add to `found` what the diagnostic `name` says, or why it says nothing."""
     start = monotonic()
     try:
         subject.check_time()
         new = DIAGNOSTICS[name].run(subject).to_dict(name)
     except BudgetSpentError:
-        found["parts"][name] = {
+        found["diagnostics"][name] = {
             "status": "skipped",
             "reason": f"The budget of {budget:g} minutes was used up. Analyze again to continue.",
         }
         return
     except (TypeError, ValueError) as error:
-        found["parts"][name] = {"status": "impossible", "reason": str(error)}
+        found["diagnostics"][name] = {"status": "impossible", "reason": str(error)}
         return
     except (RuntimeError, MemoryError) as error:
-        found["parts"][name] = {"status": "failed", "reason": failure_message(error)}
+        found["diagnostics"][name] = {"status": "failed", "reason": failure_message(error)}
         return
     found["data"][name] = new["data"]
     found["quantities"] += new["quantities"]
     found["curves"].update(new["curves"])
     found["landscapes"].update(new["landscapes"])
     found["verdict"] = new["verdict"] or found["verdict"]
-    found["parts"][name] = {"status": "done", "seconds": round(monotonic() - start, 2)}
+    found["diagnostics"][name] = {"status": "done", "seconds": round(monotonic() - start, 2)}
 
 
 def _drawn(split: Split, count: int, seed: int, device: torch.device | str) -> Split:

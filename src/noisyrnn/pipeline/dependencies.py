@@ -13,7 +13,7 @@ from noisyrnn.run_folder import RunFolder, changes, file_digest, listed, read_js
 TRAINING_RESULTS = {"32-true": 2, "bf16-mixed": 2, "64-true": 3}
 """For each precision."""
 EVALUATION_RESULTS = 4
-ANALYSIS_RESULTS = 4
+ANALYSIS_RESULTS = 5
 
 
 def check_same_data(folder: RunFolder, dataset: Dataset) -> None:

@@ -73,8 +73,8 @@ class Landscape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """How one part of an analysis ended: `done`, or another status and the `reason`; `seconds` where they are known."""
+class DiagnosticStatus:
+    """How one diagnostic ended: `done`, or another status and the `reason`; `seconds` where they are known."""
 
     status: str
     reason: str
@@ -87,12 +87,12 @@ class Analysis:
 
     Args:
         settings: Settings of the analysis.
-        data: For each part, a statement of which data were used.
+        data: For each diagnostic, a statement of which data were used.
         quantities: Each name once in its group.
         curves: By name.
         landscapes: By name.
         verdict: Whether the dynamics are stable, in words; empty where it was not said.
-        parts: How each part ended.
+        diagnostics: How each diagnostic ended.
     """
 
     settings: Mapping[str, Any]
@@ -101,7 +101,7 @@ class Analysis:
     curves: Mapping[str, Curve]
     landscapes: Mapping[str, Landscape]
     verdict: str
-    parts: Mapping[str, Part]
+    diagnostics: Mapping[str, DiagnosticStatus]
 
 
 def read_analysis(folder: Path) -> Analysis | None:
@@ -131,12 +131,12 @@ def _analysis(content: Mapping[str, Any]) -> Analysis:
             raise ValueError(f"two quantities of {group} are named {name!r}")
     return Analysis(
         settings=dict(content.get("settings") or {}),
-        data={str(part): str(text) for part, text in (content.get("data") or {}).items()},
+        data={str(name): str(text) for name, text in (content.get("data") or {}).items()},
         quantities=quantities,
         curves={str(name): _curve(entry) for name, entry in (content.get("curves") or {}).items()},
         landscapes={str(name): _landscape(entry) for name, entry in (content.get("landscapes") or {}).items()},
         verdict=str(content.get("verdict") or ""),
-        parts={str(name): _part(entry) for name, entry in (content.get("parts") or {}).items()},
+        diagnostics={str(name): _status_of(entry) for name, entry in (content.get("diagnostics") or {}).items()},
     )
 
 
@@ -193,9 +193,9 @@ def _landscape(entry: Mapping[str, Any]) -> Landscape:
     )
 
 
-def _part(entry: Mapping[str, Any]) -> Part:
+def _status_of(entry: Mapping[str, Any]) -> DiagnosticStatus:
     reason = str(entry.get("reason") or "")
-    return Part(status=str(entry["status"]), reason=reason, seconds=_optional(entry.get("seconds")))
+    return DiagnosticStatus(status=str(entry["status"]), reason=reason, seconds=_optional(entry.get("seconds")))
 
 
 def _kind(entry: Mapping[str, Any]) -> str:

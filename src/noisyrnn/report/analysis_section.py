@@ -102,9 +102,9 @@ def _notes(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
         values = list(dict.fromkeys(_value(analysis.settings.get(name)) for _, _, analysis in runs))
         if len(values) > 1:
             notes.append(f"The runs were analysed with different settings: {name} was {' and '.join(values)}.")
-    for part in dict.fromkeys(part for _, _, analysis in runs for part in analysis.data):
-        if len({analysis.data[part] for _, _, analysis in runs if part in analysis.data}) > 1:
-            notes.append(f"{group_title(part)} was not computed from the same data in all runs; see below.")
+    for diagnostic in dict.fromkeys(diagnostic for _, _, analysis in runs for diagnostic in analysis.data):
+        if len({analysis.data[diagnostic] for _, _, analysis in runs if diagnostic in analysis.data}) > 1:
+            notes.append(f"{group_title(diagnostic)} was not computed from the same data in all runs; see below.")
     kinds: dict[str, set[str]] = {}
     for _, _, analysis in runs:
         for quantity in analysis.quantities:
@@ -119,12 +119,12 @@ def _missing(runs: Sequence[Run]) -> list[dict[str, str]]:
     """What was not done, why, and in which runs."""
     found: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
     for label, seed, analysis in runs:
-        for name, part in analysis.parts.items():
-            if part.status != "done":
-                found.setdefault((name, part.status, part.reason), []).append((label, seed))
+        for name, diagnostic in analysis.diagnostics.items():
+            if diagnostic.status != "done":
+                found.setdefault((name, diagnostic.status, diagnostic.reason), []).append((label, seed))
     return [
         {
-            "part": group_title(name),
+            "diagnostic": group_title(name),
             "status": status,
             "reason": reason or "No reason was recorded.",
             "runs": _listed(where),
@@ -134,19 +134,23 @@ def _missing(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def _data(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """For each part, which data it used, and how long it took."""
+    """For each diagnostic, which data it used, and how long it took."""
     lines = []
-    for part in dict.fromkeys(part for _, _, analysis in runs for part in (*analysis.data, *analysis.parts)):
+    for diagnostic in dict.fromkeys(
+        diagnostic for _, _, analysis in runs for diagnostic in (*analysis.data, *analysis.diagnostics)
+    ):
         by_text: dict[str, list[tuple[str, int]]] = {}
         for label, seed, analysis in runs:
-            if analysis.data.get(part):
-                by_text.setdefault(analysis.data[part], []).append((label, seed))
+            if analysis.data.get(diagnostic):
+                by_text.setdefault(analysis.data[diagnostic], []).append((label, seed))
         texts = [text if len(by_text) == 1 else f"{text} ({_listed(where)})" for text, where in by_text.items()]
-        ended = [analysis.parts[part] for _, _, analysis in runs if part in analysis.parts]
-        seconds = [part.seconds for part in ended if part.status == "done" and part.seconds is not None]
+        ended = [analysis.diagnostics[diagnostic] for _, _, analysis in runs if diagnostic in analysis.diagnostics]
+        seconds = [
+            diagnostic.seconds for diagnostic in ended if diagnostic.status == "done" and diagnostic.seconds is not None
+        ]
         texts += [f"{fmean(seconds):.3g} s a run"] if seconds else []
         if texts:
-            lines.append((group_title(part), "; ".join(texts)))
+            lines.append((group_title(diagnostic), "; ".join(texts)))
     return lines
 
 
