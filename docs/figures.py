@@ -119,7 +119,7 @@ def stabilisation(axes: Axes) -> None:
     levels = [0.0, 0.5, 1.0, 1.5, 2.0]
     # Relative noise m of a step's increment g δ h is the diffusion s h with m = s / (g √δ).
     noise = HiddenNoise(multiplicative=1 / (rate * math.sqrt(step_size)))
-    found = analysis.stabilisation_scan(
+    found = analysis.stabilization_scan(
         cell, torch.zeros(1, 2000, 1, dtype=torch.float64), levels=levels, noise=noise, paths=64, step_size=step_size
     )
     fine = torch.linspace(0, 2, 100)
@@ -172,7 +172,7 @@ FIGURES = {
     "paths": paths,
     "strong_order": strong_order,
     "regularizer": regularizer,
-    "stabilisation": stabilisation,
+    "stabilization": stabilisation,
     "robustness": robustness,
 }
 

@@ -10,7 +10,7 @@ from noisyrnn.analysis import regularizer
 from noisyrnn.analysis.regularizer import explicit_regularizer
 from noisyrnn.analysis.regularizer_draws import (
     antithetic_regularizer,
-    penalised_loss,
+    penalized_loss,
     penalty,
     tangent_regularizer,
 )
@@ -270,7 +270,7 @@ def test_more_draws_than_one_are_averaged():
 def test_the_penalised_loss_is_the_quiet_one_and_the_penalty(name, kind):
     model = classifier(name, additive=0.2, multiplicative=0.5).train()
     (inputs, labels), chosen = data("varied")
-    total, logits = penalised_loss(model, inputs, labels, kind=kind, path=PATH, **chosen)
+    total, logits = penalized_loss(model, inputs, labels, kind=kind, path=PATH, **chosen)
     added = penalty(model, inputs, labels, kind=kind, path=PATH, **chosen)
     assert added.shape == total.shape == (BATCH,) and added.requires_grad
     quiet = model.eval()(inputs, **chosen)
@@ -328,7 +328,7 @@ def test_replicas_can_be_mapped(name):
             self.model = models[0]
 
         def forward(self, inputs, labels, seed):
-            return penalised_loss(self.model, inputs, labels, kind="hutchinson", path=BrownianPath(seed=seed))[0]
+            return penalized_loss(self.model, inputs, labels, kind="hutchinson", path=BrownianPath(seed=seed))[0]
 
     def one(weights, buffers, *data):
         named = {f"model.{key}": value for key, value in (weights | buffers).items()}
@@ -337,7 +337,7 @@ def test_replicas_can_be_mapped(name):
     mapped = vmap(one)(weights, buffers, inputs, labels, seeds)
     for k, model in enumerate(models):
         path = BrownianPath(seed=int(seeds[k]))
-        alone, _ = penalised_loss(model, inputs[k], labels[k], kind="hutchinson", path=path)
+        alone, _ = penalized_loss(model, inputs[k], labels[k], kind="hutchinson", path=path)
         torch.testing.assert_close(mapped[k], alone, rtol=1e-10, atol=1e-13)
 
 
@@ -346,9 +346,9 @@ def test_half_precision_is_kept_out():
     (inputs, labels), _ = data()
     inputs = inputs.float()
     for kind in ("explicit", "hutchinson"):
-        plain = penalised_loss(model, inputs, labels, kind=kind, path=PATH)
+        plain = penalized_loss(model, inputs, labels, kind=kind, path=PATH)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            mixed = penalised_loss(model, inputs, labels, kind=kind, path=PATH)
+            mixed = penalized_loss(model, inputs, labels, kind=kind, path=PATH)
         assert torch.equal(mixed[0], plain[0]) and torch.equal(mixed[1], plain[1])
 
 
@@ -398,8 +398,8 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="kind must be one of explicit, hutchinson, got 'exact'"):
         penalty(model, inputs, labels, kind="exact")
     with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
-        penalised_loss(model, inputs, labels, draws=0)
+        penalized_loss(model, inputs, labels, draws=0)
     with pytest.raises(ValueError, match="path must be given for kind 'hutchinson', got None"):
-        penalised_loss(model, inputs, labels, kind="hutchinson")
+        penalized_loss(model, inputs, labels, kind="hutchinson")
     with pytest.raises(TypeError, match=r"got TorchCell\. Use tangent_regularizer or kind='hutchinson'"):
         penalty(gru, inputs, labels)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardised
+from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardized_inputs
 from noisyrnn.models import MODELS, SequenceClassifier
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise
@@ -103,7 +103,7 @@ def test_noise_needs_a_path():
 
 def test_inputs_are_standardised_as_the_classifier_does():
     model = SequenceClassifier(built("noisy"), 3, mean=torch.tensor([1.0, 2.0]), std=torch.tensor([2.0, 4.0])).double()
-    assert standardised(model, torch.full((1, 1, 2), 6.0).double()).flatten().tolist() == [2.5, 1.0]
+    assert standardized_inputs(model, torch.full((1, 1, 2), 6.0).double()).flatten().tolist() == [2.5, 1.0]
 
 
 def test_a_step_lasts_longer_than_nothing():

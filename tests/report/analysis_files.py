@@ -124,7 +124,7 @@ def analysis(label: str, seed: int) -> dict[str, Any]:
                 ylabel="share of sequences",
                 kind="certificate",
             ),
-            "stabilisation": curve(
+            "stabilization": curve(
                 factors,
                 [exponent + 0.15 - 0.03 * f * f for f in factors],
                 low=[exponent + 0.14 - 0.03 * f * f for f in factors],

@@ -76,7 +76,7 @@ def band(figure: Figure) -> tuple[float, float]:
 def test_every_curve_has_its_figure(build: Build) -> None:
     contents = {(label, seed): analysis(label, seed) for label in LABELS for seed in (1, 2, 3)}
     plates = curve_plates(build(contents))
-    names = ["jacobian_norms", "gradient_norms", "spectral_density", "certified_accuracy", "stabilisation"]
+    names = ["jacobian_norms", "gradient_norms", "spectral_density", "certified_accuracy", "stabilization"]
     assert [plate.drawing.name for plate in plates] == names
     for plate in plates:
         assert all(COLOURS[position].lower() in plate.drawing.svg for position in range(3))
@@ -124,15 +124,15 @@ def test_curves_without_a_finite_value_are_not_drawn(build: Build, figures: dict
 
 def test_one_seed_has_its_own_band(build: Build, figures: dict[str, Figure]) -> None:
     contents = only_curve(
-        "stabilisation", curve([0, 1], [1.0, 2.0], low=[0.5, 1.5], high=[1.5, 4.0], band="the middle half")
+        "stabilization", curve([0, 1], [1.0, 2.0], low=[0.5, 1.5], high=[1.5, 4.0], band="the middle half")
     )
     (plate,) = curve_plates(build(contents))
-    assert band(figures["stabilisation"]) == (0.5, 4.0)
+    assert band(figures["stabilization"]) == (0.5, 4.0)
     assert "The band of a model with one seed is the middle half." in plate.caption
     seeds = [curve([0, 1], [y, 2.0], low=[0, 0], high=[3, 4], band="the middle half") for y in (1.0, 2.0)]
-    (plate,) = curve_plates(build(only_curve("stabilisation", *seeds)))
+    (plate,) = curve_plates(build(only_curve("stabilization", *seeds)))
     assert plate.caption.count("band") == 1 and "from the lowest to the highest" in plate.caption
-    zero = figures["stabilisation"].axes[0].lines[-1]
+    zero = figures["stabilization"].axes[0].lines[-1]
     assert list(zero.get_ydata()) == [0, 0]
     (plate,) = curve_plates(build(only_curve("jacobian_norms", curve([0, 1], [1.0, 2.0]))))
     assert "band" not in plate.caption

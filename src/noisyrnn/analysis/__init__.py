@@ -13,11 +13,11 @@ from noisyrnn.analysis.dynamics.lyapunov import largest_exponent, lyapunov_spect
 from noisyrnn.analysis.dynamics.stability import (
     continuous_exponent_bounds,
     discrete_exponent_bounds,
-    stabilisation_scan,
+    stabilization_scan,
     verdict,
 )
 from noisyrnn.analysis.loss.hessian import LossHessian
-from noisyrnn.analysis.loss.landscape import eigen_directions, filter_normalised_directions, loss_landscape
+from noisyrnn.analysis.loss.landscape import eigen_directions, filter_normalized_directions, loss_landscape
 from noisyrnn.analysis.loss.spectrum import hessian_eigenvalues, spectral_density
 from noisyrnn.analysis.loss.trace import hessian_trace
 from noisyrnn.analysis.margins.attack_radius import attack_radius
@@ -26,7 +26,7 @@ from noisyrnn.analysis.margins.margin import input_margin_estimate, linearised_m
 from noisyrnn.analysis.margins.smoothing import Smoothed, certified_accuracy, certify, smoothed_predictions
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.regularizer import Regularizer, explicit_regularizer
-from noisyrnn.analysis.regularizer_draws import antithetic_regularizer, penalised_loss, penalty, tangent_regularizer
+from noisyrnn.analysis.regularizer_draws import antithetic_regularizer, penalized_loss, penalty, tangent_regularizer
 from noisyrnn.analysis.trajectory import Trajectory
 
 __all__ = [
@@ -45,7 +45,7 @@ __all__ = [
     "discrete_exponent_bounds",
     "eigen_directions",
     "explicit_regularizer",
-    "filter_normalised_directions",
+    "filter_normalized_directions",
     "gradient_norms",
     "gradient_rate",
     "hessian_eigenvalues",
@@ -61,11 +61,11 @@ __all__ = [
     "lyapunov_spectrum",
     "margin_certificate",
     "output_margins",
-    "penalised_loss",
+    "penalized_loss",
     "penalty",
     "smoothed_predictions",
     "spectral_density",
-    "stabilisation_scan",
+    "stabilization_scan",
     "tangent_regularizer",
     "verdict",
 ]

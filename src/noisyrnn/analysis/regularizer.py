@@ -10,7 +10,7 @@ from torch.func import jvp, vmap
 from torch.nn import functional
 
 from noisyrnn.analysis.measurement import Measurement, mean_of_draws
-from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardised
+from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardized_inputs
 from noisyrnn.checks import check_choice, check_labels, check_lengths, check_sequences, values_hidden
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.robustness.gradient import recording
@@ -267,7 +267,7 @@ class Expansion:
         """Run the model without noise; arguments and errors as for `explicit_regularizer`."""
         noise = checked_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
         labels = labels.long()
-        trajectory = Trajectory.of(cell_of(model), standardised(model, inputs), lengths=lengths, dt=dt)
+        trajectory = Trajectory.of(cell_of(model), standardized_inputs(model, inputs), lengths=lengths, dt=dt)
         maps, size = trajectory.maps, model.layer.hidden_size
         valid = None if maps.valid is None else torch.stack(maps.valid)
         if dt is not None:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from noisyrnn.analysis.measurement import Measurement, mean_of_draws
 from noisyrnn.analysis.regularizer import Expansion, Regularizer, checked_noise
-from noisyrnn.analysis.trajectory import cell_of, standardised
+from noisyrnn.analysis.trajectory import cell_of, standardized_inputs
 from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.kernels import dispatch
 from noisyrnn.models import SequenceClassifier
@@ -114,7 +114,7 @@ def antithetic_regularizer(
     noise = checked_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
     labels = labels.long()
     noise = replace(noise, additive=scale * noise.additive, multiplicative=scale * noise.multiplicative)
-    inputs, batch, cell = standardised(model, inputs), len(inputs), cell_of(model)
+    inputs, batch, cell = standardized_inputs(model, inputs), len(inputs), cell_of(model)
 
     def losses(copies: int, path: BrownianPath | None) -> Tensor:
         _, end = dispatch.run(
@@ -174,11 +174,11 @@ def penalty(
         TypeError: If the model is not a classifier, or has no exact regulariser and `kind` asks for it.
         ValueError: As for `explicit_regularizer`, or if `kind` or `draws` is out of range, or `path` is missing.
     """
-    return _penalised(model, inputs, labels, kind, draws, path, noise, lengths, dt)[1]
+    return _penalized(model, inputs, labels, kind, draws, path, noise, lengths, dt)[1]
 
 
 @recording
-def penalised_loss(
+def penalized_loss(
     model: SequenceClassifier,
     inputs: Tensor,
     labels: Tensor,
@@ -194,11 +194,11 @@ def penalised_loss(
 
     Arguments and errors are those of `penalty`.
     """
-    expansion, effect = _penalised(model, inputs, labels, kind, draws, path, noise, lengths, dt)
+    expansion, effect = _penalized(model, inputs, labels, kind, draws, path, noise, lengths, dt)
     return expansion.loss.value + effect, expansion.loss.logits
 
 
-def _penalised(
+def _penalized(
     model: SequenceClassifier,
     inputs: Tensor,
     labels: Tensor,

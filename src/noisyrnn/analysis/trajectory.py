@@ -147,7 +147,7 @@ class Trajectory:
         return vectors + rate * (moved if A is None else moved + vectors @ A.T)
 
 
-def standardised(model: SequenceClassifier, inputs: Tensor) -> Tensor:
+def standardized_inputs(model: SequenceClassifier, inputs: Tensor) -> Tensor:
     """`inputs` as the layer of `model` sees them, `(batch, steps, input_size)`."""
     check_sequences("inputs", inputs, input_size=model.layer.input_size)
     return model.standardize(inputs)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan  # a prototype of torch's, and its one loop of a length that stays open
 
 from noisyrnn.models import Cell, Head, SequenceClassifier, SequenceToSequence
-from noisyrnn.models.heads.standardisation import standardised
+from noisyrnn.models.heads.standardization import standardize
 from noisyrnn.models.modules import check_uncalled, prepare_weights
 from noisyrnn.models.sequences.stack import stacked
 from noisyrnn.padding import valid_steps
@@ -138,7 +138,7 @@ class SequenceGraph(_Graph):
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """As the model's own; lengths are not checked, and those above the number of steps count as it."""
-        values = standardised(inputs if self.batch_first else inputs.transpose(0, 1), self.mean, self.std, self.dtype)
+        values = standardize(inputs if self.batch_first else inputs.transpose(0, 1), self.mean, self.std, self.dtype)
         valid = valid_steps(lengths, values.shape[1]).T[..., None]
         # A backward direction meets the padding first. Its state rests there, so that nothing need be moved.
         masks = (valid, valid.flip(0))
@@ -188,7 +188,7 @@ class StepGraph(_Graph):
 
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The answer `(batch, outputs)` after this step, and the state for the next."""
-        values = standardised(inputs, self.mean, self.std, self.dtype)
+        values = standardize(inputs, self.mean, self.std, self.dtype)
         after: list[Tensor] = []
         for cell, before in zip(self._written(), [state] if state.ndim == 2 else state.unbind(0), strict=True):
             after.append(cell(values, before))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn import __version__
-from noisyrnn.analysis.regularizer_draws import penalised_loss
+from noisyrnn.analysis.regularizer_draws import penalized_loss
 from noisyrnn.checks import check_number
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Dataset
@@ -105,12 +105,12 @@ def objective_of(config: TrainConfig) -> Objective:
         return noisy_loss
     kind = config.penalty
 
-    def penalised(
+    def penalized(
         model: SequenceClassifier, inputs: Tensor, labels: Tensor, lengths: Tensor | None, path: BrownianPath
     ) -> tuple[Tensor, Tensor]:
-        return penalised_loss(model, inputs, labels, kind=kind, path=path, lengths=lengths)
+        return penalized_loss(model, inputs, labels, kind=kind, path=path, lengths=lengths)
 
-    return penalised
+    return penalized
 
 
 def run_path(config: TrainConfig, output: Path) -> Path:

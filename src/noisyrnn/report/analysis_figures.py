@@ -68,9 +68,9 @@ DESIGNS = {
             "for the classifier attacked."
         ),
     ),
-    "stabilisation": Design(
+    "stabilization": Design(
         title="Largest exponent against the noise",
-        curves={"stabilisation": ""},
+        curves={"stabilization": ""},
         zero=True,
         remark="Below the dotted line at zero, nearby states approach each other.",
     ),

@@ -9,7 +9,7 @@ from tests.analysis.loss.curvature_cases import dense_hessian, flat_weights, los
 
 from noisyrnn.analysis.diagnostics.curvature import curvature, landscape
 from noisyrnn.analysis.loss.hessian import LossHessian
-from noisyrnn.analysis.loss.landscape import filter_normalised_directions
+from noisyrnn.analysis.loss.landscape import filter_normalized_directions
 from noisyrnn.analysis.loss.spectrum import hessian_eigenvalues, spectral_density
 from noisyrnn.analysis.loss.trace import hessian_trace
 
@@ -62,7 +62,7 @@ def test_the_filter_landscape_is_the_training_loss_along_its_directions() -> Non
     plane = found.landscapes["filter"]
     assert plane["note"] == "filter-normalised directions, seed 3; 6 training sequences drawn with seed 3"
     assert found.data == "6 training sequences drawn with seed 3" and found.quantities == ()
-    directions = filter_normalised_directions(subject.model, seed=3)
+    directions = filter_normalized_directions(subject.model, seed=3)
     _assert_is_loss_along(subject, plane, directions.first, directions.second)
 
 

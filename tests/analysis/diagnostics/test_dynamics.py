@@ -115,7 +115,7 @@ def test_exponents_leave_out_a_quarter_of_the_shortest_and_take_the_reference_no
     assert value(found, "lyapunov_upper_bound") == float(high.value)
     assert quantity(found, "lyapunov_upper_bound").measurement.kind == "certificate"
     assert found.verdict == verdict(quiet)
-    curve = found.curves["stabilisation"]
+    curve = found.curves["stabilization"]
     assert curve.x.tolist() == list(LEVELS)
     for k, level in enumerate(LEVELS):
         one = largest_exponent(

@@ -14,7 +14,7 @@ from noisyrnn.analysis.dynamics.stability import (
     continuous_exponent_bounds,
     discrete_exponent_bounds,
     expected_log,
-    stabilisation_scan,
+    stabilization_scan,
     verdict,
 )
 from noisyrnn.analysis.measurement import Measurement
@@ -281,7 +281,7 @@ def test_noise_stabilises_as_the_closed_form_says():
     g, step_size, level = 0.5, 0.05, 1.0  # εσ₂ > √(2/g) = 2 stabilises
     noise = HiddenNoise.paper(noise_level=level, step_size=step_size)
     levels = [0.0, 1.0, 1.5, 3.0, 4.0]
-    scan = stabilisation_scan(
+    scan = stabilization_scan(
         LinearCell(g, step_size=step_size),
         torch.zeros(1, 200, 1, dtype=torch.float64),
         levels=levels,
@@ -307,17 +307,17 @@ def test_a_scan_scales_the_models_own_noise():
     torch.manual_seed(0)
     layer = NoisyRNN(2, 4, step_size=0.2, init_std=3.0, additive=0.1, multiplicative=0.4, noise_form="shared").double()
     inputs = drawn(1, 10, 2)
-    scan = stabilisation_scan(SequenceClassifier(layer, 2).double(), inputs, levels=[0.5, 2.0], paths=3, seed=4)
+    scan = stabilization_scan(SequenceClassifier(layer, 2).double(), inputs, levels=[0.5, 2.0], paths=3, seed=4)
     for k, factor in enumerate((0.5, 2.0)):
         noise = HiddenNoise(additive=0.1 * factor, multiplicative=0.4 * factor, form="shared")
         one = largest_exponent(layer, inputs, noise=noise, paths=3, seed=4)
         torch.testing.assert_close(scan.value[k], one.value)
         torch.testing.assert_close(scan.standard_error[k], one.standard_error)
-    single = stabilisation_scan(layer, inputs, levels=[1.0], paths=1)
+    single = stabilization_scan(layer, inputs, levels=[1.0], paths=1)
     assert single.standard_error is None
     dt, lengths = torch.full((10,), 0.5), torch.tensor([7])
     options = {"burn_in": 2, "step_size": 0.2, "dt": dt, "lengths": lengths}
-    timed = stabilisation_scan(layer, inputs, levels=[1.0], paths=2, **options)
+    timed = stabilization_scan(layer, inputs, levels=[1.0], paths=2, **options)
     one = largest_exponent(layer, inputs, noise=layer.hidden_noise, paths=2, **options)
     torch.testing.assert_close(timed.value[0], one.value)
 
@@ -325,12 +325,12 @@ def test_a_scan_scales_the_models_own_noise():
 def test_a_scan_needs_levels_and_noise():
     inputs = drawn(1, 3, 2)
     with pytest.raises(ValueError, match="levels must hold at least one number, got none"):
-        stabilisation_scan(built(), inputs, levels=[])
+        stabilization_scan(built(), inputs, levels=[])
     with pytest.raises(ValueError, match=r"levels\[1\] must be at least 0, got -1"):
-        stabilisation_scan(built(), inputs, levels=[1.0, -1.0])
+        stabilization_scan(built(), inputs, levels=[1.0, -1.0])
     with pytest.raises(ValueError, match="noise must be above level 0, got none in the model"):
-        stabilisation_scan(built("lipschitz"), inputs, levels=[1.0])
+        stabilization_scan(built("lipschitz"), inputs, levels=[1.0])
     with pytest.raises(ValueError, match="noise must be above level 0"):
-        stabilisation_scan(built().cell, inputs, levels=[1.0])
+        stabilization_scan(built().cell, inputs, levels=[1.0])
     with pytest.raises(ValueError, match="multiplicative must be at most 1 with noise_law 'uniform', got 2"):
-        stabilisation_scan(built(), inputs, levels=[4.0], noise=HiddenNoise(multiplicative=0.5, law="uniform"))
+        stabilization_scan(built(), inputs, levels=[4.0], noise=HiddenNoise(multiplicative=0.5, law="uniform"))

@@ -9,7 +9,7 @@ from noisyrnn.analysis.loss.hessian import LossHessian
 from noisyrnn.analysis.loss.landscape import (
     Directions,
     eigen_directions,
-    filter_normalised_directions,
+    filter_normalized_directions,
     loss_landscape,
 )
 from noisyrnn.analysis.loss.spectrum import hessian_eigenvalues
@@ -54,7 +54,7 @@ def test_along_eigenvectors_the_loss_bends_by_the_eigenvalues():
 
 def test_filters_have_the_norms_of_the_weights():
     model = classifier("noisy")
-    found = filter_normalised_directions(model, seed=4)
+    found = filter_normalized_directions(model, seed=4)
     assert (found.kind, found.seed) == ("filter-normalised", 4)
     for direction in (found.first, found.second):
         parts = direction.split([parameter.numel() for parameter in model.parameters()])
@@ -72,22 +72,22 @@ def test_a_filter_of_many_axes_is_one_row_and_a_zero_filter_stays():
     model = nn.Conv1d(2, 3, 4, bias=False).double()
     with torch.no_grad():
         model.weight[1] = 0.0
-    direction = filter_normalised_directions(model).first.view(3, 2, 4)
+    direction = filter_normalized_directions(model).first.view(3, 2, 4)
     torch.testing.assert_close(direction.flatten(1).norm(dim=1), model.weight.detach().flatten(1).norm(dim=1))
     assert direction[1].abs().sum() == 0
 
 
 def test_seeds_reproduce_to_the_bit_and_float32_draws_the_same():
-    first, again, other = (filter_normalised_directions(classifier(), seed=seed) for seed in (0, 0, 1))
+    first, again, other = (filter_normalized_directions(classifier(), seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.first, again.first) and torch.equal(first.second, again.second)
     assert not torch.equal(first.first, other.first)
-    single = filter_normalised_directions(classifier().float(), seed=0)
+    single = filter_normalized_directions(classifier().float(), seed=0)
     torch.testing.assert_close(single.first, first.first, rtol=1e-5, atol=1e-6)
 
 
 def test_batches_change_nothing_and_the_fast_kernel_little():
     model, split = classifier(), sequences()
-    plane = filter_normalised_directions(model)
+    plane = filter_normalized_directions(model)
     whole = loss_landscape(model, split, plane, points=5).loss
     parted = loss_landscape(model, split, plane, points=5, batch_size=3).loss
     torch.testing.assert_close(parted, whole, rtol=1e-12, atol=0)
@@ -147,7 +147,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module .*, got int"):
         loss_landscape(3, split, plane)
     with pytest.raises(ValueError, match="must have a trainable weight with rows, got none in PReLU"):
-        filter_normalised_directions(nn.PReLU())
+        filter_normalized_directions(nn.PReLU())
     pairs = hessian_eigenvalues(LossHessian(model, split), leading=1, trailing=1)
     one = type(pairs)(values=pairs.values[:1], vectors=pairs.vectors[:, :1], residuals=pairs.residuals[:1], products=1)
     with pytest.raises(ValueError, match="pairs must hold two eigenvectors, got 1"):

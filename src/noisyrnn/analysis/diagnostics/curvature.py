@@ -5,7 +5,7 @@ from torch import Tensor
 from noisyrnn.analysis.diagnostics.subject import Subject
 from noisyrnn.analysis.findings import Curve, Findings, Quantity
 from noisyrnn.analysis.loss.hessian import LossHessian
-from noisyrnn.analysis.loss.landscape import eigen_directions, filter_normalised_directions, loss_landscape
+from noisyrnn.analysis.loss.landscape import eigen_directions, filter_normalized_directions, loss_landscape
 from noisyrnn.analysis.loss.spectrum import hessian_eigenvalues, spectral_density
 from noisyrnn.analysis.loss.trace import hessian_trace
 
@@ -63,7 +63,7 @@ def landscape(subject: Subject) -> Findings:
     plane = loss_landscape(
         subject.model,
         subject.train,
-        filter_normalised_directions(subject.model, seed=settings.analysis_seed),
+        filter_normalized_directions(subject.model, seed=settings.analysis_seed),
         extent=settings.landscape_extent,
         points=settings.landscape_points,
     )

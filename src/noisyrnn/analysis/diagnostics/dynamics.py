@@ -9,7 +9,7 @@ from torch import Tensor
 from noisyrnn.analysis.diagnostics.subject import Subject, mean_quantity
 from noisyrnn.analysis.dynamics.jacobian import gradient_norms, gradient_rate, input_jacobian_norms, jacobian_norms
 from noisyrnn.analysis.dynamics.lyapunov import largest_exponent
-from noisyrnn.analysis.dynamics.stability import discrete_exponent_bounds, stabilisation_scan, verdict
+from noisyrnn.analysis.dynamics.stability import discrete_exponent_bounds, stabilization_scan, verdict
 from noisyrnn.analysis.findings import Curve, Findings, Quantity
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.regularizer import explicit_regularizer
@@ -197,7 +197,7 @@ def stability(subject: Subject) -> Findings:
     for level in LEVELS:
         subject.check_time()
         scans.append(
-            stabilisation_scan(
+            stabilization_scan(
                 model,
                 test.inputs[:_FEW],
                 levels=[level],
@@ -223,5 +223,5 @@ def stability(subject: Subject) -> Findings:
         band="the 95 % interval over its sequences",
     )
     return Findings(
-        quantities=quantities, curves={"stabilisation": curve}, verdict=verdict(quiet), data=subject.test_data
+        quantities=quantities, curves={"stabilization": curve}, verdict=verdict(quiet), data=subject.test_data
     )

@@ -174,7 +174,7 @@ def verdict(exponent: Measurement, *, confidence: float = 0.95, unit: str = "per
     return f"undecided: the interval includes zero, {text}"
 
 
-def stabilisation_scan(
+def stabilization_scan(
     model: Recurrent,
     inputs: Tensor,
     *,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data.base import Split, check_split
 from noisyrnn.models import RecurrentLayer
-from noisyrnn.models.heads.standardisation import Standardized
+from noisyrnn.models.heads.standardization import Standardized
 from noisyrnn.robustness.base import batch_first
 from noisyrnn.robustness.gradient import recording
 

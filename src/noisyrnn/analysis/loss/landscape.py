@@ -79,7 +79,7 @@ def eigen_directions(pairs: Eigenpairs) -> Directions:
     return Directions(first=pairs.vectors[:, -1], second=pairs.vectors[:, -2], kind="eigenvectors")
 
 
-def filter_normalised_directions(model: nn.Module, *, seed: int = 0) -> Directions:
+def filter_normalized_directions(model: nn.Module, *, seed: int = 0) -> Directions:
     r"""Two random directions as large as the weights, row by row: landscapes of different models compare.
 
     Each row `d` of a normal random matrix is rescaled to the norm of the same row `w` of a trainable weight,

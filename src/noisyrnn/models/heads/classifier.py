@@ -5,7 +5,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from noisyrnn.checks import LARGEST_SIZE, check_integer
 from noisyrnn.models.heads.readout import check_layer, readout_of
-from noisyrnn.models.heads.standardisation import Standardized
+from noisyrnn.models.heads.standardization import Standardized
 from noisyrnn.models.layer import RecurrentLayer, last_output
 from noisyrnn.sde.brownian import BrownianPath
 

@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from noisyrnn.checks import check_integer
 from noisyrnn.models.heads.readout import check_layer, readout_of
-from noisyrnn.models.heads.standardisation import Standardized
+from noisyrnn.models.heads.standardization import Standardized
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.padding import valid_steps
 from noisyrnn.sde.brownian import BrownianPath

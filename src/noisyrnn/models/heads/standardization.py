@@ -59,7 +59,7 @@ class Standardized(nn.Module):
             example = first_parameter(self.layer)
             assert example is not None
             dtype = example.dtype
-        return standardised(inputs, self.mean, self.std, dtype)
+        return standardize(inputs, self.mean, self.std, dtype)
 
     def as_batch_first(self) -> Self:
         """The model for inputs `(batch, steps, input_size)`, which is what a `Split` holds.
@@ -89,12 +89,12 @@ class Standardized(nn.Module):
         return self
 
 
-def standardised(inputs: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
+def standardize(inputs: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
     """Inputs `(..., input_size)` less their mean over their standard deviation, computed in the type of these.
 
     Example:
         >>> mean, std = torch.tensor([1.0, 0.0]).double(), torch.tensor([2.0, 1.0]).double()
-        >>> standardised(torch.tensor([[3.0, 3.0]]), mean, std, torch.float32)
+        >>> standardize(torch.tensor([[3.0, 3.0]]), mean, std, torch.float32)
         tensor([[1., 3.]])
     """
     return ((inputs - mean) / std).to(dtype)
