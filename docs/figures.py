@@ -112,7 +112,7 @@ class LinearCell(Cell[None]):
         return self.growth * state
 
 
-def stabilisation(axes: Axes) -> None:
+def stabilization(axes: Axes) -> None:
     """The Lyapunov exponent of an unstable unit against the level of its multiplicative noise."""
     rate, step_size = 0.5, 0.01
     cell = LinearCell(rate, step_size)
@@ -172,7 +172,7 @@ FIGURES = {
     "paths": paths,
     "strong_order": strong_order,
     "regularizer": regularizer,
-    "stabilization": stabilisation,
+    "stabilization": stabilization,
     "robustness": robustness,
 }
 
