@@ -4,6 +4,8 @@
 .PHONY: help demo test lint coverage docs setup clean
 
 PYTHON ?=
+# Compiled bytecode is kept even where the environment says otherwise: else every process compiles torch again.
+unexport PYTHONDONTWRITEBYTECODE
 DEMO := runs/demo
 
 help: ## Show this list
