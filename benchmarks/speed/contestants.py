@@ -143,7 +143,7 @@ class PlainLoop(nn.Module):
         self.advance = advance
 
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """`A`ᵀ and `W`ᵀ of skew_symmetry 0.75 and damping 0.001."""
+        """`A`ᵀ and `W`ᵀ of skew-symmetry 0.75 and damping 0.001."""
         damping = 0.001 * torch.eye(len(self.B), device=self.B.device)
         A, W = (0.25 * (M + M.T) + 0.75 * (M - M.T) - damping for M in (self.B, self.C))
         return A.T, W.T

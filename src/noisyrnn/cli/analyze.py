@@ -42,5 +42,5 @@ def analyze_command(words: Sequence[str]) -> int:
         for name, entry in read_json(folder.analysis)["diagnostics"].items():
             if entry["status"] != "done":
                 tell(f"Not computed: {name}: {entry['reason']}")
-                failed = failed or entry["status"] == "failed"  # skipped for time, or impossible, is no failure
+                failed = failed or entry["status"] == "failed"  # skipped or impossible is not a failure
     return 1 if failed else 0

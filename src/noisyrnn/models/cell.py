@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from noisyrnn.checks import LARGEST_SIZE, check_integer
 from noisyrnn.kernels.recurrence import Recurrence
-from noisyrnn.models.modules import first_parameter, prepare_weights
+from noisyrnn.models.modules import prepare_weights
 
 Weights = TypeVar("Weights")
 
@@ -76,8 +76,7 @@ class Cell(nn.Module, ABC, Generic[Weights]):
 
     def initial_state(self, batch: int) -> Tensor:
         """Zeros, `(batch, state_size)`, of the parameters' dtype and device."""
-        example = first_parameter(self)
-        assert example is not None
+        example = next(self.parameters())
         return torch.zeros(batch, self.state_size, dtype=example.dtype, device=example.device)
 
     def step(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:

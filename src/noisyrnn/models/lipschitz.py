@@ -17,7 +17,7 @@ from noisyrnn.sde.recurrent_matrix import check_skew_damped, skew_damped
 
 
 class LipschitzCell(Cell[RecurrentDrift]):
-    r"""The increment :math:`d \odot (A h + \tanh(W h + U x + b))` with skew-symmetric, damped `A` and `W`.
+    r"""The increment :math:`d \odot (A h + \tanh(W h + U x + b))` with `A` and `W` from `skew_damped`.
 
     Args:
         input_size: Channels of one step.

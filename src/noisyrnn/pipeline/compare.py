@@ -152,9 +152,9 @@ def run_task(task: RunTask) -> tuple[Path, str | None]:
         with locked(task.path, wait=_WAIT):
             _run_stages(task)
     except Exception as error:  # whatever it is, the other runs go on and the report shows it
-        sentence = failure_message(error)
-        note_failure(task, sentence)
-        return task.path, sentence
+        reason = failure_message(error)
+        note_failure(task, reason)
+        return task.path, reason
     finally:
         torch.set_num_threads(before)
     return task.path, None
@@ -214,23 +214,23 @@ def run_task_group(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
         torch.set_num_threads(before)
     ends: list[tuple[Path, str | None]] = []
     for task in tasks:
-        sentence = failures[task.path]
-        ends.append(run_task(task) if sentence is None else (task.path, sentence))
+        failure = failures[task.path]
+        ends.append(run_task(task) if failure is None else (task.path, failure))
     return ends
 
 
-def note_failure(task: RunTask, sentence: str) -> None:
+def note_failure(task: RunTask, reason: str) -> None:
     """Leave what the report needs to show a failure: of the training, or of the evaluation of a finished run."""
     folder = RunFolder(task.path)
-    # A full disk, damaged files, or another process in the folder: the sentence is returned as well.
+    # A full disk, damaged files, or another process in the folder: it is also returned.
     with suppress(OSError, ValueError), locked(folder.path):
         if not folder.config.is_file():
             settings = {**asdict(task.config), "label": task.config.shown_label}
             write_json(folder.config, {"version": __version__, "config": settings, "dataset": {}, "environment": {}})
         if not folder.finished:
-            write_json(folder.summary, {"status": "failed", "error": sentence})
+            write_json(folder.summary, {"status": "failed", "error": reason})
         elif not folder.robustness.is_file():
-            write_json(folder.robustness, {"error": sentence, "columns": [], "examples": []})
+            write_json(folder.robustness, {"error": reason, "columns": [], "examples": []})
 
 
 def compare(
@@ -347,8 +347,8 @@ def _run_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callable[[Pa
         pieces = [[task for task in tasks if task.config.model == model] for model in config.models]
 
     def take(piece: Sequence[RunTask], ends: list[tuple[Path, str | None]] | WorkerDiedError) -> None:
-        for path, sentence in [] if isinstance(ends, WorkerDiedError) else ends:
-            ended[path] = sentence
+        for path, reason in [] if isinstance(ends, WorkerDiedError) else ends:
+            ended[path] = reason
             done(path)
 
     reason = _DIED
@@ -364,7 +364,7 @@ def _run_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callable[[Pa
             note_failure(task, reason)
             ended[task.path] = reason
             done(task.path)
-    return {path: sentence for path, sentence in ended.items() if sentence is not None}
+    return {path: reason for path, reason in ended.items() if reason is not None}
 
 
 def _spread(config: CompareConfig, pieces: Sequence[Sequence[RunTask]], take: Callable[[Any, Any], None]) -> None:

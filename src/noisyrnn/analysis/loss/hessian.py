@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,6 @@ from noisyrnn.models import RecurrentLayer
 from noisyrnn.models.heads.standardization import Standardized
 from noisyrnn.robustness.base import batch_first
 from noisyrnn.robustness.gradient import recording
-
-if TYPE_CHECKING:
-    pass
 
 _DTYPES = ("float32", "float64")
 

@@ -9,7 +9,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from noisyrnn.checks import check_finite
 from noisyrnn.models.layer import RecurrentLayer, shared_view
-from noisyrnn.models.modules import first_parameter
 
 
 class Standardized(nn.Module):
@@ -55,10 +54,7 @@ class Standardized(nn.Module):
 
     def standardize(self, inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Standardised inputs `(..., input_size)` in the type of the weights, or in `dtype`."""
-        if dtype is None:
-            example = first_parameter(self.layer)
-            assert example is not None
-            dtype = example.dtype
+        dtype = next(self.layer.parameters()).dtype if dtype is None else dtype
         return standardize(inputs, self.mean, self.std, dtype)
 
     def as_batch_first(self) -> Self:
