@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "noisyrnn"
 
 LAYERS = [
-    {"checks", "interruption", "padding", "progress", "redact", "run_folder", "threads"},
+    {"checks", "interruption", "padding", "progress", "redact", "registry", "run_folder", "threads"},
     {"data"},
     {"sde"},
     {"kernels"},

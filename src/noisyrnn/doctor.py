@@ -13,7 +13,7 @@ from noisyrnn import __version__
 from noisyrnn.data import DATASETS, data_folders
 from noisyrnn.kernels import dispatch
 from noisyrnn.kernels.cpu.describe import describe
-from noisyrnn.models import MODELS
+from noisyrnn.models import MODELS, build_layer
 
 _PACKAGES = (
     "torch",
@@ -65,7 +65,7 @@ def _kernels(device: str) -> list[str]:
 def _kernel(model: str, device: str) -> str:
     """The kernel for a model in float32."""
     with torch.random.fork_rng(), torch.device("cpu"):
-        cell = MODELS[model].build(1, 8, {}).to(device).cell
+        cell = build_layer(model, 1, 8, {}).to(device).cell
     inputs, recurrence = torch.zeros(1, 1, 1, dtype=torch.float32, device=device), cell.recurrence()
     own = "torch's own; with noise " if hasattr(cell, "run_fused") else ""
     name = dispatch.chosen("auto")

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from noisyrnn.analysis.regularizer import explicit_regularizer
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.sde.diffusion import HiddenNoise
 
 BATCH, STEPS, CHANNELS, UNITS, CLASSES = 3, 15, 2, 6, 4
@@ -22,7 +22,7 @@ def classifier(name, *, units=UNITS, classes=CLASSES, readout=2.0, **options):
     torch.manual_seed(0)
     if name in DRIFTS:
         options = {"step_size": 0.25, "init_std": 3.0, "damping": 0.1, **options}
-    layer = MODELS[name].build(CHANNELS, units, options)
+    layer = build_layer(name, CHANNELS, units, options)
     mean, std = torch.tensor([0.3, -0.2]), torch.tensor([0.5, 2.0])
     model = SequenceClassifier(layer, classes, mean=mean, std=std).double()
     with torch.no_grad():

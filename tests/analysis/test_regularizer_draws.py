@@ -14,7 +14,7 @@ from noisyrnn.analysis.regularizer_draws import (
     penalty,
     tangent_regularizer,
 )
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import MODELS, SequenceClassifier, build_layer
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.sde.diffusion import HiddenNoise
 
@@ -29,7 +29,7 @@ def classifier(name, *, units=UNITS, **options):
     torch.manual_seed(0)
     if name in DRIFTS:
         options = {"step_size": 0.25, "init_std": 3.0, "damping": 0.1, **options}
-    layer, mean, std = MODELS[name].build(CHANNELS, units, options), torch.tensor([0.1, -0.1]), torch.tensor([0.9, 1.2])
+    layer, mean, std = build_layer(name, CHANNELS, units, options), torch.tensor([0.1, -0.1]), torch.tensor([0.9, 1.2])
     model = SequenceClassifier(layer, CLASSES, mean=mean, std=std).double()
     with torch.no_grad():
         model.readout.weight.copy_(2 * drawn(CLASSES, units, seed=5))

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardized_inputs
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import MODELS, SequenceClassifier, build_layer
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise
 
@@ -14,7 +14,7 @@ def built(name, **options):
     torch.manual_seed(0)
     if name in ("noisy", "lipschitz", "antisymmetric"):
         options = {"step_size": 0.3, "init_std": 3.0, "damping": 0.1, **options}
-    return MODELS[name].build(CHANNELS, UNITS, options).double()
+    return build_layer(name, CHANNELS, UNITS, options).double()
 
 
 def drawn(*shape):
@@ -25,7 +25,7 @@ def settings(name, variant):
     chosen = {}
     if variant == "lengths":
         chosen["lengths"] = torch.tensor([5, 1, 3])
-    if variant == "dt" and MODELS[name].build(1, 1, {}).cell.supports_dt:
+    if variant == "dt" and build_layer(name, 1, 1, {}).cell.supports_dt:
         chosen["dt"] = drawn(BATCH, STEPS).abs() + 0.2
     if variant in ("shared", "independent"):
         chosen["noise"] = HiddenNoise(additive=0.2, multiplicative=0.4, form=variant)

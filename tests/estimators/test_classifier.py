@@ -42,7 +42,7 @@ def test_the_answer_for_a_sequence_does_not_depend_on_the_others(classifier, wav
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_every_model(model, waves):
     classifier = NoisyRNNClassifier(model, hidden_size=6, epochs=2, random_state=0).fit(*waves)
-    assert type(classifier.model_.layer) is MODELS[model].layer and classifier.n_iter_ == 2
+    assert type(classifier.model_.layer) is MODELS[model].build and classifier.n_iter_ == 2
 
 
 def test_options_reach_the_model(waves):

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 import torch
 
 from noisyrnn.export import export_model
-from noisyrnn.export.formats import FORMATS, Format
+from noisyrnn.export.formats import FORMATS
 from noisyrnn.export.graph import SequenceGraph, StepGraph
-from noisyrnn.models import HEADS, MODELS, Head
+from noisyrnn.models import HEADS, MODELS, Head, build_layer
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(module) is None for module in FORMATS["onnx"].needs), reason="needs noisyrnn[export]"
@@ -24,7 +25,7 @@ needs_onnx = pytest.mark.skipif(
 
 def model_of(name: str, head: str, hidden_size: int, **options: Any) -> Head:
     torch.manual_seed(0)
-    model = HEADS[head](MODELS[name].build(2, hidden_size, options), 3, std=torch.tensor([2.0, 0.5])).eval()
+    model = HEADS[head](build_layer(name, 2, hidden_size, options), 3, std=torch.tensor([2.0, 0.5])).eval()
     model.layer.kernel = "reference"
     return model
 
@@ -35,7 +36,7 @@ def test_an_onnx_file_of_both_directions() -> None:
     import onnx
 
     model = model_of("noisy", "sequence", 5, bidirectional=True, batch_first=False).double()
-    content = FORMATS["onnx"].write(SequenceGraph(model), {"class_names": json.dumps(["Ä", "b"])})
+    content = FORMATS["onnx"].build(SequenceGraph(model), {"class_names": json.dumps(["Ä", "b"])})
     file = onnx.load_from_string(content)
     onnx.checker.check_model(file, full_check=True)
     assert {entry.key: entry.value for entry in file.metadata_props} == {"class_names": '["\\u00c4", "b"]'}
@@ -59,7 +60,7 @@ def test_a_streamed_step_is_fast() -> None:
     model = model_of("noisy", "classifier", 128)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(FORMATS["onnx"].write(StepGraph(model), {}), options)
+    session = onnxruntime.InferenceSession(FORMATS["onnx"].build(StepGraph(model), {}), options)
     given = {"inputs": np.ones((1, 2), np.float32), "state": np.zeros((1, 128), np.float32)}
     times = []
     for _ in range(300):
@@ -71,7 +72,7 @@ def test_a_streamed_step_is_fast() -> None:
 
 def test_an_archive_of_torch() -> None:
     model = model_of("noisy", "classifier", 5, num_layers=2)
-    content = FORMATS["torch"].write(SequenceGraph(model), {"class_names": '["a"]'})
+    content = FORMATS["torch"].build(SequenceGraph(model), {"class_names": '["a"]'})
     extra = {"class_names": ""}
     torch.export.load(io.BytesIO(content), extra_files=extra)
     assert extra == {"class_names": '["a"]'}
@@ -89,13 +90,13 @@ def test_writing_says_nothing_and_changes_no_logger(
     level = logger.level
     for name, form in FORMATS.items():
         if name == "torch" or importlib.util.find_spec("onnx"):
-            form.read(form.write(StepGraph(model_of("gru", "regressor", 3)), {}))
+            form.read(form.build(StepGraph(model_of("gru", "regressor", 3)), {}))
     assert not [record for record in caplog.records if record.levelno >= logging.INFO]
     assert capfd.readouterr() == ("", "") and not recwarn.list and logger.level == level
 
 
 def test_what_is_not_installed_is_named() -> None:
-    absent = Format(".onnx", FORMATS["onnx"].write, FORMATS["onnx"].read, needs=("json", "onnx_that_is_not_there"))
+    absent = replace(FORMATS["onnx"], needs=("json", "onnx_that_is_not_there"))
     sentence = r"^format must be 'torch' where onnx_that_is_not_there is not installed, got 'onnx'\. Install noisyrnn\["
     with pytest.raises(ValueError, match=sentence):
         absent.check_installed()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.export.graph import SequenceGraph, StepGraph
-from noisyrnn.models import HEADS, MODELS, Head
+from noisyrnn.models import HEADS, MODELS, Head, build_layer
 
 STACK = {"num_layers": 2, "bidirectional": True, "batch_first": False}
 
@@ -17,7 +17,7 @@ def model_of(name: str, head: str = "classifier", **options: Any) -> Head:
     torch.manual_seed(0)
     if name in ("noisy", "lipschitz", "antisymmetric"):
         options |= {"init_std": 4.0, "step_size": 0.3}
-    layer = MODELS[name].build(2, 4, {"additive": 0.5, "multiplicative": 0.5, **options})
+    layer = build_layer(name, 2, 4, {"additive": 0.5, "multiplicative": 0.5, **options})
     statistics = {"mean": torch.tensor([0.4, -1.0]), "std": torch.tensor([2.0, 0.5])}
     model = HEADS[head](layer, 3, **statistics).double().eval()
     model.layer.kernel = "reference"

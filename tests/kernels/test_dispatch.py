@@ -12,7 +12,7 @@ from torch import Tensor
 from noisyrnn.kernels import dispatch, reference
 from noisyrnn.kernels.cpu import kernel as cpu_kernel
 from noisyrnn.kernels.dispatch import KernelNotice
-from noisyrnn.models import GRU, MODELS, NoisyRNN, RecurrentLayer, SequenceClassifier
+from noisyrnn.models import GRU, MODELS, NoisyRNN, RecurrentLayer, SequenceClassifier, build_layer
 from noisyrnn.sde import BrownianPath
 
 BATCH, STEPS, INPUT, HIDDEN = 3, 5, 2, 4
@@ -45,7 +45,7 @@ INPUTS, PATH = randn(BATCH, STEPS, INPUT), BrownianPath(seed=9)
 def build(model: str, kernel: str = "auto", **options: Any) -> RecurrentLayer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        layer = MODELS[model].build(INPUT, HIDDEN, {"additive": 0.1, "multiplicative": 0.2, **options})
+        layer = build_layer(model, INPUT, HIDDEN, {"additive": 0.1, "multiplicative": 0.2, **options})
     layer.kernel, layer.noise = kernel, "on"
     return layer
 

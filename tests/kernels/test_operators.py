@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 from noisyrnn.kernels import operators
 from noisyrnn.kernels.cpu.kernel import unavailable
 from noisyrnn.kernels.recurrence import Backend, Gradients, Pass
-from noisyrnn.models import MODELS, NoisyRNN, RecurrentLayer
+from noisyrnn.models import NoisyRNN, RecurrentLayer, build_layer
 from noisyrnn.sde import BrownianPath
 
 BATCH, STEPS, INPUT, HIDDEN, REPLICAS = 3, 6, 2, 5, 3
@@ -69,7 +69,7 @@ def build(model: str = "noisy", *, kernel: str, seed: int = 0) -> RecurrentLayer
         options |= {"step_size": 0.3, "stiffness": 1.3, "friction": 0.7}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        layer = MODELS[model].build(INPUT, HIDDEN, options)
+        layer = build_layer(model, INPUT, HIDDEN, options)
         if model == "exprnn":
             torch.nn.init.uniform_(layer.cell.threshold, 0.1, 0.3)
     layer.kernel, layer.noise = kernel, "on"

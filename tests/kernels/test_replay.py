@@ -10,7 +10,7 @@ from torch import Tensor
 from noisyrnn.kernels import reference
 from noisyrnn.kernels.recurrence import FusedNoise, Pass
 from noisyrnn.kernels.replay import replay
-from noisyrnn.models import MODELS
+from noisyrnn.models import build_layer
 from noisyrnn.models.cell import Cell
 from noisyrnn.sde import BrownianPath, HiddenNoise
 
@@ -33,7 +33,7 @@ def build(model: str) -> Cell[Any]:
     options = {"step_size": 0.3, "init_std": 3.0} if model == "noisy" else {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        cell = MODELS[model].build(INPUT, HIDDEN, options).cell.double()
+        cell = build_layer(model, INPUT, HIDDEN, options).cell.double()
     for parameter in (p for name, p in cell.named_parameters() if name == "threshold"):
         torch.nn.init.uniform_(parameter, -0.1, 0.2)
     return cell

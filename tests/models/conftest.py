@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyrnn.models import MODELS, RecurrentLayer
+from noisyrnn.models import RecurrentLayer, build_layer
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def make_layer() -> Callable[..., RecurrentLayer]:
     def make(name: str, input_size: int = 2, hidden_size: int = 5, seed: int = 0, **options: Any) -> RecurrentLayer:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            layer = MODELS[name].build(input_size, hidden_size, options).double()
+            layer = build_layer(name, input_size, hidden_size, options).double()
             for parameter_name, parameter in layer.named_parameters():
                 if parameter_name.endswith((".B", ".C")):  # start near zero by default
                     torch.nn.init.normal_(parameter, std=0.5)

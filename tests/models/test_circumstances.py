@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from noisyrnn.kernels.cpu.kernel import unavailable
-from noisyrnn.models import MODELS, RecurrentLayer
+from noisyrnn.models import MODELS, RecurrentLayer, build_layer
 from noisyrnn.sde import BrownianPath
 
 Result = dict[str, Tensor]
@@ -53,7 +53,7 @@ def make(name: str, kernel: str, form: str = "plain", **options: Any) -> Recurre
         pytest.skip(reason)
     torch.manual_seed(0)
     stack = {"num_layers": 2, "bidirectional": True, "dropout": 0.3} if form == "stack" else {}
-    layer = MODELS[name].build(INPUT, HIDDEN, {"additive": 0.1, "multiplicative": 0.2, **stack, **options})
+    layer = build_layer(name, INPUT, HIDDEN, {"additive": 0.1, "multiplicative": 0.2, **stack, **options})
     for parameter_name, parameter in layer.named_parameters():
         if parameter_name.endswith((".B", ".C")):  # start near zero by default
             nn.init.normal_(parameter, std=0.5)
@@ -375,7 +375,7 @@ def test_an_ensemble_of_weights(name: str, kernel: str, form: str) -> None:
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_shapes_on_the_meta_device(name: str, training: bool) -> None:
     with torch.device("meta"):
-        layer = MODELS[name].build(INPUT, HIDDEN, {"additive": 0.1}).train(training)
+        layer = build_layer(name, INPUT, HIDDEN, {"additive": 0.1}).train(training)
     outputs, _ = layer(torch.empty(BATCH, STEPS, INPUT, device="meta"))
     outputs.sum().backward()
     assert outputs.is_meta and outputs.shape == (BATCH, STEPS, HIDDEN)
@@ -383,7 +383,7 @@ def test_shapes_on_the_meta_device(name: str, training: bool) -> None:
 
 
 def test_forward_mode_is_the_references() -> None:
-    layer = MODELS["noisy"].build(INPUT, HIDDEN, {}).eval()
+    layer = build_layer("noisy", INPUT, HIDDEN, {}).eval()
     inputs = torch.randn(BATCH, STEPS, INPUT)
 
     def derivative() -> Tensor:
@@ -405,4 +405,4 @@ def test_sizes_beyond_an_axis_are_refused_before_anything_is_built(size: int) ->
     for name, options in (("input_size", {}), ("hidden_size", {}), ("num_layers", {"num_layers": size})):
         sizes = [size if name == axis else 2 for axis in ("input_size", "hidden_size")]
         with pytest.raises(ValueError, match=f"^{name} must be at most"):
-            MODELS["gru"].build(*sizes, options)
+            build_layer("gru", *sizes, options)

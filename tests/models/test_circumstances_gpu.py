@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from noisyrnn.models import MODELS, NoisyCell, RecurrentLayer
+from noisyrnn.models import MODELS, NoisyCell, RecurrentLayer, build_layer
 from noisyrnn.sde import BrownianPath
 from noisyrnn.training.seeding import seeded
 
@@ -35,7 +35,7 @@ def _own_generators() -> Any:
 def make(name: str, kernel: str, **options: Any) -> RecurrentLayer:
     torch.manual_seed(0)
     stack = {"num_layers": 2, "bidirectional": True, "dropout": 0.3}
-    layer = MODELS[name].build(3, 16, {"additive": 0.1, "multiplicative": 0.2, **stack, **options}).cuda()
+    layer = build_layer(name, 3, 16, {"additive": 0.1, "multiplicative": 0.2, **stack, **options}).cuda()
     layer.kernel = kernel
     return layer
 
@@ -147,7 +147,7 @@ def test_cuda_graphs(name: str, kernel: str) -> None:
 
 def test_the_last_rows_and_steps_of_a_path() -> None:
     """Numbers of rows that need more than 32 bits give the noise that they give on the CPU."""
-    layer = MODELS["noisy"].build(3, 16, {"additive": 0.3, "multiplicative": 0.2})
+    layer = build_layer("noisy", 3, 16, {"additive": 0.3, "multiplicative": 0.2})
     nn.init.normal_(layer.cell.B, std=0.1)
     inputs = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(1))
     path = BrownianPath(seed=2**64 - 1, first_row=2**33 - 3, first_step=2**32 - 2, stream=2**32 - 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyrnn.models import MODELS, RecurrentLayer, SequenceClassifier
+from noisyrnn.models import MODELS, RecurrentLayer, SequenceClassifier, layer_options
 from noisyrnn.sde import BrownianPath
 
 Make = Callable[..., Any]
@@ -157,7 +157,7 @@ def test_options_and_repr_rebuild_an_equal_layer(name: str, make_layer: Make, ma
     options = layer.options()
     assert options["additive"] == 0.1 and options["noise_form"] == "shared"
     kind = type(layer)
-    assert set(MODELS[name].options()) | {"input_size", "hidden_size"} == set(options)
+    assert set(layer_options(name)) | {"input_size", "hidden_size"} == set(options)
     described = f"{kind.__name__}({layer.extra_repr()})"
     assert repr(layer).startswith(f"{kind.__name__}(") and layer.extra_repr() in repr(layer)
     for twin in (kind(**options), eval(described, {kind.__name__: kind})):
@@ -357,7 +357,7 @@ def test_bad_lengths(
 )
 def test_bad_options(name: str, options: dict[str, Any], error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
-        MODELS[name].layer(**{"input_size": 2, "hidden_size": 5, **options})
+        MODELS[name].build(**{"input_size": 2, "hidden_size": 5, **options})
 
 
 @every

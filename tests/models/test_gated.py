@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from noisyrnn.kernels import reference
-from noisyrnn.models import MODELS, RecurrentLayer
+from noisyrnn.models import RecurrentLayer, build_layer
 from noisyrnn.sde import BrownianPath
 
 Make = Callable[..., Any]
@@ -82,4 +82,4 @@ def test_hidden_noise(name: str, make_layer: Make, make_inputs: Make) -> None:
 
 @names
 def test_silent_by_default(name: str) -> None:
-    assert MODELS[name].build(1, 2, {}).hidden_noise.silent
+    assert build_layer(name, 1, 2, {}).hidden_noise.silent

@@ -10,14 +10,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import MODELS, SequenceClassifier, build_layer, layer_options
 from noisyrnn.training.settings import published_experiments
 
 SEEDS = range(30)
 LEAST_P = 1e-4  # some 60 tests with fixed seeds: fewer than one in a hundred sets of right weights fails
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    name: (row.train["model"], {k: v for k, v in row.train.items() if k in MODELS[row.train["model"]].options()})
+    name: (row.train["model"], {k: v for k, v in row.train.items() if k in layer_options(row.train["model"])})
     for name, row in published_experiments().items()
     if name.startswith("smnist-")
 }
@@ -58,7 +58,7 @@ def parameters_of(model: str, options: dict[str, Any], inputs: int, hidden: int)
     with torch.random.fork_rng():
         for seed in SEEDS:
             torch.manual_seed(seed)
-            head = SequenceClassifier(MODELS[model].build(inputs, hidden, options), CLASSES)
+            head = SequenceClassifier(build_layer(model, inputs, hidden, options), CLASSES)
             for name, parameter in head.named_parameters():
                 found.setdefault(name.removeprefix("layer.cells.l0."), []).append(parameter.detach().double())
     if model == "cornn":  # the matrices of position and velocity, each by itself
@@ -101,7 +101,7 @@ def test_the_blocks_of_the_exponential_rnn(start: str, base: str, input_size: in
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             options = {"recurrent_init": start, "recurrent_base": base}
-            rotation = MODELS["exprnn"].build(input_size, hidden_size, options).cell.recurrent
+            rotation = build_layer("exprnn", input_size, hidden_size, options).cell.recurrent
         K = rotation.free.detach().double().tril(-1)
         Q = rotation.start.double()
         if base == "identity":  # the free parameters are K itself
@@ -130,7 +130,7 @@ def test_upper_layers_and_both_directions_have_the_laws_of_their_own_sizes() -> 
     with torch.random.fork_rng():
         for seed in SEEDS:
             torch.manual_seed(seed)
-            layer = MODELS["cornn"].build(3, 20, {"num_layers": 2, "bidirectional": True})
+            layer = build_layer("cornn", 3, 20, {"num_layers": 2, "bidirectional": True})
             for name, parameter in layer.cells.named_parameters():
                 found.setdefault(name, []).append(parameter.detach().double())
     assert len(found) == 12
@@ -141,7 +141,7 @@ def test_upper_layers_and_both_directions_have_the_laws_of_their_own_sizes() -> 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("model", ["cornn", "exprnn", "noisy"])
 def test_the_same_laws_in_other_dtypes(model: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    build: Callable[..., Any] = MODELS[model].layer
+    build: Callable[..., Any] = MODELS[model].build
     found: dict[str, list[Tensor]] = {}
     with torch.random.fork_rng():
         for seed in SEEDS:

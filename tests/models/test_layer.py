@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.kernels import reference
-from noisyrnn.models import MODELS, NoisyCell, RecurrentLayer, SequenceClassifier
+from noisyrnn.models import MODELS, NoisyCell, RecurrentLayer, SequenceClassifier, build_layer, layer_options
 from noisyrnn.sde import BrownianPath
 
 Make = Callable[..., Any]
@@ -135,11 +135,11 @@ NAMES = {
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_the_names_of_the_weights(name: str) -> None:
-    layer = MODELS[name].layer(2, 3, num_layers=2, bidirectional=True)
+    layer = MODELS[name].build(2, 3, num_layers=2, bidirectional=True)
     cells = ["l0", "l0_reverse", "l1", "l1_reverse"]
     assert set(layer.state_dict()) == {f"cells.{cell}.{weight}" for cell in cells for weight in NAMES[name]}
     bare = {weight for weight in NAMES[name] if weight != "threshold" and "bias" not in weight}
-    assert set(MODELS[name].layer(2, 3, bias=False).state_dict()) == {f"cells.l0.{weight}" for weight in bare}
+    assert set(MODELS[name].build(2, 3, bias=False).state_dict()) == {f"cells.l0.{weight}" for weight in bare}
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -175,15 +175,15 @@ def test_options_of_stacks_rebuild_them(name: str, make_layer: Make, make_inputs
     twin.load_state_dict(layer.state_dict())
     path = BrownianPath(seed=1)
     assert torch.equal(twin(inputs, path=path)[0], layer(inputs, path=path)[0])
-    assert "device" not in MODELS[name].options() and "num_layers=2" in repr(layer)
+    assert "device" not in layer_options(name) and "num_layers=2" in repr(layer)
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_device_and_type(name: str) -> None:
-    layer = MODELS[name].layer(2, 3, num_layers=2, dtype=torch.float64)
+    layer = MODELS[name].build(2, 3, num_layers=2, dtype=torch.float64)
     assert {t.dtype for t in layer.state_dict().values()} == {torch.float64}
     assert layer(torch.zeros(1, 2, 2, dtype=torch.float64))[0].dtype == torch.float64
-    layer = MODELS[name].layer(2, 3, device="meta", dtype=torch.float16)
+    layer = MODELS[name].build(2, 3, device="meta", dtype=torch.float16)
     assert {(t.device.type, t.dtype) for t in layer.state_dict().values()} == {("meta", torch.float16)}
 
 
@@ -236,7 +236,7 @@ def test_bad_initial_states_of_stacks(name: str, make_layer: Make, make_inputs: 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_bad_stacks(name: str, options: dict[str, Any], error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
-        MODELS[name].layer(2, 3, **options)
+        MODELS[name].build(2, 3, **options)
 
 
 STACK = {"num_layers": 2, "bidirectional": True, "dropout": 0.3, "additive": 0.1}
@@ -339,7 +339,7 @@ def test_a_mask_reaches_the_layer(make_layer: Make, make_inputs: Make) -> None:
 
 
 def test_states_and_step_lengths_of_another_type_are_refused() -> None:
-    layer, inputs = MODELS["lipschitz"].build(2, 3, {}), torch.zeros(4, 5, 2)
+    layer, inputs = build_layer("lipschitz", 2, 3, {}), torch.zeros(4, 5, 2)
     with pytest.raises(TypeError, match=r"^h_0 must be a tensor, got ndarray\. Convert: torch\.as_tensor\(h_0\)\.$"):
         layer(inputs, torch.zeros(1, 4, 3).numpy())
     for dt in ("0.1", True):

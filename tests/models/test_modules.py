@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from noisyrnn import GRU, NoisyRNN, SequenceClassifier, SequenceRegressor, SequenceToSequence
-from noisyrnn.models import HEADS, MODELS, RecurrentLayer, WithHiddenNoise
+from noisyrnn.models import HEADS, MODELS, RecurrentLayer, WithHiddenNoise, build_layer
 from noisyrnn.models.lipschitz import LipschitzCell
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise
@@ -22,7 +22,7 @@ PATH = BrownianPath(seed=3)
 
 def build(name: str = "noisy", **options: Any) -> RecurrentLayer:
     torch.manual_seed(1)
-    return MODELS[name].build(3, 8, options)
+    return build_layer(name, 3, 8, options)
 
 
 def weight_of(layer: RecurrentLayer) -> tuple[nn.Module, str]:
@@ -81,7 +81,7 @@ def test_a_replaced_forward_of_the_layer_acts() -> None:
 def test_pruned_weights_are_those_of_their_masks(name: str) -> None:
     def pruned(seed: int) -> RecurrentLayer:
         torch.manual_seed(seed)
-        layer = MODELS[name].build(3, 8, {"additive": 0.01})
+        layer = build_layer(name, 3, 8, {"additive": 0.01})
         prune.l1_unstructured(*weight_of(layer), 0.5)
         return layer.eval()
 

@@ -44,7 +44,7 @@ def pair(name: str, **options: Any) -> tuple[RecurrentLayer, nn.RNNBase]:
         exact = {"additive": 0.0, "multiplicative": 0.0, "dtype": torch.float64}
         if name in ("noisy", "lipschitz"):
             exact |= {"step_size": 1.0, "skew_symmetry": BETA, "damping": 1.0}
-        ours = MODELS[name].layer(INPUT, HIDDEN, **options, **exact)
+        ours = MODELS[name].build(INPUT, HIDDEN, **options, **exact)
     with torch.no_grad():
         for suffix, cell in ours.cells.items():
             w_ih, w_hh = (getattr(theirs, f"weight_{part}_{suffix}") for part in ("ih", "hh"))
@@ -150,4 +150,4 @@ def test_dropout_with_one_layer_warns_as_torch_does() -> None:
     with pytest.warns(
         UserWarning, match=r"^dropout acts between layers, so that 0\.25 changes nothing with num_layers 1"
     ):
-        MODELS["lipschitz"].layer(1, 2, dropout=0.25)
+        MODELS["lipschitz"].build(1, 2, dropout=0.25)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from noisyrnn.models import MODELS, LipschitzRNN, NoisyRNN
+from noisyrnn.models import LipschitzRNN, NoisyRNN, build_layer
 from noisyrnn.sde import SDE, BrownianPath, EulerMaruyama, HiddenNoise, RecurrentDrift, skew_damped
 
 Make = Callable[..., Any]
@@ -211,7 +211,7 @@ def test_the_uniform_law_refuses_step_lengths(make_layer: Make, make_inputs: Mak
 )
 def test_bad_cell_options(name: str, options: dict[str, float], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        MODELS[name].build(1, 2, options)
+        build_layer(name, 1, 2, options)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from noisyrnn.models import HEADS, MODELS, NoisyCell, RecurrentLayer, WithHidden
 
 FLAGS = ("bias", "batch_first", "bidirectional", "learn_step")
 SIZES = ("input_size", "hidden_size", "num_layers")
-CLASSES = {**{name: entry.layer for name, entry in MODELS.items()}, "cell": NoisyCell}
+CLASSES = {**{name: entry.build for name, entry in MODELS.items()}, "cell": NoisyCell}
 CASES = [(name, option) for name, kind in CLASSES.items() for option in inspect.signature(kind).parameters]
 
 

@@ -61,7 +61,7 @@ def test_a_loop_with_the_options_themselves(name: str, converted: bool) -> None:
         pytest.skip("a learnable step is a weight: converting keeps its value")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        layer: RecurrentLayer = MODELS[name].layer(2, 6, dtype=None if converted else DOUBLE, **OPTIONS[name])
+        layer: RecurrentLayer = MODELS[name].build(2, 6, dtype=None if converted else DOUBLE, **OPTIONS[name])
     layer.noise = "off"
     if converted:
         layer = layer.double()
@@ -71,7 +71,7 @@ def test_a_loop_with_the_options_themselves(name: str, converted: bool) -> None:
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_initial_weights_are_drawn_in_the_dtype(name: str) -> None:
-    layer = MODELS[name].layer(2, 6, dtype=DOUBLE)
+    layer = MODELS[name].build(2, 6, dtype=DOUBLE)
     for parameter_name, parameter in layer.named_parameters():
         assert parameter.dtype == DOUBLE
         drawn = parameter.detach()[parameter.detach() != 0]
@@ -81,27 +81,27 @@ def test_initial_weights_are_drawn_in_the_dtype(name: str) -> None:
 
 def test_the_exponential_rnn_is_orthogonal_to_the_precision_of_its_dtype() -> None:
     for base in ("identity", "initial"):
-        Q = MODELS["exprnn"].layer(2, 40, dtype=DOUBLE, recurrent_base=base).cell.recurrent.weight.detach()
+        Q = MODELS["exprnn"].build(2, 40, dtype=DOUBLE, recurrent_base=base).cell.recurrent.weight.detach()
         assert float((Q.T @ Q - torch.eye(40, dtype=DOUBLE)).abs().max()) < 1e-13
 
 
 def test_a_fixed_step_that_was_changed_is_converted_as_it_is() -> None:
-    layer = MODELS["lipschitz"].layer(2, 3)
+    layer = MODELS["lipschitz"].build(2, 3)
     layer.cell.step_size.copy_(torch.tensor([0.1, 0.2, 0.3]))
     assert torch.equal(layer.double().cell.step_size, torch.tensor([0.1, 0.2, 0.3]).double())
-    twice = MODELS["lipschitz"].layer(2, 3).double().float().half().double()
+    twice = MODELS["lipschitz"].build(2, 3).double().float().half().double()
     assert twice.cell.step_size.tolist() == [0.03] * 3
 
 
 def test_a_fixed_step_is_kept_on_the_meta_device() -> None:
-    layer = MODELS["lipschitz"].layer(2, 3, device="meta")
+    layer = MODELS["lipschitz"].build(2, 3, device="meta")
     assert layer.cell.step_size.is_meta
     assert layer.to_empty(device="cpu").cell.step_size.shape == (3,)
 
 
 @pytest.mark.parametrize("head", sorted(HEADS))
 def test_a_head_has_the_dtype_of_its_layer(head: str) -> None:
-    model = HEADS[head](MODELS["noisy"].layer(2, 6, dtype=DOUBLE), 3)
+    model = HEADS[head](MODELS["noisy"].build(2, 6, dtype=DOUBLE), 3)
     out = model(INPUTS)
     assert out.dtype == model.readout.weight.dtype == DOUBLE
     assert model.readout.weight.detach().abs().max() <= 1 / math.sqrt(6)

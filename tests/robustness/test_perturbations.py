@@ -21,10 +21,10 @@ def name(request):
 
 
 def test_names_and_symbols(name):
-    kind, perturbation = PERTURBATIONS[name], build_perturbation(name, 0.25, value_range=(-2.0, 3.0))
+    entry, perturbation = PERTURBATIONS[name], build_perturbation(name, 0.25, value_range=(-2.0, 3.0))
     assert (perturbation.name, perturbation.strength, perturbation.clip) == (name, 0.25, None)
-    assert perturbation.symbol == kind.symbol
-    assert kind.description and "\n" not in kind.description
+    assert perturbation.symbol == entry.symbol
+    assert entry.description and "\n" not in entry.description
     assert perturbation.needs_gradient == (name in ("fgsm", "pgd_linf", "pgd_l2"))
     assert perturbation.random == (name != "fgsm")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.training import RunFolder, TrainConfig
 
 
@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def _build(config: TrainConfig) -> SequenceClassifier:
     torch.manual_seed(config.seed)
-    return SequenceClassifier(MODELS[config.model].build(1, config.hidden_size, config.model_options()), 2)
+    return SequenceClassifier(build_layer(config.model, 1, config.hidden_size, config.model_options()), 2)
 
 
 @pytest.fixture

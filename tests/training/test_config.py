@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from noisyrnn.models import MODELS
+from noisyrnn.models import MODELS, build_layer, layer_options
 from noisyrnn.training import TrainConfig
 from noisyrnn.training.settings import published_experiments, read_experiment, recommended
 
@@ -70,7 +70,7 @@ def test_bad_settings(settings: dict[str, Any], error: type[Exception], sentence
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_stacks_can_be_trained(model: str) -> None:
     config = TrainConfig(model=model, num_layers=2, bidirectional=True, dropout=0.25)
-    layer = MODELS[model].build(1, 2, config.model_options())
+    layer = build_layer(model, 1, 2, config.model_options())
     assert (layer.num_layers, layer.bidirectional, layer.dropout) == (2, True, 0.25)
     assert list(layer.cells) == ["l0", "l0_reverse", "l1", "l1_reverse"]
 
@@ -116,14 +116,14 @@ def test_options_of_one_matrix_travel_through_files() -> None:
     config = TrainConfig(model="lipschitz", damping=0.2, damping_w=0.05, skew_symmetry_w=0.9)
     again = TrainConfig.from_dict(json.loads(json.dumps(asdict(config))))
     assert again == config
-    layer = MODELS["lipschitz"].build(1, 4, again.model_options())
+    layer = build_layer("lipschitz", 1, 4, again.model_options())
     assert (layer.damping, layer.damping_w, layer.skew_symmetry, layer.skew_symmetry_w) == (0.2, 0.05, 0.75, 0.9)
     with pytest.raises(ValueError, match=r"^damping_w must not be set for AntisymmetricRNN, got 0\.1\."):
         TrainConfig(model="antisymmetric", damping_w=0.1)
 
 
 def test_the_layer_defaults_are_the_published_ones() -> None:
-    options = MODELS["noisy"].options()
+    options = layer_options("noisy")
     published = read_experiment("smnist-noisy-high").train
     for name in ("step_size", "learn_step", "skew_symmetry", "damping", "init_std", "additive", "multiplicative"):
         assert options[name] == published[name]

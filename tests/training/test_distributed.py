@@ -11,7 +11,7 @@ PROGRAM = """
 import sys, torch
 from lightning_fabric import Fabric
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import MODELS, SequenceClassifier, build_layer
 from noisyrnn.training import TrainConfig, fit
 from noisyrnn.training import fit as _
 import noisyrnn.sde.diffusion as diffusion
@@ -26,7 +26,7 @@ dataset = Dataset(name="sums", train=split, validation=split, read_test=lambda: 
 config = TrainConfig(hidden_size=5, epochs=1, batch_size=8, learning_rate=0.01, step_size=0.2, precision="64-true",
                      additive=0.5, clip_norm=0.7)
 torch.manual_seed(config.seed)
-model = SequenceClassifier(MODELS["noisy"].build(1, 5, config.model_options()), 2)
+model = SequenceClassifier(build_layer("noisy", 1, 5, config.model_options()), 2)
 draws = []
 inner = diffusion.HiddenNoise.draw
 def draw(self, *arguments, **named):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.models import MODELS, NoisyRNN, SequenceClassifier
+from noisyrnn.models import NoisyRNN, SequenceClassifier, build_layer
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_seeds, load
 from noisyrnn.training import fit as fit_function
@@ -239,10 +239,10 @@ def test_checkpoint_of_another_format_is_refused(
 
 
 def test_a_model_that_does_not_fit_the_data(dataset: Dataset, config: TrainConfig, build: Build) -> None:
-    five = SequenceClassifier(MODELS["gru"].build(1, 3, {}), 5)
+    five = SequenceClassifier(build_layer("gru", 1, 3, {}), 5)
     with pytest.raises(ValueError, match=r"model must have classes 2, that of the data set, got 5\."):
         fit(five, dataset, config)
-    wide = SequenceClassifier(MODELS["gru"].build(4, 3, {}), 2)
+    wide = SequenceClassifier(build_layer("gru", 4, 3, {}), 2)
     with pytest.raises(ValueError, match=r"model must have input_size 1, that of the data set, got 4\."):
         fit(wide, dataset, config)
     with pytest.raises(ValueError, match=r"checkpoint_seconds must be at least 0, got -2\."):

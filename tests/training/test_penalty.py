@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from noisyrnn.analysis import penalty
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.pipeline.train import objective_of
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.training import TrainConfig
@@ -27,7 +27,7 @@ def setting(name, kind):
     config = TrainConfig(model=name, hidden_size=4, additive=0.3, multiplicative=0.2, penalty=kind)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = SequenceClassifier(MODELS[name].build(1, 4, config.model_options()), 2).double().train()
+        model = SequenceClassifier(build_layer(name, 1, 4, config.model_options()), 2).double().train()
         torch.nn.init.normal_(model.readout.weight)
     model.layer.kernel = "reference"
     return model, objective_of(config)

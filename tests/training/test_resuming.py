@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from noisyrnn.data import Dataset, Split
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.run_folder import InUseError, RunFolder, locked
 from noisyrnn.training import TrainConfig, fit, fit_seeds
 from noisyrnn.training.checkpoint import Checkpoint
@@ -41,7 +41,7 @@ def dataset(**changes: Any) -> Dataset:
 
 def model(layer: str = "gru", **options: Any) -> SequenceClassifier:
     torch.manual_seed(0)
-    return SequenceClassifier(MODELS[layer].build(1, options.pop("hidden_size", 3), options), 2)
+    return SequenceClassifier(build_layer(layer, 1, options.pop("hidden_size", 3), options), 2)
 
 
 def scaled(factor: float) -> Any:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import noisyrnn
-from noisyrnn.models import HEADS, MODELS, RecurrentLayer, SequenceClassifier, SequenceRegressor
+from noisyrnn.models import HEADS, MODELS, RecurrentLayer, SequenceClassifier, SequenceRegressor, build_layer
 from noisyrnn.training import saving
 from noisyrnn.training.saving import check_savable, read_header
 
@@ -23,7 +23,7 @@ from noisyrnn.training.saving import check_savable, read_header
 def classifier(model: str = "noisy") -> SequenceClassifier:
     torch.manual_seed(0)
     mean, std = torch.tensor([0.1, 0.2]), torch.tensor([2.0, 3.0])
-    return SequenceClassifier(MODELS[model].build(2, 5, {"additive": 0.3}), 4, mean=mean, std=std)
+    return SequenceClassifier(build_layer(model, 2, 5, {"additive": 0.3}), 4, mean=mean, std=std)
 
 
 @pytest.mark.parametrize("model", sorted(MODELS))
@@ -42,7 +42,7 @@ def test_round_trip_is_exact(model: str, tmp_path: Path) -> None:
 def test_every_head_on_a_stack(head: str, name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     options = {"num_layers": 2, "bidirectional": True, "batch_first": False, "dropout": 0.25, "bias": False}
-    layer = MODELS[name].layer(2, 5, **options, dtype=torch.float64)
+    layer = MODELS[name].build(2, 5, **options, dtype=torch.float64)
     before = HEADS[head](layer, 4, std=torch.tensor([2.0, 3.0])).double().eval()
     noisyrnn.save(before, tmp_path / "m.safetensors")
     after = noisyrnn.load(tmp_path / "m.safetensors", HEADS[head])
@@ -53,7 +53,7 @@ def test_every_head_on_a_stack(head: str, name: str, tmp_path: Path) -> None:
 
 def test_another_head(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    noisyrnn.save(SequenceRegressor(MODELS["gru"].build(1, 2, {})), path)
+    noisyrnn.save(SequenceRegressor(build_layer("gru", 1, 2, {})), path)
     sentence = (
         r"^path must hold a SequenceClassifier, got .*m\.safetensors with a SequenceRegressor\. "
         r"Use load\(path, SequenceRegressor\)\.$"
@@ -94,7 +94,7 @@ def test_a_file_of_format_1(model: str, tmp_path: Path) -> None:
 
 def test_the_names_of_options_in_an_older_file(tmp_path: Path) -> None:
     units = {"noise_units": "per_time", "learn_step": False, "noise_level": 0.5}
-    layer = MODELS["noisy"].build(2, 5, {"skew_symmetry": 0.6, "skew_symmetry_w": 0.9, **units})
+    layer = build_layer("noisy", 2, 5, {"skew_symmetry": 0.6, "skew_symmetry_w": 0.9, **units})
     before, path = SequenceClassifier(layer, 4).eval(), tmp_path / "m.safetensors"
     noisyrnn.save(before, path)
     options = {name: value for name, value in layer.options().items() if name not in ("skew_symmetry", "noise_units")}
@@ -107,7 +107,7 @@ def test_the_names_of_options_in_an_older_file(tmp_path: Path) -> None:
 
 def test_a_matrix_each_with_its_own_skew_symmetry_and_damping(tmp_path: Path) -> None:
     options = {"skew_symmetry": 0.6, "damping": 0.2, "skew_symmetry_w": 0.9, "damping_w": 0.01, "init_std": 3.0}
-    before = SequenceClassifier(MODELS["lipschitz"].build(2, 5, options), 4).eval()
+    before = SequenceClassifier(build_layer("lipschitz", 2, 5, options), 4).eval()
     noisyrnn.save(before, tmp_path / "m.safetensors")
     after, inputs = noisyrnn.load(tmp_path / "m.safetensors"), torch.randn(3, 6, 2)
     assert torch.equal(before(inputs), after(inputs))
@@ -189,7 +189,7 @@ def rewrite(path: Path, changed: dict[str, torch.Tensor | None] | None = None, /
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
-    model = SequenceClassifier(MODELS["gru"].build(1, 3, {}), 2)
+    model = SequenceClassifier(build_layer("gru", 1, 3, {}), 2)
     paths = [tmp_path / f"{i}.safetensors" for i in range(12)]
     for path in paths:
         saving.save(model, path, class_names=["α", "b"])
@@ -337,7 +337,7 @@ def patched() -> SequenceClassifier:
 
 
 def thresholded() -> SequenceClassifier:
-    model = SequenceClassifier(MODELS["exprnn"].build(2, 5, {"bias": False}), 4)
+    model = SequenceClassifier(build_layer("exprnn", 2, 5, {"bias": False}), 4)
     model.layer.cells.l0.threshold.fill_(-0.1)
     return model
 
@@ -368,7 +368,7 @@ def watched() -> SequenceClassifier:
 
 
 def tied() -> SequenceClassifier:
-    model = SequenceClassifier(MODELS["noisy"].build(2, 5, {"num_layers": 2}), 4)
+    model = SequenceClassifier(build_layer("noisy", 2, 5, {"num_layers": 2}), 4)
     model.layer.cells.l1.B = model.layer.cells.l0.B
     return model
 

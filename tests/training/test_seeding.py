@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.models import MODELS
+from noisyrnn.models import MODELS, build_layer
 from noisyrnn.training.seeding import seeded
 
 DRAWS: dict[str, Callable[[], Tensor]] = {
@@ -44,7 +44,7 @@ def test_the_draws_are_those_after_manual_seed(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_initial_weights_do_not_depend_on_what_another_thread_draws(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def build() -> dict[str, Tensor]:
-        return MODELS[name].build(2, 5, {"num_layers": 2}).state_dict()
+        return build_layer(name, 2, 5, {"num_layers": 2}).state_dict()
 
     torch.manual_seed(3)
     expected = build()

@@ -17,7 +17,7 @@ def list_command(words: Sequence[str]) -> int:
     groups: dict[str, dict[str, str]] = {
         "Models": {name: entry.description for name, entry in MODELS.items()},
         "Data sets": {name: entry.description for name, entry in DATASETS.items()},
-        "Perturbations": {name: kind.description for name, kind in PERTURBATIONS.items()},
+        "Perturbations": {name: entry.description for name, entry in PERTURBATIONS.items()},
         "Diagnostics": {name: entry.description for name, entry in DIAGNOSTICS.items()},
         "Published experiments": {name: entry.source for name, entry in published_experiments().items()},
     }

@@ -13,21 +13,20 @@ from noisyrnn.data.mnist import load_psmnist, load_psmnist255, load_smnist, miss
 from noisyrnn.data.scale import Scale
 from noisyrnn.data.ts import load_archive
 from noisyrnn.data.user_files import check_not_given, check_reading, is_path, load_own
+from noisyrnn.registry import Entry
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetEntry:
-    """What is known by name.
+class DatasetEntry(Entry[Callable[[list[Path], int], Dataset]]):
+    """One entry of `DATASETS`.
 
     Args:
         description: One line for `noisyrnn list`.
-        load: Called with the data folders, in order, and `values_per_step`.
+        build: Loads the data set; called with the data folders, in order, and `values_per_step`.
         supports_values_per_step: Whether it can be read with more than one value per step.
         missing: The files it needs that no data folder has; nothing is fetched or opened.
     """
 
-    description: str
-    load: Callable[[list[Path], int], Dataset]
     supports_values_per_step: bool = False
     missing: Callable[[list[Path]], list[str]] = lambda folders: []
 
@@ -35,29 +34,29 @@ class DatasetEntry:
 DATASETS: dict[str, DatasetEntry] = {
     "digits": DatasetEntry(
         description="8 × 8 handwritten digits bundled with scikit-learn, 64 steps × 1, 10 classes; no download",
-        load=load_digits,
+        build=load_digits,
     ),
     "smnist": DatasetEntry(
         description="MNIST pixel by pixel, 784 steps × 1, 10 classes",
-        load=load_smnist,
+        build=load_smnist,
         supports_values_per_step=True,
         missing=missing_mnist,
     ),
     "psmnist": DatasetEntry(
         description="MNIST under one fixed permutation of its pixels, 784 steps × 1, 10 classes",
-        load=load_psmnist,
+        build=load_psmnist,
         supports_values_per_step=True,
         missing=missing_mnist,
     ),
     "psmnist255": DatasetEntry(
         description="psmnist with pixels from 0 to 255, as the published permuted experiments read them",
-        load=load_psmnist255,
+        build=load_psmnist255,
         supports_values_per_step=True,
         missing=missing_mnist,
     ),
     "ecg5000": DatasetEntry(
         description="heartbeats, normal against abnormal, 140 steps × 1, 2 classes; its files must be in a data folder",
-        load=load_ecg5000,
+        build=load_ecg5000,
         missing=missing_ecg5000,
     ),
 }
@@ -111,7 +110,7 @@ def load_dataset(
         if entry is None and is_path(name):
             return load_own(name, label_column=label_column, layout=layout)
         check_not_given(name, label_column=label_column, layout=layout)
-        return load_archive(name, folders, sorted(DATASETS)) if entry is None else entry.load(folders, values_per_step)
+        return load_archive(name, folders, sorted(DATASETS)) if entry is None else entry.build(folders, values_per_step)
     except MemoryError as error:
         raise ValueError(f"dataset must fit into memory, got {name!r}, which does not. Use fewer sequences.") from error
 

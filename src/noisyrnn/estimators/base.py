@@ -20,7 +20,7 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.estimators.inputs import Sequences, check_sample_weight, read_sequences
 from noisyrnn.estimators.params_json import from_json, to_json
-from noisyrnn.models import MODELS
+from noisyrnn.models import MODELS, build_layer, layer_options
 from noisyrnn.pipeline.devices import make_fabric, resolve_accelerator
 from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.training.config import TrainConfig
@@ -213,7 +213,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         decay_after = self._plain("decay_after")
         check_number("decay_after", decay_after, above=0.0)
         check_number("decay_after", decay_after, maximum=1.0)
-        known = MODELS[self.model].options()
+        known = layer_options(self.model)
         settable = {field.name for field in fields(TrainConfig)} - set(self.get_params(deep=False))
         for name in self.options or {}:
             check_choice(f"option of model {self.model!r}", name, settable.intersection(known))
@@ -335,8 +335,8 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """Raise `ValueError` if settings of the model are no longer those of the one to go on with."""
         layer = self.model_.layer
         with seeded(0):
-            wanted = MODELS[config.model].build(layer.input_size, config.hidden_size, config.model_options())
-        names = {entry.layer: name for name, entry in MODELS.items()}
+            wanted = build_layer(config.model, layer.input_size, config.hidden_size, config.model_options())
+        names = {entry.build: name for name, entry in MODELS.items()}
         held = {"model": names[type(layer)], **layer.options()}
         for name, value in {"model": config.model, **wanted.options()}.items():
             if held.get(name) != value:
@@ -349,7 +349,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """Weights that depend on the seed alone, and the statistics of the training part."""
         mean, std = dataset.statistics() if self.standardize else (None, None)
         with seeded(config.seed):
-            layer = MODELS[config.model].build(dataset.input_size, config.hidden_size, config.model_options())
+            layer = build_layer(config.model, dataset.input_size, config.hidden_size, config.model_options())
             return self._head(layer, dataset.outputs, mean=mean, std=std)
 
     def _parts(self, split: Split, fraction: float, seed: int) -> tuple[Split, Split]:

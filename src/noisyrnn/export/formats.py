@@ -14,25 +14,26 @@ import torch
 from torch import Tensor
 
 from noisyrnn.export.graph import Graph, Signature
+from noisyrnn.registry import Entry
 
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 """An exported graph that has been read again: its inputs to its outputs."""
 
 
-@dataclass(frozen=True)
-class Format:
-    """One form of an exported graph.
+@dataclass(frozen=True, kw_only=True)
+class FormatEntry(Entry[Callable[[Graph, Mapping[str, str]], bytes]]):
+    """One entry of `FORMATS`, a form of an exported graph.
 
     Args:
+        description: One line for lists and help.
+        build: Writes a graph and its metadata as the content of a file.
+        read: Reads the content of a file as a function.
         suffix: Of its files.
-        write: A graph and what is to be known of it, as the content of a file.
-        read: The content of a file as a function.
         needs: Modules that must be installed.
     """
 
-    suffix: str
-    write: Callable[[Graph, Mapping[str, str]], bytes]
     read: Callable[[bytes], Run]
+    suffix: str
     needs: tuple[str, ...] = ()
 
     def check_installed(self) -> None:
@@ -105,8 +106,16 @@ def read_onnx(content: bytes) -> Run:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", write_onnx, read_onnx, needs=("onnx", "onnxscript", "onnxruntime")),
-    "torch": Format(".pt2", write_torch, read_torch),
+    "onnx": FormatEntry(
+        description="ONNX file, for onnxruntime and other programs",
+        build=write_onnx,
+        read=read_onnx,
+        suffix=".onnx",
+        needs=("onnx", "onnxscript", "onnxruntime"),
+    ),
+    "torch": FormatEntry(
+        description="archive of torch.export, for torch.export.load", build=write_torch, read=read_torch, suffix=".pt2"
+    ),
 }
 
 

@@ -107,6 +107,6 @@ def _content(model: Head, *, format: str, streaming: bool, class_names: Sequence
     }
     if class_names is not None:
         metadata["class_names"] = json.dumps(list(class_names))
-    content = form.write(graph, metadata)
+    content = form.build(graph, metadata)
     check_agreement(model, graph, form.read(content))
     return content

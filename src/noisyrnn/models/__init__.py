@@ -12,21 +12,8 @@ from noisyrnn.models.loops.module_cell import ModuleCell
 from noisyrnn.models.loops.noisy_cell import NoisyCell
 from noisyrnn.models.loops.with_hidden_noise import WithHiddenNoise
 from noisyrnn.models.noisy import NoisyRNN
-from noisyrnn.models.registry import ModelEntry
+from noisyrnn.models.registry import MODELS, build_layer, layer_options
 from noisyrnn.models.released import from_released_weights
-
-MODELS: dict[str, ModelEntry] = {
-    "noisy": ModelEntry("Noisy RNN: the Lipschitz cell with a learnable step, trained with hidden noise", NoisyRNN),
-    "lipschitz": ModelEntry(
-        "Lipschitz RNN: matrices of prescribed skew-symmetry and damping, fixed step", LipschitzRNN
-    ),
-    "antisymmetric": ModelEntry("Antisymmetric RNN: skew-symmetric recurrent matrix, fixed step", AntisymmetricRNN),
-    "cornn": ModelEntry("coRNN: coupled damped oscillators", CoRNN),
-    "exprnn": ModelEntry("Exponential RNN: orthogonal recurrent matrix, modReLU", ExpRNN),
-    "rnn": ModelEntry("Tanh RNN (torch.nn.RNN)", TanhRNN),
-    "gru": ModelEntry("Gated recurrent unit (torch.nn.GRU)", GRU),
-    "lstm": ModelEntry("Long short-term memory (torch.nn.LSTM)", LSTM),
-}
 
 __all__ = [
     "GRU",
@@ -39,7 +26,6 @@ __all__ = [
     "ExpRNN",
     "Head",
     "LipschitzRNN",
-    "ModelEntry",
     "ModuleCell",
     "NoisyCell",
     "NoisyRNN",
@@ -49,5 +35,7 @@ __all__ = [
     "SequenceToSequence",
     "TanhRNN",
     "WithHiddenNoise",
+    "build_layer",
     "from_released_weights",
+    "layer_options",
 ]

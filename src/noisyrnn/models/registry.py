@@ -1,45 +1,64 @@
-"""How a model is found by name and built from settings."""
+"""The models by name, their options, and how one is built from settings."""
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from noisyrnn.models.antisymmetric import AntisymmetricRNN
+from noisyrnn.models.cornn import CoRNN
+from noisyrnn.models.exprnn import ExpRNN
+from noisyrnn.models.gated import GRU, LSTM, TanhRNN
 from noisyrnn.models.layer import NOT_OPTIONS, RecurrentLayer
+from noisyrnn.models.lipschitz import LipschitzRNN
+from noisyrnn.models.noisy import NoisyRNN
+from noisyrnn.registry import Entry
+
+MODELS: dict[str, Entry[type[RecurrentLayer]]] = {
+    "noisy": Entry(
+        description="Noisy RNN: the Lipschitz cell with a learnable step, trained with hidden noise", build=NoisyRNN
+    ),
+    "lipschitz": Entry(
+        description="Lipschitz RNN: matrices of prescribed skew-symmetry and damping, fixed step", build=LipschitzRNN
+    ),
+    "antisymmetric": Entry(
+        description="Antisymmetric RNN: skew-symmetric recurrent matrix, fixed step", build=AntisymmetricRNN
+    ),
+    "cornn": Entry(description="coRNN: coupled damped oscillators", build=CoRNN),
+    "exprnn": Entry(description="Exponential RNN: orthogonal recurrent matrix, modReLU", build=ExpRNN),
+    "rnn": Entry(description="Tanh RNN (torch.nn.RNN)", build=TanhRNN),
+    "gru": Entry(description="Gated recurrent unit (torch.nn.GRU)", build=GRU),
+    "lstm": Entry(description="Long short-term memory (torch.nn.LSTM)", build=LSTM),
+}
+"""Each `build` is the layer's class."""
 
 
-@dataclass(frozen=True)
-class ModelEntry:
-    """One line of `MODELS`.
+def layer_options(model: str) -> dict[str, Any]:
+    """Returns the options of the layer of a model, a key of `MODELS`, with their defaults."""
+    parameters = inspect.signature(MODELS[model].build).parameters.values()
+    optional = [p for p in parameters if p.default is not inspect.Parameter.empty]
+    return {p.name: p.default for p in optional if p.name not in NOT_OPTIONS}
+
+
+def build_layer(model: str, input_size: int, hidden_size: int, options: Mapping[str, Any]) -> RecurrentLayer:
+    """Builds a float32 layer of a model, a key of `MODELS`, whatever torch's default type is.
 
     Args:
-        description: What it is, in a line.
-        layer: Its class.
+        model: Key of `MODELS`.
+        input_size: Channels of the inputs.
+        hidden_size: Units.
+        options: Override the defaults in `layer_options`.
+
+    Raises:
+        ValueError: If the layer has no such option, or a value is out of range.
     """
-
-    description: str
-    layer: type[RecurrentLayer]
-
-    def options(self) -> dict[str, Any]:
-        """The layer's own options and their defaults."""
-        parameters = inspect.signature(self.layer).parameters.values()
-        optional = [p for p in parameters if p.default is not inspect.Parameter.empty]
-        return {p.name: p.default for p in optional if p.name not in NOT_OPTIONS}
-
-    def build(self, input_size: int, hidden_size: int, options: Mapping[str, Any]) -> RecurrentLayer:
-        """A new float32 layer, whatever torch's default type is; `options` override the defaults.
-
-        Raises:
-            ValueError: If the layer has no such option, or a value is out of range.
-        """
-        known = self.options()
-        for name, value in options.items():
-            if name not in known:
-                raise ValueError(
-                    f"{name} must not be set for {self.layer.__name__}, got {value!r}. "
-                    f"It takes {', '.join(sorted(known))}."
-                )
-        constructor: Callable[..., RecurrentLayer] = self.layer
-        return constructor(input_size, hidden_size, **options, dtype=torch.float32)
+    layer: Callable[..., RecurrentLayer] = MODELS[model].build
+    known = layer_options(model)
+    for name, value in options.items():
+        if name not in known:
+            raise ValueError(
+                f"{name} must not be set for {MODELS[model].build.__name__}, got {value!r}. "
+                f"It takes {', '.join(sorted(known))}."
+            )
+    return layer(input_size, hidden_size, **options, dtype=torch.float32)

@@ -149,7 +149,7 @@ def _add_diagnostic(name: str, subject: Subject, found: dict[str, Any], budget: 
     start = monotonic()
     try:
         subject.check_time()
-        new = DIAGNOSTICS[name].run(subject).to_dict(name)
+        new = DIAGNOSTICS[name].build(subject).to_dict(name)
     except BudgetSpentError:
         found["diagnostics"][name] = {
             "status": "skipped",

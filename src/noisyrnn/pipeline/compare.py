@@ -14,7 +14,7 @@ import torch
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data import Dataset
-from noisyrnn.models import MODELS
+from noisyrnn.models import MODELS, layer_options
 from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.dependencies import check_same_data
 from noisyrnn.pipeline.devices import resolve_accelerator
@@ -92,12 +92,12 @@ class CompareConfig:
         """The settings of every run, seed by seed, so that a report is of use before the last one is done."""
         dataset = self.train.get("dataset", TrainConfig.dataset)
         for name in self.train:
-            if _is_model_option(name) and not any(name in MODELS[model].options() for model in self.models):
+            if _is_model_option(name) and not any(name in layer_options(model) for model in self.models):
                 raise ValueError(f"{name} must be an option of one of the models, got {', '.join(self.models)}.")
         configs = []
         for seed in range(1, self.seeds + 1):
             for model in self.models:
-                options = MODELS[model].options()
+                options = layer_options(model)
                 shared = {k: v for k, v in self.train.items() if k in options or not _is_model_option(k)}
                 settings = {**recommended(dataset, model), **shared, "model": model, "seed": seed}
                 configs.append(TrainConfig.from_dict(settings))
@@ -105,7 +105,7 @@ class CompareConfig:
 
 
 def _is_model_option(name: str) -> bool:
-    return any(name in entry.options() for entry in MODELS.values())
+    return any(name in layer_options(model) for model in MODELS)
 
 
 @dataclass(frozen=True, kw_only=True)

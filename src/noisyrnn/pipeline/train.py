@@ -18,7 +18,7 @@ from noisyrnn.analysis.regularizer_draws import penalized_loss
 from noisyrnn.checks import check_number
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Dataset
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import SequenceClassifier, build_layer, layer_options
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data
 from noisyrnn.pipeline.devices import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable
@@ -94,7 +94,7 @@ def announce(dataset: Dataset, shown: bool = True) -> None:
 def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
     """The untrained model: its weights depend on the seed alone, and the global random state is left as it was."""
     with seeded(config.seed):
-        layer = MODELS[config.model].build(dataset.input_size, config.hidden_size, config.model_options())
+        layer = build_layer(config.model, dataset.input_size, config.hidden_size, config.model_options())
         mean, std = dataset.statistics() if dataset.standardize else (None, None)
         return SequenceClassifier(layer, dataset.classes, mean=mean, std=std)
 
@@ -273,7 +273,7 @@ def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -
 
 def effective_options(config: TrainConfig) -> dict[str, Any]:
     """Every option of the model that a run can set, with the value it has, given or not."""
-    options = MODELS[config.model].options()
+    options = layer_options(config.model)
     settable = {name: options[name] for name in asdict(config) if name in options}
     return settable | config.model_options()
 

@@ -2,7 +2,15 @@
 
 from noisyrnn.checks import check_choice
 from noisyrnn.data.scale import Scale
-from noisyrnn.robustness.base import Kind, Model, Perturbation, Range, check_clip, check_range, check_strengths
+from noisyrnn.robustness.base import (
+    Model,
+    Perturbation,
+    PerturbationEntry,
+    Range,
+    check_clip,
+    check_range,
+    check_strengths,
+)
 from noisyrnn.robustness.evaluate import MAX_DRAWS, WORST, RobustnessResult, evaluate, worst_cases
 from noisyrnn.robustness.examples import examples
 from noisyrnn.robustness.fgsm import FGSM
@@ -27,38 +35,38 @@ def _scaled(perturbation: Perturbation, scale: Scale, unit: str) -> Scaled:
     return Scaled(perturbation, center=scale.mean, scale=scale.std, unit=unit)
 
 
-PERTURBATIONS: dict[str, Kind] = {
-    "white_noise": Kind(
+PERTURBATIONS: dict[str, PerturbationEntry] = {
+    "white_noise": PerturbationEntry(
         symbol=WhiteNoise.symbol,
         description="adds N(0, σ²) to every entry",
         build=lambda strength, values, clip: WhiteNoise(strength, clip),
         build_scaled=lambda strength, scale: _scaled(WhiteNoise(strength), scale, "s"),
     ),
-    "multiplicative_noise": Kind(
+    "multiplicative_noise": PerturbationEntry(
         symbol=MultiplicativeNoise.symbol,
         description="multiplies every entry by N(1, σ²)",
         build=lambda strength, values, clip: MultiplicativeNoise(strength, clip),
         build_scaled=lambda strength, scale: _scaled(MultiplicativeNoise(strength), scale, "of (x − m)"),
     ),
-    "salt_and_pepper": Kind(
+    "salt_and_pepper": PerturbationEntry(
         symbol=SaltAndPepper.symbol,
         description="sets each entry, with probability α, to the smallest or the largest value",
         build=lambda strength, values, clip: SaltAndPepper(strength, clip, low=values[0], high=values[1]),
         build_scaled=lambda strength, scale: SaltAndPepper(strength, low=scale.low, high=scale.high),
     ),
-    "fgsm": Kind(
+    "fgsm": PerturbationEntry(
         symbol=FGSM.symbol,
         description="one signed gradient step of size ϵ up the loss",
         build=lambda strength, values, clip: FGSM(strength, clip),
         build_scaled=lambda strength, scale: _scaled(FGSM(strength), scale, "s"),
     ),
-    "pgd_linf": Kind(
+    "pgd_linf": PerturbationEntry(
         symbol=PGD.symbol,
         description="20 projected gradient steps from each start, within ±ϵ of every entry",
         build=lambda strength, values, clip: PGD(strength, clip, norm="linf"),
         build_scaled=lambda strength, scale: _scaled(PGD(strength, norm="linf"), scale, "s"),
     ),
-    "pgd_l2": Kind(
+    "pgd_l2": PerturbationEntry(
         symbol=PGD.symbol,
         description="20 projected gradient steps from each start, within Euclidean distance ϵ of the whole sequence",
         build=lambda strength, values, clip: PGD(strength, clip, norm="l2"),
@@ -123,11 +131,11 @@ __all__ = [
     "UNITS",
     "WORST",
     "Interval",
-    "Kind",
     "Model",
     "MultiplicativeNoise",
     "PairedTest",
     "Perturbation",
+    "PerturbationEntry",
     "RobustnessResult",
     "SaltAndPepper",
     "Scaled",

@@ -13,6 +13,7 @@ from torch import Tensor
 from noisyrnn.checks import check_labels, check_lengths, check_number, check_sequences
 from noisyrnn.data.scale import Scale
 from noisyrnn.padding import valid_steps
+from noisyrnn.registry import Entry
 
 Model = Callable[..., Tensor]
 """`model(inputs)`, or `model(inputs, lengths=lengths)`: `(batch, steps, input_size)` to logits `(batch, classes)`."""
@@ -100,19 +101,17 @@ class InputNoise(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """An entry of `PERTURBATIONS`: what the strength is called, one line of text, and how to build it.
+class PerturbationEntry(Entry[Callable[[float, Range, Range | None], Perturbation]]):
+    """One entry of `PERTURBATIONS`.
 
     Args:
-        symbol: Letter of the strength.
         description: One line for lists and help.
         build: `(strength, value_range, clip)` to a perturbation, for data that state their range of values.
+        symbol: Letter of the strength.
         build_scaled: `(strength, scale)` to a perturbation, for data that state none.
     """
 
     symbol: str
-    description: str
-    build: Callable[[float, Range, Range | None], Perturbation]
     build_scaled: Callable[[float, Scale], Perturbation]
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from noisyrnn.checks import check_choice, check_integer, check_number, check_text
 from noisyrnn.data.user_files import check_reading
-from noisyrnn.models import MODELS, RecurrentLayer
+from noisyrnn.models import MODELS, RecurrentLayer, build_layer, layer_options
 from noisyrnn.training.seeding import seeded
 
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
@@ -132,7 +132,7 @@ class TrainConfig:
             check_integer("patience", self.patience, minimum=1)
         check_choice("precision", self.precision, get_args(Precision))
         with seeded(0):  # a wrong option fails here, not after the data are read
-            layer = MODELS[self.model].build(1, 1, self.model_options())
+            layer = build_layer(self.model, 1, 1, self.model_options())
             if self.penalty is not None:
                 self._check_penalty(layer)
 
@@ -158,7 +158,7 @@ class TrainConfig:
 
     def model_options(self) -> dict[str, Any]:
         """The options of the model that were set."""
-        names = {name for entry in MODELS.values() for name in entry.options()}
+        names = {name for model in MODELS for name in layer_options(model)}
         chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
         return {name: value for name, value in chosen.items() if value is not None}
 

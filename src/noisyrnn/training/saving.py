@@ -14,7 +14,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_file_path, check_integer
-from noisyrnn.models import HEADS, MODELS, Head, SequenceClassifier
+from noisyrnn.models import HEADS, MODELS, Head, SequenceClassifier, build_layer
 from noisyrnn.run_folder import write_atomically
 from noisyrnn.training.seeding import seeded
 
@@ -71,7 +71,7 @@ def _content(model: Head, class_names: Sequence[str] | None, notes: Mapping[str,
         hint = f" Save the model within it: model.{inner}." if inner else ""
         known = ", ".join(head.__name__ for head in heads)
         raise TypeError(f"model must be one of {known}, got {type(model).__name__}.{hint}")
-    names = {entry.layer: name for name, entry in MODELS.items()}
+    names = {entry.build: name for name, entry in MODELS.items()}
     layer = model.layer
     if type(layer) not in names:
         raise TypeError(f"layer must be one of the library's, got {type(layer).__name__}. Save model.state_dict().")
@@ -295,7 +295,7 @@ def _built(header: Header, tensors: Mapping[str, Tensor], path: str) -> Head:
     try:
         _check_sizes(header, tensors)
         with seeded(0), torch.device("cpu"):
-            layer = MODELS[header.model].build(options.pop("input_size"), options.pop("hidden_size"), options)
+            layer = build_layer(header.model, options.pop("input_size"), options.pop("hidden_size"), options)
             model = HEADS[header.head](layer, header.outputs)
     except (TypeError, ValueError) as error:
         raise ValueError(f"path must hold settings that its header's model takes, got {path}: {error}") from error

@@ -89,8 +89,8 @@ def test_settings_out_of_range(settings: dict[str, Any], sentence: str) -> None:
 def test_a_diagnostic_looks_at_the_clock_before_each_piece(name: str, pieces: int) -> None:
     """Pieces of 5 and then of all, levels, halves of 25 and 2, and single ones, of 27 sequences."""
     with pytest.raises(TimeIsUpError):
-        DIAGNOSTICS[name].run(subject_of(check_time=stopping_after(pieces - 1)))
-    DIAGNOSTICS[name].run(subject_of(check_time=stopping_after(pieces)))
+        DIAGNOSTICS[name].build(subject_of(check_time=stopping_after(pieces - 1)))
+    DIAGNOSTICS[name].build(subject_of(check_time=stopping_after(pieces)))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from noisyrnn.analysis.dynamics.jacobian import (
     jacobian_spectra,
 )
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.models import MODELS, Cell, LipschitzRNN, RecurrentLayer, SequenceClassifier
+from noisyrnn.models import MODELS, Cell, LipschitzRNN, RecurrentLayer, SequenceClassifier, build_layer
 
 BATCH, STEPS, CHANNELS, UNITS, CLASSES = 3, 5, 2, 4, 3
 LENGTHS = torch.tensor([5, 1, 3])
@@ -49,7 +49,7 @@ def built(name):
     if name in ("noisy", "lipschitz", "antisymmetric"):
         options = {"step_size": 0.3, "init_std": 3.0, "damping": 0.1}
     mean, std = torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.7])
-    layer = MODELS[name].build(CHANNELS, UNITS, options)
+    layer = build_layer(name, CHANNELS, UNITS, options)
     return SequenceClassifier(layer, CLASSES, mean=mean, std=std).double().eval()
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from noisyrnn.analysis.dynamics.jacobian import float64_trajectory
 from noisyrnn.analysis.dynamics.lyapunov import largest_exponent, lyapunov_spectrum
-from noisyrnn.models import MODELS, Cell, SequenceClassifier
+from noisyrnn.models import MODELS, Cell, SequenceClassifier, build_layer
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.sde.diffusion import HiddenNoise
 
@@ -75,7 +75,7 @@ def test_any_matrix_gives_the_moduli_of_its_eigenvalues():
 
 def test_the_exponents_are_those_of_a_loop_written_out():
     torch.manual_seed(0)
-    layer = MODELS["noisy"].build(2, 4, {"step_size": 0.3, "init_std": 4.0}).double()
+    layer = build_layer("noisy", 2, 4, {"step_size": 0.3, "init_std": 4.0}).double()
     noise, inputs = HiddenNoise(additive=0.2, multiplicative=0.3), drawn(2, 6, 2)
     path = BrownianPath(seed=derive_seed(3, "lyapunov noise"))
     trajectory = float64_trajectory(layer, inputs.repeat_interleave(2, 0), noise=noise, path=path)
@@ -100,7 +100,7 @@ def test_the_exponents_are_those_of_a_loop_written_out():
 @pytest.mark.parametrize("name", MODELS)
 def test_the_spectrum_adds_up_to_the_volume(name):
     torch.manual_seed(0)
-    layer = MODELS[name].build(2, 4, {}).double()
+    layer = build_layer(name, 2, 4, {}).double()
     inputs = drawn(2, 7, 2)
     noise = HiddenNoise(additive=0.1, multiplicative=0.2, form="shared")
     trajectory = float64_trajectory(
@@ -173,7 +173,7 @@ def test_additive_noise_alone_changes_nothing():
 
 def test_two_neighbouring_paths_part_at_the_largest_exponent():
     torch.manual_seed(0)
-    layer = MODELS["noisy"].build(1, 4, {"step_size": 0.3, "init_std": 8.0}).double()
+    layer = build_layer("noisy", 1, 4, {"step_size": 0.3, "init_std": 8.0}).double()
     noise, inputs, steps = HiddenNoise(additive=0.1, multiplicative=0.3), drawn(1, 60, 1), 60
     path = BrownianPath(seed=derive_seed(1, "lyapunov noise"))
     maps = float64_trajectory(layer, inputs, noise=noise, path=path).maps
@@ -227,7 +227,7 @@ def test_the_same_seed_gives_the_same_bits():
 
 def test_a_classifier_standardises_its_inputs():
     torch.manual_seed(0)
-    layer = MODELS["gru"].build(1, 3, {}).double()
+    layer = build_layer("gru", 1, 3, {}).double()
     model = SequenceClassifier(layer, 2, mean=torch.tensor([1.0]), std=torch.tensor([2.0])).double()
     inputs = drawn(2, 5, 1)
     measured, expected = lyapunov_spectrum(model, inputs), lyapunov_spectrum(layer, (inputs - 1) / 2)
@@ -248,7 +248,7 @@ def test_one_vector_and_a_frame_of_one_agree_with_the_full_frame():
 
 def test_the_largest_exponent_takes_every_option():
     torch.manual_seed(0)
-    layer = MODELS["noisy"].build(2, 3, {"step_size": 0.3, "init_std": 4.0}).double()
+    layer = build_layer("noisy", 2, 3, {"step_size": 0.3, "init_std": 4.0}).double()
     options = {
         "noise": HiddenNoise(additive=0.2, multiplicative=0.3),
         "paths": 2,

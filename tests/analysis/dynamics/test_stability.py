@@ -18,7 +18,7 @@ from noisyrnn.analysis.dynamics.stability import (
     verdict,
 )
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.models import MODELS, Cell, LipschitzRNN, NoisyRNN, SequenceClassifier
+from noisyrnn.models import Cell, LipschitzRNN, NoisyRNN, SequenceClassifier, build_layer
 from noisyrnn.sde.diffusion import HiddenNoise
 
 
@@ -45,7 +45,7 @@ def drawn(*shape, seed=1):
 
 def built(name="noisy", *, units=4, seed=0, unequal=True, **options):
     torch.manual_seed(seed)
-    layer = MODELS[name].build(2, units, {"step_size": 0.2, "init_std": 3.0, **options}).double()
+    layer = build_layer(name, 2, units, {"step_size": 0.2, "init_std": 3.0, **options}).double()
     if unequal and isinstance(layer, NoisyRNN):
         with torch.no_grad():
             layer.cell.step_size.mul_(torch.linspace(0.5, 1.5, units))
@@ -237,9 +237,9 @@ def test_a_bound_that_says_nothing_is_infinite():
 def test_bounds_are_refused_where_they_are_not_known():
     for bounds in (continuous_exponent_bounds, discrete_exponent_bounds):
         with pytest.raises(TypeError, match=r"model must have the drift .* got CoRNNCell\. Measure them"):
-            bounds(MODELS["cornn"].build(1, 2, {}))
+            bounds(build_layer("cornn", 1, 2, {}))
         with pytest.raises(TypeError, match=r"model must have the drift .* got TorchCell"):
-            bounds(MODELS["gru"].build(1, 2, {}))
+            bounds(build_layer("gru", 1, 2, {}))
         with pytest.raises(TypeError, match="got Linear"):
             bounds(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="noise_law must be 'gaussian' for the differential equation, got 'uniform'"):

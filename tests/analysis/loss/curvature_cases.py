@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from noisyrnn.data.base import Split
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import SequenceClassifier, build_layer
 
 
 def classifier(name: str = "lipschitz", *, hidden: int = 4, seed: int = 0) -> SequenceClassifier:
     """A classifier of two channels into three classes, float64, in eval mode, with weights large enough to matter."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = SequenceClassifier(MODELS[name].build(2, hidden, {}), 3).double().eval()
+        model = SequenceClassifier(build_layer(name, 2, hidden, {}), 3).double().eval()
         model.layer.kernel = "reference"
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.split(".")[-1] in ("B", "C", "weight"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from noisyrnn.analysis.margins.attack_radius import _nearest_attacks, attack_radius
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.robustness import PGD
 
 STEPS, CHANNELS = 5, 2
@@ -55,7 +55,7 @@ def test_it_meets_the_distance_of_a_linear_model(norm, lengths):
 
 def classifier(dtype=torch.float64):
     torch.manual_seed(0)
-    layer = MODELS["noisy"].build(CHANNELS, 8, {"step_size": 0.5, "init_std": 5.0})
+    layer = build_layer("noisy", CHANNELS, 8, {"step_size": 0.5, "init_std": 5.0})
     return SequenceClassifier(layer, 3).to(dtype).eval()
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from noisyrnn.analysis.margins.attack_radius import attack_radius
 from noisyrnn.analysis.margins.lipschitz_bound import _log_gain, _step_bounds, margin_certificate
 from noisyrnn.analysis.margins.margin import input_margin_estimate, linearised_margin
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import SequenceClassifier, build_layer
 
 STEPS, CHANNELS, UNITS, CLASSES = 5, 2, 4, 3
 LENGTHS = torch.tensor([5, 1, 3, 4, 5, 2])
@@ -25,7 +25,7 @@ def drawn(*shape, seed=1):
 def classifier(name, channels=CHANNELS, units=UNITS, classes=CLASSES):
     torch.manual_seed(0)
     options = {"step_size": 0.1, "init_std": 2.0, "damping": 0.1} if name in TIMED[:3] else {}
-    layer = MODELS[name].build(channels, units, options)
+    layer = build_layer(name, channels, units, options)
     model = SequenceClassifier(
         layer, classes, mean=torch.arange(channels) * 0.2 - 0.1, std=torch.arange(channels) * 1.5 + 0.5
     ).double()
@@ -228,7 +228,7 @@ def test_messages():
         sentence = rf"^model must be Lipschitz: no global Lipschitz constant is known for {written}\. Use smoothing"
         with pytest.raises(TypeError, match=sentence):
             margin_certificate(classifier(name), inputs, labels)
-    deep = SequenceClassifier(MODELS["noisy"].build(CHANNELS, UNITS, {"num_layers": 2}), 2).double().eval()
+    deep = SequenceClassifier(build_layer("noisy", CHANNELS, UNITS, {"num_layers": 2}), 2).double().eval()
     with pytest.raises(TypeError, match=r"^NoisyRNN has 2 cells, l0, l1: use layer\.cells\.$"):
         margin_certificate(deep, inputs, labels)
     with pytest.raises(TypeError, match=r"^model must be a SequenceClassifier, got Linear\.$"):

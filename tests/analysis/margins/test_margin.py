@@ -7,7 +7,7 @@ from torch import nn
 
 from noisyrnn.analysis.margins.margin import input_margin_estimate, leads, linearised_margin, output_margins
 from noisyrnn.data.base import Split
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import SequenceClassifier, build_layer
 
 STEPS, CHANNELS, CLASSES = 5, 2, 3
 LENGTHS = torch.tensor([5, 1, 3, 4, 5, 2])
@@ -39,7 +39,7 @@ def classifier(name="noisy", channels=CHANNELS, **options):
     torch.manual_seed(0)
     if name in ("noisy", "lipschitz", "antisymmetric"):
         options = {"step_size": 0.3, "init_std": 3.0, "damping": 0.1, **options}
-    layer = MODELS[name].build(channels, 4, options)
+    layer = build_layer(name, channels, 4, options)
     mean, std = torch.arange(channels) * 0.2 - 0.1, torch.arange(channels) * 1.5 + 0.5
     return SequenceClassifier(layer, CLASSES, mean=mean, std=std).double().eval()
 

@@ -8,7 +8,7 @@ from torch import nn
 from noisyrnn.analysis.margins.attack_radius import attack_radius
 from noisyrnn.analysis.margins.smoothing import ABSTAIN, Smoothed, certified_accuracy, certify, smoothed_predictions
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.models import MODELS, SequenceClassifier
+from noisyrnn.models import SequenceClassifier, build_layer
 
 WEIGHT = torch.tensor([[0.3], [-0.4], [1.2]], dtype=torch.float64)  # of length 1.3
 
@@ -124,7 +124,7 @@ def test_no_attack_on_the_smoothed_classifier_is_smaller_than_its_radius():
 
 def classifier(name="noisy"):
     torch.manual_seed(0)
-    layer = MODELS[name].build(1, 8, {"step_size": 0.5, "init_std": 5.0})
+    layer = build_layer(name, 1, 8, {"step_size": 0.5, "init_std": 5.0})
     return SequenceClassifier(layer, 3).double().eval()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.analysis.findings import Better, Findings, Quantity
+from noisyrnn.analysis.findings import Better, Quantity
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.checks import check_integer, check_number
 from noisyrnn.data.base import Split
@@ -119,19 +119,6 @@ class Subject:
     def train_data(self) -> str:
         """The training sequences, in words."""
         return f"{len(self.train)} training sequences drawn with seed {self.settings.analysis_seed}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Diagnostic:
-    """One line of `DIAGNOSTICS`.
-
-    Args:
-        description: What is computed, in a line.
-        run: Computes it.
-    """
-
-    description: str
-    run: Callable[[Subject], Findings]
 
 
 def mean_quantity(
