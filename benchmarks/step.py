@@ -126,7 +126,7 @@ def new_document(config: StepConfig, command: str) -> Document:
         "settings": asdict(config),
         "main": asdict(config.size),
         "contestants": {name: CONTESTANTS[name].title for name in names},
-        "ours": [name for name in names if name in ("cpu", "gpu", "torch", "reference")],
+        "ours": [name for name in names if name in ("cpp", "triton", "eager", "reference")],
         "cases": [],
         "memory": [],
         "stream": [],

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from noisyrnn import doctor
-from noisyrnn.kernels import dispatch
-from noisyrnn.kernels.cpu import compiler
-from noisyrnn.kernels.cpu import kernel as cpu_kernel
+from noisyrnn.kernels import select
+from noisyrnn.kernels.cpp import compiler
+from noisyrnn.kernels.cpp import kernel as cpu_kernel
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +38,9 @@ def test_each_model_has_its_kernel_and_the_reason(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cpu_kernel, "unavailable", lambda: None)
     assert kernel_lines() == [
         "Kernels on the CPU:",
-        "  noisy, lipschitz, antisymmetric: cpu",
+        "  noisy, lipschitz, antisymmetric: cpp",
         *(
-            f"  {model}: torch (kernel 'cpu' cannot run this cell: the recurrence '{kind}' is not compiled "
+            f"  {model}: eager (kernel 'cpp' cannot run this cell: the recurrence '{kind}' is not compiled "
             "(only 'drift'))"
             for model, kind in (("cornn", "oscillator"), ("exprnn", "modrelu"))
         ),
@@ -74,25 +74,25 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_kernel, "native", missing)
     assert "CPU kernel: none: no C++ compiler was found" in lines()
     assert kernel_lines()[1] == (
-        "  noisy, lipschitz, antisymmetric: torch (kernel 'cpu' cannot run this cell: no C++ compiler was found)"
+        "  noisy, lipschitz, antisymmetric: eager (kernel 'cpp' cannot run this cell: no C++ compiler was found)"
     )
 
 
 def test_the_environment_is_shown_and_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NOISYRNN_KERNEL", "torch")
+    monkeypatch.setenv("NOISYRNN_KERNEL", "eager")
     assert kernel_lines() == [
-        "Kernels on the CPU (NOISYRNN_KERNEL=torch):",
-        "  noisy, lipschitz, antisymmetric, cornn, exprnn: torch",
+        "Kernels on the CPU (NOISYRNN_KERNEL=eager):",
+        "  noisy, lipschitz, antisymmetric, cornn, exprnn: eager",
         *(
-            f"  {name.lower()}: torch's own; with noise none (kernel 'torch' cannot run this cell: "
+            f"  {name.lower()}: torch's own; with noise none (kernel 'eager' cannot run this cell: "
             f"{name} has no fused form)"
             for name in ("RNN", "GRU", "LSTM")
         ),
     ]
-    monkeypatch.setenv("NOISYRNN_KERNEL", "tourch")
+    monkeypatch.setenv("NOISYRNN_KERNEL", "eagre")
     assert kernel_lines()[1:] == [
         "  noisy, lipschitz, antisymmetric, cornn, exprnn, rnn, gru, lstm: ValueError: NOISYRNN_KERNEL must be one of "
-        "auto, cpu, gpu, reference, torch, got 'tourch'. Did you mean 'torch'?"
+        "auto, cpp, eager, reference, triton, got 'eagre'. Did you mean 'eager'?"
     ]
 
 
@@ -129,4 +129,4 @@ def test_asking_changes_no_random_numbers_and_says_no_notice(recwarn: pytest.War
     before = doctor.torch.random.get_rng_state()
     lines()
     assert doctor.torch.equal(before, doctor.torch.random.get_rng_state())
-    assert not [w for w in recwarn if issubclass(w.category, dispatch.KernelNotice)]
+    assert not [w for w in recwarn if issubclass(w.category, select.KernelNotice)]

@@ -135,16 +135,16 @@ def _ours() -> dict[str, Contestant]:
     """Each kernel with noise, and without it in training."""
     found = {}
     for kernel, devices in (
-        ("cpu", ("cpu",)),
-        ("gpu", ("cuda",)),
-        ("torch", ("cpu", "cuda")),
+        ("cpp", ("cpu",)),
+        ("triton", ("cuda",)),
+        ("eager", ("cpu", "cuda")),
         ("reference", ("cpu", "cuda")),
     ):
         found[kernel] = Contestant(
             title=f"ours, kernel {kernel}",
             build=partial(build_ours, kernel=kernel),
             modes=ALL,
-            growth=kernel in ("cpu", "gpu"),
+            growth=kernel in ("cpp", "triton"),
             devices=devices,
         )
         found[f"{kernel}-quiet"] = Contestant(

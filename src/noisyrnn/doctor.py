@@ -11,8 +11,8 @@ import torch
 
 from noisyrnn import __version__
 from noisyrnn.data import DATASETS, data_folders
-from noisyrnn.kernels import dispatch
-from noisyrnn.kernels.cpu.describe import describe
+from noisyrnn.kernels import select
+from noisyrnn.kernels.cpp.describe import describe
 from noisyrnn.models import MODELS, build_layer
 
 _PACKAGES = (
@@ -53,12 +53,12 @@ def report_health(data_dir: Path | None = None) -> str:
 
 def _kernels(device: str) -> list[str]:
     """Which kernel runs each model on a device, and why the faster ones do not; models alike share a line."""
-    forced = os.environ.get(dispatch.ENVIRONMENT)
+    forced = os.environ.get(select.ENVIRONMENT)
     alike: dict[str, list[str]] = {}
     for model in MODELS:
         alike.setdefault(_tried(functools.partial(_kernel, model, device)), []).append(model)
     header = f"Kernels on {'a GPU' if device == 'cuda' else 'the CPU'}"
-    header += f" ({dispatch.ENVIRONMENT}={forced})" if forced else ""
+    header += f" ({select.ENVIRONMENT}={forced})" if forced else ""
     return [f"{header}:", *(f"  {', '.join(models)}: {text}" for text, models in alike.items())]
 
 
@@ -68,11 +68,11 @@ def _kernel(model: str, device: str) -> str:
         cell = build_layer(model, 1, 8, {}).to(device).cell
     inputs, recurrence = torch.zeros(1, 1, 1, dtype=torch.float32, device=device), cell.recurrence()
     own = "torch's own; with noise " if hasattr(cell, "run_fused") else ""
-    name = dispatch.chosen("auto")
+    name = select.chosen("auto")
     if name == "auto":
-        name, reason = dispatch.first(cell, inputs, recurrence=recurrence)
+        name, reason = select.first(cell, inputs, recurrence=recurrence)
         return own + name + (f" ({reason})" if reason else "")
-    refusal = dispatch.refusal(name, cell, inputs, recurrence=recurrence)
+    refusal = select.refusal(name, cell, inputs, recurrence=recurrence)
     return own + (name if refusal is None else f"none (kernel {name!r} cannot run this cell: {refusal})")
 
 

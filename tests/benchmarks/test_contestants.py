@@ -117,12 +117,12 @@ def test_a_kernel_is_chosen_where_there_are_kernels():
         kernel = "auto"
 
     layer = Layer()
-    choose_kernel(layer, "torch")
-    assert layer.kernel == "torch"
+    choose_kernel(layer, "eager")
+    assert layer.kernel == "eager"
     del Layer.kernel, layer.kernel
     choose_kernel(layer, "reference")
     with pytest.raises(NotAvailable, match="the reference loop alone"):
-        choose_kernel(layer, "torch")
+        choose_kernel(layer, "eager")
 
 
 def test_sgemm_is_a_product_of_1024():

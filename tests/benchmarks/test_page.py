@@ -17,23 +17,23 @@ MAIN = {"steps": 784, "batch": 128, "hidden": 128}
 
 @pytest.fixture
 def document():
-    words = step.parse(["--threads", "2", "--contestants", "cpu", "cpu-quiet", "plain", "lstm"])
+    words = step.parse(["--threads", "2", "--contestants", "cpp", "cpp-quiet", "plain", "lstm"])
     made = step.new_document(step.configure(words), "python -m benchmarks.step")
     floor = {"sgemm": {"best": 2e11, "median": 1e11}, "floor": {"best": 0.05, "median": 0.1}, "others": 0.01}
-    training = {name: summary([s, 1.1 * s, 0.9 * s]) for name, s in (("cpu", 0.125), ("plain", 0.5), ("lstm", 0.6))}
-    training["cpu-quiet"] = {"unavailable": "it is on holiday"}
+    training = {name: summary([s, 1.1 * s, 0.9 * s]) for name, s in (("cpp", 0.125), ("plain", 0.5), ("lstm", 0.6))}
+    training["cpp-quiet"] = {"unavailable": "it is on holiday"}
     made["cases"] = [
         {"threads": 2, "mode": "training", **MAIN, **floor, "results": training},
         {
             "threads": 2,
             "mode": "training",
             **{**MAIN, "batch": 1},
-            "results": {"cpu": summary([0.004]), "lstm": summary([0.006])},
+            "results": {"cpp": summary([0.004]), "lstm": summary([0.006])},
         },
     ]
-    made["memory"] = [{"threads": 2, "mode": "training", **MAIN, "results": {"cpu": {"mib": 98.4}}}]
+    made["memory"] = [{"threads": 2, "mode": "training", **MAIN, "results": {"cpp": {"mib": 98.4}}}]
     made["stream"] = [
-        {"threads": 1, "mode": "stream", "steps": 1, "batch": 1, "hidden": 128, "results": {"cpu": summary([31e-6])}}
+        {"threads": 1, "mode": "stream", "steps": 1, "batch": 1, "hidden": 128, "results": {"cpp": summary([31e-6])}}
     ]
     made["epochs"] = [
         {"threads": 2, "kernel": "auto", "sequences": 1280, "steps": 10.0, "step": 0.1, "epoch": [1.0, 1.2]}
@@ -45,9 +45,9 @@ def document():
 
 def test_the_main_table_has_ratios_shares_and_memory(document):
     rows = {row[0]: row[1:] for row in main_table(document, 2).rows}
-    assert rows["ours, kernel cpu"][:4] == ["125 (112–138)", "0.25", "80 % (40)", "98.4"]
+    assert rows["ours, kernel cpp"][:4] == ["125 (112–138)", "0.25", "80 % (40)", "98.4"]
     assert rows["nn.LSTM"][:4] == ["600 (540–660)", "1.20", "", ""]
-    assert rows["ours, kernel cpu, no noise"][:4] == ["–", "", "", ""]
+    assert rows["ours, kernel cpp, no noise"][:4] == ["–", "", "", ""]
 
 
 def test_the_others_are_shown_where_they_come_closest(document):
@@ -58,12 +58,12 @@ def test_the_others_are_shown_where_they_come_closest(document):
 
 def test_growth_streams_epochs_and_what_is_missing(document):
     assert growth_table(document, 2, "training").rows[0] == ["784, 1, 128", "4", "6", ""]
-    assert stream_table(document).rows == [["ours, kernel cpu", "1", "31 (31–31)"]]
+    assert stream_table(document).rows == [["ours, kernel cpp", "1", "31 (31–31)"]]
     assert epoch_table(document).rows == [
         ["auto, 2 threads, 1280 sequences", "100", "1.0", "1.0–1.2", "1.100", "1.020"]
     ]
     found = missing_table(document).rows
-    assert found == [["ours, kernel cpu, no noise", "it is on holiday", "training T 784, batch 128, hidden 128"]]
+    assert found == [["ours, kernel cpp, no noise", "it is on holiday", "training T 784, batch 128, hidden 128"]]
 
 
 def test_the_page_shows_all_and_names_no_machine(document):
@@ -84,7 +84,7 @@ def test_the_documentation_is_replaced_and_what_stands_around_it_stays(document,
     write_documentation(path, document)
     path.write_text("Before.\n" + path.read_text() + "After.\n")
     changed = copy.deepcopy(document)
-    changed["cases"][0]["results"]["cpu"] = summary([0.0999])
+    changed["cases"][0]["results"]["cpp"] = summary([0.0999])
     write_documentation(path, changed)
     text = path.read_text()
     assert text.startswith("Before.\n# Speed") and text.endswith(END + "\nAfter.\n")

@@ -20,7 +20,7 @@ def results(layer: NoisyRNN, inputs: Tensor) -> list[Tensor]:
         return [outputs, h_n, *grads, *layer.eval()(inputs), layer.step(inputs[:, 0])]
 
 
-@pytest.mark.parametrize("kernel", ["auto", "torch", "reference"])
+@pytest.mark.parametrize("kernel", ["auto", "eager", "reference"])
 @pytest.mark.parametrize("value", [torch.float64, torch.float16, torch.bfloat16, "meta"], ids=str)
 def test_results_do_not_depend_on_them(kernel: str, value: torch.dtype | str) -> None:
     torch.manual_seed(0)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from noisyrnn.kernels import operators
-from noisyrnn.kernels.cpu.kernel import unavailable
-from noisyrnn.kernels.recurrence import FusedNoise, Recurrence
+from noisyrnn.kernels import operator
+from noisyrnn.kernels.call import FusedNoise, Recurrence
+from noisyrnn.kernels.cpp.kernel import unavailable
 from noisyrnn.models import AntisymmetricRNN, NoisyRNN, SequenceClassifier
 from noisyrnn.sde import BrownianPath
 
@@ -23,9 +23,9 @@ def _nothing_compiled_before() -> None:
     torch.compiler.reset()  # graphs count towards a limit for each function, not for each model
 
 
-@pytest.fixture(params=["cpu", "torch"])
+@pytest.fixture(params=["cpp", "eager"])
 def kernel(request: pytest.FixtureRequest) -> str:
-    reason = unavailable() if request.param == "cpu" else None
+    reason = unavailable() if request.param == "cpp" else None
     if reason is not None:
         pytest.skip(reason)
     return request.param
@@ -52,7 +52,7 @@ def flat(backend: str, kind: str, *, source: int = 2, dtype: torch.dtype = torch
     lengths = torch.tensor([[4, 1, 3], [4, 4, 2]])
     noise = FusedNoise(source=source, additive=0.1, slope=0.2 if source else 0.0)
     coefficients = (1.3, 0.7) if kind == "oscillator" else ()
-    settings = operators.Settings(backend, kind, "", coefficients, noise, True, True)
+    settings = operator.Settings(backend, kind, "", coefficients, noise, True, True)
     return [*tensors, dt, lengths, torch.tensor([1, -1])], list(settings.flat())
 
 
@@ -61,36 +61,36 @@ def flat(backend: str, kind: str, *, source: int = 2, dtype: torch.dtype = torch
 )
 def test_the_operators_keep_what_their_fakes_promise(kind: str, source: int, kernel: str) -> None:
     tensors, settings = flat(kernel, kind, source=source)
-    if kernel == "cpu" and kind != "drift":
+    if kernel == "cpp" and kind != "drift":
         pytest.skip("the CPU kernel does not run it")
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_static")
     for every_step, save in ((True, True), (False, True)):
-        torch.library.opcheck(operators.recurrence, (*tensors, *settings, every_step, save), test_utils=tests)
+        torch.library.opcheck(operator.recurrence, (*tensors, *settings, every_step, save), test_utils=tests)
     plain = [None if t is None else t.detach() for t in tensors]
     for every_step in (True, False):
-        torch.library.opcheck(operators.recurrence, (*plain, *settings, every_step, False), test_utils=tests[:2])
-    outputs, saved, last = operators.recurrence(*plain, *settings, True, True)
+        torch.library.opcheck(operator.recurrence, (*plain, *settings, every_step, False), test_utils=tests[:2])
+    outputs, saved, last = operator.recurrence(*plain, *settings, True, True)
     for with_inputs in (True, False):
         arguments = (*plain, outputs, saved, randn(*outputs.shape), randn(*last.shape), *settings, with_inputs)
-        torch.library.opcheck(operators.recurrence_backward, arguments, test_utils=tests[:2])
+        torch.library.opcheck(operator.recurrence_backward, arguments, test_utils=tests[:2])
 
 
 @pytest.mark.parametrize("kind", ["drift", "oscillator", "modrelu"])
 def test_the_bare_operator_has_the_gradients_of_the_function(kind: str, kernel: str) -> None:
     """What a compiled graph holds, against what runs without it."""
-    if kernel == "cpu" and kind != "drift":
+    if kernel == "cpp" and kind != "drift":
         pytest.skip("the CPU kernel does not run it")
     found = []
     for bare in (True, False):
         tensors, settings = flat(kernel, kind)
         tensors[4].requires_grad_(False)
         if bare:
-            outputs, _, last = operators.recurrence(*tensors, *settings, True, True)
+            outputs, _, last = operator.recurrence(*tensors, *settings, True, True)
         else:
             name, _, _, coefficients, source, levels, place = settings
             noise = FusedNoise(source, *levels, *place)
-            options = operators.Settings(name, kind, "", tuple(coefficients), noise, True, True)
-            outputs, _, last = operators.Fused.apply(*tensors, options)
+            options = operator.Settings(name, kind, "", tuple(coefficients), noise, True, True)
+            outputs, _, last = operator.Fused.apply(*tensors, options)
         (outputs.square().sum() + last.sum()).backward()
         found.append([outputs.detach(), last.detach(), *(t.grad for t in tensors[:7] if t is not None)])
         assert tensors[4].grad is None
@@ -102,13 +102,13 @@ def test_the_bare_operator_has_the_gradients_of_the_function(kind: str, kernel: 
 def test_the_mapped_axis_may_be_any(kernel: str) -> None:
     tensors, settings = flat(kernel, "drift")
     name, *rest = settings
-    call = operators._pass(tensors, *rest)
-    options = operators.Settings(name, "drift", "", (), call.noise, True, True)
+    call = operator._pass(tensors, *rest)
+    options = operator.Settings(name, "drift", "", (), call.noise, True, True)
     several = [torch.stack([t.detach(), t.detach()[[0, 0]]], dim=i % 2) for i, t in enumerate(tensors)]
-    mapped = torch.func.vmap(lambda *t: operators.Fused.apply(*t, options), in_dims=(0, 1) * 5)
+    mapped = torch.func.vmap(lambda *t: operator.Fused.apply(*t, options), in_dims=(0, 1) * 5)
     outputs, _, last = mapped(*several)
     for i, order in enumerate((lambda t: t.detach(), lambda t: t.detach()[[0, 0]])):
-        wanted = operators.Fused.apply(*map(order, tensors), options)
+        wanted = operator.Fused.apply(*map(order, tensors), options)
         assert torch.allclose(outputs[i], wanted[0], rtol=1e-5, atol=1e-6)
         assert torch.allclose(last[i], wanted[2], rtol=1e-5, atol=1e-6)
 
@@ -195,10 +195,10 @@ def test_copies_and_pickles_compute_the_same(kernel: str) -> None:
 def test_settings_come_back_from_the_operators_arguments(kernel: str) -> None:
     """Each field of the noise in its own place."""
     noise = FusedNoise(source=2, additive=0.5, base=0.25, slope=0.125, first_row=3, first_step=4, stream=5)
-    settings = operators.Settings(kernel, "drift", "tf32", (1.0, 2.0), noise, True, False)
+    settings = operator.Settings(kernel, "drift", "tf32", (1.0, 2.0), noise, True, False)
     tensors, _ = flat(kernel, "drift")
     name, *rest = settings.flat()
-    call = operators._pass(tensors, *rest)
+    call = operator._pass(tensors, *rest)
     assert name == kernel
     assert (call.kind, call.precision, call.coefficients, call.noise) == ("drift", "tf32", (1.0, 2.0), noise)
     assert call.seed is tensors[-1]
@@ -206,7 +206,7 @@ def test_settings_come_back_from_the_operators_arguments(kernel: str) -> None:
 
 def test_recurrence_fields_are_in_the_order_of_a_pass() -> None:
     assert Recurrence._fields[1:6] == ("A", "W", "U", "b", "step")
-    assert operators.Pass._fields[3:8] == Recurrence._fields[1:6]
+    assert operator.Pass._fields[3:8] == Recurrence._fields[1:6]
 
 
 def test_layers_with_other_settings_compile_too() -> None:

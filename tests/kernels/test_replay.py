@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.kernels import reference
-from noisyrnn.kernels.recurrence import FusedNoise, Pass
+from noisyrnn.kernels.call import FusedNoise, Pass
 from noisyrnn.kernels.replay import replay
 from noisyrnn.models import build_layer
 from noisyrnn.models.cell import Cell

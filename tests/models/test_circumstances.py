@@ -20,21 +20,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
-from noisyrnn.kernels.cpu.kernel import unavailable
+from noisyrnn.kernels.cpp.kernel import unavailable
 from noisyrnn.models import MODELS, RecurrentLayer, build_layer
 from noisyrnn.sde import BrownianPath
 
 Result = dict[str, Tensor]
 Call = Callable[[RecurrentLayer, Tensor], Tensor]
 
-KERNELS = ("cpu", "torch", "reference")
-DRIFT = ("antisymmetric", "lipschitz", "noisy")  # what kernel "cpu" runs
-FUSED = (*DRIFT, "cornn", "exprnn")  # what kernel "torch" runs
+KERNELS = ("cpp", "eager", "reference")
+DRIFT = ("antisymmetric", "lipschitz", "noisy")  # what kernel "cpp" runs
+FUSED = (*DRIFT, "cornn", "exprnn")  # what kernel "eager" runs
 PAIRS = [
     (name, kernel)
     for name in sorted(MODELS)
     for kernel in KERNELS
-    if kernel == "reference" or (kernel == "torch" and name in FUSED) or (kernel == "cpu" and name in DRIFT)
+    if kernel == "reference" or (kernel == "eager" and name in FUSED) or (kernel == "cpp" and name in DRIFT)
 ]
 FORMS = ("plain", "lengths", "stack")
 BATCH, STEPS, INPUT, HIDDEN = 4, 6, 3, 5
@@ -49,7 +49,7 @@ def _own_generator() -> Iterator[None]:
 
 def make(name: str, kernel: str, form: str = "plain", **options: Any) -> RecurrentLayer:
     """A noisy float32 layer with weights large enough to matter."""
-    if kernel == "cpu" and (reason := unavailable()) is not None:
+    if kernel == "cpp" and (reason := unavailable()) is not None:
         pytest.skip(reason)
     torch.manual_seed(0)
     stack = {"num_layers": 2, "bidirectional": True, "dropout": 0.3} if form == "stack" else {}
@@ -395,7 +395,7 @@ def test_forward_mode_is_the_references() -> None:
     with torch.no_grad():
         quotient = (layer(inputs + step)[0] - layer(inputs - step)[0]) / (2 * step)
     torch.testing.assert_close(expected, quotient, rtol=1e-2, atol=1e-3)
-    layer.kernel = "torch"
+    layer.kernel = "eager"
     with pytest.raises(NotImplementedError, match=r"^kernel must be 'reference' for forward-mode derivatives"):
         derivative()
 

@@ -19,8 +19,8 @@ pytestmark = [
 
 FUSED = ("noisy", "lipschitz", "antisymmetric")
 PAIRS = [
-    *((name, "gpu") for name in FUSED),
-    *((name, "torch") for name in (*FUSED, "cornn", "exprnn")),
+    *((name, "triton") for name in FUSED),
+    *((name, "eager") for name in (*FUSED, "cornn", "exprnn")),
     *((name, "reference") for name in sorted(MODELS)),
 ]
 every_pair = pytest.mark.parametrize(("name", "kernel"), PAIRS)
@@ -154,7 +154,7 @@ def test_the_last_rows_and_steps_of_a_path() -> None:
     layer.kernel = "reference"
     expected = layer(inputs, path=path)[0].detach()
     layer = layer.cuda()
-    for kernel in ("gpu", "torch", "reference"):
+    for kernel in ("triton", "eager", "reference"):
         layer.kernel = kernel
         found = layer(inputs.cuda(), path=path)[0].detach().cpu()
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

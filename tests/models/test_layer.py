@@ -298,7 +298,7 @@ def test_copies_and_pickles(name: str, make_layer: Make, make_inputs: Make) -> N
 
 
 @pytest.mark.parametrize("name", ["noisy", "cornn", "exprnn"])
-@pytest.mark.parametrize("kernel", ["reference", "torch"])
+@pytest.mark.parametrize("kernel", ["reference", "eager"])
 def test_replicas_of_a_stack(name: str, kernel: str, make_layer: Make, make_inputs: Make) -> None:
     layers = [make_layer(name, seed=seed, **STACK) for seed in (0, 1)]
     for layer in layers:

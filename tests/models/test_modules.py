@@ -14,7 +14,7 @@ from noisyrnn.models.lipschitz import LipschitzCell
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise
 
-KERNELS = ("auto", "torch", "reference")
+KERNELS = ("auto", "eager", "reference")
 INPUTS = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0))
 LENGTHS = torch.tensor([6, 1, 4, 6])
 PATH = BrownianPath(seed=3)

@@ -118,7 +118,7 @@ def test_lipschitz_is_noisy_without_noise(make_layer: Make, make_inputs: Make) -
     assert torch.equal(noisy(make_inputs())[0], lipschitz(make_inputs())[0])
 
 
-@pytest.mark.parametrize("kernel", ["auto", "torch", "reference"])
+@pytest.mark.parametrize("kernel", ["auto", "eager", "reference"])
 def test_each_matrix_has_its_own_skew_symmetry_and_damping(kernel: str, make_inputs: Make) -> None:
     """In what the kernels and the analyses read, and in what comes out."""
     options = {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.kernels import dispatch
+from noisyrnn.kernels import select
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_seeds
 from noisyrnn.training.fit_seeds import seed_range
@@ -33,7 +33,7 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NOISYRNN_KERNEL", "torch")
+    monkeypatch.setenv("NOISYRNN_KERNEL", "eager")
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_run_that_stops_early_drops_out(dataset: Dataset, config: TrainConfig,
         assert_same(end_of(folder), wanted)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "torch"])
+@pytest.mark.parametrize("kernel", ["reference", "eager"])
 def test_a_run_that_diverges_stops_no_other(
     kernel: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +169,7 @@ def test_interrupted_and_resumed_runs_end_in_the_same_bits(
         assert isinstance(result, FitResult)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "torch"])
+@pytest.mark.parametrize("kernel", ["reference", "eager"])
 def test_runs_go_on_from_different_steps(
     kernel: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,10 +218,10 @@ def test_the_compiled_kernel_ends_where_each_run_would_alone(
 ) -> None:
     config = dataclasses.replace(config, hidden_size=41, step_size=0.1, learning_rate=0.001)  # past one tile, and tame
     cell = build(config).layer.cell
-    reason = dispatch.refusal("cpu", cell, unequal.train.inputs, recurrence=cell.recurrence())
+    reason = select.refusal("cpp", cell, unequal.train.inputs, recurrence=cell.recurrence())
     if reason is not None:
         pytest.skip(reason)
-    monkeypatch.setenv("NOISYRNN_KERNEL", "cpu")
+    monkeypatch.setenv("NOISYRNN_KERNEL", "cpp")
     expected = alone(seeds(config), unequal, build, tmp_path)
     folders = places(tmp_path / "batch_seeds", 3)
     fit_seeds([build(c) for c in seeds(config)], unequal, seeds(config), folders=folders)

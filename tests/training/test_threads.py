@@ -54,8 +54,8 @@ def weights(dataset: Dataset, threads: int, *, batch_seeds: bool = False, **opti
 @pytest.mark.parametrize(
     ("model", "kernel"),
     [
-        *[("noisy", "auto"), ("exprnn", "auto"), ("lstm", "auto"), ("cornn", "torch"), ("noisy", "reference")],
-        *[pytest.param(m, k, marks=pytest.mark.slow) for m in MODELS for k in ("auto", "torch", "reference")],
+        *[("noisy", "auto"), ("exprnn", "auto"), ("lstm", "auto"), ("cornn", "eager"), ("noisy", "reference")],
+        *[pytest.param(m, k, marks=pytest.mark.slow) for m in MODELS for k in ("auto", "eager", "reference")],
     ],
 )
 def test_the_same_weights_on_any_number_of_threads(

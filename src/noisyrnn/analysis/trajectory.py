@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from noisyrnn.checks import check_lengths, check_sequences, values_hidden
-from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.call import Recurrence
 from noisyrnn.kernels.reference import StepMaps
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
 from noisyrnn.models.modules import prepare_weights

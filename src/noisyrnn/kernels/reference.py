@@ -5,7 +5,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.call import Recurrence
 from noisyrnn.padding import valid_steps
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise, NoiseDraws

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.kernels import reference
-from noisyrnn.kernels.recurrence import Pass, Recurrence
+from noisyrnn.kernels.call import Pass, Recurrence
 
 
 class _Weights(NamedTuple):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_flag, check_number
-from noisyrnn.kernels.cpu.recurrent_matrix import skew_damped_together
-from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.call import Recurrence
+from noisyrnn.kernels.cpp.recurrent_matrix import skew_damped_together
 from noisyrnn.models.cell import Cell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.sde.recurrent_matrix import check_skew_damped, skew_damped

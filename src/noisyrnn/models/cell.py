@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import LARGEST_SIZE, check_integer
-from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.call import Recurrence
 from noisyrnn.models.modules import prepare_weights
 
 Weights = TypeVar("Weights")

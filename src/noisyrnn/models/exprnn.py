@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_flag
-from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.call import Recurrence
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.layer import RecurrentLayer
 

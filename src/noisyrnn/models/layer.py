@@ -20,8 +20,8 @@ from noisyrnn.checks import (
     check_number,
     check_tensor,
 )
-from noisyrnn.kernels import dispatch
-from noisyrnn.kernels.cpu import Stream
+from noisyrnn.kernels import select
+from noisyrnn.kernels.cpp import Stream
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.loops.module_cell import as_cell
 from noisyrnn.models.modules import called_hooks, check_uncalled, prepare_weights
@@ -70,7 +70,7 @@ class RecurrentLayer(nn.Module):
     Attributes:
         cells: The cells by name, in the order of `h_0` and `h_n`.
         noise: "auto" (noise in training mode), "on" or "off".
-        kernel: What runs the loops over time: "auto" (the fastest that can), "cpu", "gpu", "torch" or "reference".
+        kernel: What runs the loops over time: "auto" (the fastest that can), "cpp", "triton", "eager" or "reference".
 
     Raises:
         ValueError: If an argument is out of range.
@@ -170,7 +170,7 @@ class RecurrentLayer(nn.Module):
 
     @kernel.setter
     def kernel(self, name: str) -> None:
-        check_choice("kernel", name, dispatch.KERNELS)
+        check_choice("kernel", name, select.KERNELS)
         self._kernel = name
 
     @property
@@ -381,7 +381,7 @@ class RecurrentLayer(nn.Module):
                 if done is not None:
                     return done
         prepare_weights(cell)
-        return dispatch.run(
+        return select.run(
             cell,
             inputs,
             state,
@@ -397,7 +397,7 @@ class RecurrentLayer(nn.Module):
         """Whether a noise-free pass may go by the CPU kernel with weights that are packed already."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return False
-        return dispatch.chosen(self._kernel) in ("auto", "cpu")
+        return select.chosen(self._kernel) in ("auto", "cpp")
 
     def _initial_states(self, h_0: Tensor | None, batch: int, alone: bool) -> list[Tensor]:
         """One state `(batch, state_size)` for each cell."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from noisyrnn.checks import check_number
 from noisyrnn.data.base import Dataset
 from noisyrnn.interruption import graceful_interrupt
-from noisyrnn.kernels import dispatch
+from noisyrnn.kernels import select
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, locked
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
@@ -147,7 +147,7 @@ class _Group:
         layer, sample = runs[0].model.layer, runs[0].model.standardize(self.train_split.inputs[:1])
         cell: Any = layer.cells["l0"]  # of all layers the same kind
         plain = runs[0].noisy.objective is noisy_loss and dataset.train.weights is None
-        self.fused = plain and dispatch.resolve(cell, sample, kernel=layer.kernel) != "reference"
+        self.fused = plain and select.resolve(cell, sample, kernel=layer.kernel) != "reference"
 
     @property
     def active(self) -> list[Run]:

@@ -1,6 +1,0 @@
-"""The CPU kernel: C++ compiled for this machine at its first use."""
-
-from noisyrnn.kernels.cpu.kernel import backward, forward, layout, supports
-from noisyrnn.kernels.cpu.stream import Stream
-
-__all__ = ["Stream", "backward", "forward", "layout", "supports"]

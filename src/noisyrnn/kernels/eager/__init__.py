@@ -1,0 +1,32 @@
+"""The kernel "eager": a backward pass written by hand in tensor operations, for where nothing can be compiled.
+
+The loop over steps runs without autograd and writes into memory made once. What does not depend on the state (input
+projections, noise, derivatives of what was saved) is done for many steps at a time, and so are the gradients of the
+weights: one large product a block. Any device; float32 and float64.
+"""
+
+import torch
+from torch import Tensor
+
+from noisyrnn.kernels.call import Pass, Recurrence
+from noisyrnn.kernels.eager.backward_pass import backward
+from noisyrnn.kernels.eager.forward_pass import forward
+
+__all__ = ["backward", "forward", "layout", "supports"]
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+def supports(recurrence: Recurrence, inputs: Tensor) -> str | None:
+    """As in `Backend`."""
+    if inputs.dtype not in _DTYPES:
+        return f"{inputs.dtype} is not float32 or float64"
+    if recurrence.W.dtype != inputs.dtype:
+        return f"inputs are {inputs.dtype} and weights {recurrence.W.dtype}"
+    return None
+
+
+def layout(call: Pass) -> tuple[int, int]:
+    """As in `Backend`."""
+    hidden = call.W.shape[1]
+    return hidden, call.W.shape[2] + (hidden if call.noise.source else 0)

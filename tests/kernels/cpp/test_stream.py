@@ -1,0 +1,191 @@
+"""Steps one after another equal the pass over the sequence, whatever happens to the weights between them."""
+
+import concurrent.futures
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from noisyrnn import GRU, LSTM, AntisymmetricRNN, CoRNN, ExpRNN, LipschitzRNN, NoisyRNN
+from noisyrnn.models import RecurrentLayer
+
+FUSED = (NoisyRNN, LipschitzRNN, AntisymmetricRNN)
+# float32 numbers of size 1, some roundings apart: the matrices are multiplied in another order.
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+def steps_of(layer: RecurrentLayer, inputs: Tensor) -> Tensor:
+    state, outputs = None, []
+    for x in inputs.unbind(1):
+        state = layer.step(x, state)
+        outputs.append(state[:, : layer.hidden_size])
+    return torch.stack(outputs, dim=1)
+
+
+def a_layer(kind: type[RecurrentLayer] = NoisyRNN, hidden_size: int = 21) -> RecurrentLayer:
+    torch.manual_seed(3)
+    sizes = {"step_size": 0.3, "init_std": 3.0} if kind in FUSED else {}
+    return kind(input_size=3, hidden_size=hidden_size, **sizes).eval()
+
+
+@pytest.fixture
+def layer() -> RecurrentLayer:
+    return a_layer()
+
+
+def assert_follows(layer: RecurrentLayer, batch: int = 2) -> None:
+    """Steps give what the cell's own step gives with the weights of now."""
+    x, state = torch.randn(batch, layer.input_size), torch.randn(batch, layer.cell.state_size)
+    with torch.no_grad():
+        expected = layer.cell.step(x, state)
+    torch.testing.assert_close(layer.step(x, state), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", [*FUSED, GRU, LSTM, CoRNN, ExpRNN])
+@pytest.mark.parametrize("batch", [1, 2, 9])
+def test_steps_are_the_whole_pass(kind: type[RecurrentLayer], batch: int) -> None:
+    layer = a_layer(kind)
+    inputs = torch.randn(batch, 12, 3)
+    torch.testing.assert_close(steps_of(layer, inputs), layer(inputs)[0].detach(), **TOLERANCE)
+    call = layer._streams[0]._prepared
+    assert (call is not None and call.call is not None) == (kind in FUSED)  # by the kernel, or by the cell
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_a_step_is_the_kernels_first_to_the_bit(kind: type[RecurrentLayer]) -> None:
+    layer = a_layer(kind)
+    inputs = torch.randn(5, 6, 3)
+    assert torch.equal(steps_of(layer, inputs), layer(inputs)[0])
+
+
+def test_no_noise_in_a_step(layer: RecurrentLayer) -> None:
+    layer.train()
+    x = torch.randn(2, 3)
+    assert torch.equal(layer.step(x), layer.step(x))
+    assert not layer.step(x).requires_grad
+
+
+def test_weights_that_change_are_noticed(layer: RecurrentLayer) -> None:
+    assert_follows(layer)
+    now = torch.ones(1, 3), torch.ones(1, 21)
+    before = layer.step(*now)
+    with torch.no_grad():
+        layer.cell.C.mul_(1.5)
+    assert_follows(layer)
+    assert not torch.equal(layer.step(*now), before)
+    with torch.no_grad():
+        layer.cell.step_size.fill_(0.4)
+    assert_follows(layer)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.1)
+    for _ in range(2):
+        layer(torch.randn(2, 4, 3))[0].sum().backward()
+        optimiser.step()
+        assert_follows(layer)
+    layer.load_state_dict(a_layer().state_dict())
+    assert_follows(layer)
+    assert torch.equal(layer.step(*now), before)
+
+
+def test_weights_that_are_replaced_are_noticed(layer: RecurrentLayer) -> None:
+    assert_follows(layer)
+    layer.cell.B.data = torch.randn(21, 21)
+    assert_follows(layer)
+    layer.cell.input.weight = nn.Parameter(torch.randn(21, 3))
+    assert_follows(layer)
+    layer.cell.input = nn.Linear(3, 21)
+    assert_follows(layer)
+
+
+def test_buffers_that_change_are_noticed() -> None:
+    layer = a_layer(LipschitzRNN)  # its step is a buffer
+    assert_follows(layer)
+    layer.cell.step_size.mul_(2)
+    assert_follows(layer)
+
+
+def test_batches_of_changing_size(layer: RecurrentLayer) -> None:
+    for batch in (1, 40, 3, 1, 7, 0, 2):
+        assert_follows(layer, batch)
+
+
+def test_tensors_that_are_not_contiguous(layer: RecurrentLayer) -> None:
+    x, state = torch.randn(3, 4).T, torch.randn(21, 4).T
+    expected = layer.step(x.contiguous(), state.contiguous())
+    assert torch.equal(layer.step(x, state), expected)
+    assert torch.equal(layer.step(torch.stack([x, x], dim=2)[..., 1], state), expected)
+    wide = torch.randn(1, 3)
+    assert torch.equal(layer.step(wide.expand(4, 3), state), layer.step(wide.repeat(4, 1), state))
+    kept = state.clone()
+    layer.step(x, state)
+    assert torch.equal(state, kept)
+
+
+def test_other_dtypes_and_devices(layer: RecurrentLayer) -> None:
+    assert_follows(layer)
+    with pytest.raises(TypeError, match=r"inputs must be torch\.float32"):
+        layer.step(torch.randn(2, 3).double())
+    with pytest.raises(TypeError, match=r"state must be torch\.float32"):
+        layer.step(torch.randn(2, 3), torch.randn(2, 21).half())
+    with pytest.raises(RuntimeError):
+        layer.step(torch.randn(2, 3, device="meta"))
+    assert_follows(layer)
+    double = copy.deepcopy(layer).double()
+    inputs = torch.randn(2, 5, 3, dtype=torch.float64)
+    torch.testing.assert_close(steps_of(double, inputs), double(inputs)[0].detach(), rtol=1e-12, atol=1e-12)
+    layer.to("meta")
+    assert layer.step(torch.randn(2, 3, device="meta")).device.type == "meta"
+
+
+def test_wrong_shapes(layer: RecurrentLayer) -> None:
+    with pytest.raises(ValueError, match=r"^inputs must have shape \(batch, 3\), got \(2, 4\)\.$"):
+        layer.step(torch.randn(2, 4))
+    with pytest.raises(ValueError, match=r"^inputs must have shape \(batch, 3\), got \(1, 2, 3\)\.$"):
+        layer.step(torch.randn(1, 2, 3))
+    with pytest.raises(ValueError, match=r"^state must have shape \(2, 21\), got \(1, 21\)\.$"):
+        layer.step(torch.randn(2, 3), torch.randn(1, 21))
+
+
+@pytest.mark.parametrize("kernel", ["reference", "eager"])
+def test_another_kernel_leaves_it_to_the_cell(layer: RecurrentLayer, kernel: str) -> None:
+    layer.kernel = kernel
+    assert_follows(layer)
+    assert layer._streams[0]._prepared is None
+
+
+def test_copies_and_pickles(layer: RecurrentLayer) -> None:
+    x = torch.randn(2, 3)
+    expected = layer.step(x)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other.step(x), expected)
+        with torch.no_grad():
+            other.cell.step_size.mul_(2)
+        assert not torch.equal(other.step(x), expected)
+        assert torch.equal(layer.step(x), expected)
+
+
+def test_inference_mode(layer: RecurrentLayer) -> None:
+    x = torch.randn(2, 3)
+    expected = layer.step(x)
+    with torch.inference_mode():
+        assert torch.equal(layer.step(x), expected)
+        born = a_layer()  # its weights do not count their versions
+        torch.testing.assert_close(born.step(x), expected, **TOLERANCE)
+    torch.testing.assert_close(born.step(x), expected, **TOLERANCE)
+
+
+def test_vmap(layer: RecurrentLayer) -> None:
+    x = torch.randn(4, 2, 3)
+    expected = torch.stack([layer.step(one) for one in x])
+    torch.testing.assert_close(torch.func.vmap(layer.step)(x), expected, **TOLERANCE)
+
+
+def test_threads_share_a_layer(layer: RecurrentLayer) -> None:
+    """Each thread's steps, of its own batch size, are its own."""
+    work = [torch.randn(batch, 300, 3) for batch in (1, 6, 30)]
+    expected = [steps_of(layer, inputs) for inputs in work]
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            found = list(pool.map(lambda inputs: steps_of(layer, inputs), work))
+            assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
