@@ -187,6 +187,14 @@ def check_lengths(lengths: object, *, batch: int, steps: int) -> None:
         raise ValueError(f"lengths must lie in [1, {steps}], the number of steps, got {low if low < 1 else high}.")
 
 
+def check_batch(inputs: object, lengths: Tensor | None) -> None:
+    """Raise unless `inputs` is `(batch, steps, input_size)` and `lengths`, if there are any, fits it."""
+    check_sequences("inputs", inputs)
+    if lengths is not None:
+        assert isinstance(inputs, Tensor)
+        check_lengths(lengths, batch=inputs.shape[0], steps=inputs.shape[1])
+
+
 def as_int64(labels: object) -> Tensor:
     """Class indices of any integer type as int64, the one type that torch's own losses and indices take.
 

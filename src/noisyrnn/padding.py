@@ -17,3 +17,16 @@ def valid_steps(lengths: Tensor, steps: int) -> Tensor:
                 [ True,  True,  True]])
     """
     return torch.arange(steps, device=lengths.device) < lengths[..., None]
+
+
+def valid_values(inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    """Mask of the steps of `inputs` that belong to their sequence, bool `(batch, steps, 1)`.
+
+    Args:
+        inputs: `(batch, steps, input_size)`.
+        lengths: Valid steps of each sequence, integers `(batch,)`; `None` where all are.
+    """
+    batch, steps, _ = inputs.shape
+    if lengths is None:
+        return torch.ones(batch, steps, 1, dtype=torch.bool, device=inputs.device)
+    return valid_steps(lengths.to(inputs.device), steps).unsqueeze(-1)

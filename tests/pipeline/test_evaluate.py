@@ -11,7 +11,7 @@ import torch
 
 from noisyrnn.data import load_dataset
 from noisyrnn.pipeline import EvaluateConfig, evaluate_run, train_run
-from noisyrnn.robustness import Scaled, WhiteNoise, evaluate
+from noisyrnn.robustness import WhiteNoise, evaluate
 from noisyrnn.training import RunFolder, TrainConfig, load
 
 
@@ -45,7 +45,7 @@ def test_figures_are_those_of_the_library(run: RunFolder) -> None:
     written = json.loads(run.robustness.read_text())
     dataset = load_dataset(json.loads(run.config.read_text())["config"]["dataset"])
     model, test = load(run.model), dataset.test
-    noise = Scaled(WhiteNoise(0.5), center=dataset.scale.mean, scale=dataset.scale.std)
+    noise = WhiteNoise(0.5, scale=dataset.scale)
     columns = {column["perturbation"]: column for column in written["columns"]}
     assert columns["clean"]["accuracy"] == evaluate(model, test).accuracy
     assert columns["white_noise"] == evaluate(model, test, noise, draws=2, seed=0).to_dict()

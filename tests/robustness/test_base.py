@@ -1,6 +1,64 @@
-import pytest
+from dataclasses import dataclass
+from typing import final
 
-from noisyrnn.robustness import check_strengths
+import pytest
+import torch
+
+from noisyrnn.data.scale import Scale
+from noisyrnn.robustness import FGSM, PERTURBATIONS, Perturbation, check_strengths, default_strengths
+from noisyrnn.robustness.base import check_perturbation
+from noisyrnn.robustness.default_strengths import WITHOUT_UNIT
+
+
+@final
+@dataclass(frozen=True)
+class Drift(Perturbation):
+    """A user's own perturbation: one class with one method."""
+
+    name = "drift"
+
+    def perturb(self, inputs, **unused):
+        return inputs + self.strength * torch.linspace(0, 1, inputs.shape[1])[:, None]
+
+
+def test_one_method_is_a_perturbation():
+    inputs, lengths = torch.full((2, 5, 1), 3.0), torch.tensor([5, 2])
+    drift, valid = torch.tensor([0, 0.5, 1, 1.5, 2]), torch.arange(5) < lengths[:, None]
+    result = Drift(2.0)(None, inputs, lengths, generator=torch.Generator(), lengths=lengths)
+    torch.testing.assert_close(result[..., 0], 3 + drift * valid)
+    assert torch.equal(Drift(0)(None, inputs, lengths, generator=torch.Generator()), inputs)
+    clipped = Drift(2.0, clip=(0.0, 4.0))(None, inputs, lengths, generator=torch.Generator())
+    torch.testing.assert_close(clipped[0, :, 0], (3 + drift).clamp(max=4))
+    volts = Scale(mean=(3.0,), std=(10.0,), low=(0.0,), high=(9.0,))
+    scaled = Drift(2.0, scale=volts)(None, inputs, lengths, generator=torch.Generator())
+    torch.testing.assert_close(scaled[0, :, 0], 3 + 10 * drift)
+    assert (Drift(2.0).unit, Drift(2.0, scale=volts).unit, Drift(2.0).random, Drift(2.0).is_attack) == (
+        "",
+        "s",
+        True,
+        False,
+    )
+
+
+def test_a_perturbation_needs_a_name_and_the_method():
+    with pytest.raises(TypeError, match=r"abstract .*name.*perturb"):
+        Perturbation(0.1)
+
+
+def test_what_is_not_a_perturbation():
+    with pytest.raises(TypeError, match=r"^noise must be a Perturbation, got the class FGSM\. Call it with a strength"):
+        check_perturbation("noise", FGSM)
+    with pytest.raises(TypeError, match=r"^noise must be a Perturbation, got 0\.1\. Use one of noisyrnn"):
+        check_perturbation("noise", 0.1)
+
+
+def test_default_strengths_follow_the_range_of_the_data():
+    images, bytes_, volts = default_strengths((0.0, 1.0)), default_strengths((-100.0, 100.0)), default_strengths(None)
+    assert set(images) == set(bytes_) == set(volts) == set(PERTURBATIONS)
+    for name, strengths in images.items():
+        factor = 1 if name in WITHOUT_UNIT else 200
+        assert bytes_[name] == pytest.approx([factor * strength for strength in strengths])
+    assert volts == images | {"pgd_l2": (0.02, 0.05)}  # times √n
 
 
 def test_lists_and_tuples_pass():

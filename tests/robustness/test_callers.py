@@ -1,7 +1,6 @@
 """What callers bring: other layouts, autograd modes, label types and objects than the library's own."""
 
 import contextlib
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,12 +85,12 @@ def test_other_containers_are_refused_with_what_to_build(given: Any) -> None:
             function(classifier(), given)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("given", [lambda *_, **__: X, FGSM, SimpleNamespace(strength=1.0), 0.1])
-def test_an_incomplete_perturbation_is_refused(given: Any) -> None:
-    with pytest.raises(
-        TypeError, match=r"^perturbation must be a Perturbation with the attributes strength, name, random"
-    ):
+@pytest.mark.parametrize("given", [lambda *_, **__: X, FGSM, 0.1])
+def test_what_is_not_a_perturbation_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="perturbation"):
         evaluate(classifier(), split(), given)
+    with pytest.raises(TypeError, match=r"perturbations\[1\]"):
+        examples(classifier(), split(), [FGSM(0.1), given], indices=[0])
 
 
 def test_one_logit_is_refused_with_what_to_return() -> None:

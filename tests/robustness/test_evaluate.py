@@ -1,4 +1,5 @@
 import json
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from noisyrnn.data.base import Split
 from noisyrnn.robustness import (
     FGSM,
     PGD,
+    Perturbation,
     RobustnessResult,
     SaltAndPepper,
     WhiteNoise,
@@ -62,7 +64,7 @@ def test_noisy_accuracy_is_the_mean_over_draws(split):
     assert result.accuracy == pytest.approx(sum(result.draw_accuracies) / 3, rel=1e-12)
     assert result.interval[0] < result.accuracy < result.interval[1]
     assert (result.perturbation, result.strength) == ("white_noise", 1.0)
-    assert result.settings == "WhiteNoise(strength=1.0, clip=None)"
+    assert result.settings == "WhiteNoise(strength=1.0, clip=None, scale=None)"
 
 
 @pytest.mark.parametrize("perturbation", [WhiteNoise(0.3), SaltAndPepper(0.2)])
@@ -105,16 +107,16 @@ def test_attack_leaves_the_module_alone(split, linear):
     assert linear.weight.grad is None and not linear.training
 
 
-class Scripted:
-    """An attack that fools sequence `first value` in the draws its script names, and counts whom it is given."""
+@dataclass(frozen=True)
+class Scripted(Perturbation):
+    """An attack that fools the sequences that its script names for each draw, and records which ones it is given."""
 
-    name, symbol, norm, unit, clip, strength = "scripted", "ϵ", "linf", "", None, 0.1
-    random = needs_gradient = True
+    script: tuple[set[int], ...] = ()
+    seen: list[list[int]] = field(default_factory=list)
 
-    def __init__(self, script):
-        self.script, self.seen = script, []
+    name, norm = "scripted", "linf"
 
-    def __call__(self, model, inputs, labels, *, generator, lengths=None):
+    def perturb(self, inputs, **unused):
         fooled = self.script[len(self.seen)]
         self.seen.append(inputs[:, 0, 0].int().tolist())
         hit = torch.tensor([row in fooled for row in self.seen[-1]])
@@ -124,7 +126,7 @@ class Scripted:
 def test_an_attack_counts_its_worst_start_and_spares_who_is_fooled():
     inputs = torch.arange(5.0).reshape(5, 1, 1)
     split = Split(inputs=inputs, labels=torch.tensor([1, 1, 0, 1, 1]), classes=2)  # the third is wrong by itself
-    attack = Scripted([{1}, {0, 1}, {4}])
+    attack = Scripted(0.1, script=({1}, {0, 1}, {4}))
 
     def sign(x):  # class 1 where not negative
         return torch.cat([torch.zeros_like(x[:, 0]), x[:, 0] + 0.5], dim=1)
@@ -135,7 +137,7 @@ def test_an_attack_counts_its_worst_start_and_spares_who_is_fooled():
     interval = accuracy_interval([0, 0, 0, 1, 0], draws=1)
     assert result.interval == (interval.low, interval.high)
     assert (result.moved, result.guess, result.norm) == (True, 0.8, "linf")
-    stopped = Scripted([{0, 1}, {3, 4}, set()])
+    stopped = Scripted(0.1, script=({0, 1}, {3, 4}, set()))
     assert evaluate(sign, split, stopped, draws=3).accuracy == 0 and len(stopped.seen) == 2
 
 

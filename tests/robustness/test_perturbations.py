@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from noisyrnn.robustness import FGSM, PERTURBATIONS, PGD, SaltAndPepper, WhiteNoise, build_perturbation
-from noisyrnn.robustness.base import check_model, predict
+from noisyrnn.robustness.logits import check_model, predict
 
 RANGE = (0.0, 1.0)
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -25,7 +25,7 @@ def test_names_and_symbols(name):
     assert (perturbation.name, perturbation.strength, perturbation.clip) == (name, 0.25, None)
     assert perturbation.symbol == entry.symbol
     assert entry.description and "\n" not in entry.description
-    assert perturbation.needs_gradient == (name in ("fgsm", "pgd_linf", "pgd_l2"))
+    assert perturbation.is_attack == (name in ("fgsm", "pgd_linf", "pgd_l2"))
     assert perturbation.random == (name != "fgsm")
 
 
@@ -63,7 +63,7 @@ def test_same_generator_same_result(name, recurrent, make_inputs):
     perturb = build_perturbation(name, 0.3, value_range=RANGE)
     one, two, other = (perturb(recurrent, make_inputs(), LABELS, generator=generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
-    if not perturb.needs_gradient:  # an attack from two starts may end in the same corner
+    if not perturb.is_attack:  # an attack from two starts may end in the same corner
         assert not torch.equal(one, other)
 
 

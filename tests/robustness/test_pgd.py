@@ -172,14 +172,6 @@ def test_default_steps_fall_from_the_radius_along_a_cosine():
     assert seen[4:] == pytest.approx([-5.0, -5.0, -5.0])
 
 
-def test_a_radius_per_value_counts_valid_values(linear, make_inputs):
-    inputs, lengths = make_inputs(), torch.tensor([1, 2, 3, 4, 5, 5])
-    result = PGD(0.2, norm="l2", per_value=True)(linear, inputs, LABELS, generator=generator(), lengths=lengths)
-    torch.testing.assert_close((result - inputs).flatten(1).norm(dim=1), 0.2 * (2 * lengths.double()).sqrt())
-    with pytest.raises(ValueError, match=r"^per_value must be false for norm 'linf'"):
-        PGD(0.2, per_value=True)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

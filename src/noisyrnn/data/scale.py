@@ -1,10 +1,13 @@
 """The scale of data that state no range of values: four statistics of each channel of the training part."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from noisyrnn.checks import check_number
 
 if TYPE_CHECKING:
     from noisyrnn.data.base import Split
@@ -22,12 +25,26 @@ class Scale:
         std: Standard deviation of each channel, 0 where it never varies.
         low: Quantile 0.1 % of each channel.
         high: Quantile 99.9 % of each channel.
+
+    Raises:
+        ValueError: If a number is not finite, a standard deviation is negative, or the four have different lengths.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std", "low", "high"):
+            numbers = tuple(map(float, getattr(self, name)))
+            if len(numbers) != len(self.mean):
+                raise ValueError(
+                    f"{name} must hold one number for each of {len(self.mean)} channels, got {len(numbers)}."
+                )
+            for number in numbers:
+                check_number(name, number, minimum=0 if name == "std" else -math.inf)
+            object.__setattr__(self, name, numbers)
 
     @classmethod
     def of(cls, split: "Split") -> "Scale":

@@ -20,11 +20,9 @@ from noisyrnn.robustness import (
     evaluate,
     worst_cases,
 )
+from noisyrnn.robustness.default_strengths import ESTIMATOR_ATTACKS, ESTIMATOR_NOISE
 from noisyrnn.robustness.statistics import mean_interval
 from noisyrnn.training.objective import Trained, loss_of
-
-_NOISE = {"white_noise": (0.1, 0.3), "salt_and_pepper": (0.03, 0.1)}
-_ATTACKS = {"fgsm": (0.03,), "pgd_linf": (0.03,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +92,7 @@ def classification_report(
     seed: int,
 ) -> RobustnessReport:
     """Accuracies; see `NoisyRNNClassifier.robustness_report`."""
-    chosen = _chosen({**_NOISE, **_ATTACKS} if perturbations is None else perturbations, scale)
+    chosen = _chosen({**ESTIMATOR_NOISE, **ESTIMATOR_ATTACKS} if perturbations is None else perturbations, scale)
     results = [evaluate(model, split, perturbation, draws=draws, seed=seed) for perturbation in (None, *chosen)]
     rows = tuple(_row(result) for result in (*results, *worst_cases(results)))
     return RobustnessReport(measure="accuracy", sequences=len(split), draws=draws, rows=rows)
@@ -127,8 +125,8 @@ def regression_report(
     check_integer("draws", draws, minimum=1)
     check_number("draws", draws, maximum=MAX_DRAWS)
     check_integer("seed", seed, minimum=0)
-    chosen = _chosen(_NOISE if perturbations is None else perturbations, scale)
-    attacks = [perturbation.name for perturbation in chosen if perturbation.needs_gradient]
+    chosen = _chosen(ESTIMATOR_NOISE if perturbations is None else perturbations, scale)
+    attacks = [perturbation.name for perturbation in chosen if perturbation.is_attack]
     if attacks:
         raise ValueError(f"perturbations must be without attacks for a regression, got {attacks[0]!r}.")
     guess = float(split.labels.double().var(dim=0, correction=0).mean())  # of always answering with the mean
@@ -153,7 +151,7 @@ def regression_report(
             RobustnessRow(
                 perturbation="clean" if perturbation is None else perturbation.name,
                 strength=0.0 if perturbation is None else perturbation.strength,
-                unit=getattr(perturbation, "unit", ""),
+                unit="" if perturbation is None else perturbation.unit,
                 score=interval.mean,
                 low=interval.low,
                 high=interval.high,

@@ -22,6 +22,7 @@ from noisyrnn.robustness import (
     build_perturbation,
     check_clip,
     check_strengths,
+    default_strengths,
     evaluate,
     examples,
     worst_cases,
@@ -31,22 +32,6 @@ from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.saving import load
 
 _EXAMPLES = 4
-
-DEFAULT_STRENGTHS: dict[str, tuple[float, ...]] = {
-    "white_noise": (0.1, 0.2, 0.3),
-    "multiplicative_noise": (0.2, 0.4, 0.6),
-    "salt_and_pepper": (0.03, 0.05, 0.1),
-    "fgsm": (0.02, 0.05),
-    "pgd_linf": (0.02, 0.05),
-    "pgd_l2": (0.2, 0.5),
-}
-"""For data that state their range of values, in units of its width, which is 1 for images in [0, 1]."""
-
-_SCALE_FREE = ("multiplicative_noise", "salt_and_pepper")
-"""Perturbations whose strength has no unit."""
-
-SCALED_STRENGTHS: dict[str, tuple[float, ...]] = {**DEFAULT_STRENGTHS, "pgd_l2": (0.02, 0.05)}
-"""For data that state none, in units of each channel's scale (`UNITS`); an ℓ2 radius is ϵ s√n there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,14 +98,7 @@ class EvaluateConfig:
         check_clip(self.clip, dataset.value_range)
         if self.strengths is not None:
             return self
-        if dataset.value_range is None:
-            return replace(self, strengths=SCALED_STRENGTHS)
-        low, high = dataset.value_range
-        strengths = {
-            name: values if name in _SCALE_FREE else tuple((high - low) * value for value in values)
-            for name, values in DEFAULT_STRENGTHS.items()
-        }
-        return replace(self, strengths=strengths)
+        return replace(self, strengths=default_strengths(dataset.value_range))
 
 
 @reproducible_threads()
@@ -205,7 +183,7 @@ def _measure(
     results: list[RobustnessResult] = []
     try:
         for perturbation in perturbations:
-            attack = perturbation is not None and perturbation.needs_gradient
+            attack = perturbation is not None and perturbation.is_attack
             results.append(
                 evaluate(
                     model,

@@ -1,23 +1,20 @@
 """Perturbations of the input at test time, and a model's accuracy under them; any callable inputs -> logits will do."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from noisyrnn.checks import check_choice
 from noisyrnn.data.scale import Scale
-from noisyrnn.robustness.base import (
-    Model,
-    Perturbation,
-    PerturbationEntry,
-    Range,
-    check_clip,
-    check_range,
-    check_strengths,
-)
+from noisyrnn.registry import Entry
+from noisyrnn.robustness.base import Perturbation, ValueRange, check_clip, check_range, check_strengths
+from noisyrnn.robustness.default_strengths import default_strengths
 from noisyrnn.robustness.evaluate import MAX_DRAWS, WORST, RobustnessResult, evaluate, worst_cases
 from noisyrnn.robustness.examples import examples
 from noisyrnn.robustness.fgsm import FGSM
+from noisyrnn.robustness.logits import Model
 from noisyrnn.robustness.multiplicative import MultiplicativeNoise
 from noisyrnn.robustness.pgd import PGD
 from noisyrnn.robustness.salt_and_pepper import SaltAndPepper
-from noisyrnn.robustness.scaled import Scaled
 from noisyrnn.robustness.statistics import (
     Interval,
     PairedTest,
@@ -30,47 +27,53 @@ from noisyrnn.robustness.statistics import (
 )
 from noisyrnn.robustness.white_noise import WhiteNoise
 
+Limits = tuple[float | tuple[float, ...], float | tuple[float, ...]]
+"""Smallest and largest value of the data, or of each channel."""
 
-def _scaled(perturbation: Perturbation, scale: Scale, unit: str) -> Scaled:
-    return Scaled(perturbation, center=scale.mean, scale=scale.std, unit=unit)
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbationEntry(Entry[Callable[[float, ValueRange | None, Scale | None, Limits], Perturbation]]):
+    """One entry of `PERTURBATIONS`.
+
+    Args:
+        description: One line for lists and help.
+        build: `(strength, clip, scale, limits)` to a perturbation; `clip` and `scale` are those of `Perturbation`.
+        symbol: Letter of the strength.
+    """
+
+    symbol: str
 
 
 PERTURBATIONS: dict[str, PerturbationEntry] = {
     "white_noise": PerturbationEntry(
         symbol=WhiteNoise.symbol,
-        description="adds N(0, σ²) to every entry",
-        build=lambda strength, values, clip: WhiteNoise(strength, clip),
-        build_scaled=lambda strength, scale: _scaled(WhiteNoise(strength), scale, "s"),
+        description="adds N(0, σ²) to every value",
+        build=lambda strength, clip, scale, limits: WhiteNoise(strength, clip, scale=scale),
     ),
     "multiplicative_noise": PerturbationEntry(
         symbol=MultiplicativeNoise.symbol,
-        description="multiplies every entry by N(1, σ²)",
-        build=lambda strength, values, clip: MultiplicativeNoise(strength, clip),
-        build_scaled=lambda strength, scale: _scaled(MultiplicativeNoise(strength), scale, "of (x − m)"),
+        description="multiplies every value by N(1, σ²)",
+        build=lambda strength, clip, scale, limits: MultiplicativeNoise(strength, clip, scale=scale),
     ),
     "salt_and_pepper": PerturbationEntry(
         symbol=SaltAndPepper.symbol,
-        description="sets each entry, with probability α, to the smallest or the largest value",
-        build=lambda strength, values, clip: SaltAndPepper(strength, clip, low=values[0], high=values[1]),
-        build_scaled=lambda strength, scale: SaltAndPepper(strength, low=scale.low, high=scale.high),
+        description="sets each value, with probability α, to the smallest or the largest value",
+        build=lambda strength, clip, scale, limits: SaltAndPepper(strength, clip, low=limits[0], high=limits[1]),
     ),
     "fgsm": PerturbationEntry(
         symbol=FGSM.symbol,
         description="one signed gradient step of size ϵ up the loss",
-        build=lambda strength, values, clip: FGSM(strength, clip),
-        build_scaled=lambda strength, scale: _scaled(FGSM(strength), scale, "s"),
+        build=lambda strength, clip, scale, limits: FGSM(strength, clip, scale=scale),
     ),
     "pgd_linf": PerturbationEntry(
         symbol=PGD.symbol,
-        description="20 projected gradient steps from each start, within ±ϵ of every entry",
-        build=lambda strength, values, clip: PGD(strength, clip, norm="linf"),
-        build_scaled=lambda strength, scale: _scaled(PGD(strength, norm="linf"), scale, "s"),
+        description="20 projected gradient steps from each start, within ±ϵ of every value",
+        build=lambda strength, clip, scale, limits: PGD(strength, clip, scale=scale, norm="linf"),
     ),
     "pgd_l2": PerturbationEntry(
         symbol=PGD.symbol,
         description="20 projected gradient steps from each start, within Euclidean distance ϵ of the whole sequence",
-        build=lambda strength, values, clip: PGD(strength, clip, norm="l2"),
-        build_scaled=lambda strength, scale: _scaled(PGD(strength, norm="l2", per_value=True), scale, "s√n"),
+        build=lambda strength, clip, scale, limits: PGD(strength, clip, scale=scale, norm="l2"),
     ),
 }
 
@@ -86,14 +89,14 @@ def build_perturbation(
     name: str,
     strength: float,
     *,
-    value_range: Range | None = None,
+    value_range: ValueRange | None = None,
     scale: Scale | None = None,
     clip: bool = False,
 ) -> Perturbation:
-    """The perturbation called `name` in `PERTURBATIONS`, with its other settings at their defaults.
+    """Build the perturbation called `name` in `PERTURBATIONS`, with its other settings at their defaults.
 
-    The data decide the unit of the strength. Where they state a range of values, as images do, it is that of the data.
-    Where they do not, it is the scale of each channel in the training data, as `UNITS` describes.
+    The data decide the unit of the strength: the unit of the data if they state a range of values, as images do, else
+    the scale of each channel in the training data, as `UNITS` describes.
 
     Args:
         name: Key of `PERTURBATIONS`.
@@ -108,19 +111,19 @@ def build_perturbation(
 
     Example:
         >>> build_perturbation("white_noise", 0.1, value_range=(0.0, 1.0))
-        WhiteNoise(strength=0.1, clip=None)
+        WhiteNoise(strength=0.1, clip=None, scale=None)
         >>> volts = Scale(mean=(2.0,), std=(0.5,), low=(0.7,), high=(3.3,))
-        >>> build_perturbation("white_noise", 0.1, scale=volts)
-        Scaled(perturbation=WhiteNoise(strength=0.1, clip=None), center=(2.0,), scale=(0.5,), unit='s')
+        >>> build_perturbation("white_noise", 0.1, scale=volts).unit
+        's'
     """
     check_choice("perturbation", name, PERTURBATIONS)
     if value_range is not None:
         check_range("value_range", value_range)
-        return PERTURBATIONS[name].build(strength, value_range, value_range if clip else None)
+        return PERTURBATIONS[name].build(strength, value_range if clip else None, None, value_range)
     check_clip(clip, value_range)
     if scale is None:
         raise TypeError("scale must be a Scale where value_range is None, got None. Take that of the data set.")
-    return PERTURBATIONS[name].build_scaled(strength, scale)
+    return PERTURBATIONS[name].build(strength, None, scale, (scale.low, scale.high))
 
 
 __all__ = [
@@ -138,13 +141,14 @@ __all__ = [
     "PerturbationEntry",
     "RobustnessResult",
     "SaltAndPepper",
-    "Scaled",
+    "ValueRange",
     "WhiteNoise",
     "accuracy_interval",
     "adjust",
     "build_perturbation",
     "check_clip",
     "check_strengths",
+    "default_strengths",
     "evaluate",
     "examples",
     "mean_interval",

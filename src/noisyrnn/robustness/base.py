@@ -1,85 +1,122 @@
-"""What a perturbation is, and the three things all of them share: checks, a call of the model, untouched padding."""
+"""The base class of all perturbations."""
 
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_labels, check_lengths, check_number, check_sequences
+from noisyrnn.checks import check_batch, check_number
 from noisyrnn.data.scale import Scale
-from noisyrnn.padding import valid_steps
-from noisyrnn.registry import Entry
+from noisyrnn.padding import valid_values
+from noisyrnn.robustness.logits import Model, check_repeatable
+from noisyrnn.robustness.standardized_values import StandardizedValues
 
-Model = Callable[..., Tensor]
-"""`model(inputs)`, or `model(inputs, lengths=lengths)`: `(batch, steps, input_size)` to logits `(batch, classes)`."""
-
-Range = tuple[float, float]
+ValueRange = tuple[float, float]
 """Smallest and largest value."""
 
 
-class Perturbation(Protocol):
-    """A change of the inputs at test time, of a given strength; the implementations are frozen dataclasses.
+@dataclass(frozen=True)
+class Perturbation(ABC):
+    r"""A change of the inputs at test time, of a given strength.
 
-    Strength 0 returns the inputs exactly, padded steps are never changed, and the argument is left unmodified.
-    Every draw comes from the generator, on the CPU and for the full shape: neither the device, nor the lengths,
-    nor the model changes it.
+    A subclass is a final frozen dataclass with a `name` and one method, `perturb`. This class checks the arguments,
+    returns the inputs unchanged for strength 0, converts to and from units of the channels' scale, cuts the result to
+    `clip` and restores padded steps. Every draw comes from the generator, on the CPU and for the full shape: neither
+    the device, nor the lengths, nor the model changes it.
+
+    With a `scale` the perturbation acts on standardized values:
+
+    .. math:: x' = x + s \odot \big( P(z) - z \big), \quad z = (x - m) / s ,
+
+    with mean m and standard deviation s of each channel. White noise and ℓ∞ radii of strength k are then k·s in the
+    units of the data, and multiplicative noise does not depend on the offset of a channel. A channel with s = 0 is
+    left unchanged and its values do not count. The standardized values are float64, so that an offset costs no digits.
+
+    Args:
+        strength: Standard deviation, probability or radius, `>= 0`.
+        clip: Range that the perturbed values are cut to; `None` lets them leave the range of the data.
+        scale: Scale of the channels, in whose units the strength is; `None`: the units of the data.
+
+    Raises:
+        ValueError: If `strength` is negative, `clip` is empty, or both `clip` and `scale` are set.
+
+    Example:
+        >>> from noisyrnn.robustness import WhiteNoise
+        >>> inputs, labels = torch.full((1, 40_000, 1), 5000.0), torch.tensor([0])
+        >>> millivolts = Scale(mean=(4000.0,), std=(200.0,), low=(3400.0,), high=(4600.0,))
+        >>> noisy = WhiteNoise(0.1, scale=millivolts)(None, inputs, labels, generator=torch.Generator().manual_seed(1))
+        >>> round(float(noisy.std()))
+        20
     """
 
-    @property
-    def strength(self) -> float:
-        """Standard deviation, probability or radius, `>= 0`."""
+    strength: float
+    clip: ValueRange | None = None
+    scale: Scale | None = field(default=None, kw_only=True)
 
     @property
-    def clip(self) -> Range | None:
-        """Range the perturbed values are cut to, or `None`: they may leave the range of the data."""
-
-    @property
+    @abstractmethod
     def name(self) -> str:
-        """Its key in `PERTURBATIONS`."""
+        """Key in `PERTURBATIONS`."""
 
     @property
     def symbol(self) -> str:
         """Letter of the strength, for labels."""
+        return ""
 
     @property
     def random(self) -> bool:
         """Whether two draws differ."""
+        return True
 
     @property
-    def needs_gradient(self) -> bool:
-        """Whether it differentiates the model."""
+    def norm(self) -> str | None:
+        """Norm of an attack's radius, `"linf"` or `"l2"`; `None` for noise."""
+        return None
 
-    def __call__(
-        self,
-        model: Model,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        generator: torch.Generator,
-        lengths: Tensor | None = None,
+    @property
+    def scale_unit(self) -> str:
+        """Unit of the strength with a `scale`, for labels."""
+        return "s"
+
+    @property
+    @final
+    def unit(self) -> str:
+        """Unit of the strength, for labels; empty: that of the data."""
+        return "" if self.scale is None else self.scale_unit
+
+    @property
+    @final
+    def is_attack(self) -> bool:
+        """Whether it searches a ball around the inputs for a wrong answer of the model."""
+        return self.norm is not None
+
+    def __post_init__(self) -> None:
+        check_number("strength", self.strength, minimum=0)
+        if self.clip is not None:
+            check_range("clip", self.clip)
+            if self.scale is not None:
+                raise ValueError(f"clip must be None with a scale, got {self.clip!r}. Leave one of them out.")
+
+    @abstractmethod
+    def perturb(
+        self, inputs: Tensor, *, model: Any, labels: Tensor, lengths: Tensor | None, generator: torch.Generator
     ) -> Tensor:
-        """Perturbed copy of `inputs`.
+        """Perturb every step, padded ones included, at a strength above 0.
 
         Args:
-            model: Used by attacks alone; its parameters get no gradient and its mode is not changed.
-            inputs: `(batch, steps, input_size)`.
-            labels: True classes, `(batch,)`; used by attacks alone.
-            generator: Source of every draw, on the CPU.
+            inputs: `(batch, steps, channels)`; not to be modified. With a `scale` these are the standardized values.
+            model: Callable from such inputs to logits; used by attacks only.
+            labels: True classes, `(batch,)`; used by attacks only.
             lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
+            generator: Source of every draw, on the CPU.
+
+        Returns:
+            A new tensor in the shape of `inputs`; its padded steps are ignored.
         """
 
-
-class InputNoise(ABC):
-    """A perturbation that depends on the inputs and the generator only: neither on the model nor on the labels."""
-
-    strength: float
-    clip: Range | None
-
+    @final
     def __call__(
         self,
         model: Model | None,
@@ -89,33 +126,55 @@ class InputNoise(ABC):
         generator: torch.Generator,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        """Perturbed copy of `inputs`, `(batch, steps, input_size)`; neither model nor labels is used."""
+        """Return a perturbed copy of `inputs`.
+
+        Args:
+            model: Used by attacks only; its parameters get no gradient and its mode is not changed.
+            inputs: `(batch, steps, channels)`.
+            labels: True classes, `(batch,)`; used by attacks only.
+            generator: Source of every draw, on the CPU.
+            lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
+        """
         check_batch(inputs, lengths)
-        if self.strength == 0:
+        if self.scale is not None and inputs.shape[2] != len(self.scale.std):
+            raise ValueError(f"inputs must have {len(self.scale.std)} channels, those of scale, got {inputs.shape[2]}.")
+        if self.strength == 0 or (self.scale is not None and not any(self.scale.std)):
             return inputs.clone()
-        return finish(inputs, self.perturb(inputs, generator), lengths=lengths, clip=self.clip)
+        if self.is_attack:
+            assert model is not None
+            check_repeatable(model, inputs, lengths)
+        if self.scale is None:
+            perturbed = self.perturb(inputs, model=model, labels=labels, lengths=lengths, generator=generator)
+        else:
+            values = StandardizedValues(inputs, self.scale)
+            view = None if model is None else values.view(model)
+            perturbed = values.restore(
+                self.perturb(values.values, model=view, labels=labels, lengths=lengths, generator=generator)
+            )
+        return self.restrict(perturbed, inputs, lengths)
 
-    @abstractmethod
-    def perturb(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Inputs of every step, padded ones included, with the noise of a strength above 0."""
+    @final
+    def restrict(self, perturbed: Tensor, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+        """Cut `perturbed` to `clip` and restore the padded steps of `inputs`."""
+        if self.clip is not None:
+            perturbed = perturbed.clamp(*self.clip)
+        return torch.where(valid_values(inputs, lengths), perturbed, inputs)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PerturbationEntry(Entry[Callable[[float, Range, Range | None], Perturbation]]):
-    """One entry of `PERTURBATIONS`.
-
-    Args:
-        description: One line for lists and help.
-        build: `(strength, value_range, clip)` to a perturbation, for data that state their range of values.
-        symbol: Letter of the strength.
-        build_scaled: `(strength, scale)` to a perturbation, for data that state none.
-    """
-
-    symbol: str
-    build_scaled: Callable[[float, Scale], Perturbation]
+def check_perturbation(argument: str, value: object) -> None:
+    """Raise `TypeError` unless `value` is a `Perturbation`."""
+    if isinstance(value, type):
+        raise TypeError(
+            f"{argument} must be a Perturbation, got the class {value.__name__}. Call it with a strength, such as 0.1."
+        )
+    if not isinstance(value, Perturbation):
+        raise TypeError(
+            f"{argument} must be a Perturbation, got {value!r}. Use one of noisyrnn.robustness, or a subclass of "
+            "noisyrnn.robustness.Perturbation."
+        )
 
 
-def check_range(argument: str, value: Range) -> None:
+def check_range(argument: str, value: ValueRange) -> None:
     """Raise unless `value` is a pair of finite numbers, the first below the second."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise TypeError(f"{argument} must be a pair (low, high), got {value!r}.")
@@ -125,7 +184,7 @@ def check_range(argument: str, value: Range) -> None:
         raise ValueError(f"{argument} must have its low end below its high end, got ({value[0]:g}, {value[1]:g}).")
 
 
-def check_clip(clip: bool, value_range: Range | None) -> None:
+def check_clip(clip: bool, value_range: ValueRange | None) -> None:
     """Raise if values are to be cut to a range that the data do not state."""
     if clip and value_range is None:
         raise ValueError(
@@ -133,123 +192,23 @@ def check_clip(clip: bool, value_range: Range | None) -> None:
         )
 
 
-def check_settings(strength: float, clip: Range | None) -> None:
-    """Raise unless `strength` is a number `>= 0` and `clip` a range or `None`."""
-    check_number("strength", strength, minimum=0)
-    if clip is not None:
-        check_range("clip", clip)
-
-
-def check_strengths(name: str, strengths: object) -> None:
-    """Raise unless `strengths` is a non-empty list or tuple of finite numbers `>= 0`; `name` is what it is called."""
+def check_strengths(argument: str, strengths: object) -> None:
+    """Raise unless `strengths` is a non-empty list or tuple of finite numbers `>= 0`."""
     if not isinstance(strengths, list | tuple):
-        number = isinstance(strengths, int | float) and not isinstance(strengths, bool)
-        example = f"[{strengths}]" if number else "[0.1, 0.2]"
-        raise TypeError(f"{name} must be a list of numbers, got {strengths!r}. Write {example}.")
+        is_number = isinstance(strengths, int | float) and not isinstance(strengths, bool)
+        example = f"[{strengths}]" if is_number else "[0.1, 0.2]"
+        raise TypeError(f"{argument} must be a list of numbers, got {strengths!r}. Write {example}.")
     if len(strengths) == 0:
-        raise ValueError(f"{name} must hold at least one number, got {strengths!r}. Write [0.1, 0.2].")
+        raise ValueError(f"{argument} must hold at least one number, got {strengths!r}. Write [0.1, 0.2].")
     for index, strength in enumerate(strengths):
-        check_number(f"{name}[{index}]", strength, minimum=0)
+        check_number(f"{argument}[{index}]", strength, minimum=0)
 
 
-def check_batch(inputs: Tensor, lengths: Tensor | None) -> None:
-    """Raise unless `inputs` is `(batch, steps, input_size)` and `lengths` fits it."""
-    check_sequences("inputs", inputs)
-    if lengths is not None:
-        check_lengths(lengths, batch=inputs.shape[0], steps=inputs.shape[1])
-
-
-def check_model(model: Model) -> None:
-    """Raise unless `model` can be called, and is not a module in training mode."""
-    if not callable(model):
-        raise TypeError(f"model must be callable, got {model!r}.")
-    if isinstance(model, torch.nn.Module) and model.training:
-        raise ValueError("model must be in eval mode, got training mode. Call model.eval() first.")
-
-
-def batch_first(model: Model) -> Any:
-    """The model for inputs `(batch, steps, input_size)`: a view of it where it says that it takes steps first."""
-    if isinstance(model, partial):
-        return partial(batch_first(model.func), *model.args, **model.keywords)
-    view = getattr(model, "as_batch_first", None)
-    return model if view is None else view()
-
-
-_MEMBERS = ("strength", "name", "random", "needs_gradient")
-
-
-def check_perturbation(argument: str, perturbation: object) -> None:
-    """Raise `TypeError` unless `perturbation` can be called and says of itself what a `Perturbation` does."""
-    missing = [name for name in _MEMBERS if not hasattr(perturbation, name)]
-    if not callable(perturbation) or isinstance(perturbation, type) or missing:
-        lacks = "a class" if isinstance(perturbation, type) else f"one without {', '.join(missing) or '__call__'}"
-        raise TypeError(
-            f"{argument} must be a Perturbation with the attributes {', '.join(_MEMBERS)}, got {perturbation!r}, "
-            f"{lacks}. Build one of noisyrnn.robustness, or give your class these attributes."
-        )
-
-
-def check_repeatable(model: Model, inputs: Tensor, lengths: Tensor | None) -> None:
-    """Warn if two calls with the same inputs differ: a model in training mode, perhaps inside of a function."""
-    called = batch_first(model)
-    with torch.no_grad():
-        one, two = (called(inputs) if lengths is None else called(inputs, lengths=lengths) for _ in range(2))
-    if isinstance(one, Tensor) and isinstance(two, Tensor) and not torch.allclose(one, two, rtol=1e-4, atol=1e-5):
-        warnings.warn(
-            f"model gives different logits for the same inputs, by up to {float((one - two).abs().max()):.2g}. Is it "
-            "in training mode, or its noise on? Call model.eval() first; else every figure depends on chance.",
-            stacklevel=3,
-        )
-
-
-def valid_values(inputs: Tensor, lengths: Tensor | None) -> Tensor:
-    """Boolean `(batch, steps, 1)`: true where a step belongs to its sequence, false where it is padding."""
-    batch, steps, _ = inputs.shape
-    if lengths is None:
-        return torch.ones(batch, steps, 1, dtype=torch.bool, device=inputs.device)
-    return valid_steps(lengths.to(inputs.device), steps).unsqueeze(-1)
-
-
-def finish(inputs: Tensor, perturbed: Tensor, *, lengths: Tensor | None, clip: Range | None) -> Tensor:
-    """`perturbed`, cut to `clip`, with the padded steps of `inputs` put back."""
-    if clip is not None:
-        perturbed = perturbed.clamp(*clip)
-    return torch.where(valid_values(inputs, lengths), perturbed, inputs)
-
-
-def standard_normal(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Independent N(0, 1) draws in the shape, type and place of `inputs`."""
+def draw_normal(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw independent N(0, 1) values in the shape, type and place of `inputs`."""
     return torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype, device="cpu").to(inputs.device)
 
 
-def uniform(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Independent draws from [0, 1) in the shape, type and place of `inputs`."""
+def draw_uniform(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw independent values from [0, 1) in the shape, type and place of `inputs`."""
     return torch.rand(inputs.shape, generator=generator, dtype=inputs.dtype, device="cpu").to(inputs.device)
-
-
-def predict(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> Tensor:
-    """Logits `(batch, classes)`, checked.
-
-    Raises:
-        ValueError: If the model returns another shape, or a label has no logit.
-        RuntimeError: If a logit is not finite.
-    """
-    called = batch_first(model)
-    logits = called(inputs) if lengths is None else called(inputs, lengths=lengths)
-    batch = inputs.shape[0]
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}.")
-    if logits.ndim != 2 or logits.shape[0] != batch:
-        raise ValueError(f"model must return logits of shape ({batch}, classes), got {tuple(logits.shape)}.")
-    if logits.shape[1] == 1:
-        raise ValueError(
-            f"model must return one logit for each class, got {tuple(logits.shape)}. For two classes and one logit z, "
-            "return torch.cat([torch.zeros_like(z), z], dim=1)."
-        )
-    check_labels(labels, count=batch, classes=logits.shape[1])
-    bad = int((~torch.isfinite(logits)).any(dim=1).sum())
-    if bad:
-        raise RuntimeError(
-            f"logits became non-finite for {bad} of {batch} sequences. Lower the model's step size or the strength."
-        )
-    return logits

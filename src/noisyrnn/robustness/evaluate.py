@@ -10,7 +10,8 @@ from torch import Tensor
 
 from noisyrnn.checks import check_device, check_integer, check_number
 from noisyrnn.data.base import Split, check_split
-from noisyrnn.robustness.base import Model, Perturbation, check_model, check_perturbation, check_repeatable, predict
+from noisyrnn.robustness.base import Perturbation, check_perturbation
+from noisyrnn.robustness.logits import Model, check_model, check_repeatable, predict
 from noisyrnn.robustness.statistics import accuracy_interval
 
 BLOCK = 250
@@ -134,7 +135,7 @@ def evaluate(
         )
     if perturbation is None or not perturbation.random or perturbation.strength == 0:
         draws = 1
-    attack = perturbation is not None and perturbation.needs_gradient
+    attack = perturbation is not None and perturbation.is_attack
     right = torch.ones(1 if attack else draws, len(split), dtype=torch.bool, device="cpu")
     moved = perturbation is None or perturbation.strength == 0
     for block, start in enumerate(range(0, len(split), BLOCK)):
@@ -166,8 +167,8 @@ def evaluate(
         interval=(interval.low, interval.high),
         draw_accuracies=tuple(right.double().mean(dim=1).tolist()),
         correct=correct,
-        unit=getattr(perturbation, "unit", ""),
-        norm=getattr(perturbation, "norm", None),
+        unit="" if perturbation is None else perturbation.unit,
+        norm=None if perturbation is None else perturbation.norm,
         moved=moved,
         guess=float(split.labels.bincount().max()) / len(split),
     )

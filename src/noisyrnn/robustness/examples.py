@@ -7,8 +7,9 @@ import torch
 
 from noisyrnn.checks import check_device
 from noisyrnn.data.base import Split, check_split
-from noisyrnn.robustness.base import Model, Perturbation, check_model, check_perturbation, predict
+from noisyrnn.robustness.base import Perturbation, check_perturbation
 from noisyrnn.robustness.evaluate import draw_generator
+from noisyrnn.robustness.logits import Model, check_model, predict
 
 
 def examples(
@@ -42,8 +43,8 @@ def examples(
     check_model(model)
     check_split("split", split)
     check_device("device", device)
-    for index, given in enumerate(perturbations):
-        check_perturbation(f"perturbations[{index}]", given)
+    for place, value in enumerate(perturbations):
+        check_perturbation(f"perturbations[{place}]", value)
     if len(indices) == 0:
         raise ValueError("indices must hold at least one index, got 0.")
     for index in indices:
@@ -68,7 +69,7 @@ def examples(
                 {
                     "perturbation": "clean" if perturbation is None else perturbation.name,
                     "strength": None if perturbation is None else float(perturbation.strength),
-                    "unit": getattr(perturbation, "unit", ""),
+                    "unit": "" if perturbation is None else perturbation.unit,
                     "index": int(index),
                     "label": int(labels[row]),
                     "prediction": int(predictions[row]),

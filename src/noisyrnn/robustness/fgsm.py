@@ -1,60 +1,39 @@
 """The fast gradient sign method."""
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, final
 
-import torch
 from torch import Tensor
 
-from noisyrnn.robustness.base import Model, Range, check_batch, check_repeatable, check_settings, finish
+from noisyrnn.robustness.base import Perturbation
 from noisyrnn.robustness.gradient import input_gradient
+from noisyrnn.robustness.logits import Model
 
 
 @final
 @dataclass(frozen=True)
-class FGSM:
-    r"""Fast gradient sign method: one step up the cross-entropy, as large in every entry.
+class FGSM(Perturbation):
+    r"""Fast gradient sign method: one step up the cross-entropy, of the same size in every value.
 
     .. math:: x' = x + \epsilon \, \mathrm{sign}(\nabla_x \ell(x, y)) .
 
-    An entry with a zero gradient stays. The result depends on no draw.
+    A value with a zero gradient stays. The result depends on no draw.
 
     Args:
-        strength: The radius ϵ, in units of the inputs, `>= 0`.
-        clip: Range the result is cut to; `None` lets it leave the range of the data.
-
-    Raises:
-        ValueError: If `strength` is negative or `clip` is empty.
+        strength: Radius ϵ, `>= 0`.
+        clip: Range that the result is cut to; `None` lets it leave the range of the data.
+        scale: Scale of the channels, in whose units the radius is; `None`: the units of the data.
 
     Reference:
         Goodfellow, Shlens, Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015.
     """
 
-    strength: float
-    clip: Range | None = None
+    name = "fgsm"
+    symbol = "ϵ"
+    norm = "linf"
+    random = False
 
-    name: ClassVar[str] = "fgsm"
-    symbol: ClassVar[str] = "ϵ"
-    norm: ClassVar[str] = "linf"
-    random: ClassVar[bool] = False
-    needs_gradient: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_settings(self.strength, self.clip)
-
-    def __call__(
-        self,
-        model: Model,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        generator: torch.Generator,
-        lengths: Tensor | None = None,
-    ) -> Tensor:
-        """Perturbed copy of `inputs`, `(batch, steps, input_size)`; nothing is drawn from the generator."""
-        check_batch(inputs, lengths)
-        if self.strength == 0:
-            return inputs.clone()
-        check_repeatable(model, inputs, lengths)
+    def perturb(self, inputs: Tensor, *, model: Model, labels: Tensor, lengths: Tensor | None, **unused: Any) -> Tensor:
+        """Take one step along the sign of the gradient."""
         gradient, _ = input_gradient(model, inputs, labels, lengths)
-        return finish(inputs, inputs + self.strength * gradient.sign(), lengths=lengths, clip=self.clip)
+        return inputs + self.strength * gradient.sign()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.data.base import Split
-from noisyrnn.robustness.base import Model, predict
+from noisyrnn.robustness.logits import Model, predict
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")

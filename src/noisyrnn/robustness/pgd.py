@@ -2,30 +2,21 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
-from noisyrnn.robustness.base import (
-    Model,
-    Range,
-    check_batch,
-    check_repeatable,
-    check_settings,
-    finish,
-    predict,
-    standard_normal,
-    uniform,
-    valid_values,
-)
+from noisyrnn.padding import valid_values
+from noisyrnn.robustness.base import Perturbation, draw_normal, draw_uniform
 from noisyrnn.robustness.gradient import input_gradient, sequence_losses
+from noisyrnn.robustness.logits import Model, predict
 
 
 @final
 @dataclass(frozen=True)
-class PGD:
+class PGD(Perturbation):
     r"""Projected gradient ascent on the cross-entropy, in the ball of radius ϵ around each sequence.
 
     .. math:: x_{k+1} = \Pi_{B_\epsilon(x)} \big( x_k + \eta \, u(\nabla \ell(x_k, y)) \big), \quad
@@ -37,15 +28,16 @@ class PGD:
     It assumes a deterministic model. With a `clip`, an input outside of it is moved into it, even out of the ball.
 
     Args:
-        strength: The radius ϵ, in units of the inputs, `>= 0`.
-        clip: Range the iterates are cut to; `None` lets them leave the range of the data.
+        strength: Radius ϵ, `>= 0`.
+        clip: Range that the iterates are cut to; `None` lets them leave the range of the data.
         norm: `"linf"` or `"l2"`.
-        steps: Gradient steps of one start.
-        step_size: The step η; `None` lets it fall from the radius to 0 along a cosine, so that the first steps explore
-            and the last ones refine.
+        steps: Gradient steps from one start.
+        step_size: Step η, in units of the strength; `None` lets it fall from the radius to 0 along a cosine, so that
+            the first steps explore and the last ones refine.
         restarts: Number of starts; more than one needs `random_start`.
         random_start: Whether to start uniformly in the ball rather than at the input.
-        per_value: Whether the radius, and a `step_size`, are the strength times √n for a sequence of n values; for ℓ2.
+        scale: Scale of the channels, in whose units the radius is; an ℓ2 radius is then ϵ√n for a sequence of n values.
+            `None`: the units of the data.
 
     Raises:
         ValueError: If a number is out of its range or `norm` is unknown.
@@ -54,20 +46,16 @@ class PGD:
         Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
     """
 
-    strength: float
-    clip: Range | None = None
     norm: Literal["linf", "l2"] = "linf"
     steps: int = 20
     step_size: float | None = None
     restarts: int = 1
     random_start: bool = True
-    per_value: bool = False
 
-    symbol: ClassVar[str] = "ϵ"
-    needs_gradient: ClassVar[bool] = True
+    symbol = "ϵ"
 
     def __post_init__(self) -> None:
-        check_settings(self.strength, self.clip)
+        super().__post_init__()
         check_choice("norm", self.norm, ("linf", "l2"))
         check_integer("steps", self.steps, minimum=1)
         check_integer("restarts", self.restarts, minimum=1)
@@ -76,10 +64,6 @@ class PGD:
         check_flag("random_start", self.random_start)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts must be 1 without random_start, got {self.restarts}. Set random_start=True.")
-        if self.per_value and self.norm != "l2":
-            raise ValueError(
-                "per_value must be false for norm 'linf', whose radius is one of values already, got true."
-            )
 
     @property
     def name(self) -> str:
@@ -91,42 +75,37 @@ class PGD:
         """Whether two draws differ: they do if the start is random."""
         return self.random_start
 
-    def __call__(
-        self,
-        model: Model,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        generator: torch.Generator,
-        lengths: Tensor | None = None,
+    @property
+    def scale_unit(self) -> str:
+        """`s`, or `s√n` for a sequence of n values."""
+        return "s" if self.norm == "linf" else "s√n"
+
+    def perturb(
+        self, inputs: Tensor, *, model: Model, labels: Tensor, lengths: Tensor | None, generator: torch.Generator
     ) -> Tensor:
-        """Perturbed copy of `inputs`, `(batch, steps, input_size)`."""
-        check_batch(inputs, lengths)
-        if self.strength == 0:
-            return inputs.clone()
-        check_repeatable(model, inputs, lengths)
+        """Return the best iterate of all starts."""
         valid = valid_values(inputs, lengths)
         inputs = inputs.detach()
-        first = finish(inputs, inputs, lengths=lengths, clip=self.clip)
+        first = self.restrict(inputs, inputs, lengths)
         with torch.no_grad():
             best = _Best(first, predict(model, first, labels, lengths), labels)
         unit = self._radius(inputs, valid) / self.strength
         for _ in range(self.restarts):
             start = inputs + self._random_offset(inputs, valid, generator) if self.random_start else inputs
-            current = finish(inputs, start, lengths=lengths, clip=self.clip)
+            current = self.restrict(start, inputs, lengths)
             for k in range(self.steps):
                 gradient, logits = input_gradient(model, current, labels, lengths)
                 best.offer(current, logits)
                 step = (self._step(k) * unit).to(inputs.dtype)
                 ascent = current + step * self._direction(gradient * valid)
-                inside = inputs + self._project(ascent - inputs, valid)
-                current = finish(inputs, inside, lengths=lengths, clip=self.clip)
+                projected = inputs + self._project(ascent - inputs, valid)
+                current = self.restrict(projected, inputs, lengths)
             with torch.no_grad():
                 best.offer(current, predict(model, current, labels, lengths))
         return best.inputs
 
     def _step(self, k: int) -> float:
-        """Size of step `k`, before `per_value`."""
+        """Size of step `k`, in units of the strength."""
         if self.step_size is not None:
             return self.step_size
         return self.strength * (1 + math.cos(math.pi * k / self.steps)) / 2
@@ -134,7 +113,8 @@ class PGD:
     def _radius(self, inputs: Tensor, valid: Tensor) -> Tensor:
         """Radius of each sequence, float64 `(batch, 1, 1)`."""
         values = valid.sum(dim=(1, 2), keepdim=True).double() * inputs.shape[2]
-        return self.strength * values.sqrt() if self.per_value else torch.full_like(values, self.strength)
+        per_value = self.norm == "l2" and self.scale is not None
+        return self.strength * values.sqrt() if per_value else torch.full_like(values, self.strength)
 
     def _direction(self, gradient: Tensor) -> Tensor:
         """Steepest ascent of length one in the norm; zero where the gradient is."""
@@ -152,10 +132,10 @@ class PGD:
     def _random_offset(self, inputs: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
         """Uniform draw from the ball; for ℓ2 of dimension n, a uniform direction times radius · u^(1/n)."""
         if self.norm == "linf":
-            return self.strength * (2 * uniform(inputs, generator) - 1) * valid
-        direction = self._direction(standard_normal(inputs, generator) * valid)
+            return self.strength * (2 * draw_uniform(inputs, generator) - 1) * valid
+        direction = self._direction(draw_normal(inputs, generator) * valid)
         dimension = valid.sum(dim=(1, 2), keepdim=True) * inputs.shape[2]
-        quantile = uniform(inputs[:, :1, :1], generator).double()
+        quantile = draw_uniform(inputs[:, :1, :1], generator).double()
         return (self._radius(inputs, valid) * quantile ** (1 / dimension.float())).to(inputs.dtype) * direction
 
 

@@ -1,45 +1,44 @@
 """Salt-and-pepper noise on the inputs."""
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_number
-from noisyrnn.robustness.base import InputNoise, Range, check_settings, uniform
+from noisyrnn.robustness.base import Perturbation, draw_uniform
 
 
 @final
 @dataclass(frozen=True)
-class SaltAndPepper(InputNoise):
-    """Salt-and-pepper noise: each entry becomes, with probability α, `low` or `high` with equal chance, else stays.
+class SaltAndPepper(Perturbation):
+    """Salt-and-pepper noise: each value becomes, with probability α, `low` or `high` with equal chance.
 
-    What a small α changes, a larger one changes too, in the same way, when the generator is the same.
+    With the same generator, a larger α changes every value that a smaller α changes, in the same way.
 
     Args:
-        strength: The probability α, in [0, 1].
-        clip: Range the result is cut to; it changes only entries that lay outside it.
-        low: Value of pepper, the smallest an input takes; or one number for each channel.
-        high: Value of salt, the largest an input takes; or one number for each channel, not below `low`.
+        strength: Probability α, in [0, 1].
+        clip: Range that the result is cut to; it changes only values that lay outside it.
+        low: Value of pepper, the smallest that an input takes; or one number for each channel.
+        high: Value of salt, the largest that an input takes; or one number for each channel, not below `low`.
+        scale: `None`: a probability has no unit.
 
     Raises:
         ValueError: If `strength` is not a probability, `clip` is empty, or `high` is not above `low`.
     """
 
-    strength: float
-    clip: Range | None = None
     low: float | tuple[float, ...] = 0.0
     high: float | tuple[float, ...] = 1.0
 
-    name: ClassVar[str] = "salt_and_pepper"
-    symbol: ClassVar[str] = "α"
-    random: ClassVar[bool] = True
-    needs_gradient: ClassVar[bool] = False
+    name = "salt_and_pepper"
+    symbol = "α"
 
     def __post_init__(self) -> None:
-        check_settings(self.strength, self.clip)
+        super().__post_init__()
         check_number("strength", self.strength, minimum=0, maximum=1)
+        if self.scale is not None:
+            raise ValueError("scale must be None for salt and pepper, got a Scale. Set low=scale.low, high=scale.high.")
         low, high = self.low, self.high
         if isinstance(low, tuple) and isinstance(high, tuple):
             if len(low) != len(high):
@@ -52,12 +51,11 @@ class SaltAndPepper(InputNoise):
         assert isinstance(low, int | float)
         check_number("high", high, above=low)
 
-    def perturb(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """The inputs with salt and pepper."""
+    def perturb(self, inputs: Tensor, *, generator: torch.Generator, **unused: Any) -> Tensor:
+        """Set some values to `low` or `high`."""
         if isinstance(self.low, tuple) and inputs.shape[2] != len(self.low):
             raise ValueError(f"inputs must have {len(self.low)} channels, those of low, got {inputs.shape[2]}.")
-        hit = uniform(inputs, generator) < self.strength
-        salt = uniform(inputs, generator) < 0.5
+        hit = draw_uniform(inputs, generator) < self.strength
+        salt = draw_uniform(inputs, generator) < 0.5
         low, high = (inputs.new_tensor(value).expand_as(inputs) for value in (self.low, self.high))
-        extreme = torch.where(salt, high, low)
-        return torch.where(hit, extreme, inputs)
+        return torch.where(hit, torch.where(salt, high, low), inputs)

@@ -1,7 +1,6 @@
 """How far sequences are from being misclassified: exactly, estimated, certified and attacked."""
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,8 +12,9 @@ from noisyrnn.analysis.margins.lipschitz_bound import margin_certificate
 from noisyrnn.analysis.margins.margin import input_margin_estimate, linearised_margin, output_margins
 from noisyrnn.analysis.margins.smoothing import ABSTAIN, certify
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.robustness.base import Model, valid_values
-from noisyrnn.robustness.scaled import StandardizedValues
+from noisyrnn.padding import valid_values
+from noisyrnn.robustness.logits import Model
+from noisyrnn.robustness.standardized_values import StandardizedValues
 from noisyrnn.robustness.statistics import accuracy_interval
 
 _POINTS = 60  # of a curve
@@ -64,10 +64,8 @@ class _Distances:
         self.largest_scale = max(scale.std)
         steps = valid_values(self.inputs, self.lengths).sum(dim=(1, 2))
         self.root = (steps * sum(std > 0 for std in scale.std)).double().sqrt()
-        values = StandardizedValues(
-            self.inputs, center=scale.mean, scale=scale.std, factor=self.root if per_value else None
-        )
-        self.inputs, self.model = values.values, partial(values.call, subject.model)
+        values = StandardizedValues(self.inputs, scale, factor=self.root if per_value else None)
+        self.inputs, self.model = values.values, values.view(subject.model)
 
 
 def margins(subject: Subject) -> Findings:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import Trajectory, cell_of
-from noisyrnn.checks import check_integer, check_labels, check_sequences
+from noisyrnn.checks import check_batch, check_integer, check_labels, check_sequences
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
 from noisyrnn.padding import valid_steps
-from noisyrnn.robustness.base import Model, check_batch, check_model, predict
 from noisyrnn.robustness.gradient import recording
+from noisyrnn.robustness.logits import Model, check_model, predict
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise
 

@@ -11,8 +11,8 @@ from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data.base import Split, check_split
 from noisyrnn.models import RecurrentLayer
 from noisyrnn.models.heads.standardization import Standardized
-from noisyrnn.robustness.base import batch_first
 from noisyrnn.robustness.gradient import recording
+from noisyrnn.robustness.logits import as_batch_first
 
 _DTYPES = ("float32", "float64")
 
@@ -70,7 +70,7 @@ class MeanLoss:
         check_split("split", split)
         trainable_parameters(model)
         copied: Any = copy.deepcopy(model).to(dtype).eval()
-        self.model: Any = batch_first(copied)
+        self.model: Any = as_batch_first(copied)
         for module in self.model.modules():
             if isinstance(module, RecurrentLayer):
                 module.noise = "off"

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.checks import as_int64, check_integer, check_number
-from noisyrnn.robustness.base import Model, check_batch, check_model, predict
+from noisyrnn.checks import as_int64, check_batch, check_integer, check_number
 from noisyrnn.robustness.gradient import recording
+from noisyrnn.robustness.logits import Model, check_model, predict
 from noisyrnn.robustness.pgd import PGD
 
 _SHRINKINGS = 12  # a found attack is shortened to within 2^-12 of where its segment crosses the boundary

@@ -12,8 +12,9 @@ from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import as_int64, check_sequences
 from noisyrnn.models import Cell, SequenceClassifier
 from noisyrnn.models.gated import TorchCell
-from noisyrnn.robustness.base import check_model, predict, valid_values
+from noisyrnn.padding import valid_values
 from noisyrnn.robustness.gradient import recording
+from noisyrnn.robustness.logits import check_model, predict
 
 
 @recording

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from noisyrnn.analysis.dynamics.jacobian import input_jacobian
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.checks import as_int64, check_choice, check_integer
+from noisyrnn.checks import as_int64, check_batch, check_choice, check_integer
 from noisyrnn.data.base import Split, check_split
-from noisyrnn.robustness.base import Model, check_batch, check_model, predict, valid_values
+from noisyrnn.padding import valid_values
 from noisyrnn.robustness.evaluate import BLOCK
 from noisyrnn.robustness.gradient import recording
+from noisyrnn.robustness.logits import Model, check_model, predict
 
 
 def leads(logits: Tensor, labels: Tensor) -> Tensor:

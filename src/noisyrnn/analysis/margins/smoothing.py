@@ -8,8 +8,10 @@ from scipy import special
 from torch import Tensor
 
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.checks import check_integer, check_number
-from noisyrnn.robustness.base import Model, check_batch, check_model, check_strengths, predict, valid_values
+from noisyrnn.checks import check_batch, check_integer, check_number
+from noisyrnn.padding import valid_values
+from noisyrnn.robustness.base import check_strengths
+from noisyrnn.robustness.logits import Model, check_model, predict
 from noisyrnn.robustness.statistics import Interval, accuracy_interval
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 

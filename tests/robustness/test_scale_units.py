@@ -6,7 +6,8 @@ import torch
 
 from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
-from noisyrnn.robustness import PERTURBATIONS, PGD, Scaled, WhiteNoise, build_perturbation, evaluate
+from noisyrnn.models import NoisyRNN, SequenceClassifier
+from noisyrnn.robustness import FGSM, PERTURBATIONS, PGD, SaltAndPepper, WhiteNoise, build_perturbation, evaluate
 
 LENGTHS = torch.tensor([7, 4, 9, 1, 9, 6])
 LABELS = torch.tensor([0, 1, 0, 1, 0, 1])
@@ -160,26 +161,49 @@ def test_float32_far_from_zero_is_moved_in_its_own_steps():
 
 
 def test_repr_holds_the_scale():
-    perturbation = build_perturbation("pgd_l2", 0.2, scale=scale_of((1.0, 2.0), (3.0, 4.0)))
-    assert perturbation == Scaled(PGD(0.2, norm="l2", per_value=True), center=(1, 2), scale=(3, 4), unit="s√n")
-    assert eval(repr(perturbation), {"Scaled": Scaled, "PGD": PGD}) == perturbation
-    assert (perturbation.name, perturbation.norm, perturbation.symbol, perturbation.clip) == ("pgd_l2", "l2", "ϵ", None)
+    scale = scale_of((1.0, 2.0), (3.0, 4.0))
+    perturbation = build_perturbation("pgd_l2", 0.2, scale=scale)
+    assert perturbation == PGD(0.2, norm="l2", scale=scale)
+    assert eval(repr(perturbation), {"Scale": Scale, "PGD": PGD}) == perturbation
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_the_unit_of_the_strength_has_a_name(name):
+    units = {"multiplicative_noise": "of (x − m)", "salt_and_pepper": "", "pgd_l2": "s√n"}
+    assert build_perturbation(name, 0.2, scale=scale_of((1.0,), (3.0,))).unit == units.get(name, "s")
+    assert build_perturbation(name, 0.2, value_range=(0.0, 1.0)).unit == ""
+
+
+def test_a_model_with_steps_first_is_attacked_as_any_other():
+    torch.manual_seed(0)
+    models = [SequenceClassifier(NoisyRNN(2, 6, step_size=1.0, batch_first=first), 3).eval() for first in (True, False)]
+    models[1].load_state_dict(models[0].state_dict())
+    inputs, scale = torch.randn(6, 6, 2, generator=generator()), scale_of((0.1, 0.2), (1.0, 2.0))
+    one, other = (FGSM(0.3, scale=scale)(model, inputs, LABELS, generator=generator()) for model in models)
+    torch.testing.assert_close(one, other)
 
 
 def test_messages(make_inputs):
-    with pytest.raises(ValueError, match=r"^center and scale must hold one number for each channel, got 1 and 2\.$"):
-        Scaled(WhiteNoise(0.1), center=(0.0,), scale=(1.0, 1.0))
-    with pytest.raises(ValueError, match=r"^scale must be at least 0, got -1\.$"):
-        Scaled(WhiteNoise(0.1), center=(0.0,), scale=(-1.0,))
+    scale = scale_of((0.0,), (1.0,))
     with pytest.raises(ValueError, match=r"^inputs must have 1 channels, those of scale, got 2\.$"):
-        Scaled(WhiteNoise(0.1), center=(0.0,), scale=(1.0,))(None, make_inputs(), LABELS, generator=generator())
+        WhiteNoise(0.1, scale=scale)(None, make_inputs(), LABELS, generator=generator())
+    with pytest.raises(ValueError, match=r"^clip must be None with a scale, got \(0, 1\)\. Leave one of them out\.$"):
+        WhiteNoise(0.1, clip=(0, 1), scale=scale)
+    with pytest.raises(ValueError, match=r"^scale must be None for salt and pepper, got a Scale\. Set low=scale\.low"):
+        SaltAndPepper(0.1, scale=scale)
     with pytest.raises(ValueError, match=r"^clip must be false for data that state no range of values, got true\."):
-        build_perturbation("fgsm", 0.1, scale=scale_of((0.0,), (1.0,)), clip=True)
+        build_perturbation("fgsm", 0.1, scale=scale, clip=True)
     with pytest.raises(TypeError, match=r"^scale must be a Scale where value_range is None, got None\."):
         build_perturbation("fgsm", 0.1)
 
 
 class TestScale:
+    def test_messages(self):
+        with pytest.raises(ValueError, match=r"^std must hold one number for each of 1 channels, got 2\.$"):
+            Scale(mean=(0.0,), std=(1.0, 1.0), low=(0.0,), high=(0.0,))
+        with pytest.raises(ValueError, match=r"^std must be at least 0, got -1\.$"):
+            Scale(mean=(0.0,), std=(-1.0,), low=(0.0,), high=(0.0,))
+
     def test_statistics_of_the_valid_steps(self):
         rng = np.random.default_rng(0)
         rows = [rng.normal([5e5, -2e-3], [3.0, 1e-4], size=(length, 2)) for length in rng.integers(20, 60, size=80)]
