@@ -226,6 +226,5 @@ def test_paths_with_marks_of_addresses_keep_their_databases(data: Path, tmp_path
     assert done.returncode == 0, done.stderr
     assert noisyrnn("train", "--dataset", data, *SMALL, "--logger", "mlflow", "--output", output).returncode == 0
     assert all((output / name).stat().st_size > 0 for name in ("sweeps.db", "mlflow.db"))
-    assert {path.name for path in tmp_path.iterdir()} == {data.name, output.name}
     folder = next(output.glob("sweep-*"))
     assert len(json.loads((folder / "sweep.json").read_text())["trials"]) == 1

@@ -20,7 +20,7 @@ from noisyrnn.pipeline.dependencies import check_same_data
 from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run, is_current
 from noisyrnn.pipeline.seeds import train_seeds
-from noisyrnn.pipeline.tracking import check_logger, check_reachable, usable_logger
+from noisyrnn.pipeline.tracking import check_logger
 from noisyrnn.pipeline.train import DataReader, announce, check_same_settings, run_path, train_run
 from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_on_cluster, run_tasks
 from noisyrnn.progress import ProgressBar
@@ -168,7 +168,7 @@ def _run_stages(task: RunTask) -> None:
         resume=True,
         accelerator=task.accelerator,
         show_progress=task.show_progress,
-        logger=usable_logger(task.logger, [RunFolder(task.path)]),
+        logger=task.logger,
     )
     evaluate_run(
         folder,
@@ -203,7 +203,7 @@ def run_task_group(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
             resume=True,
             accelerator=first.accelerator,
             show_progress=first.show_progress,
-            logger=usable_logger(first.logger, [RunFolder(task.path) for task in tasks]),
+            logger=first.logger,
         )
     except Exception as error:  # the memory may not hold them all, or one run's files are damaged
         name, reason = first.config.shown_label, failure_message(error)
@@ -289,7 +289,6 @@ def compare(
         lost = _unreadable(tasks, dataset)
         failures = dict(lost)
         sound = [task for task in tasks if task.path not in failures]
-        check_reachable(config.logger, [RunFolder(task.path) for task in sound])
         made = {task.path for task in sound if RunFolder(task.path).robustness.is_file()}  # they take no time again
         bar = ProgressBar("runs", len(sound), done=len(made), shown=show_progress and not one_by_one)
         try:

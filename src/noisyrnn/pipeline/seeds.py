@@ -7,7 +7,7 @@ from pathlib import Path
 from noisyrnn.checks import check_number
 from noisyrnn.pipeline.dependencies import check_same_data
 from noisyrnn.pipeline.devices import make_fabric, processes, resolve_accelerator
-from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable, usable_logger
+from noisyrnn.pipeline.tracking import Tracking, check_logger
 from noisyrnn.pipeline.train import (
     DataReader,
     announce,
@@ -50,7 +50,7 @@ def train_seeds(
         accelerator: As for `train_run`.
         checkpoint_seconds: As for `train_run`.
         show_progress: As for `train_run`; side by side, one bar shows all.
-        logger: As for `train_run`; of runs that follow one another, one continues without it where it fails meanwhile.
+        logger: As for `train_run`.
         reader: As for `train_run`; the runs share it.
 
     Returns:
@@ -71,7 +71,6 @@ def train_seeds(
     if batch_seeds:
         check_alike(configs)
     folders = [open_run(config, output, resume=resume) for config in configs]
-    check_reachable(logger, folders)
     reader = reader or DataReader(data_dir)
     if batch_seeds:
         return _side_by_side(configs, folders, reader, resume, accelerator, checkpoint_seconds, show_progress, logger)
@@ -86,7 +85,7 @@ def train_seeds(
                 accelerator=accelerator,
                 checkpoint_seconds=checkpoint_seconds,
                 show_progress=show_progress,
-                logger=usable_logger(logger, [folder]),
+                logger=logger,
             )
             ends[folder.path] = None
         except (RuntimeError, MemoryError) as error:
@@ -128,29 +127,28 @@ def _side_by_side(
             locks.enter_context(locked(folder.path))
         for folder, config in todo.items():
             begin_run(folder, config, data)
+        trackings = [Tracking(logger, folder, config) for folder, config in todo.items()]
         try:
-            with ExitStack() as stack:
-                tracks = [stack.enter_context(Tracking(logger, folder, config)) for folder, config in todo.items()]
-                outcomes = fit_seeds(
-                    models,
-                    dataset,
-                    list(todo.values()),
-                    objective=objective_of(configs[0]),
-                    folders=list(todo),
-                    resume=resume,
-                    checkpoint_seconds=checkpoint_seconds,
-                    show_progress=show_progress,
-                    fabric=fabric,
-                    on_epochs=tracks,
-                )
-                for track, outcome in zip(tracks, outcomes, strict=True):
-                    if isinstance(outcome, RuntimeError):
-                        track.end("FAILED")
-        except (RuntimeError, MemoryError) as error:  # not the fault of one run
-            for folder, model in zip(todo, models, strict=True):
-                end_run(folder, model, error)
+            outcomes = fit_seeds(
+                models,
+                dataset,
+                list(todo.values()),
+                objective=objective_of(configs[0]),
+                folders=list(todo),
+                resume=resume,
+                checkpoint_seconds=checkpoint_seconds,
+                show_progress=show_progress,
+                fabric=fabric,
+                on_epochs=trackings,
+            )
+        except BaseException as error:  # not the fault of one run
+            for folder, model, tracking in zip(todo, models, trackings, strict=True):
+                tracking.close(error)
+                if isinstance(error, RuntimeError | MemoryError):
+                    end_run(folder, model, error)
             raise
-        for folder, model, outcome in zip(todo, models, outcomes, strict=True):
+        for folder, model, tracking, outcome in zip(todo, models, trackings, outcomes, strict=True):
+            tracking.close(outcome)
             end_run(folder, model, outcome)
             if isinstance(outcome, RuntimeError):
                 ends[folder.path] = str(outcome)

@@ -21,7 +21,7 @@ from noisyrnn.data.base import Dataset
 from noisyrnn.models import SequenceClassifier, build_layer, layer_options
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data
 from noisyrnn.pipeline.devices import make_fabric, processes, resolve_accelerator
-from noisyrnn.pipeline.tracking import Tracking, check_logger, check_reachable
+from noisyrnn.pipeline.tracking import Tracking, check_logger
 from noisyrnn.progress import tell
 from noisyrnn.run_folder import (
     RunFolder,
@@ -199,26 +199,27 @@ def train_run(
     fabric = make_fabric(config.precision, accelerator)
     with locked(folder.path) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
-            check_reachable(logger, [folder])
             begin_run(folder, config, describe(dataset))
+        tracking = Tracking(logger if fabric.is_global_zero else "csv", folder, config)
         try:
-            with Tracking(logger, folder, config) if fabric.is_global_zero else nullcontext() as on_epoch:
-                result = fit(
-                    model,
-                    dataset,
-                    config,
-                    objective=objective_of(config),
-                    folder=folder,
-                    resume=resume,
-                    checkpoint_seconds=checkpoint_seconds,
-                    show_progress=show_progress,
-                    fabric=fabric,
-                    on_epoch=on_epoch,
-                )
-        except (RuntimeError, MemoryError) as error:
-            if fabric.is_global_zero:
+            result = fit(
+                model,
+                dataset,
+                config,
+                objective=objective_of(config),
+                folder=folder,
+                resume=resume,
+                checkpoint_seconds=checkpoint_seconds,
+                show_progress=show_progress,
+                fabric=fabric,
+                on_epoch=tracking,
+            )
+        except BaseException as error:
+            tracking.close(error)
+            if fabric.is_global_zero and isinstance(error, RuntimeError | MemoryError):
                 end_run(folder, model, error)
             raise
+        tracking.close(result)
         if fabric.is_global_zero:
             end_run(folder, model, result)
     return folder
