@@ -148,3 +148,10 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         return write_run(tmp_path / "made" / f"{label}-{seed}-{next(number)}", label=label, seed=seed, **options)
 
     return make
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the figures out of a page whose files or texts are tested: they take most of the time."""
+    for name in ("accuracy_curves", "training_curves"):
+        monkeypatch.setattr(f"noisyrnn.report.page.{name}", lambda *_, **__: None)

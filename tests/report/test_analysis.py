@@ -32,13 +32,13 @@ def test_reads_all_that_an_analysis_holds(make_run: Make) -> None:
     folder = write_analysis(make_run(label="noisy", seed=1), analysis("noisy", 1))
     found = read_run(folder).analysis
     assert found is not None
-    trace, _, _, smoothed = found.quantities[:4]
+    (trace, measured), _, _, (smoothed, radius) = list(found.quantities.items())[:4]
     value = 12.34 * 0.93
     assert (trace.name, trace.title, trace.group) == ("hessian_trace", "Hessian trace", "curvature")
-    assert (trace.value, trace.interval) == (pytest.approx(value), pytest.approx((value - 1, value + 1)))
+    assert (measured.value, measured.interval) == (pytest.approx(value), pytest.approx((value - 1, value + 1)))
     assert (trace.kind, trace.confidence, trace.better) == ("estimate", None, "lower")
-    assert (trace.unit, trace.note) == ("", "256 training sequences")
-    assert (smoothed.kind, smoothed.confidence, smoothed.interval, smoothed.unit) == ("certificate", 0.999, None, "ℓ2")
+    assert (trace.unit, measured.note) == ("", "256 training sequences")
+    assert (smoothed.kind, smoothed.confidence, radius.interval, smoothed.unit) == ("certificate", 0.999, None, "ℓ2")
     curve = found.curves["certified_accuracy"]
     assert (curve.x[1], curve.y[0], curve.low[0], curve.high[0]) == (0.05, 0.95 * 0.93, 0.9, 1.0)  # type: ignore[index]
     assert (curve.xlabel, curve.ylabel, curve.confidence) == ("ℓ2 radius", "share of sequences", 0.999)
@@ -62,7 +62,7 @@ def test_an_analysis_without_results_is_empty(make_run: Make) -> None:
     for content in ({}, {"quantities": None, "curves": None, "landscapes": None, "verdict": None, "diagnostics": None}):
         found = read_analysis(write_analysis(folder, content))
         assert found is not None
-        assert (found.quantities, found.curves, found.landscapes, found.verdict) == ((), {}, {}, "")
+        assert (found.quantities, found.curves, found.landscapes, found.verdict) == ({}, {}, {}, "")
         assert (found.diagnostics, found.data, found.settings) == ({}, {}, {})
 
 
@@ -73,7 +73,7 @@ def test_null_is_a_number_that_is_not_finite(make_run: Make) -> None:
     content["landscapes"]["eigen"]["loss"][0][2] = None
     found = read_analysis(write_analysis(make_run(label="a", seed=1), content))
     assert found is not None
-    quantity = found.quantities[0]
+    quantity = next(iter(found.quantities.values()))
     assert math.isnan(quantity.value)
     assert quantity.interval is not None
     assert quantity.interval[0] == 1.0

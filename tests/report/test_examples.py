@@ -1,13 +1,18 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.report.conftest import column, example
 
-from noisyrnn.report import read_run
-from noisyrnn.report.examples import gallery
-from noisyrnn.report.table import compare
+from noisyrnn.report import examples, read_run
+from noisyrnn.report.accuracy import columns_of
+from noisyrnn.report.comparison import Comparison, compare
 
 Make = Callable[..., Path]
+
+
+def gallery(comparison: Comparison, *, count: int) -> list[dict[str, Any]]:
+    return examples.gallery(comparison.groups, columns_of(comparison.accuracy), count=count)
 
 
 def test_noise_is_pictured_once_and_attacks_for_each_model(runs: list[Path]) -> None:

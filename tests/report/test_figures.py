@@ -10,11 +10,19 @@ import pytest
 from matplotlib.image import imread
 from tests.report.conftest import column
 
-from noisyrnn.report import read_run
-from noisyrnn.report.figures import COLOURS, POINTS, accuracy_curves, colour, heatmap, trace, training_curves
-from noisyrnn.report.table import Comparison, compare
+from noisyrnn.report import figures, read_run
+from noisyrnn.report.comparison import Comparison, compare
+from noisyrnn.report.figures import COLOURS, POINTS, Figure, colour, heatmap, trace
 
 Make = Callable[..., Path]
+
+
+def accuracy_curves(comparison: Comparison, *, chance: float | None) -> Figure | None:
+    return figures.accuracy_curves(comparison.accuracy, comparison.labels, chance=chance)
+
+
+def training_curves(comparison: Comparison) -> Figure | None:
+    return figures.training_curves(comparison.groups)
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +31,9 @@ def comparison(runs: list[Path]) -> Comparison:
 
 
 def test_accuracy_curves_have_a_panel_for_each_perturbation(comparison: Comparison) -> None:
-    drawing = accuracy_curves(comparison, chance=0.1)
-    assert drawing is not None
-    texts = [element.text for element in ElementTree.fromstring(drawing.svg).iter() if element.tag.endswith("text")]
+    figure = accuracy_curves(comparison, chance=0.1)
+    assert figure is not None
+    texts = [element.text for element in ElementTree.fromstring(figure.svg).iter() if element.tag.endswith("text")]
     assert texts.count("White noise") == texts.count("PGD ℓ∞") == 1
     assert {"strength σ", "strength ϵ", "test accuracy (%)", "noisy", "lipschitz", "lstm"} <= set(texts)
     assert "Clean" not in texts
@@ -38,23 +46,23 @@ def test_figures_are_the_same_every_time(comparison: Comparison) -> None:
 
 
 def test_figures_of_the_page_take_its_colours_and_those_for_a_paper_do_not(comparison: Comparison) -> None:
-    drawing = training_curves(comparison)
-    assert drawing is not None
-    paper = base64.b64decode(drawing.files["svg"].split(",")[1]).decode()
-    assert "currentColor" in drawing.svg
-    assert "var(--rule)" in drawing.svg
+    figure = training_curves(comparison)
+    assert figure is not None
+    paper = base64.b64decode(figure.files["svg"].split(",")[1]).decode()
+    assert "currentColor" in figure.svg
+    assert "var(--rule)" in figure.svg
     assert "currentColor" not in paper
     assert "<dc:date>" not in paper
-    assert base64.b64decode(drawing.files["pdf"].split(",")[1]).startswith(b"%PDF")
+    assert base64.b64decode(figure.files["pdf"].split(",")[1]).startswith(b"%PDF")
     for label in range(3):
-        assert COLOURS[label].lower() in drawing.svg
+        assert COLOURS[label].lower() in figure.svg
 
 
 def test_curves_run_through_the_means(comparison: Comparison) -> None:
-    """Heights of the markers, read back from the drawing, are those of the means."""
-    drawing = accuracy_curves(comparison, chance=None)
-    assert drawing is not None
-    markers = re.findall(r'<use href="#\w+" x="(?!0")([\d.]+)" y="([\d.]+)" style="fill: #0072b2', drawing.svg)
+    """Heights of the markers, read back from the figure, are those of the means."""
+    figure = accuracy_curves(comparison, chance=None)
+    assert figure is not None
+    markers = re.findall(r'<use href="#\w+" x="(?!0")([\d.]+)" y="([\d.]+)" style="fill: #0072b2', figure.svg)
     heights = [float(y) for _, y in markers]
     # The panels hold (0.95, 0.85) and (0.95, 0.6) for the first label; the legend's marker comes last.
     assert len(heights) == 5
@@ -87,17 +95,17 @@ def test_values_that_are_not_finite_are_left_out(make_run: Make) -> None:
     folder = make_run(label="a", seed=1, epochs=3)
     text = (folder / "metrics.csv").read_text(encoding="utf-8").replace("2.01", "nan").replace("1.01", "inf")
     (folder / "metrics.csv").write_text(text, encoding="utf-8")
-    drawing = training_curves(compare([read_run(folder)]))
-    assert drawing is not None
-    assert "nan" not in drawing.svg.lower()
+    figure = training_curves(compare([read_run(folder)]))
+    assert figure is not None
+    assert "nan" not in figure.svg.lower()
 
 
 @pytest.mark.parametrize("label", ["_hidden", "$\\frac$", "<b>&", "50 % more"])
 def test_awkward_labels_are_drawn_literally(make_run: Make, label: str) -> None:
     columns = [column("clean", None, 0.9), column("fgsm", 0.1, 0.5)]
-    drawing = accuracy_curves(compare([read_run(make_run(label=label, seed=1, columns=columns))]), chance=None)
-    assert drawing is not None
-    texts = ["".join(element.itertext()) for element in ElementTree.fromstring(drawing.svg).iter()]
+    figure = accuracy_curves(compare([read_run(make_run(label=label, seed=1, columns=columns))]), chance=None)
+    assert figure is not None
+    texts = ["".join(element.itertext()) for element in ElementTree.fromstring(figure.svg).iter()]
     assert label in {text.strip() for text in texts}
 
 

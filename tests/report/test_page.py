@@ -9,7 +9,7 @@ import pytest
 from tests.report.conftest import column, example
 
 from noisyrnn.report import page, read_run, write_report
-from noisyrnn.report.table import compare
+from noisyrnn.report.comparison import compare
 from noisyrnn.run_folder import WriteError
 
 Make = Callable[..., Path]
@@ -131,6 +131,7 @@ def test_failed_runs_are_visible_with_their_error(html: str) -> None:
     assert "0 of 1" in html
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_runs_not_evaluated_or_not_finished_are_listed(make_run: Make) -> None:
     unfinished = make_run(label="b", seed=2)
     (unfinished / "summary.json").unlink()
@@ -162,6 +163,7 @@ def test_what_was_run_and_every_setting(html: str) -> None:
     assert "PGDLinf(strength=0.1)" in texts
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_settings_that_differ_between_seeds_are_shown_as_different(make_run: Make) -> None:
     runs = [make_run(label="a", seed=seed, config={"width": 8 * seed, "grid": [1, 2]}) for seed in (1, 2)]
     html = build(runs)
@@ -176,6 +178,7 @@ def test_size_and_time(html: str) -> None:
     assert row[1:7] == ["17,290", "14.5", "4", "4", "95.0", "200"]  # seconds: 13.5, 14.5, 15.5
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_model_that_did_not_learn_is_in_the_notes(make_run: Make) -> None:
     summary = {"status": "finished", "error": None, "parameters": 10, "seconds": 1.0, "epochs": 4, "best_epoch": 4}
     summary |= {"best_validation_accuracy": 1.0, "validation_sequences": 5, "not_fitted": "not fitted: 50.0 %."}
@@ -202,6 +205,7 @@ def test_hostile_text_is_shown_and_not_run(make_run: Make, tmp_path: Path) -> No
     assert reader.texts.count(HOSTILE) >= 6
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_one_seed_names_its_interval(make_run: Make) -> None:
     html = build([make_run(label=label, seed=1, columns=[column("clean", None, 0.75)]) for label in "ab"])
     assert "[53.4, 90.3]" in html
@@ -209,11 +213,13 @@ def test_one_seed_names_its_interval(make_run: Make) -> None:
     assert 'title="1 seed; interval over test sequences, for these trained models"' in html
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_fewer_examples_are_shown_where_the_page_would_be_too_large(
-    runs: list[Path], html: str, monkeypatch: pytest.MonkeyPatch
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    html = build(runs)
     assert html.count("<h3>Sequence ") == 2
-    # Leaving out one example saves more than 2,000 bytes; title, command and date differ by less.
+    # Leaving out one example saves more than 2,000 bytes.
     monkeypatch.setattr(page, "LARGEST_PAGE", len(html.encode()) - 1_000)
     assert build(runs).count("<h3>Sequence ") == 1
     monkeypatch.setattr(page, "LARGEST_PAGE", 1)
@@ -232,6 +238,7 @@ def test_many_large_examples_stay_below_three_megabytes(make_run: Make) -> None:
     assert len(build(runs).encode()) < 3_000_000
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_an_interrupted_write_leaves_the_old_files(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +265,7 @@ def test_nothing_is_written_where_the_runs_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_an_output_that_is_a_file_is_refused(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(

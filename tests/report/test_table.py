@@ -1,286 +1,232 @@
 import json
-import re
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.report.conftest import column, write
+from tests.report.analysis_files import quantity, write_analysis
 
-from noisyrnn.report import read_run, split_readable
-from noisyrnn.report.runs import Column
-from noisyrnn.report.table import Comparison, caption, compare, markdown, percent, title
-from noisyrnn.robustness import PERTURBATIONS, accuracy_interval, seeds_interval, seeds_test
-from noisyrnn.run_folder import RunFolder, file_digest, read_json
+from noisyrnn.report import read_run
+from noisyrnn.report.comparison import Comparison, compare
+from noisyrnn.report.table import Row, count_text, kind_title, number, seeds_text, value_texts
+from noisyrnn.report.theory import caption, markdown
 
 Make = Callable[..., Path]
-CLEAN, WHITE, PGD = Column("clean", 0.0), Column("white_noise", 0.2), Column("pgd_linf", 0.1)
+# 97.5 % quantile of Student's t with two degrees of freedom, in closed form.
+T_2 = 0.95 / math.sqrt(2 * 0.975 * 0.025)
 
 
-def answers(*accuracies: float) -> list[list[float]]:
-    """For each seed, which of the twenty sequences are right in the made runs."""
-    return [[float(i < round(20 * accuracy)) for i in range(20)] for accuracy in accuracies]
+@pytest.fixture
+def compared(make_run: Make) -> Callable[..., Comparison]:
+    """A comparison from the quantities of each label's seeds, `None` for a run that was not analysed."""
+
+    def build(**labels: list[list[dict[str, Any]] | None]) -> Comparison:
+        runs = []
+        for label, seeds in labels.items():
+            for seed, quantities in enumerate(seeds, start=1):
+                folder = make_run(label=label, seed=seed)
+                if quantities is not None:
+                    write_analysis(folder, {"quantities": quantities, "verdict": f"verdict {seed}"})
+                runs.append(read_run(folder))
+        return compare(runs)
+
+    return build
 
 
-@pytest.fixture(scope="module")
-def comparison(runs: list[Path]) -> Comparison:
-    return compare([read_run(path) for path in runs])
+def only_row(comparison: Comparison) -> Row:
+    (row,) = comparison.theory.rows
+    return row
 
 
-def test_order_of_labels_and_columns(comparison: Comparison) -> None:
-    assert [group.label for group in comparison.groups] == ["noisy", "lipschitz", "lstm", "cornn"]
-    assert comparison.columns == (CLEAN, WHITE, PGD)
-    assert comparison.base == "noisy"
+def texts(row: Row, label: str) -> tuple[str, str]:
+    return value_texts(row.cells[label], row.quantity)
 
 
-def test_means_and_intervals_over_seeds(comparison: Comparison) -> None:
-    cell = comparison.cells["noisy", CLEAN]
-    expected = seeds_interval(answers(0.9, 0.95, 1.0))
-    assert cell.seeds == {1: 0.9, 2: 0.95, 3: 1.0}
-    assert cell.mean == pytest.approx(0.95, abs=1e-12)
-    assert (cell.low, cell.high, cell.covers) == (expected.low, expected.high, "trainings and test sequences")
-    assert percent(cell) == ("95.0", "[76.3, 100.0]")
+def values(*numbers: float | None, **options: Any) -> list[list[dict[str, Any]] | None]:
+    return [[quantity("trace", value, **options)] for value in numbers]
 
 
-def test_best_and_indistinguishable_are_marked(comparison: Comparison) -> None:
-    labels = ("noisy", "lipschitz", "lstm")
-    marks = {label: [comparison.cells[label, column].mark for column in comparison.columns] for label in labels}
-    # Five or six of twenty sequences decide lipschitz against the best under noise and PGD: too few for nine tests.
-    expected = {"noisy": ["best", "best", "close"], "lipschitz": ["close"] * 3, "lstm": ["", "", "best"]}
-    assert marks == expected
-    assert comparison.comparisons == 9
+def test_means_and_intervals_over_seeds(compared: Callable[..., Comparison]) -> None:
+    row = only_row(compared(a=values(1.0, 2.0, 6.0, interval=[0.0, 9.0])))
+    entry = row.cells["a"]
+    half = T_2 * math.sqrt(7 / 3)  # variance ((-2)² + (-1)² + 3²) / 2 = 7
+    assert entry.seeds == {1: 1.0, 2: 2.0, 3: 6.0}
+    assert (entry.mean, entry.low, entry.high) == pytest.approx((3.0, 3 - half, 3 + half), abs=1e-12)
+    assert entry.covers == "seeds"
+    assert texts(row, "a") == ("3.0", "[-3.6, 9.6]")
 
 
-def test_marks_are_corrected_for_all_pairs_and_columns(comparison: Comparison) -> None:
-    # noisy against lstm under noise has the smallest p of all nine.
-    alone = seeds_test(answers(0.4, 0.45, 0.45), answers(0.8, 0.85, 0.9))
-    assert alone.p_value < 0.05 / 9
-    white = seeds_test(answers(0.6, 0.65, 0.75), answers(0.8, 0.85, 0.9))
-    assert 0.05 / 9 < white.p_value < 0.05  # a mark alone, none among nine
-    assert comparison.cells["lipschitz", WHITE].mark == "close"
+def test_one_seed_keeps_its_own_interval(compared: Callable[..., Comparison]) -> None:
+    row = only_row(compared(a=values(12.34, interval=[11.0, 14.0])))
+    entry = row.cells["a"]
+    assert (entry.mean, entry.low, entry.high, entry.covers) == (12.34, 11.0, 14.0, "draws or sequences")
+    assert texts(row, "a") == ("12.3", "[11.0, 14.0]")
+    assert texts(only_row(compared(a=values(12.34))), "a") == ("12.34", "")
+    seeds = [*values(None, interval=[0.0, 1.0]), *values(5.0, interval=[4.0, 6.0])]
+    only_finite = only_row(compared(a=seeds)).cells["a"]
+    assert (only_finite.low, only_finite.high) == (4.0, 6.0)
 
 
-def test_paired_tests_against_the_first_label(comparison: Comparison) -> None:
-    test = comparison.tests["lipschitz", WHITE]
-    expected = seeds_test(answers(0.6, 0.65, 0.75), answers(0.8, 0.85, 0.9))
-    assert (test.difference, test.low, test.high, test.p_value) == pytest.approx(
-        (-0.55 / 3, expected.low, expected.high, expected.p_value), abs=1e-12
-    )
-    p_values = sorted(test.p_value for test in comparison.tests.values())
-    assert test.adjusted == pytest.approx(4 * p_values[2], abs=1e-12)  # the third of six
+def test_values_that_are_not_finite_are_left_out_and_counted(compared: Callable[..., Comparison]) -> None:
+    row = only_row(compared(a=values(1.0, None, 3.0), b=values(None, 5.0, None), c=values(None, None)))
+    assert row.cells["a"].mean == 2.0
+    assert count_text(row.cells["a"]) == "2 of 3 seeds"
+    assert seeds_text(row.cells["a"], row.quantity) == "seed 1: 1.000, seed 2: not finite, seed 3: 3.000"
+    assert (row.cells["b"].mean, row.cells["b"].covers) == (5.0, "draws or sequences")
+    assert count_text(row.cells["b"]) == "1 of 3 seeds"
+    assert texts(row, "c") == ("none finite", "")
+    assert count_text(row.cells["c"]) == ""
+    assert math.isnan(row.cells["a"].low)  # of two seeds
+    assert row.tests == {}  # a and b share no seed with a value
+
+
+def test_paired_tests_against_the_first_label(compared: Callable[..., Comparison]) -> None:
+    row = only_row(compared(a=values(1.0, 2.0, 4.0), b=values(2.0, 4.0, 7.0), c=values(5.0)))
+    test = row.tests["b"]  # differences 1, 2, 3: t = 2 / (1 / sqrt(3)), p = 1 - t / sqrt(t² + 2)
+    assert test.difference == pytest.approx(2.0, abs=1e-12)
+    assert (test.low, test.high) == pytest.approx((2 - T_2 / math.sqrt(3), 2 + T_2 / math.sqrt(3)), abs=1e-9)
+    assert test.p_value == pytest.approx(1 - math.sqrt(12 / 14), abs=1e-9)
     assert (test.pairs, test.unit) == (3, "seed")
-    assert not any(label == "noisy" for label, _ in comparison.tests)
+    assert test.adjusted == test.p_value  # the only one with a p
+    assert (row.tests["c"].pairs, row.tests["c"].reason) == (1, "too few seeds")
 
 
-def test_pairs_follow_the_seed_not_the_order(runs: list[Path]) -> None:
-    forward = compare([read_run(path) for path in runs])
-    backward = compare([read_run(path) for path in (*runs[2::-1], *runs[4:6], runs[3], *runs[6:])])
-    assert backward.tests == forward.tests
-    assert markdown(backward) == markdown(forward)
+def test_every_row_counts_in_the_correction(compared: Callable[..., Comparison]) -> None:
+    def seeds(*numbers: float) -> list[list[dict[str, Any]] | None]:
+        return [[quantity(name, value) for name in ("trace", "largest")] for value in numbers]
 
-
-def test_a_failed_label_stays_in_the_table_without_numbers(comparison: Comparison) -> None:
-    assert ("cornn", CLEAN) not in comparison.cells
-    assert "| cornn | 0 of 1 | – | – | – |" in markdown(comparison)
-
-
-def test_markdown_to_the_letter(comparison: Comparison) -> None:
-    lines = markdown(comparison).splitlines()
-    assert lines[0] == "| model | seeds | Clean | White noise σ 0.2 | PGD ℓ∞ ϵ 0.1 |"
-    assert lines[1] == "|---|---:|---:|---:|---:|"
-    assert lines[2] == "| noisy | 3 | **95.0** [76.3, 100.0] | **85.0** [64.1, 97.1] | *60.0* [35.1, 82.4] |"
-    assert lines[3] == "| lipschitz | 3 | *93.3* [73.3, 100.0] | *66.7* [43.4, 85.8] | *40.0* [17.6, 64.9] |"
-    assert lines[7] == (
-        "Test accuracy in %, mean over seeds. [low, high] is the 95 % interval of the mean over other trainings and "
-        "other test sequences. **Bold**: highest mean of the column. *Italics*: not significantly different from it "
-        "(paired test over seeds, p ≥ 0.05, corrected for the 9 comparisons of all pairs and columns by Holm's method)."
+    rows = compared(a=seeds(1.0, 2.0, 4.0), b=seeds(2.0, 4.0, 7.0), c=seeds(1.0, 2.5, 4.5)).theory.rows
+    p_values = sorted(test.p_value for row in rows for test in row.tests.values())
+    adjusted = sorted(test.adjusted for row in rows for test in row.tests.values())
+    assert len(p_values) == 4
+    assert adjusted[0] == pytest.approx(4 * p_values[0], rel=1e-12)
+    assert adjusted == pytest.approx(
+        [min(1.0, 4 * p_values[0])] * 2 + [min(1.0, max(4 * p_values[0], 2 * p_values[2]))] * 2
     )
 
 
-def test_markdown_escapes_labels(make_run: Make) -> None:
-    run = read_run(make_run(label="a|b*<i>", seed=1, columns=[column("clean", None, 0.5)]))
-    assert r"| a\|b\*\<i\> | 1 |" in markdown(compare([run]))
+@pytest.mark.parametrize("other", [{"kind": "certificate"}, {"unit": "per time"}, {"kind": "estimate"}])
+def test_kinds_and_units_are_never_in_one_cell(compared: Callable[..., Comparison], other: dict[str, Any]) -> None:
+    seeds = [*values(1.0), *values(5.0, **other), *values(3.0)]
+    first, second = compared(a=seeds, b=values(2.0, 2.5, **other)).theory.rows
+    assert (first.quantity.kind, first.cells["a"].seeds) == ("exact", {1: 1.0, 3: 3.0})
+    assert (second.cells["a"].seeds, second.cells["b"].seeds) == ({2: 5.0}, {1: 2.0, 2: 2.5})
+    assert "b" not in first.cells
+    assert first.tests == {}
+    assert {label: test.reason for label, test in second.tests.items()} in ({}, {"b": "too few seeds"})
 
 
-def test_one_seed_takes_the_interval_over_sequences(make_run: Make) -> None:
-    first = make_run(label="a", seed=1, columns=[column("clean", None, 0.75)])
-    second = make_run(label="b", seed=1, columns=[column("clean", None, 0.5)])
-    comparison = compare([read_run(first), read_run(second)])
-    cell = comparison.cells["a", CLEAN]
-    interval = accuracy_interval([5] * 15 + [0] * 5, draws=5)
-    assert (cell.low, cell.high) == (interval.low, interval.high)
-    assert cell.covers == "test sequences, for these trained models"
-    assert percent(cell) == ("75.0", "[53.4, 90.3]")
-    assert "for these trained models only" in caption(comparison)
-    assert "trainings and" not in caption(comparison)
-    test = comparison.tests["b", CLEAN]
-    expected = seeds_test([[1] * 15 + [0] * 5], [[1] * 10 + [0] * 10])
-    assert (test.pairs, test.unit, test.reason) == (1, "seed", "too few seeds")
-    assert (test.difference, test.low, test.high) == pytest.approx((-0.25, -expected.high, -expected.low), abs=1e-12)
-    assert (cell.mark, comparison.cells["b", CLEAN].mark) == ("best", "")
-    table = markdown(comparison)
-    assert (
-        "Fewer than 3 shared seeds are too few for a test" in table and "Italics" not in table and "Holm" not in table
-    )
+def test_confidences_are_never_in_one_cell(compared: Callable[..., Comparison]) -> None:
+    kind = {"kind": "certificate"}
+    rows = compared(a=[*values(1.0, confidence=0.99, **kind), *values(1.0, confidence=0.999, **kind)]).theory.rows
+    assert [row.quantity.confidence for row in rows] == [0.99, 0.999]
+    assert kind_title("certificate", 0.999) == "certificate, confidence 99.9\N{NO-BREAK SPACE}%"
+    assert kind_title("certificate", None) == "certificate"
 
 
-def test_a_single_label_is_not_called_best(make_run: Make) -> None:
-    comparison = compare([read_run(make_run(label="a", seed=1, columns=[column("clean", None, 0.75)]))])
-    assert comparison.cells["a", CLEAN].mark == ""
-
-
-def test_equal_means_are_both_best(make_run: Make) -> None:
-    runs = [read_run(make_run(label=label, seed=1, columns=[column("clean", None, 0.75)])) for label in "ab"]
-    cells = compare(runs).cells
-    assert (cells["a", CLEAN].mark, cells["b", CLEAN].mark) == ("best", "best")
-
-
-def test_unequal_columns(make_run: Make) -> None:
-    first = make_run(label="a", seed=1, columns=[column("clean", None, 0.75), column("white_noise", 0.1, 0.5)])
-    second = make_run(label="b", seed=1, columns=[column("clean", None, 0.5), column("mystery", 3.0, 0.25)])
-    comparison = compare([read_run(first), read_run(second)])
-    assert comparison.columns == (CLEAN, Column("white_noise", 0.1), Column("mystery", 3.0))
-    assert ("a", Column("mystery", 3.0)) not in comparison.cells
-    assert ("b", Column("mystery", 3.0)) not in comparison.tests
-    assert comparison.cells["b", Column("mystery", 3.0)].mark == ""
-    assert "| a | 1 | **75.0** [53.4, 90.3] | 50.0 [29.5, 70.5] | – |" in markdown(comparison)
-
-
-def test_unequal_seeds_pair_what_they_share_and_say_so(make_run: Make) -> None:
-    accuracies = {("a", 1): 0.5, ("a", 2): 0.6, ("a", 3): 0.7, ("b", 2): 0.7, ("b", 3): 0.9, ("b", 9): 0.1}
-    runs = [
-        read_run(make_run(label=label, seed=seed, columns=[column("clean", None, value)]))
-        for (label, seed), value in accuracies.items()
+def test_rows_stay_with_their_diagnostic_and_name(compared: Callable[..., Comparison]) -> None:
+    first = [quantity("trace", 1.0), quantity("radius", 1.0, group="margin")]
+    second = [
+        quantity("radius", 1.0, group="margin"),
+        quantity("largest", 2.0),
+        quantity("trace", 1.0, kind="estimate"),
     ]
-    comparison = compare(runs)
-    test = comparison.tests["b", CLEAN]
-    assert (test.pairs, test.difference) == (2, pytest.approx(0.15, abs=1e-12))
-    assert comparison.notes == (
-        "The models were not evaluated with the same seeds (a: 1, 2, 3; b: 2, 3, 9); tests pair the seeds they share.",
-    )
-
-
-def test_no_shared_seed_gives_no_test(make_run: Make) -> None:
-    runs = [read_run(make_run(label=str(s), seed=s, columns=[column("clean", None, 0.5 + s / 10)])) for s in (1, 2)]
-    comparison = compare(runs)
-    assert comparison.tests == {}
-    assert comparison.cells["1", CLEAN].mark == ""
-    assert comparison.to_dict()["labels"]["2"]["columns"][0]["versus_base"] is None
-
-
-def test_what_makes_runs_less_comparable_is_noted(make_run: Make) -> None:
-    first = column("white_noise", 0.1, 0.75)
-    second = first | {"settings": "WhiteNoise(strength=0.1, clip=(0, 1))", "correct": "5" * 10}
-    runs = [make_run(label="a", seed=1, columns=[first]), make_run(label="b", seed=1, columns=[second])]
-    write(runs[1] / "robustness.json", {"settings": {"evaluation_seed": 7, "draws": 5}, "columns": [second]})
-    comparison = compare([read_run(path) for path in runs])
-    different, draws, counts = comparison.notes
-    assert different == (
-        "White noise σ 0.1 was not the same perturbation in all runs: "
-        "WhiteNoise(strength=0.1) and WhiteNoise(strength=0.1, clip=(0, 1))."
-    )
-    assert "different seeds of the draws" in draws
-    assert "same number of test sequences" in counts
-    assert ("b", Column("white_noise", 0.1)) not in comparison.tests
-    assert "Note: White noise" in markdown(comparison)
-
-
-def test_json_holds_every_number(comparison: Comparison) -> None:
-    content = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
-    assert content["base"] == "noisy"
-    white = content["labels"]["lipschitz"]["columns"][1]
-    assert (white["perturbation"], white["strength"]) == ("white_noise", 0.2)
-    assert white["seeds"] == {"1": 0.6, "2": 0.65, "3": 0.75}
-    assert white["mean"] == pytest.approx(2 / 3, abs=1e-12)
-    assert white["covers"] == "trainings and test sequences"
-    assert white["versus_base"]["p_value"] == comparison.tests["lipschitz", WHITE].p_value
-    assert white["versus_base"]["adjusted"] == comparison.tests["lipschitz", WHITE].adjusted
-    assert content["labels"]["cornn"] == {"runs": [{"seed": 1, "status": "failed", "evaluated": False}], "columns": []}
-
-
-def test_json_has_no_nan(make_run: Make) -> None:
-    entries = [column("clean", None, 0.5), column("clean", None, 0.5) | {"correct": "5555500000"}]
-    runs = [make_run(label="a", seed=seed, columns=[entry]) for seed, entry in enumerate(entries)]
-    comparison = compare([read_run(run) for run in runs])  # not the same test sequences: no interval
-    assert comparison.to_dict()["labels"]["a"]["columns"][0]["low"] is None
-    assert "NaN" not in json.dumps(comparison.to_dict(), allow_nan=False)
-    assert percent(comparison.cells["a", CLEAN]) == ("50.0", "")
-
-
-def test_titles_of_every_perturbation() -> None:
-    assert [title(Column(name, 0.05)) for name in PERTURBATIONS][:3] == [
-        "White noise σ 0.05",
-        "Multiplicative noise σ 0.05",
-        "Salt and pepper α 0.05",
+    rows = compared(a=[first, second]).theory.rows
+    names = [(row.quantity.group, row.quantity.name, row.quantity.kind) for row in rows]
+    assert names == [
+        ("curvature", "trace", "exact"),
+        ("curvature", "trace", "estimate"),
+        ("curvature", "largest", "exact"),
+        ("margin", "radius", "exact"),
     ]
-    assert title(Column("fgsm", 0.1)) == "FGSM ϵ 0.1"
-    assert title(Column("pgd_l2", 1.0)) == "PGD ℓ2 ϵ 1"
-    assert title(Column("my_own", 2.5)) == "My own 2.5"
-    assert title(Column("clean", 0.0)) == "Clean"
 
 
-def test_no_runs_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^runs must hold at least one run folder, got none\. Train a model first\.$"):
-        compare([])
+def test_notes_are_named_once(compared: Callable[..., Comparison]) -> None:
+    row = only_row(compared(a=[*values(1.0, note="x"), *values(1.0, note="y"), *values(1.0, note="x"), *values(1.0)]))
+    assert row.notes == ("x", "y")
 
 
-def test_several_data_sets_are_refused(make_run: Make) -> None:
-    runs = [make_run(label="a", seed=1, dataset={"name": name}) for name in ("smnist", "digits")]
-    with pytest.raises(ValueError, match=r"^runs must all be of one data set, got digits, smnist\. Write one report"):
-        compare([read_run(path) for path in runs])
+def test_analyses_of_failed_runs_and_absent_ones_do_not_count(make_run: Make) -> None:
+    good = write_analysis(make_run(label="a", seed=1), {"quantities": [quantity("trace", 1.0)]})
+    failed = make_run(label="a", seed=2, summary={"status": "failed", "error": "broke"})
+    write_analysis(failed, {"quantities": [quantity("trace", 100.0)]})
+    comparison = compare([read_run(path) for path in (good, failed, make_run(label="a", seed=3))])
+    assert list(comparison.groups[0].analyses) == [1]
+    assert only_row(comparison).cells["a"].seeds == {1: 1.0}
 
 
-def test_a_label_and_seed_twice_is_refused(make_run: Make) -> None:
-    runs = [read_run(make_run(label="a", seed=4)) for _ in range(2)]
-    match = f"^runs must hold each label and seed once, got 'a' with seed 4 in '{runs[0].path}' and '{runs[1].path}'"
-    with pytest.raises(ValueError, match=match):
-        compare(runs)
+@pytest.mark.parametrize(
+    ("value", "half", "size", "shown"),
+    [
+        (12.345, 0.4, None, "12.35"),
+        (12.345, 4.2, None, "12.3"),
+        (12.345, 42.0, None, "12"),
+        (12.345, math.nan, None, "12.35"),
+        (0.4, 0.4, 12.345, "0.40"),
+        (1.2345e-7, 4e-9, None, "1.235e-7"),
+        (4e-9, 4e-9, 1.2345e-7, "0.040e-7"),
+        (-4.2e6, 7.3e5, None, "-4.20e+6"),
+        (123456.7, 1.0, None, "123456.7"),
+        (0.0, math.nan, None, "0.000"),
+        (-1e-20, 0.5, None, "0.00"),
+        (0.1, 1e-17, None, "0.1000"),
+        (1e-17, 1e-17, 0.1, "0.0000"),
+        (0.0, 0.0, 0.0, "0.000"),
+        (math.nan, 1.0, None, "not finite"),
+        (math.inf, 1.0, None, "not finite"),
+    ],
+)
+def test_numbers_have_the_digits_their_interval_decides(
+    value: float, half: float, size: float | None, shown: str
+) -> None:
+    assert number(value, half, size=size) == shown
 
 
-def test_results_on_different_test_data_are_never_in_one_table(make_run: Make) -> None:
-    runs = []
-    for seed, labels in ((1, "a"), (2, "b")):
-        path = make_run(label="a", seed=seed, columns=[column("clean", None, 0.5)])
-        content = read_json(path / "robustness.json")
-        write(path / "robustness.json", content | {"depends_on": {"test": {"inputs": "x", "labels": labels}}})
-        runs.append(path)
-    first, second = (re.escape(str(path / "robustness.json")) for path in runs)
-    with pytest.raises(ValueError, match=rf"got {first} and {second}, which differ in the labels of the test part\."):
-        compare([read_run(path) for path in runs])
-    compare([read_run(runs[0])])
+def test_an_interval_with_one_end_says_so(compared: Callable[..., Comparison]) -> None:
+    row = only_row(compared(a=values(2.0, interval=[1.5, None])))
+    assert texts(row, "a") == ("2.000", "[1.500, not finite]")
 
 
-def test_a_result_of_other_weights_is_left_out_and_named(make_run: Make) -> None:
-    path = make_run(label="a", seed=1, columns=[column("clean", None, 0.5)])
-    (path / "model.safetensors").write_bytes(b"weights")
-    digests = {"model": file_digest(path / "model.safetensors"), "config": RunFolder(path).config_digest()}
-    content = read_json(path / "robustness.json")
-    write(path / "robustness.json", content | {"depends_on": {"test": {}, **digests}})
-    assert read_run(path).evaluated and split_readable([path]) == ([path], {})
-    (path / "model.safetensors").write_bytes(b"others")
-    run = read_run(path)
-    assert not run.evaluated
-    reason = "robustness.json is out of date: model.safetensors changed since. Evaluate the run again: "
-    reason += f"noisyrnn evaluate {path}."
-    assert split_readable([path]) == ([path], {path: reason})
-    assert f"a, seed 1: {reason}" in compare([run]).notes
-    (path / "model.safetensors").unlink()  # to save space
-    assert read_run(path).evaluated
+def test_caption_says_what_is_there(compared: Callable[..., Comparison]) -> None:
+    one = caption(compared(a=values(1.0), c=values(None, None)).theory, base="a")
+    assert "its own 95 % interval" in one
+    assert "Student" not in one
+    assert "paired" not in one
+    few = caption(compared(a=values(1.0, 2.0), b=values(1.0, 3.0)).theory, base="a")
+    assert "fewer than 3 seeds and equal values have none" in few and "paired" not in few
+    several = caption(compared(a=values(1.0, 2.0, 4.0), b=values(1.0, 3.0, 3.0)).theory, base="a")
+    assert "Student t interval" in several
+    assert "paired t test of the difference from a over the seeds both have, corrected for the 1 comparisons" in several
+    assert "own" not in several
 
 
-def test_a_column_that_repeats_another_is_counted_once(make_run: Make) -> None:
-    # One attack of the norm: its worst case over attacks has the same answers.
-    def runs(names: tuple[str, ...]) -> Comparison:
-        return compare(
-            [
-                read_run(make_run(label=label, seed=seed, columns=[column(name, 0.1, value) for name in names]))
-                for label, values in (("a", (0.9, 0.95, 1.0)), ("b", (0.4, 0.45, 0.5)))
-                for seed, value in enumerate(values)
-            ]
-        )
+def test_markdown_to_the_letter(compared: Callable[..., Comparison]) -> None:
+    better = {"title": "Trace |H|", "unit": "1/step"}
+    comparison = compared(base=values(1.0, 2.0, 6.0, **better), other=values(2.0, 2.0, None, **better), none=[None])
+    lines = markdown(comparison.theory, comparison.groups).splitlines()
+    assert lines[:5] == [
+        "## Curvature",
+        "",
+        "| quantity | kind | base | other | none |",
+        "|---|---|---:|---:|---:|",
+        r"| Trace \|H\| (1/step) | exact | 3.0 [-3.6, 9.6] | 2.000 (2 of 3 seeds, too few seeds) | – |",
+    ]
+    assert lines[6] == "## Verdicts"
+    assert lines[8] == "- base, seed 1: verdict 1"
+    assert lines[-1].startswith("A row holds values of one kind")
 
-    one, two = runs(("pgd_l2",)), runs(("pgd_l2", "worst_l2"))
-    assert (one.comparisons, two.comparisons) == (1, 1)
-    expected = one.tests["b", Column("pgd_l2", 0.1)]
-    for name in ("pgd_l2", "worst_l2"):
-        assert two.tests["b", Column(name, 0.1)] == expected
-        assert two.cells["b", Column(name, 0.1)].mark == ""
+
+def test_json_holds_every_number(compared: Callable[..., Comparison]) -> None:
+    comparison = compared(a=values(1.0, None, better="lower", note="n"), b=values(2.0, 4.0, better="lower"))
+    (content,) = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))["analysis"]
+    assert (content["name"], content["kind"], content["better"], content["notes"]) == ("trace", "exact", "lower", ["n"])
+    assert content["labels"]["a"] == {
+        "seeds": {"1": 1.0, "2": None},
+        "mean": 1.0,
+        "low": None,
+        "high": None,
+        "covers": "draws or sequences",
+        "versus_base": None,
+    }
+    assert content["labels"]["b"]["mean"] == 3.0

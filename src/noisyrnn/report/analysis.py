@@ -1,4 +1,4 @@
-"""The analysis of one run, read from its `analysis.json`: quantities with their kinds, curves, landscapes, verdict."""
+"""Reads `analysis.json` of a run: quantities with their values, curves, landscapes and the verdict."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,36 +9,8 @@ from typing import Any
 
 from noisyrnn.analysis.measurement import KINDS
 from noisyrnn.checks import check_choice
+from noisyrnn.report.table import Quantity, Value
 from noisyrnn.run_folder import read_json
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantity:
-    """One number of the theory, measured on one run.
-
-    Args:
-        name: The same in every run.
-        title: What it is called on the page.
-        group: The diagnostic that found it, such as `curvature`.
-        value: `nan` where there is no finite one.
-        kind: `exact`, `estimate` or `certificate`.
-        confidence: Of a certificate that holds with a probability; `None` where it always holds.
-        interval: Ends of the run's own 95 % interval, where it has one; an end that is not finite is `nan`.
-        unit: Of the value, such as `per step`; empty where it has none.
-        better: `lower` or `higher`, `None` where neither is.
-        note: What the value was computed from.
-    """
-
-    name: str
-    title: str
-    group: str
-    value: float
-    kind: str
-    confidence: float | None
-    interval: tuple[float, float] | None
-    unit: str
-    better: str | None
-    note: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +60,7 @@ class Analysis:
     Args:
         settings: Settings of the analysis.
         data: For each diagnostic, a statement of which data were used.
-        quantities: Each name once in its group.
+        quantities: Values by quantity; each name once in its group.
         curves: By name.
         landscapes: By name.
         verdict: Whether the dynamics are stable, in words; empty where it was not said.
@@ -97,7 +69,7 @@ class Analysis:
 
     settings: Mapping[str, Any]
     data: Mapping[str, str]
-    quantities: tuple[Quantity, ...]
+    quantities: Mapping[Quantity, Value]
     curves: Mapping[str, Curve]
     landscapes: Mapping[str, Landscape]
     verdict: str
@@ -124,15 +96,15 @@ def read_analysis(folder: Path) -> Analysis | None:
 
 
 def _analysis(content: Mapping[str, Any]) -> Analysis:
-    quantities = tuple(_quantity(entry) for entry in content.get("quantities") or [])
-    names = [(quantity.group, quantity.name) for quantity in quantities]
+    quantities = [_quantity(entry) for entry in content.get("quantities") or []]
+    names = [(quantity.group, quantity.name) for quantity, _ in quantities]
     for group, name in names:
         if names.count((group, name)) > 1:
             raise ValueError(f"two quantities of {group} are named {name!r}")
     return Analysis(
         settings=dict(content.get("settings") or {}),
         data={str(name): str(text) for name, text in (content.get("data") or {}).items()},
-        quantities=quantities,
+        quantities=dict(quantities),
         curves={str(name): _curve(entry) for name, entry in (content.get("curves") or {}).items()},
         landscapes={str(name): _landscape(entry) for name, entry in (content.get("landscapes") or {}).items()},
         verdict=str(content.get("verdict") or ""),
@@ -140,7 +112,7 @@ def _analysis(content: Mapping[str, Any]) -> Analysis:
     )
 
 
-def _quantity(entry: Mapping[str, Any]) -> Quantity:
+def _quantity(entry: Mapping[str, Any]) -> tuple[Quantity, Value]:
     interval = entry.get("interval")
     if interval is not None:
         low, high = interval
@@ -148,18 +120,16 @@ def _quantity(entry: Mapping[str, Any]) -> Quantity:
     better = entry.get("better")
     if better is not None:
         check_choice("better", better, ("higher", "lower"))
-    return Quantity(
+    quantity = Quantity(
         name=str(entry["name"]),
         title=str(entry["title"]),
         group=str(entry["group"]),
-        value=_number(entry["value"]),
         kind=_kind(entry),
         confidence=_optional(entry.get("confidence")),
-        interval=interval,
         unit=str(entry.get("unit") or ""),
         better=better,
-        note=str(entry.get("note") or ""),
     )
+    return quantity, Value(value=_number(entry["value"]), interval=interval, note=str(entry.get("note") or ""))
 
 
 def _curve(entry: Mapping[str, Any]) -> Curve:

@@ -5,29 +5,29 @@ from typing import Any
 
 import numpy as np
 
+from noisyrnn.report.columns import Column
 from noisyrnn.report.figures import colour, heatmap, trace
-from noisyrnn.report.runs import Example, RunRecord
-from noisyrnn.report.table import Comparison, title
+from noisyrnn.report.results import Example, Group, SeedResult
 
 
-def gallery(comparison: Comparison, *, count: int) -> list[dict[str, Any]]:
+def gallery(groups: Sequence[Group], columns: Sequence[Column], *, count: int) -> list[dict[str, Any]]:
     """For each of the first `count` test sequences: its picture under every perturbation and each label's answer.
 
     Each label answers through its evaluated run of the lowest seed. Where all labels saw the same input, as under
     noise, it is pictured once, above their answers; an attack is made against one model, so each has its own picture.
     """
-    speakers = [(i, group.evaluated[0]) for i, group in enumerate(comparison.groups) if group.evaluated]
+    speakers = [(i, group.evaluated[0]) for i, group in enumerate(groups) if group.evaluated]
     speakers = [(i, run) for i, run in speakers if run.examples]
     indices = list(dict.fromkeys(example.index for _, run in speakers for example in run.examples))[:count]
-    return [_entry(speakers, index, comparison) for index in indices]
+    return [_entry(speakers, index, columns) for index in indices]
 
 
-def _entry(speakers: Sequence[tuple[int, RunRecord]], index: int, comparison: Comparison) -> dict[str, Any]:
+def _entry(speakers: Sequence[tuple[int, SeedResult]], index: int, columns: Sequence[Column]) -> dict[str, Any]:
     shown = [
         (i, run, {example.column: example for example in run.examples if example.index == index}) for i, run in speakers
     ]
     found = {column for _, _, examples in shown for column in examples}
-    columns = [column for column in comparison.columns if column in found]
+    columns = [column for column in columns if column in found]
     first = next(example for _, _, examples in shown for example in examples.values())
     dataset = shown[0][1].dataset
     label = _class_name(dataset.get("class_names"), first.label)
@@ -35,7 +35,7 @@ def _entry(speakers: Sequence[tuple[int, RunRecord]], index: int, comparison: Co
     head = []
     for column in columns:
         one = next(examples[column] for _, _, examples in shown if column in examples)
-        head.append({"title": title(column), "picture": _picture(one, dataset, label) if shared[column] else None})
+        head.append({"title": column.title, "picture": _picture(one, dataset, label) if shared[column] else None})
     rows = [
         {
             "label": run.label,
@@ -63,7 +63,7 @@ def _picture(example: Example, dataset: Any, label: str) -> dict[str, Any]:
     inputs = np.asarray(example.inputs, dtype=float)
     low, high = dataset.get("value_range") or _observed(dataset) or (float(inputs.min()), float(inputs.max()))
     shape = dataset.get("image_shape")
-    alt = f"Test sequence {example.index}, class {label}, {title(example.column)}"
+    alt = f"Test sequence {example.index}, class {label}, {example.column.title}"
     if shape and inputs.size == shape[0] * shape[1]:
         return {"image": heatmap(inputs.reshape(shape), value_range=(low, high)), "alt": alt}
     return {"lines": trace(inputs, value_range=(low, high)), "alt": alt}

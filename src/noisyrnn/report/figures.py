@@ -13,12 +13,14 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imsave
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from noisyrnn.report.runs import Column, RunRecord
-from noisyrnn.report.table import CLEAN, Comparison, Group, perturbation_title, symbol
+from noisyrnn.report.accuracy import panels
+from noisyrnn.report.columns import CLEAN, perturbation_title, symbol
+from noisyrnn.report.results import Group, SeedResult
+from noisyrnn.report.table import Row, Table
 
 # Okabe and Ito's colours, told apart with any colour vision; markers and dashes repeat the distinction without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#8A8A8A")
@@ -62,7 +64,7 @@ STYLE: Any = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class Figure:
     """A figure: `svg` is for the page and takes its colours, `files` maps an ending to a data address, for a paper."""
 
     name: str
@@ -75,25 +77,26 @@ def colour(position: int) -> str:
     return COLOURS[position % len(COLOURS)]
 
 
-def accuracy_curves(comparison: Comparison, *, chance: float | None) -> Drawing | None:
+def accuracy_curves(table: Table, labels: Sequence[str], *, chance: float | None) -> Figure | None:
     """Accuracy against strength, a panel for each perturbation, clean at 0, the intervals as bands.
 
     Args:
-        comparison: Where the numbers come from.
+        table: Accuracies.
+        labels: One line each.
         chance: Accuracy of guessing, drawn as a dotted line.
 
     Returns:
         The figure, or `None` where nothing but clean inputs was evaluated.
     """
-    panels = comparison.panels()
-    clean = panels.pop(CLEAN, [])
-    if not panels:
+    rows = panels(table)
+    clean = rows.pop(CLEAN, [])
+    if not rows:
         return None
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "accuracy"}):
-        figure, axes = grid(len(panels), across=3)
-        for axis, (perturbation, columns) in zip(axes, panels.items(), strict=True):
-            for position, group in enumerate(comparison.groups):
-                _accuracy_curve(axis, comparison, [*clean, *columns], position, group)
+        figure, axes = grid(len(rows), across=3)
+        for axis, (perturbation, strengths) in zip(axes, rows.items(), strict=True):
+            for position, label in enumerate(labels):
+                _accuracy_curve(axis, [*clean, *strengths], position, label)
             if chance is not None:
                 axis.axhline(100 * chance, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
             axis.set_title(perturbation_title(perturbation))
@@ -104,18 +107,18 @@ def accuracy_curves(comparison: Comparison, *, chance: float | None) -> Drawing 
             if axis in axes[::3]:
                 axis.set_ylabel("test accuracy (%)")
         legend(figure, axes)
-        return drawn(figure, "accuracy", "Test accuracy against strength of each perturbation, one line per model")
+        return render(figure, "accuracy", "Test accuracy against strength of each perturbation, one line per model")
 
 
-def training_curves(comparison: Comparison) -> Drawing | None:
+def training_curves(groups: Sequence[Group]) -> Figure | None:
     """Validation accuracy and training loss by epoch: mean over runs that did not fail, band from lowest to highest."""
-    groups = [(i, group) for i, group in enumerate(comparison.groups) if any(_epochs(run) for run in group.runs)]
-    if not groups:
+    trained = [(i, group) for i, group in enumerate(groups) if any(_epochs(result) for result in group.results)]
+    if not trained:
         return None
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "training"}):
         figure, (accuracy, loss) = grid(2, across=2)
         lowest, highest = math.inf, 0.0
-        for position, group in groups:
+        for position, group in trained:
             _training_curve(accuracy, group, position, "validation_accuracy", scale=100)
             low, high = _training_curve(loss, group, position, "train_loss", scale=1)
             lowest, highest = min(lowest, low), max(highest, high)
@@ -126,7 +129,7 @@ def training_curves(comparison: Comparison) -> Drawing | None:
         for axis in (accuracy, loss):
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         legend(figure, [accuracy])
-        return drawn(figure, "training", "Validation accuracy and training loss by epoch, one line per model")
+        return render(figure, "training", "Validation accuracy and training loss by epoch, one line per model")
 
 
 def heatmap(image: np.ndarray, *, value_range: tuple[float, float]) -> str:
@@ -146,24 +149,24 @@ def trace(inputs: np.ndarray, *, value_range: tuple[float, float]) -> list[str]:
     return [" ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, line, strict=True)) for line in heights.T]
 
 
-def _accuracy_curve(axis: Axes, comparison: Comparison, columns: Sequence[Column], position: int, group: Group) -> None:
-    known = [column for column in columns if (group.label, column) in comparison.cells]
-    if not known:
+def _accuracy_curve(axis: Axes, rows: Sequence[Row], position: int, label: str) -> None:
+    rows = [row for row in rows if label in row.cells]
+    if not rows:
         return
-    cells = [comparison.cells[group.label, column] for column in known]
-    strengths = [column.strength for column in known]
+    strengths = [column.strength for row in rows if (column := row.quantity.column) is not None]
+    cells = [row.cells[label] for row in rows]
     low = [100 * max(cell.low, 0.0) for cell in cells]
     high = [100 * min(cell.high, 1.0) for cell in cells]
     axis.fill_between(strengths, low, high, color=colour(position), alpha=0.16, linewidth=0)
     means = [100 * cell.mean for cell in cells]
-    axis.plot(strengths, means, label=literal(group.label), **line_style(position, markers=True))
+    axis.plot(strengths, means, label=literal(label), **line_style(position, markers=True))
 
 
 def _training_curve(axis: Axes, group: Group, position: int, name: str, *, scale: float) -> tuple[float, float]:
     """Draw one label; lowest and highest finite value drawn."""
     by_epoch: dict[int, list[float]] = {}
-    for run in group.runs:
-        for epoch, value in zip(_epochs(run), run.history[name], strict=False):
+    for result in group.results:
+        for epoch, value in zip(_epochs(result), result.history[name], strict=False):
             if math.isfinite(value):
                 by_epoch.setdefault(int(epoch), []).append(scale * value)
     if not by_epoch:
@@ -177,9 +180,9 @@ def _training_curve(axis: Axes, group: Group, position: int, name: str, *, scale
     return min(low), max(high)
 
 
-def _epochs(run: RunRecord) -> tuple[float, ...]:
+def _epochs(result: SeedResult) -> tuple[float, ...]:
     """Epochs to draw: none of a failed run, which the page lists by itself."""
-    return () if run.status == "failed" else run.history["epoch"]
+    return () if result.status == "failed" else result.history["epoch"]
 
 
 def line_style(position: int, *, markers: bool) -> dict[str, Any]:
@@ -191,18 +194,18 @@ def line_style(position: int, *, markers: bool) -> dict[str, Any]:
     }
 
 
-def grid(count: int, *, across: int, projection: str | None = None) -> tuple[Figure, list[Axes]]:
+def grid(count: int, *, across: int, projection: str | None = None) -> tuple[Canvas, list[Axes]]:
     """A figure of `count` panels of one size, 7.2 inches wide (two columns of a paper); 3.8 for a single panel."""
     columns = min(count, across)
     rows = math.ceil(count / columns)
     width = 7.2 if columns > 1 else 3.8
-    figure = Figure(figsize=(width, 0.55 + (2.15 if across == 3 else 2.6) * rows), layout="constrained")
+    figure = Canvas(figsize=(width, 0.55 + (2.15 if across == 3 else 2.6) * rows), layout="constrained")
     cells = figure.add_gridspec(rows, columns)
     axes = [figure.add_subplot(cells[i // columns, i % columns], projection=projection) for i in range(count)]
     return figure, axes
 
 
-def legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def legend(figure: Canvas, axes: Sequence[Axes]) -> None:
     """One legend above all panels, naming each label once."""
     entries: dict[Any, Artist] = {}
     for axis in axes:
@@ -215,7 +218,7 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
     figure.legend(list(entries.values()), list(entries), loc="outside upper left", ncols=across, fontsize=8.5)
 
 
-def drawn(figure: Figure, name: str, description: str) -> Drawing:
+def render(figure: Canvas, name: str, description: str) -> Figure:
     """`figure` as a drawing called `name`, read out as `description`."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is computed once, not again for each file
@@ -229,7 +232,7 @@ def drawn(figure: Figure, name: str, description: str) -> Drawing:
         "svg": _data_address("image/svg+xml", written["svg"]),
         "pdf": _data_address("application/pdf", written["pdf"]),
     }
-    return Drawing(name=name, svg=_inline(written["svg"].decode("utf-8"), description), files=files)
+    return Figure(name=name, svg=_inline(written["svg"].decode("utf-8"), description), files=files)
 
 
 def _inline(svg: str, description: str) -> Markup:

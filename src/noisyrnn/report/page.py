@@ -10,28 +10,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from noisyrnn.report.analysis_section import theory_section
-from noisyrnn.report.analysis_table import markdown as analysis_markdown
-from noisyrnn.report.analysis_table import quantity_rows
+from noisyrnn.report import accuracy, theory
+from noisyrnn.report.columns import CLEAN, Column, perturbation_title
+from noisyrnn.report.comparison import Comparison, compare
 from noisyrnn.report.examples import gallery
 from noisyrnn.report.figures import accuracy_curves, colour, training_curves
-from noisyrnn.report.runs import Column, RunRecord, read_run
-from noisyrnn.report.table import (
-    CLEAN,
-    Cell,
-    Comparison,
-    Group,
-    caption,
-    compare,
-    markdown,
-    marks_caption,
-    percent,
-    perturbation_title,
-    seeds_title,
-    strength_title,
-    untested,
-)
-from noisyrnn.robustness.statistics import PairedTest, p_text
+from noisyrnn.report.results import Group, SeedResult, read_run
+from noisyrnn.report.table import Row
 from noisyrnn.run_folder import to_json, write_atomically
 
 LARGEST_PAGE = 3_000_000
@@ -78,15 +63,13 @@ def write_report(
     if lost:
         comparison = replace(comparison, notes=(*comparison.notes, *lost))
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    numbers, rows = comparison.to_dict(), quantity_rows(comparison)
     files = {
-        "table.md": markdown(comparison),
+        "table.md": accuracy.markdown(comparison.accuracy, comparison.groups, comparison.notes),
         "report.html": build_page(comparison, title=title, command=command, date=date, failures=failures),
+        "comparison.json": to_json(comparison.to_dict()),
     }
-    if rows:
-        numbers["analysis"] = [row.to_dict() for row in rows]
-        files["analysis.md"] = analysis_markdown(rows, comparison)
-    files["comparison.json"] = to_json(numbers)
+    if comparison.theory.rows:
+        files["analysis.md"] = theory.markdown(comparison.theory, comparison.groups)
     output = Path(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -96,7 +79,7 @@ def write_report(
         ) from error
     for name, text in files.items():
         write_atomically(output / name, text.encode())
-    if not rows:  # that of an earlier report would be taken for this one's
+    if not comparison.theory.rows:  # that of an earlier report would be taken for this one's
         (output / "analysis.md").unlink(missing_ok=True)
     return output / "report.html"
 
@@ -119,76 +102,86 @@ def build_page(
     """The whole page as HTML, below `LARGEST_PAGE` bytes unless the tables alone are larger."""
     template = template_of("page.html.j2")
     view = _view(comparison, failures or {}) | {"title": title, "command": command, "date": date}
-    page = ""
+    page, columns = "", accuracy.columns_of(comparison.accuracy)
     for count in EXAMPLES:
-        page = template.render(view | {"gallery": gallery(comparison, count=count)})
+        page = template.render(view | {"gallery": gallery(comparison.groups, columns, count=count)})
         if len(page.encode()) < LARGEST_PAGE:
             break
     return page
 
 
 def _view(comparison: Comparison, failures: Mapping[Path, str]) -> dict[str, Any]:
-    """What the template shows, in words: it only lays out."""
-    groups = comparison.groups
-    runs = [run for group in groups for run in group.runs]
-    dataset = next((run.dataset for run in runs if run.dataset), {})
+    """What the template shows, as texts and figures: the template only lays them out."""
+    groups, table = comparison.groups, comparison.accuracy
+    results = [result for group in groups for result in group.results]
+    dataset = next((result.dataset for result in results if result.dataset), {})
     chance = 1 / int(dataset["classes"]) if dataset.get("classes") else None
     settings = _settings(groups)
     return {
-        "facts": _facts(runs, dataset),
-        "failed": [_trouble(run, failures) for run in runs if run.status == "failed"],
-        "not_evaluated": [_trouble(run, failures) for run in runs if run.status != "failed" and not run.evaluated],
-        "notes": comparison.notes,
-        "caption": caption(comparison),
-        "close": marks_caption(comparison),
-        "untested": untested(comparison),
-        "panels": [
-            {"title": perturbation_title(name), "strengths": [_strength(column) for column in columns]}
-            for name, columns in comparison.panels().items()
+        "facts": _facts(results, dataset),
+        "failed": [_trouble(result, failures) for result in results if result.status == "failed"],
+        "not_evaluated": [
+            _trouble(result, failures) for result in results if result.status != "failed" and not result.evaluated
         ],
-        "rows": [_row(comparison, i) for i in range(len(groups))],
-        "accuracy": accuracy_curves(comparison, chance=chance),
+        "notes": comparison.notes,
+        "caption": accuracy.caption(table),
+        "close": accuracy.marks_caption(table),
+        "untested": accuracy.untested(table, groups),
+        "panels": [
+            {"title": perturbation_title(name), "strengths": [_strength(row) for row in rows]}
+            for name, rows in accuracy.panels(table).items()
+        ],
+        "rows": [
+            {
+                "label": group.label,
+                "colour": colour(i),
+                "seeds": group.seeds_title,
+                "cells": [row.cell_texts(group.label, absent="not evaluated") for row in table.rows],
+            }
+            for i, group in enumerate(groups)
+        ],
+        "accuracy": accuracy_curves(table, comparison.labels, chance=chance),
         "chance": None if chance is None else f"{100 * chance:.3g}\N{NO-BREAK SPACE}%",
-        "base": comparison.base,
+        "base": comparison.labels[0],
         "tests": _tests(comparison),
-        "tested": sum(not test.reason for test in comparison.tests.values()),
-        "theory": theory_section(comparison),
-        "training": training_curves(comparison),
+        "tested": table.tested,
+        "theory": theory.theory_section(comparison.theory, groups),
+        "training": training_curves(groups),
         "costs": [_cost(group, i) for i, group in enumerate(groups)],
-        "labels": [{"text": group.label, "colour": colour(i)} for i, group in enumerate(groups)],
+        "labels": [{"text": label, "colour": colour(i)} for i, label in enumerate(comparison.labels)],
         "differing": [row for row in settings if row["differs"]],
         "common": [row for row in settings if not row["differs"]],
-        "perturbations": [*_perturbations(comparison), *_evaluation(comparison)],
+        "perturbations": [*_perturbations(comparison), *_evaluation(groups)],
     }
 
 
-def _facts(runs: Sequence[RunRecord], dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of each line on what was run."""
-    names = list(dict.fromkeys(run.label for run in runs))
-    seeds = sorted({run.seed for run in runs})
-    finished = sum(run.status == "finished" for run in runs)
-    tested = {len(accuracy.rates) for run in runs if run.evaluated for accuracy in run.accuracies.values()}
+def _facts(results: Sequence[SeedResult], dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of each line on what was result."""
+    names = list(dict.fromkeys(result.label for result in results))
+    seeds = sorted({result.seed for result in results})
+    finished = sum(result.status == "finished" for result in results)
+    tested = {len(found.rates) for result in results if result.evaluated for found in result.accuracies.values()}
     parts = (("train", "to train"), ("validation", "to validate"))
     sizes = [f"{dataset[part]} {purpose}" for part, purpose in parts if part in dataset]
     facts = [
-        ("Data set", f"{dataset.get('name', runs[0].config.get('dataset', 'not read'))}"),
+        ("Data set", f"{dataset.get('name', results[0].config.get('dataset', 'not read'))}"),
         ("Source", str(dataset.get("source", ""))),
         ("Sequences", ", ".join([*sizes, *(f"{count} to test" for count in sorted(tested))])),
         ("Shape", _shape(dataset)),
         ("Models", ", ".join(names)),
         ("Seeds", ", ".join(map(str, seeds))),
-        ("Runs", f"{len(runs)}, of which {finished} finished"),
-        ("Epochs", _range(run.summary.get("epochs") for run in runs)),
+        ("Runs", f"{len(results)}, of which {finished} finished"),
+        ("Epochs", _range(result.summary.get("epochs") for result in results)),
         (
             "Draws",
-            f"{_range(run.evaluation.get('draws') for run in runs)} of each random noise, "
-            f"{_range(run.evaluation.get('attack_draws') for run in runs)} random starts of each attack, "
+            f"{_range(result.evaluation.get('draws') for result in results)} of each random noise, "
+            f"{_range(result.evaluation.get('attack_draws') for result in results)} random starts of each attack, "
             "the same for all models",
         ),
     ]
     for name in ("noisyrnn", "torch", "python", "platform"):
-        found = sorted({str(run.environment[name]) for run in runs if name in run.environment})
-        facts.append((name if name == "noisyrnn" else name.capitalize(), ", ".join(found)))
+        values = sorted({str(result.environment[name]) for result in results if name in result.environment})
+        facts.append((name if name == "noisyrnn" else name.capitalize(), ", ".join(values)))
     return [(name, value) for name, value in facts if value]
 
 
@@ -209,65 +202,42 @@ def _range(values: Iterable[Any]) -> str:
     return f"{min(known)}" if min(known) == max(known) else f"{min(known)} to {max(known)}"
 
 
-def _trouble(run: RunRecord, failures: Mapping[Path, str]) -> dict[str, Any]:
-    error = run.summary.get("error")
-    if run.path in failures:
-        error = failures[run.path]
-    elif run.status == "finished":
-        error = run.evaluation_error or "Trained, but not evaluated: it has no robustness.json."
-    elif run.status == "unfinished":
+def _trouble(result: SeedResult, failures: Mapping[Path, str]) -> dict[str, Any]:
+    error = result.summary.get("error")
+    if result.path in failures:
+        error = failures[result.path]
+    elif result.status == "finished":
+        error = result.evaluation_error or "Trained, but not evaluated: it has no robustness.json."
+    elif result.status == "unfinished":
         error = "Training has not finished: it has no summary.json."
-    return {"label": run.label, "seed": run.seed, "folder": str(run.path), "error": error or "No message was recorded."}
-
-
-def _strength(column: Column) -> str:
-    return "" if column.perturbation == CLEAN else strength_title(column)
-
-
-def _row(comparison: Comparison, position: int) -> dict[str, Any]:
-    group = comparison.groups[position]
-    cells = [_cell(comparison.cells.get((group.label, column))) for column in comparison.columns]
-    return {"label": group.label, "colour": colour(position), "seeds": seeds_title(group), "cells": cells}
-
-
-def _cell(cell: Cell | None) -> dict[str, str]:
-    if cell is None:
-        return {"mean": "–", "interval": "", "mark": "", "seeds": "not evaluated"}
-    mean, interval = percent(cell)
-    seeds = ", ".join(f"seed {seed}: {100 * value:.2f}" for seed, value in cell.seeds.items())
-    return {"mean": mean, "interval": interval, "mark": cell.mark, "seeds": seeds}
-
-
-def _tests(comparison: Comparison) -> list[dict[str, Any]]:
-    """A row for each column of the main table; in it a cell for each label but the base."""
-    others = [group.label for group in comparison.groups[1:]]
-    if not comparison.tests:
-        return []
-    return [
-        {
-            "perturbation": perturbation_title(column.perturbation),
-            "strength": _strength(column),
-            "cells": [_test(comparison.tests.get((label, column))) for label in others],
-        }
-        for column in comparison.columns
-    ]
-
-
-def _test(test: PairedTest | None) -> dict[str, str]:
-    if test is None:
-        return {"difference": "–", "interval": "", "p": "", "pairs": "nothing to pair", "sign": ""}
-    sign = "" if not test.significant else ("above" if test.difference > 0 else "below")
     return {
-        "difference": f"{100 * test.difference:+.1f}",
-        "interval": f"[{100 * test.low:+.1f}, {100 * test.high:+.1f}]",
-        "p": p_text(test),
-        "pairs": f"{test.pairs} seed{'s' if test.pairs > 1 else ''}; interval over {test.covers}",
-        "sign": sign,
+        "label": result.label,
+        "seed": result.seed,
+        "folder": str(result.path),
+        "error": error or "No message was recorded.",
     }
 
 
+def _strength(row: Row) -> str:
+    return "" if row.quantity.column is None else row.quantity.column.strength_title
+
+
+def _tests(comparison: Comparison) -> list[dict[str, Any]]:
+    """A row for each column of the accuracy table; in it a cell for each label but the base."""
+    if not any(row.tests for row in comparison.accuracy.rows):
+        return []
+    return [
+        {
+            "perturbation": perturbation_title(row.quantity.name),
+            "strength": _strength(row),
+            "cells": [row.test_texts(label) for label in comparison.labels[1:]],
+        }
+        for row in comparison.accuracy.rows
+    ]
+
+
 def _cost(group: Group, position: int) -> dict[str, str]:
-    finished = [run.summary for run in group.runs if run.status == "finished"]
+    finished = [result.summary for result in group.results if result.status == "finished"]
 
     def mean(name: str, form: str) -> str:
         known = [summary[name] for summary in finished if summary.get(name) is not None]
@@ -289,12 +259,13 @@ def _cost(group: Group, position: int) -> dict[str, str]:
 
 def _settings(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """A row for each setting: its value in each label, all values where the seeds of a label differ in it."""
-    names = dict.fromkeys(name for group in groups for run in group.runs for name in run.config if name not in PER_RUN)
+    configs = [[result.config for result in group.results] for group in groups]
+    names = dict.fromkeys(name for by_seed in configs for config in by_seed for name in config if name not in PER_RUN)
     rows = []
     for name in names:
         values = [
-            " | ".join(dict.fromkeys(_value(run.config[name]) if name in run.config else "–" for run in group.runs))
-            for group in groups
+            " | ".join(dict.fromkeys(_value(config[name]) if name in config else "–" for config in by_seed))
+            for by_seed in configs
         ]
         rows.append({"name": name, "values": values, "differs": len(set(values)) > 1 or " | " in values[0]})
     return rows
@@ -310,20 +281,17 @@ def _perturbations(comparison: Comparison) -> list[tuple[str, str]]:
     """What each perturbation was, as its `repr`."""
     settings: dict[Column, list[str]] = {}
     for group in comparison.groups:
-        for run in group.evaluated:
-            for column, accuracy in run.accuracies.items():
-                found = settings.setdefault(column, [])
-                if accuracy.settings not in found:
-                    found.append(accuracy.settings)
-    return [
-        (f"{perturbation_title(column.perturbation)} {_strength(column)}".strip(), " | ".join(settings[column]))
-        for column in comparison.columns
-        if column.perturbation != CLEAN
-    ]
+        for result in group.evaluated:
+            for column, found in result.accuracies.items():
+                listed = settings.setdefault(column, [])
+                if found.settings not in listed:
+                    listed.append(found.settings)
+    columns = accuracy.columns_of(comparison.accuracy)
+    return [(column.title, " | ".join(settings[column])) for column in columns if column.perturbation != CLEAN]
 
 
-def _evaluation(comparison: Comparison) -> list[tuple[str, str]]:
+def _evaluation(groups: Sequence[Group]) -> list[tuple[str, str]]:
     """Every other setting of the evaluations; all values where they differ."""
-    settings = [run.evaluation for group in comparison.groups for run in group.evaluated]
+    settings = [result.evaluation for group in groups for result in group.evaluated]
     names = dict.fromkeys(name for found in settings for name in found if name != "strengths")
     return [(name, " | ".join(dict.fromkeys(_value(found.get(name)) for found in settings))) for name in names]

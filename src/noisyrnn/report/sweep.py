@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from noisyrnn.report.figures import INK, STYLE, Drawing, colour, drawn, grid, literal
+from noisyrnn.report.columns import Column
+from noisyrnn.report.figures import INK, STYLE, Figure, colour, grid, literal, render
 from noisyrnn.report.page import template_of
-from noisyrnn.report.runs import Column
-from noisyrnn.report.table import perturbation_title, strength_title
 from noisyrnn.robustness import UNITS
 from noisyrnn.run_folder import write_atomically
 
@@ -74,7 +73,7 @@ def _place(place: Any) -> str:
 
 
 def _title(name: str, strength: float, unit: str) -> str:
-    return f"{perturbation_title(name)} {strength_title(Column(name, strength, unit))}"
+    return Column(name, strength, unit).title
 
 
 def _units(sweep: Mapping[str, Any]) -> dict[str, str]:
@@ -128,7 +127,7 @@ def _row(trial: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def history(trials: Sequence[Mapping[str, Any]]) -> Drawing | None:
+def history(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Score of each trial, and the best until then; failed trials as crosses below."""
     scored = [(trial["number"], 100 * trial["score"]) for trial in trials if trial["score"] is not None]
     if not scored:
@@ -144,10 +143,10 @@ def history(trials: Sequence[Mapping[str, Any]]) -> Drawing | None:
         axis.set_xlabel("trial")
         axis.set_ylabel("score (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return drawn(figure, "history", "Score of each trial in order, with the best score until then as a line")
+        return render(figure, "history", "Score of each trial in order, with the best score until then as a line")
 
 
-def slices(sweep: Mapping[str, Any]) -> Drawing | None:
+def slices(sweep: Mapping[str, Any]) -> Figure | None:
     """Score against the value of each setting, a panel a setting, later trials darker."""
     trials = [trial for trial in sweep["trials"] if trial["score"] is not None]
     if not trials:
@@ -172,7 +171,7 @@ def slices(sweep: Mapping[str, Any]) -> Drawing | None:
             axis.set_title(literal(name))
             if axis in axes[::3]:
                 axis.set_ylabel("score (%)")
-        return drawn(figure, "slices", "Score of each trial against the value of each setting")
+        return render(figure, "slices", "Score of each trial against the value of each setting")
 
 
 def log_axis(axis: Axes, low: float, high: float) -> None:
@@ -206,7 +205,7 @@ def _crosses(axis: Axes, places: Sequence[float], scores: Sequence[float]) -> No
         axis.plot(places, [low] * len(places), "x", color=_FAILED)
 
 
-def importance(shares: Mapping[str, float]) -> Drawing | None:
+def importance(shares: Mapping[str, float]) -> Figure | None:
     """Share of each setting in what separates the better trials from the rest."""
     if not shares:
         return None
@@ -216,4 +215,4 @@ def importance(shares: Mapping[str, float]) -> Drawing | None:
         axis.barh([literal(name) for name in names], [100 * shares[name] for name in names], color=colour(0))
         axis.set_xlabel("importance (%)")
         axis.grid(visible=False, axis="y")
-        return drawn(figure, "importance", "Importance of each setting, as a bar")
+        return render(figure, "importance", "Importance of each setting, as a bar")

@@ -6,7 +6,7 @@ import pytest
 from tests.report.conftest import column, example, write
 
 from noisyrnn.report import read_run
-from noisyrnn.report.runs import Column
+from noisyrnn.report.columns import Column
 from noisyrnn.run_folder import file_digest
 
 Make = Callable[..., Path]

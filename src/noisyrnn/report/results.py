@@ -1,4 +1,7 @@
-"""A run folder, read: what was asked, what came out, and what is missing. Nothing here opens a model."""
+"""Reads run folders for a report: settings, training, accuracies, analysis, and what is missing or out of date.
+
+Nothing here opens a model.
+"""
 
 import csv
 import io
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyrnn.report.analysis import Analysis, read_analysis
+from noisyrnn.report.columns import Column
 from noisyrnn.run_folder import RunFolder, changes, file_digest, json_object, listed, read_json
 
 METRICS = (
@@ -20,18 +24,6 @@ METRICS = (
     "learning_rate",
     "seconds",
 )
-
-
-@dataclass(frozen=True, order=True)
-class Column:
-    """One column of a table of accuracies: a perturbation, its strength and that one's unit.
-
-    `strength` is 0 for clean inputs, and `unit` empty where strengths are in the units of the data.
-    """
-
-    perturbation: str
-    strength: float
-    unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +58,8 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """What a run folder holds.
+class SeedResult:
+    """Results of one label with one seed: what its run folder holds.
 
     Args:
         path: The folder.
@@ -121,7 +113,73 @@ class RunRecord:
         return self.status == "finished" and bool(self.accuracies)
 
 
-def read_run(path: Path) -> RunRecord:
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The results of one label, by seed."""
+
+    label: str
+    results: tuple[SeedResult, ...]
+
+    @property
+    def evaluated(self) -> tuple[SeedResult, ...]:
+        """Those whose accuracies are known."""
+        return tuple(result for result in self.results if result.evaluated)
+
+    @property
+    def analyses(self) -> dict[int, Analysis]:
+        """Analyses of the finished runs, by seed."""
+        return {
+            result.seed: result.analysis
+            for result in self.results
+            if result.status == "finished" and result.analysis is not None
+        }
+
+    @property
+    def seeds_title(self) -> str:
+        """Number of seeds evaluated: `3`, or `2 of 3` where some runs failed or were not evaluated."""
+        evaluated, total = len(self.evaluated), len(self.results)
+        return str(total) if evaluated == total else f"{evaluated} of {total}"
+
+
+def group_by_label(results: Sequence[SeedResult]) -> tuple[Group, ...]:
+    """Groups `results` by label, in the order of the labels, each by seed.
+
+    Raises:
+        ValueError: If there are none, they are of several data sets, or one label has two runs of one seed.
+    """
+    if not results:
+        raise ValueError("runs must hold at least one run folder, got none. Train a model first.")
+    names = sorted({str(result.dataset["name"]) for result in results if "name" in result.dataset})
+    if len(names) > 1:
+        raise ValueError(f"runs must all be of one data set, got {', '.join(names)}. Write one report for each.")
+    _check_one_test_part(results)
+    by_label: dict[str, dict[int, SeedResult]] = {}
+    for result in results:
+        seeds = by_label.setdefault(result.label, {})
+        if result.seed in seeds:
+            raise ValueError(
+                f"runs must hold each label and seed once, got {result.label!r} with seed {result.seed} in "
+                f"{str(seeds[result.seed].path)!r} and {str(result.path)!r}. Leave one out, or give it another label."
+            )
+        seeds[result.seed] = result
+    return tuple(
+        Group(label=label, results=tuple(seeds[seed] for seed in sorted(seeds))) for label, seeds in by_label.items()
+    )
+
+
+def _check_one_test_part(results: Sequence[SeedResult]) -> None:
+    """Raise `ValueError` if two results were computed on different test data."""
+    files = [(result.path / name, part) for result in results for name, part in result.test_parts.items()]
+    for file, part in files[1:]:
+        changed = changes({"test": files[0][1]}, {"test": part})
+        if changed:
+            raise ValueError(
+                f"runs must all be evaluated on the same test data, got {files[0][0]} and {file}, which differ in "
+                f"{listed(changed)}. Evaluate (or analyze) the runs again on the same data."
+            )
+
+
+def read_run(path: Path) -> SeedResult:
     """The run in the folder `path`. Absent metrics, summary, robustness or analysis leave their fields empty.
 
     Raises:
@@ -164,7 +222,7 @@ def read_run(path: Path) -> RunRecord:
         json_object(robustness, "settings", folder.robustness)
     _check_types(folder.robustness, robustness, {"error": str})
     foreign = f"its results are not those of its training: {why}" if (why := folder.foreign_model()) else ""
-    return RunRecord(
+    return SeedResult(
         path=path,
         config=config["config"] | config["options"],
         dataset=config["dataset"],

@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from noisyrnn.report.analysis import Curve, Landscape
-from noisyrnn.report.analysis_table import analyses, group_title, kind_title
-from noisyrnn.report.figures import INK, STYLE, Drawing, colour, drawn, grid, legend, line_style, literal
-from noisyrnn.report.table import Comparison
+from noisyrnn.report.figures import INK, STYLE, Figure, colour, grid, legend, line_style, literal, render
+from noisyrnn.report.results import Group
+from noisyrnn.report.table import group_title, kind_title
 
 # A log axis shows this many decades below the highest value; what lies lower is drawn at its foot.
 DECADES = 6
@@ -27,12 +27,12 @@ COLOURS = "viridis"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plate:
-    """A figure with its heading and the caption that says how to read it."""
+class FigureBlock:
+    """A figure with its heading and the caption that explains how to read it."""
 
     title: str
     caption: str
-    drawing: Drawing
+    figure: Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,25 +77,24 @@ DESIGNS = {
 }
 
 
-def curve_plates(comparison: Comparison) -> list[Plate]:
+def curve_blocks(groups: Sequence[Group]) -> list[FigureBlock]:
     """A figure for each kind of curve of which at least one run has a finite value."""
-    groups = [analyses(group) for group in comparison.groups]
-    found = dict.fromkeys(name for by_seed in groups for analysis in by_seed.values() for name in analysis.curves)
+    found = dict.fromkeys(name for group in groups for analysis in group.analyses.values() for name in analysis.curves)
     known = {name for design in DESIGNS.values() for name in design.curves}
     plain = {name: Design(title=group_title(name), curves={name: ""}) for name in found if name not in known}
-    plates = []
+    blocks = []
     for name, design in (DESIGNS | plain).items():
-        curves = {curve_name: _curves(comparison, curve_name) for curve_name in design.curves}
+        curves = {curve_name: _curves(groups, curve_name) for curve_name in design.curves}
         if any(curves.values()):
-            plates.append(_curve_plate(name, design, curves))
-    return plates
+            blocks.append(_curve_block(name, design, curves))
+    return blocks
 
 
-def _curves(comparison: Comparison, name: str) -> dict[tuple[int, str], list[Curve]]:
+def _curves(groups: Sequence[Group], name: str) -> dict[tuple[int, str], list[Curve]]:
     """Curves with a finite value by position and label, one a seed."""
     found = {}
-    for position, group in enumerate(comparison.groups):
-        curves = [analysis.curves[name] for analysis in analyses(group).values() if name in analysis.curves]
+    for position, group in enumerate(groups):
+        curves = [analysis.curves[name] for analysis in group.analyses.values() if name in analysis.curves]
         curves = [curve for curve in curves if any(map(math.isfinite, curve.y))]
         if curves:
             found[position, group.label] = curves
@@ -126,7 +125,7 @@ class _Caption:
         return " ".join([*sentences, *map(_sentence, self.notes)])
 
 
-def _curve_plate(name: str, design: Design, curves: Mapping[str, Mapping[tuple[int, str], list[Curve]]]) -> Plate:
+def _curve_block(name: str, design: Design, curves: Mapping[str, Mapping[tuple[int, str], list[Curve]]]) -> FigureBlock:
     caption = _Caption()
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure, (axis,) = grid(1, across=1)
@@ -150,8 +149,8 @@ def _curve_plate(name: str, design: Design, curves: Mapping[str, Mapping[tuple[i
             axis.set_ylim(highest / 10**DECADES, 2 * highest)
         axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         legend(figure, [axis])
-        drawing = drawn(figure, name, f"{design.title}, one line per model")
-    return Plate(title=design.title, caption=caption.text(design.remark), drawing=drawing)
+        rendered = render(figure, name, f"{design.title}, one line per model")
+    return FigureBlock(title=design.title, caption=caption.text(design.remark), figure=rendered)
 
 
 def _draw(axis: Axes, curves: Sequence[Curve], label: str, look: dict[str, Any], caption: _Caption) -> float:
@@ -233,36 +232,38 @@ class _Scale:
         axis.set_major_formatter(FuncFormatter(lambda height, _: f"{10**height if self.log else height:.4g}"))
 
 
-def landscape_plates(comparison: Comparison) -> list[Plate]:
+def landscape_blocks(groups: Sequence[Group]) -> list[FigureBlock]:
     """For each landscape, contours and surfaces of all models side by side, on one scale."""
-    plates = []
-    found = [analyses(group) for group in comparison.groups]
-    names = dict.fromkeys(name for by_seed in found for analysis in by_seed.values() for name in analysis.landscapes)
+    blocks = []
+    analyses = [analysis for group in groups for analysis in group.analyses.values()]
+    names = dict.fromkeys(name for analysis in analyses for name in analysis.landscapes)
     for name in names:
         panels = []
-        for position, (group, by_seed) in enumerate(zip(comparison.groups, found, strict=True)):
-            for seed, analysis in by_seed.items():
+        for position, group in enumerate(groups):
+            for seed, analysis in group.analyses.items():
                 landscape = analysis.landscapes.get(name)
                 if landscape is not None and any(math.isfinite(loss) for row in landscape.loss for loss in row):
                     panels.append(_Panel(position=position, label=group.label, seed=seed, landscape=landscape))
                     break
         if panels:
-            plates += _landscape_plates(name, panels)
-    return plates
+            blocks += _landscape_blocks(name, panels)
+    return blocks
 
 
-def _landscape_plates(name: str, panels: Sequence[_Panel]) -> list[Plate]:
+def _landscape_blocks(name: str, panels: Sequence[_Panel]) -> list[FigureBlock]:
     scale = _Scale.of(panels)
     plane = "; ".join(dict.fromkeys(panel.landscape.directions for panel in panels))
     caption = _landscape_caption(panels, scale)
     title = f"Loss landscape, {plane}"
     contours, surfaces = f"landscape_{name}_contours", f"landscape_{name}_surfaces"
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name, "savefig.dpi": 200, "axes.grid": False}):
-        flat = drawn(_contours(panels, scale), contours, f"{title}: contours of the loss of each model, on one scale")
-        raised = drawn(_surfaces(panels, scale), surfaces, f"{title}: surface of the loss of each model, on one scale")
+        flat = render(_contours(panels, scale), contours, f"{title}: contours of the loss of each model, on one scale")
+        raised = render(_surfaces(panels, scale), surfaces, f"{title}: surface of the loss of each model, on one scale")
     return [
-        Plate(title=f"{title}: contours", caption=caption, drawing=flat),
-        Plate(title=f"{title}: surfaces", caption="The same losses as heights, on the same scale.", drawing=raised),
+        FigureBlock(title=f"{title}: contours", caption=caption, figure=flat),
+        FigureBlock(
+            title=f"{title}: surfaces", caption="The same losses as heights, on the same scale.", figure=raised
+        ),
     ]
 
 
@@ -301,7 +302,7 @@ def _plane(panels: Sequence[_Panel]) -> dict[str, Any]:
     return found
 
 
-def _contours(panels: Sequence[_Panel], scale: _Scale) -> Figure:
+def _contours(panels: Sequence[_Panel], scale: _Scale) -> Canvas:
     figure, axes = grid(len(panels), across=3)
     levels = np.linspace(scale.low, scale.high, LEVELS + 1)
     for axis, panel in zip(axes, panels, strict=True):
@@ -319,7 +320,7 @@ def _contours(panels: Sequence[_Panel], scale: _Scale) -> Figure:
     return figure
 
 
-def _surfaces(panels: Sequence[_Panel], scale: _Scale) -> Figure:
+def _surfaces(panels: Sequence[_Panel], scale: _Scale) -> Canvas:
     figure, axes = grid(len(panels), across=3, projection="3d")
     for axis, panel in zip(axes, panels, strict=True):
         alphas, betas = np.meshgrid(panel.landscape.alphas, panel.landscape.betas)
@@ -349,7 +350,7 @@ def _surfaces(panels: Sequence[_Panel], scale: _Scale) -> Figure:
     return figure
 
 
-def _colour_bar(figure: Figure, axes: Sequence[Axes], scale: _Scale, *, length: float) -> None:
+def _colour_bar(figure: Canvas, axes: Sequence[Axes], scale: _Scale, *, length: float) -> None:
     bar = figure.colorbar(ScalarMappable(scale.norm, COLOURS), ax=list(axes), shrink=length)
     bar.set_label("training loss")
     scale.show_on(bar.ax.yaxis)

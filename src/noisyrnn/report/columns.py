@@ -1,0 +1,58 @@
+"""The columns of an accuracy table: a perturbation at one strength, its title and its place in the table."""
+
+from dataclasses import dataclass
+
+from noisyrnn.robustness import FGSM, PERTURBATIONS, WORST
+
+CLEAN = "clean"
+# Titles that cannot be derived from the key.
+TITLES = {
+    "fgsm": "FGSM",
+    "pgd_linf": "PGD ℓ∞",
+    "pgd_l2": "PGD ℓ2",
+    f"{WORST}linf": "Worst case over attacks ℓ∞",
+    f"{WORST}l2": "Worst case over attacks ℓ2",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Column:
+    """A perturbation, its strength and the unit of that.
+
+    `strength` is 0 for clean inputs, and `unit` is empty where strengths are in the units of the data.
+    """
+
+    perturbation: str
+    strength: float
+    unit: str = ""
+
+    @property
+    def title(self) -> str:
+        """`White noise σ 0.1`, or `Clean`."""
+        return f"{perturbation_title(self.perturbation)} {self.strength_title}".strip()
+
+    @property
+    def strength_title(self) -> str:
+        """`σ 0.1`, followed by the unit unless it is that of the data; empty for clean inputs."""
+        if self.perturbation == CLEAN:
+            return ""
+        return f"{symbol(self.perturbation)} {self.strength:g} {self.unit}".strip()
+
+    @property
+    def place(self) -> tuple[int, str, float, str]:
+        """Sort key: clean first, then the perturbations as in `PERTURBATIONS`, each by rising strength."""
+        names = [CLEAN, *PERTURBATIONS, *(name for name in TITLES if name.startswith(WORST))]
+        position = names.index(self.perturbation) if self.perturbation in names else len(names)
+        return position, self.perturbation, self.strength, self.unit
+
+
+def perturbation_title(perturbation: str) -> str:
+    """Returns `White noise` for `white_noise`."""
+    return TITLES.get(perturbation, perturbation.replace("_", " ").capitalize())
+
+
+def symbol(perturbation: str) -> str:
+    """Returns the letter of a perturbation's strength; empty for an unknown perturbation."""
+    if perturbation.startswith(WORST):
+        return FGSM.symbol
+    return PERTURBATIONS[perturbation].symbol if perturbation in PERTURBATIONS else ""
