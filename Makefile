@@ -1,7 +1,7 @@
 # `make demo` and `make test` set everything up first: .venv from the system's Python, the project in it, then they run.
 # Setting up again is instant until pyproject.toml or constraints.txt changes. PYTHON=... chooses the Python.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint coverage docs setup clean
+.PHONY: help demo test lint coverage docs package setup clean
 
 PYTHON ?=
 # Compiled bytecode is kept even where the environment says otherwise: else every process compiles torch again.
@@ -29,6 +29,9 @@ coverage: setup ## Run the tests and fail below 90 % of lines
 
 docs: setup ## Build the documentation in build/docs
 	.venv/bin/python -m sphinx -W --keep-going -b html -q docs build/docs
+
+package: setup ## Build the source archive and the wheel in dist/, check them, and try the wheel in an environment of its own
+	sh scripts/package.sh
 
 setup: ## Make .venv and install the project in it, where that is not done yet
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh

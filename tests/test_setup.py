@@ -72,6 +72,14 @@ def test_constraints_hold_names_and_versions_only():
     assert len({name_of(line) for line in CONSTRAINTS}) == len(CONSTRAINTS)
 
 
+def test_the_versions_for_aeon_differ_from_the_pinned_ones_where_they_must():
+    lines = (ROOT / "scripts" / "aeon.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line)] == []
+    pinned = {name_of(line) for line in CONSTRAINTS}
+    assert {line for line in pins if name_of(line) in pinned} - set(CONSTRAINTS) == {"numpy==2.3.5"}
+
+
 def test_every_dependency_has_a_reason():
     rows = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8").lower()
     assert [

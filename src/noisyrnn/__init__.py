@@ -6,7 +6,7 @@ A name is imported when it is first used, so that `import noisyrnn` loads neithe
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__ += ["__version__"]
