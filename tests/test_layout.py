@@ -104,6 +104,17 @@ def write(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
+def test_architecture_names_files_that_exist():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert [
+        name for name in re.findall(r"`((?:src|tests|docs|benchmarks)/[^`]*)`", text) if not (ROOT / name).exists()
+    ] == []
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.rglob("*.[pty]*"))} - {
+        "__pycache__"
+    }
+    assert folders <= set(re.findall(r"`(\w+)/`", text))
+
+
 def test_a_folder_imports_only_from_its_left():
     assert layer_violations(PACKAGE) == []
 
