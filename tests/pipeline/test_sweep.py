@@ -1,5 +1,6 @@
-"""A search for settings: what it makes, that it goes on where it was, and that it never reads the test data."""
+"""A sweep scores trials on perturbed validation data, resumes where it stopped, and never reads the test data."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -16,7 +17,8 @@ import yaml
 from noisyrnn.cli import main
 from noisyrnn.data import Dataset, load_dataset
 from noisyrnn.pipeline import SweepConfig, sweep
-from noisyrnn.pipeline.study import counted, open_study
+from noisyrnn.pipeline.sweep import SweepTask, open_study
+from noisyrnn.pipeline.train import DataReader
 from noisyrnn.report.sweep import write_sweep_page
 from noisyrnn.robustness import Perturbation, build_perturbation, evaluate
 from noisyrnn.run_folder import RunFolder
@@ -24,7 +26,6 @@ from noisyrnn.training import TrainConfig, load
 
 optuna = pytest.importorskip("optuna")
 module = sys.modules["noisyrnn.pipeline.sweep"]
-study_module = sys.modules["noisyrnn.pipeline.study"]
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +51,11 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(configs: list[TrainConfig], output: Path, **rest: Any) -> dict[Path, None]:
         return {output / json.dumps([c.learning_rate, c.step_size, c.additive]): None for c in configs}
 
-    def measured(folder: RunFolder, config: SweepConfig, **rest: Any) -> list[dict[str, Any]]:
+    def measured(folder: RunFolder, task: SweepTask) -> list[dict[str, Any]]:
         values = json.loads(folder.path.name)
         accuracy = 1 / (1 + sum(abs(math.log(value / 0.1)) for value in values))
-        return [{"perturbation": "white_noise", "strength": 0.2, "accuracy": accuracy, "interval": [0.0, 1.0]}]
+        cell = {"perturbation": "white_noise", "strength": 0.2, "unit": "s", "interval": [0.0, 1.0], "sequences": 9}
+        return [{**cell, "accuracy": accuracy}]
 
     monkeypatch.setattr(module, "train_seeds", trained)
     monkeypatch.setattr(module, "validation_columns", measured)
@@ -65,7 +67,7 @@ def settings(waves_file: Path, **changes: Any) -> SweepConfig:
 
 
 def trials_of(folder: Path) -> list[tuple[dict[str, Any], float | None, str | None]]:
-    """Values, score and sentence of each trial, in order; its number may have gaps where others were lost."""
+    """Values, score and message of each trial, in order; the numbers have gaps where trials were interrupted."""
     content = json.loads((folder / "sweep.json").read_text())
     return [(trial["values"], trial["score"], trial["error"]) for trial in content["trials"]]
 
@@ -75,22 +77,21 @@ def test_a_score_is_the_mean_accuracy_on_perturbed_validation_data(waves_file: P
     learns = {"epochs": 8, "hidden_size": 8, "learning_rate": 0.03, "step_size": 0.5}  # accuracies between ½ and 1
     space = {"additive": [0.05, 0.1]}
     config = settings(waves_file, strengths=strengths, seeds=2, trials=2, sweep_seed=3, space=space, train=learns)
-    result = sweep(config, output=tmp_path)
+    folder, content = sweep(config, output=tmp_path)
     dataset = load_dataset(str(waves_file))
 
     def noise(strength: float) -> Perturbation:
         return build_perturbation("white_noise", strength, value_range=dataset.value_range, scale=dataset.scale)
 
-    content = json.loads((result.folder / "sweep.json").read_text())
     assert [trial["number"] for trial in content["trials"]] == [0, 1]
     for trial in content["trials"]:
         found: list[float] = []
         others: dict[tuple[bool, int, int], list[float]] = {}
         for seed in (101, 102):
             run = next(
-                folder
-                for folder in result.folder.glob(f"*-seed{seed}-*")
-                if trial["values"].items() <= json.loads((folder / "config.json").read_text())["config"].items()
+                run
+                for run in folder.glob(f"*-seed{seed}-*")
+                if trial["values"].items() <= json.loads((run / "config.json").read_text())["config"].items()
             )
             model = load(run / "model.safetensors")
             for strength in (0.0, 1.5):
@@ -105,71 +106,64 @@ def test_a_score_is_the_mean_accuracy_on_perturbed_validation_data(waves_file: P
         cells = [cell for run in trial["columns"] for cell in run]
         assert [cell["accuracy"] for cell in cells] == found
         assert all(cell["interval"][0] <= cell["accuracy"] <= cell["interval"][1] for cell in cells)
-    best = max(content["trials"], key=lambda trial: trial["score"])
-    assert (content["best"], result.score, result.best) == (best["number"], best["score"], best["values"])
-    assert (result.trials, result.failed) == (2, 0)
+    assert content["best"] == max(content["trials"], key=lambda trial: trial["score"])["number"]
 
 
-def test_the_best_trial_has_the_highest_score_and_of_equal_ones_is_the_first() -> None:
+def test_the_best_trial_has_the_highest_score_and_of_equal_ones_is_the_first(waves_file: Path, tmp_path: Path) -> None:
     study = optuna.create_study(direction="maximize")
+    study.set_user_attr("settings", {})
     for score in (0.5, 0.9, 0.9, 0.7):
         study.add_trial(optuna.trial.create_trial(value=score))
-    assert module._best(study.get_trials()).number == 1
+    assert module.write_sweep(study, settings(waves_file), tmp_path, None)["best"] == 1
 
 
 def test_the_searched_values_are_those_of_the_runs_and_fixed_ones_stay(waves_file: Path, tmp_path: Path) -> None:
-    result = sweep(settings(waves_file, train={"additive": 0.3}), output=tmp_path)
-    runs = [json.loads(path.read_text())["config"] for path in result.folder.glob("*/config.json")]
+    folder, _ = sweep(settings(waves_file, train={"additive": 0.3}), output=tmp_path)
+    runs = [json.loads(path.read_text())["config"] for path in folder.glob("*/config.json")]
     assert len(runs) == 3
     assert {run["additive"] for run in runs} == {0.3}
     assert len({run["learning_rate"] for run in runs}) == 3
-    for values, _, _ in trials_of(result.folder):
+    for values, _, _ in trials_of(folder):
         assert values.keys() == {"learning_rate", "step_size", "multiplicative", "skew_symmetry"}
         assert sum(values.items() <= run.items() for run in runs) == 1
 
 
-@pytest.mark.slow
-def test_going_on_chooses_what_it_would_have_chosen(waves_file: Path, tmp_path: Path, no_training: None) -> None:
-    config = settings(waves_file, trials=20)  # past the ten that are drawn blindly
-    whole = sweep(config, output=tmp_path / "whole")
-    for trials in (4, 12, 20):
-        parts = sweep(settings(waves_file, trials=trials), output=tmp_path / "parts")
-        assert parts.trials == trials
-    assert trials_of(parts.folder) == trials_of(whole.folder)
-    again = sweep(config, output=tmp_path / "whole")
-    assert (again.trials, again.best) == (20, whole.best)
-    other = sweep(settings(waves_file, trials=2, sweep_seed=1), output=tmp_path / "other")
-    assert trials_of(other.folder) != trials_of(whole.folder)[:2]
+@pytest.mark.parametrize("broken", [pytest.param("stopped", marks=pytest.mark.slow), "interrupted", "killed"])
+def test_a_resumed_sweep_chooses_what_it_would_have_chosen(
+    waves_file: Path, tmp_path: Path, no_training: None, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    config = settings(waves_file, trials=12)  # past the ten that are drawn at random
+    whole, _ = sweep(config, output=tmp_path / "whole")
+    train, calls = module.train_seeds, []
+
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) in (2, 13):
+            raise KeyboardInterrupt if broken == "interrupted" else SystemExit  # Optuna lets the latter through
+        return train(*args, **kwargs)
+
+    if broken == "stopped":
+        for trials in (4, 11):
+            sweep(settings(waves_file, trials=trials), output=tmp_path / "parts")
+    else:
+        monkeypatch.setattr(module, "train_seeds", stop)
+        for made in (1, 11):
+            with pytest.raises((KeyboardInterrupt, SystemExit)):
+                sweep(config, output=tmp_path / "parts")
+            assert len(trials_of(next((tmp_path / "parts").glob("sweep-*")))) == made  # the results so far
+    parts, _ = sweep(config, output=tmp_path / "parts")
+    assert trials_of(parts) == trials_of(whole)
+    _, content = sweep(config, output=tmp_path / "parts")
+    assert len(content["trials"]) == 12
+    other, _ = sweep(settings(waves_file, trials=2, sweep_seed=1), output=tmp_path / "other")
+    assert trials_of(other) != trials_of(whole)[:2]
 
 
 @pytest.mark.slow
 def test_later_trials_are_better(waves_file: Path, tmp_path: Path, no_training: None) -> None:
-    result = sweep(settings(waves_file, trials=40), output=tmp_path)
-    scores = [score for _, score, _ in trials_of(result.folder) if score is not None]
+    folder, _ = sweep(settings(waves_file, trials=40), output=tmp_path)
+    scores = [score for _, score, _ in trials_of(folder) if score is not None]
     assert fmean(scores[-10:]) > fmean(scores[:10]) + 0.05
-
-
-@pytest.mark.slow
-def test_an_interrupted_trial_is_made_again(
-    waves_file: Path, tmp_path: Path, no_training: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = sweep(settings(waves_file, trials=12), output=tmp_path / "whole")
-    really, calls = module.train_seeds, []
-
-    def stopped(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args)
-        if len(calls) in (2, 11):
-            raise KeyboardInterrupt
-        return really(*args, **kwargs)
-
-    monkeypatch.setattr(module, "train_seeds", stopped)
-    for made in (1, 9):
-        with pytest.raises(KeyboardInterrupt):
-            sweep(settings(waves_file, trials=12), output=tmp_path / "broken")
-        folder = next((tmp_path / "broken").glob("sweep-*"))
-        assert len(trials_of(folder)) == made  # what there is has been written
-    sweep(settings(waves_file, trials=12), output=tmp_path / "broken")
-    assert trials_of(folder) == trials_of(whole.folder)
 
 
 def test_the_test_data_are_not_read(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,27 +173,26 @@ def test_the_test_data_are_not_read(waves_file: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(Dataset, "test", property(read))
     with pytest.raises(AssertionError, match="the test data were read"):
         print(load_dataset(str(waves_file)).test)
-    assert sweep(settings(waves_file, trials=1), output=tmp_path).trials == 1
+    assert len(sweep(settings(waves_file, trials=1), output=tmp_path)[1]["trials"]) == 1
 
 
 WILD = {"step_size": [0.1, 1e30]}
 
 
-def test_a_failed_trial_is_kept_with_its_sentence(waves_file: Path, tmp_path: Path) -> None:
+def test_a_failed_trial_is_kept_with_its_message(waves_file: Path, tmp_path: Path) -> None:
     config = settings(waves_file, space=WILD, train={"learn_step": False, "damping": 1.0}, trials=6)
-    result = sweep(config, output=tmp_path)
-    trials = trials_of(result.folder)
+    folder, content = sweep(config, output=tmp_path)
+    trials = trials_of(folder)
     assert len(trials) == 6
+    assert 0 < sum(score is None for _, score, _ in trials) < 6
     for values, score, error in trials:
         assert (score is None) == (values["step_size"] == 1e30)
         assert (error is None) == (score is not None)
         assert error is None or "hidden state became non-finite" in error
-    assert result.failed == sum(score is None for _, score, _ in trials) > 0
-    assert result.best == {"step_size": 0.1}
-    assert result.failed < result.trials
+    assert {trial["number"]: trial["values"] for trial in content["trials"]}[content["best"]] == {"step_size": 0.1}
 
 
-def test_where_every_trial_fails_that_is_said(waves_file: Path, tmp_path: Path, page: None) -> None:
+def test_if_every_trial_fails_there_is_an_error_and_a_page(waves_file: Path, tmp_path: Path, page: None) -> None:
     wild = {"step_size": [1e29, 1e30]}
     config = settings(waves_file, space=wild, train={"learn_step": False, "damping": 1.0}, trials=2)
     with pytest.raises(RuntimeError, match=r"Every trial failed. The first says: .*non-finite"):
@@ -211,88 +204,37 @@ def test_where_every_trial_fails_that_is_said(waves_file: Path, tmp_path: Path, 
 
 
 def test_two_workers_make_as_many_trials_and_no_two_alike(waves_file: Path, tmp_path: Path) -> None:
-    result = sweep(settings(waves_file, trials=5, workers=2), output=tmp_path)
-    trials = trials_of(result.folder)
+    folder, _ = sweep(settings(waves_file, trials=5, workers=2), output=tmp_path)
+    trials = trials_of(folder)
     assert len(trials) == 5
     assert len({json.dumps(values) for values, _, _ in trials}) == 5
     assert all(score is not None for _, score, _ in trials)
 
 
-def test_a_second_machine_shares_the_database_and_keeps_to_the_number(waves_file: Path, tmp_path: Path) -> None:
+def test_a_second_machine_shares_the_database(waves_file: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
-    first = sweep(settings(waves_file, trials=3, storage=url), output=tmp_path / "first")
-    second = sweep(settings(waves_file, trials=5, storage=url), output=tmp_path / "second")
-    assert trials_of(second.folder)[:3] == trials_of(first.folder)
-    assert second.trials == 5
-    assert len(list(second.folder.glob("*/model.safetensors"))) == 2
+    first, _ = sweep(settings(waves_file, trials=2, storage=url), output=tmp_path / "first")
+    second, _ = sweep(settings(waves_file, trials=3, storage=url), output=tmp_path / "second")
+    assert trials_of(second)[:2] == trials_of(first)
+    assert len(trials_of(second)) == 3
+    assert len(list(second.glob("*/model.safetensors"))) == 1
     assert not (tmp_path / "second" / "sweeps.db").exists()
 
 
-def running_trial(study: Any, process: list[Any], seen: float) -> Any:
-    """A trial as another process would have begun it."""
-    template = optuna.trial.create_trial(
-        state=optuna.trial.TrialState.RUNNING, user_attrs={"process": process, "seen": seen}
-    )
-    study.add_trial(template)
-    return study.trials[-1]
-
-
-def test_a_trial_running_elsewhere_counts_until_it_is_silent(
-    waves_file: Path, tmp_path: Path, no_training: None
+def test_a_trial_elsewhere_is_queued_again_once_it_is_silent(
+    waves_file: Path, tmp_path: Path, no_training: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep(settings(waves_file, trials=1), output=tmp_path)
-    folder = next(tmp_path.glob("sweep-*"))
-    study = optuna.load_study(study_name=folder.name, storage=f"sqlite:///{tmp_path / 'sweeps.db'}")
-    mine, now = study_module._signature(), time.time()
-    for made, (process, seen, lost) in enumerate(
-        [
-            (["elsewhere", 17, "1"], now, False),
-            (mine, now, False),
-            (["elsewhere", 17, "1"], now - 121, True),
-            (mine, now - 121, True),  # a process that hangs, or whose number is used again where that cannot be seen
-            ([mine[0], 2**22 + 1, ""], now, True),  # above the largest number there can be
-            ([*mine[:2], "another start"], now, True),  # its number was used again
-        ],
-        start=1,
-    ):
-        trial = running_trial(study, process, seen)
-        ended = sweep(settings(waves_file, trials=made + 1), output=tmp_path).trials
-        if lost:
-            assert ended == made + 1, process
-            assert study.trials[trial.number].state == optuna.trial.TrialState.FAIL
-        else:
-            assert ended == made, process
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            assert sweep(settings(waves_file, trials=made + 1), output=tmp_path).trials == made + 1
-
-
-def test_a_trial_is_signed_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed right after its trial was made: the next one who looks knows that it is lost."""
-    study = open_study("one", f"sqlite:///{tmp_path / 's.db'}", {})
-
-    def killed(*args: Any) -> None:
-        raise SystemExit
-
-    monkeypatch.setattr(optuna.trial.Trial, "__init__", killed)
+    config = settings(waves_file, trials=1, storage=f"sqlite:///{tmp_path / 'shared.db'}")
+    monkeypatch.setattr(module, "validation_columns", lambda *_: sys.exit())  # killed
     with pytest.raises(SystemExit):
-        study_module.new_trial(study, 0)
-    assert study.trials[0].user_attrs["process"] == study_module._signature()
-    assert study.trials[0].user_attrs["seen"] == pytest.approx(time.time(), abs=60)
-
-
-def test_fewer_trials_than_asked_for_is_a_failure(
-    waves_file: Path, tmp_path: Path, no_training: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["sweep", "--dataset", str(waves_file), "--hidden-size", "4", "--epochs", "1", "--output", str(tmp_path)]
-    assert main([*words, "--trials", "1"]) == 0
-    folder = next(tmp_path.glob("sweep-*"))
-    study = optuna.load_study(study_name=folder.name, storage=f"sqlite:///{tmp_path / 'sweeps.db'}")
-    running_trial(study, ["elsewhere", 17, "1"], time.time())
-    capsys.readouterr()
-    assert main([*words, "--trials", "3"]) == 1
-    shown = capsys.readouterr()
-    assert "Trials: 2\n" in shown.out
-    assert shown.err == "Missing: 1 of 3 trials, which run elsewhere. Run the same command again later.\n"
+        sweep(config, output=tmp_path)
+    storage = optuna.storages.RDBStorage(config.storage)
+    (study,) = storage.get_all_studies()
+    (lost,) = storage.get_all_trials(study._study_id)
+    monkeypatch.undo()
+    monkeypatch.setattr(optuna.storages.RDBStorage, "_get_stale_trial_ids", lambda *_: [lost._trial_id])
+    folder, _ = sweep(config, output=tmp_path)
+    assert [values for values, _, _ in trials_of(folder)] == [lost.params]
 
 
 def test_kill_minus_9_then_the_same_command_ends_the_same(waves_file: Path, tmp_path: Path) -> None:
@@ -314,22 +256,11 @@ def test_kill_minus_9_then_the_same_command_ends_the_same(waves_file: Path, tmp_
     assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
-def test_nothing_but_trials_under_way_elsewhere(waves_file: Path, tmp_path: Path) -> None:
-    config = settings(waves_file, trials=1)
-    url = f"sqlite:///{tmp_path / 'sweeps.db'}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            module, "run_trial", lambda task: study_module.new_trial(open_study(task.name, url, task.identity), 0)
-        )
-        with pytest.raises(RuntimeError, match="No trial has ended: the missing ones are running elsewhere"):
-            sweep(config, output=tmp_path)
-
-
 def test_other_settings_are_another_sweep(waves_file: Path, tmp_path: Path, no_training: None) -> None:
-    one = sweep(settings(waves_file, trials=1), output=tmp_path)
-    more = sweep(settings(waves_file, trials=2), output=tmp_path)
-    assert one.folder == more.folder
-    folders = {one.folder}
+    one, _ = sweep(settings(waves_file, trials=1), output=tmp_path)
+    more, _ = sweep(settings(waves_file, trials=2), output=tmp_path)
+    assert one == more
+    folders = {one}
     for changes in (
         {"draws": 3},
         {"seeds": 2},
@@ -338,16 +269,31 @@ def test_other_settings_are_another_sweep(waves_file: Path, tmp_path: Path, no_t
         {"train": {"hidden_size": 5}},
         {"space": {"additive": [0.1, 0.2]}},
     ):
-        folders.add(sweep(settings(waves_file, trials=1, **changes), output=tmp_path).folder)
+        folders.add(sweep(settings(waves_file, trials=1, **changes), output=tmp_path)[0])
     assert len(folders) == 7
 
 
-def test_a_study_of_other_settings_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_another_sweep_at_work_is_refused(waves_file: Path, tmp_path: Path, no_training: None) -> None:
+    folder, _ = sweep(settings(waves_file, trials=1), output=tmp_path)
+    program = f"from noisyrnn.run_folder import locked\nfrom pathlib import Path\nwith locked(Path({str(folder)!r})):"
+    program += " print(flush=True); input()"
+    holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with pytest.raises(ValueError, match="must not be in use"):
+        sweep(settings(waves_file, trials=2), output=tmp_path)
+    holder.communicate(b"\n")
+
+
+def test_a_study_of_other_settings_is_refused(waves_file: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 's.db'}"
-    assert counted(open_study("one", url, {"a": 1})) == []
-    open_study("one", url, {"a": 1})
-    with pytest.raises(ValueError, match="storage must hold no other study called 'one'"):
-        open_study("one", url, {"a": 2})
+    for identity in ({"a": 1}, {"a": 1}, {"a": 2}):
+        task = SweepTask(settings(waves_file), identity, url, tmp_path / "one", DataReader())
+        if identity == {"a": 1}:
+            open_study(task)
+            continue
+        with pytest.raises(ValueError, match="storage must hold no other study called 'one'"):
+            open_study(task)
 
 
 def test_the_best_settings_train_the_same_run(
@@ -355,20 +301,21 @@ def test_the_best_settings_train_the_same_run(
 ) -> None:
     strengths = {"white_noise": [0.5]}
     config = settings(waves_file, strengths=strengths, train={"decay_epochs": (), "clip_norm": None})
-    result = sweep(config, output=tmp_path)
-    best = yaml.safe_load((result.folder / "best.yaml").read_text())
-    assert result.best.items() <= best.items()
-    words = ["train", "--config", str(result.folder / "best.yaml"), "--seed", "101", "--output", str(result.folder)]
-    before = sorted(path.name for path in result.folder.iterdir())
+    folder, content = sweep(config, output=tmp_path)
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    values = {trial["number"]: trial["values"] for trial in content["trials"]}[content["best"]]
+    assert values.items() <= best.items()
+    words = ["train", "--config", str(folder / "best.yaml"), "--seed", "101", "--output", str(folder)]
+    before = sorted(path.name for path in folder.iterdir())
     assert main(words) == 0  # the same settings name the same folder, whose run is finished
-    assert sorted(path.name for path in result.folder.iterdir()) == before
+    assert sorted(path.name for path in folder.iterdir()) == before
     run = Path(capsys.readouterr().out.strip().removeprefix("Trained: "))
     found = TrainConfig.from_dict({**json.loads((run / "config.json").read_text())["config"], "label": None})
-    assert found == config.run_config(result.best)
+    assert found == config.run_config(values)
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind", "sentence"),
+    ("changes", "kind", "message"),
     [
         ({"model": "noisi"}, ValueError, "model must be one of"),
         ({"trials": 0}, ValueError, "trials must be at least 1, got 0"),
@@ -376,7 +323,7 @@ def test_the_best_settings_train_the_same_run(
         ({"seeds": 0}, ValueError, "seeds must be at least 1, got 0"),
         ({"workers": 0}, ValueError, "workers must be at least 1, got 0"),
         ({"sweep_seed": -1}, ValueError, "sweep_seed must be at least 0, got -1"),
-        ({"strengths": {}}, TypeError, "strengths must map perturbations to lists of numbers"),
+        ({"strengths": {}}, ValueError, "strengths must name at least one perturbation"),
         ({"strengths": {"white": [1]}}, ValueError, "perturbation must be one of"),
         ({"strengths": {"white_noise": 1}}, TypeError, "strengths must be a list of numbers, got 1"),
         ({"accelerator": "tpu"}, ValueError, "accelerator must be one of"),
@@ -394,29 +341,33 @@ def test_the_best_settings_train_the_same_run(
     ],
 )
 def test_wrong_settings_are_refused_before_any_work(
-    waves_file: Path, changes: dict[str, Any], kind: type[Exception], sentence: str
+    waves_file: Path, changes: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
-    with pytest.raises(kind, match=sentence):
+    with pytest.raises(kind, match=message):
         settings(waves_file, **changes)
 
 
 @pytest.mark.parametrize(
-    ("url", "sentence"),
+    ("url", "message"),
     [
-        ("sweeps.db", "storage must be the URL of a database, got 'sweeps.db'. Write sqlite:///sweeps.db."),
+        ("sweeps.db", "storage must be the URL of a database"),
+        ("sqlite://", "storage must be the URL of a database that outlives a process"),
+        ("sqlite:///file:x?mode=memory&uri=true", "storage must be the URL of a database that outlives a process"),
         ("nothing://here/db", "storage must be a database that can be opened, got 'nothing://here/db'"),
         ("sqlite:///{folder}/missing/s.db", "storage must be a database that can be opened"),
+        ("sqlite:///{folder}/damaged.db", "storage must be a database that can be opened, .* move it away"),
     ],
 )
-def test_a_database_that_cannot_be_opened(waves_file: Path, tmp_path: Path, url: str, sentence: str) -> None:
+def test_a_database_that_cannot_be_opened(waves_file: Path, tmp_path: Path, url: str, message: str) -> None:
+    (tmp_path / "damaged.db").write_bytes(b"no database" * 1000)
     config = settings(waves_file, storage=url.format(folder=tmp_path))
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         sweep(config, output=tmp_path / "out")
 
 
 def test_without_optuna(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ValueError, match=r"sweep must have the package optuna, got none. .*noisyrnn\[sweep\]"):
+    with pytest.raises(ValueError, match=r"^`noisyrnn sweep` needs Optuna: pip install 'noisyrnn\[sweep\]'$"):
         sweep(settings(waves_file), output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -431,28 +382,16 @@ def test_the_number_of_threads_is_left_as_it_was(waves_file: Path, tmp_path: Pat
         torch.set_num_threads(before)
 
 
-def test_what_a_trial_is_trained_with(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    really, seen = module.train_seeds, []
-
-    def watched(configs: Any, **options: Any) -> Any:
-        seen.append(options)
-        return really(configs, **options)
-
-    monkeypatch.setattr(module, "train_seeds", watched)
-    result = sweep(settings(waves_file, trials=1, accelerator="cpu"), output=tmp_path, data_dir=tmp_path)
-    assert seen == [{"output": result.folder, "data_dir": tmp_path.resolve(), "resume": True, "accelerator": "cpu"}]
-
-
 @pytest.mark.usefixtures("page", "no_training")
 def test_the_files_of_a_sweep_hold_no_password(
     waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = []
 
-    def open_here(name: str, url: str, identity: dict[str, Any]) -> Any:
+    def open_here(task: SweepTask) -> Any:
         """A server with passwords is not there: a file in its place."""
-        asked.append(url)
-        return open_study(name, f"sqlite:///{tmp_path / 'study.db'}", identity)
+        asked.append(task.storage)
+        return open_study(dataclasses.replace(task, storage=f"sqlite:///{tmp_path / 'study.db'}"))
 
     monkeypatch.setattr(module, "open_study", open_here)
     url = "postgresql://me:hunt er'2@host/db?password=hunt er'2"

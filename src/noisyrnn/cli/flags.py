@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from noisyrnn.redact import words_without_passwords
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.settings import recommended
+from noisyrnn.training.settings import recommended, stated
 
 Arguments = dict[str, Any]
 
@@ -131,11 +131,9 @@ def _print_config(parser: CommandParser, given: Arguments, used: Arguments) -> N
     print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), end="")
 
 
-def stated(config: TrainConfig) -> Arguments:
-    """Settings that a file must state for the same run: those that are set, and those that would be recommended."""
-    needed = recommended(config.dataset, config.model)
-    values = dataclasses.asdict(config)
-    return {name: value if value is not None or name in needed else SUPPRESS for name, value in values.items()}
+def printed(config: TrainConfig) -> Arguments:
+    """Return the settings of a run for `--print-config`, with `SUPPRESS` for those that a file need not state."""
+    return dict.fromkeys(dataclasses.asdict(config), SUPPRESS) | stated(config)
 
 
 def _plain_value(value: Any) -> Any:

@@ -17,7 +17,7 @@ from noisyrnn.cli.flags import (
     command_parser,
     given_of,
     pop_path,
-    stated,
+    printed,
 )
 from noisyrnn.pipeline import LOGGERS, train_run, train_seeds
 from noisyrnn.progress import tell
@@ -106,4 +106,4 @@ def _train_config(given: Arguments) -> TrainConfig:
 def _settings(given: Arguments) -> Arguments:
     names = {"experiment", *(field.name for field in dataclasses.fields(TrainConfig))}
     config = _train_config({name: value for name, value in given.items() if name in names})
-    return {**given, **stated(config), "experiment": SUPPRESS}
+    return {**given, **printed(config), "experiment": SUPPRESS}

@@ -1,12 +1,14 @@
-"""A search for settings, judged on the validation data under a stated perturbation."""
+"""Searches the settings of a model with Optuna, for accuracy on perturbed validation data."""
 
 import dataclasses
 import hashlib
 import json
 import re
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -16,39 +18,30 @@ import torch
 import yaml
 
 from noisyrnn import __version__
-from noisyrnn.checks import check_choice, check_integer, check_number
+from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.models import MODELS
-from noisyrnn.pipeline.databases import sqlite_url
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
 from noisyrnn.pipeline.devices import resolve_accelerator
-from noisyrnn.pipeline.search_space import SPACES, Space, read_space
+from noisyrnn.pipeline.evaluate import EvaluateConfig
+from noisyrnn.pipeline.search_space import Place, default_space, limits, read_space, suggest
 from noisyrnn.pipeline.seeds import train_seeds
-from noisyrnn.pipeline.study import (
-    check_optuna,
-    counted,
-    give_up_lost,
-    heartbeat,
-    importances,
-    new_trial,
-    open_study,
-    quiet,
-    running,
-)
-from noisyrnn.pipeline.train import announce, load_data
+from noisyrnn.pipeline.train import DataReader, announce
 from noisyrnn.pipeline.workers import WorkerDiedError, run_tasks
 from noisyrnn.progress import ProgressBar
-from noisyrnn.robustness import MAX_DRAWS, PERTURBATIONS, build_perturbation, check_strengths, evaluate
-from noisyrnn.run_folder import RunFolder, check_writable, content_digest, write_atomically, write_json
+from noisyrnn.redact import sqlite_url, without_passwords
+from noisyrnn.robustness import build_perturbation, evaluate
+from noisyrnn.run_folder import RunFolder, check_writable, content_digest, locked, write_atomically, write_json
+from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.saving import load
-from noisyrnn.training.settings import recommended
+from noisyrnn.training.settings import recommended, stated
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
 FIRST_SEED = 101
-"""Of the trainings of a trial: comparisons begin at 1, so that none repeats a training the settings were chosen by."""
+"""First seed of a trial's trainings; those of comparisons begin at 1, so that they repeat no training of a sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +49,19 @@ class SweepConfig:
     """Settings of a sweep.
 
     Args:
-        model: Which network; see `noisyrnn list`.
-        trials: Trials in all, at least 1; a sweep that is started again makes those that are missing.
-        strengths: For each perturbation of the validation data, its strengths, at least 0, in the units
-            that `noisyrnn evaluate` has for the data set
-            (0 is clean). A trial's score is the mean accuracy over all of them.
+        model: Name of the model; see `noisyrnn list`.
+        trials: Number of trials, at least 1. A sweep that is started again makes the missing ones.
+        strengths: Strengths of each perturbation of the validation data, at least 0 (0 is clean), in the units of
+            `noisyrnn evaluate`. The score of a trial is the mean accuracy over all of them.
         draws: Draws of every random noise, 1 to 35.
-        seeds: Trainings of each trial, with seeds from 101 on, at least 1; the score is their mean.
-        space: What is searched instead of the model's own space: for each setting of `noisyrnn train` a list of values,
-            or `{low: 0.01, high: 1, log: true}`.
-        train: Settings that are fixed, over those recommended for the data set; they are not searched.
-        sweep_seed: Decides the choice of the trials and the draws, at least 0.
-        workers: Trials at a time on this machine, at least 1; the cores are shared out between them.
-        storage: URL of the database; by default an SQLite file in the output folder. Several machines that are given
-            one PostgreSQL or MySQL database share a sweep.
+        seeds: Trainings per trial, with seeds 101, 102, …; the score is their mean.
+        space: Search space in place of the model's own: for each setting of `noisyrnn train` a list of values, or
+            `{low: 0.01, high: 1, log: true}`.
+        train: Fixed settings, in place of those recommended for the data set; they are not searched.
+        sweep_seed: Seed of the choice of settings and of the draws, at least 0.
+        workers: Trials at a time on this machine, at least 1; they share its cores.
+        storage: URL of Optuna's database (default: sweeps.db in the output folder). Several machines share a sweep
+            through a PostgreSQL or MySQL database.
         accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
 
     Raises:
@@ -91,193 +83,185 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         check_choice("model", self.model, MODELS)
-        for name in ("trials", "draws", "seeds", "workers"):
+        for name in ("trials", "seeds", "workers"):
             check_integer(name, getattr(self, name), minimum=1)
-        check_number("draws", self.draws, maximum=MAX_DRAWS)
         check_integer("sweep_seed", self.sweep_seed, minimum=0)
-        if not isinstance(self.strengths, Mapping) or not self.strengths:
-            raise TypeError(
-                f"strengths must map perturbations to lists of numbers, got {self.strengths!r}. "
-                "Write {white_noise: [0.1]}."
-            )
-        for name, strengths in self.strengths.items():
-            check_choice("perturbation", name, PERTURBATIONS)
-            check_strengths("strengths", strengths)
+        strengths = EvaluateConfig(strengths=self.strengths or None, draws=self.draws).strengths
+        if strengths is None:
+            raise ValueError("strengths must name at least one perturbation, got none. Write {white_noise: [0.1]}.")
+        object.__setattr__(self, "strengths", strengths)
         resolve_accelerator(self.accelerator)
         both = sorted(set(self.space or {}) & set(self.train))
         if both:
             raise ValueError(f"{both[0]} must be fixed or searched, got both. Leave one of them out.")
         for name, place in self.searched().items():  # a value that is not allowed fails here, not in a trial
-            for end in place.ends:
-                self.run_config({name: end})
+            for limit in limits(place):
+                self.run_config({name: limit})
 
-    def searched(self) -> Space:
-        """What is searched: the given space, or the model's own without the settings that are fixed."""
+    def searched(self) -> dict[str, Place]:
+        """Return the search space: `space`, or the model's own without the settings that are fixed."""
         if self.space is not None:
             return read_space(self.space)
-        space = {name: place for name, place in SPACES[self.model].items() if name not in self.train}
+        space = {name: place for name, place in default_space(self.model).items() if name not in self.train}
         if not space:
             raise ValueError(f"train must leave something to search, got {', '.join(sorted(self.train))}.")
         return space
 
     def run_config(self, values: Mapping[str, Any], *, seed: int = FIRST_SEED) -> TrainConfig:
-        """The settings of one training of a trial with these `values`."""
+        """Return the settings of one training of a trial with these `values`."""
         for name in ("model", "label", "seed"):
             if name in self.train:
                 raise ValueError(f"train must not hold {name}, got {self.train[name]!r}.")
-        base = recommended(self.dataset, self.model)
+        base = recommended(str(self.train.get("dataset", TrainConfig.dataset)), self.model)
         return TrainConfig.from_dict({**base, **self.train, **values, "model": self.model, "seed": seed})
 
-    @property
-    def dataset(self) -> str:
-        """Name of the data set."""
-        return str(self.train.get("dataset", TrainConfig.dataset))
-
-    @property
-    def threads(self) -> int:
-        """Threads of each trial: its share of this machine's cores."""
-        return max(1, int(joblib.cpu_count()) // self.workers)
-
     def identity(self, data: str) -> dict[str, Any]:
-        """Everything that decides a trial's score, as JSON holds it; `data` is a digest of the data's fingerprint."""
+        """Return everything that decides a trial's score, JSON-ready; `data` is a digest of the data's fingerprint."""
         fixed = {k: v for k, v in dataclasses.asdict(self.run_config({})).items() if k not in ("seed", "label")}
-        content = {
+        identity = {
             "data": data,
             "results": [TRAINING_RESULTS[fixed["precision"]], EVALUATION_RESULTS],
             "fixed": {name: value for name, value in fixed.items() if name not in self.searched()},
-            "space": {name: place.to_json() for name, place in self.searched().items()},
-            "strengths": {name: list(map(float, strengths)) for name, strengths in self.strengths.items()},
+            "space": self.searched(),
+            "strengths": self.strengths,
             "draws": self.draws,
             "seeds": self.seeds,
             "sweep_seed": self.sweep_seed,
         }
-        return json.loads(json.dumps(content))
+        return json.loads(json.dumps(identity))
 
 
-@dataclass(frozen=True, kw_only=True)
-class SweepResult:
-    """How a sweep ended.
-
-    Args:
-        folder: Where `sweep.json`, `best.yaml` and `sweep.html` are.
-        best: Settings of the best trial, those that were searched.
-        score: Its mean accuracy on the perturbed validation data. The best of many: expect less of new data.
-        trials: Trials made, in all.
-        failed: Those of them that failed.
-        sequences: Number of validation sequences that the score rests on; `None` for a sweep of an earlier version.
-    """
-
-    folder: Path
-    best: dict[str, Any]
-    score: float
-    trials: int
-    failed: int
-    sequences: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialTask:
-    """One trial, as it is sent to a worker.
-
-    Args:
-        config: Settings of the sweep.
-        name: Of the study.
-        identity: See `SweepConfig.identity`.
-        storage: URL of the database.
-        folder: Where its trainings go.
-        data_dir: Where to look for data first.
-    """
+@dataclass(frozen=True)
+class SweepTask:
+    """A sweep, as it is sent to the workers. The name of `folder` is that of the study."""
 
     config: SweepConfig
-    name: str
-    identity: dict[str, Any]
+    identity: Mapping[str, Any]
     storage: str
     folder: Path
-    data_dir: Path | None
+    reader: DataReader
 
 
-def run_trial(task: TrialTask) -> None:
-    """Choose settings, train with them and note their score, unless the sweep has trials enough by now."""
-    from optuna.exceptions import UpdateFinishedTrialError
+def open_study(task: SweepTask) -> "Study":
+    """Open the study of a sweep; create it, and the tables of its database, where they are missing.
+
+    Optuna queues a trial again, with its values, if its process has been silent for two minutes.
+
+    Raises:
+        ValueError: If the database cannot be opened, or its study of that name has other settings.
+    """
+    import optuna
+    from sqlalchemy import make_url
+
+    try:
+        url = make_url(task.storage)
+        local = url.drivername.startswith("sqlite")
+        if local and (url.database in (None, "", ":memory:") or "mode=memory" in task.storage):
+            raise ValueError
+    except Exception:  # its message may quote a password
+        example = "sqlite:///sweeps.db or postgresql://user@host/name"
+        raise ValueError(f"storage must be the URL of a database that outlives a process. Write {example}.") from None
+    shown = without_passwords(url.render_as_string())
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = optuna.storages.RDBStorage(
+                task.storage,
+                engine_kwargs={"connect_args": {"timeout": 60}} if local else {},
+                heartbeat_interval=20,
+                grace_period=120,
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+            )
+        study = optuna.create_study(
+            storage=storage, study_name=task.folder.name, direction="maximize", load_if_exists=True
+        )
+        if "settings" not in study.user_attrs:
+            study.set_user_attr("settings", task.identity)
+        settings = study.user_attrs["settings"]
+    except Exception as error:  # of SQLAlchemy or a driver, or a missing driver
+        reason = without_passwords((str(error).splitlines() or [""])[0].replace(task.storage, shown)).rstrip(".")
+        raise ValueError(
+            f"storage must be a database that can be opened, got {shown!r} ({reason}). Check its address, server and "
+            "driver. If a file is damaged, move it away: the same command uses the trainings that are there."
+        ) from error
+    if settings != task.identity:
+        raise ValueError(f"storage must hold no other study called {task.folder.name!r}, got one in {shown!r}.")
+    return study
+
+
+def finished(study: "Study") -> list["FrozenTrial"]:
+    """Return the trials that ended, in order: those with a score, and those whose training failed (pruned)."""
     from optuna.trial import TrialState
 
-    study = open_study(task.name, task.storage, task.identity)
-    if len(counted(study)) + running(study) >= task.config.trials:
+    return study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def run_trial(task: SweepTask) -> None:
+    """Run one trial, unless the study has enough of them by now."""
+    study = open_study(task)
+    if len(finished(study)) >= task.config.trials:
         return
     before = torch.get_num_threads()
-    torch.set_num_threads(task.config.threads)
+    torch.set_num_threads(_threads(task.config))
     try:
-        with quiet():
-            trial = new_trial(study, task.config.sweep_seed)
-            try:
-                with heartbeat(trial):
-                    score = score_trial(trial, task)
-            except UpdateFinishedTrialError:  # another process took it for lost, and has begun another
-                return
-            except BaseException:
-                study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-                raise
-            # A trial without a score is one that failed; Optuna ranks such trials last.
-            state = TrialState.PRUNED if score is None else TrialState.COMPLETE
-            study.tell(trial, score, state=state, skip_if_finished=True)
+        study.optimize(partial(score_trial, task=task), n_trials=1)
     finally:
         torch.set_num_threads(before)
 
 
-def score_trial(trial: "Trial", task: TrialTask) -> float | None:
-    """Mean accuracy of a trial on the perturbed validation data; `None` if a training fails, with its message kept."""
-    began = time.monotonic()
-    config = task.config
-    values = {name: place.suggest(trial, name) for name, place in config.searched().items()}
+def score_trial(trial: "Trial", task: SweepTask) -> float:
+    """Return the mean accuracy of a trial on the perturbed validation data.
+
+    Raises:
+        TrialPruned: If a training fails; the trial keeps its message.
+    """
+    import optuna
+
+    start, config = time.monotonic(), task.config
+    # Trials that were interrupted do not count, so that a resumed sweep chooses what it would have chosen.
+    failed = trial.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.FAIL,))
+    place = trial.number - sum(other.number < trial.number for other in failed)
+    trial.study.sampler = optuna.samplers.TPESampler(seed=derive_seed(config.sweep_seed, "trial", place) % 2**32)
+    values = {name: suggest(trial, name, place) for name, place in config.searched().items()}
     runs = [config.run_config(values, seed=FIRST_SEED + k) for k in range(config.seeds)]
-    ends = train_seeds(
-        runs,
-        output=task.folder,
-        data_dir=task.data_dir,
-        resume=True,
-        accelerator=config.accelerator,
-    )
-    sentences = [sentence for sentence in ends.values() if sentence is not None]
-    if not sentences:
-        try:
-            columns = [validation_columns(RunFolder(path), config, data_dir=task.data_dir) for path in ends]
-        except RuntimeError as error:  # logits that are not finite
-            sentences = [str(error)]
-    trial.set_user_attr("seconds", round(time.monotonic() - began, 3))
-    if sentences:
-        trial.set_user_attr("error", sentences[0])
-        return None
+    try:
+        failures = train_seeds(
+            runs, output=task.folder, reader=task.reader, resume=True, accelerator=config.accelerator
+        )
+        error = next((message for message in failures.values() if message is not None), None)
+        if error is None:
+            columns = [validation_columns(RunFolder(path), task) for path in failures]
+    except KeyboardInterrupt:
+        trial.study.enqueue_trial(trial.params)  # its training is resumed from the checkpoint
+        raise
+    except RuntimeError as failure:  # logits that are not finite
+        error = str(failure)
+    trial.set_user_attr("seconds", round(time.monotonic() - start, 3))
+    if error is not None:
+        trial.set_user_attr("error", error)
+        raise optuna.TrialPruned
     trial.set_user_attr("columns", columns)
     return fmean(column["accuracy"] for run in columns for column in run)
 
 
-def validation_columns(folder: RunFolder, config: SweepConfig, *, data_dir: Path | None) -> list[dict[str, Any]]:
-    """Accuracy of a finished run on the validation data under each perturbation, with its 95 % interval.
-
-    The draws are the same for every trial.
-    """
-    run = config.run_config({})
-    dataset = load_data(run, data_dir=data_dir)
+def validation_columns(folder: RunFolder, task: SweepTask) -> list[dict[str, Any]]:
+    """Measure a finished run on the validation data under each perturbation, with the same draws for every trial."""
+    config = task.config
+    dataset = task.reader(config.run_config({}))
     device = resolve_accelerator(config.accelerator)
     model = load(folder.model).to(device)
     model.layer.noise = "off"
-    found = []
+    columns = []
     for name, strengths in config.strengths.items():
         for strength in strengths:
-            perturbation = build_perturbation(
-                name, float(strength), value_range=dataset.value_range, scale=dataset.scale
-            )
+            perturbation = build_perturbation(name, strength, value_range=dataset.value_range, scale=dataset.scale)
             result = evaluate(
-                model,
-                dataset.validation,
-                perturbation,
-                draws=config.draws,
-                seed=config.sweep_seed,
-                device=device,
-            )
-            kept = ("perturbation", "strength", "unit", "accuracy", "interval", "sequences")
-            found.append({key: value for key, value in result.to_dict().items() if key in kept})
-    return found
+                model, dataset.validation, perturbation, draws=config.draws, seed=config.sweep_seed, device=device
+            ).to_dict()
+            names = ("perturbation", "strength", "unit", "accuracy", "interval", "sequences")
+            columns.append({name: result[name] for name in names if name in result})
+    return columns
 
 
 def sweep(
@@ -287,133 +271,107 @@ def sweep(
     data_dir: Path | None = None,
     command: str | None = None,
     show_progress: bool = False,
-) -> SweepResult:
-    """Search the settings of a model; started again, it continues where it was.
+) -> tuple[Path, dict[str, Any]]:
+    """Search the settings of a model; started again, continue.
 
-    The test data are not read. With one worker the trials are the same each time, broken off or not.
+    The test data are not read. With one worker the trials are the same each time, interrupted or not.
 
     Args:
         config: Settings.
-        output: A folder named after the sweep is made here, with the trials' runs in it, and by default the database.
+        output: A folder named after the sweep is created here for its runs and results, and sweeps.db next to it.
         data_dir: Where to look for data first.
-        command: What the page names as the way to repeat it.
+        command: The command that the page shows.
         show_progress: Whether to show progress.
 
+    Returns:
+        The sweep's folder, and the content of its `sweep.json`. The best score is optimistically biased: it is the
+        maximum over many trials on the selection data.
+
     Raises:
-        ValueError: If Optuna is missing, or settings, data or the database are wrong, before any trial starts.
+        ValueError: If Optuna is missing, settings, data or the database are wrong, or another process works in the
+            folder, before any trial starts.
         RuntimeError: If every trial failed, or a worker process died.
-        KeyboardInterrupt: If the user stopped the sweep; what was found so far is written.
+        KeyboardInterrupt: If the user stopped the sweep; the results so far are written.
     """
-    check_optuna()
-    output = output.resolve()
-    run = config.run_config({})
-    dataset = load_data(run, data_dir=data_dir)
+    try:
+        import optuna
+    except ImportError as error:
+        raise ValueError("`noisyrnn sweep` needs Optuna: pip install 'noisyrnn[sweep]'") from error
+    run, output = config.run_config({}), output.resolve()
+    reader = DataReader(None if data_dir is None else data_dir.resolve())
+    dataset = reader(run)
     announce(dataset, show_progress)
     identity = config.identity(content_digest(dataset.fingerprint()))
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     stem = re.sub(r"[^\w.-]+", "_", f"{Path(run.dataset).stem}-{config.model}")
-    name = f"sweep-{stem}-{digest}"
-    check_writable(output / name)
+    folder = output / f"sweep-{stem}-{digest}"
+    check_writable(folder)
     storage = config.storage or sqlite_url(output / "sweeps.db")
-    study = open_study(name, storage, identity)
-    give_up_lost(study)
-    made = len(counted(study))
-    task = TrialTask(
-        config=config,
-        name=name,
-        identity=identity,
-        storage=storage,
-        folder=output / name,
-        data_dir=None if data_dir is None else data_dir.resolve(),
-    )
-    bar = ProgressBar(f"sweep {stem}", config.trials, done=made, shown=show_progress)
-    deaths = 0
+    task = SweepTask(config, identity, storage, folder, reader)
+    deaths: list[WorkerDiedError] = []
+    with locked(folder):
+        study = open_study(task)
+        if config.storage is None:  # the database is of this command only: the processes of its trials have ended
+            for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                study.enqueue_trial(trial.params)
+        done = len(finished(study))
+        bar = ProgressBar(f"sweep {stem}", config.trials, done=done, shown=show_progress)
 
-    def done(task: TrialTask, end: WorkerDiedError | None) -> None:
-        nonlocal deaths
-        deaths += isinstance(end, WorkerDiedError)
-        bar.advance()
+        def count(task: SweepTask, end: WorkerDiedError | None) -> None:
+            deaths.extend([] if end is None else [end])
+            bar.advance()
 
-    try:
-        while made < config.trials:
-            tasks = [task] * (config.trials - made)
-            run_tasks(run_trial, tasks, done, workers=config.workers, threads=config.threads)
-            give_up_lost(study)
-            before, made = made, len(counted(study))
-            if made == before:  # the others are running elsewhere, or every worker dies
-                break
-    finally:
-        bar.close()
-        if counted(study):
-            write_sweep(study, config, output / name, command)
-    if deaths and made < config.trials:
+        try:
+            tasks = [task] * (config.trials - done)
+            run_tasks(run_trial, tasks, count, workers=config.workers, threads=_threads(config))
+        finally:
+            bar.close()
+            content = write_sweep(study, config, folder, command)
+    if deaths:
         raise RuntimeError(
             "A worker process died before its trial ended; it may have run out of memory. "
             "Run the same command again with fewer workers."
         )
-    return _result(study, output / name)
+    if content["best"] is None:
+        raise RuntimeError(f"Every trial failed. The first says: {content['trials'][0]['error']}")
+    return folder, content
 
 
-def _result(study: "Study", folder: Path) -> SweepResult:
-    trials = counted(study)
-    scored = [trial for trial in trials if trial.value is not None]
-    if not trials:
-        raise RuntimeError(
-            "No trial has ended: the missing ones are running elsewhere. Run the same command again later."
-        )
-    if not scored:
-        raise RuntimeError(f"Every trial failed. The first says: {trials[0].user_attrs['error']}")
-    best = _best(scored)
-    return SweepResult(
-        folder=folder,
-        best=dict(best.params),
-        score=float(best.value or 0.0),
-        trials=len(trials),
-        failed=len(trials) - len(scored),
-        sequences=best.user_attrs["columns"][0][0].get("sequences"),
-    )
+def _threads(config: SweepConfig) -> int:
+    return max(1, int(joblib.cpu_count()) // config.workers)
 
 
-def _best(scored: list["FrozenTrial"]) -> "FrozenTrial":
-    """The highest score; of equal ones the first."""
-    return max(scored, key=lambda trial: (trial.value, -trial.number))
+def write_sweep(study: "Study", config: SweepConfig, folder: Path, command: str | None) -> dict[str, Any]:
+    """Write the results so far: `sweep.json` and `sweep.html`, and `best.yaml` if a trial has a score."""
+    from noisyrnn.report.sweep import write_sweep_page  # matplotlib, which the trials need not wait for
 
-
-def write_sweep(study: "Study", config: SweepConfig, folder: Path, command: str | None) -> None:
-    """Write what was found so far: `sweep.json` and `sweep.html`, and `best.yaml` where a trial was scored."""
-    trials = counted(study)
-    scored = [trial for trial in trials if trial.value is not None]
+    trials: list[dict[str, Any]] = [
+        {
+            "number": trial.number,
+            "values": trial.params,
+            "score": trial.value,
+            **{name: trial.user_attrs.get(name) for name in ("columns", "error", "seconds")},
+        }
+        for trial in finished(study)
+    ]
+    scored = [trial for trial in trials if trial["score"] is not None]
+    best = max(scored, key=lambda trial: trial["score"]) if scored else None  # the first of equal ones
+    run = config.run_config({} if best is None else best["values"])
+    identity = {name: value for name, value in study.user_attrs["settings"].items() if name != "data"}
     content = {
         "version": __version__,
         "model": config.model,
-        "dataset": config.dataset,
+        "dataset": run.dataset,
         "wanted": config.trials,
-        **{k: v for k, v in study.user_attrs["settings"].items() if k != "data"},
-        "trials": [
-            {
-                "number": trial.number,
-                "values": trial.params,
-                "score": trial.value,
-                "columns": trial.user_attrs.get("columns"),
-                "error": trial.user_attrs.get("error"),
-                "seconds": trial.user_attrs.get("seconds"),
-            }
-            for trial in trials
-        ],
-        "best": _best(scored).number if scored else None,
-        "importances": importances(study),
+        **identity,
+        "trials": trials,
+        "best": None if best is None else best["number"],
     }
     write_json(folder / "sweep.json", content)
-    if scored:
-        run = config.run_config(_best(scored).params)
-        needed = {"model", "dataset"} | recommended(run.dataset, run.model).keys()  # train would take those, left out
-        settings = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(run).items()
-            if name not in ("seed", "label") and (name in needed or value != getattr(TrainConfig, name))
-        }
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    if best is not None:
+        settings = {k: v for k, v in stated(run).items() if k not in ("seed", "label")}
+        text = yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False, allow_unicode=True)
         write_atomically(folder / "best.yaml", text.encode())
-    from noisyrnn.report.sweep import write_sweep_page  # matplotlib, which the trials need not wait for
-
-    write_sweep_page(content, folder / "sweep.html", command=command)
+    write_sweep_page(content, study, folder / "sweep.html", command=command)
+    return content

@@ -2,11 +2,12 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
 from noisyrnn.checks import check_choice
+from noisyrnn.training.config import TrainConfig
 
 _FOLDER = files("noisyrnn") / "experiments"
 
@@ -63,3 +64,9 @@ def recommended(dataset: str, model: str) -> dict[str, Any]:
         file = _FOLDER / "tuned" / "general.toml"
     content = tomllib.loads(file.read_text(encoding="utf-8"))
     return {**content.get("all", {}), **content.get(model, {})}
+
+
+def stated(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that a file must state for the same run: those that are set or would be recommended."""
+    needed = recommended(config.dataset, config.model)
+    return {name: value for name, value in asdict(config).items() if value is not None or name in needed}
