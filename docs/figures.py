@@ -93,22 +93,15 @@ def regularizer(axes: Axes) -> None:
     axes.legend()
 
 
-class LinearCell(Cell[None]):
+class LinearCell(Cell):
     """A single unit that moves away from zero, Δ = g δ h."""
 
     def __init__(self, rate: float, step_size: float) -> None:
         super().__init__(1, 1)
         self.growth = torch.nn.Parameter(torch.tensor(rate * step_size, dtype=torch.float64))
 
-    def weights(self) -> None:
-        """None of its own."""
-
-    def drive(self, inputs: Tensor, weights: None) -> Tensor:
-        """The inputs, which have no effect."""
-        return inputs
-
-    def increment(self, drive: Tensor, state: Tensor, weights: None, dt: Tensor | None = None) -> Tensor:
-        """The growth in a step."""
+    def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
+        """The growth in one step; the inputs have no effect."""
         return self.growth * state
 
 

@@ -68,9 +68,9 @@ def _kernel(model: str, device: str) -> str:
         cell = build_layer(model, 1, 8, {}).to(device).cell
     inputs, recurrence = torch.zeros(1, 1, 1, dtype=torch.float32, device=device), cell.recurrence()
     own = "torch's own; with noise " if hasattr(cell, "run_fused") else ""
-    name = select.chosen("auto")
+    name = select.requested("auto")
     if name == "auto":
-        name, reason = select.first(cell, inputs, recurrence=recurrence)
+        name, reason = select.fastest(cell, inputs, recurrence=recurrence)
         return own + name + (f" ({reason})" if reason else "")
     refusal = select.refusal(name, cell, inputs, recurrence=recurrence)
     return own + (name if refusal is None else f"none (kernel {name!r} cannot run this cell: {refusal})")

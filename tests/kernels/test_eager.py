@@ -1,27 +1,31 @@
 """The hand-written backward pass in tensor operations against the reference loop: outputs and every gradient."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from tests.kernels.noise_terms import Terms, terms
 from torch import Tensor
 
 from noisyrnn.kernels import eager
-from noisyrnn.kernels.call import FusedNoise, Gradients, Pass, Recurrence
+from noisyrnn.kernels.call import Gradients, KernelCall
 from noisyrnn.kernels.cpp import buffers
 from noisyrnn.kernels.eager import blocks
-from noisyrnn.kernels.replay import replay
+from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.reference import run_call
 from noisyrnn.sde.brownian import BrownianPath
 
 BATCH, INPUT, HIDDEN = 3, 2, 5
 PLACE = {"first_row": 3, "first_step": 7, "stream": 2}
 NOISES = {
-    "silent": FusedNoise(),
-    "additive": FusedNoise(additive=0.3, **PLACE),
-    "uniform": FusedNoise(source=1, base=0.6, slope=0.4, **PLACE),
-    "uniform both": FusedNoise(source=1, additive=0.3, base=0.6, slope=0.4, **PLACE),
-    "multiplicative": FusedNoise(source=2, slope=0.4, **PLACE),
-    "independent": FusedNoise(source=2, additive=0.3, slope=0.4, **PLACE),
-    "shared": FusedNoise(source=3, additive=-0.3, slope=-0.4, **PLACE),
-    "shared multiplicative": FusedNoise(source=3, slope=0.4, **PLACE),
+    "silent": terms(),
+    "additive": terms(additive=0.3, **PLACE),
+    "uniform": terms(source=1, level=0.4, **PLACE),
+    "uniform both": terms(source=1, additive=0.3, level=0.4, **PLACE),
+    "multiplicative": terms(source=2, level=0.4, **PLACE),
+    "independent": terms(source=2, additive=0.3, level=0.4, **PLACE),
+    "shared": terms(source=3, additive=-0.3, level=-0.4, **PLACE),
+    "shared multiplicative": terms(source=3, level=0.4, **PLACE),
 }
 KINDS = ("drift", "without A", "oscillator", "modrelu")
 STEPS = 2 * 3 + 1  # not a multiple of the block, and longer than two
@@ -34,7 +38,7 @@ def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_pass(
     kind: str,
-    noise: FusedNoise = NOISES["independent"],
+    noise: Terms = NOISES["independent"],
     *,
     replicas: int = 1,
     lengths: bool = False,
@@ -44,7 +48,7 @@ def a_pass(
     hidden: int = HIDDEN,
     gain: float = 1.0,
     step: float = 0.3,
-) -> Pass:
+) -> KernelCall:
     """One with every number drawn from a fixed generator, in float64."""
     generator = torch.Generator().manual_seed(5)
 
@@ -58,7 +62,7 @@ def a_pass(
     }
     ends = torch.randint(1, steps + 1, (replicas, batch), generator=generator)
     ends[0, 0] = 1
-    return Pass(
+    return KernelCall(
         kind="drift" if kind == "without A" else kind,
         inputs=randn(batch, steps, INPUT),
         state=randn(batch, width),
@@ -71,15 +75,16 @@ def a_pass(
         lengths=ends if lengths else None,
         seed=torch.tensor([-(2**63), 12345678901234567, -1])[:replicas],
         coefficients=(1.3, 0.7) if kind == "oscillator" else (),
-        noise=noise,
+        noise=noise[0],
+        path=noise[1],
     )
 
 
-def weighted(call: Pass, grad_outputs: Tensor, grad_last: Tensor) -> tuple[Tensor, Tensor, Gradients]:
+def weighted(call: KernelCall, grad_outputs: Tensor, grad_last: Tensor) -> tuple[Tensor, Tensor, Gradients]:
     """Outputs, last state and gradients of the reference loop by autograd."""
     names = [n for n in Gradients._fields if getattr(call, n) is not None]
     leaves = [getattr(call, name).detach().clone().requires_grad_() for name in names]
-    outputs, last = replay(call._replace(**dict(zip(names, leaves, strict=True))), every_step=True)
+    outputs, last = run_call(call._replace(**dict(zip(names, leaves, strict=True))), every_step=True)
     loss = (outputs * grad_outputs).sum() + (last * grad_last).sum()
     grads = dict(zip(names, torch.autograd.grad(loss, leaves, allow_unused=True), strict=True))
     filled = {n: torch.zeros_like(leaf) for n, leaf in zip(names, leaves, strict=True) if grads[n] is None}
@@ -87,7 +92,7 @@ def weighted(call: Pass, grad_outputs: Tensor, grad_last: Tensor) -> tuple[Tenso
     return outputs.detach(), last.detach(), Gradients(**{**grads, **filled, **empty})
 
 
-def given(call: Pass) -> tuple[Tensor, Tensor]:
+def given(call: KernelCall) -> tuple[Tensor, Tensor]:
     """Gradients of the outputs and of the last state."""
     generator = torch.Generator().manual_seed(6)
     batch, steps = call.inputs.shape[1:3]
@@ -96,7 +101,7 @@ def given(call: Pass) -> tuple[Tensor, Tensor]:
     return grads, torch.randn(call.state.shape, generator=generator, dtype=torch.float64)
 
 
-def kernel(call: Pass, grad_outputs: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor, Tensor, Gradients]:
+def kernel(call: KernelCall, grad_outputs: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor, Tensor, Gradients]:
     outputs, saved, last = eager.forward(call, every_step=True, save=True)
     return outputs, last, eager.backward(call, outputs, saved, grad_outputs, grad_last, with_inputs=True)
 
@@ -125,7 +130,7 @@ def test_equals_the_reference_loop(kind: str, noise: str, replicas: int, lengths
 def test_on_a_gpu(kind: str) -> None:
     call = a_pass(kind, replicas=3, lengths=True)
     grads = given(call)
-    there = Pass(*[part.cuda() if isinstance(part, Tensor) else part for part in call])
+    there = KernelCall(*[part.cuda() if isinstance(part, Tensor) else part for part in call])
     outputs, last, gradients = kernel(there, *(grad.cuda() for grad in grads))
     found = outputs.cpu(), last.cpu(), Gradients(*[gradient.cpu() for gradient in gradients])
     assert_equal(found, weighted(call, *grads))
@@ -236,7 +241,7 @@ def test_modrelu_has_no_slope_at_zero() -> None:
     assert_equal(found, weighted(edge, *given(edge)))
 
 
-def single(call: Pass) -> Pass:
+def single(call: KernelCall) -> KernelCall:
     """The same pass in float32."""
     floats = {
         name: value.float()
@@ -250,8 +255,17 @@ def single(call: Pass) -> Pass:
 @pytest.mark.parametrize("noise", ["silent", "independent", "uniform both"])
 def test_single_precision_is_as_good_as_the_plain_loop(kind: str, noise: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    settings = NOISES[noise]._replace(additive=0.05 * (noise != "silent"))
-    call = a_pass(kind, settings, replicas=3, steps=131, batch=13, hidden=37, gain=0.3, step=0.05)
+    laws, path = NOISES[noise]
+    call = a_pass(
+        kind,
+        (laws and replace(laws, additive=0.05), path),
+        replicas=3,
+        steps=131,
+        batch=13,
+        hidden=37,
+        gain=0.3,
+        step=0.05,
+    )
     grad_outputs, grad_last = given(call)
     exact = weighted(call, grad_outputs, grad_last)
     short = single(call)
@@ -309,7 +323,7 @@ def test_in_inference_mode() -> None:
 
 def test_uniform_noise_does_not_depend_on_the_step_length() -> None:
     call = a_pass("drift", NOISES["uniform"], steps=1, dt="per row")
-    silent = call._replace(noise=FusedNoise())
+    silent = call._replace(noise=None)
     words = BrownianPath(seed=2**63, **PLACE).uniforms(steps=1, batch=BATCH, units=HIDDEN, dtype=torch.float64)
     moved = kernel(silent, *given(call))[1] - call.state
     expected = call.state + (0.6 + 0.4 * words) * moved

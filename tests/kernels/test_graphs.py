@@ -5,12 +5,13 @@ import pickle
 
 import pytest
 import torch
+from tests.kernels.noise_terms import terms
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from noisyrnn.kernels import operator
-from noisyrnn.kernels.call import FusedNoise, Recurrence
 from noisyrnn.kernels.cpp.kernel import unavailable
+from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models import AntisymmetricRNN, NoisyRNN, SequenceClassifier
 from noisyrnn.sde import BrownianPath
 
@@ -50,9 +51,9 @@ def flat(backend: str, kind: str, *, source: int = 2, dtype: torch.dtype = torch
     tensors = [None if t is None else t.to(dtype).requires_grad_() for t in tensors]
     dt = torch.linspace(0.5, 1.5, REPLICAS * STEPS, dtype=dtype).view(REPLICAS, 1, STEPS)
     lengths = torch.tensor([[4, 1, 3], [4, 4, 2]])
-    noise = FusedNoise(source=source, additive=0.1, slope=0.2 if source else 0.0)
+    noise, path = terms(source, 0.1, 0.2 if source else 0.0)
     coefficients = (1.3, 0.7) if kind == "oscillator" else ()
-    settings = operator.Settings(backend, kind, "", coefficients, noise, True, True)
+    settings = operator.KernelOptions(backend, kind, "", coefficients, noise, path, True, True, single=False)
     return [*tensors, dt, lengths, torch.tensor([1, -1])], list(settings.flat())
 
 
@@ -65,11 +66,13 @@ def test_the_operators_keep_what_their_fakes_promise(kind: str, source: int, ker
         pytest.skip("the CPU kernel does not run it")
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_static")
     for every_step, save in ((True, True), (False, True)):
-        torch.library.opcheck(operator.recurrence, (*tensors, *settings, every_step, save), test_utils=tests)
+        torch.library.opcheck(operator.recurrence_operator, (*tensors, *settings, every_step, save), test_utils=tests)
     plain = [None if t is None else t.detach() for t in tensors]
     for every_step in (True, False):
-        torch.library.opcheck(operator.recurrence, (*plain, *settings, every_step, False), test_utils=tests[:2])
-    outputs, saved, last = operator.recurrence(*plain, *settings, True, True)
+        torch.library.opcheck(
+            operator.recurrence_operator, (*plain, *settings, every_step, False), test_utils=tests[:2]
+        )
+    outputs, saved, last = operator.recurrence_operator(*plain, *settings, True, True)
     for with_inputs in (True, False):
         arguments = (*plain, outputs, saved, randn(*outputs.shape), randn(*last.shape), *settings, with_inputs)
         torch.library.opcheck(operator.recurrence_backward, arguments, test_utils=tests[:2])
@@ -85,11 +88,13 @@ def test_the_bare_operator_has_the_gradients_of_the_function(kind: str, kernel: 
         tensors, settings = flat(kernel, kind)
         tensors[4].requires_grad_(False)
         if bare:
-            outputs, _, last = operator.recurrence(*tensors, *settings, True, True)
+            outputs, _, last = operator.recurrence_operator(*tensors, *settings, True, True)
         else:
-            name, _, _, coefficients, source, levels, place = settings
-            noise = FusedNoise(source, *levels, *place)
-            options = operator.Settings(name, kind, "", tuple(coefficients), noise, True, True)
+            name, *rest = settings
+            call = operator._call(tensors, *rest)
+            options = operator.KernelOptions(
+                name, kind, "", call.coefficients, call.noise, call.path, True, True, single=False
+            )
             outputs, _, last = operator.Fused.apply(*tensors, options)
         (outputs.square().sum() + last.sum()).backward()
         found.append([outputs.detach(), last.detach(), *(t.grad for t in tensors[:7] if t is not None)])
@@ -102,8 +107,8 @@ def test_the_bare_operator_has_the_gradients_of_the_function(kind: str, kernel: 
 def test_the_mapped_axis_may_be_any(kernel: str) -> None:
     tensors, settings = flat(kernel, "drift")
     name, *rest = settings
-    call = operator._pass(tensors, *rest)
-    options = operator.Settings(name, "drift", "", (), call.noise, True, True)
+    call = operator._call(tensors, *rest)
+    options = operator.KernelOptions(name, "drift", "", (), call.noise, call.path, True, True, single=False)
     several = [torch.stack([t.detach(), t.detach()[[0, 0]]], dim=i % 2) for i, t in enumerate(tensors)]
     mapped = torch.func.vmap(lambda *t: operator.Fused.apply(*t, options), in_dims=(0, 1) * 5)
     outputs, _, last = mapped(*several)
@@ -194,19 +199,20 @@ def test_copies_and_pickles_compute_the_same(kernel: str) -> None:
 
 def test_settings_come_back_from_the_operators_arguments(kernel: str) -> None:
     """Each field of the noise in its own place."""
-    noise = FusedNoise(source=2, additive=0.5, base=0.25, slope=0.125, first_row=3, first_step=4, stream=5)
-    settings = operator.Settings(kernel, "drift", "tf32", (1.0, 2.0), noise, True, False)
+    noise, path = terms(2, -0.5, -0.125, first_row=3, first_step=4, stream=5)
+    settings = operator.KernelOptions(kernel, "drift", "tf32", (1.0, 2.0), noise, path, True, False)
     tensors, _ = flat(kernel, "drift")
     name, *rest = settings.flat()
-    call = operator._pass(tensors, *rest)
+    call = operator._call(tensors, *rest)
     assert name == kernel
-    assert (call.kind, call.precision, call.coefficients, call.noise) == ("drift", "tf32", (1.0, 2.0), noise)
+    assert (call.kind, call.precision, call.coefficients) == ("drift", "tf32", (1.0, 2.0))
+    assert (call.noise, call.path) == (noise, path)
     assert call.seed is tensors[-1]
 
 
 def test_recurrence_fields_are_in_the_order_of_a_pass() -> None:
     assert Recurrence._fields[1:6] == ("A", "W", "U", "b", "step")
-    assert operator.Pass._fields[3:8] == Recurrence._fields[1:6]
+    assert operator.KernelCall._fields[3:8] == Recurrence._fields[1:6]
 
 
 def test_layers_with_other_settings_compile_too() -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 
-from noisyrnn.kernels import operator
-from noisyrnn.kernels.call import Backend, Gradients, Pass
+from noisyrnn.kernels import select
+from noisyrnn.kernels.call import Gradients, Kernel, KernelCall
 from noisyrnn.kernels.cpp.kernel import unavailable
 from noisyrnn.models import NoisyRNN, RecurrentLayer, build_layer
 from noisyrnn.sde import BrownianPath
@@ -23,19 +23,19 @@ FUSED = ["noisy", "antisymmetric", "cornn", "exprnn"]
 class Counting:
     """A backend that keeps what it was called with."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Kernel) -> None:
         self.backend = backend
-        self.calls: list[Pass] = []
-        self.backward_calls: list[tuple[Pass, bool]] = []
+        self.calls: list[KernelCall] = []
+        self.backward_calls: list[tuple[KernelCall, bool]] = []
         self.narrow: list[bool] = []
         self.layout, self.supports = backend.layout, backend.supports
 
-    def forward(self, call: Pass, **options: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, call: KernelCall, **options: bool) -> tuple[Tensor, Tensor, Tensor]:
         self.calls.append(call)
         self.narrow.append(torch.is_autocast_enabled("cpu"))
         return self.backend.forward(call, **options)
 
-    def backward(self, call: Pass, *tensors: Any, with_inputs: bool) -> Gradients:
+    def backward(self, call: KernelCall, *tensors: Any, with_inputs: bool) -> Gradients:
         self.backward_calls.append((call, with_inputs))
         self.narrow.append(torch.is_autocast_enabled("cpu"))
         return self.backend.backward(call, *tensors, with_inputs=with_inputs)
@@ -51,8 +51,8 @@ def kernel(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def counting(kernel: str, monkeypatch: pytest.MonkeyPatch) -> Counting:
-    wrapped = Counting(operator.BACKENDS[kernel])
-    monkeypatch.setitem(operator.BACKENDS, kernel, wrapped)
+    wrapped = Counting(select.FAST[kernel])
+    monkeypatch.setitem(select.FAST, kernel, wrapped)
     return wrapped
 
 
@@ -226,10 +226,10 @@ def test_only_the_inputs_gradient(kernel: str, counting: Counting) -> None:
 
 def test_nothing_is_kept_without_gradients(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     saves = []
-    backend = operator.BACKENDS[kernel]
+    backend = select.FAST[kernel]
     wrapped = Counting(backend)
     wrapped.forward = lambda call, **o: saves.append(o["save"]) or backend.forward(call, **o)  # type: ignore[method-assign]
-    monkeypatch.setitem(operator.BACKENDS, kernel, wrapped)
+    monkeypatch.setitem(select.FAST, kernel, wrapped)
     layer = build(kernel=kernel)
     layer(INPUTS)
     with torch.no_grad():
@@ -337,12 +337,8 @@ def test_autocast_leaves_the_kernels_in_float32(model: str, kernel: str) -> None
 
 def test_the_precision_of_products_reaches_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The GPU kernel's choice is made once, in the forward pass: a backward pass runs outside of autocast."""
-    wrapped = Counting(operator.BACKENDS["eager"])
-    monkeypatch.setitem(operator.BACKENDS, "triton", wrapped)
-    from noisyrnn.kernels import select, triton
-
-    monkeypatch.setattr(triton, "supports", lambda recurrence, inputs: None)
-    monkeypatch.setitem(select.FUSED, "triton", triton)
+    wrapped = Counting(select.FAST["eager"])
+    monkeypatch.setitem(select.FAST, "triton", wrapped)
     layer = NoisyRNN(INPUT, HIDDEN)
     layer.kernel = "triton"
     for narrow in (True, False):

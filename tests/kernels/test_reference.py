@@ -104,8 +104,8 @@ def test_uniform_law_equals_the_written_out_loop(cell: LipschitzCell, lengths: T
 
 def test_weights_are_made_once_a_pass(cell: LipschitzCell, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    weights = cell.weights
-    monkeypatch.setattr(cell, "weights", lambda: made.append(1) or weights())
+    recurrence = cell.recurrence
+    monkeypatch.setattr(cell, "recurrence", lambda: made.append(1) or recurrence())
     reference.run(cell, INPUTS, STATE, noise=NOISES[4], path=PATH)
     assert len(made) == 1
 

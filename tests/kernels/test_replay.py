@@ -1,4 +1,4 @@
-"""Noise as numbers, and a recurrence run by the reference loop, against the cells themselves."""
+"""A call's numbers for the noise, and the reference loop of a call, against the cells themselves."""
 
 import itertools
 from typing import Any
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from noisyrnn.kernels import reference
-from noisyrnn.kernels.call import FusedNoise, Pass
-from noisyrnn.kernels.replay import replay
+from noisyrnn.kernels.call import KernelCall
+from noisyrnn.kernels.reference import run_call
 from noisyrnn.models import build_layer
 from noisyrnn.models.cell import Cell
 from noisyrnn.sde import BrownianPath, HiddenNoise
@@ -29,7 +29,7 @@ def randn(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def build(model: str) -> Cell[Any]:
+def build(model: str) -> Cell:
     options = {"step_size": 0.3, "init_std": 3.0} if model == "noisy" else {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -39,7 +39,7 @@ def build(model: str) -> Cell[Any]:
     return cell
 
 
-def as_pass(cells: list[Cell[Any]], noise: FusedNoise, paths: list[BrownianPath], **options: Any) -> Pass:
+def as_call(cells: list[Cell], noise: HiddenNoise | None, paths: list[BrownianPath], **options: Any) -> KernelCall:
     """Replicas of one shape."""
     kind, *weights, coefficients = zip(*(cell.recurrence() for cell in cells), strict=True)
     stacked = [None if parts[0] is None else torch.stack(parts) for parts in weights]
@@ -47,47 +47,34 @@ def as_pass(cells: list[Cell[Any]], noise: FusedNoise, paths: list[BrownianPath]
     state = torch.stack([randn(BATCH, cells[0].state_size, seed=10 + r) for r in range(len(cells))])
     seeds = torch.stack([path.seed_tensor() for path in paths])
     tensors = (inputs, state, *stacked, options.get("dt"), options.get("lengths"), seeds)
-    return Pass._make((kind[0], *tensors, coefficients[0], noise, ""))
+    return KernelCall._make((kind[0], *tensors, coefficients[0], noise, paths[0], "", None))
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("noise", NOISES, ids=str)
-def test_noise_as_numbers_is_the_same_noise(noise: HiddenNoise, path: BrownianPath) -> None:
-    cell, fused = build("noisy"), FusedNoise.of(noise, path)
-    call = as_pass([cell], fused, [path])
-    found, end = replay(call, every_step=True)
-    wanted, last = reference.run(cell, call.inputs[0], call.state[0], noise=noise, path=path)
-    torch.testing.assert_close(found[0], wanted, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(end[0], last, rtol=1e-13, atol=1e-13)
-    assert FusedNoise.of(*fused.restore(path.seed_tensor())) == fused
-
-
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("noise", NOISES, ids=str)
-def test_the_numbers_give_the_multiplier_and_the_shift(noise: HiddenNoise, path: BrownianPath) -> None:
-    """Written out from the contract, so that a slip which `of` and `restore` share is seen."""
-    fused, shape = FusedNoise.of(noise, path), {"steps": 2, "batch": 3, "units": 4, "dtype": torch.float64}
+def test_the_numbers_of_a_call_give_the_multiplier_and_the_shift(noise: HiddenNoise, path: BrownianPath) -> None:
+    call, shape = as_call([build("noisy")], noise, [path]), {"steps": 2, "batch": 3, "units": 4, "dtype": torch.float64}
     plain = BrownianPath(seed=path.seed, first_row=3, first_step=7, stream=2)
     normals, uniforms = plain.normals(**shape), plain.uniforms(**shape)
-    xi = {0: torch.zeros(2, 3, 4), 1: uniforms, 2: normals[1], 3: normals[0]}[fused.source]
+    xi = {0: torch.zeros(2, 3, 4), 1: uniforms, 2: normals[1], 3: normals[0]}[call.source]
+    slope, base = call.multiplicative
+    assert call.place == (3, 7, 2)
     draws, increment = noise.draw(path, **shape), randn(3, 4, seed=1)
     for m in range(2):
         additive, multiplicative = (None if d is None else d[m] for d in draws)
         wanted = noise.perturb(increment, additive, multiplicative)
-        found = (fused.base + fused.slope * xi[m]) * increment + fused.additive * normals[0, m]
-        torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
+        noisy = (base + slope * xi[m]) * increment + call.additive * normals[0, m]
+        torch.testing.assert_close(noisy, wanted, rtol=1e-13, atol=1e-13)
 
 
-def test_no_noise() -> None:
-    assert FusedNoise.of(None, PATHS[0]) == FusedNoise.of(NOISES[0], None) == FusedNoise()
-    assert FusedNoise.of(HiddenNoise(), PATHS[0]) == FusedNoise()
-    assert FusedNoise().silent
-    assert not any(FusedNoise.of(noise, PATHS[0]).silent for noise in NOISES)
+def test_numbers_of_a_call_without_noise() -> None:
+    call = as_call([build("noisy")], None, [PATHS[0]])._replace(path=None)
+    assert (call.source, call.additive, call.multiplicative, call.place) == (0, 0.0, (0.0, 1.0), (0, 0, 0))
 
 
 @pytest.mark.parametrize("timed", [False, True])
 @pytest.mark.parametrize("model", ["noisy", "antisymmetric", "cornn", "exprnn"])
-def test_a_replay_is_the_cell_itself(model: str, timed: bool) -> None:
+def test_the_loop_of_a_call_is_that_of_the_cell(model: str, timed: bool) -> None:
     cells, noise = [build(model), build(model)], NOISES[0]
     paths = [PATHS[0], BrownianPath(seed=6, first_row=3, first_step=7, stream=2)]
     with torch.no_grad():
@@ -98,20 +85,20 @@ def test_a_replay_is_the_cell_itself(model: str, timed: bool) -> None:
         options["lengths"] = torch.tensor([[5, 1, 3], [2, 5, 4]])
         if model != "exprnn":
             options["dt"] = 0.5 + randn(2, BATCH, STEPS, seed=3).abs()
-    call = as_pass(cells, FusedNoise.of(noise, paths[0]), paths, **options)
-    found, end = replay(call, every_step=True)
+    call = as_call(cells, noise, paths, **options)
+    found, end = run_call(call, every_step=True)
     for r in range(2):
         here = {name: value[r] for name, value in options.items()}
         wanted, last = reference.run(cells[r], call.inputs[r], call.state[r], noise=noise, path=paths[r], **here)
         torch.testing.assert_close(found[r], wanted, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(end[r], last, rtol=1e-12, atol=1e-12)
-    empty, again = replay(call, every_step=False)
+    empty, again = run_call(call, every_step=False)
     assert empty.numel() == 0
     assert torch.equal(again, end)
 
 
 def test_step_lengths_shared_by_the_rows() -> None:
     cell, dt = build("noisy"), 0.5 + randn(1, 1, STEPS, seed=3).abs()
-    call = as_pass([cell], FusedNoise.of(NOISES[0], PATHS[0]), [PATHS[0]], dt=dt)
+    call = as_call([cell], NOISES[0], [PATHS[0]], dt=dt)
     wanted, _ = reference.run(cell, call.inputs[0], call.state[0], noise=NOISES[0], path=PATHS[0], dt=dt[0, 0])
-    torch.testing.assert_close(replay(call, every_step=True)[0][0], wanted, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(run_call(call, every_step=True)[0][0], wanted, rtol=1e-13, atol=1e-13)

@@ -1,7 +1,8 @@
 """Which kernel runs what, and each sentence on why another one does not."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyrnn.kernels import reference, select
+from noisyrnn.kernels import operator, reference, select
 from noisyrnn.kernels.cpp import kernel as cpu_kernel
 from noisyrnn.kernels.select import KernelNotice
 from noisyrnn.models import GRU, MODELS, NoisyRNN, RecurrentLayer, SequenceClassifier, build_layer
@@ -22,7 +23,7 @@ DRIFT, OTHER, GATED = ["noisy", "lipschitz", "antisymmetric"], ["cornn", "exprnn
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No notice has been said yet, and nobody overrides."""
-    monkeypatch.setattr(select, "_noticed", set())
+    monkeypatch.setattr(select, "_issued", set())
     monkeypatch.delenv("NOISYRNN_KERNEL", raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     return
@@ -50,14 +51,21 @@ def build(model: str, kernel: str = "auto", **options: Any) -> RecurrentLayer:
     return layer
 
 
+def _watched(ran: list[str], name: str, run: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    ran.append(name)
+    return run(*arguments, **options)
+
+
 def runs(monkeypatch: pytest.MonkeyPatch, layer: RecurrentLayer, **options: Any) -> tuple[str, list[str]]:
     """The kernel that ran, found by watching them, and the notices."""
     ran: list[str] = []
-    whole, fused = reference.run, select._run_fused
     with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        patch.setattr(reference, "run", lambda *a, **k: ran.append("reference") or whole(*a, **k))
-        patch.setattr(select, "_run_fused", lambda name, *a: ran.append(name) or fused(name, *a))
+        for name, module, function in [
+            ("reference", reference, "run"),
+            *((name, module, "forward") for name, module in select.FAST.items()),
+        ]:
+            patch.setattr(module, function, partial(_watched, ran, name, getattr(module, function)))
         layer(options.pop("inputs", INPUTS), path=options.pop("path", PATH), **options)
     assert len(ran) == 1
     return ran[0], [str(w.message) for w in caught if issubclass(w.category, KernelNotice)]
@@ -93,8 +101,8 @@ def test_a_cell_of_the_users_own_is_named_by_its_class(monkeypatch: pytest.Monke
     layer = build("noisy")
 
     class OwnCell(type(layer.cell)):  # type: ignore[misc]
-        def recurrence(self) -> None:
-            return None
+        def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
+            return super().increment(inputs, state, dt)
 
     layer.cell.__class__ = OwnCell
     assert runs(monkeypatch, layer)[1] == [
@@ -119,7 +127,7 @@ def test_without_a_compiler_torch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_reasons_are_in_one_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cpp", "eager"):
-        monkeypatch.setattr(select.FUSED[name], "supports", lambda recurrence, inputs, name=name: f"no {name} today")
+        monkeypatch.setattr(select.FAST[name], "supports", lambda recurrence, inputs, name=name: f"no {name} today")
     assert runs(monkeypatch, build("noisy")) == (
         "reference",
         [
@@ -132,7 +140,7 @@ def test_all_reasons_are_in_one_notice(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_on_a_gpu_its_kernel_comes_first() -> None:
     """No GPU is needed to ask."""
     meta = build("cornn").to("meta")
-    name, reason = select.first(meta.cell, INPUTS.to("meta"), recurrence=meta.cell.recurrence())
+    name, reason = select.fastest(meta.cell, INPUTS.to("meta"), recurrence=meta.cell.recurrence())
     assert name == "eager"
     assert reason == "kernel 'triton' cannot run this cell: kind 'oscillator' is not fused (only 'drift')"
 
@@ -175,7 +183,7 @@ def test_step_lengths_with_uniform_noise_are_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch, kernel: str
 ) -> None:
     layer = build("noisy", kernel, noise_law="uniform")
-    monkeypatch.setattr(select, "_resolve", lambda *a: pytest.fail("work has begun"))
+    monkeypatch.setattr(operator, "choose", lambda *a, **k: pytest.fail("work has begun"))
     message = r"dt must be None with noise_law 'uniform', got step lengths\. Use noise_law='gaussian'\."
     with pytest.raises(ValueError, match=message):
         layer(INPUTS, dt=torch.ones(STEPS))
@@ -270,15 +278,15 @@ def test_a_silent_gated_layer_needs_no_kernel_and_no_notice() -> None:
         layer(INPUTS)
 
 
-def test_resolve_names_what_run_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choose_returns_the_kernel_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     for model, options in [("noisy", {}), ("cornn", {}), ("gru", {}), ("noisy", {"path": PATH.coarsened(2)})]:
         layer = build(model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", KernelNotice)
-            name = select.resolve(layer.cell, INPUTS, **options)
+            name, _ = select.choose(layer.cell, INPUTS, **options)
         assert name == runs(monkeypatch, layer, **options)[0]
     with pytest.raises(ValueError, match="kernel 'eager' cannot run this cell: GRU has no fused form"):
-        select.resolve(build("gru").cell, INPUTS, kernel="eager")
+        select.choose(build("gru").cell, INPUTS, kernel="eager")
 
 
 @pytest.mark.parametrize("kernel", ["cpp", "eager"])

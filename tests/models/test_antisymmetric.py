@@ -32,7 +32,7 @@ def test_equals_torchrecurrent_with_copied_weights(make_layer: Make, make_inputs
 
 def test_recurrent_matrix_is_skew_less_the_damping(make_layer: Make) -> None:
     layer = make_layer("antisymmetric", damping=0.2)
-    W = layer.cell.weights().recurrent.T.detach()
+    W = layer.cell.recurrence().W.detach()
     torch.testing.assert_close(W + W.T, -0.4 * torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-15)
     assert float(W[0, 1]) == pytest.approx(layer.cell.C[0, 1].item() - layer.cell.C[1, 0].item(), abs=1e-15)
 

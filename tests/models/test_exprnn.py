@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from noisyrnn.kernels.recurrence import modrelu
 from noisyrnn.models import ExpRNN
-from noisyrnn.models.exprnn import BASES, Rotation, modrelu, skew_blocks
+from noisyrnn.models.exprnn import BASES, Rotation, skew_blocks
 
 Make = Callable[..., Any]
 

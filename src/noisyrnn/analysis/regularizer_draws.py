@@ -10,7 +10,7 @@ from noisyrnn.analysis.measurement import Measurement, mean_of_draws
 from noisyrnn.analysis.regularizer import Expansion, Regularizer, checked_noise
 from noisyrnn.analysis.trajectory import cell_of, standardized_inputs
 from noisyrnn.checks import check_choice, check_integer, check_number
-from noisyrnn.kernels import select
+from noisyrnn.kernels import operator
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.robustness.gradient import recording
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
@@ -117,7 +117,7 @@ def antithetic_regularizer(
     inputs, batch, cell = standardized_inputs(model, inputs), len(inputs), cell_of(model)
 
     def losses(copies: int, path: BrownianPath | None) -> Tensor:
-        _, end = select.run(
+        _, end = operator.run(
             cell,
             inputs.repeat(copies, 1, 1),
             cell.initial_state(copies * batch),

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from noisyrnn.checks import check_lengths, check_sequences, values_hidden
-from noisyrnn.kernels.call import Recurrence
+from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import StepMaps
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
 from noisyrnn.models.modules import prepare_weights
@@ -31,14 +30,14 @@ class Trajectory:
         linear: The drift's matrices where the Jacobian is written out, else `None`.
     """
 
-    maps: StepMaps[Any]
+    maps: StepMaps
     states: tuple[Tensor, ...]
     linear: Recurrence | None
 
     @classmethod
     def of(
         cls,
-        cell: Cell[Any],
+        cell: Cell,
         inputs: Tensor,
         *,
         state: Tensor | None = None,
@@ -72,7 +71,7 @@ class Trajectory:
         states = [cell.initial_state(len(inputs)) if state is None else state]
         for m in range(len(maps)):
             states.append(maps(m, states[-1]))
-        recurrence = cell.recurrence()
+        recurrence = maps.recurrence
         linear = recurrence if recurrence is not None and recurrence.kind == "drift" else None
         return cls(maps, tuple(states), linear)
 
@@ -153,7 +152,7 @@ def standardized_inputs(model: SequenceClassifier, inputs: Tensor) -> Tensor:
     return model.standardize(inputs)
 
 
-def cell_of(model: object) -> Cell[Any]:
+def cell_of(model: object) -> Cell:
     """The cell of a classifier, a layer or a cell.
 
     Raises:

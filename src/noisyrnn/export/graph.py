@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan  # a prototype of torch's, and its one loop of a length that stays open
 
+from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.reference import recurrence_of
 from noisyrnn.models import Cell, Head, SequenceClassifier, SequenceToSequence
+from noisyrnn.models.gated import TorchCell, TorchWeights
 from noisyrnn.models.heads.standardization import standardize
 from noisyrnn.models.modules import check_uncalled, prepare_weights
 from noisyrnn.models.sequences.stack import stacked
@@ -45,46 +48,53 @@ def input_dtype(model: Head) -> torch.dtype:
 
 
 class WrittenCell(nn.Module):
-    """A cell with its weights made once and for all: a graph needs no matrix exponential, and a step no assembling.
+    """A cell with its weights computed once: the graph then needs no matrix exponential.
 
     Args:
-        cell: Its weights are a `NamedTuple` of tensors.
+        cell: A cell with a recurrence, or one of torch's.
     """
 
-    def __init__(self, cell: Cell[Any]) -> None:
+    def __init__(self, cell: Cell) -> None:
         super().__init__()
         self.cell = cell
         prepare_weights(cell)
         with torch.no_grad():
-            weights = cell.weights()
-        self._kind = type(weights)
+            recurrence = recurrence_of(cell)
+        self._kind = "" if recurrence is None else recurrence.kind
+        self._coefficients = () if recurrence is None else recurrence.coefficients
+        weights = cell.weights() if isinstance(cell, TorchCell) else () if recurrence is None else recurrence[1:6]
         for k, weight in enumerate(weights):
             self.register_buffer(f"weight_{k}", None if weight is None else weight.detach().contiguous())
         self._count = len(weights)
 
-    @property
-    def weights(self) -> Any:
-        """As `Cell.weights`."""
-        return self._kind(*(getattr(self, f"weight_{k}") for k in range(self._count)))
+    def _increment(self, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+        """The input's part of all steps, and the increment of one as a function of it and the state."""
+        cell, weights = self.cell, [getattr(self, f"weight_{k}") for k in range(self._count)]
+        if isinstance(cell, TorchCell):
+            return inputs, lambda drive, state: cell.advance(drive, state, TorchWeights(*weights)) - state
+        if not self._kind:
+            return inputs, lambda drive, state: cell.increment(drive, state)
+        recurrence = Recurrence._make((self._kind, *weights, self._coefficients))
+        matrices = recurrence.transposed()
+        return recurrence.drive(inputs), lambda drive, state: recurrence.increment(drive, state, matrices, None)
 
     def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
         """The state after one step; as `Cell.step`."""
-        weights = self.weights
-        return state + self.cell.increment(self.cell.drive(inputs, weights), state, weights)
+        drive, increment = self._increment(inputs)
+        return state + increment(drive, state)
 
     def over(
         self, valid: Tensor, inputs: Tensor, state: Tensor, dt: None, every_step: bool
     ) -> tuple[Tensor | None, Tensor]:
-        """A whole pass, as `kernels.reference.run`; `valid` is a mask of the steps, bool `(steps, batch, 1)`."""
-        weights = self.weights
-        drives = self.cell.drive(inputs, weights).transpose(0, 1)
+        """A whole pass, with the results of `kernels.reference.run`; `valid` is bool `(steps, batch, 1)`."""
+        drives, increment = self._increment(inputs)
 
         def step(state: Tensor, now: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
             drive, valid = now
-            after = torch.where(valid, state + self.cell.increment(drive, state, weights), state)
+            after = torch.where(valid, state + increment(drive, state), state)
             return after, (torch.where(valid, after, 0.0),) if every_step else ()
 
-        end, outputs = scan(step, state, (drives, valid))
+        end, outputs = scan(step, state, (drives.transpose(0, 1), valid))
         return outputs[0][..., : self.cell.hidden_size].transpose(0, 1) if every_step else None, end
 
 
@@ -103,7 +113,7 @@ class _Graph(nn.Module):
         self.register_buffer("std", model.std)
         self.dtype = next(model.layer.parameters()).dtype
         self.input_dtype = input_dtype(model)
-        self.cells = nn.ModuleList(WrittenCell(cast(Cell[Any], cell)) for cell in layer.cells.values())
+        self.cells = nn.ModuleList(WrittenCell(cast(Cell, cell)) for cell in layer.cells.values())
         self.readout = model.readout
         self.input_size = layer.input_size
         self.hidden_size = layer.hidden_size

@@ -1,8 +1,9 @@
-"""The fused recurrence as a differentiable function over an explicit axis of replicas.
+"""Runs a cell over sequences by the fastest kernel that can: one differentiable operator with an axis of replicas.
 
-Two custom operators, forward and backward, know every backend by name; their fake implementations let `torch.compile`
-pass. Around them, `torch.func.vmap` folds its axis into the replicas, and the backward pass differentiates through the
-reference loop, so that second derivatives are right.
+`Fused` is the operator of plain PyTorch. Its backward pass can be differentiated again, by the reference loop, and
+`torch.func.vmap` folds its axis into the replicas. Compiled graphs call the custom operators `noisyrnn::recurrence` and
+`noisyrnn::recurrence_backward`, which torch.compile can trace; calling them outside a graph takes 0.4 ms more for each
+training step.
 """
 
 import contextlib
@@ -15,76 +16,155 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import autocasts, check_lengths
-from noisyrnn.kernels.call import Backend, FusedNoise, Gradients, Pass
-from noisyrnn.kernels.replay import replay
-
-BACKENDS: dict[str, Backend] = {}
-"""Filled by `noisyrnn.kernels.select`."""
+from noisyrnn.kernels import cpp, reference
+from noisyrnn.kernels.call import Gradients, KernelCall
+from noisyrnn.kernels.cpp.packed import PackedWeights
+from noisyrnn.kernels.reference import Dynamics
+from noisyrnn.kernels.select import FAST, choose, uses_cpp
+from noisyrnn.kernels.triton.kernel import product_precision
+from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.sde.diffusion import HiddenNoise
 
 WITHOUT_AXIS = frozenset({"cpp"})
-"""Backends that take a single replica without its axis: for a short sequence, adding it takes longer than the loop."""
+"""Kernels that take a single replica without its axis: for a short sequence, adding it takes longer than the loop."""
 
 _TENSORS = 10
-"""Tensors of a `Pass`; they come first in every flat list of arguments."""
+"""Tensors of a `KernelCall`; they come first in every flat list of arguments."""
+
+
+def run(
+    cell: Dynamics,
+    inputs: Tensor,
+    state: Tensor,
+    *,
+    noise: HiddenNoise | None = None,
+    path: BrownianPath | None = None,
+    lengths: Tensor | None = None,
+    dt: Tensor | None = None,
+    every_step: bool = True,
+    kernel: str = "auto",
+    packed: PackedWeights | None = None,
+) -> tuple[Tensor | None, Tensor]:
+    """Run a cell over sequences, with the results of `reference.run`.
+
+    Args:
+        cell: Its `recurrence` is what fast kernels run.
+        inputs: `(batch, steps, input_size)`.
+        state: Initial state, `(batch, state_size)`.
+        noise: Laws and levels; `None` for none.
+        path: Where the random numbers come from; needed with `noise`.
+        lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
+        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+        every_step: Whether outputs are wanted, or the last state only.
+        kernel: One of `select.KERNELS`; the environment variable NOISYRNN_KERNEL overrides it.
+        packed: Packed weights of the cell, for passes without noise and gradients.
+
+    Returns:
+        Outputs `(batch, steps, hidden_size)`, zero past a sequence's end, or `None` without `every_step`; last valid
+        state `(batch, state_size)`.
+
+    Raises:
+        ValueError: If a kernel other than "auto" is named and cannot run this.
+    """
+    noise = None if path is None or noise is None or noise.silent else noise
+    if noise is not None and path is not None:
+        noise.check_dt(dt)
+        path.check_place(steps=inputs.shape[1], batch=inputs.shape[0])
+    elif packed is not None and uses_cpp(kernel):
+        call = packed.call(cell, inputs, state, lengths=lengths, dt=dt)
+        if call is not None:
+            outputs, _, last = cpp.forward(call, every_step=every_step, save=False)
+            return (outputs[0] if every_step else None), last[0]
+    name, recurrence = choose(cell, inputs, state=state, path=path, dt=dt, kernel=kernel)
+    if recurrence is None or name == "reference":
+        return reference.run(cell, inputs, state, noise=noise, path=path, lengths=lengths, dt=dt, every_step=every_step)
+    device = inputs.device
+    seed = torch.zeros((), dtype=torch.int64, device=device) if path is None else path.seed_tensor(device)
+    # Autocast may have made these narrower. The state is float32 everywhere; only the GPU kernel chooses a precision of
+    # products, here, because a backward pass does not run under autocast.
+    inputs, state = inputs.to(recurrence.W.dtype), state.to(recurrence.W.dtype)
+    precision = product_precision(device.type) if name == "triton" else ""
+    if dt is not None and dt.ndim == 1:
+        dt = dt.unsqueeze(0)
+    kind, *weights, coefficients = recurrence
+    tensors = [inputs, state, *weights, dt, lengths, seed]
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    options = KernelOptions(name, kind, precision, coefficients, noise, path if noise else None, every_step, save)
+    if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        replicated = [None if t is None else t.unsqueeze(0) for t in tensors]
+        outputs, _, last = recurrence_operator(*replicated, *options.flat(), every_step, save)
+        return (outputs[0] if every_step else None), last[0]
+    outputs, _, last = Fused.run(*tensors, options)
+    return (outputs if every_step else None), last
 
 
 @dataclass(frozen=True)
-class Settings:
+class KernelOptions:
     """The arguments of the operators that are not tensors.
 
     Args:
-        backend: Key of `BACKENDS`.
-        kind: See `Recurrence`.
-        precision: See `Pass`.
-        coefficients: See `Recurrence`.
-        noise: See `FusedNoise`.
+        kernel: Key of `FAST`.
+        kind: One of `recurrence.KINDS`.
+        precision: As in `KernelCall`.
+        coefficients: Constants of the kind.
+        noise: Laws and levels, or `None`.
+        path: Rows, steps, stream and sign of the paths, or `None`.
         every_step: Whether outputs are wanted.
         save: Whether a backward pass may follow.
-        single: Whether the tensors lack the axis of replicas; for `Fused` alone.
+        single: Whether the tensors lack the axis of replicas; for `Fused` only.
     """
 
-    backend: str
+    kernel: str
     kind: str
     precision: str
     coefficients: tuple[float, ...]
-    noise: FusedNoise
+    noise: HiddenNoise | None
+    path: BrownianPath | None
     every_step: bool
     save: bool
-    single: bool = False
+    single: bool = True
 
-    def of(self, tensors: Sequence[Any]) -> Pass:
-        """A `Pass` of tensors that have the axis of replicas."""
-        return Pass._make((self.kind, *tensors, self.coefficients, self.noise, self.precision))
+    def call(self, tensors: Sequence[Any]) -> KernelCall:
+        """The call of tensors that have the axis of replicas."""
+        return KernelCall._make((self.kind, *tensors, self.coefficients, self.noise, self.path, self.precision, None))
 
     def flat(self) -> tuple[Any, ...]:
-        """As the operators' schemas have them."""
-        noise = self.noise
-        levels, place = [noise.additive, noise.base, noise.slope], [noise.first_row, noise.first_step, noise.stream]
-        return self.backend, self.kind, self.precision, list(self.coefficients), noise.source, levels, place
+        """The options as the custom operators' schemas have them."""
+        noise, path = self.noise, self.path
+        form, law = ("", "") if noise is None else (noise.form, noise.law)
+        levels = [] if noise is None else [noise.additive, noise.multiplicative]
+        place = [] if path is None else [path.first_row, path.first_step, path.stream, path.sign]
+        return self.kernel, self.kind, self.precision, list(self.coefficients), form, law, levels, place
 
 
-def _pass(
-    tensors: Sequence[Any], kind: str, precision: str, coefficients: Any, source: int, levels: Any, place: Any
-) -> Pass:
-    """A `Pass` from the operators' arguments."""
-    noise = FusedNoise(source, *levels, *place)
-    return Pass._make((kind, *tensors, tuple(coefficients), noise, precision))
+def _call(
+    tensors: Sequence[Any], kind: str, precision: str, coefficients: Any, form: str, law: str, levels: Any, place: Any
+) -> KernelCall:
+    """The call of a custom operator's arguments."""
+    noise, path = None, None
+    if levels:
+        additive, multiplicative = levels
+        noise = HiddenNoise(additive=additive, multiplicative=multiplicative, form=form, law=law)
+    if place:
+        first_row, first_step, stream, sign = place
+        path = BrownianPath(seed=0, first_row=first_row, first_step=first_step, stream=stream, sign=sign)
+    return KernelCall._make((kind, *tensors, tuple(coefficients), noise, path, precision, None))
 
 
-def _without_autocast(call: Pass) -> contextlib.AbstractContextManager[Any]:
-    """What runs the backends: none of them is to have its own operations narrowed."""
+def _without_autocast(call: KernelCall) -> contextlib.AbstractContextManager[Any]:
+    """A context for the kernels, whose own operations must keep their precision."""
     device = call.state.device.type
     on = autocasts(device)
     return torch.autocast(device, enabled=False) if on else contextlib.nullcontext()
 
 
-def _forward(backend: str, call: Pass, every_step: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """`Backend.forward`, of checked lengths, out of autocast's reach."""
+def _forward(kernel: str, call: KernelCall, every_step: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """`Kernel.forward` with checked lengths and without autocast."""
     lengths = call.lengths
     if lengths is not None and lengths.device.type == "cpu":  # elsewhere reading them would stall the device
         check_lengths(lengths.flatten(), batch=lengths.numel(), steps=call.inputs.shape[-2])
     with _without_autocast(call):
-        return BACKENDS[backend].forward(call, every_step=every_step, save=save)
+        return FAST[kernel].forward(call, every_step=every_step, save=save)
 
 
 def _alias(part: Tensor) -> Tensor:
@@ -92,13 +172,13 @@ def _alias(part: Tensor) -> Tensor:
     return part.new_empty(0).set_(part.untyped_storage(), part.storage_offset(), part.shape, part.stride())
 
 
-def _axis_added(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Tensors as those of one replica."""
+def _with_axis(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Tensors with an axis for one replica."""
     return [None if t is None else t.unsqueeze(0) for t in tensors]
 
 
 @torch.library.custom_op("noisyrnn::recurrence", mutates_args=())
-def recurrence(
+def recurrence_operator(
     inputs: Tensor,
     state: Tensor,
     A: Tensor | None,
@@ -109,29 +189,29 @@ def recurrence(
     dt: Tensor | None,
     lengths: Tensor | None,
     seed: Tensor,
-    backend: str,
+    kernel: str,
     kind: str,
     precision: str,
     coefficients: Sequence[float],
-    source: int,
+    form: str,
+    law: str,
     levels: Sequence[float],
     place: Sequence[int],
     every_step: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`Backend.forward` as an operator."""
+    """`Kernel.forward` as a custom operator."""
     tensors = (inputs, state, A, W, U, b, step, dt, lengths, seed)
-    call = _pass(tensors, kind, precision, coefficients, source, levels, place)
-    return _forward(backend, call, every_step, save)
+    return _forward(kernel, _call(tensors, kind, precision, coefficients, form, law, levels, place), every_step, save)
 
 
-@recurrence.register_fake
+@recurrence_operator.register_fake
 def _(inputs: Tensor, state: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *weights, backend = rest[:9]
-    *flat, every_step, save = rest[9:]
-    call = _pass((inputs, state, *weights), *flat)
+    *weights, kernel = rest[:9]
+    kind, precision, coefficients, form, law, levels, _, every_step, save = rest[9:]
+    call = _call((inputs, state, *weights), kind, precision, coefficients, form, law, levels, ())
     replicas, batch, steps, _ = inputs.shape
-    behind, width = BACKENDS[backend].layout(call)
+    behind, width = FAST[kernel].layout(call)
     outputs = state.new_empty((replicas, steps, batch, behind) if every_step or save else (replicas, 0, 0, 0))
     saved = state.new_empty((replicas, steps, batch, width) if save else (replicas, 0, 0, 0))
     return outputs[..., : call.b.shape[1]].transpose(1, 2), saved, state.new_empty(state.shape)
@@ -153,20 +233,21 @@ def recurrence_backward(
     saved: Tensor,
     grad_outputs: Tensor | None,
     grad_last: Tensor | None,
-    backend: str,
+    kernel: str,
     kind: str,
     precision: str,
     coefficients: Sequence[float],
-    source: int,
+    form: str,
+    law: str,
     levels: Sequence[float],
     place: Sequence[int],
     with_inputs: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`Backend.backward` as an operator."""
+    """`Kernel.backward` as a custom operator."""
     tensors = (inputs, state, A, W, U, b, step, dt, lengths, seed)
-    call = _pass(tensors, kind, precision, coefficients, source, levels, place)
+    call = _call(tensors, kind, precision, coefficients, form, law, levels, place)
     with _without_autocast(call):
-        return BACKENDS[backend].backward(call, outputs, saved, grad_outputs, grad_last, with_inputs=with_inputs)
+        return FAST[kernel].backward(call, outputs, saved, grad_outputs, grad_last, with_inputs=with_inputs)
 
 
 @recurrence_backward.register_fake
@@ -185,36 +266,35 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _derive(ctx: Any, grad_outputs: Tensor | None, _: None, grad_last: Tensor | None) -> tuple[Any, ...]:
-    """The backward pass of a compiled graph: once, as `torch.compile` has it anyway."""
+    """The backward pass of a compiled graph: once, since torch.compile has no second one either."""
     unused = (None,) * (len(ctx.flat) + 5)
     if grad_outputs is None and grad_last is None:
         return (None,) * 7 + unused
     needs = ctx.needs_input_grad
-    found = recurrence_backward(*ctx.saved_tensors, grad_outputs, grad_last, *ctx.flat, needs[0])
-    return *(gradient if need else None for gradient, need in zip(found, needs, strict=False)), *unused
+    gradients = recurrence_backward(*ctx.saved_tensors, grad_outputs, grad_last, *ctx.flat, needs[0])
+    return *(gradient if need else None for gradient, need in zip(gradients, needs, strict=False)), *unused
 
 
-# Where `Fused` is followed step by step `torch.compile` loses its way, so a compiled graph has the bare operator.
-recurrence.register_autograd(_derive, setup_context=_keep)
+recurrence_operator.register_autograd(_derive, setup_context=_keep)
 
 
 class Fused(torch.autograd.Function):
-    """`outputs, saved, last = Fused.apply(*tensors of a Pass, settings)`.
+    """`outputs, saved, last = Fused.apply(*tensors of a KernelCall, options)`.
 
-    With `settings.single` no tensor has the axis of replicas; it is added here, out of autograd's sight.
+    With `options.single` no tensor has the axis of replicas; it is added here, where autograd does not see it.
     """
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """The backend's forward pass."""
-        tensors, settings = arguments[:_TENSORS], arguments[_TENSORS]
-        if not settings.single:
-            return _forward(settings.backend, settings.of(tensors), settings.every_step, settings.save)
-        if settings.backend in WITHOUT_AXIS:
-            outputs, saved, last = _forward(settings.backend, settings.of(tensors), settings.every_step, settings.save)
+        """The kernel's forward pass."""
+        tensors, options = arguments[:_TENSORS], arguments[_TENSORS]
+        if not options.single:
+            return _forward(options.kernel, options.call(tensors), options.every_step, options.save)
+        if options.kernel in WITHOUT_AXIS:
+            outputs, saved, last = _forward(options.kernel, options.call(tensors), options.every_step, options.save)
             return _alias(outputs), saved, last
-        call = settings.of(_axis_added(tensors))
-        outputs, saved, last = _forward(settings.backend, call, settings.every_step, settings.save)
+        call = options.call(_with_axis(tensors))
+        outputs, saved, last = _forward(options.kernel, call, options.every_step, options.save)
         return _alias(outputs[0]), saved[0], _alias(last[0])
 
     @staticmethod
@@ -224,7 +304,7 @@ class Fused(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(saved)
         ctx.save_for_backward(*inputs[:_TENSORS], outputs, saved)
-        ctx.settings = inputs[_TENSORS]
+        ctx.options = inputs[_TENSORS]
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -240,7 +320,7 @@ class Fused(torch.autograd.Function):
         if grad_outputs is None and grad_last is None:
             return (None,) * (_TENSORS + 1)
         with_inputs = ctx.needs_input_grad[0]
-        arguments = (*ctx.saved_tensors, grad_outputs, grad_last, ctx.settings, with_inputs)
+        arguments = (*ctx.saved_tensors, grad_outputs, grad_last, ctx.options, with_inputs)
         # Nobody will differentiate this pass: no need for a Function that could.
         plain = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
         found = Gradients(*(FusedBackward.forward(*arguments) if plain else FusedBackward.apply(*arguments)))
@@ -249,7 +329,7 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """`apply`, without the detour through Python that only transforms of `torch.func` need."""
+        """`apply`, without the Python code that only transforms of `torch.func` need."""
         if torch._C._are_functorch_transforms_active():
             return Fused.apply(*arguments)
         return super(torch.autograd.Function, Fused).apply(*arguments)
@@ -257,40 +337,44 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
         """Turn the mapped axis into that of the replicas, or fold it into them."""
-        settings = arguments[_TENSORS]
-        tensors = _fold(info.batch_size, in_dims, arguments[:_TENSORS], settings.single)
+        options = arguments[_TENSORS]
+        tensors = _fold(info.batch_size, in_dims, arguments[:_TENSORS], options.single)
         # Only here, below the mapped level, is it seen whether a tensor requires a gradient.
         save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-        inner = dataclasses.replace(settings, save=settings.save or save, single=False)
-        return _unfold(info.batch_size, Fused.apply(*tensors, inner), settings.single)
+        inner = dataclasses.replace(options, save=options.save or save, single=False)
+        return _unfold(info.batch_size, Fused.apply(*tensors, inner), options.single)
 
 
 class FusedBackward(torch.autograd.Function):
-    """`Gradients(*FusedBackward.apply(*tensors of a Pass, outputs, saved, their gradients, settings, with_inputs))`."""
+    """The backward pass of `Fused`, itself differentiable: its outputs are `Gradients`.
+
+    Its arguments are the tensors of a `KernelCall`, outputs, what was saved, the gradients of outputs and last state,
+    the options, and whether the inputs' gradient is wanted.
+    """
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        """The backend's backward pass."""
-        *tensors, settings, with_inputs = arguments
-        adds = settings.single and settings.backend not in WITHOUT_AXIS
-        tensors = _axis_added(tensors) if adds else tensors
-        call = settings.of(tensors[:_TENSORS])
+        """The kernel's backward pass."""
+        *tensors, options, with_inputs = arguments
+        adds = options.single and options.kernel not in WITHOUT_AXIS
+        tensors = _with_axis(tensors) if adds else tensors
+        call = options.call(tensors[:_TENSORS])
         with _without_autocast(call):
-            found = BACKENDS[settings.backend].backward(call, *tensors[_TENSORS:], with_inputs=with_inputs)
+            found = FAST[options.kernel].backward(call, *tensors[_TENSORS:], with_inputs=with_inputs)
         return tuple(t[0] for t in found) if adds else found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep what the reference loop needs to run again."""
-        *tensors, settings, _ = inputs
+        *tensors, options, _ = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors[:_TENSORS], *tensors[-2:])
-        ctx.settings = settings
+        ctx.options = options
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         """Second derivatives: the reference loop once more, differentiated twice."""
-        settings: Settings = ctx.settings
+        options: KernelOptions = ctx.options
         if all(grad is None for grad in grads):
             return (None,) * (_TENSORS + 6)
         needs = [*ctx.needs_input_grad[:7], *ctx.needs_input_grad[12:14]]
@@ -299,9 +383,9 @@ class FusedBackward(torch.autograd.Function):
             # Aliases: what is differentiated here must not reach one tensor through another's own history.
             aliases: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
             *tensors, grad_outputs, grad_last = aliases
-            call = settings.of(_axis_added(tensors) if settings.single else tensors)
-            outputs, last = replay(call, every_step=grad_outputs is not None)
-            if settings.single:
+            call = options.call(_with_axis(tensors) if options.single else tensors)
+            outputs, last = reference.run_call(call, every_step=grad_outputs is not None)
+            if options.single:
                 outputs, last = outputs[0], last[0]
             ends = [(outputs, grad_outputs), (last, grad_last)]
             given = [(end, grad) for end, grad in ends if grad is not None]
@@ -333,10 +417,10 @@ class FusedBackward(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
         """As `Fused.vmap`."""
-        *tensors, settings, with_inputs = arguments
-        folded = _fold(info.batch_size, in_dims, tensors, settings.single)
-        inner = dataclasses.replace(settings, single=False)
-        return _unfold(info.batch_size, FusedBackward.apply(*folded, inner, with_inputs), settings.single)
+        *tensors, options, with_inputs = arguments
+        folded = _fold(info.batch_size, in_dims, tensors, options.single)
+        inner = dataclasses.replace(options, single=False)
+        return _unfold(info.batch_size, FusedBackward.apply(*folded, inner, with_inputs), options.single)
 
 
 def _fold(size: int, in_dims: Sequence[Any], tensors: Sequence[Tensor | None], single: bool) -> list[Tensor | None]:

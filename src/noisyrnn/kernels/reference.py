@@ -1,53 +1,48 @@
 """The loop over time in plain PyTorch: any cell, dtype and device. It defines what every other kernel computes."""
 
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from noisyrnn.kernels.call import Recurrence
+from noisyrnn.kernels.call import KernelCall
+from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.padding import valid_steps
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise, NoiseDraws
 
-Weights = TypeVar("Weights")
 
-
-class Dynamics(Protocol[Weights]):
+class Dynamics(Protocol):
     """What the loop needs of a cell; `noisyrnn.models.Cell` provides it."""
 
-    hidden_size: int
+    @property
+    def hidden_size(self) -> int:
+        """Units; the noise acts on as many entries of the state."""
+        ...
 
     def recurrence(self) -> Recurrence | None:
-        """The same step for the fused kernels; `None` for one that they do not know."""
+        """The same step for the fast kernels; `None` for one that they do not know."""
         ...
 
-    def weights(self) -> Weights:
-        """Weights in the form the steps use, made once for the whole pass."""
-        ...
-
-    def drive(self, inputs: Tensor, weights: Weights) -> Tensor:
-        """The inputs' part of every step: `(batch, steps, input_size)` to `(batch, steps, k)`."""
-        ...
-
-    def increment(self, drive: Tensor, state: Tensor, weights: Weights, dt: Tensor | None) -> Tensor:
-        """The noise-free update of one step: `(batch, k)` and `(batch, state_size)` to `(batch, state_size)`."""
+    def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
+        """The noise-free update of one step: `(batch, input_size)` and `(batch, state_size)` to the latter."""
         ...
 
 
-def fused_form(cell: Any) -> Recurrence | None:
-    """The recurrence of a cell; `None` if it has none, or changes its step without it."""
-    patched = any(name in vars(cell) for name in ("weights", "drive", "increment"))
-    return None if patched or getattr(cell, "changes_step", False) else cell.recurrence()
+def recurrence_of(cell: Any) -> Recurrence | None:
+    """The recurrence of a cell; `None` if it has none, or if its step was changed without it."""
+    patched = "increment" in vars(cell) or getattr(cell, "changes_step", False)
+    return None if patched else cell.recurrence()
 
 
-class StepMaps(Generic[Weights]):
-    r"""The maps :math:`h \leftarrow h + \mu \odot \Delta(h, x_m) + \eta_m` of one pass, one a step.
+class StepMaps:
+    r"""The maps :math:`h \leftarrow h + \mu \odot \Delta(h, x_m) + \eta_m` of one pass, one for each step.
 
-    The noise acts on the first `hidden_size` entries of the state. From a sequence's end on its map is the identity.
+    The noise acts on the first `hidden_size` entries of the state. Past a sequence's end its map is the identity.
 
     Args:
-        cell: Gives the increment Δ.
+        cell: A cell, or its recurrence.
         inputs: `(batch, steps, input_size)`.
         noise: Laws and levels; `None` for none.
         path: Where the random numbers come from; needed with `noise`.
@@ -55,14 +50,15 @@ class StepMaps(Generic[Weights]):
         dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`.
 
     Attributes:
+        recurrence: The cell's recurrence, or `None`.
         valid: For each step, which sequences have it, bool `(batch, 1)`; `None` where all have every step.
-        drives: For each step, the inputs' part of it, `(batch, k)`.
+        drives: For each step, the input's part of it, `(batch, hidden_size)`; without a recurrence the inputs.
         dts: For each step, its length in a shape that broadcasts against `(batch, hidden_size)`, or `None`.
     """
 
     def __init__(
         self,
-        cell: Dynamics[Weights],
+        cell: Dynamics | Recurrence,
         inputs: Tensor,
         *,
         noise: HiddenNoise | None = None,
@@ -73,13 +69,16 @@ class StepMaps(Generic[Weights]):
         batch, steps, _ = inputs.shape
         self.cell = cell
         self.noise = noise
-        self.weights = cell.weights()
+        self.recurrence = cell if isinstance(cell, Recurrence) else recurrence_of(cell)
         self.valid: tuple[Tensor, ...] | None = None
         if lengths is not None:
             valid = valid_steps(lengths, steps)[..., None]
             inputs = inputs.masked_fill(~valid, 0.0)  # else NaN padding reaches the gradients as 0 * NaN
             self.valid = valid.unbind(1)
-        self.drives = cell.drive(inputs, self.weights).unbind(1)
+        drive = inputs
+        if self.recurrence is not None:
+            drive, self._matrices = self.recurrence.drive(inputs), self.recurrence.transposed()
+        self.drives = drive.unbind(1)
         draws = NoiseDraws(None, None)
         if noise is not None and path is not None:
             size, dtype = cell.hidden_size, inputs.dtype
@@ -99,8 +98,12 @@ class StepMaps(Generic[Weights]):
         return after if self.valid is None else torch.where(self.valid[m], after, state)
 
     def increment(self, m: int, state: Tensor) -> Tensor:
-        """The noisy increment of step `m` of a sequence that goes on, `(batch, state_size)`."""
-        increment = self.cell.increment(self.drives[m], state, self.weights, self.dts[m])
+        """The noisy increment of step `m` where it is valid, `(batch, state_size)`."""
+        if self.recurrence is not None:
+            increment = self.recurrence.increment(self.drives[m], state, self._matrices, self.dts[m])
+        else:
+            assert not isinstance(self.cell, Recurrence)
+            increment = self.cell.increment(self.drives[m], state, self.dts[m])
         additive, multiplicative = self._additive[m], self._multiplicative[m]
         if self.noise is None or (additive is None and multiplicative is None):
             return increment
@@ -110,7 +113,7 @@ class StepMaps(Generic[Weights]):
 
 
 def run(
-    cell: Dynamics[Weights],
+    cell: Dynamics | Recurrence,
     inputs: Tensor,
     state: Tensor,
     *,
@@ -138,6 +141,31 @@ def run(
     return (torch.stack(outputs, dim=1) if every_step else None), state
 
 
+def run_call(call: KernelCall, *, every_step: bool) -> tuple[Tensor, Tensor]:
+    """What a kernel computes for a call, differentiable to any order.
+
+    Returns:
+        Outputs `(R, B, T, hidden_size)`, empty without `every_step`; last states `(R, B, state_size)`.
+    """
+    outputs, states = [], []
+    for r in range(len(call.seed)):
+        A = None if call.A is None else call.A[r]
+        dt = None if call.dt is None else call.dt[r]
+        every, state = run(
+            Recurrence(call.kind, A, call.W[r], call.U[r], call.b[r], call.step[r], call.coefficients),
+            call.inputs[r],
+            call.state[r],
+            noise=call.noise,
+            path=None if call.path is None else replace(call.path, seed=call.seed[r]),
+            lengths=None if call.lengths is None else call.lengths[r],
+            dt=dt if dt is None or len(dt) > 1 else dt[0],
+            every_step=every_step,
+        )
+        outputs.append(call.inputs.new_empty(0) if every is None else every)
+        states.append(state)
+    return torch.stack(outputs), torch.stack(states)
+
+
 def _by_step(dt: Tensor) -> tuple[Tensor, ...]:
-    """Step lengths as one tensor a step that broadcasts against `(batch, hidden_size)`."""
+    """Step lengths as one tensor for each step that broadcasts against `(batch, hidden_size)`."""
     return dt.unbind(0) if dt.ndim == 1 else dt.T.unsqueeze(-1).unbind(0)

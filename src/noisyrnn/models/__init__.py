@@ -1,7 +1,7 @@
 """Trainable recurrent networks; no optimiser here."""
 
 from noisyrnn.models.antisymmetric import AntisymmetricRNN
-from noisyrnn.models.cell import Cell
+from noisyrnn.models.cell import Cell, RecurrenceCell
 from noisyrnn.models.cornn import CoRNN
 from noisyrnn.models.exprnn import ExpRNN
 from noisyrnn.models.gated import GRU, LSTM, TanhRNN
@@ -29,6 +29,7 @@ __all__ = [
     "ModuleCell",
     "NoisyCell",
     "NoisyRNN",
+    "RecurrenceCell",
     "RecurrentLayer",
     "SequenceClassifier",
     "SequenceRegressor",

@@ -2,26 +2,20 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from noisyrnn.checks import check_flag, check_number
-from noisyrnn.kernels.call import Recurrence
 from noisyrnn.kernels.cpp.recurrent_matrix import skew_damped_together
-from noisyrnn.models.cell import Cell, bias_of
+from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.models.cell import RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
-from noisyrnn.sde.recurrent_matrix import check_skew_damped, skew_damped
+from noisyrnn.sde.recurrent_matrix import check_skew_damped
 
 
-class AntisymmetricWeights(NamedTuple):
-    """What a step uses: `W` transposed, `(hidden_size, hidden_size)`."""
-
-    recurrent: Tensor
-
-
-class AntisymmetricCell(Cell[AntisymmetricWeights]):
+class AntisymmetricCell(RecurrenceCell):
     r"""The increment :math:`\delta \tanh(W h + U x + b)` with :math:`W = C - C^T - \gamma I`.
 
     Args:
@@ -57,26 +51,11 @@ class AntisymmetricCell(Cell[AntisymmetricWeights]):
         self.C = nn.Parameter(torch.randn(hidden_size, hidden_size, dtype=dtype) * (init_std / hidden_size))
         self.input = nn.Linear(input_size, hidden_size, bias=bias, dtype=dtype)
 
-    def weights(self) -> AntisymmetricWeights:
-        """`W` transposed."""
-        return AntisymmetricWeights(skew_damped(self.C, skew_symmetry=1.0, damping=self.damping).T)
-
     def recurrence(self) -> Recurrence:
-        """The same step for the fused kernels."""
+        """The step in tensors."""
         (W,) = skew_damped_together(self.C, skew_symmetry=(1.0,), damping=(self.damping,))
         step = self.input.weight.new_full((self.hidden_size,), self.step_size)
         return Recurrence("drift", None, W, self.input.weight, bias_of(self.input), step)
-
-    def drive(self, inputs: Tensor, weights: AntisymmetricWeights) -> Tensor:
-        """`U x + b`."""
-        return self.input(inputs)
-
-    def increment(
-        self, drive: Tensor, state: Tensor, weights: AntisymmetricWeights, dt: Tensor | None = None
-    ) -> Tensor:
-        """The drift times the step."""
-        step = self.step_size if dt is None else self.step_size * dt
-        return step * torch.tanh(torch.addmm(drive, state, weights.recurrent))
 
 
 class AntisymmetricRNN(RecurrentLayer):

@@ -1,23 +1,21 @@
-"""What a recurrent cell is."""
+"""Base classes of recurrent cells."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import LARGEST_SIZE, check_integer
-from noisyrnn.kernels.call import Recurrence
+from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.modules import prepare_weights
 
-Weights = TypeVar("Weights")
 
+class Cell(nn.Module, ABC):
+    r"""A map :math:`h \leftarrow h + \Delta(h, x)`, given by its increment Δ: the one method that a new cell writes.
 
-class Cell(nn.Module, ABC, Generic[Weights]):
-    r"""A map :math:`h \leftarrow h + \Delta(h, x)`, given by its increment Δ.
-
-    The first `hidden_size` entries of the state are the output; second-order and gated cells carry more behind them.
+    The first `hidden_size` entries of the state are the output; second-order and gated cells have more behind them.
 
     Args:
         input_size: Channels of one step of the input, at least 1.
@@ -34,14 +32,13 @@ class Cell(nn.Module, ABC, Generic[Weights]):
     """Modules that every step calls."""
 
     changes_step: ClassVar[bool] = False
-    """Whether the class changes a step without its `recurrence`, which then does not count."""
+    """Whether the class changes the increment without its `recurrence`, which is then not used."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Note whether the fused form is still that of the step."""
+        """Record whether the recurrence is still that of the increment."""
         super().__init_subclass__(**options)
-        own = vars(cls)
-        if "recurrence" in own or any(name in own for name in ("weights", "drive", "increment")):
-            cls.changes_step = "recurrence" not in own
+        if "recurrence" in vars(cls) or "increment" in vars(cls):
+            cls.changes_step = "recurrence" not in vars(cls)
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -52,26 +49,18 @@ class Cell(nn.Module, ABC, Generic[Weights]):
 
     @property
     def state_size(self) -> int:
-        """Entries of the state: `hidden_size`, or more for a cell that carries more than its output."""
+        """Entries of the state: `hidden_size`, or more for a cell whose state is more than its output."""
         return self.hidden_size
 
     @abstractmethod
-    def weights(self) -> Weights:
-        """Weights in the form the steps use; made once for all steps of a pass."""
-
-    @abstractmethod
-    def drive(self, inputs: Tensor, weights: Weights) -> Tensor:
-        """The inputs' part of a step, for any leading axes: `(..., input_size)` to `(..., k)`."""
-
-    @abstractmethod
-    def increment(self, drive: Tensor, state: Tensor, weights: Weights, dt: Tensor | None = None) -> Tensor:
-        """Δ: `(batch, k)` and `(batch, state_size)` to `(batch, state_size)`.
+    def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
+        """Δ of one step: `(batch, input_size)` and `(batch, state_size)` to `(batch, state_size)`.
 
         `dt` is the step's length in nominal steps and broadcasts against `(batch, hidden_size)`; `None` is 1.
         """
 
     def recurrence(self) -> Recurrence | None:
-        """The same step for the fused kernels; `None` for a cell that they do not know."""
+        """The same step for the fast kernels; `None` for a cell that they do not know."""
         return None
 
     def initial_state(self, batch: int) -> Tensor:
@@ -82,10 +71,22 @@ class Cell(nn.Module, ABC, Generic[Weights]):
     def step(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
         """The state `(batch, state_size)` after one noise-free step with the inputs `(batch, input_size)`."""
         prepare_weights(self)
-        weights = self.weights()
-        return state + self.increment(self.drive(inputs, weights), state, weights, dt)
+        return state + self.increment(inputs, state, dt)
+
+
+class RecurrenceCell(Cell):
+    """A cell given by its `recurrence`, which the fast kernels run and from which the increment follows."""
+
+    @abstractmethod
+    def recurrence(self) -> Recurrence:
+        """The step in tensors."""
+
+    def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
+        """The increment of the recurrence."""
+        recurrence = self.recurrence()
+        return recurrence.increment(recurrence.drive(inputs), state, recurrence.transposed(), dt)
 
 
 def bias_of(linear: nn.Linear) -> Tensor:
-    """Its bias; zeros where it has none, since the kernels always add one."""
+    """The bias of a linear layer; zeros where it has none, since the kernels always add one."""
     return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias

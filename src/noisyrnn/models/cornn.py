@@ -3,24 +3,18 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from noisyrnn.checks import check_flag, check_number
-from noisyrnn.kernels.call import Recurrence
-from noisyrnn.models.cell import Cell, bias_of
+from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.models.cell import RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 
 
-class CoRNNWeights(NamedTuple):
-    """What a step uses: both recurrent matrices, transposed and stacked, `(2 * hidden_size, hidden_size)`."""
-
-    recurrent: Tensor
-
-
-class CoRNNCell(Cell[CoRNNWeights]):
+class CoRNNCell(RecurrenceCell):
     r"""Driven, damped, coupled oscillators with the state `(y, z)`: position, then velocity.
 
     .. math:: z \leftarrow z + \Delta t\,[\tanh(W y + \mathcal{W} z + U x + b) - \gamma y - \epsilon z], \quad
@@ -72,29 +66,13 @@ class CoRNNCell(Cell[CoRNNWeights]):
         """Positions and velocities."""
         return 2 * self.hidden_size
 
-    def weights(self) -> CoRNNWeights:
-        """Both matrices, transposed."""
-        return CoRNNWeights(self.recurrent.weight.T)
-
     def recurrence(self) -> Recurrence:
-        """The same step for the fused kernels."""
+        """The step in tensors."""
         step = self.input.weight.new_full((self.hidden_size,), self.step_size)
         coefficients = (float(self.stiffness), float(self.friction))
         return Recurrence(
             "oscillator", None, self.recurrent.weight, self.input.weight, bias_of(self.input), step, coefficients
         )
-
-    def drive(self, inputs: Tensor, weights: CoRNNWeights) -> Tensor:
-        """`U x + b`."""
-        return self.input(inputs)
-
-    def increment(self, drive: Tensor, state: Tensor, weights: CoRNNWeights, dt: Tensor | None = None) -> Tensor:
-        """Implicit-explicit Euler: the position moves by the new velocity."""
-        y, z = state.chunk(2, dim=1)
-        step = self.step_size if dt is None else self.step_size * dt
-        force = torch.tanh(torch.addmm(drive, state, weights.recurrent))
-        kick = step * (force - self.stiffness * y - self.friction * z)
-        return torch.cat([step * (z + kick), kick], dim=1)
 
 
 class CoRNN(RecurrentLayer):

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_flag
-from noisyrnn.kernels.call import Recurrence
-from noisyrnn.models.cell import Cell
+from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.models.cell import RecurrenceCell
 from noisyrnn.models.layer import RecurrentLayer
 
 STARTS = ("cayley", "henaff")
@@ -38,11 +38,6 @@ def skew_blocks(size: int, start: str) -> Tensor:
     diagonal[::2] = angles
     upper = torch.diag(diagonal, 1)
     return upper - upper.T
-
-
-def modrelu(z: Tensor, bias: Tensor) -> Tensor:
-    """`sign(z) · relu(|z| + bias)`, entry by entry."""
-    return torch.sign(z) * torch.relu(z.abs() + bias)
 
 
 class Rotation(nn.Module):
@@ -86,13 +81,7 @@ def _rename_older_weights(module: nn.Module, state: dict[str, Any], prefix: str,
             state[prefix + new] = state.pop(old)
 
 
-class ExpWeights(NamedTuple):
-    """What a step uses: the orthogonal matrix transposed, `(hidden_size, hidden_size)`."""
-
-    recurrent: Tensor
-
-
-class ExpCell(Cell[ExpWeights]):
+class ExpCell(RecurrenceCell):
     r"""The map :math:`h \leftarrow \mathrm{modReLU}(\exp(K) h + U x)` with skew-symmetric `K`.
 
     As published, the entries of `U` start normal with standard deviation √(2 / `input_size`), and the thresholds of
@@ -132,22 +121,10 @@ class ExpCell(Cell[ExpWeights]):
         else:
             self.register_buffer("threshold", threshold, persistent=False)
 
-    def weights(self) -> ExpWeights:
-        """The exponential, taken once for the whole pass."""
-        return ExpWeights(self.recurrent.weight.T)
-
     def recurrence(self) -> Recurrence:
-        """The same step for the fused kernels."""
+        """The step in tensors."""
         step = torch.ones_like(self.threshold, requires_grad=False)
         return Recurrence("modrelu", None, self.recurrent.weight, self.input.weight, self.threshold, step)
-
-    def drive(self, inputs: Tensor, weights: ExpWeights) -> Tensor:
-        """`U x`."""
-        return self.input(inputs)
-
-    def increment(self, drive: Tensor, state: Tensor, weights: ExpWeights, dt: Tensor | None = None) -> Tensor:
-        """The new state less the old one; `dt` has no meaning here."""
-        return modrelu(torch.addmm(drive, state, weights.recurrent), self.threshold) - state
 
 
 class ExpRNN(RecurrentLayer):

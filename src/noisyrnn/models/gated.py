@@ -27,7 +27,7 @@ class TorchWeights(NamedTuple):
     recurrent_bias: Tensor | None = None
 
 
-class TorchCell(Cell[TorchWeights]):
+class TorchCell(Cell):
     """One layer of `nn.RNN` (tanh), `nn.GRU` or `nn.LSTM`, step by step; the state of the last is `(h, c)`.
 
     Args:
@@ -56,22 +56,22 @@ class TorchCell(Cell[TorchWeights]):
         return 2 * self.hidden_size if self.kind == "lstm" else self.hidden_size
 
     def weights(self) -> TorchWeights:
-        """Torch's parameters as they are."""
+        """Torch's parameters."""
         return TorchWeights(*self.rnn.all_weights[0])
 
-    def drive(self, inputs: Tensor, weights: TorchWeights) -> Tensor:
-        """The inputs themselves: torch's cells project them."""
-        return inputs
+    def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
+        """The new state minus the old one; `dt` has no meaning here."""
+        return self.advance(inputs, state, self.weights()) - state
 
-    def increment(self, drive: Tensor, state: Tensor, weights: TorchWeights, dt: Tensor | None = None) -> Tensor:
-        """The new state less the old one; `dt` has no meaning here."""
+    def advance(self, inputs: Tensor, state: Tensor, weights: TorchWeights) -> Tensor:
+        """The new state, `(batch, state_size)`."""
         if _mapped():
-            return _written_out(self.kind, drive, state, weights) - state
+            return _written_out(self.kind, inputs, state, weights)
         if self.kind == "rnn":
-            return torch.rnn_tanh_cell(drive, state, *weights) - state
+            return torch.rnn_tanh_cell(inputs, state, *weights)
         if self.kind == "gru":
-            return torch.gru_cell(drive, state, *weights) - state
-        return torch.cat(torch.lstm_cell(drive, state.chunk(2, dim=1), *weights), dim=1) - state
+            return torch.gru_cell(inputs, state, *weights)
+        return torch.cat(torch.lstm_cell(inputs, state.chunk(2, dim=1), *weights), dim=1)
 
     def run_fused(self, inputs: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """The noise-free pass over a whole sequence by torch's fused loop; as `kernels.reference.run`."""

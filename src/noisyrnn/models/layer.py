@@ -20,8 +20,9 @@ from noisyrnn.checks import (
     check_number,
     check_tensor,
 )
-from noisyrnn.kernels import select
-from noisyrnn.kernels.cpp import Stream
+from noisyrnn.kernels import operator
+from noisyrnn.kernels.cpp.packed import PackedWeights
+from noisyrnn.kernels.select import KERNELS, uses_cpp
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.loops.module_cell import as_cell
 from noisyrnn.models.modules import called_hooks, check_uncalled, prepare_weights
@@ -132,12 +133,12 @@ class RecurrentLayer(nn.Module):
                 self.cells[f"l{level}{direction}"] = cell
         self._noise = "auto"
         self._kernel = "auto"
-        self._streams = tuple(Stream() for _ in self.cells)
+        self._packed = tuple(PackedWeights() for _ in self.cells)
         self.register_load_state_dict_pre_hook(_rename_older_weights)
         self.to(device=device, dtype=dtype)
 
     @property
-    def cell(self) -> Cell[Any]:
+    def cell(self) -> Cell:
         """The only cell.
 
         Raises:
@@ -170,7 +171,7 @@ class RecurrentLayer(nn.Module):
 
     @kernel.setter
     def kernel(self, name: str) -> None:
-        check_choice("kernel", name, select.KERNELS)
+        check_choice("kernel", name, KERNELS)
         self._kernel = name
 
     @property
@@ -279,8 +280,8 @@ class RecurrentLayer(nn.Module):
         check_dtype("inputs", inputs, self)
         if state is not None:
             check_dtype("state", state, self)
-        if len(self._streams) == 1:
-            return self._step(self.cell, self._streams[0], inputs, state)
+        if len(self._packed) == 1:
+            return self._step(self.cell, self._packed[0], inputs, state)
         if self.bidirectional:
             raise ValueError(
                 "bidirectional must be False to take single steps, got True. A backward direction starts at the end: "
@@ -291,18 +292,18 @@ class RecurrentLayer(nn.Module):
         if state is not None and state.shape != shape:
             raise ValueError(f"state must have shape {shape}, got {tuple(state.shape)}.")
         after: list[Tensor] = []
-        for level, (cell, stream) in enumerate(zip(cells, self._streams, strict=True)):
-            after.append(self._step(cell, stream, inputs, None if state is None else state[level]))
+        for level, (cell, packed) in enumerate(zip(cells, self._packed, strict=True)):
+            after.append(self._step(cell, packed, inputs, None if state is None else state[level]))
             inputs = after[-1][:, : self.hidden_size]
         return torch.stack(after)
 
-    def _step(self, cell: Cell[Any], stream: Stream, inputs: Tensor, state: Tensor | None) -> Tensor:
+    def _step(self, cell: Cell, packed: PackedWeights, inputs: Tensor, state: Tensor | None) -> Tensor:
         """One cell's state after one noise-free step."""
         if state is None:
             state = cell.initial_state(len(inputs))
         if state.shape != (len(inputs), cell.state_size):
             raise ValueError(f"state must have shape {(len(inputs), cell.state_size)}, got {tuple(state.shape)}.")
-        after = stream.step(cell, inputs, state) if self._packs() else None
+        after = packed.step(cell, inputs, state) if uses_cpp(self._kernel) else None
         return cell.step(inputs, state) if after is None else after
 
     def _run(
@@ -338,11 +339,11 @@ class RecurrentLayer(nn.Module):
         if path is None and (noisy or drops):
             path = BrownianPath.random(device=values.device)
         passes = []
-        for k, (cell, stream) in enumerate(zip(self.cells.values(), self._streams, strict=True)):
+        for k, (cell, packed) in enumerate(zip(self.cells.values(), self._packed, strict=True)):
             own = path if noisy else None
             if own is not None and k > 0:
                 own = replace(own, stream=own.stream + k)
-            passes.append(partial(self._pass, cell, stream, lengths, noise, own))
+            passes.append(partial(self._pass, cell, packed, lengths, noise, own))
 
         def between(outputs: Tensor, level: int) -> Tensor:
             return dropped(outputs, self.dropout, path, len(states) + level) if drops and path is not None else outputs
@@ -362,7 +363,7 @@ class RecurrentLayer(nn.Module):
     def _pass(
         self,
         cell: Any,
-        stream: Stream,
+        packed: PackedWeights,
         lengths: Tensor | None,
         noise: HiddenNoise,
         path: BrownianPath | None,
@@ -376,12 +377,8 @@ class RecurrentLayer(nn.Module):
             fused = getattr(cell, "run_fused", None)
             if fused is not None:
                 return fused(inputs, state, lengths)
-            if self._packs():
-                done = stream.run(cell, inputs, state, lengths=lengths, dt=dt, every_step=every_step)
-                if done is not None:
-                    return done
         prepare_weights(cell)
-        return select.run(
+        return operator.run(
             cell,
             inputs,
             state,
@@ -391,13 +388,8 @@ class RecurrentLayer(nn.Module):
             dt=dt,
             every_step=every_step,
             kernel=self._kernel,
+            packed=packed,
         )
-
-    def _packs(self) -> bool:
-        """Whether a noise-free pass may go by the CPU kernel with weights that are packed already."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return False
-        return select.chosen(self._kernel) in ("auto", "cpp")
 
     def _initial_states(self, h_0: Tensor | None, batch: int, alone: bool) -> list[Tensor]:
         """One state `(batch, state_size)` for each cell."""

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_flag, check_number
-from noisyrnn.kernels.call import Recurrence
 from noisyrnn.kernels.cpp.recurrent_matrix import skew_damped_together
-from noisyrnn.models.cell import Cell, bias_of
+from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.models.cell import RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
-from noisyrnn.sde.drift import RecurrentDrift
-from noisyrnn.sde.recurrent_matrix import check_skew_damped, skew_damped
+from noisyrnn.sde.recurrent_matrix import check_skew_damped
 
 
-class LipschitzCell(Cell[RecurrentDrift]):
+class LipschitzCell(RecurrenceCell):
     r"""The increment :math:`d \odot (A h + \tanh(W h + U x + b))` with `A` and `W` from `skew_damped`.
 
     Args:
@@ -85,14 +84,8 @@ class LipschitzCell(Cell[RecurrentDrift]):
             self.step_size.fill_(self.initial_step)
         return self
 
-    def weights(self) -> RecurrentDrift:
-        """The drift with `A` and `W` written out."""
-        A = skew_damped(self.B, skew_symmetry=self.skew_symmetry, damping=self.damping)
-        W = skew_damped(self.C, skew_symmetry=self.skew_symmetry_w, damping=self.damping_w)
-        return RecurrentDrift.from_matrices(A, W, self.input.weight, bias_of(self.input))
-
     def recurrence(self) -> Recurrence:
-        """The same step for the fused kernels."""
+        """The step in tensors."""
         A, W = skew_damped_together(
             self.B,
             self.C,
@@ -100,15 +93,6 @@ class LipschitzCell(Cell[RecurrentDrift]):
             damping=(self.damping, self.damping_w),
         )
         return Recurrence("drift", A, W, self.input.weight, bias_of(self.input), self.step_size)
-
-    def drive(self, inputs: Tensor, weights: RecurrentDrift) -> Tensor:
-        """`U x + b`."""
-        return weights.drive(inputs)
-
-    def increment(self, drive: Tensor, state: Tensor, weights: RecurrentDrift, dt: Tensor | None = None) -> Tensor:
-        """The drift times each unit's step."""
-        step = self.step_size if dt is None else self.step_size * dt
-        return step * weights.driven(state, drive)
 
 
 class LipschitzRNN(RecurrentLayer):

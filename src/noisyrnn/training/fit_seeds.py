@@ -147,7 +147,7 @@ class _Group:
         layer, sample = runs[0].model.layer, runs[0].model.standardize(self.train_split.inputs[:1])
         cell: Any = layer.cells["l0"]  # of all layers the same kind
         plain = runs[0].noisy.objective is noisy_loss and dataset.train.weights is None
-        self.fused = plain and select.resolve(cell, sample, kernel=layer.kernel) != "reference"
+        self.fused = plain and select.choose(cell, sample, kernel=layer.kernel)[0] != "reference"
 
     @property
     def active(self) -> list[Run]:

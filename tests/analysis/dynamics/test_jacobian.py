@@ -21,21 +21,15 @@ BATCH, STEPS, CHANNELS, UNITS, CLASSES = 3, 5, 2, 4, 3
 LENGTHS = torch.tensor([5, 1, 3])
 
 
-class MatrixCell(Cell[None]):
+class MatrixCell(Cell):
     """`h <- P_m h` with the matrix `P_m` as the input, row by row: any Jacobians one likes."""
 
     def __init__(self, units):
         super().__init__(units**2, units)
         self.register_parameter("unused", nn.Parameter(torch.zeros(1)))
 
-    def weights(self):
-        return None
-
-    def drive(self, inputs, weights):
-        return inputs
-
-    def increment(self, drive, state, weights, dt=None):
-        P = drive.unflatten(1, (self.hidden_size, self.hidden_size))
+    def increment(self, inputs, state, dt=None):
+        P = inputs.unflatten(1, (self.hidden_size, self.hidden_size))
         return (P @ state[..., None])[..., 0] - state
 
 

@@ -12,7 +12,7 @@ from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.sde.diffusion import HiddenNoise
 
 
-class LinearCell(Cell[None]):
+class LinearCell(Cell):
     """`h <- h + δ G h + s √δ x h`: with normal inputs x, one Brownian motion common to all units."""
 
     def __init__(self, matrix, *, step_size=1.0, common=0.0):
@@ -21,15 +21,9 @@ class LinearCell(Cell[None]):
         self.G = nn.Parameter(G)
         self.step_size, self.common = step_size, common
 
-    def weights(self):
-        return None
-
-    def drive(self, inputs, weights):
-        return inputs
-
-    def increment(self, drive, state, weights, dt=None):
+    def increment(self, inputs, state, dt=None):
         step = self.step_size * (1 if dt is None else dt)
-        return step * state @ self.G.T + self.common * step**0.5 * drive * state
+        return step * state @ self.G.T + self.common * step**0.5 * inputs * state
 
 
 def drawn(*shape, seed=1):

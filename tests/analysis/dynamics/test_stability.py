@@ -22,20 +22,14 @@ from noisyrnn.models import Cell, LipschitzRNN, NoisyRNN, SequenceClassifier, bu
 from noisyrnn.sde.diffusion import HiddenNoise
 
 
-class LinearCell(Cell[None]):
+class LinearCell(Cell):
     """`h <- h + δ g h`."""
 
     def __init__(self, rate, *, step_size, units=1):
         super().__init__(1, units)
         self.rate, self.step_size = nn.Parameter(torch.tensor(rate, dtype=torch.float64)), step_size
 
-    def weights(self):
-        return None
-
-    def drive(self, inputs, weights):
-        return inputs
-
-    def increment(self, drive, state, weights, dt=None):
+    def increment(self, inputs, state, dt=None):
         return self.step_size * self.rate * state
 
 

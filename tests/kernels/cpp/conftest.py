@@ -1,11 +1,12 @@
 """What the tests of the CPU kernel share: a pass of random numbers, and the kernel's and the plain loop's results."""
 
 import torch
+from tests.kernels.noise_terms import Terms
 from torch import Tensor
 
 from noisyrnn.kernels import cpp
-from noisyrnn.kernels.call import FusedNoise, Pass
-from noisyrnn.kernels.replay import replay
+from noisyrnn.kernels.call import KernelCall
+from noisyrnn.kernels.reference import run_call
 
 _FLOATS = ("inputs", "state", "A", "W", "U", "b", "step", "dt")
 
@@ -16,13 +17,13 @@ def a_pass(
     steps: int,
     inputs: int = 2,
     *,
-    noise: FusedNoise | None = None,
+    noise: Terms = (None, None),
     with_A: bool = True,
     dt: str = "",
     lengths: bool = False,
     replicas: int = 1,
     seed: int = 0,
-) -> Pass:
+) -> KernelCall:
     """A float32 pass; `dt` is "", "row" or "step". Where a sequence has ended, inputs and `dt` are NaN."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -37,7 +38,7 @@ def a_pass(
         past = torch.arange(steps) >= ends[..., None]
         x = x.masked_fill(past[..., None], torch.nan)
         spans = spans if dt == "step" else spans.masked_fill(past, torch.nan)
-    return Pass(
+    return KernelCall(
         "drift",
         inputs=x,
         state=randn(batch, units) * 0.5,
@@ -50,11 +51,12 @@ def a_pass(
         lengths=ends if lengths else None,
         seed=torch.randint(-(2**63), 2**63 - 1, (replicas,), generator=generator),
         coefficients=(),
-        noise=noise or FusedNoise(),
+        noise=noise[0],
+        path=noise[1],
     )
 
 
-def ends_of(call: Pass, seed: int = 1) -> tuple[Tensor, Tensor]:
+def ends_of(call: KernelCall, seed: int = 1) -> tuple[Tensor, Tensor]:
     """Gradients of the outputs, NaN where a sequence has ended, and of the last state."""
     generator = torch.Generator().manual_seed(seed)
     replicas, batch, steps, _ = call.inputs.shape
@@ -65,18 +67,18 @@ def ends_of(call: Pass, seed: int = 1) -> tuple[Tensor, Tensor]:
     return of_outputs, of_last
 
 
-def plain(call: Pass, of_outputs: Tensor | None, of_last: Tensor | None, dtype: torch.dtype) -> dict[str, Tensor]:
+def plain(call: KernelCall, of_outputs: Tensor | None, of_last: Tensor | None, dtype: torch.dtype) -> dict[str, Tensor]:
     """Outputs, last state and gradients by autograd through the reference loop."""
     cast = {n: t.nan_to_num(1.0).to(dtype) for n in _FLOATS if (t := getattr(call, n)) is not None}
     leaves = {n: t.requires_grad_() for n, t in cast.items() if n != "dt"}
-    outputs, last = replay(call._replace(**cast), every_step=True)
+    outputs, last = run_call(call._replace(**cast), every_step=True)
     ends = [(outputs, of_outputs), (last, of_last)]
     given = [(end, grad.nan_to_num().to(dtype)) for end, grad in ends if grad is not None]
     found = torch.autograd.grad([end for end, _ in given], list(leaves.values()), [grad for _, grad in given])
     return {"outputs": outputs.detach(), "last": last.detach(), **dict(zip(leaves, found, strict=True))}
 
 
-def fused(call: Pass, of_outputs: Tensor | None, of_last: Tensor | None) -> dict[str, Tensor]:
+def fused(call: KernelCall, of_outputs: Tensor | None, of_last: Tensor | None) -> dict[str, Tensor]:
     """The same by the CPU kernel."""
     outputs, saved, last = cpp.forward(call, every_step=True, save=True)
     found = cpp.backward(call, outputs, saved, of_outputs, of_last, with_inputs=True)
@@ -84,7 +86,7 @@ def fused(call: Pass, of_outputs: Tensor | None, of_last: Tensor | None) -> dict
     return {"outputs": outputs, "last": last, **given}
 
 
-def worse_than_allowed(calls: list[Pass], *, of_last_alone: bool = False) -> dict[str, tuple[float, float]]:
+def worse_than_allowed(calls: list[KernelCall], *, of_last_alone: bool = False) -> dict[str, tuple[float, float]]:
     """Quantities in which the kernel breaks the rule, with its error and the plain loop's; empty if there is none.
 
     The rule: the error's norm, over the norm, is at most twice that of the plain loop in float32, or one unit of

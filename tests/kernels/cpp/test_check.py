@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 from tests.kernels.cpp.conftest import a_pass, ends_of, fused
+from tests.kernels.noise_terms import terms
 
 from noisyrnn import NoisyRNN
-from noisyrnn.kernels.call import FusedNoise
 from noisyrnn.kernels.cpp import compiler, kernel, recurrent_matrix
 
 READ = {
@@ -43,7 +43,7 @@ CASES = [
 
 @pytest.mark.parametrize(("function", "field", "change"), CASES)
 def test_a_wrong_size(function: str, field: str, change: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = a_pass(5, 3, 4, noise=FusedNoise(2, 0.3, 1.0, 0.4), dt="row", lengths=True, replicas=2)
+    call = a_pass(5, 3, 4, noise=terms(2, 0.3, 0.4), dt="row", lengths=True, replicas=2)
     compiled = kernel.native()
     right = getattr(compiled, function)
 

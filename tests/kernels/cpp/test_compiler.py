@@ -30,7 +30,7 @@ def _afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("CXX", "NOISYRNN_KERNEL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(kernel, "_natives", {})
-    monkeypatch.setattr(select, "_noticed", set())
+    monkeypatch.setattr(select, "_issued", set())
     compiler.library.cache_clear()
     yield
     compiler.library.cache_clear()

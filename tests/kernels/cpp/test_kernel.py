@@ -1,27 +1,31 @@
 """The CPU kernel against the reference loop in float64: outputs, last state and every gradient, at awkward sizes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.kernels.cpp.conftest import a_pass, ends_of, fused, plain, worse_than_allowed
+from tests.kernels.noise_terms import Terms, terms
 from torch import Tensor
 
 from noisyrnn.kernels import cpp
-from noisyrnn.kernels.call import FusedNoise, Pass, Recurrence
+from noisyrnn.kernels.call import KernelCall
 from noisyrnn.kernels.cpp import compiler, kernel
+from noisyrnn.kernels.recurrence import Recurrence
 
 PLACE = {"first_row": 5, "first_step": 7, "stream": 3}
 NOISES = {
-    "silent": FusedNoise(),
-    "additive": FusedNoise(additive=0.3, **PLACE),
-    "additive negated": FusedNoise(additive=-0.3),
-    "uniform": FusedNoise(1, 0.0, 0.6, 0.4, **PLACE),
-    "uniform both": FusedNoise(1, 0.3, 0.6, 0.4),
-    "uniform negated": FusedNoise(1, -0.3, 1.0, -0.4, first_row=1),
-    "multiplicative": FusedNoise(2, 0.0, 1.0, 0.4, first_row=2**31 - 1, first_step=2**32 - 20, stream=2**32 - 1),
-    "independent": FusedNoise(2, 0.3, 1.0, 0.4, **PLACE),
-    "independent negated": FusedNoise(2, -0.3, 1.0, -0.4, first_row=2),
-    "shared": FusedNoise(3, 0.3, 1.0, 0.4, **PLACE),
-    "shared alone negated": FusedNoise(3, 0.0, 1.0, -0.4, first_row=4),
+    "silent": terms(),
+    "additive": terms(additive=0.3, **PLACE),
+    "additive negated": terms(additive=-0.3),
+    "uniform": terms(1, 0.0, 0.4, **PLACE),
+    "uniform both": terms(1, 0.3, 0.4),
+    "uniform negated": terms(1, -0.3, -0.4, first_row=1),
+    "multiplicative": terms(2, 0.0, 0.4, first_row=2**31 - 1, first_step=2**32 - 20, stream=2**32 - 1),
+    "independent": terms(2, 0.3, 0.4, **PLACE),
+    "independent negated": terms(2, -0.3, -0.4, first_row=2),
+    "shared": terms(3, 0.3, 0.4, **PLACE),
+    "shared alone negated": terms(3, 0.0, -0.4, first_row=4),
 }
 # Units, batch, steps, inputs: ones, primes, tiles of 4, 8 and 16 units and 4, 6 and 8 rows filled, missed and passed.
 SIZES = [
@@ -77,7 +81,7 @@ def test_every_instruction_set(level: str, with_A: bool, monkeypatch: pytest.Mon
             assert worse_than_allowed(calls) == {}, (size, noise)
 
 
-def published(units: int, batch: int, steps: int, noise: FusedNoise, scale: float) -> Pass:
+def published(units: int, batch: int, steps: int, noise: Terms, scale: float) -> KernelCall:
     """Matrices of the published structure, zero state, one step size."""
     call = a_pass(units, batch, steps, 1, noise=noise)
     identity = torch.eye(units)
@@ -85,8 +89,8 @@ def published(units: int, batch: int, steps: int, noise: FusedNoise, scale: floa
     return call._replace(A=A, W=W, state=0 * call.state, step=torch.full_like(call.step, 0.03))
 
 
-@pytest.mark.parametrize("noise", [FusedNoise(), FusedNoise(2, 0.05, 1.0, 0.02)], ids=["silent", "noisy"])
-def test_long_sequences(noise: FusedNoise) -> None:
+@pytest.mark.parametrize("noise", [terms(), terms(2, 0.05, 0.02)], ids=["silent", "noisy"])
+def test_long_sequences(noise: Terms) -> None:
     assert worse_than_allowed([published(37, 5, 784, noise, 0.3)], of_last_alone=True) == {}
     assert worse_than_allowed([published(5, 3, 97, noise, 0.3)]) == {}  # of 3 rows 42 steps make a block of sums
 
@@ -130,8 +134,8 @@ def test_rows_do_not_depend_on_their_batch(noise: str) -> None:
     together = fused(call, of_outputs, of_last)
     for rows in (slice(0, 1), slice(3, 10), slice(37, 75)):
         parts = {n: getattr(call, n)[:, rows] for n in ("inputs", "state", "dt", "lengths")}
-        place = call.noise._replace(first_row=call.noise.first_row + rows.start)
-        alone = fused(call._replace(**parts, noise=place), of_outputs[:, rows], of_last[:, rows])
+        path = None if call.path is None else replace(call.path, first_row=call.path.first_row + rows.start)
+        alone = fused(call._replace(**parts, path=path), of_outputs[:, rows], of_last[:, rows])
         for name in ("outputs", "last", "inputs", "state"):
             assert torch.equal(alone[name], together[name][:, rows]), name
 

@@ -7,11 +7,12 @@ import math
 
 import pytest
 import torch
+from tests.kernels.noise_terms import terms
 from torch import Tensor
 
 from noisyrnn.kernels import cpp
-from noisyrnn.kernels.call import FusedNoise, Pass
-from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.kernels.call import KernelCall
+from noisyrnn.sde import BrownianPath, HiddenNoise
 
 STEPS, ROWS, UNITS = 64, 128, 128
 COUNT = STEPS * ROWS * UNITS  # about a million, fixed before any was looked at
@@ -25,7 +26,7 @@ def numbers(
     """`(steps, rows, units)`, one pass a step, so that no other number is added to them."""
     source, additive, slope = KINDS[kind]
     first_step = place.pop("first_step", 0)
-    call = Pass(
+    call = KernelCall(
         "drift",
         inputs=torch.ones(1, rows, 1, 1),
         state=torch.zeros(1, rows, units),
@@ -38,12 +39,12 @@ def numbers(
         lengths=None,
         seed=torch.tensor([seed - 2**64 if seed >= 2**63 else seed]),
         coefficients=(),
-        noise=FusedNoise(source, additive, 0.0, slope, **place),
-    )
+    )._replace(**dict(zip(("noise", "path"), terms(source, additive, slope), strict=True)))
+    mean = 1.0 if kind in ("second", "shared") else 0.0  # of the multiplier
     out = torch.empty(steps, rows, units)
     for t in range(steps):
-        now = call._replace(noise=call.noise._replace(first_step=first_step + t))
-        out[t] = cpp.forward(now, every_step=False, save=False)[2][0]
+        path = BrownianPath(seed=0, first_step=first_step + t, **place)
+        out[t] = cpp.forward(call._replace(path=path), every_step=False, save=False)[2][0] - mean
     return out
 
 
@@ -122,7 +123,7 @@ def test_motions_seeds_and_streams_are_independent(drawn: dict[str, Tensor]) -> 
 def test_replicas_with_seeds_of_their_own() -> None:
     """A pass of three replicas takes each one's seed, all 64 bits of it."""
     seeds = (SEED, 3, 2**64 - 1)
-    whole = Pass(
+    whole = KernelCall(
         "drift",
         *(torch.zeros(3, *shape) for shape in ((5, 1, 1), (5, 9))),
         A=None,
@@ -131,7 +132,8 @@ def test_replicas_with_seeds_of_their_own() -> None:
         lengths=None,
         seed=torch.tensor([seed - 2**64 if seed >= 2**63 else seed for seed in seeds]),
         coefficients=(),
-        noise=FusedNoise(additive=1.0),
+        noise=HiddenNoise(additive=1.0),
+        path=BrownianPath(seed=0),
     )
     last = cpp.forward(whole, every_step=False, save=False)[2]
     for seed, found in zip(seeds, last, strict=True):

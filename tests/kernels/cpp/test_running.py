@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import torch
 from tests.kernels.cpp.conftest import a_pass, ends_of, fused
+from tests.kernels.noise_terms import terms
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from noisyrnn import NoisyRNN
-from noisyrnn.kernels.call import FusedNoise
 from noisyrnn.kernels.cpp import kernel
 from noisyrnn.sde.brownian import BrownianPath
 
-NOISE = FusedNoise(2, 0.3, 1.0, 0.4, first_row=1)
+NOISE = terms(2, 0.3, 0.4, first_row=1)
 SECONDS = 30  # a pass takes milliseconds: past this it hangs
 PATH = BrownianPath(seed=5)
 

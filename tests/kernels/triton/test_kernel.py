@@ -8,28 +8,31 @@ import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from tests.kernels.noise_terms import Terms, terms
 from torch import Tensor
 
-from noisyrnn.kernels.call import FusedNoise, Gradients, Pass, Recurrence
-from noisyrnn.kernels.replay import replay
+from noisyrnn.kernels.call import Gradients, KernelCall
+from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.reference import run_call
 from noisyrnn.kernels.triton import kernel
 
 INSIDE = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INSIDE, reason="run by test_interpreted")
 NAMES = ("outputs", "last", *(f"gradient of {name}" for name in Gradients._fields))
 
-SILENT = FusedNoise()
-ADDITIVE = FusedNoise(additive=0.3)
-UNIFORM = FusedNoise(1, 0.3, 0.6, 0.4, first_row=3, first_step=7)
-UNIFORM_NEGATED = FusedNoise(1, 0.0, 1.0, -0.4)
-INDEPENDENT = FusedNoise(2, 0.3, 1.0, 0.4, first_row=5, first_step=2**31 - 2, stream=2**32 - 1)
-SHARED = FusedNoise(3, 0.3, 1.0, 0.4, first_row=2, stream=3)
-SHARED_NEGATED = FusedNoise(3, 0.0, 1.0, -0.4, first_row=1)
+SILENT = terms()
+ADDITIVE = terms(additive=0.3)
+UNIFORM = terms(1, 0.3, 0.4, first_row=3, first_step=7)
+UNIFORM_NEGATED = terms(1, 0.0, -0.4)
+INDEPENDENT = terms(2, 0.3, 0.4, first_row=5, first_step=2**31 - 2, stream=2**32 - 1)
+SHARED = terms(3, 0.3, 0.4, first_row=2, stream=3)
+SHARED_NEGATED = terms(3, 0.0, -0.4, first_row=1)
 SEEDS = (2**63 + 12345, 7, 2**64 - 1, *range(1000, 1013))
 
 
@@ -42,7 +45,7 @@ def make_pass(
     batch: int,
     steps: int,
     *,
-    noise: FusedNoise = INDEPENDENT,
+    noise: Terms = INDEPENDENT,
     replicas: int = 1,
     inputs: int = 2,
     with_A: bool = True,
@@ -50,7 +53,7 @@ def make_pass(
     dt: str = "",
     scale: float = 0.7,
     shared: bool = False,
-) -> Pass:
+) -> KernelCall:
     """A float32 pass of random tensors; the first unit's step is zero, and no gradient may divide by it."""
     size = (1 if shared else replicas,)
     A, W = (randn(*size, hidden, hidden, seed=s) * scale / hidden**0.5 for s in (1, 2))
@@ -58,7 +61,7 @@ def make_pass(
     spans = {"": None, "rows": 0.5 + randn(replicas, batch, steps, seed=9).abs() / 2}
     spans["shared"] = spans["rows"][:, :1]
     cut = torch.randint(1, steps + 1, (replicas, batch), generator=torch.Generator().manual_seed(3))
-    call = Pass(
+    call = KernelCall(
         "drift",
         randn(*size, batch, steps, inputs, seed=4).expand(replicas, -1, -1, -1),
         randn(*size, batch, hidden, seed=5).expand(replicas, -1, -1),
@@ -71,7 +74,7 @@ def make_pass(
         cut if lengths else None,
         torch.tensor([s - 2**64 if s >= 2**63 else s for s in SEEDS[:replicas]]),
         (),
-        noise,
+        *noise,
     )
     if lengths:
         past = torch.arange(steps) >= cut[:, :, None]
@@ -79,25 +82,27 @@ def make_pass(
     return call
 
 
-def gradients_in(call: Pass) -> tuple[Tensor, Tensor]:
+def gradients_in(call: KernelCall) -> tuple[Tensor, Tensor]:
     """Gradients of the outputs, with strides of their own, and of the last state."""
     replicas, batch, steps, hidden = *call.inputs.shape[:3], call.b.shape[1]
     grad_outputs = randn(hidden, replicas, steps, batch, seed=11).permute(1, 3, 2, 0)
     return grad_outputs, randn(batch, replicas, hidden, seed=12).transpose(0, 1)
 
 
-def by_reference(call: Pass, grads: tuple[Tensor | None, Tensor | None], dtype: torch.dtype) -> tuple[Tensor, ...]:
+def by_reference(
+    call: KernelCall, grads: tuple[Tensor | None, Tensor | None], dtype: torch.dtype
+) -> tuple[Tensor, ...]:
     """What the reference loop and its derivatives give in a precision, in the order of `NAMES`."""
     cast = [t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in call]
     leaves = [t.detach().clone().requires_grad_() if isinstance(t, Tensor) else None for t in cast[1:8]]
-    outputs, last = replay(Pass(cast[0], *leaves, *cast[8:]), every_step=True)
+    outputs, last = run_call(KernelCall(cast[0], *leaves, *cast[8:]), every_step=True)
     pairs = [(y, g.to(dtype)) for y, g in zip((outputs, last), grads, strict=True) if g is not None]
     wanted = [leaf for leaf in leaves if leaf is not None]
     found = torch.autograd.grad([y for y, _ in pairs], wanted, [g for _, g in pairs])
     return outputs.detach(), last.detach(), *found
 
 
-def by_kernel(call: Pass, grads: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, ...]:
+def by_kernel(call: KernelCall, grads: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, ...]:
     """The kernel forwards and backwards."""
     outputs, saved, last = kernel.forward(call, every_step=True, save=True)
     found = kernel.backward(call, outputs, saved, *grads, with_inputs=True)
@@ -105,7 +110,7 @@ def by_kernel(call: Pass, grads: tuple[Tensor | None, Tensor | None]) -> tuple[T
     return outputs, last, *(g for name, g in found._asdict().items() if name != "A" or call.A is not None)
 
 
-def check_parity(call: Pass, grads: tuple[Tensor | None, Tensor | None], *, times: float = 2.0) -> None:
+def check_parity(call: KernelCall, grads: tuple[Tensor | None, Tensor | None], *, times: float = 2.0) -> None:
     """The norm of the error is at most `times` that of the plain float32 loop, and two roundings are always allowed.
 
     At tiny sizes that loop may by luck be more exact than float32 can be relied upon to be; replicas make that rare.
@@ -162,7 +167,7 @@ def test_interpreted() -> None:
     ],
 )  # fmt: skip
 def test_interpreter_parity(
-    hidden: int, batch: int, steps: int, noise: FusedNoise, with_A: bool, options: dict[str, object]
+    hidden: int, batch: int, steps: int, noise: Terms, with_A: bool, options: dict[str, object]
 ) -> None:
     call = make_pass(hidden, batch, steps, noise=noise, with_A=with_A, **options)
     check_parity(call, gradients_in(call))
@@ -224,7 +229,7 @@ def test_interpreter_rows_do_not_depend_on_how_they_are_split() -> None:
         part = call._replace(
             inputs=call.inputs[:, begin:],
             state=call.state[:, begin:],
-            noise=call.noise._replace(first_row=call.noise.first_row + begin),
+            path=replace(call.path, first_row=call.path.first_row + begin),
         )
         rows, _, _ = kernel.forward(part, every_step=True, save=False)
         torch.testing.assert_close(rows, whole[:, begin:], rtol=0, atol=1e-6)  # one rounding of sums in another order
@@ -358,14 +363,14 @@ def test_compiles_for_a_gpu_that_is_not_there(
     assert made.metadata.shared <= kernel._HOPPER
 
 
-PUBLISHED = FusedNoise(2, 0.05, 1.0, 0.02)
+PUBLISHED = terms(2, 0.05, 0.02)
 
 
-def full_size(hidden: int = 128) -> Pass:
+def full_size(hidden: int = 128) -> KernelCall:
     """A pass over sequential MNIST's shape, on the GPU, with the published noise and step."""
     call = make_pass(hidden, 128, 784, noise=PUBLISHED, inputs=1, scale=0.3)
     call = call._replace(step=torch.full_like(call.step, 0.01))
-    return Pass(*[t.cuda() if isinstance(t, Tensor) else t for t in call])
+    return KernelCall(*[t.cuda() if isinstance(t, Tensor) else t for t in call])
 
 
 @pytest.mark.gpu
@@ -380,11 +385,11 @@ def test_parity_on_a_gpu(hidden: int, with_A: bool) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("noise", [SILENT, ADDITIVE, UNIFORM, INDEPENDENT, SHARED], ids=str)
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "lengths"])
-def test_parity_of_every_noise_on_a_gpu(noise: FusedNoise, lengths: bool) -> None:
-    dt = "" if noise.source == 1 else "rows"
+def test_parity_of_every_noise_on_a_gpu(noise: Terms, lengths: bool) -> None:
+    dt = "" if noise is UNIFORM else "rows"
     # A state that grows makes the error's norm one number, and its ratio luck: small weights, many replicas.
     call = make_pass(33, 17, 50, noise=noise, replicas=16, lengths=lengths, dt=dt, scale=0.3)
-    call = Pass(*[t.cuda() if isinstance(t, Tensor) else t for t in call])
+    call = KernelCall(*[t.cuda() if isinstance(t, Tensor) else t for t in call])
     check_parity(call, tuple(g.cuda() for g in gradients_in(call)))
 
 

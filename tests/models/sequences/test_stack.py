@@ -29,11 +29,10 @@ def written_out(layer: RecurrentLayer, inputs: Tensor, h_0: Tensor, dt: Tensor, 
             sides = []
             for backward in (False, True) if layer.bidirectional else (False,):
                 cell, h, found = list(layer.cells.values())[k], h_0[k, row][None], [None] * length
-                weights = cell.weights()
                 for m in range(length):
                     at = length - 1 - m if backward else m
                     span = dt[row, at] if cell.supports_dt else None
-                    move = cell.increment(cell.drive(xs[at][None], weights), h, weights, span)[0]
+                    move = cell.increment(xs[at][None], h, span)[0]
                     if path is not None:
                         own = BrownianPath(seed=path.seed, stream=path.stream + k, first_row=row, first_step=m)
                         first, second = own.normals(steps=1, batch=1, units=size, dtype=torch.float64)[:, 0, 0]

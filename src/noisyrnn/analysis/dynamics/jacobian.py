@@ -2,7 +2,6 @@
 
 import contextlib
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from noisyrnn.robustness.logits import Model, check_model, predict
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise
 
-Recurrent = SequenceClassifier | RecurrentLayer | Cell[Any]
+Recurrent = SequenceClassifier | RecurrentLayer | Cell
 """A model with a cell inside; a classifier standardises its inputs, the others take them as they are."""
 
 ACCURACY = 1e-3

@@ -1,7 +1,6 @@
 """A radius around each sequence in which no class changes, from global Lipschitz constants."""
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,7 +107,7 @@ def _step_bounds(model: SequenceClassifier, dt: float) -> Tensor:
     return torch.stack([norm(B + GW / 2) + norm(GW) / 2, norm(GU / model.std.double())])
 
 
-def _step_matrices(cell: Cell[Any], name: str, dt: float) -> tuple[Tensor, Tensor, Tensor]:
+def _step_matrices(cell: Cell, name: str, dt: float) -> tuple[Tensor, Tensor, Tensor]:
     """`B`, `G W` and `G U`, float64."""
     if isinstance(cell, TorchCell) and cell.kind == "rnn":
         weights = cell.weights()

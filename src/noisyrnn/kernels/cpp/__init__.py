@@ -1,6 +1,5 @@
-"""The CPU kernel: C++ compiled for this machine at its first use."""
+"""The kernel "cpp": C++ compiled for this machine at its first use."""
 
 from noisyrnn.kernels.cpp.kernel import backward, forward, layout, supports
-from noisyrnn.kernels.cpp.stream import Stream
 
-__all__ = ["Stream", "backward", "forward", "layout", "supports"]
+__all__ = ["backward", "forward", "layout", "supports"]

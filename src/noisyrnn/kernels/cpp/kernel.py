@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from noisyrnn.kernels.call import Gradients, Pass, Recurrence
+from noisyrnn.kernels.call import Gradients, KernelCall
 from noisyrnn.kernels.cpp import buffers, compiler
+from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.threads import kernel_threads
 
 _POINTERS = ctypes.c_void_p
@@ -157,7 +158,7 @@ def _parallel() -> int | None:
 
 
 def supports(recurrence: Recurrence, inputs: Tensor) -> str | None:
-    """See `Backend`."""
+    """As in `Kernel`."""
     if inputs.device.type != "cpu":
         return f"the inputs are on {inputs.device.type}"
     if recurrence.W.device.type != "cpu":
@@ -197,14 +198,14 @@ def release() -> None:
             found.release()
 
 
-def layout(call: Pass) -> tuple[int, int]:
-    """See `Backend`."""
+def layout(call: KernelCall) -> tuple[int, int]:
+    """As in `Kernel`."""
     units = call.b.shape[-1]
     return units, units
 
 
-def forward(call: Pass, *, every_step: bool, save: bool, packed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """See `Backend`; `packed` are the weights if they are packed already. One replica may come without its axis."""
+def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """As in `Kernel`. One replica may come without its axis."""
     compiled = native()
     c, keep = arguments(call)
     *replicas, batch, steps, _ = call.inputs.shape
@@ -212,6 +213,7 @@ def forward(call: Pass, *, every_step: bool, save: bool, packed: Tensor | None =
     states = buffers.empty(*stored if every_step or save else none)
     tanhs = buffers.empty(*stored if save else none)
     last = buffers.empty(*replicas, batch, c.units)
+    packed = call.packed
     if packed is None:
         packed = pack(compiled, c, call)
     else:
@@ -227,7 +229,7 @@ def forward(call: Pass, *, every_step: bool, save: bool, packed: Tensor | None =
 
 
 def backward(
-    call: Pass,
+    call: KernelCall,
     outputs: Tensor,
     saved: Tensor,
     grad_outputs: Tensor | None,
@@ -235,7 +237,7 @@ def backward(
     *,
     with_inputs: bool,
 ) -> Gradients:
-    """See `Backend`. One replica may come without its axis."""
+    """As in `Kernel`. One replica may come without its axis."""
     compiled = native()
     c, keep = arguments(call)
     # `vmap` may have expanded the replicas, or a copy come between.
@@ -271,7 +273,7 @@ def backward(
     return found
 
 
-def give_weights(c: Call, call: Pass) -> list[Tensor]:
+def give_weights(c: Call, call: KernelCall) -> list[Tensor]:
     """Let `c` have the weights; the tensors must outlive it."""
     keep = []
     for name, tensor, axes in (
@@ -290,7 +292,7 @@ def give_weights(c: Call, call: Pass) -> list[Tensor]:
     return keep
 
 
-def pack(compiled: Native, c: Call, call: Pass) -> Tensor:
+def pack(compiled: Native, c: Call, call: KernelCall) -> Tensor:
     """Weights as the forward pass reads them, `(R, packed size)`; one row if all replicas share them."""
     keep = give_weights(c, call)
     apart = c.A_replica or c.W_replica or c.U_replica or c.b_replica or c.step_replica
@@ -301,7 +303,7 @@ def pack(compiled: Native, c: Call, call: Pass) -> Tensor:
     return packed
 
 
-def arguments(call: Pass) -> tuple[Call, list[Any]]:
+def arguments(call: KernelCall) -> tuple[Call, list[Any]]:
     """What both passes are told, and the tensors that must outlive the call.
 
     Raises:
@@ -336,9 +338,9 @@ def arguments(call: Pass) -> tuple[Call, list[Any]]:
     seeds = call.seed.to(device="cpu", dtype=torch.int64).contiguous()
     c.seeds, c.seeds_bytes = seeds.data_ptr(), room(seeds)
     keep.append(seeds)
-    noise = call.noise
-    c.source, c.first_row, c.first_step, c.stream = noise.source, noise.first_row, noise.first_step, noise.stream
-    c.additive, c.base, c.slope = noise.additive, noise.base, noise.slope
+    c.source, c.additive = call.source, call.additive
+    c.slope, c.base = call.multiplicative
+    c.first_row, c.first_step, c.stream = call.place
     c.threads = kernel_threads()
     c.parallel = _parallel() if c.threads > 1 else None
     return c, keep

@@ -8,9 +8,10 @@ weights: one large product a block. Any device; float32 and float64.
 import torch
 from torch import Tensor
 
-from noisyrnn.kernels.call import Pass, Recurrence
+from noisyrnn.kernels.call import KernelCall
 from noisyrnn.kernels.eager.backward_pass import backward
 from noisyrnn.kernels.eager.forward_pass import forward
+from noisyrnn.kernels.recurrence import Recurrence
 
 __all__ = ["backward", "forward", "layout", "supports"]
 
@@ -18,7 +19,7 @@ _DTYPES = (torch.float32, torch.float64)
 
 
 def supports(recurrence: Recurrence, inputs: Tensor) -> str | None:
-    """As in `Backend`."""
+    """As in `Kernel`."""
     if inputs.dtype not in _DTYPES:
         return f"{inputs.dtype} is not float32 or float64"
     if recurrence.W.dtype != inputs.dtype:
@@ -26,7 +27,7 @@ def supports(recurrence: Recurrence, inputs: Tensor) -> str | None:
     return None
 
 
-def layout(call: Pass) -> tuple[int, int]:
-    """As in `Backend`."""
+def layout(call: KernelCall) -> tuple[int, int]:
+    """As in `Kernel`."""
     hidden = call.W.shape[1]
-    return hidden, call.W.shape[2] + (hidden if call.noise.source else 0)
+    return hidden, call.W.shape[2] + (hidden if call.source else 0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from noisyrnn.kernels.call import Gradients, Pass
+from noisyrnn.kernels.call import Gradients, KernelCall
 from noisyrnn.kernels.eager import blocks
 from noisyrnn.kernels.eager.blocks import Time, add_product, each_step, empty, squeezed, valid_inputs
 
@@ -44,7 +44,7 @@ class _Gathering:
         with_inputs: Whether the gradient of the inputs is wanted.
     """
 
-    def __init__(self, call: Pass, x: Tensor, outputs: Tensor, saved: Tensor, with_inputs: bool) -> None:
+    def __init__(self, call: KernelCall, x: Tensor, outputs: Tensor, saved: Tensor, with_inputs: bool) -> None:
         self.call, self.x, self.outputs, self.saved = call, x, outputs, saved
         self.hidden = hidden = call.W.shape[1]
         replicas, batch, steps, _ = call.inputs.shape
@@ -170,7 +170,7 @@ class _Gathering:
 
 @torch.no_grad()
 def backward(
-    call: Pass,
+    call: KernelCall,
     outputs: Tensor,
     saved: Tensor,
     grad_outputs: Tensor | None,
@@ -178,14 +178,14 @@ def backward(
     *,
     with_inputs: bool,
 ) -> Gradients:
-    """As in `Backend`."""
+    """As in `Kernel`."""
     replicas, batch, steps, _ = call.inputs.shape
     time = Time.of(call)
     parts = saved.reshape(replicas, -1, steps, batch, call.W.shape[1])
     gathering = _Gathering(call, valid_inputs(call, time), outputs.transpose(1, 2), parts, with_inputs)
     if grad_last is not None:
         gathering.state.copy_(grad_last)
-    scale = parts[:, -1] if call.noise.source else time.moves
+    scale = parts[:, -1] if call.source else time.moves
     for begin in reversed(range(0, steps, blocks.BLOCK)):
         end = min(begin + blocks.BLOCK, steps)
         arriving: tuple[Tensor | None, ...] = (None,) * (end - begin)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from noisyrnn.kernels.call import Pass
+from noisyrnn.kernels.call import KernelCall
 from noisyrnn.kernels.cpp import buffers
 from noisyrnn.padding import valid_steps
 
@@ -27,7 +27,7 @@ class Time(NamedTuple):
     moves: Tensor
 
     @classmethod
-    def of(cls, call: Pass) -> "Time":
+    def of(cls, call: KernelCall) -> "Time":
         """The one of a pass."""
         steps = call.inputs.shape[2]
         over, dt = None, None
@@ -41,7 +41,7 @@ class Time(NamedTuple):
         return cls(dt, over, moves.expand(len(call.state), steps, -1, -1))
 
 
-def valid_inputs(call: Pass, time: Time) -> Tensor:
+def valid_inputs(call: KernelCall, time: Time) -> Tensor:
     """Inputs `(R, T, B, input_size)`, zero past the end: padding may be anything."""
     x = call.inputs.transpose(1, 2)
     return x if time.over is None else x.masked_fill(time.over, 0.0)

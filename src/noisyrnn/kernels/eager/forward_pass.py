@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.kernels.call import Pass
+from noisyrnn.kernels.call import KernelCall
 from noisyrnn.kernels.eager import blocks
 from noisyrnn.kernels.eager.blocks import Time, add_product, each_step, empty, squeezed, valid_inputs
 from noisyrnn.kernels.eager.noise import draw_noise, scale_noise
 
 
 @torch.no_grad()
-def forward(call: Pass, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As in `Backend`; saved are `(R, parts, T, B, hidden_size)`, reshaped to `(R, T, B, parts * hidden_size)`.
+def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """As in `Kernel`; saved are `(R, parts, T, B, hidden_size)`, reshaped to `(R, T, B, parts * hidden_size)`.
 
     The parts are tanh's values (modReLU's arguments), the oscillator's velocities, and, where the noise is
     multiplicative, its multiplier times the step's length.
@@ -23,29 +23,29 @@ def forward(call: Pass, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor
     hidden = call.W.shape[1]
     block = min(blocks.BLOCK, steps)
     ahead = steps if save else block  # of noise at once: its threads start slowly, but memory is to stay small
-    time, noise, new = Time.of(call), call.noise, functools.partial(empty, call.inputs)
+    time, source, new = Time.of(call), call.source, functools.partial(empty, call.inputs)
     x, bias = valid_inputs(call, time), (None if call.kind == "modrelu" else call.b)
     oscillator, keep = call.kind == "oscillator", every_step or save
     parts = 2 if oscillator else 1
     outputs = new(replicas, steps if keep else block, batch, hidden)
-    stored = new(replicas, parts + (noise.source > 0), steps if save else block, batch, hidden)
+    stored = new(replicas, parts + (source > 0), steps if save else block, batch, hidden)
     Wt, At = squeezed(call.W.mT), None if call.A is None else squeezed(call.A.mT)
     Ut, b = call.U.mT, squeezed(call.b.unsqueeze(1))
     h, velocity = squeezed(call.state[..., :hidden]), squeezed(call.state[..., hidden:])
-    products = new(replicas, block, batch, hidden) if noise.source and call.kind != "modrelu" else None
+    products = new(replicas, block, batch, hidden) if source and call.kind != "modrelu" else None
     work = torch.empty_like(h, memory_format=torch.contiguous_format)
     for begin in range(0, steps, block):
         end = min(begin + block, steps)
         here = slice(begin, end) if keep else slice(0, end - begin)
         part = stored[:, :, begin:end] if save else stored[:, :, : end - begin]
         _project(x[:, begin:end], Ut, bias, part[:, 0])
-        scale = part[:, -1] if noise.source else time.moves[:, begin:end]
+        scale = part[:, -1] if source else time.moves[:, begin:end]
         if not keep:
             h = h.clone()  # it lies where this block's are written
         if begin % ahead == 0:
             drawn = slice(here.start, here.start + min(ahead, steps - begin))
-            draw_noise(call, time, begin, stored[:, -1, : steps - begin], outputs[:, drawn] if noise.additive else None)
-        scale_noise(call, time, begin, end, part[:, -1], outputs[:, here] if noise.additive else None)
+            draw_noise(call, time, begin, stored[:, -1, : steps - begin], outputs[:, drawn] if call.additive else None)
+        scale_noise(call, time, begin, end, part[:, -1], outputs[:, here] if call.additive else None)
         if call.kind != "modrelu":
             memory = None if products is None else products[:, : end - begin]
             scale = torch.mul(scale, call.step[:, None, None], out=memory)
@@ -70,7 +70,7 @@ def forward(call: Pass, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor
                 if At is not None:
                     product = torch.addmm if z.ndim == 2 else torch.baddbmm
                     change = product(z, h, At, out=work)
-            if noise.additive:
+            if call.additive:
                 h = after[k].addcmul_(rates[k], change).add_(h)  # small terms first: one rounding of h's size
             else:
                 h = torch.addcmul(h, rates[k], change, out=after[k])

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import autocasts
-from noisyrnn.kernels.call import FusedNoise, Gradients, Pass, Recurrence
+from noisyrnn.kernels.call import Gradients, KernelCall
+from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.padding import valid_steps
 
 MAX_HIDDEN = 256
@@ -50,7 +51,7 @@ def product_precision(device: str = "cuda") -> str:
 
 
 def supports(recurrence: Recurrence, inputs: Tensor) -> str | None:
-    """See `Backend.supports`."""
+    """As in `Kernel`."""
     if recurrence.kind != "drift":
         return f"kind {recurrence.kind!r} is not fused (only 'drift')"
     hidden = recurrence.W.shape[-2]
@@ -68,13 +69,13 @@ def supports(recurrence: Recurrence, inputs: Tensor) -> str | None:
     return None if _installed() else "triton is not installed"
 
 
-def layout(call: Pass) -> tuple[int, int]:
-    """See `Backend.layout`."""
+def layout(call: KernelCall) -> tuple[int, int]:
+    """As in `Kernel`."""
     return call.b.shape[1], call.b.shape[1]
 
 
-def forward(call: Pass, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """See `Backend.forward`. Beside the outputs, the tanh of every step is saved, `(R, T, B, hidden_size)`."""
+def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """As in `Kernel`. Beside the outputs, the tanh of every step is saved, `(R, T, B, hidden_size)`."""
     replicas, batch, steps, _ = call.inputs.shape
     hidden = call.b.shape[1]
     product = call.precision or product_precision(call.state.device.type)
@@ -90,8 +91,8 @@ def forward(call: Pass, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor
             product,
             [call.W.mT, None if call.A is None else call.A.mT],  # the states stand on the left
             tensors=[outputs, active, last, call.state.contiguous()],
-            levels=[call.noise.additive],
-            ADDITIVE=call.noise.additive != 0,
+            levels=[call.additive],
+            ADDITIVE=call.additive != 0,
             KEEP=keep,
             SAVE=save,
         )
@@ -99,7 +100,7 @@ def forward(call: Pass, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor
 
 
 def backward(
-    call: Pass,
+    call: KernelCall,
     outputs: Tensor,
     saved: Tensor,
     grad_outputs: Tensor | None,
@@ -107,7 +108,7 @@ def backward(
     *,
     with_inputs: bool,
 ) -> Gradients:
-    """See `Backend.backward`."""
+    """As in `Kernel`."""
     replicas, batch, steps, _ = call.inputs.shape
     hidden = call.b.shape[1]
     product = call.precision or product_precision(call.state.device.type)
@@ -164,7 +165,7 @@ def backward(
 
 def _launch(
     name: str,
-    call: Pass,
+    call: KernelCall,
     product: str,
     matrices: list[Tensor | None],
     *,
@@ -181,7 +182,9 @@ def _launch(
     loop = getattr(_loops(), name)
     size = max(16, 1 << (hidden - 1).bit_length())
     weights = _packed([m for m in matrices if m is not None], size, product)
-    seed, noise = call.seed.to(call.state.device).contiguous(), call.noise
+    seed = call.seed.to(call.state.device).contiguous()
+    first_row, first_step, stream = call.place
+    slope, base = call.multiplicative
     # A tensor that is absent has another in its place, which the loop does not look at.
     dt = call.state if call.dt is None else call.dt
     dt_strides = (0, 0, 0) if call.dt is None else (dt.stride(0), dt.stride(1) * (dt.shape[1] > 1), dt.stride(2))
@@ -195,10 +198,13 @@ def _launch(
             dt,
             lengths,
             seed,
-            *_place(noise),
+            first_row % 2,  # rows that the first tile lacks in front
+            first_row // 2,
+            first_step,
+            stream,
             *(levels or []),
-            noise.base,
-            noise.slope,
+            base,
+            slope,
             steps,
             batch,
             hidden,
@@ -211,20 +217,15 @@ def _launch(
             HAS_A=call.A is not None,
             HAS_DT=call.dt is not None,
             HAS_LENGTHS=call.lengths is not None,
-            SOURCE=noise.source,
+            SOURCE=int(call.source),
             **constants,
             num_warps=max(1, size // 16),
         )
 
 
-def _place(noise: FusedNoise) -> tuple[int, int, int, int]:
-    """Rows that the first tile lacks in front, then the counters of the first pair of rows, first step and stream."""
-    return noise.first_row % 2, noise.first_row // 2, noise.first_step, noise.stream
-
-
-def _tiles(call: Pass) -> int:
+def _tiles(call: KernelCall) -> int:
     """Programs a replica; each begins with an even row of the path, whatever the first row is."""
-    return -(-(call.noise.first_row % 2 + call.state.shape[1]) // _ROWS)
+    return -(-(call.place[0] % 2 + call.state.shape[1]) // _ROWS)
 
 
 def _block(size: int, matrices: int, product: str, device: torch.device) -> int:

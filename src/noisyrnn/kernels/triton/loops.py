@@ -92,7 +92,7 @@ def _words(unit, pair, step, stream, seed):
 
 @triton.jit
 def _multiplier(c0, c1, c2, c3, base, slope, SOURCE: tl.constexpr):
-    """The factor of the increment, from the words that `FusedNoise.source` names."""
+    """The factor of the increment, from the words that `NoiseSource` names."""
     if SOURCE == 1:
         xi = _tile(_uniform(c2), _uniform(c3))
     else:

@@ -1,6 +1,6 @@
 """A recurrent module of any kind as a cell."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +9,7 @@ from noisyrnn.checks import check_integer
 from noisyrnn.models.cell import Cell
 
 
-class NoWeights(NamedTuple):
-    """Nothing: the module keeps its own."""
-
-
-class ModuleCell(Cell[NoWeights]):
+class ModuleCell(Cell):
     """A module that is called as `nn.RNNCell` is, `h = module(x, h)` or `(h, c) = module(x, (h, c))`.
 
     The state holds the parts side by side, the first of which is the output. It runs by the reference loop alone.
@@ -49,17 +45,9 @@ class ModuleCell(Cell[NoWeights]):
         """Entries of all parts."""
         return self.parts * self.hidden_size
 
-    def weights(self) -> NoWeights:
-        """None of its own."""
-        return NoWeights()
-
-    def drive(self, inputs: Tensor, weights: NoWeights) -> Tensor:
-        """The inputs themselves: the module projects them."""
-        return inputs
-
-    def increment(self, drive: Tensor, state: Tensor, weights: NoWeights, dt: Tensor | None = None) -> Tensor:
-        """The new state less the old one; `dt` has no meaning here."""
-        return self.joined(self.module(drive, self.split(state))) - state
+    def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
+        """The new state minus the old one; `dt` has no meaning here."""
+        return self.joined(self.module(inputs, self.split(state))) - state
 
     def split(self, state: Tensor) -> Tensor | tuple[Tensor, ...]:
         """A state `(batch, state_size)` as the module takes it."""
@@ -70,7 +58,7 @@ class ModuleCell(Cell[NoWeights]):
         return state if isinstance(state, Tensor) else torch.cat(tuple(state), dim=1)
 
 
-def as_cell(module: nn.Module) -> Cell[Any]:
+def as_cell(module: nn.Module) -> Cell:
     """The module if it is a cell, else a cell of it.
 
     Raises:

@@ -34,7 +34,7 @@ struct Call {
   Long step_bytes, step_replica;
   float* packed;  // the weights as the forward pass reads them, by noisyrnn_pack; (R or 1, packed size)
   Long packed_bytes, packed_replica;
-  Long source, first_row, first_step, stream;  // of the noise; see FusedNoise
+  Long source, first_row, first_step, stream;  // of the noise; NoiseSource of call.py
   float additive, base, slope;
   float* states;  // (R, T, B, H), zero past a row's end; null: not kept
   Long states_bytes;

@@ -49,7 +49,7 @@ def test_steps_are_the_whole_pass(kind: type[RecurrentLayer], batch: int) -> Non
     layer = a_layer(kind)
     inputs = torch.randn(batch, 12, 3)
     torch.testing.assert_close(steps_of(layer, inputs), layer(inputs)[0].detach(), **TOLERANCE)
-    call = layer._streams[0]._prepared
+    call = layer._packed[0]._packed
     assert (call is not None and call.call is not None) == (kind in FUSED)  # by the kernel, or by the cell
 
 
@@ -151,7 +151,7 @@ def test_wrong_shapes(layer: RecurrentLayer) -> None:
 def test_another_kernel_leaves_it_to_the_cell(layer: RecurrentLayer, kernel: str) -> None:
     layer.kernel = kernel
     assert_follows(layer)
-    assert layer._streams[0]._prepared is None
+    assert layer._packed[0]._packed is None
 
 
 def test_copies_and_pickles(layer: RecurrentLayer) -> None:

@@ -1,0 +1,148 @@
+"""Weights packed for noise-free passes, kept as long as they do not change."""
+
+import ctypes
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noisyrnn.kernels.call import KernelCall
+from noisyrnn.kernels.cpp import kernel
+from noisyrnn.kernels.reference import recurrence_of
+
+
+class _Packed(NamedTuple):
+    """A cell as the kernel takes it, with what that depends on.
+
+    Args:
+        settings: The cell's numbers, texts and flags.
+        weights: Copies of its parameters and buffers.
+        call: The cell with its packed weights, without inputs and state; `None` where the kernel cannot run it.
+        step: The library's arguments for a single step.
+        keep: Tensors whose memory `step` points to.
+    """
+
+    settings: tuple[Any, ...]
+    weights: tuple[Tensor, ...]
+    call: KernelCall | None = None
+    step: kernel.Call | None = None
+    keep: Any = None
+
+
+class PackedWeights:
+    """The weights of one cell in the order of the C++ kernel, for passes without noise and gradients.
+
+    Each use compares the weights with those that were packed, byte by byte, so that a change is seen however it was
+    made; comparing costs a fraction of packing. Several threads may share an object; copies and pickles are empty.
+    Cells with hooks, with parametrized modules or of a user's class are not packed: their weights may depend on what is
+    not compared.
+    """
+
+    def __init__(self) -> None:
+        self._packed: _Packed | None = None  # replaced as a whole, since another thread may be using it
+
+    def __reduce__(self) -> tuple[type["PackedWeights"], tuple[()]]:
+        """Packed weights do not outlive their process."""
+        return PackedWeights, ()
+
+    def call(
+        self, cell: Any, inputs: Tensor, state: Tensor, *, lengths: Tensor | None, dt: Tensor | None
+    ) -> KernelCall | None:
+        """A pass over `inputs`, `(batch, steps, input_size)`, from `state`; `None` where the kernel cannot run it."""
+        packed = self._up_to_date(cell, inputs, state)
+        if packed is None or packed.call is None:
+            return None
+        return packed.call._replace(
+            inputs=inputs[None],
+            state=state[None],
+            lengths=None if lengths is None else lengths[None],
+            dt=None if dt is None else dt.view(1, -1, inputs.shape[1]),
+        )
+
+    def step(self, cell: Any, inputs: Tensor, state: Tensor) -> Tensor | None:
+        """The state after one step from `state` with `inputs`, `(batch, input_size)`; `None` where it cannot run."""
+        packed = self._up_to_date(cell, inputs, state)
+        if packed is None or packed.step is None:
+            return None
+        if not (inputs.is_contiguous() and state.is_contiguous()):
+            inputs, state = inputs.contiguous(), state.contiguous()
+        after = torch.empty_like(state)
+        call = kernel.Call.from_buffer_copy(packed.step)
+        call.rows = len(inputs)
+        call.x, call.initial, call.last = inputs.data_ptr(), state.data_ptr(), after.data_ptr()
+        call.x_bytes, call.initial_bytes, call.last_bytes = inputs.nbytes, state.nbytes, after.nbytes
+        kernel.check(kernel.native().forward(ctypes.byref(call)))
+        return after
+
+    def _up_to_date(self, cell: Any, inputs: Tensor, state: Tensor) -> _Packed | None:
+        """The current weights, packed; `None` for data that the kernel does not take."""
+        if torch._C._are_functorch_transforms_active():  # their tensors have no address
+            return None
+        if not (inputs.dtype == state.dtype == torch.float32 and inputs.is_cpu and state.is_cpu):
+            return None
+        modules = [cell]
+        for module in modules:  # it grows
+            if not _is_plain(module):
+                return None
+            modules += [child for child in module._modules.values() if child is not None]
+        parts = [(module._parameters, module._buffers) for module in modules]
+        weights = [t for part in parts for tensors in part for t in tensors.values() if t is not None]
+        settings = tuple([value for value in vars(cell).values() if type(value) in _SETTINGS])
+        packed = self._packed
+        if packed is None or packed.settings != settings or not _equal(packed.weights, weights):
+            copies = tuple(t.detach().clone(memory_format=torch.contiguous_format) for t in weights)
+            packed = self._packed = _pack(_Packed(settings, copies), cell, inputs, state)
+        return packed
+
+
+_SETTINGS = frozenset((int, float, str, bool, type(None), np.float64))
+_known: set[type] = set()
+"""Classes whose weights depend on their parameters, buffers and settings only."""
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether nothing but parameters, buffers and settings decides what a module computes."""
+    kind, state = type(module), module.__dict__
+    if kind not in _known:
+        if not kind.__module__.startswith(("noisyrnn.", "torch.nn.modules.")):
+            return False
+        _known.add(kind)
+    hooked = state["_forward_pre_hooks"] or state["_forward_hooks"] or state["_backward_hooks"]
+    return not (hooked or state["_backward_pre_hooks"] or "forward" in state)
+
+
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+
+
+def _equal(copies: tuple[Tensor, ...], weights: list[Tensor]) -> bool:
+    """Whether all tensors are equal to the bit."""
+    if len(copies) != len(weights):
+        return False
+    for copy, weight in zip(copies, weights, strict=True):
+        if copy.shape != weight.shape or copy.dtype != weight.dtype or not weight.is_cpu:
+            return False
+        if not weight.is_contiguous():
+            weight = weight.contiguous()
+        if _memcmp(copy.data_ptr(), weight.data_ptr(), copy.nbytes) != 0:
+            return False
+    return True
+
+
+def _pack(packed: _Packed, cell: Any, inputs: Tensor, state: Tensor) -> _Packed:
+    """`packed` with the cell's weights, where the kernel can run it."""
+    recurrence = recurrence_of(cell)
+    if recurrence is None or kernel.supports(recurrence, inputs) is not None:
+        return packed
+    kind, *tensors, coefficients = recurrence
+    weights = [None if t is None else t[None] for t in tensors]
+    seed = torch.zeros(1, dtype=torch.int64, device="cpu")
+    sample = inputs.flatten(0, -2)[None, :, None]
+    call = KernelCall._make((kind, sample, state[None], *weights, None, None, seed, coefficients, None, None, "", None))
+    step, keep = kernel.arguments(call)
+    call = call._replace(packed=kernel.pack(kernel.native(), step, call))
+    step.x_row, step.initial_row = inputs.shape[-1], state.shape[1]
+    step.threads = 1
+    keep = [t for t in keep if t is not call.inputs and t is not call.state]
+    return packed._replace(call=call._replace(inputs=seed, state=seed), step=step, keep=(keep, call.packed))
