@@ -6,7 +6,6 @@ test set is not read.
 """
 
 import argparse
-import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -85,7 +84,7 @@ SEEDS = (101, 102)
 
 def score(config: TrainConfig, strengths: tuple[float, ...], output: Path) -> dict[str, Any]:
     """Validation accuracies of one point of the grid; read back where they were computed before."""
-    point = {k: v for k, v in dataclasses.asdict(config).items() if v != getattr(TrainConfig, k)}
+    point = {"model": config.model, **config.identity()}
     file = output / (joblib.hash(point) + ".json")
     if file.is_file():
         return json.loads(file.read_text())

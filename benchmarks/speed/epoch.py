@@ -42,8 +42,7 @@ def measure_epoch(*, kernel: str, sequences: int, batch: int, hidden: int, repea
         epochs=1,
         batch_size=batch,
         hidden_size=hidden,
-        additive=ADDITIVE,
-        multiplicative=MULTIPLICATIVE,
+        options={"additive": ADDITIVE, "multiplicative": MULTIPLICATIVE},
     )
     case = Case(size=Size(steps=dataset.steps, batch=batch, hidden=hidden), mode="training", threads=0)
     bare = build_ours(case, torch.device("cpu"), kernel=kernel)

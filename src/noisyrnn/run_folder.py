@@ -23,7 +23,8 @@ try:
 except ImportError:  # Windows: no locks, so leftovers stay
     fcntl = None  # type: ignore[assignment]
 
-FORMAT = 2
+FORMAT = 3
+"""Of the JSON files and checkpoints of a run folder; version 0.1 wrote format 2."""
 LARGEST_JSON = 1 << 29
 """Bytes: a larger file is not read, since none of ours comes near."""
 
@@ -240,9 +241,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} must be a JSON file, got one that breaks off or is damaged ({error}).") from error
     found = content.get("format")
     if found != FORMAT:
-        raise ValueError(
-            f"{path} must be of format {FORMAT}, got {found}. Read it with the version of noisyrnn that wrote it."
-        )
+        older = "noisyrnn 0.1, or train the run again in another output folder; its model.safetensors still loads"
+        writer = older if found in (1, 2) else "the version of noisyrnn that wrote it"
+        raise ValueError(f"{path} must be of format {FORMAT}, got {found}. Read it with {writer}.")
     digest = content.pop("sha256", None)
     try:
         whole = digest == content_digest(content)
@@ -316,6 +317,19 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def listed(names: Sequence[str]) -> str:
     """`a`, `a and b`, or `a, b and c`."""
     return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
+
+
+def folder_name(name: str, identity: Mapping[str, Any], *, suffix: str = "") -> str:
+    """Name of a run's or a sweep's folder: `name-suffix-digest`, such as `digits-noisy-seed1-0a1b2c3d`.
+
+    Args:
+        name: Data set and label; characters that a file name should not have become underscores.
+        identity: What the digest is of: everything that the results depend on and that is not at its default, so
+            that no two runs share a folder and a new setting with a default renames none.
+        suffix: What else to show, such as the seed.
+    """
+    plain = re.sub(r"[^\w.-]+", "_", name)
+    return "-".join([plain, *([suffix] if suffix else []), content_digest(identity)[:8]])
 
 
 def check_writable(folder: Path) -> None:
@@ -406,7 +420,7 @@ class RunFolder:
         """
         content = read_json(self.config)
         settings = json_object(content, "config", self.config)
-        for name in ("dataset", "environment", "options"):
+        for name in ("dataset", "environment"):
             if name in content:
                 json_object(content, name, self.config)
         label, seed = settings.get("label"), settings.get("seed")
@@ -414,7 +428,7 @@ class RunFolder:
             raise ValueError(
                 f"{self.config} must hold a label and an integer seed, got {label!r} and {seed!r}. Train the run again."
             )
-        return {"dataset": {}, "environment": {}, "options": {}, **content}
+        return {"dataset": {}, "environment": {}, **content}
 
     def config_digest(self) -> str:
         """SHA-256 of what `config.json` holds, but for the version and the environment: no result depends on these."""

@@ -182,7 +182,7 @@ def test_strengths_are_in_standard_deviations(classifier, waves):
             "option of model 'noisy' must be one of .* Did you mean 'skew_symmetry'",
         ),
         ({"options": {"num_layers": 2}}, ValueError, "option of model 'noisy' must be one of .*, got 'num_layers'"),
-        ({"model": "gru", "step_size": 0.1}, ValueError, "step_size must not be set for GRU, got 0.1"),
+        ({"model": "gru", "step_size": 0.1}, ValueError, "option of model 'gru' must be one of .* got 'step_size'"),
         ({"validation_fraction": 1.0}, ValueError, r"validation_fraction must be less than 1, got 1\."),
         ({"validation_fraction": -0.1}, ValueError, r"validation_fraction must be at least 0, got -0.1\."),
         ({"decay_after": 0.0}, ValueError, r"decay_after must be greater than 0, got 0\."),

@@ -157,7 +157,7 @@ def test_options_and_repr_rebuild_an_equal_layer(name: str, make_layer: Make, ma
     options = layer.options()
     assert options["additive"] == 0.1 and options["noise_form"] == "shared"
     kind = type(layer)
-    assert set(layer_options(name)) | {"input_size", "hidden_size"} == set(options)
+    assert set(layer_options(name)) | {"input_size", "hidden_size", "batch_first"} == set(options)
     described = f"{kind.__name__}({layer.extra_repr()})"
     assert repr(layer).startswith(f"{kind.__name__}(") and layer.extra_repr() in repr(layer)
     for twin in (kind(**options), eval(described, {kind.__name__: kind})):

@@ -14,7 +14,7 @@ def test_the_models_on_offer() -> None:
 @every
 def test_built_with_its_defaults(name: str) -> None:
     layer = build_layer(name, 3, 4, {})
-    assert layer.options() == {"input_size": 3, "hidden_size": 4, **layer_options(name)}
+    assert layer.options() == {"input_size": 3, "hidden_size": 4, "batch_first": True, **layer_options(name)}
 
 
 def test_options_override_the_defaults() -> None:

@@ -36,7 +36,7 @@ SMALL = AnalysisSettings(
 
 def trained(waves_file: Path, output: Path, **options: Any) -> RunFolder:
     settings = {"hidden_size": 5, "epochs": 8, "batch_size": 8, "learning_rate": 0.02, **options}
-    return train_run(TrainConfig(dataset=str(waves_file), **settings), output=output)
+    return train_run(TrainConfig.from_dict({"dataset": str(waves_file), **settings}), output=output)
 
 
 @pytest.fixture

@@ -400,7 +400,8 @@ def test_seeds_and_settings_of_the_runs(waves_file: Path) -> None:
     config = CompareConfig(**settings(waves_file, additive=0.3, step_size=0.5))
     runs = config.run_configs()
     assert [(run.model, run.seed) for run in runs] == [("noisy", 1), ("lstm", 1), ("noisy", 2), ("lstm", 2)]
-    assert {run.model: (run.additive, run.step_size) for run in runs} == {"noisy": (0.3, 0.5), "lstm": (0.3, None)}
+    assert {run.model: run.options["additive"] for run in runs} == {"noisy": 0.3, "lstm": 0.3}
+    assert {run.model: run.options.get("step_size") for run in runs} == {"noisy": 0.5, "lstm": None}
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,9 @@ CASES = [
     [case if k == 0 else pytest.param(*case, marks=pytest.mark.slow) for k, case in enumerate(CASES)],
 )
 def test_a_run(name: str, dtype: str, device: str, waves_file: Path, tmp_path: Path) -> None:
-    config = TrainConfig(dataset=str(waves_file), hidden_size=4, epochs=2, batch_size=50, **CONFIGS[name])
+    config = TrainConfig.from_dict(
+        {"dataset": str(waves_file), "hidden_size": 4, "epochs": 2, "batch_size": 50, **CONFIGS[name]}
+    )
     parts = () if name == "penalty" else ("margins", "jacobians")  # all, or two
     plain = whole_run(tmp_path / "plain", config, parts)
     with defaults(TYPES[dtype], device):

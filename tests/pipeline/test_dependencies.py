@@ -157,7 +157,7 @@ def test_other_weights_settings_and_versions_make_a_result_stale(
     save(model, run.model)
     check(r"model\.safetensors")
     config = run.read_config()
-    write_json(run.config, {**config, "options": {**config["options"], "additive": 0.5}})
+    write_json(run.config, {**config, "config": {**config["config"], "additive": 0.5}})
     check(r"config\.json")
     config = run.read_config()
     write_json(run.config, {**config, "environment": {**config["environment"], "threads": 99}})

@@ -18,7 +18,7 @@ from noisyrnn.training import RunFolder, TrainConfig, load
 @pytest.fixture
 def run(waves_file: Path, tmp_path: Path) -> RunFolder:
     config = TrainConfig(
-        dataset=str(waves_file), hidden_size=6, epochs=8, batch_size=8, step_size=0.3, learning_rate=0.02
+        dataset=str(waves_file), hidden_size=6, epochs=8, batch_size=8, learning_rate=0.02, options={"step_size": 0.3}
     )
     return train_run(config, output=tmp_path / "runs")
 

@@ -25,7 +25,9 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def configs(waves_file: Path) -> list[TrainConfig]:
-    config = TrainConfig(dataset=str(waves_file), hidden_size=4, epochs=2, batch_size=16, step_size=0.2, clip_norm=1.0)
+    config = TrainConfig(
+        dataset=str(waves_file), hidden_size=4, epochs=2, batch_size=16, clip_norm=1.0, options={"step_size": 0.2}
+    )
     return [dataclasses.replace(config, seed=seed) for seed in (3, 4, 5)]
 
 

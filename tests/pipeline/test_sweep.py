@@ -49,7 +49,8 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores that are a function of the settings alone, for what is about the order of the trials."""
 
     def trained(configs: list[TrainConfig], output: Path, **rest: Any) -> dict[Path, None]:
-        return {output / json.dumps([c.learning_rate, c.step_size, c.additive]): None for c in configs}
+        names = ("learning_rate", "step_size", "additive")
+        return {output / json.dumps([c.to_dict()[name] for name in names]): None for c in configs}
 
     def measured(folder: RunFolder, task: SweepTask) -> list[dict[str, Any]]:
         values = json.loads(folder.path.name)
@@ -328,7 +329,7 @@ def test_the_best_settings_train_the_same_run(
         ({"strengths": {"white_noise": 1}}, TypeError, "strengths must be a list of numbers, got 1"),
         ({"accelerator": "tpu"}, ValueError, "accelerator must be one of"),
         ({"space": {"additive": [-1, 1]}}, ValueError, "additive must be at least 0, got -1"),
-        ({"space": {"stiffness": [1, 2]}}, ValueError, "stiffness must not be set for NoisyRNN"),
+        ({"space": {"stiffness": [1, 2]}}, ValueError, "option of model .noisy. must be one of .* got .stiffness."),
         ({"space": {"additive": [1, 2]}, "train": {"additive": 1}}, ValueError, "additive must be fixed or searched"),
         ({"train": {"seed": 3}}, ValueError, "train must not hold seed, got 3"),
         ({"train": {"model": "gru"}}, ValueError, "train must not hold model"),

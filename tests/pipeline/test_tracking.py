@@ -51,7 +51,9 @@ def logger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 @pytest.fixture
 def config(waves_file: Path) -> TrainConfig:
-    return TrainConfig(dataset=str(waves_file), hidden_size=4, epochs=3, batch_size=16, step_size=0.2, clip_norm=1.0)
+    return TrainConfig(
+        dataset=str(waves_file), hidden_size=4, epochs=3, batch_size=16, clip_norm=1.0, options={"step_size": 0.2}
+    )
 
 
 def mlflow_run(folder: RunFolder, uri: str | None = None) -> Any:
@@ -93,7 +95,7 @@ def test_it_has_the_rows_of_metrics_csv_and_changes_no_result(logger: str, confi
     assert points(logger, folder) == rows_of(logger, folder)
     for name in ("model", "config"):
         assert getattr(folder, name).read_bytes() == getattr(plain, name).read_bytes()
-    settings = {key: str(value) for key, value in dataclasses.asdict(config).items() if value is not None}
+    settings = {key: str(value) for key, value in config.to_dict().items() if value is not None}
     if logger == "mlflow":
         run = mlflow_run(folder)
         assert (run.info.status, run.data.params) == ("FINISHED", settings)

@@ -17,14 +17,18 @@ from noisyrnn.data import load_dataset
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline import EvaluateConfig, evaluate_run, train_run, train_seeds
 from noisyrnn.pipeline.train import build_model, run_config, run_path
+from noisyrnn.run_folder import FORMAT, write_json
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training import RunFolder, TrainConfig, load
+from noisyrnn.training.checkpoint import Checkpoint, Progress
 from noisyrnn.training.fit import validate
 
 
 @pytest.fixture
 def config(waves_file: Path) -> TrainConfig:
-    return TrainConfig(dataset=str(waves_file), hidden_size=4, epochs=2, batch_size=16, step_size=0.2, clip_norm=1.0)
+    return TrainConfig(
+        dataset=str(waves_file), hidden_size=4, epochs=2, batch_size=16, clip_norm=1.0, options={"step_size": 0.2}
+    )
 
 
 def test_a_run_folder_holds_all_that_is_promised(config: TrainConfig, tmp_path: Path) -> None:
@@ -32,12 +36,11 @@ def test_a_run_folder_holds_all_that_is_promised(config: TrainConfig, tmp_path: 
     names = {path.name for path in folder.path.iterdir()}
     assert names == {"config.json", "summary.json", "metrics.csv", "model.safetensors", "checkpoint.pt"}
     written = json.loads(folder.config.read_text())
-    assert written["format"] == 2
+    assert written["format"] == FORMAT
     assert written["config"]["label"] == "noisy"
-    options = written["options"]
-    assert (options["additive"], options["skew_symmetry"], options["num_layers"]) == (0.05, 0.75, 1)  # the layer's own
-    assert options["step_size"] == config.step_size
-    assert options.keys() <= written["config"].keys()
+    settings = written["config"]
+    assert [settings[name] for name in ("additive", "num_layers")] == [0.05, 1]  # the layer's own
+    assert settings["step_size"] == 0.2
     assert written["dataset"]["class_names"] == ["fast", "slow"]
     assert written["dataset"]["train"] + written["dataset"]["validation"] == 96
     summary = json.loads(folder.summary.read_text())
@@ -95,7 +98,9 @@ def test_other_settings_go_to_another_folder(config: TrainConfig, tmp_path: Path
 
 
 def test_a_run_that_diverges_says_so_in_its_summary(config: TrainConfig, tmp_path: Path) -> None:
-    wild = dataclasses.replace(config, step_size=1e30, learn_step=False, damping=1.0)
+    wild = dataclasses.replace(
+        config, options={**config.options, "step_size": 1e30, "learn_step": False, "damping": 1.0}
+    )
     with pytest.raises(RuntimeError, match="hidden state became non-finite"):
         train_run(wild, output=tmp_path)
     summary = json.loads(RunFolder(run_path(wild, tmp_path)).summary.read_text())
@@ -142,11 +147,40 @@ def test_output_without_permission(config: TrainConfig, tmp_path: Path, monkeypa
 
 def test_a_run_folder_of_another_version(config: TrainConfig, tmp_path: Path) -> None:
     folder = train_run(config, output=tmp_path)
-    folder.config.write_text(folder.config.read_text().replace('"format": 2', '"format": 7'))
+    folder.config.write_text(folder.config.read_text().replace(f'"format": {FORMAT}', '"format": 7'))
     with pytest.raises(
-        ValueError, match=r"config\.json must be of format 2, got 7\. Read it with the version of noisyrnn"
+        ValueError, match=rf"config\.json must be of format {FORMAT}, got 7\. Read it with the version of noisyrnn"
     ):
         RunFolder.open(folder.path)
+
+
+def test_a_run_folder_of_version_0_1(config: TrainConfig, tmp_path: Path) -> None:
+    folder = train_run(config, output=tmp_path)
+    folder.config.write_text(folder.config.read_text().replace(f'"format": {FORMAT}', '"format": 2'))
+    with pytest.raises(
+        ValueError, match=r"got 2\. Read it with noisyrnn 0\.1, or train the run again in another output"
+    ):
+        RunFolder.open(folder.path)
+
+
+def test_a_folder_without_a_setting_of_a_later_version(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings that it lacks have their defaults, and its name stays."""
+    config = dataclasses.replace(config, epochs=1)
+    folder = train_run(config, output=tmp_path)
+    content = folder.read_config()
+    for name in ("penalty", "additive", "bias"):  # as if they had come later
+        del content["config"][name]
+    write_json(folder.config, content)
+    assert run_config(folder) == dataclasses.replace(config, label="noisy")
+    checkpoint = torch.load(folder.checkpoint, weights_only=True)
+    del checkpoint["format"]
+    del checkpoint["settings"]["penalty"], checkpoint["settings"]["additive"]
+    Checkpoint(**{**checkpoint, "progress": Progress(**checkpoint["progress"])}).write(folder.checkpoint)
+    assert train_run(config, output=tmp_path, resume=True).path == folder.path
+    folder.summary.unlink()
+    assert train_run(config, output=tmp_path, resume=True).finished
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def test_a_failed_run_without_data_set_is_read(make_run: Make) -> None:
 @pytest.mark.parametrize("name", ["config.json", "summary.json", "robustness.json"])
 def test_another_format_is_refused(make_run: Make, name: str) -> None:
     folder = make_run(label="a", seed=1, columns=[column("clean", None, 0.9)])
-    write(folder / name, {"config": {"label": "a", "seed": 1}}, version=3)
-    with pytest.raises(ValueError, match=name + r" must be of format 2, got 3\. Read it with the version"):
+    write(folder / name, {"config": {"label": "a", "seed": 1}}, version=7)
+    with pytest.raises(ValueError, match=name + r" must be of format \d, got 7\. Read it with the version"):
         read_run(folder)
 
 
@@ -141,7 +141,6 @@ def test_a_damaged_line_of_metrics_is_refused(make_run: Make) -> None:
         ("config.json", {"dataset": None}, "must hold an object 'dataset', got None"),
         ("config.json", {"dataset": {"classes": "ten"}}, "must hold a classes of another type, got 'ten'"),
         ("config.json", {"dataset": {"value_range": [0]}}, r"must hold two numbers as value_range, got \[0\]"),
-        ("config.json", {"options": []}, r"must hold an object 'options', got \[\]"),
         ("summary.json", {}, "must hold the status"),
         ("summary.json", {"status": "finished", "epochs": "4"}, "must hold a epochs of another type, got '4'"),
         ("robustness.json", {"columns": {"a": 1}}, "must hold complete columns"),

@@ -41,7 +41,7 @@ def dataset() -> Dataset:
 
 @pytest.fixture
 def config() -> TrainConfig:
-    return TrainConfig(hidden_size=6, epochs=3, batch_size=16, learning_rate=0.01, step_size=0.2)
+    return TrainConfig(hidden_size=6, epochs=3, batch_size=16, learning_rate=0.01, options={"step_size": 0.2})
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def _build(config: TrainConfig) -> SequenceClassifier:
     torch.manual_seed(config.seed)
-    return SequenceClassifier(build_layer(config.model, 1, config.hidden_size, config.model_options()), 2)
+    return SequenceClassifier(build_layer(config.model, 1, config.hidden_size, config.options), 2)
 
 
 @pytest.fixture

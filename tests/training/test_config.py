@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import asdict
+import pickle
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -36,29 +37,40 @@ from noisyrnn.training.settings import published_experiments, read_experiment, r
         ({"patience": 0}, ValueError, r"patience must be at least 1, got 0"),
         ({"precision": "8-bit"}, ValueError, r"precision must be one of 32-true, 64-true, bf16-mixed, got '8-bit'"),
         ({"penalty": "exact"}, ValueError, r"penalty must be one of explicit, hutchinson, got 'exact'"),
-        ({"penalty": "explicit", "num_layers": 2}, ValueError, r"penalty must be None for a model of 2 cells"),
         (
-            {"penalty": "hutchinson", "additive": 0.0, "multiplicative": 0.0},
+            {"penalty": "explicit", "options": {"num_layers": 2}},
+            ValueError,
+            r"penalty must be None for a model of 2 cells",
+        ),
+        (
+            {"penalty": "hutchinson", "options": {"additive": 0.0, "multiplicative": 0.0}},
             ValueError,
             r"penalty must be None for a model without noise, got 'hutchinson'\. Set additive",
         ),
         (
-            {"penalty": "hutchinson", "noise_law": "uniform"},
+            {"penalty": "hutchinson", "options": {"noise_law": "uniform"}},
             ValueError,
             r"penalty must be None with noise_law 'uniform', got 'hutchinson'",
         ),
         (
-            {"model": "gru", "additive": 0.1, "penalty": "explicit"},
+            {"model": "gru", "options": {"additive": 0.1}, "penalty": "explicit"},
             ValueError,
             r"penalty must be 'hutchinson' for model 'gru', got 'explicit', which needs the noisy family",
         ),
-        ({"num_layers": 0}, ValueError, r"num_layers must be at least 1, got 0"),
-        ({"num_layers": 2, "dropout": 1.0}, ValueError, r"dropout must be less than 1, got 1"),
-        ({"skew_symmetry": 0.3}, ValueError, r"skew_symmetry must lie in \[0\.5, 1\], got 0\.3"),
+        ({"options": {"num_layers": 0}}, ValueError, r"num_layers must be at least 1, got 0"),
+        ({"options": {"num_layers": 2, "dropout": 1.0}}, ValueError, r"dropout must be less than 1, got 1"),
+        ({"options": {"skew_symmetry": 0.3}}, ValueError, r"skew_symmetry must lie in \[0\.5, 1\], got 0\.3"),
+        ({"options": ("additive", 0.1)}, TypeError, r"options must map names to values, got \('additive', 0\.1\)"),
         (
-            {"model": "gru", "damping": 0.1},
+            {"options": {"additve": 0.1}},
             ValueError,
-            r"damping must not be set for GRU, got 0\.1\. It takes additive",
+            r"option of model 'noisy' must be one of additive, .*, got 'additve'\. Did you mean 'additive'\?",
+        ),
+        ({"model": "gru", "options": {"damping": 0.1}}, ValueError, "option of model 'gru' must be one of additive"),
+        (
+            {"options": {"batch_first": False}},
+            ValueError,
+            "option of model 'noisy' must be one of .* got 'batch_first'",
         ),
     ],
 )
@@ -69,8 +81,8 @@ def test_bad_settings(settings: dict[str, Any], error: type[Exception], sentence
 
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_stacks_can_be_trained(model: str) -> None:
-    config = TrainConfig(model=model, num_layers=2, bidirectional=True, dropout=0.25)
-    layer = build_layer(model, 1, 2, config.model_options())
+    config = TrainConfig(model=model, options={"num_layers": 2, "bidirectional": True, "dropout": 0.25})
+    layer = build_layer(model, 1, 2, config.options)
     assert (layer.num_layers, layer.bidirectional, layer.dropout) == (2, True, 0.25)
     assert list(layer.cells) == ["l0", "l0_reverse", "l1", "l1_reverse"]
 
@@ -92,9 +104,9 @@ def test_published_settings_are_those_of_the_papers() -> None:
     }
     for name, settings in expected.items():
         config = TrainConfig.from_dict(dict(read_experiment(f"smnist-{name}").train))
-        assert {key: getattr(config, key) for key in settings} == settings
+        assert {key: config.to_dict()[key] for key in settings} == settings
         assert (config.hidden_size, config.batch_size, config.epochs, config.decay_epochs) == (128, 128, 100, (91,))
-        assert config.init_std == 0.1
+        assert config.options["init_std"] == 0.1
     permuted = {name: row.train for name, row in published_experiments().items() if name.startswith("psmnist")}
     assert permuted["psmnist-lipschitz"]["learning_rate"] == 0.0035
     for name in ("lipschitz", "antisymmetric", "noisy-low", "noisy-high"):  # trained on pixels from 0 to 255
@@ -103,23 +115,48 @@ def test_published_settings_are_those_of_the_papers() -> None:
     rates = [TrainConfig(decay_epochs=(91,)).learning_rate_at(epoch) for epoch in (91, 92, 100)]
     assert rates == pytest.approx([1e-3, 1e-4, 1e-4])  # nine epochs at the lower rate
     cornn = TrainConfig.from_dict(dict(read_experiment("smnist-cornn").train))
-    assert (cornn.hidden_size, cornn.batch_size, cornn.learning_rate, cornn.step_size) == (256, 120, 0.0021, 0.042)
-    assert (cornn.stiffness, cornn.friction, cornn.decay_epochs, cornn.epochs) == (2.7, 4.7, (100,), 120)
+    assert (cornn.hidden_size, cornn.batch_size, cornn.learning_rate) == (256, 120, 0.0021)
+    assert [cornn.options[name] for name in ("step_size", "stiffness", "friction")] == [0.042, 2.7, 4.7]
+    assert (cornn.decay_epochs, cornn.epochs) == ((100,), 120)
     cornn = TrainConfig.from_dict(dict(read_experiment("psmnist-cornn").train))
-    assert (cornn.hidden_size, cornn.batch_size, cornn.learning_rate, cornn.step_size) == (256, 120, 0.0054, 0.076)
-    assert (cornn.stiffness, cornn.friction, cornn.decay_epochs, cornn.epochs) == (0.4, 8.0, (100,), 120)
+    assert (cornn.hidden_size, cornn.batch_size, cornn.learning_rate) == (256, 120, 0.0054)
+    assert [cornn.options[name] for name in ("step_size", "stiffness", "friction")] == [0.076, 0.4, 8.0]
+    assert (cornn.decay_epochs, cornn.epochs) == ((100,), 120)
     assert read_experiment("smnist-noisy-high").published["white_noise 0.3"] == 73.5
     assert read_experiment("smnist-cornn").published["salt_and_pepper 0.1"] == 58.9
 
 
 def test_options_of_one_matrix_travel_through_files() -> None:
-    config = TrainConfig(model="lipschitz", damping=0.2, damping_w=0.05, skew_symmetry_w=0.9)
-    again = TrainConfig.from_dict(json.loads(json.dumps(asdict(config))))
+    config = TrainConfig(model="lipschitz", options={"damping": 0.2, "damping_w": 0.05, "skew_symmetry_w": 0.9})
+    again = TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
-    layer = build_layer("lipschitz", 1, 4, again.model_options())
+    layer = build_layer("lipschitz", 1, 4, again.options)
     assert (layer.damping, layer.damping_w, layer.skew_symmetry, layer.skew_symmetry_w) == (0.2, 0.05, 0.75, 0.9)
-    with pytest.raises(ValueError, match=r"^damping_w must not be set for AntisymmetricRNN, got 0\.1\."):
-        TrainConfig(model="antisymmetric", damping_w=0.1)
+
+
+def test_options_are_complete_and_cannot_change() -> None:
+    config = TrainConfig(options={"additive": 0.05})
+    assert config == TrainConfig()  # the default, given or not
+    assert config.options == layer_options("noisy")
+    assert hash(config) == hash(TrainConfig())
+    assert pickle.loads(pickle.dumps(config)) == config
+    with pytest.raises(TypeError, match="item assignment"):
+        config.options["additive"] = 1.0  # type: ignore[index]
+    given = {"additive": 0.1}
+    config = TrainConfig(options=given)
+    given["additive"] = 0.2
+    assert config.options["additive"] == 0.1
+
+
+def test_no_option_is_called_like_a_setting() -> None:
+    names = TrainConfig.setting_names()
+    assert len(names) == len(fields(TrainConfig)) - 1 + len({name for model in MODELS for name in layer_options(model)})
+
+
+def test_identity_is_what_differs_from_the_defaults() -> None:
+    assert TrainConfig().identity() == {"label": "noisy"}
+    config = TrainConfig(model="gru", seed=4, options={"additive": 0.1, "dropout": 0.0}, decay_epochs=(3,))
+    assert config.identity() == {"model": "gru", "label": "gru", "seed": 4, "additive": 0.1, "decay_epochs": [3]}
 
 
 def test_the_layer_defaults_are_the_published_ones() -> None:

@@ -11,7 +11,7 @@ PROGRAM = """
 import sys, torch
 from lightning_fabric import Fabric
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.models import MODELS, SequenceClassifier, build_layer
+from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.training import TrainConfig, fit
 from noisyrnn.training import fit as _
 import noisyrnn.sde.diffusion as diffusion
@@ -23,10 +23,10 @@ inputs = torch.randn(22, 7, 1, generator=generator)
 split = Split(inputs=inputs, labels=(inputs.sum((1, 2)) > 0).long(), classes=2)
 dataset = Dataset(name="sums", train=split, validation=split, read_test=lambda: split, class_names=("a", "b"),
                   value_range=(-3.0, 3.0), standardize=False)
-config = TrainConfig(hidden_size=5, epochs=1, batch_size=8, learning_rate=0.01, step_size=0.2, precision="64-true",
-                     additive=0.5, clip_norm=0.7)
+config = TrainConfig(hidden_size=5, epochs=1, batch_size=8, learning_rate=0.01, precision="64-true",
+                     clip_norm=0.7, options={"step_size": 0.2, "additive": 0.5})
 torch.manual_seed(config.seed)
-model = SequenceClassifier(build_layer("noisy", 1, 5, config.model_options()), 2)
+model = SequenceClassifier(build_layer("noisy", 1, 5, config.options), 2)
 draws = []
 inner = diffusion.HiddenNoise.draw
 def draw(self, *arguments, **named):

@@ -33,7 +33,7 @@ def weights(model: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def test_it_learns_and_keeps_the_best_epoch(dataset: Dataset, folder: RunFolder, build: Build) -> None:
-    config = TrainConfig(hidden_size=12, epochs=30, batch_size=8, learning_rate=0.02, step_size=0.3)
+    config = TrainConfig(hidden_size=12, epochs=30, batch_size=8, learning_rate=0.02, options={"step_size": 0.3})
     model = build(config)
     result = fit(model, dataset, config, folder=folder)
     assert result.best_validation_accuracy > 0.9
@@ -57,7 +57,7 @@ def test_a_model_that_did_not_learn_is_noted(accuracy: float, fitted: bool) -> N
 
 
 def test_a_learning_rate_of_almost_zero_is_noted_as_not_fitted(dataset: Dataset, build: Build) -> None:
-    config = TrainConfig(hidden_size=12, epochs=1, batch_size=8, learning_rate=1e-9, step_size=0.3)
+    config = TrainConfig(hidden_size=12, epochs=1, batch_size=8, learning_rate=1e-9, options={"step_size": 0.3})
     result = fit(build(config), dataset, config)
     largest = torch.bincount(dataset.train.labels).max() / len(dataset.train)
     assert result.largest_class == pytest.approx(float(largest), rel=1e-6)
@@ -65,7 +65,9 @@ def test_a_learning_rate_of_almost_zero_is_noted_as_not_fitted(dataset: Dataset,
 
 
 def test_one_epoch_equals_a_written_out_loop(dataset: Dataset, build: Build) -> None:
-    config = TrainConfig(hidden_size=5, epochs=1, batch_size=16, learning_rate=0.01, clip_norm=0.5, step_size=0.2)
+    config = TrainConfig(
+        hidden_size=5, epochs=1, batch_size=16, learning_rate=0.01, clip_norm=0.5, options={"step_size": 0.2}
+    )
     model, twin = build(config), build(config)
     fit(model, dataset, config)
     optimizer = torch.optim.Adam(twin.parameters(), lr=0.01)
@@ -95,7 +97,7 @@ def test_same_seed_same_bits_and_another_seed_others(dataset: Dataset, config: T
 
 
 def test_noise_differs_between_steps_and_is_on(dataset: Dataset, config: TrainConfig, build: Build) -> None:
-    quiet = dataclasses.replace(config, additive=0.0, multiplicative=0.0)
+    quiet = dataclasses.replace(config, options={**config.options, "additive": 0.0, "multiplicative": 0.0})
     model, silent = build(config), build(quiet)
     fit(model, dataset, config)
     fit(silent, dataset, quiet)
@@ -227,9 +229,9 @@ def test_checkpoint_of_another_format_is_refused(
 ) -> None:
     fit(build(config), dataset, config, folder=folder)
     content = io.BytesIO()
-    torch.save({"format": 3}, content)
+    torch.save({"format": 7}, content)
     folder.checkpoint.write_bytes(_sealed(content.getvalue()))
-    with pytest.raises(ValueError, match=r"checkpoint must be of format 2, got 3 in .*checkpoint\.pt"):
+    with pytest.raises(ValueError, match=r"checkpoint must be of format \d, got 7 in .*checkpoint\.pt"):
         fit(build(config), dataset, config, folder=folder, resume=True)
     torch.save([1, 2], folder.checkpoint)
     with pytest.raises(
@@ -268,7 +270,9 @@ def test_a_request_to_stop_in_the_last_step_is_honoured(
 
 
 def test_hidden_state_that_blows_up_is_explained(dataset: Dataset, folder: RunFolder, build: Build) -> None:
-    config = TrainConfig(hidden_size=6, epochs=2, batch_size=16, step_size=1e30, learn_step=False, damping=1.0)
+    config = TrainConfig(
+        hidden_size=6, epochs=2, batch_size=16, options={"step_size": 1e30, "learn_step": False, "damping": 1.0}
+    )
     with pytest.raises(
         RuntimeError,
         match=r"hidden state became non-finite at step \d+ of 12 at training step 1 \(epoch 1\); its norm one step "
@@ -367,7 +371,7 @@ def test_double_precision(dataset: Dataset, config: TrainConfig, build: Build) -
 
 def test_bf16_mixed_keeps_float32_weights_and_learns(dataset: Dataset, build: Build) -> None:
     config = TrainConfig(
-        hidden_size=12, epochs=30, batch_size=8, learning_rate=0.02, step_size=0.3, precision="bf16-mixed"
+        hidden_size=12, epochs=30, batch_size=8, learning_rate=0.02, precision="bf16-mixed", options={"step_size": 0.3}
     )
     model = build(config)
     result = fit(model, dataset, config)
@@ -415,9 +419,9 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(
             ValueError, match=r"^checkpoint must be whole and of this version, got .*, which is damaged"
         ):
-            Checkpoint.read(path, {"seed": 1}, {"data": "1"})
+            Checkpoint.read(path, TrainConfig(seed=1), {"data": "1"})
     path.write_bytes(whole)
-    assert Checkpoint.read(path, {"seed": 1}, {"data": "1"}).model["w"].equal(weights["w"])
+    assert Checkpoint.read(path, TrainConfig(seed=1), {"data": "1"}).model["w"].equal(weights["w"])
 
 
 def test_a_checkpoint_without_a_digest_is_refused(tmp_path: Path) -> None:
@@ -425,7 +429,7 @@ def test_a_checkpoint_without_a_digest_is_refused(tmp_path: Path) -> None:
     Checkpoint({"seed": 1}, {}, Progress(), {}, {}, None).write(path)
     torch.save(torch.load(path, weights_only=True), path)
     with pytest.raises(ValueError, match="damaged or older"):
-        Checkpoint.read(path, {"seed": 1}, {})
+        Checkpoint.read(path, TrainConfig(seed=1), {})
 
 
 class OwnLayer(NoisyRNN):

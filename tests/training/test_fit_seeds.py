@@ -99,7 +99,7 @@ def test_reference_gives_the_same_bits(
     model: str, lengths: str, dataset: Dataset, unequal: Dataset, build: Build, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"step_size": 0.2} if model == "noisy" else {}
-    config = TrainConfig(model=model, hidden_size=6, epochs=3, batch_size=16, learning_rate=0.01, **options)
+    config = TrainConfig(model=model, hidden_size=6, epochs=3, batch_size=16, learning_rate=0.01, options=options)
     config = dataclasses.replace(config, clip_norm=0.5, decay_epochs=(1,))
     data = dataset if lengths == "equal" else unequal
     expected = alone(seeds(config), data, build, tmp_path)
@@ -196,7 +196,7 @@ def test_a_fused_kernel_takes_all_runs_in_one_call(model: str, unequal: Dataset,
     )
     # Batches of three: their longest sequences differ between the runs.
     if model != "noisy":
-        config = dataclasses.replace(config, additive=0.1, multiplicative=0.1)
+        config = dataclasses.replace(config, options={**config.options, "additive": 0.1, "multiplicative": 0.1})
     expected = alone(seeds(config), unequal, build, tmp_path)
     folders = places(tmp_path / "batch_seeds", 3)
     models = [build(c) for c in seeds(config)]
@@ -216,7 +216,9 @@ def test_a_fused_kernel_takes_all_runs_in_one_call(model: str, unequal: Dataset,
 def test_the_compiled_kernel_ends_where_each_run_would_alone(
     unequal: Dataset, config: TrainConfig, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = dataclasses.replace(config, hidden_size=41, step_size=0.1, learning_rate=0.001)  # past one tile, and tame
+    config = dataclasses.replace(
+        config, hidden_size=41, learning_rate=0.001, options={**config.options, "step_size": 0.1}
+    )  # past one tile, and tame
     cell = build(config).layer.cell
     reason = select.refusal("cpp", cell, unequal.train.inputs, recurrence=cell.recurrence())
     if reason is not None:

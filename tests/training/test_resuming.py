@@ -107,10 +107,10 @@ def test_another_model_objective_or_setting_is_refused(
 
 
 def test_a_checkpoint_without_sizes_is_continued(tmp_path: Path) -> None:
-    folder, config = RunFolder(tmp_path), dataclasses.asdict(CONFIG)
+    folder = RunFolder(tmp_path)
     fit(model(), dataset(), CONFIG, folder=folder)
     origin = torch.load(folder.checkpoint, weights_only=True)["origin"]
-    older = Checkpoint.read(folder.checkpoint, config, origin)
+    older = Checkpoint.read(folder.checkpoint, CONFIG, origin)
     del older.origin["sizes"]
     older.write(folder.checkpoint)
     with pytest.raises(ValueError, match="the architecture changed"):

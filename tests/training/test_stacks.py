@@ -15,7 +15,7 @@ from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds
 from noisyrnn.training.checkpoint import _sealed
 from noisyrnn.training.divergence import explain_divergence
 
-STACK = {"num_layers": 2, "bidirectional": True, "dropout": 0.25, "epochs": 2}
+STACK = {"num_layers": 2, "bidirectional": True, "dropout": 0.25}
 Build = Callable[[TrainConfig], SequenceClassifier]
 
 
@@ -24,7 +24,9 @@ def test_the_same_seed_gives_the_same_bits(
     model: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path
 ) -> None:
     """Also from a checkpoint, in another global random state: dropout is a function of seed and step."""
-    config = replace(config, model=model, step_size=0.2 if model == "noisy" else None, **STACK)
+    config = replace(
+        config, model=model, epochs=2, options={**STACK, **({"step_size": 0.2} if model == "noisy" else {})}
+    )
     whole, again = build(config), build(config)
     fit(whole, dataset, config)
     folder = RunFolder(tmp_path)
@@ -42,7 +44,10 @@ def test_the_same_seed_gives_the_same_bits(
 
 
 def test_runs_together_end_as_alone(dataset: Dataset, config: TrainConfig, build: Build) -> None:
-    configs = [replace(config, seed=seed, precision="32-true", **STACK) for seed in (1, 2)]
+    configs = [
+        replace(config, seed=seed, epochs=2, precision="32-true", options={**config.options, **STACK})
+        for seed in (1, 2)
+    ]
     together, alone = ([build(c) for c in configs] for _ in range(2))
     fit_seeds(together, dataset, configs)
     for one, other, own in zip(together, alone, configs, strict=True):
@@ -52,6 +57,6 @@ def test_runs_together_end_as_alone(dataset: Dataset, config: TrainConfig, build
 
 
 def test_a_divergence_is_explained(dataset: Dataset, config: TrainConfig, build: Build) -> None:
-    model = build(replace(config, **STACK))
+    model = build(replace(config, epochs=2, options={**config.options, **STACK}))
     text = explain_divergence(model, dataset.train.inputs[:4], None, BrownianPath(seed=1), 3, 1, float("nan"), 1.0)
     assert text.startswith("loss became nan at training step 3 (epoch 1)") and "step_size 0.2" in text

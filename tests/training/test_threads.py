@@ -1,5 +1,6 @@
 """A run's numbers do not depend on the number of threads."""
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 
@@ -42,7 +43,7 @@ def weights(dataset: Dataset, threads: int, *, batch_seeds: bool = False, **opti
     config = TrainConfig(hidden_size=19, epochs=1, batch_size=100, clip_norm=1.0, **options)
     model = build_model(config, dataset)
     if batch_seeds:
-        other = TrainConfig.from_dict({**config.__dict__, "seed": 2})
+        other = dataclasses.replace(config, seed=2)
         fit_seeds([model, build_model(other, dataset)], dataset, [config, other])
     else:
         fit(model, dataset, config)

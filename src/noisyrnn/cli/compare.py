@@ -13,6 +13,7 @@ from noisyrnn.cli.flags import (
     add_fields,
     add_places,
     add_together,
+    add_training,
     command_line,
     command_parser,
     given_of,
@@ -36,7 +37,7 @@ def compare_command(words: Sequence[str]) -> int:
     add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "batch_seeds", "analyze"))
     parser.add_argument("--analyze", action="store_true", help="Compute theory diagnostics as well.")
     add_together(parser)
-    add_fields(parser, TrainConfig, skip=("model", "seed", "label"))
+    add_training(parser, skip=("model", "seed", "label"))
     add_fields(parser, EvaluateConfig)
     add_places(parser)
     given = given_of(parser, words, settings=_settings)
@@ -66,7 +67,7 @@ def _compare_config(given: Arguments) -> CompareConfig:
 def _settings(given: Arguments) -> Arguments:
     config = _compare_config({name: value for name, value in given.items() if name not in ("output", "data_dir")})
     for run in config.run_configs()[: len(config.models)]:  # they differ from model to model, so no flag holds them
-        values = {name: value for name, value in dataclasses.asdict(run).items() if value is not None}
+        values = {name: value for name, value in run.to_dict().items() if value is not None}
         print(f"# {run.model}: {', '.join(f'{name} {value}' for name, value in values.items() if name != 'model')}")
-    unset = dict.fromkeys((field.name for field in dataclasses.fields(TrainConfig)), SUPPRESS)
+    unset = dict.fromkeys(TrainConfig.setting_names(), SUPPRESS)
     return {**unset, **given, "strengths": config.evaluation.strengths or SUPPRESS}

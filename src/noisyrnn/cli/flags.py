@@ -13,6 +13,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
+from noisyrnn.models import MODELS, layer_options
 from noisyrnn.redact import words_without_passwords
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import recommended, stated
@@ -67,11 +68,41 @@ def add_fields(parser: CommandParser, config: type, *, skip: Sequence[str] = ())
     helps = {p.arg_name: " ".join((p.description or "").split()) for p in doc.params}
     hints = get_type_hints(config)
     for entry in dataclasses.fields(config):
-        if entry.name in skip:
+        if entry.name in skip or entry.name == "options":
             continue
         default = entry.default if entry.default is not dataclasses.MISSING else None
         kind: Any = dict[str, Any] if entry.name in ("space", "strengths", "train") else _plain(hints[entry.name])
         parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, default=default, help=helps[entry.name])
+
+
+def add_training(parser: CommandParser, *, skip: Sequence[str] = ()) -> None:
+    """One flag for each setting of a training: the fields of `TrainConfig`, then the options of the models."""
+    add_fields(parser, TrainConfig, skip=skip)
+    for name in TrainConfig.setting_names():
+        defaults = {model: layer_options(model)[name] for model in MODELS if name in layer_options(model)}
+        if defaults:
+            kind, text = _documented(MODELS[next(iter(defaults))].build, name)
+            parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text} {_in_words(defaults)}")
+
+
+def _documented(layer: Any, name: str) -> tuple[Any, str]:
+    """Type and description of a layer's constructor argument, from the most general class that documents it."""
+    kind: Any = get_type_hints(layer.__init__)[name]
+    for base in reversed(layer.__mro__):
+        for param in docstring_parser.parse(base.__doc__ or "").params:
+            if param.arg_name == name:
+                return kind, " ".join((param.description or "").split()).replace("`", "")
+    return kind, ""
+
+
+def _in_words(defaults: Mapping[str, Any]) -> str:
+    """Which models have an option, and its default in each."""
+    values = list(defaults.values())
+    if len(defaults) < len(MODELS):
+        return f"Default: {', '.join(f'{model} {value}' for model, value in defaults.items())}."
+    common = max(values, key=values.count)
+    others = "".join(f", {model} {value}" for model, value in defaults.items() if value != common)
+    return f"Default: {common}{others}."
 
 
 def _plain(kind: Any) -> Any:
@@ -133,7 +164,7 @@ def _print_config(parser: CommandParser, given: Arguments, used: Arguments) -> N
 
 def printed(config: TrainConfig) -> Arguments:
     """Return the settings of a run for `--print-config`, with `SUPPRESS` for those that a file need not state."""
-    return dict.fromkeys(dataclasses.asdict(config), SUPPRESS) | stated(config)
+    return dict.fromkeys(TrainConfig.setting_names(), SUPPRESS) | stated(config)
 
 
 def _plain_value(value: Any) -> Any:

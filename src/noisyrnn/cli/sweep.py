@@ -11,6 +11,7 @@ from noisyrnn.cli.flags import (
     absolute_dataset,
     add_fields,
     add_places,
+    add_training,
     command_line,
     command_parser,
     given_of,
@@ -18,7 +19,6 @@ from noisyrnn.cli.flags import (
     printed,
 )
 from noisyrnn.pipeline import SweepConfig, sweep
-from noisyrnn.training.config import TrainConfig
 
 
 def sweep_command(words: Sequence[str]) -> int:
@@ -30,7 +30,7 @@ def sweep_command(words: Sequence[str]) -> int:
         "noisyrnn sweep --model noisy --dataset digits --trials 50 --workers 2",
     )
     add_fields(parser, SweepConfig, skip=("train",))
-    add_fields(parser, TrainConfig, skip=("model", "seed", "label"))
+    add_training(parser, skip=("model", "seed", "label"))
     add_places(parser)
     given = given_of(parser, words, settings=_settings)
     output, data_dir = Path(given.pop("output", OUTPUT)), pop_path(given, "data_dir")

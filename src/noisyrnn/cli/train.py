@@ -11,9 +11,9 @@ from noisyrnn.cli.flags import (
     RECOMMENDED,
     Arguments,
     absolute_dataset,
-    add_fields,
     add_places,
     add_together,
+    add_training,
     command_parser,
     given_of,
     pop_path,
@@ -36,7 +36,7 @@ def train_command(words: Sequence[str]) -> int:
         f"Train one model, with one seed or several. {RECOMMENDED}",
         "noisyrnn train --model noisy --dataset digits --seed 1",
     )
-    add_fields(parser, TrainConfig)
+    add_training(parser)
     add_places(parser)
     parser.add_argument("--seeds", type=int, default=1, help="Number of runs to train, with seeds SEED, SEED+1, …")
     add_together(parser)
@@ -104,6 +104,6 @@ def _train_config(given: Arguments) -> TrainConfig:
 
 
 def _settings(given: Arguments) -> Arguments:
-    names = {"experiment", *(field.name for field in dataclasses.fields(TrainConfig))}
+    names = {"experiment", *TrainConfig.setting_names()}
     config = _train_config({name: value for name, value in given.items() if name in names})
     return {**given, **printed(config), "experiment": SUPPRESS}

@@ -5,7 +5,7 @@ import secrets
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -214,25 +214,19 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         check_number("decay_after", decay_after, above=0.0)
         check_number("decay_after", decay_after, maximum=1.0)
         known = layer_options(self.model)
-        settable = {field.name for field in fields(TrainConfig)} - set(self.get_params(deep=False))
         for name in self.options or {}:
-            check_choice(f"option of model {self.model!r}", name, settable.intersection(known))
+            check_choice(f"option of model {self.model!r}", name, known.keys() - self.get_params(deep=False).keys())
         general = {name: value for name, value in recommended("", self.model).items() if name in known}
         named = {name: self._plain(name) for name in _MODEL_SETTINGS if self._plain(name) is not None}
-        settings = {name: self._plain(name) for name in _TRAIN_SETTINGS}
-        return TrainConfig.from_dict(
-            {
-                **general,
-                **(self.options or {}),
-                **named,
-                **settings,
-                "model": self.model,
-                "label": type(self).__name__,
-                "seed": seed,
-                "epochs": epochs,
-                "decay_epochs": (max(1, round(decay_after * epochs)),),
-                "decay_factor": _DECAY_FACTOR,
-            }
+        return TrainConfig(
+            **{name: self._plain(name) for name in _TRAIN_SETTINGS},
+            model=self.model,
+            options={**general, **(self.options or {}), **named},
+            label=type(self).__name__,
+            seed=seed,
+            epochs=epochs,
+            decay_epochs=(max(1, round(decay_after * epochs)),),
+            decay_factor=_DECAY_FACTOR,
         )
 
     def _new_seed(self) -> int:
@@ -335,7 +329,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """Raise `ValueError` if settings of the model are no longer those of the one to go on with."""
         layer = self.model_.layer
         with seeded(0):
-            wanted = build_layer(config.model, layer.input_size, config.hidden_size, config.model_options())
+            wanted = build_layer(config.model, layer.input_size, config.hidden_size, config.options)
         names = {entry.build: name for name, entry in MODELS.items()}
         held = {"model": names[type(layer)], **layer.options()}
         for name, value in {"model": config.model, **wanted.options()}.items():
@@ -349,7 +343,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """Weights that depend on the seed alone, and the statistics of the training part."""
         mean, std = dataset.statistics() if self.standardize else (None, None)
         with seeded(config.seed):
-            layer = build_layer(config.model, dataset.input_size, config.hidden_size, config.model_options())
+            layer = build_layer(config.model, dataset.input_size, config.hidden_size, config.options)
             return self._head(layer, dataset.outputs, mean=mean, std=std)
 
     def _parts(self, split: Split, fraction: float, seed: int) -> tuple[Split, Split]:

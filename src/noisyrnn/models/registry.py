@@ -35,7 +35,15 @@ MODELS: dict[str, Entry[type[RecurrentLayer]]] = {
 
 
 def layer_options(model: str) -> dict[str, Any]:
-    """Returns the options of the layer of a model, a key of `MODELS`, with their defaults."""
+    """Returns the options that a training of a model, a key of `MODELS`, can set, with their defaults.
+
+    The layout of the inputs (`batch_first`) is not one of them: a data set has only one.
+    """
+    return {name: value for name, value in _arguments(model).items() if name != "batch_first"}
+
+
+def _arguments(model: str) -> dict[str, Any]:
+    """Returns everything that `build_layer` takes as an option, with its default."""
     parameters = inspect.signature(MODELS[model].build).parameters.values()
     optional = [p for p in parameters if p.default is not inspect.Parameter.empty]
     return {p.name: p.default for p in optional if p.name not in NOT_OPTIONS}
@@ -48,13 +56,13 @@ def build_layer(model: str, input_size: int, hidden_size: int, options: Mapping[
         model: Key of `MODELS`.
         input_size: Channels of the inputs.
         hidden_size: Units.
-        options: Override the defaults in `layer_options`.
+        options: Override the layer's defaults.
 
     Raises:
         ValueError: If the layer has no such option, or a value is out of range.
     """
     layer: Callable[..., RecurrentLayer] = MODELS[model].build
-    known = layer_options(model)
+    known = _arguments(model)
     for name, value in options.items():
         if name not in known:
             raise ValueError(

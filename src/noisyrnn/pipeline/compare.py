@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +91,18 @@ class CompareConfig:
     def run_configs(self) -> list[TrainConfig]:
         """The settings of every run, seed by seed, so that a report is of use before the last one is done."""
         dataset = self.train.get("dataset", TrainConfig.dataset)
+        options_of_any = {name for model in MODELS for name in layer_options(model)}
         for name in self.train:
-            if _is_model_option(name) and not any(name in layer_options(model) for model in self.models):
+            if name in options_of_any and not any(name in layer_options(model) for model in self.models):
                 raise ValueError(f"{name} must be an option of one of the models, got {', '.join(self.models)}.")
         configs = []
         for seed in range(1, self.seeds + 1):
             for model in self.models:
                 options = layer_options(model)
-                shared = {k: v for k, v in self.train.items() if k in options or not _is_model_option(k)}
+                shared = {k: v for k, v in self.train.items() if k in options or k not in options_of_any}
                 settings = {**recommended(dataset, model), **shared, "model": model, "seed": seed}
                 configs.append(TrainConfig.from_dict(settings))
         return configs
-
-
-def _is_model_option(name: str) -> bool:
-    return any(name in layer_options(model) for model in MODELS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +222,7 @@ def note_failure(task: RunTask, reason: str) -> None:
     # A full disk, damaged files, or another process in the folder: it is also returned.
     with suppress(OSError, ValueError), locked(folder.path):
         if not folder.config.is_file():
-            settings = {**asdict(task.config), "label": task.config.shown_label}
+            settings = {**task.config.to_dict(), "label": task.config.shown_label}
             write_json(folder.config, {"version": __version__, "config": settings, "dataset": {}, "environment": {}})
         if not folder.finished:
             write_json(folder.summary, {"status": "failed", "error": reason})

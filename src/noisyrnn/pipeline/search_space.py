@@ -5,7 +5,6 @@ A place is a list of at least two values, or `{"low": 0.01, "high": 1, "log": Tr
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,7 @@ def read_space(space: Mapping[str, Any]) -> dict[str, Place]:
     if not space:
         raise ValueError("space must name at least one setting, got none. Leave it out for the model's own.")
     for name in space:
-        check_choice("space", name, [field.name for field in fields(TrainConfig) if field.name not in NOT_SEARCHED])
+        check_choice("space", name, [known for known in TrainConfig.setting_names() if known not in NOT_SEARCHED])
     return {name: _read_place(name, place) for name, place in space.items()}
 
 

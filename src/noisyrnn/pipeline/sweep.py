@@ -1,9 +1,6 @@
 """Searches the settings of a model with Optuna, for accuracy on perturbed validation data."""
 
-import dataclasses
-import hashlib
 import json
-import re
 import time
 import warnings
 from collections.abc import Mapping
@@ -30,7 +27,15 @@ from noisyrnn.pipeline.workers import WorkerDiedError, run_tasks
 from noisyrnn.progress import ProgressBar
 from noisyrnn.redact import sqlite_url, without_passwords
 from noisyrnn.robustness import build_perturbation, evaluate
-from noisyrnn.run_folder import RunFolder, check_writable, content_digest, locked, write_atomically, write_json
+from noisyrnn.run_folder import (
+    RunFolder,
+    check_writable,
+    content_digest,
+    folder_name,
+    locked,
+    write_atomically,
+    write_json,
+)
 from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.saving import load
@@ -117,11 +122,13 @@ class SweepConfig:
 
     def identity(self, data: str) -> dict[str, Any]:
         """Return everything that decides a trial's score, JSON-ready; `data` is a digest of the data's fingerprint."""
-        fixed = {k: v for k, v in dataclasses.asdict(self.run_config({})).items() if k not in ("seed", "label")}
+        run = self.run_config({})
+        varied = {"seed", "label", *self.searched()}
         identity = {
+            "model": self.model,
             "data": data,
-            "results": [TRAINING_RESULTS[fixed["precision"]], EVALUATION_RESULTS],
-            "fixed": {name: value for name, value in fixed.items() if name not in self.searched()},
+            "results": [TRAINING_RESULTS[run.precision], EVALUATION_RESULTS],
+            "fixed": {name: value for name, value in run.identity().items() if name not in varied},
             "space": self.searched(),
             "strengths": self.strengths,
             "draws": self.draws,
@@ -302,9 +309,8 @@ def sweep(
     dataset = reader(run)
     announce(dataset, show_progress)
     identity = config.identity(content_digest(dataset.fingerprint()))
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    stem = re.sub(r"[^\w.-]+", "_", f"{Path(run.dataset).stem}-{config.model}")
-    folder = output / f"sweep-{stem}-{digest}"
+    stem = f"{Path(run.dataset).stem}-{config.model}"
+    folder = output / folder_name(f"sweep-{stem}", identity)
     check_writable(folder)
     storage = config.storage or sqlite_url(output / "sweeps.db")
     task = SweepTask(config, identity, storage, folder, reader)
@@ -371,7 +377,7 @@ def write_sweep(study: "Study", config: SweepConfig, folder: Path, command: str 
     write_json(folder / "sweep.json", content)
     if best is not None:
         settings = {k: v for k, v in stated(run).items() if k not in ("seed", "label")}
-        text = yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         write_atomically(folder / "best.yaml", text.encode())
     write_sweep_page(content, study, folder / "sweep.html", command=command)
     return content

@@ -5,7 +5,6 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
 from noisyrnn.checks import check_choice
@@ -40,7 +39,7 @@ class Tracking:
     def __init__(self, name: str, folder: RunFolder, config: TrainConfig) -> None:
         self._name, self._run = name, folder.path.name
         self._last_epoch = len(folder.metrics.read_text().splitlines()) - 1 if folder.metrics.is_file() else 0
-        settings = {key: str(value) for key, value in asdict(config).items() if value not in (None, ())}
+        settings = {key: str(value) for key, value in config.to_dict().items() if value not in (None, [])}
         start = {"tensorboard": _tensorboard, "mlflow": _mlflow}.get(name)
         self._log: Log | None = None if start is None else self._try(start, folder, settings)
 

@@ -1,9 +1,6 @@
 """From settings to a run folder with a trained model."""
 
-import hashlib
-import json
 import platform
-import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -18,7 +15,7 @@ from noisyrnn.analysis.regularizer_draws import penalized_loss
 from noisyrnn.checks import check_number
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Dataset
-from noisyrnn.models import SequenceClassifier, build_layer, layer_options
+from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data
 from noisyrnn.pipeline.devices import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking, check_logger
@@ -30,6 +27,7 @@ from noisyrnn.run_folder import (
     content_digest,
     failure_message,
     file_digest,
+    folder_name,
     listed,
     locked,
     remove_leftovers,
@@ -94,7 +92,7 @@ def announce(dataset: Dataset, shown: bool = True) -> None:
 def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
     """The untrained model: its weights depend on the seed alone, and the global random state is left as it was."""
     with seeded(config.seed):
-        layer = build_layer(config.model, dataset.input_size, config.hidden_size, config.model_options())
+        layer = build_layer(config.model, dataset.input_size, config.hidden_size, config.options)
         mean, std = dataset.statistics() if dataset.standardize else (None, None)
         return SequenceClassifier(layer, dataset.classes, mean=mean, std=std)
 
@@ -114,11 +112,10 @@ def objective_of(config: TrainConfig) -> Objective:
 
 
 def run_path(config: TrainConfig, output: Path) -> Path:
-    """The folder of a run below `output`: data set, label, seed, and a hash of all settings, so that none collide."""
-    identity = {**asdict(config), "results": TRAINING_RESULTS[config.precision]}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    name = re.sub(r"[^\w.-]+", "_", f"{Path(config.dataset).stem}-{config.shown_label}")
-    return output / f"{name}-seed{config.seed}-{digest}"
+    """The folder of a run below `output`; `folder_name` describes its name."""
+    name = f"{Path(config.dataset).stem}-{config.shown_label}"
+    identity = {**config.identity(), "results": TRAINING_RESULTS[config.precision]}
+    return output / folder_name(name, identity, suffix=f"seed{config.seed}")
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -242,41 +239,27 @@ def check_same_settings(folder: RunFolder, config: TrainConfig) -> None:
     """Raise `ValueError` if `config.json` holds other settings than those that name the folder."""
     if not folder.config.is_file():
         return
-    found, wanted = (_settings(settings) for settings in (run_config(folder), config))
-    if found != wanted:
+    stored = run_config(folder).identity()
+    if stored != config.identity():
         raise ValueError(
             f"{folder.config} must hold the settings that its folder is named after, got others: "
-            f"{listed(changes(found, wanted))} changed since. Restore it, or choose another output folder."
+            f"{listed(changes(stored, config.identity()))} changed since. Restore it, or choose another output folder."
         )
-
-
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    """The settings of a run as JSON holds them."""
-    return json.loads(json.dumps({**asdict(config), "label": config.shown_label}))
 
 
 def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -> None:
     """Write what a run is before it starts; `data` is what `describe` says of its data set."""
     folder.summary.unlink(missing_ok=True)
     remove_leftovers(folder.path)
-    settings = {**asdict(config), "label": config.shown_label}
     write_json(
         folder.config,
         {
             "version": __version__,
-            "config": settings,
-            "options": effective_options(config),
+            "config": {**config.to_dict(), "label": config.shown_label},
             "dataset": data,
             "environment": environment(),
         },
     )
-
-
-def effective_options(config: TrainConfig) -> dict[str, Any]:
-    """Every option of the model that a run can set, with the value it has, given or not."""
-    options = layer_options(config.model)
-    settable = {name: options[name] for name in asdict(config) if name in options}
-    return settable | config.model_options()
 
 
 def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | RuntimeError | MemoryError) -> None:

@@ -63,7 +63,7 @@ class SeedResult:
 
     Args:
         path: The folder.
-        config: Settings of the run, with at least `label` and `seed`; those of the model as they were in effect.
+        config: Settings of the run, with at least `label` and `seed`, and the model's options.
         dataset: Name, sizes, classes and value range; empty where the data could not be read.
         environment: Versions and threads.
         summary: Outcome of training; `status` is `finished`, `failed`, or `unfinished` without a `summary.json`.
@@ -224,7 +224,7 @@ def read_run(path: Path) -> SeedResult:
     foreign = f"its results are not those of its training: {why}" if (why := folder.foreign_model()) else ""
     return SeedResult(
         path=path,
-        config=config["config"] | config["options"],
+        config=config["config"],
         dataset=config["dataset"],
         environment=config["environment"],
         summary=summary,

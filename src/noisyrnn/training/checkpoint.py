@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.run_folder import FORMAT, changes, listed, write_atomically
+from noisyrnn.training.config import TrainConfig
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Checkpoint:
         write_atomically(path, _sealed(buffer.getvalue()))
 
     @classmethod
-    def read(cls, path: Path, settings: dict[str, Any], origin: dict[str, Any]) -> "Checkpoint":
+    def read(cls, path: Path, config: TrainConfig, origin: dict[str, Any]) -> "Checkpoint":
         """The checkpoint at `path`; nothing in it is executed.
 
         Raises:
@@ -101,11 +102,10 @@ class Checkpoint:
             ) from error
         if found != FORMAT:
             raise ValueError(f"checkpoint must be of format {FORMAT}, got {found} in {path}.")
-        for name, value in settings.items():
-            if content["settings"].get(name) != value:
-                raise ValueError(
-                    f"{name} must be {content['settings'].get(name)!r} to resume {path.parent}, got {value!r}."
-                )
+        stored = TrainConfig.from_dict(content["settings"]).to_dict()  # with the default of a setting it lacks
+        for name, value in config.to_dict().items():
+            if stored.get(name) != value:
+                raise ValueError(f"{name} must be {stored.get(name)!r} to resume {path.parent}, got {value!r}.")
         sizes = content["origin"].get("sizes", origin.get("sizes"))  # older checkpoints have none
         if sizes != origin.get("sizes"):
             raise ValueError(

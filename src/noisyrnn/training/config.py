@@ -1,7 +1,7 @@
 """Everything that decides the outcome of a training run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from noisyrnn.checks import check_choice, check_integer, check_number, check_text
@@ -13,9 +13,38 @@ Precision = Literal["32-true", "64-true", "bf16-mixed"]
 Penalty = Literal["explicit", "hutchinson"]
 
 
+class FrozenMapping(Mapping[str, Any]):
+    """An immutable, hashable mapping.
+
+    Args:
+        values: What it holds; copied.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of one training run. An option of the model left at `None` takes the model's own default.
+    """Settings of one training run.
+
+    Configuration files, `config.json` and the command line write an option of the model next to the other settings
+    (`additive: 0.1`, `--additive 0.1`); `from_dict` and `to_dict` convert between that form and this class.
 
     Args:
         model: Which network; see `noisyrnn list`.
@@ -39,26 +68,8 @@ class TrainConfig:
         precision: "32-true", "64-true" or "bf16-mixed".
         penalty: Train without noise and add the noise's own regulariser to the loss: "explicit" (exact, for the noisy
             family) or "hutchinson" (one random tangent a step, for any model); by default train with the noise.
-        step_size: Step of the discretisation.
-        learn_step: Whether the step is trained, one value a unit.
-        skew_symmetry: β of the recurrent matrices, in [0.5, 1].
-        damping: γ of the recurrent matrices, at least 0.
-        skew_symmetry_w: β of the matrix within the activation, where it differs from that of the linear one.
-        damping_w: γ of the matrix within the activation, where it differs from that of the linear one.
-        init_std: Scale of the initial recurrent matrices.
-        additive: Level of the additive hidden noise.
-        multiplicative: Level of the multiplicative hidden noise.
-        noise_level: ε with noise units "per_time".
-        noise_units: "per_step" or "per_time".
-        noise_form: "independent" or "shared".
-        noise_law: "gaussian" or "uniform".
-        stiffness: γ of the coRNN.
-        friction: ϵ of the coRNN.
-        recurrent_init: "cayley" or "henaff", of the exponential RNN.
-        recurrent_base: "identity" or "initial", of the exponential RNN.
-        num_layers: Recurrent layers, one above another.
-        bidirectional: Whether each layer also reads backwards.
-        dropout: Probability with which an output between two layers is dropped in training, in [0, 1).
+        options: Options of the model by name, such as `{"additive": 0.1}`; the arguments of its class say what they
+            mean. Those left out take the model's defaults, so that the config always holds all of them.
 
     Raises:
         ValueError: If a value is out of range, or the model has no such option.
@@ -83,26 +94,7 @@ class TrainConfig:
     patience: int | None = None
     precision: Precision = "32-true"
     penalty: Penalty | None = None
-    step_size: float | None = None
-    learn_step: bool | None = None
-    skew_symmetry: float | None = None
-    damping: float | None = None
-    skew_symmetry_w: float | None = None
-    damping_w: float | None = None
-    init_std: float | None = None
-    additive: float | None = None
-    multiplicative: float | None = None
-    noise_level: float | None = None
-    noise_units: str | None = None
-    noise_form: str | None = None
-    noise_law: str | None = None
-    stiffness: float | None = None
-    friction: float | None = None
-    recurrent_init: str | None = None
-    recurrent_base: str | None = None
-    num_layers: int | None = None
-    bidirectional: bool | None = None
-    dropout: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_choice("model", self.model, MODELS)
@@ -131,8 +123,14 @@ class TrainConfig:
         if self.patience is not None:
             check_integer("patience", self.patience, minimum=1)
         check_choice("precision", self.precision, get_args(Precision))
-        with seeded(0):  # a wrong option fails here, not after the data are read
-            layer = build_layer(self.model, 1, 1, self.model_options())
+        if not isinstance(self.options, Mapping):
+            raise TypeError(f"options must map names to values, got {self.options!r}. Write {{'additive': 0.1}}.")
+        defaults = layer_options(self.model)
+        for name in self.options:
+            check_choice(f"option of model {self.model!r}", name, defaults)
+        object.__setattr__(self, "options", FrozenMapping({**defaults, **self.options}))
+        with seeded(0):  # a wrong value fails here, not after the data are read
+            layer = build_layer(self.model, 1, 1, self.options)
             if self.penalty is not None:
                 self._check_penalty(layer)
 
@@ -156,23 +154,39 @@ class TrainConfig:
         """The label, or the model's name."""
         return self.label or self.model
 
-    def model_options(self) -> dict[str, Any]:
-        """The options of the model that were set."""
-        names = {name for model in MODELS for name in layer_options(model)}
-        chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
-        return {name: value for name, value in chosen.items() if value is not None}
-
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of epoch number `epoch`, counted from 1."""
         return self.learning_rate * self.decay_factor ** sum(epoch > last for last in self.decay_epochs)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Settings from a dictionary, as JSON or TOML hold them.
+    def setting_names(cls) -> list[str]:
+        """Names that `from_dict` takes: those of this class, and the options of all models."""
+        names = [entry.name for entry in fields(cls) if entry.name != "options"]
+        return list(dict.fromkeys([*names, *(name for model in MODELS for name in layer_options(model))]))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Settings from a dictionary that holds the model's options next to the others, as files do.
 
         Raises:
-            ValueError: If a key is not a setting.
+            ValueError: If a key is not a setting, or the model has no such option.
         """
         for name in values:
-            check_choice("setting", name, [f.name for f in fields(cls)])
-        return cls(**values)
+            check_choice("setting", name, cls.setting_names())
+        own = {entry.name for entry in fields(cls)}
+        options = {name: value for name, value in values.items() if name not in own}
+        return cls(**{name: value for name, value in values.items() if name in own}, options=options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting, with the model's options next to the others, as JSON holds them."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "options"}
+        return {**values, "decay_epochs": list(self.decay_epochs), **self.options}
+
+    def identity(self) -> dict[str, Any]:
+        """The label, and the settings that differ from their defaults: what decides the name of a run folder.
+
+        A setting that a later version adds, with a default, changes no identity.
+        """
+        defaults = TrainConfig(model=self.model).to_dict() | {"model": TrainConfig.model}
+        different = {name: value for name, value in self.to_dict().items() if value != defaults[name]}
+        return {**different, "label": self.shown_label}

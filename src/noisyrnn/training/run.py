@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -221,7 +221,6 @@ class Run:
         self._largest_class = math.nan
         if dataset.classes:
             self._largest_class = float(torch.bincount(dataset.train.labels).max()) / len(dataset.train)
-        self._settings = asdict(config)
         self._origin: dict[str, Any] = {}
         if self.folder is not None:
             self._origin = {**(fingerprint or dataset.fingerprint()), **origin_of(model, objective)}
@@ -246,7 +245,7 @@ class Run:
         """
         if self.folder is None or not self.folder.checkpoint.is_file():
             return None
-        return Checkpoint.read(self.folder.checkpoint, self._settings, self._origin)
+        return Checkpoint.read(self.folder.checkpoint, self.config, self._origin)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Be where the checkpoint is."""
@@ -259,7 +258,7 @@ class Run:
         if self.folder is not None:
             state = copied(self.model.state_dict())
             optimizer = self._optimizer.state_dict()
-            checkpoint = Checkpoint(self._settings, self._origin, self.progress, state, optimizer, self.best)
+            checkpoint = Checkpoint(self.config.to_dict(), self._origin, self.progress, state, optimizer, self.best)
             checkpoint.write(self.folder.checkpoint)
 
     def begin_step(self) -> None:

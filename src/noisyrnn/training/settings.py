@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -69,4 +69,4 @@ def recommended(dataset: str, model: str) -> dict[str, Any]:
 def stated(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that a file must state for the same run: those that are set or would be recommended."""
     needed = recommended(config.dataset, config.model)
-    return {name: value for name, value in asdict(config).items() if value is not None or name in needed}
+    return {name: value for name, value in config.to_dict().items() if value is not None or name in needed}
