@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 import torch
 
-from noisyrnn.data.folders import data_folders, find
+from noisyrnn.data.folders import data_folders, find_file
 from noisyrnn.data.ts import read_ts
 from noisyrnn.estimators import NoisyRNNClassifier
 from noisyrnn.robustness import seeds_interval
@@ -22,7 +22,7 @@ MODELS = ("noisy", "gru", "lstm")
 
 def sequences(name: str, part: str, folder: Path | None) -> tuple[list[np.ndarray], np.ndarray]:
     """Each sequence as `(channels, time)`, and the labels."""
-    path = find(data_folders(folder), [f"{name}_{part}.ts.gz", f"{name}_{part}.ts"], ["ucr_uea"])
+    path = find_file(data_folders(folder), [f"{name}_{part}.ts.gz", f"{name}_{part}.ts"], ["ucr_uea"])
     if path is None:
         raise FileNotFoundError(f"{name}_{part}.ts must be in a data folder, got none. Set NOISYRNN_DATA.")
     cases = read_ts(path)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import special, stats
 
-from noisyrnn.robustness.statistics import Crossed
+from noisyrnn.robustness.crossed_sample import CrossedSample
 
 SEEDS = (3, 4, 5, 10, 20)
 
@@ -164,7 +164,7 @@ def populations() -> Iterator[Population]:
     yield hard(0.0, 1.0, 0.0)
 
 
-def nested(answers: np.ndarray, seeds: Sequence[int]) -> Iterator[Crossed]:
+def nested(answers: np.ndarray, seeds: Sequence[int]) -> Iterator[CrossedSample]:
     """Variances of the first trainings in `answers`, `(trials, trainings, sequences)`, for each number of `seeds`."""
     sequences = answers.shape[-1]
     accuracies = answers.mean(axis=-1)
@@ -185,12 +185,12 @@ def _crossed(
     squares: np.ndarray,
     *,
     least: int,
-) -> Crossed:
+) -> CrossedSample:
     """From mean squares: `by_sequence` of the sequences' means, `squares` of all values."""
     across = np.maximum(0, by_sequence - mean**2)
-    rest = (squares - mean**2 - across - between * (seeds - 1) / seeds) * seeds * sequences
-    rest = np.maximum(0, rest) / ((seeds - 1) * max(1, sequences - 1))
-    return Crossed(seeds, sequences, mean, between, across, rest, least)
+    residual = (squares - mean**2 - across - between * (seeds - 1) / seeds) * seeds * sequences
+    residual = np.maximum(0, residual) / ((seeds - 1) * max(1, sequences - 1))
+    return CrossedSample(seeds, sequences, mean, between, across, residual, least)
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def coverage(
     }
 
 
-def _rules(crossed: Crossed) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _rules(crossed: CrossedSample) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     yield crossed.interval(0.975)
     half = stats.t.ppf(0.975, crossed.seeds - 1) * np.sqrt(crossed.between / crossed.seeds)
     yield np.maximum(0, crossed.mean - half), np.minimum(1, crossed.mean + half)
@@ -302,14 +302,14 @@ def positives(
     return {count: [Positives(*(row / trials)) for row in rows] for count, rows in sums.items()}
 
 
-def _students(crossed: Crossed) -> np.ndarray:
+def _students(crossed: CrossedSample) -> np.ndarray:
     """Whether the paired t test of the first two models has p < 0.05; differences without spread have none."""
     error = np.sqrt(crossed.between[:, 0] / crossed.seeds)
     found: np.ndarray = np.abs(crossed.mean[:, 0]) > stats.t.ppf(0.975, crossed.seeds - 1) * error
     return found & (error > 0)
 
 
-def pairs(answers: np.ndarray, seeds: Sequence[int]) -> Iterator[tuple[Crossed, np.ndarray]]:
+def pairs(answers: np.ndarray, seeds: Sequence[int]) -> Iterator[tuple[CrossedSample, np.ndarray]]:
     """Differences of all pairs of models, and the sequences answered differently, for the first seeds of `answers`.
 
     Args:

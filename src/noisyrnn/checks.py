@@ -1,6 +1,7 @@
-"""Argument checks and their wording, "argument must rule, got value. What to do.", in one place.
+"""Argument checks and their wording.
 
-Bad values raise `ValueError`, bad types `TypeError`. Every public border calls these before any work starts.
+Messages read "<argument> must <rule>, got <value>. <What to do>." Bad values raise `ValueError`, bad types `TypeError`.
+Public functions call these before any work starts.
 """
 
 import difflib
@@ -37,23 +38,23 @@ MOST_LAYERS = 1000
 
 
 def check_integer(argument: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
-    """Raise unless `value` is an integer `>= minimum`, and `<= maximum` where that is given (a bool is not one)."""
+    """Raise unless `value` is an integer `>= minimum`, and `<= maximum` if that is set; a bool is not an integer."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} must be an integer, got {value!r}.{_plain(value, 'int')}")
+        raise TypeError(f"{argument} must be an integer, got {value!r}.{_conversion_advice(value, 'int')}")
     if value < minimum:
         raise ValueError(f"{argument} must be at least {minimum}, got {value}.")
     if maximum is not None and value > maximum:
         raise ValueError(f"{argument} must be at most {maximum}, got {value}.")
 
 
-def _plain(value: object, kind: str) -> str:
-    """What to do with a number that NumPy or torch wraps."""
+def _conversion_advice(value: object, kind: str) -> str:
+    """Return the advice for a number that NumPy or torch wraps."""
     is_number = hasattr(value, "item") and getattr(value, "shape", None) == ()
     return f" Convert it: {kind}(…)." if is_number else ""
 
 
 def check_device(argument: str, value: object) -> None:
-    """Raise unless `value` is `None` or a device that is there: a `torch.device`, or what names one."""
+    """Raise unless `value` is `None` or an available device: a `torch.device`, or the name or index of one."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, str | int | torch.device):
@@ -66,7 +67,7 @@ def check_device(argument: str, value: object) -> None:
 
 
 def check_flag(argument: str, value: object) -> None:
-    """Raise `TypeError` unless `value` is `True` or `False`: "False" and 0 would count as something by accident."""
+    """Raise `TypeError` unless `value` is `True` or `False`; "False" would otherwise count as true."""
     if not isinstance(value, bool):
         raise TypeError(f"{argument} must be True or False, got {value!r}.")
 
@@ -79,14 +80,14 @@ def check_number(
     maximum: float = math.inf,
     above: float | None = None,
 ) -> None:
-    """Raise unless `value` is a finite number in `[minimum, maximum]`, and `> above` where that is given."""
+    """Raise unless `value` is a finite number in `[minimum, maximum]`, and `> above` if that is set."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{argument} must be a number, got {value!r}.{_plain(value, 'float')}")
+        raise TypeError(f"{argument} must be a number, got {value!r}.{_conversion_advice(value, 'float')}")
     if isinstance(value, int) and abs(value) > sys.float_info.max:
         raise ValueError(f"{argument} must be at most {sys.float_info.max:.3g} in size, got a larger integer.")
     if not math.isfinite(value):
-        wanted = "" if above is None else f" and greater than {above:g}"
-        raise ValueError(f"{argument} must be finite{wanted}, got {value}.")
+        rule = "" if above is None else f" and greater than {above:g}"
+        raise ValueError(f"{argument} must be finite{rule}, got {value}.")
     if above is not None and value <= above:
         raise ValueError(f"{argument} must be greater than {above:g}, got {value:g}.")
     if minimum <= value <= maximum:
@@ -134,7 +135,9 @@ def check_sequences(argument: str, inputs: object, *, input_size: int | None = N
 
 
 def check_finite(argument: str, values: Tensor) -> None:
-    """Raise unless every entry is finite; the message says how many are not, and where the first one is."""
+    """Raise unless every value is finite; the message has their number and the index of the first one."""
+    if _largest(values) < math.inf:  # a single pass, and false for NaN
+        return
     bad = ~torch.isfinite(values)
     count = int(bad.sum())
     if count:
@@ -145,14 +148,22 @@ def check_finite(argument: str, values: Tensor) -> None:
         )
 
 
+def _largest(values: Tensor) -> float:
+    """Return the largest magnitude, NaN if a value is NaN, and 0 for an empty tensor."""
+    if values.numel() == 0:
+        return 0.0
+    low, high = torch.aminmax(values)
+    return max(-float(low), float(high))
+
+
 LARGEST = 1e150
-"""Largest size of a value that is computed with: the square of a larger one overflows in float64."""
+"""Largest magnitude of an input: the square of a larger one overflows in float64."""
 
 
 def check_values(argument: str, values: Tensor) -> None:
-    """Raise unless every entry is finite and small enough that its square is."""
+    """Raise unless every value and its square are finite."""
     check_finite(argument, values)
-    largest = float(values.abs().max()) if values.numel() else 0.0
+    largest = _largest(values)
     if largest > LARGEST:
         raise ValueError(
             f"{argument} must lie within ±{LARGEST:g}, got a size of {largest:g}. Give the values in a larger unit."
@@ -160,12 +171,12 @@ def check_values(argument: str, values: Tensor) -> None:
 
 
 def values_hidden() -> bool:
-    """Whether `torch.func` or `torch.compile` is active: a tensor's shape may then be read, its values not."""
+    """Whether `torch.func` or `torch.compile` is active: a tensor's shape can then be read, but not its values."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def autocasts(device: str) -> bool:
-    """Whether autocast is on for a type of device; the device "meta", of which torch may not be asked, has none."""
+    """Whether autocast is active for a type of device; never for "meta", about which torch cannot be asked."""
     return device != "meta" and torch.is_autocast_enabled(device)
 
 
@@ -196,7 +207,7 @@ def check_batch(inputs: object, lengths: Tensor | None) -> None:
 
 
 def as_int64(labels: object) -> Tensor:
-    """Class indices of any integer type as int64, the one type that torch's own losses and indices take.
+    """Convert class indices of any integer type to int64, the only type that torch's losses and indexing accept.
 
     Raises:
         TypeError: If they are something else.
@@ -209,7 +220,7 @@ def as_int64(labels: object) -> Tensor:
 
 
 def check_labels(labels: object, *, count: int, classes: int) -> Tensor:
-    """The labels as int64; raise unless they are integers of any type, `(count,)`, with values in `[0, classes)`."""
+    """Convert labels to int64; raise unless they are integers of any type, `(count,)`, in `[0, classes)`."""
     labels = as_int64(labels)
     if labels.shape != (count,):
         raise ValueError(f"labels must have shape ({count},), one for each sequence, got {tuple(labels.shape)}.")

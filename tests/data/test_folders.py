@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from noisyrnn.data.folders import cache_folder, check_sha256, data_folders, download, find, read_bytes, read_text
+from noisyrnn.data.folders import cache_folder, check_sha256, data_folders, download, find_file, read_bytes, read_text
 
 BODY = b"some bytes worth fetching"
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -105,9 +105,9 @@ def test_the_first_folder_wins_then_the_first_subfolder(tmp_path: Path):
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
         (tmp_path / place / "x").write_text(place)
     one, two = tmp_path / "one", tmp_path / "two"
-    assert find([one, two], ["x"], ["a", "b", "."]) == one / "b" / "x"
-    assert find([two, one], ["y", "x"], [".", "a"]) == two / "x"
-    assert find([one], ["x"], ["a"]) is None
+    assert find_file([one, two], ["x"], ["a", "b", "."]) == one / "b" / "x"
+    assert find_file([two, one], ["y", "x"], [".", "a"]) == two / "x"
+    assert find_file([one], ["x"], ["a"]) is None
 
 
 def test_a_checksum_is_compared(tmp_path: Path):

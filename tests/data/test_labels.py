@@ -6,9 +6,9 @@ from noisyrnn.data.labels import (
     check_classes,
     decimal_labels,
     encode,
-    note_equal_numbers,
     sorted_classes,
     text_labels,
+    warn_of_equal_numbers,
 )
 
 
@@ -35,7 +35,7 @@ def test_text_is_equal_by_its_text():
     labels = text_labels(["1", "1.0", "1_0", " 1", "\u0661", "01"])
     assert len(set(labels)) == 6
     with pytest.warns(UserWarning, match=r"^Classes '1' and '1\.0' and ' 1' and '01' are equal as numbers"):
-        note_equal_numbers(labels)
+        warn_of_equal_numbers(labels)
 
 
 def test_numbers_are_equal_by_their_value():

@@ -21,6 +21,11 @@ def smnist(require_data: Require) -> Dataset:
     return load_dataset("smnist", values_per_step=16)
 
 
+@pytest.fixture(scope="module")
+def psmnist(require_data: Require) -> Dataset:
+    return load_dataset("psmnist", data_dir=require_data("mnist"))
+
+
 def test_the_published_counts_and_statistics(smnist: Dataset):
     train, validation, test = smnist.train, smnist.validation, smnist.test
     assert [tuple(part.inputs.shape) for part in (train, validation, test)] == [
@@ -48,17 +53,16 @@ def test_chunks_are_consecutive_pixels(smnist: Dataset, require_data: Require):
     assert smnist.test.labels[:4].tolist() == labels[:4].tolist() == [7, 2, 1, 0]
 
 
-def test_the_permuted_test_part_is_the_plain_one_reordered(smnist: Dataset, require_data: Require):
-    permuted = load_dataset("psmnist", data_dir=require_data("mnist"))
-    assert permuted.image_shape is None
+def test_the_permuted_test_part_is_the_plain_one_reordered(smnist: Dataset, psmnist: Dataset):
+    assert psmnist.image_shape is None
     plain = smnist.test.inputs.flatten(1)
-    assert torch.equal(permuted.test.inputs.squeeze(-1), plain[:, mnist.permutation()])
-    assert torch.equal(permuted.validation.labels, smnist.validation.labels)
+    assert torch.equal(psmnist.test.inputs.squeeze(-1), plain[:, mnist.permutation()])
+    assert torch.equal(psmnist.validation.labels, smnist.validation.labels)
 
 
-def test_bytes_as_the_published_permuted_experiments_read_them(require_data: Require):
+def test_bytes_as_the_published_permuted_experiments_read_them(psmnist: Dataset, require_data: Require):
     folder = require_data("mnist")
-    raw, scaled = (load_dataset(name, data_dir=folder) for name in ("psmnist255", "psmnist"))
+    raw, scaled = load_dataset("psmnist255", data_dir=folder), psmnist
     assert (raw.value_range, scaled.value_range) == ((0.0, 255.0), (0.0, 1.0))
     pixels, _ = mnist.read_part("t10k", [folder])
     assert torch.equal(raw.test.inputs.squeeze(-1), pixels[:, mnist.permutation()].float())

@@ -7,7 +7,7 @@ from noisyrnn.data.labels import text_labels
 from noisyrnn.data.split import (
     Cases,
     dataset_from_cases,
-    pad,
+    pad_sequences,
     stratified_draw,
 )
 
@@ -53,10 +53,10 @@ def test_a_draw_is_the_same_on_every_machine():
 
 
 def test_padding_is_zero_and_lengths_are_kept():
-    inputs, lengths = pad([torch.ones(2, 1), torch.ones(3, 1)])
+    inputs, lengths = pad_sequences([torch.ones(2, 1), torch.ones(3, 1)])
     assert inputs.squeeze(-1).tolist() == [[1, 1, 0], [1, 1, 1]]
     assert lengths is not None and lengths.tolist() == [2, 3]
-    assert pad([torch.ones(2, 1)])[1] is None
+    assert pad_sequences([torch.ones(2, 1)])[1] is None
 
 
 def test_sixty_twenty_twenty():

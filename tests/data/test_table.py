@@ -23,7 +23,7 @@ def csv(path: Path, text: str) -> str:
     return str(path / "own.csv")
 
 
-OWN = r"A line is its class and then its values, without a number of its own\.$"
+OWN = r"Each line must be its class and then its values, without a line number\.$"
 FILL = r"Fill the value in, or leave the line out\.$"
 ROWS = "".join(f"{'ab'[i % 2]},{i}.5,2,{'' if i % 2 else 3}\n" for i in range(10))
 
@@ -60,17 +60,17 @@ def test_a_first_csv_line_that_counts_is_no_header_if_its_class_comes_again(tmp_
         ),
         (
             ROWS + "a,,\n",
-            r"^Line 11 of .* must hold a class and a value at least, got 'a' and 0 values\. " + OWN,
+            r"^Line 11 of .* must hold a class and at least one value, got 'a' and 0 values\. " + OWN,
         ),
         (
             ROWS + ",1,2\n",
-            r"^Line 11 of .* must hold a class and a value at least, got '' and 2 values\. " + FILL,
+            r"^Line 11 of .* must hold a class and at least one value, got '' and 2 values\. " + FILL,
         ),
         (ROWS + "a;1;2\n", r"got 'a;1;2' and 0 values\. Separate values with commas\.$"),
         (ROWS + "a,1;2\n", r"got '1;2' in column 2\. Separate values with commas\.$"),
         (ROWS + 'a,"-0,334",1\n', r"got '-0,334' in column 2\. Write a point in the number, not a comma\.$"),
         (ROWS + 'a,"1,2\n', r"^Line 11 of .* must be cells between commas, .* Close every quotation mark in its line"),
-        ('"a,1\n' + ROWS + 'b",1\n', r"^Line 1 of .* \(a quoted cell goes on in the next line\)\."),
+        ('"a,1\n' + ROWS + 'b",1\n', r"^Line 1 of .* \(a quoted cell continues in the next line\)\."),
         (ROWS + "a,1_5\n", r"got '1_5' in column 2\."),
         (ROWS + "a,\u0661\n", r"got '\u0661' in column 2\."),
         (ROWS + "a,infinity\n", r"got 'infinity' in column 2\. " + FILL),
@@ -201,7 +201,9 @@ def test_a_decimal_comma_is_not_a_separator(tmp_path: Path, text: str):
 @pytest.mark.parametrize("value", ["9007199254740993", "-9007199254740993", "1700000000000000001", "0" * 20 + "9" * 17])
 def test_an_integer_that_float64_rounds_is_refused(tmp_path: Path, value: str):
     path = Path(csv(tmp_path, f"a,0.5,1\nb,0.5,{value}\n"))
-    with pytest.raises(ValueError, match=f"^Line 2 of .* float64 holds exactly, got '{value}' in column 3. Subtract a"):
+    with pytest.raises(
+        ValueError, match=f"^Line 2 of .* float64 represents exactly, got '{value}' in column 3. Subtract a"
+    ):
         read_csv(path)
     assert read_csv(Path(csv(tmp_path, "a,9007199254740994\nb,1e23\n"))).inputs.flatten().tolist() == [2**53 + 2, 1e23]
 

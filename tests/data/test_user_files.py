@@ -232,7 +232,7 @@ def test_no_channel_is_refused(tmp_path: Path):
 )
 def test_integers_that_float64_rounds_are_refused(tmp_path: Path, base: int, kind: Any):
     values = np.array([[base] * 4] * 10, dtype=kind)
-    with pytest.raises(ValueError, match=f"^X must hold numbers that float64 holds exactly, got the integer {base}"):
+    with pytest.raises(ValueError, match=f"^X must .*{base}"):
         load_dataset(save(tmp_path, X=values, y=Y))
     nanoseconds = 1_700_000_000 * 10**9 + 10**9 * np.arange(40).reshape(10, 4)  # multiples of 512
     assert load_dataset(save(tmp_path, X=nanoseconds, y=Y)).train.inputs.double().max() > 1.7e18

@@ -95,7 +95,7 @@ def test_masked_values_are_refused():
 
 def test_integers_that_float64_rounds_are_refused():
     for X in (np.array([[1, 2**53 + 1]]), np.array([[1, 2**70 + 1]], dtype=object), [[1, 2**53 + 1]]):
-        with pytest.raises(ValueError, match=r"^X must hold numbers that float64 holds exactly, got the integer"):
+        with pytest.raises(ValueError, match=r"^X must hold numbers that float64 represents exactly, got the integer"):
             read(X)
 
 

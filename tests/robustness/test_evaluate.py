@@ -180,7 +180,7 @@ def test_worst_cases_hold_for_all_attacks_of_a_norm_up_to_a_radius():
     assert found[1].accuracy == 0.25 and found[1].guess == 0.25
     assert found[1].settings == "worst case of fgsm 0.1; pgd_linf 0.2; fgsm 0.2"
     assert worst_cases(found) == []  # they are no attacks themselves
-    with pytest.raises(ValueError, match=r"^results must all rest on the same sequences, got 4, 2 of them\.$"):
+    with pytest.raises(ValueError, match=r"^results must be for the same sequences, got 4, 2 of them\.$"):
         worst_cases([result("fgsm", "linf", 0.1, (1, 1, 1, 1)), result("pgd_linf", "linf", 0.1, (1, 1))])
 
 

@@ -12,7 +12,7 @@ from noisyrnn.data.folders import data_folders
 from noisyrnn.data.mnist import load_psmnist, load_psmnist255, load_smnist, missing_mnist
 from noisyrnn.data.scale import Scale
 from noisyrnn.data.ts import load_archive
-from noisyrnn.data.user_files import check_not_given, check_reading, is_path, load_own
+from noisyrnn.data.user_files import check_reading_options, check_unused_options, is_path, load_user_file
 from noisyrnn.registry import Entry
 
 
@@ -70,7 +70,7 @@ def load_dataset(
     label_column: str | int | None = None,
     layout: str | None = None,
 ) -> Dataset:
-    """A data set by name or from a file. Its parts are the same on every call: no run's seed touches them.
+    """Load a data set by name or from a file. Its parts are the same on every call, whatever the seed of a run.
 
     Args:
         name: Key of `DATASETS`; a path to a `.npz`, `.csv`, `.ts` or `.ts.gz` file; or a set of the UCR/UEA archive
@@ -84,7 +84,7 @@ def load_dataset(
             `(n, channels, steps)`.
 
     Returns:
-        The data set, its test part unread.
+        The data set; its test part is not read yet.
 
     Raises:
         TypeError: If an argument or an array has the wrong type.
@@ -100,7 +100,7 @@ def load_dataset(
     if not isinstance(name, str):
         raise TypeError(f"dataset must be a string, got {name!r}.")
     check_integer("values_per_step", values_per_step, minimum=1)
-    label_column = check_reading(label_column, layout)
+    label_column = check_reading_options(label_column, layout)
     folders = data_folders(data_dir)
     entry = DATASETS.get(name)
     if values_per_step > 1 and (entry is None or not entry.supports_values_per_step):
@@ -108,8 +108,8 @@ def load_dataset(
         raise ValueError(f"values_per_step must be 1 for {name!r}, got {values_per_step}. Only {able} can have more.")
     try:
         if entry is None and is_path(name):
-            return load_own(name, label_column=label_column, layout=layout)
-        check_not_given(name, label_column=label_column, layout=layout)
+            return load_user_file(name, label_column=label_column, layout=layout)
+        check_unused_options(name, label_column=label_column, layout=layout)
         return load_archive(name, folders, sorted(DATASETS)) if entry is None else entry.build(folders, values_per_step)
     except MemoryError as error:
         raise ValueError(f"dataset must fit into memory, got {name!r}, which does not. Use fewer sequences.") from error

@@ -1,4 +1,4 @@
-"""What a data set is: labelled sequences in three disjoint parts, and what is known of their values."""
+"""Data sets: labelled sequences in three disjoint parts, and what is known of their values."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from noisyrnn.checks import (
     check_values,
 )
 from noisyrnn.data.scale import Scale
-from noisyrnn.padding import valid_steps
+from noisyrnn.padding import valid_values
 
 
 def check_targets(labels: Tensor, *, count: int) -> None:
@@ -52,12 +52,12 @@ class Split:
 
     Args:
         inputs: Floating point `(n, steps, input_size)`; shorter sequences are padded with zeros at the end. Leave
-            values in float64 that are to be standardised: a model does that before it rounds them to its own type.
+            values in float64 that are to be standardised: a model does that before it rounds them.
         labels: Integers `(n,)` of any type, class indices from 0, held as int64; or, for a regression, floating point
             `(n, targets)`.
         lengths: Integers `(n,)`, valid steps of each sequence, held as int64; `None` where all have `steps`.
-        weights: `(n,)`, at least 0 and one of them above: how much each sequence counts in losses and accuracies. With
-            a mean of 1 the learning rate keeps its meaning. `None`: all count alike.
+        weights: `(n,)`, at least 0 and not all 0: how much each sequence counts in losses and accuracies. With a mean
+            of 1 the learning rate keeps its meaning. `None`: all count equally.
         classes: Number of classes the labels are drawn from; 0 for a regression.
 
     Raises:
@@ -90,14 +90,14 @@ class Split:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> "Split":
-        """The sequences at `indices`, int64 `(k,)`, in that order."""
+        """Return the sequences at `indices`, int64 `(k,)`, in that order."""
         inputs, labels = self.inputs[indices], self.labels[indices]
         lengths = None if self.lengths is None else self.lengths[indices]
         weights = None if self.weights is None else self.weights[indices]
         return Split(inputs=inputs, labels=labels, lengths=lengths, weights=weights, classes=self.classes)
 
     def fingerprint(self) -> dict[str, str | None]:
-        """A digest of each of inputs, labels, lengths and weights, in their order: equal for equal sequences only.
+        """Return a digest of each of inputs, labels, lengths and weights: equal only for equal sequences.
 
         It is computed once, and again if torch has changed a tensor in place since.
         """
@@ -110,22 +110,19 @@ class Split:
         return dict(known[1])
 
     def valid(self) -> Tensor:
-        """Boolean `(n, steps)`: true where a step belongs to its sequence, false where it is padding."""
-        n, steps, _ = self.inputs.shape
-        if self.lengths is None:
-            return torch.ones(n, steps, dtype=torch.bool, device=self.inputs.device)
-        return valid_steps(self.lengths, steps)
+        """Return the mask of the valid steps, bool `(n, steps)`; false where they are padding."""
+        return valid_values(self.inputs, self.lengths).squeeze(2)
 
 
 def _state(tensor: Tensor | None) -> object:
-    """Equal for the same tensor as long as torch has not written to it; never for one whose writes torch ignores."""
+    """Return a value that stays equal until torch writes to the tensor; never equal if writes are not counted."""
     if tensor is None:
         return None
     return object() if tensor.is_inference() else (tensor.data_ptr(), tensor._version)
 
 
 def tensor_digest(tensor: Tensor | None) -> str | None:
-    """SHA-256 of a tensor's type, shape and values; `None` for none."""
+    """Return the SHA-256 of a tensor's type, shape and values; `None` for `None`."""
     if tensor is None:
         return None
     values = tensor.detach().cpu().contiguous()
@@ -135,7 +132,7 @@ def tensor_digest(tensor: Tensor | None) -> str | None:
 
 
 def check_split(argument: str, split: object) -> None:
-    """Raise `TypeError` unless `split` is a `Split`; the message says how to build one."""
+    """Raise `TypeError` unless `split` is a `Split`; the message shows how to build one."""
     if not isinstance(split, Split):
         raise TypeError(
             f"{argument} must be a Split, got {type(split).__name__}. Build one from tensors (n, steps, input_size) "
@@ -145,20 +142,20 @@ def check_split(argument: str, split: object) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """A data set with disjoint training, validation and test parts; the test part is read only when asked for.
+    """A data set with disjoint training, validation and test parts; the test part is read when it is first used.
 
     Args:
-        name: What `--dataset` calls it.
-        train: What weights are fitted to.
-        validation: What settings and the best epoch are chosen on; taken out of the official training part.
+        name: Its name on the command line.
+        train: Sequences that weights are fitted to.
+        validation: Sequences that settings and the best epoch are chosen on; taken from the official training part.
         read_test: Reads the test part. Only the evaluation of a finished model calls it, through `test`.
         class_names: One name for each class index; none for a regression.
         value_range: Smallest and largest value an input can take, as images state it; `None` where no limit is stated.
-            It decides the unit of strengths: that of the data, or else the standard deviation of each channel.
+            It decides the unit of strengths: that of the data, else the standard deviation of each channel.
         standardize: Whether a model should standardise its inputs by the training statistics.
         image_shape: Rows and columns when a sequence is an image read pixel by pixel, for drawing; else `None`.
-        source: A sentence: where it comes from and how it is split.
-        test_size: Sequences of the test part, where that is known before it is read.
+        source: Where it comes from and how it is split, in one sentence.
+        test_size: Number of test sequences, if it is known before they are read.
     """
 
     name: str
@@ -179,7 +176,7 @@ class Dataset:
 
     @cached_property
     def scale(self) -> Scale | None:
-        """Centre, spread and extremes of each channel of `train`, for data that state no range of values."""
+        """Mean, standard deviation and extremes of each channel of `train`, for data that state no range of values."""
         return Scale.of(self.train) if self.value_range is None else None
 
     @property
@@ -189,7 +186,7 @@ class Dataset:
 
     @property
     def outputs(self) -> int:
-        """Numbers that a model of it gives for a sequence: one for each class, or one for each target."""
+        """Outputs of a model for one sequence: one for each class, or one for each target."""
         return self.classes or self.train.labels.shape[1]
 
     @property
@@ -203,7 +200,7 @@ class Dataset:
         return self.train.inputs.shape[1]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Everything of a data set that a training depends on, JSON-ready; the test part is not read."""
+        """Return everything that a training depends on, JSON-ready; the test part is not read."""
         return {
             "train": self.train.fingerprint(),
             "validation": self.validation.fingerprint(),
@@ -213,7 +210,7 @@ class Dataset:
         }
 
     def summary(self) -> str:
-        """One line that says what was read: sequences, steps, channels, classes, values; the test part stays unread."""
+        """Describe the data in one line: sequences, steps, channels, classes, values; the test part is not read."""
         test = len(self.test) if "test" in vars(self) else self.test_size  # a cached property is among the attributes
         parts = f"{len(self.train)} training, {len(self.validation)} validation"
         parts += " sequences (test part in a file not read yet)" if test is None else f" and {test} test sequences"
@@ -234,16 +231,16 @@ class Dataset:
         )
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel over the valid steps of `train`, each float64 `(input_size,)`.
+        """Compute mean and standard deviation of each channel over valid steps of `train`, float64 `(input_size,)`.
 
-        A sequence counts by its weight, as it does in the loss: one of weight 2 like two of weight 1. A channel that
+        A sequence counts by its weight, as in the loss: one of weight 2 counts as two of weight 1. A channel that
         never varies gets the standard deviation 1, so that dividing by it is harmless.
         """
         valid = self.train.valid()
         values = self.train.inputs[valid].double()
         share = None
         weights = self.train.weights
-        if weights is not None and bool((weights != weights[0]).any()):  # equal ones are none, to the last bit
+        if weights is not None and bool((weights != weights[0]).any()):  # equal weights give the same bits as none
             share = weights.double().repeat_interleave(valid.sum(dim=1))
             values, share = values[share > 0], share[share > 0]
             share = share / share.sum()

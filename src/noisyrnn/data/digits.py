@@ -1,4 +1,4 @@
-"""The 8 × 8 digits bundled with scikit-learn, one pixel a step: no download."""
+"""The 8 × 8 digits bundled with scikit-learn, one pixel per step; no download needed."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ TEST, VALIDATION = 450, 270
 
 
 def load_digits(folders: list[Path], values_per_step: int) -> Dataset:
-    """1,077 / 270 / 450 sequences of 64 steps, grey levels in [0, 1], ten classes; `folders` are not needed."""
+    """Load 1,077 / 270 / 450 sequences of 64 steps, grey levels in [0, 1], ten classes; `folders` are ignored."""
     from sklearn.datasets import load_digits as bundled_digits  # a second to import, and most runs need none of it
 
     pixels, digits = bundled_digits(return_X_y=True)

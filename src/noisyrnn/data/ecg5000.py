@@ -1,4 +1,4 @@
-"""ECG5000: one heartbeat a sequence, normal against abnormal."""
+"""ECG5000: one heartbeat per sequence, normal against abnormal."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.data.folders import find, read_text, where_to_put
+from noisyrnn.data.folders import find_file, placement_advice, read_text
 from noisyrnn.data.labels import decimal_labels
-from noisyrnn.data.numbers import number
+from noisyrnn.data.numbers import parse_number
 from noisyrnn.data.split import stratified_draw
 
 STEPS = 140
@@ -19,28 +19,28 @@ FILES = ("ECG5000_TRAIN.txt.gz", "ECG5000_TEST.txt.gz")
 
 
 def _find(name: str, folders: list[Path]) -> Path | None:
-    return find(folders, [name, name.removesuffix(".gz")], ["ecg5000", "ECG5000", "."])
+    return find_file(folders, [name, name.removesuffix(".gz")], ["ecg5000", "ECG5000", "."])
 
 
 def missing_ecg5000(folders: list[Path]) -> list[str]:
-    """The files that no data folder has, compressed or not."""
+    """Return the files that no data folder has, compressed or not."""
     return [name for name in FILES if _find(name, folders) is None]
 
 
 def locate(part: str, folders: list[Path]) -> Path:
-    """The file of the part `"TRAIN"` or `"TEST"`; there is no address to download it from."""
+    """Find the file of the part `"TRAIN"` or `"TEST"`; it cannot be downloaded."""
     name = f"ECG5000_{part}.txt"
     path = _find(f"{name}.gz", folders)
     if path is None:
         raise FileNotFoundError(
             f"{name}.gz must be in a data folder, got {', '.join(map(str, folders))} without it. "
-            f"{where_to_put(FILES, [folder / 'ecg5000' for folder in folders])}"
+            f"{placement_advice(FILES, [folder / 'ecg5000' for folder in folders])}"
         )
     return path
 
 
 def read_beats(path: Path) -> tuple[Tensor, Tensor]:
-    """Heartbeats float32 `(n, 140, 1)` and labels int64 `(n,)`: 0 where the file says 1 (normal), else 1.
+    """Read heartbeats, float32 `(n, 140, 1)`, and labels, int64 `(n,)`: 0 for the file's class 1 (normal), else 1.
 
     Raises:
         ValueError: If the file is empty or a line does not hold a label and 140 finite numbers.
@@ -55,7 +55,7 @@ def read_beats(path: Path) -> tuple[Tensor, Tensor]:
                 f"Line {line_number} of {path} must hold a label and {STEPS} values, got {len(cells)} numbers. "
                 "Fetch or copy the file again."
             )
-        values = [number(cell) for cell in cells]
+        values = [parse_number(cell) for cell in cells]
         if None in values:
             cell = cells[values.index(None)]
             raise ValueError(f"Line {line_number} of {path} must hold numbers only, got {cell!r}.")
@@ -69,7 +69,7 @@ def read_beats(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def load_ecg5000(folders: list[Path], values_per_step: int) -> Dataset:
-    """500 / 500 / 4,000 sequences of 140 steps, each with mean 0 and standard deviation 1 in the file, two classes."""
+    """Load 500 / 500 / 4,000 sequences of 140 steps, standardised one by one in the file, with two classes."""
     inputs, labels = read_beats(locate("TRAIN", folders))
     train = Split(inputs=inputs, labels=labels, classes=len(CLASSES))
     pool_inputs, pool_labels = read_beats(locate("TEST", folders))

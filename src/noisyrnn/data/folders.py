@@ -1,4 +1,4 @@
-"""Where files are found, fetched and read: the data folders in order, checked downloads, whole files only."""
+"""Finds, downloads and reads data files: folders in order, checked downloads, complete files only."""
 
 import gzip
 import io
@@ -17,15 +17,15 @@ _BLOCK = 2**20
 
 
 def cache_folder() -> Path:
-    """The platform's folder for data that can be fetched again; downloads go there."""
+    """Return the platform's cache folder, where downloads go."""
     return Path(pooch.os_cache("noisyrnn"))
 
 
 def data_folders(data_dir: str | Path | None = None) -> list[Path]:
-    """The folders in which data files are looked for, in order: `data_dir`, `NOISYRNN_DATA`, the platform's cache.
+    """Return the folders that are searched for data files, in order: `data_dir`, `NOISYRNN_DATA`, the platform's cache.
 
     Args:
-        data_dir: The user's choice for this call; `None` leaves it out.
+        data_dir: Folder that the user names; `None` if there is none.
 
     Returns:
         One to three folders; `NOISYRNN_DATA` and the cache need not exist.
@@ -45,14 +45,14 @@ def data_folders(data_dir: str | Path | None = None) -> list[Path]:
     return [*folders, cache_folder()]
 
 
-def find(folders: Sequence[Path], names: Sequence[str], subfolders: Sequence[str]) -> Path | None:
-    """The first existing `folder/subfolder/name`: folders in order, then subfolders (`"."`: none), then names."""
+def find_file(folders: Sequence[Path], names: Sequence[str], subfolders: Sequence[str]) -> Path | None:
+    """Find the first existing `folder/subfolder/name`: folders in order, then subfolders (`"."`: none), then names."""
     paths = (folder / sub / name for folder in folders for sub in subfolders for name in names)
     return next((path for path in paths if path.is_file()), None)
 
 
-def where_to_put(names: Sequence[str], folders: Sequence[Path]) -> str:
-    """A sentence for the user whose files are missing."""
+def placement_advice(names: Sequence[str], folders: Sequence[Path]) -> str:
+    """Return the advice of a message about missing files."""
     return f"Put {' and '.join(names)} into {folders[0]}, or set NOISYRNN_DATA to the folder that holds them."
 
 
@@ -64,7 +64,7 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's content, decompressed where its name ends in `.gz`.
+    """Read a file, decompressed if its name ends in `.gz`.
 
     Raises:
         ValueError: If the compressed file is cut short or damaged, or the content would not fit into memory.
@@ -76,7 +76,7 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     content = io.BytesIO()
     try:
-        with gzip.open(path) as file:  # a few kilobytes may say that they are terabytes
+        with gzip.open(path) as file:  # a few kilobytes may decompress to terabytes
             while block := file.read(_BLOCK):
                 content.write(block)
                 check_size(f"{path}, decompressed,", content.tell(), largest)
@@ -89,7 +89,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The file's content as text.
+    """Read a file as text.
 
     Raises:
         ValueError: If it is not UTF-8, or the compressed file is damaged.
@@ -101,17 +101,17 @@ def read_text(path: Path) -> str:
 
 
 def download(name: str, *, sha256: str, mirrors: Sequence[str], folder: Path, advice: str) -> Path:
-    """Fetch a file from the first mirror that has it whole; pooch renames it into `folder` once its checksum is right.
+    """Download a file from the first mirror that has it; pooch moves it into `folder` once its checksum is right.
 
     Args:
         name: File name, the same on each mirror.
-        sha256: Checksum in hexadecimal digits. A file in `folder` that has it already is not fetched again.
+        sha256: Checksum in hexadecimal digits. A file in `folder` that has it is not downloaded again.
         mirrors: Addresses ending in `/`, tried in order.
-        folder: Created if missing.
-        advice: Sentence for the user whom no mirror answers.
+        folder: Where it goes; created if missing.
+        advice: End of the message if no mirror answers.
 
     Raises:
-        ValueError: If no mirror served it whole and the last one that answered sent something else.
+        ValueError: If no mirror sent it and the last one that answered sent something else.
         FileNotFoundError: If no mirror answered.
     """
     damaged = ""
@@ -122,7 +122,7 @@ def download(name: str, *, sha256: str, mirrors: Sequence[str], folder: Path, ad
         except ValueError as error:
             digests = re.findall(r"\b[0-9a-f]{64}\b", str(error))
             damaged = f"{name} must have sha256 {sha256}, got {digests[-1] if digests else error} from {mirror}."
-        except OSError as error:  # what requests raises is one too
+        except OSError as error:  # the exceptions of requests are OSErrors
             reasons.append(error.strerror or type(error).__name__)
     if damaged:
         raise ValueError(f"{damaged} Try again later, or copy the file into {folder} yourself.")

@@ -2,7 +2,7 @@
 
 Labels of numeric arrays are equal if their values are (exactly: 2⁵³ and 2⁵³ + 1 differ, 3 and 3.0 do not). Labels of
 text are equal if their text is. Only the UCR and UEA archives' own formats write one number in several ways, so there
-numeric labels are equal if their decimal values are. A class is called what its first label says.
+numeric labels are equal if their decimal values are. The name of a class is its first label.
 """
 
 import warnings
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.data.numbers import exact_number, is_no_label
+from noisyrnn.data.numbers import is_missing_number, parse_decimal
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Label:
     """One class label.
 
     Args:
-        text: As it is written.
-        value: What is compared: a number of an array, a decimal value, or a text.
+        text: The label as it is written.
+        value: The value that is compared: a number of an array, a decimal value, or a text.
     """
 
     text: str = field(compare=False)
@@ -35,24 +35,24 @@ class Label:
 
 
 def text_labels(texts: Iterable[str]) -> tuple[Label, ...]:
-    """Labels that are compared by their text."""
+    """Return labels that are compared by their text."""
     return tuple(Label(text, text) for text in texts)
 
 
 def decimal_labels(texts: Iterable[str]) -> tuple[Label, ...]:
-    """Labels that are compared by their exact decimal value where they are numbers, else by their text.
+    """Return labels that are compared by their exact decimal value if they are numbers, else by their text.
 
     Example:
         >>> one, also_one, other = decimal_labels(["1", "1.0000e+00", "x"])
         >>> one == also_one, one == other
         (True, False)
     """
-    values = ((text, exact_number(text)) for text in texts)
+    values = ((text, parse_decimal(text)) for text in texts)
     return tuple(Label(text, text if value is None else value) for text, value in values)
 
 
 def array_labels(labels: Any, argument: str = "y") -> tuple[Label, ...]:
-    """Labels of an array `(n,)` or a list: numbers are compared by exact value, text by text.
+    """Return the labels of an array `(n,)` or a list: numbers are compared by exact value, text by text.
 
     Raises:
         TypeError: If one is neither an integer, a whole number, a bool nor text.
@@ -63,7 +63,7 @@ def array_labels(labels: Any, argument: str = "y") -> tuple[Label, ...]:
 
 
 def label_values(labels: Any, argument: str = "y") -> list[Any]:
-    """The labels of an array `(n,)` or a list as Python's own numbers and texts, which compare exactly."""
+    """Convert the labels of an array `(n,)` or a list to Python's numbers and strings, which compare exactly."""
     array = np.asarray(labels)
     if array.ndim != 1:
         raise ValueError(f"{argument} must have shape (n,), one label for each sequence, got {array.shape}.")
@@ -89,7 +89,7 @@ def label_values(labels: Any, argument: str = "y") -> list[Any]:
 
 
 def sorted_classes(labels: Iterable[Label]) -> tuple[Label, ...]:
-    """The different labels: in numerical order where every one is a number, else in alphabetical order."""
+    """Return the distinct labels: in numerical order if every one is a number, else in alphabetical order."""
     classes = list(dict.fromkeys(labels))
     numbers = [_number(label) for label in classes]
     if None in numbers:
@@ -99,27 +99,29 @@ def sorted_classes(labels: Iterable[Label]) -> tuple[Label, ...]:
 
 
 def _number(label: Label) -> int | float | Decimal | None:
-    """The number that a label is or spells."""
-    return exact_number(label.value) if isinstance(label.value, str) else label.value
+    """Return the number that a label is or spells; `None` for other text."""
+    return parse_decimal(label.value) if isinstance(label.value, str) else label.value
 
 
 def check_classes(classes: Sequence[Label], argument: str = "y") -> None:
-    """Raise `ValueError` if `nan` or the like is among classes that are numbers; then `note_equal_numbers`."""
-    others = [label for label in classes if not (isinstance(label.value, str) and is_no_label(label.text.strip()))]
+    """Raise `ValueError` if `nan` or the like is among classes that are numbers; warn of equal numbers."""
+    others = [
+        label for label in classes if not (isinstance(label.value, str) and is_missing_number(label.text.strip()))
+    ]
     if others and len(others) < len(classes) and all(_number(label) is not None for label in others):
         missing = next(label for label in classes if label not in others)
         raise ValueError(
             f"{argument} must hold a class for each sequence, got {missing.text!r} among classes that are numbers. "
             "Leave these sequences out, or if it is a class, name it by a word."
         )
-    note_equal_numbers(classes)
+    warn_of_equal_numbers(classes)
 
 
-def note_equal_numbers(classes: Iterable[Label]) -> None:
-    """Warn of classes of text that are equal as numbers, such as "1" and "1.0"."""
+def warn_of_equal_numbers(classes: Iterable[Label]) -> None:
+    """Warn about classes of text that are equal as numbers, such as "1" and "1.0"."""
     groups: dict[Any, list[str]] = {}
     for label in classes:
-        if isinstance(label.value, str) and (value := exact_number(label.value.strip())) is not None:
+        if isinstance(label.value, str) and (value := parse_decimal(label.value.strip())) is not None:
             groups.setdefault(value, []).append(label.text)
     equal = [names for names in groups.values() if len(names) > 1]
     if equal:
@@ -133,25 +135,25 @@ def note_equal_numbers(classes: Iterable[Label]) -> None:
 
 
 def encode(labels: Sequence[Label], classes: Sequence[Label], argument: str = "y") -> Tensor:
-    """Index of each label in `classes`, int64 `(n,)`; a label that is not there raises `ValueError`."""
+    """Return the index of each label in `classes`, int64 `(n,)`; raise `ValueError` for an unknown label."""
     index = {label: i for i, label in enumerate(classes)}
     for case, label in enumerate(labels):
         if label not in index:
             raise ValueError(
-                f"{argument} must hold only the classes {_some(classes)} of the training part, "
-                f"got {_shown(label, classes)} at index {case}."
+                f"{argument} must hold only the classes {_class_list(classes)} of the training part, "
+                f"got {_label_text(label, classes)} at index {case}."
             )
     return torch.tensor([index[label] for label in labels], dtype=torch.int64, device="cpu")
 
 
-def _some(classes: Sequence[Label], most: int = 20) -> str:
-    """The classes' names, of many only the first."""
+def _class_list(classes: Sequence[Label], most: int = 20) -> str:
+    """List the names of the classes, at most the first `most`."""
     names = ", ".join(label.text for label in classes[:most])
     return names if len(classes) <= most else f"{names}, … ({len(classes)} in all)"
 
 
-def _shown(label: Label, classes: Sequence[Label]) -> str:
-    """A label with its type where a class has the same text and another type."""
+def _label_text(label: Label, classes: Sequence[Label]) -> str:
+    """Describe a label, with its type if a class has the same text and another type."""
     if label.text not in {other.text for other in classes}:
         return repr(label.text)
     kind = "text" if isinstance(label.value, str) else "number"

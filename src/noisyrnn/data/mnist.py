@@ -13,7 +13,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_integer
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.data.folders import cache_folder, check_sha256, download, find, read_bytes, where_to_put
+from noisyrnn.data.folders import cache_folder, check_sha256, download, find_file, placement_advice, read_bytes
 from noisyrnn.data.split import stratified_draw
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
@@ -54,7 +54,7 @@ PERMUTATION_SHA256 = "f4113bc8ae78902146fba54feaff34c7de185249d3b85ce9584e3d76ca
 
 
 def permutation() -> Tensor:
-    """The order in which `psmnist` reads the pixels, int64 `(784,)`.
+    """Return the order in which `psmnist` reads the pixels, int64 `(784,)`.
 
     Raises:
         RuntimeError: If the constant no longer has its checksum.
@@ -69,12 +69,12 @@ def permutation() -> Tensor:
 
 
 def parse_idx(data: bytes, *, magic: int, name: str) -> Tensor:
-    """An IDX file of bytes: big-endian magic number and sizes, then one byte a value.
+    """Parse an IDX file: big-endian magic number and sizes, then one byte per value.
 
     Args:
         data: The file, decompressed.
         magic: 2049 for labels, 2051 for images; its last byte is the number of sizes.
-        name: Of the file, for the messages.
+        name: Name of the file, for messages.
 
     Returns:
         Uint8 tensor with the sizes of the header.
@@ -95,27 +95,27 @@ def parse_idx(data: bytes, *, magic: int, name: str) -> Tensor:
 
 
 def _find(name: str, folders: list[Path]) -> Path | None:
-    return find(folders, [name], ["mnist", "."])
+    return find_file(folders, [name], ["mnist", "."])
 
 
 def missing_mnist(folders: list[Path]) -> list[str]:
-    """The files that no data folder has; nothing is downloaded."""
+    """Return the files that no data folder has; nothing is downloaded."""
     return [name for name in SHA256 if _find(name, folders) is None]
 
 
 def locate(name: str, folders: list[Path]) -> Path:
-    """The file in the data folders, with the right checksum; downloaded into the cache where there is none."""
+    """Find a file in the data folders, or download it into the cache, and check its checksum."""
     path = _find(name, folders)
     if path is None:
         cache = cache_folder() / "mnist"
-        advice = where_to_put(list(SHA256), [folder / "mnist" for folder in folders])
+        advice = placement_advice(list(SHA256), [folder / "mnist" for folder in folders])
         path = download(name, sha256=SHA256[name], mirrors=MIRRORS, folder=cache, advice=advice)
     check_sha256(path, SHA256[name])
     return path
 
 
 def read_part(part: str, folders: list[Path]) -> tuple[Tensor, Tensor]:
-    """Pixels uint8 `(n, 784)` and labels int64 `(n,)` of the part `"train"` or `"t10k"`."""
+    """Read pixels, uint8 `(n, 784)`, and labels, int64 `(n,)`, of the part `"train"` or `"t10k"`."""
     names = (f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz")
     images, labels = (locate(name, folders) for name in names)
     pixels = parse_idx(read_bytes(images), magic=IMAGES_MAGIC, name=names[0]).flatten(1)
@@ -123,13 +123,13 @@ def read_part(part: str, folders: list[Path]) -> tuple[Tensor, Tensor]:
 
 
 def load_mnist(folders: list[Path], values_per_step: int, *, name: str, permuted: bool, white: int = 1) -> Dataset:
-    """58,000 / 2,000 / 10,000 sequences of pixels in [0, white], `values_per_step` per step; ten classes.
+    """Load 58,000 / 2,000 / 10,000 sequences of pixels in [0, white], `values_per_step` per step; ten classes.
 
     Args:
-        folders: Where to look before downloading.
-        values_per_step: Pixels a step, consecutive in reading order (or in the permuted order); a divisor of 784.
-        name: Of the data set.
-        permuted: Whether the pixels come in the order `permutation()`.
+        folders: Folders to search before downloading.
+        values_per_step: Pixels per step, consecutive in reading order (or in the permuted order); a divisor of 784.
+        name: Name of the data set.
+        permuted: Whether the pixels are in the order `permutation()`.
         white: Value of a white pixel: 1, or 255 for the bytes of the files.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Numbers as files and arrays hold them; what would be read as another number is refused.
+"""Parses numbers in files and arrays, and rejects those that would become other numbers.
 
 In files they are ASCII digits with a sign, a point and an exponent, and nothing else.
 """
@@ -15,25 +15,25 @@ _NO_VALUE = frozenset(("", "?", "n/a", "#n/a", "<na>", "nan", "+nan", "-nan", "n
 _INFINITE = frozenset(("inf", "-inf", "+inf", "infinity", "-infinity", "+infinity"))
 _MISSING = _NO_VALUE | _INFINITE | {"na", "null", "none", "missing"}
 _EXACT = 2**53
-"""Integers up to here are exact in float64."""
+"""Integers up to this size are exact in float64."""
 SHIFT = "Subtract a constant from all values, or give them in a larger unit."
-"""What to do about larger ones."""
+"""Advice for larger integers."""
 
 
-def number(cell: str) -> float | None:
-    """The value of a cell, `None` where it is not a number.
+def parse_number(cell: str) -> float | None:
+    """Parse a cell; `None` if it is not a number.
 
     Python's `float` also reads `1_5` as 15, `" 1"`, digits of other scripts, `nan` and `infinity`; here they are text.
 
     Example:
-        >>> number("-1.5e2"), number("1_5"), number("nan")
+        >>> parse_number("-1.5e2"), parse_number("1_5"), parse_number("nan")
         (-150.0, None, None)
     """
     return float(cell) if _NUMBER.fullmatch(cell) else None
 
 
-def exact_number(cell: str) -> Decimal | None:
-    """The exact decimal value of a cell, `None` where it is not a number."""
+def parse_decimal(cell: str) -> Decimal | None:
+    """Parse a cell to its exact decimal value; `None` if it is not a number."""
     if not _NUMBER.fullmatch(cell):
         return None
     try:
@@ -47,13 +47,13 @@ def is_missing(cell: str) -> bool:
     return cell.lower() in _MISSING or cell.startswith("#") or not any(map(str.isalnum, cell))
 
 
-def is_no_label(cell: str) -> bool:
-    """Whether a cell stands for a missing number and for nothing else, as `nan` does and `none` does not."""
+def is_missing_number(cell: str) -> bool:
+    """Whether a cell can only mean a missing number, as `nan` does and `none` does not."""
     return cell.lower() in _NO_VALUE | _INFINITE
 
 
 def is_rounded(cell: str) -> bool:
-    """Whether a cell is an integer that float64 does not hold exactly.
+    """Whether a cell is an integer that float64 rounds.
 
     Example:
         >>> is_rounded("9007199254740993"), is_rounded("9007199254740994"), is_rounded("0.1")
@@ -66,13 +66,13 @@ def is_rounded(cell: str) -> bool:
 
 
 def check_real(argument: str, values: Any) -> None:
-    """Raise unless an array holds real numbers that float64 holds as they are.
+    """Raise unless an array holds real numbers that float64 represents exactly.
 
-    NumPy's own conversion reads the text "1_5" as 15 and a date as its nanoseconds, drops a mask, and rounds integers.
+    NumPy's conversion reads the text "1_5" as 15 and a date as its nanoseconds, drops a mask, and rounds integers.
 
     Args:
-        argument: For the message.
-        values: What NumPy makes an array of.
+        argument: Name in the message.
+        values: An array, or anything that NumPy converts to one.
 
     Raises:
         TypeError: If it holds text, bytes, dates or time differences.
@@ -93,4 +93,6 @@ def check_real(argument: str, values: Any) -> None:
         entries = large.ravel().tolist()
     rounded = next((entry for entry in entries if isinstance(entry, int) and is_rounded(str(entry))), None)
     if rounded is not None:
-        raise ValueError(f"{argument} must hold numbers that float64 holds exactly, got the integer {rounded}. {SHIFT}")
+        raise ValueError(
+            f"{argument} must hold numbers that float64 represents exactly, got the integer {rounded}. {SHIFT}"
+        )

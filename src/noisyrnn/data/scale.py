@@ -1,4 +1,4 @@
-"""The scale of data that state no range of values: four statistics of each channel of the training part."""
+"""Scale of the channels of data that state no range of values."""
 
 import math
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from noisyrnn.data.base import Split
 
 QUANTILES = (0.001, 0.999)
-"""Where the extremes of a channel lie: a single outlier does not move them."""
+"""Quantiles that define the extremes of a channel: a single outlier does not move them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Centre, spread and extremes of each channel, in the units of the data.
+    """Mean, standard deviation and extremes of each channel, in the units of the data.
 
     Args:
         mean: Mean of each channel.
@@ -48,7 +48,7 @@ class Scale:
 
     @classmethod
     def of(cls, split: "Split") -> "Scale":
-        """The scale of the valid steps of a split, computed in float64; a sequence counts by its weight."""
+        """Compute the scale of the valid steps of a split in float64; a sequence counts by its weight."""
         valid = split.valid()
         values = split.inputs[valid].double().cpu().numpy()
         weights = None
@@ -57,7 +57,7 @@ class Scale:
             values, weights = values[weights > 0], weights[weights > 0]
         mean = np.average(values, axis=0, weights=weights)
         std = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
-        std[np.ptp(values, axis=0) == 0] = 0.0  # rounding of the mean would leave a tiny rest
+        std[np.ptp(values, axis=0) == 0] = 0.0  # the rounded mean would leave a tiny value
         if weights is None:
             low, high = np.quantile(values, QUANTILES, axis=0)
         else:
@@ -68,12 +68,12 @@ class Scale:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Scale":
-        """The scale that `dataclasses.asdict` wrote."""
+        """Rebuild a scale from the result of `dataclasses.asdict`."""
         return cls(**{name: tuple(values[name]) for name in ("mean", "std", "low", "high")})
 
 
 def _weighted_quantiles(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """For each of `QUANTILES` and each channel the smallest value that has at least that share of the weight."""
+    """Return, for each of `QUANTILES` and each channel, the smallest value with at least that share of the weight."""
     order = values.argsort(axis=0)
     shares = weights[order].cumsum(axis=0) / weights.sum()
     columns = range(values.shape[1])

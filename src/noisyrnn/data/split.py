@@ -1,4 +1,4 @@
-"""From labelled sequences to disjoint parts: named classes, stratified seeded draws, and the data set made of them."""
+"""Splits labelled sequences into disjoint parts: named classes, stratified seeded draws, the data set."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ SPLIT_SEED = 20210
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cases:
-    """Sequences as a file gives them, with the names of their classes.
+    """Sequences as read from a file, with the names of their classes.
 
     Args:
-        inputs: Floating `(n, steps, input_size)`, padded with zeros at the end; float64 unless float32 holds the values
-            exactly.
+        inputs: Floating `(n, steps, input_size)`, padded with zeros at the end; float64 unless float32 represents the
+            values exactly.
         lengths: Int64 `(n,)`, or `None` where all have `steps`.
         labels: Class of each sequence.
-        declared: Every class that the file says exists; empty where it does not say.
+        declared: Every class that the file declares; empty if it declares none.
     """
 
     inputs: Tensor
@@ -33,16 +33,16 @@ class Cases:
     declared: tuple[Label, ...] = ()
 
     def subset(self, indices: Tensor) -> "Cases":
-        """The sequences at `indices`, int64 `(k,)`, in that order."""
+        """Return the sequences at `indices`, int64 `(k,)`, in that order."""
         lengths = None if self.lengths is None else self.lengths[indices]
         labels = tuple(self.labels[i] for i in indices.tolist())
         return replace(self, inputs=self.inputs[indices], lengths=lengths, labels=labels)
 
 
-def pad(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Sequences `(length, input_size)` as one `(n, steps, input_size)` with zeros at the end, and their lengths.
+def pad_sequences(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Pad sequences `(length, input_size)` with zeros to one `(n, steps, input_size)`, and return their lengths too.
 
-    The lengths are `None` where all are equal.
+    The lengths are `None` if all are equal.
     """
     inputs = torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
     lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64, device="cpu")
@@ -64,13 +64,13 @@ def stratified_draw(labels: Tensor, size: int, *, seed: int = SPLIT_SEED) -> tup
     """Draw `size` indices, each class in proportion (largest remainders), and return them and all the others.
 
     A class with two members or more gets at least one in each part, so `size` can be exceeded where classes are tiny;
-    a class with a single member stays with the others. Both parts come in a shuffled order, so that their beginnings
-    are mixed even where the file is sorted by class.
+    a class with a single member stays with the others. Both parts are shuffled, so that their
+    beginnings are mixed even if the file is sorted by class.
 
     Args:
         labels: Int64 `(n,)`.
         size: Number of indices to draw, `0 <= size <= n`.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         Two int64 tensors that together hold every index once.
@@ -88,7 +88,7 @@ def stratified_draw(labels: Tensor, size: int, *, seed: int = SPLIT_SEED) -> tup
     return order[drawn[order]], order[~drawn[order]]
 
 
-def check_varied(split: Split) -> None:
+def check_values_vary(split: Split) -> None:
     """Raise unless the valid steps hold at least two different values."""
     values = split.inputs[split.valid()]
     low, high = float(values.min()), float(values.max())
@@ -97,22 +97,22 @@ def check_varied(split: Split) -> None:
 
 
 def to_split(cases: Cases, classes: Sequence[Label], argument: str = "y") -> Split:
-    """The cases with their labels as indices into `classes`."""
+    """Convert cases to a split, with labels as indices into `classes`."""
     labels = encode(cases.labels, classes, argument)
     return Split(inputs=cases.inputs, labels=labels, lengths=cases.lengths, classes=len(classes))
 
 
 def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] | None, source: str) -> Dataset:
-    """A data set whose values have no known scale: it is to be standardised, it states no range of values.
+    """Build a data set whose values have no known scale: it is standardised and states no range of values.
 
     Args:
-        name: What `--dataset` calls it.
-        cases: The official training part, or everything where there is no test part.
+        name: Its name on the command line.
+        cases: The official training part, or all sequences if there is no test part.
         read_test: Reads the official test part; `None` takes 20 % of `cases` for it.
         source: Where it comes from; how it is split is added.
 
     Returns:
-        Validation is 20 % of the sequences, stratified and seeded, and so is the test part where none is given.
+        Validation is 20 % of the sequences, stratified and seeded, and so is the test part if there is no official one.
 
     Raises:
         ValueError: If the cases are malformed, of one class, or too few to be split.
@@ -148,7 +148,7 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
             "classes. Add sequences."
         )
     train_split = to_split(cases.subset(rest[train]), classes)
-    check_varied(train_split)
+    check_values_vary(train_split)
 
     def test() -> Split:
         if read_test is None:

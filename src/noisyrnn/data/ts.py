@@ -1,4 +1,4 @@
-"""The `.ts` text format of the UCR and UEA archives, and their sets by name."""
+"""Reads the `.ts` text format of the UCR and UEA archives, and their data sets by name."""
 
 import difflib
 import importlib.util
@@ -11,33 +11,33 @@ import torch
 from torch import Tensor
 
 from noisyrnn.data.base import Dataset
-from noisyrnn.data.folders import cache_folder, find, read_text, where_to_put
+from noisyrnn.data.folders import cache_folder, find_file, placement_advice, read_text
 from noisyrnn.data.labels import decimal_labels
-from noisyrnn.data.numbers import SHIFT, is_missing, is_rounded, number
-from noisyrnn.data.split import Cases, dataset_from_cases, pad
+from noisyrnn.data.numbers import SHIFT, is_missing, is_rounded, parse_number
+from noisyrnn.data.split import Cases, dataset_from_cases, pad_sequences
 
 SUFFIXES = (".ts", ".ts.gz")
 _SIZE = re.compile(r"[0-9]{1,9}")
 
 
 def read_ts(path: Path) -> Cases:
-    """The labelled sequences of a `.ts` file.
+    """Read the labelled sequences of a `.ts` file.
 
-    `#` starts a comment, `@` a line of the header, which ends at `@data`. Then one case a line: channels separated by
+    `#` starts a comment, `@` a line of the header, which ends at `@data`. Then one case per line: channels separated by
     `:`, values by `,`, the class last.
 
     Args:
-        path: Of the file, `.ts` or `.ts.gz`.
+        path: File ending in `.ts` or `.ts.gz`.
 
     Returns:
-        Sequences padded to the longest, with `lengths` where they differ, and the classes that the header declares.
+        Sequences padded to the longest, with `lengths` if they differ, and the classes that the header declares.
 
     Raises:
         ValueError: If values are missing or not numbers, there are time stamps or no classes, channels differ in number
             or length, a class is not declared, or the file is damaged or holds no case.
     """
-    lines = [(number, line.strip()) for number, line in enumerate(read_text(path).splitlines(), start=1)]
-    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    lines = [(index, line.strip()) for index, line in enumerate(read_text(path).splitlines(), start=1)]
+    lines = [(index, line) for index, line in lines if line and not line.startswith("#")]
     header: dict[str, list[str]] = {}
     start = None
     for position, (_, line) in enumerate(lines):
@@ -53,7 +53,7 @@ def read_ts(path: Path) -> Cases:
     channels = declared_channels(header)
     declared = decimal_labels(header.get("@classlabel", [])[1:])
     length = header.get("@serieslength", [])
-    equal = flag(header, "@equallength", "false") and len(length) == 1 and _SIZE.fullmatch(length[0])
+    equal = header_flag(header, "@equallength", "false") and len(length) == 1 and _SIZE.fullmatch(length[0])
     steps = int(length[0]) if equal else None
     sequences, labels = [], []
     for line_number, line in lines[start:]:
@@ -78,33 +78,33 @@ def read_ts(path: Path) -> Cases:
                 f"Line {line_number} of {path} must end in one of the classes {', '.join(map(str, declared))}, "
                 f"got {name.text!r}."
             )
-    inputs, lengths = pad(sequences)
+    inputs, lengths = pad_sequences(sequences)
     return Cases(inputs=inputs, lengths=lengths, labels=names, declared=declared)
 
 
 def check_header(path: Path, header: dict[str, list[str]]) -> None:
     """Raise unless the header describes classified sequences at regular times."""
-    if flag(header, "@timestamps", "false"):
+    if header_flag(header, "@timestamps", "false"):
         raise ValueError(f"{path} must hold plain values, got '@timeStamps true'. Resample it at regular times first.")
-    if not flag(header, "@classlabel", "true") or flag(header, "@targetlabel", "false"):
+    if not header_flag(header, "@classlabel", "true") or header_flag(header, "@targetlabel", "false"):
         raise ValueError(f"{path} must hold class labels, got a header without '@classLabel true'.")
 
 
-def flag(header: dict[str, list[str]], key: str, default: str) -> bool:
-    """Whether the line `key` of the header says `true`; `default` where there is no such line."""
+def header_flag(header: dict[str, list[str]], key: str, default: str) -> bool:
+    """Whether the header sets `key` to `true`; `default` if it does not set it."""
     return [value.lower() for value in header.get(key, [default])[:1]] == ["true"]
 
 
 def declared_channels(header: dict[str, list[str]]) -> int | None:
-    """Number of channels that the header states, `None` where it leaves it open."""
-    if flag(header, "@univariate", "false"):
+    """Return the number of channels that the header states; `None` if it states none."""
+    if header_flag(header, "@univariate", "false"):
         return 1
     dimensions = "".join(header.get("@dimensions", header.get("@dimension", []))[:1])
     return (int(dimensions) or None) if _SIZE.fullmatch(dimensions) else None
 
 
 def read_case(channels: list[str], where: str, steps: int | None) -> Tensor:
-    """One case as float64 `(length, input_size)`; `where` begins the messages, `steps` is the length if it is fixed."""
+    """Parse one case to float64 `(length, input_size)`; `where` begins messages, `steps` is the length if fixed."""
     rows = []
     for channel in channels:
         cells = [cell.strip() for cell in channel.split(",")]
@@ -112,64 +112,64 @@ def read_case(channels: list[str], where: str, steps: int | None) -> Tensor:
             raise ValueError(f"{where} must hold plain values, got a time stamp {cells[0]!r}. Resample it first.")
         row = []
         for cell in cells:
-            value = number(cell)
+            value = parse_number(cell)
             if value is None and not is_missing(cell):
                 raise ValueError(f"{where} must hold numbers, got {cell!r}.")
             if value is None or not math.isfinite(value):
                 raise ValueError(f"{where} must hold no missing values, got {cell!r}. Impute them or remove the case.")
             if is_rounded(cell):
-                raise ValueError(f"{where} must hold numbers that float64 holds exactly, got {cell!r}. {SHIFT}")
+                raise ValueError(f"{where} must hold numbers that float64 represents exactly, got {cell!r}. {SHIFT}")
             row.append(value)
         rows.append(row)
     sizes = {len(row) for row in rows}
     if len(sizes) > 1:
         raise ValueError(f"{where} must hold channels of one length, got {min(sizes)} and {max(sizes)} values.")
     if steps is not None and sizes != {steps}:
-        raise ValueError(f"{where} must hold {steps} values a channel, as '@seriesLength' says, got {sizes.pop()}.")
+        raise ValueError(f"{where} must hold {steps} values per channel, as '@seriesLength' states, got {sizes.pop()}.")
     return torch.from_numpy(np.array(rows)).T
 
 
-def sibling(train: Path) -> Path | None:
-    """The `_TEST` file beside a `_TRAIN` file, compressed or not; `None` if there is none or the name is another."""
+def find_test_file(train: Path) -> Path | None:
+    """Find the `_TEST` file next to a `_TRAIN` file, compressed or not; `None` if there is none."""
     stem = train.name.removesuffix(".gz").removesuffix(".ts")
     if not stem.endswith("_TRAIN"):
         return None
-    return find([train.parent], [f"{stem.removesuffix('_TRAIN')}_TEST{suffix}" for suffix in SUFFIXES], ["."])
+    return find_file([train.parent], [f"{stem.removesuffix('_TRAIN')}_TEST{suffix}" for suffix in SUFFIXES], ["."])
 
 
 def load_archive(name: str, folders: list[Path], known: list[str]) -> Dataset:
-    """A set of the UCR or UEA archive with its official test part; validation is 20 % of the training part.
+    """Load a data set of the UCR or UEA archive with its official test part; validation is 20 % of the training part.
 
     Args:
-        name: As the archive spells it, such as `"JapaneseVowels"`.
-        folders: Where to look, directly, in `ucr_uea/` and in `NAME/`; else aeon downloads it, if installed.
-        known: Names of our own sets, to suggest one for a misspelt name.
+        name: Name in the archive's spelling, such as `"JapaneseVowels"`.
+        folders: Folders to search, themselves and their subfolders `ucr_uea/` and `NAME/`; else aeon downloads it.
+        known: Names in `DATASETS`, to suggest one for a misspelt name.
 
     Raises:
-        ValueError: If the name looks like a misspelt one of `known`, or a file is malformed.
+        ValueError: If the name is probably a misspelt one of `known`, or a file is malformed.
         FileNotFoundError: If it is neither found nor downloaded.
     """
     files = [f"{name}_TRAIN{suffix}" for suffix in SUFFIXES]
     places = ["ucr_uea", f"ucr_uea/{name}", name, "."]
-    train = find(folders, files, places)
+    train = find_file(folders, files, places)
     if train is None:
         fetch(name, folders, known)
-        train = find(folders, files, places)
+        train = find_file(folders, files, places)
     if train is None:
         raise FileNotFoundError(f"{files[0]} must be in {cache_folder()} after aeon's download, got no such file.")
     path = train
 
     def read_test() -> Cases:
-        test = sibling(path)
+        test = find_test_file(path)
         if test is None:
-            raise FileNotFoundError(f"{name}_TEST.ts must be in {path.parent}, beside {path.name}, got no such file.")
+            raise FileNotFoundError(f"{name}_TEST.ts must be in {path.parent}, next to {path.name}, got no such file.")
         return read_ts(test)
 
     return dataset_from_cases(name, read_ts(path), read_test, f"{name} of the UCR/UEA archive.")
 
 
 def fetch(name: str, folders: list[Path], known: list[str]) -> None:
-    """Let aeon download a set into the cache; raise the sentence that helps where that cannot be."""
+    """Download a data set into the cache with aeon; raise an error that helps if that fails."""
     # The archive's names are capitalised, and 'PenDigits' is not a misspelt 'digits': those must be nearer.
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if name.islower() else 0.75)
     if near:
@@ -177,7 +177,7 @@ def fetch(name: str, folders: list[Path], known: list[str]) -> None:
             f"dataset must be one of {', '.join(known)}, a set of the UCR/UEA archive or a file, got {name!r}. "
             f"Did you mean {near[0]!r}?"
         )
-    help_text = where_to_put([f"{name}_TRAIN.ts", f"{name}_TEST.ts"], [folder / "ucr_uea" for folder in folders])
+    help_text = placement_advice([f"{name}_TRAIN.ts", f"{name}_TEST.ts"], [folder / "ucr_uea" for folder in folders])
     rule = f"dataset must be one of {', '.join(known)}, a file or a set of the UCR/UEA archive in a data folder"
     if importlib.util.find_spec("aeon") is None:
         raise FileNotFoundError(f"{rule}, got {name!r}. {help_text} Or: pip install noisyrnn[ucr].")
@@ -185,7 +185,7 @@ def fetch(name: str, folders: list[Path], known: list[str]) -> None:
 
     try:
         load_classification(name, extract_path=str(cache_folder() / "ucr_uea"))
-    except Exception as error:  # aeon raises many kinds, from its own and from urllib
+    except Exception as error:  # aeon raises many types, its own and those of urllib
         raise FileNotFoundError(
             f"{rule} or be downloaded by aeon, got {name!r} and {type(error).__name__}. {help_text}"
         ) from error

@@ -1,4 +1,4 @@
-"""The user's own files: `.npz`, `.csv` and `.ts`."""
+"""Reads the user's files: `.npz`, `.csv` and `.ts`."""
 
 import math
 import re
@@ -18,7 +18,7 @@ from noisyrnn.data.numbers import check_real
 from noisyrnn.data.sizes import check_size, largest_array
 from noisyrnn.data.split import Cases, check_cases, dataset_from_cases
 from noisyrnn.data.table import read_csv
-from noisyrnn.data.ts import read_ts, sibling
+from noisyrnn.data.ts import find_test_file, read_ts
 from noisyrnn.padding import valid_steps
 
 SUFFIXES = (".npz", ".csv", ".ts", ".ts.gz")
@@ -27,12 +27,12 @@ LAYOUTS = ("channels-last", "time-last")
 
 
 def is_path(name: str) -> bool:
-    """Whether a data set's name is meant as a file: it has a suffix or a folder."""
+    """Whether a data set's name means a file: it has a suffix or a folder."""
     return "." in name or "/" in name or "\\" in name
 
 
-def check_reading(label_column: object, layout: object) -> str | int | None:
-    """The column of the class, as a number where it is one; raise unless both options are of the right kind."""
+def check_reading_options(label_column: object, layout: object) -> str | int | None:
+    """Check both options, and return the column of the class, as an integer if it is one."""
     if layout is not None:
         check_choice("layout", layout, LAYOUTS)
     if label_column is None:
@@ -48,23 +48,23 @@ def check_reading(label_column: object, layout: object) -> str | int | None:
     return label_column
 
 
-def check_not_given(name: str, *, label_column: object = None, layout: object = None) -> None:
-    """Raise `ValueError` if an option is given for data that are not read by it."""
+def check_unused_options(name: str, *, label_column: object = None, layout: object = None) -> None:
+    """Raise `ValueError` if an option is set that does not apply to the data."""
     for option, value, suffix in (("label_column", label_column, ".csv"), ("layout", layout, ".npz")):
         if value is not None:
             raise ValueError(f"{option} must be None for {name!r}, got {value!r}. It is for {suffix} files.")
 
 
-def load_own(name: str, *, label_column: str | int | None = None, layout: str | None = None) -> Dataset:
-    """The data set in the user's file; without a test part of its own it is split 60/20/20, stratified and seeded.
+def load_user_file(name: str, *, label_column: str | int | None = None, layout: str | None = None) -> Dataset:
+    """Load the data set in a file; without a test part it is split 60/20/20, stratified and seeded.
 
     Args:
         name: Path ending in `.npz`, `.csv`, `.ts` or `.ts.gz`.
-        label_column: As for `read_csv`; for a `.csv` file only.
-        layout: As for `read_npz`; for a `.npz` file only.
+        label_column: Column of the class in a `.csv` file, by name or number from 1; `None` for all other files.
+        layout: Layout of `X` in a `.npz` file, one of `LAYOUTS`; `None` for all other files.
 
     Raises:
-        ValueError: If the suffix is unknown, the file is malformed or an option is not for its kind.
+        ValueError: If the suffix is unknown, the file is malformed or an option does not apply to it.
         FileNotFoundError: If there is no such file.
     """
     path = Path(name).expanduser()
@@ -75,22 +75,22 @@ def load_own(name: str, *, label_column: str | int | None = None, layout: str | 
         raise FileNotFoundError(f"dataset must be an existing file, got {name!r}. Correct the path.")
     source = f"The file {path.name}."
     if suffix == ".csv":
-        check_not_given(name, layout=layout)
+        check_unused_options(name, layout=layout)
         return dataset_from_cases(name, read_csv(path, label_column), None, source)
-    check_not_given(name, label_column=label_column)
+    check_unused_options(name, label_column=label_column)
     if suffix == ".npz":
         has_test = check_names(path)
         read_test = (lambda: read_npz(path, "_test", layout=layout)) if has_test else None
         return dataset_from_cases(name, read_npz(path, layout=layout), read_test, source)
-    check_not_given(name, layout=layout)
-    test = sibling(path)
+    check_unused_options(name, layout=layout)
+    test = find_test_file(path)
     return dataset_from_cases(name, read_ts(path), None if test is None else lambda: read_ts(test), source)
 
 
 def open_npz(path: Path) -> Any:
-    """The archive, its arrays unread."""
+    """Open an archive without reading its arrays."""
     try:
-        arrays = np.load(path, allow_pickle=False, mmap_mode="r")  # one array, which is refused, is not read
+        arrays = np.load(path, allow_pickle=False, mmap_mode="r")  # a single array is rejected without being read
     except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} must be a NumPy archive, got a file that does not open ({error}).") from None
     if not isinstance(arrays, np.lib.npyio.NpzFile):
@@ -99,7 +99,7 @@ def open_npz(path: Path) -> Any:
 
 
 def check_names(path: Path) -> bool:
-    """Whether an archive has a test part; raise unless that part is whole, and warn of arrays that are not read."""
+    """Whether an archive has a test part; raise unless it is complete, and warn about arrays that are not read."""
     with open_npz(path) as arrays:
         names = set(arrays.files)
     has_test = "X_test" in names
@@ -116,17 +116,18 @@ def check_names(path: Path) -> bool:
         )
     unread = sorted(names - {name + suffix for name in ("X", "y", "lengths") for suffix in ("", "_test")})
     if unread and {"X", "y"} <= names:
-        shown = ", ".join(unread[:10]) + (", …" if len(unread) > 10 else "")
+        names_text = ", ".join(unread[:10]) + (", …" if len(unread) > 10 else "")
         warnings.warn(
-            f"Arrays {shown} of {path.name} are not read, only X, y, lengths and the same with _test.", stacklevel=2
+            f"Arrays {names_text} of {path.name} are not read, only X, y, lengths and the same with _test.",
+            stacklevel=2,
         )
     return has_test
 
 
 def read_array(path: Path, name: str) -> np.ndarray | None:
-    """One array of an archive, `None` where it is not there; object arrays, which can run code, are refused.
+    """Read one array of an archive, `None` if it is not there; object arrays, which can run code, are rejected.
 
-    The size that its header declares is held against the file and the memory before anything is allocated.
+    The size that its header declares is compared with the file and the memory before anything is allocated.
     """
     with open_npz(path) as arrays:
         if name not in arrays:
@@ -168,20 +169,20 @@ def _check_header(what: str, file: IO[bytes], stored: int) -> None:
 
 
 def read_npz(path: Path, suffix: str = "", *, layout: str | None = None) -> Cases:
-    """The arrays `X`, `y` and perhaps `lengths` of an archive, or with `suffix` `"_test"` those of its test part.
+    """Read the arrays `X`, `y` and perhaps `lengths` of an archive, or with `suffix` `"_test"` those of its test part.
 
-    What lies beyond a sequence's length is not read.
+    Values beyond a sequence's length are ignored.
 
     Args:
         path: The file.
-        suffix: Of the arrays' names.
+        suffix: End of the arrays' names.
         layout: "channels-last" for `X` of shape `(n, steps, channels)`, the default, or "time-last" for
             `(n, channels, steps)`. `(n, steps)` is one channel.
 
     Raises:
         TypeError: If an array holds the wrong kind of values.
-        ValueError: If an array is missing, malformed or not finite, or there are fewer steps than channels and no
-            layout is given.
+        ValueError: If an array is missing, malformed or not finite, or there are fewer steps than channels and `layout`
+            is `None`.
     """
     X, y, lengths = (read_array(path, name + suffix) for name in ("X", "y", "lengths"))
     if X is None or y is None:
@@ -198,7 +199,7 @@ def read_npz(path: Path, suffix: str = "", *, layout: str | None = None) -> Case
             f"X{suffix} must have shape (n, steps, channels), got {X.shape}, fewer steps than channels. If it is "
             "(n, channels, steps), give layout='time-last' (--layout time-last), else layout='channels-last'."
         )
-    inputs = torch.from_numpy(floating(X))
+    inputs = torch.from_numpy(to_floating(X))
     if inputs.ndim == 2:
         inputs = inputs.unsqueeze(-1)
     elif layout == "time-last":
@@ -208,14 +209,14 @@ def read_npz(path: Path, suffix: str = "", *, layout: str | None = None) -> Case
         if lengths.dtype.kind not in "iu":
             raise TypeError(f"lengths{suffix} must hold integers, got {lengths.dtype}.")
         valid_lengths = torch.from_numpy(lengths.astype(np.int64))
-        if valid_lengths.shape == inputs.shape[:1]:  # else check_cases says what is wrong
+        if valid_lengths.shape == inputs.shape[:1]:  # else check_cases raises the error
             inputs = inputs.masked_fill(~valid_steps(valid_lengths, inputs.shape[1]).unsqueeze(-1), 0.0)
     cases = Cases(inputs=inputs, lengths=valid_lengths, labels=labels)
     check_cases(cases, suffix)
     return cases
 
 
-def floating(array: np.ndarray) -> np.ndarray:
-    """Real numbers as a new array of float32 where that holds every value of their type exactly, else of float64."""
+def to_floating(array: np.ndarray) -> np.ndarray:
+    """Convert real numbers to a new array of float32 if that represents every value of their type, else of float64."""
     exact = np.can_cast(array.dtype, np.float32, "safe")
     return np.array(array, dtype=np.float32 if exact else np.float64, order="C")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_choice
 from noisyrnn.data.numbers import check_real
-from noisyrnn.data.split import pad
+from noisyrnn.data.split import pad_sequences
 
 LAYOUTS = ("channels_first", "channels_last")
 """(n, channels, time), as aeon and sktime have it, and (n, time, channels)."""
@@ -69,7 +69,7 @@ def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool
         if len(sizes) > 1:
             raise ValueError(f"X must hold sequences with one number of channels, got {sizes[0]} and {sizes[-1]}.")
         _forget_columns(estimator, first)
-        return Sequences(*pad(X))
+        return Sequences(*pad_sequences(X))
     if not hasattr(X, "toarray"):  # scikit-learn refuses sparse ones
         check_real("X", X)
     axes = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim

@@ -7,7 +7,8 @@ from noisyrnn.report.columns import CLEAN, Column
 from noisyrnn.report.results import Group
 from noisyrnn.report.table import PERCENT, Quantity, Row, Table, Value, build_table, escape, markdown_table
 from noisyrnn.robustness import UNITS, WORST
-from noisyrnn.robustness.statistics import FEWEST_SEEDS, SEQUENCES, TRAININGS
+from noisyrnn.robustness.crossed_sample import FEWEST_SEEDS
+from noisyrnn.robustness.statistics import SEQUENCES, TRAININGS
 
 
 def accuracy_table(groups: Sequence[Group]) -> Table:

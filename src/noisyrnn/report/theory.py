@@ -21,7 +21,7 @@ from noisyrnn.report.table import (
     markdown_table,
 )
 from noisyrnn.report.theory_figures import curve_blocks, landscape_blocks
-from noisyrnn.robustness.statistics import FEWEST_SEEDS
+from noisyrnn.robustness.crossed_sample import FEWEST_SEEDS
 
 Analyzed = tuple[str, int, Analysis]
 """Label and seed of a run, and its analysis."""

@@ -1,4 +1,4 @@
-"""Perturbations of the input at test time, and a model's accuracy under them; any callable inputs -> logits will do."""
+"""Perturbations of the input at test time, and accuracy under them; a model is any callable inputs → logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ UNITS = (
     "n the number of values of a sequence. Multiplicative noise acts on (x − m), an ℓ2 radius ϵ s√n bounds the root "
     "mean square of (x' − x)/s by ϵ, and salt and pepper sets values to the channel's 0.1 % and 99.9 % quantiles."
 )
-"""What the labels of strengths mean for data that state no range of values."""
+"""Explains the units of strengths for data that state no range of values."""
 
 
 def build_perturbation(
@@ -101,8 +101,8 @@ def build_perturbation(
     Args:
         name: Key of `PERTURBATIONS`.
         strength: `>= 0`; for salt and pepper a probability.
-        value_range: Smallest and largest value that the data can take; `None` where they state none.
-        scale: Scale of the channels, used where `value_range` is `None`.
+        value_range: Smallest and largest value that the data can take; `None` if they state none.
+        scale: Scale of the channels, used if `value_range` is `None`.
         clip: Whether perturbed values are cut to `value_range`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A few perturbed sequences and what a model says of them, for the report."""
+"""A few perturbed sequences with a model's answers, for the report."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,17 +21,17 @@ def examples(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> list[dict[str, Any]]:
-    """Perturbed sequences with the model's answer: the clean ones first, then each perturbation in order.
+    """Return perturbed sequences with the model's answers: the clean ones first, then each perturbation in order.
 
     Random perturbations use one draw, a function of `seed` and of the place in `indices`, the same for every model.
 
     Args:
         model: Callable from inputs to logits, already on `device`; a module must be in eval mode.
-        split: Where the sequences come from.
-        perturbations: What is done to them.
-        indices: Which sequences, in `[0, len(split))`.
+        split: The sequences.
+        perturbations: Perturbations to apply, each by itself.
+        indices: Indices of the sequences to use, in `[0, len(split))`.
         seed: `>= 0`.
-        device: Where the sequences are moved; `None` leaves them.
+        device: Device to move the sequences to; `None` leaves them.
 
     Returns:
         JSON-ready records: perturbation (or `"clean"`), strength (`None` for clean) and its unit, index, label,
@@ -50,9 +50,9 @@ def examples(
     for index in indices:
         if not 0 <= index < len(split):
             raise ValueError(f"indices must lie in [0, {len(split) - 1}], got {index}.")
-    chosen = split.subset(torch.tensor(list(indices), dtype=torch.int64, device="cpu"))
-    inputs, labels = chosen.inputs.to(device), chosen.labels.to(device)
-    lengths = None if chosen.lengths is None else chosen.lengths.to(device)
+    subset = split.subset(torch.tensor(list(indices), dtype=torch.int64, device="cpu"))
+    inputs, labels = subset.inputs.to(device), subset.labels.to(device)
+    lengths = None if subset.lengths is None else subset.lengths.to(device)
     records: list[dict[str, Any]] = []
     for perturbation in (None, *perturbations):
         changed = inputs

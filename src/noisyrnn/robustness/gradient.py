@@ -1,4 +1,4 @@
-"""Log-odds of each sequence against its label and their gradient in the inputs: what the attacks climb."""
+"""The objective of the attacks, log-odds against the label, and its gradient with respect to the inputs."""
 
 import contextlib
 import copy
@@ -19,7 +19,7 @@ Arguments = ParamSpec("Arguments")
 
 
 def recording(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Let a function that differentiates work in any caller's mode, `torch.inference_mode` included.
+    """Decorate a function that differentiates, so that it works in any caller's mode, `torch.inference_mode` included.
 
     Tensors that were made in inference mode cannot be differentiated: such arguments are copied, and so are the weights
     of such a module.
@@ -30,20 +30,20 @@ def recording(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
         with torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext():
-            usable: Any = [_usable(value) for value in args]
-            named: Any = {name: _usable(value) for name, value in kwargs.items()}
+            usable: Any = [_differentiable(value) for value in args]
+            named: Any = {name: _differentiable(value) for name, value in kwargs.items()}
             return function(*usable, **named)
 
     return run
 
 
-def _usable(value: Any) -> Any:
-    """The same value, made of tensors that can be differentiated."""
+def _differentiable(value: Any) -> Any:
+    """Return the value with tensors that can be differentiated."""
     if isinstance(value, Tensor):
         return value.clone() if value.is_inference() else value
     if isinstance(value, Split):
         names = ("inputs", "labels", "lengths", "weights")
-        changed = {name: _usable(getattr(value, name)) for name in names}
+        changed = {name: _differentiable(getattr(value, name)) for name in names}
         return value if all(changed[name] is getattr(value, name) for name in names) else replace(value, **changed)
     if isinstance(value, nn.Module) and any(p.is_inference() for p in chain(value.parameters(), value.buffers())):
         return copy.deepcopy(value)
@@ -51,19 +51,22 @@ def _usable(value: Any) -> Any:
 
 
 def sequence_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-odds of each sequence against its label, float64 `(batch,)`: `logsumexp` of the other logits minus its own.
+    """Compute the log-odds of each sequence against its label, float64 `(batch,)`.
 
-    The cross-entropy is log(1 + exp(log-odds)), so both climb in the same direction. The gradient of the cross-entropy
-    of a confident model rounds to zero, though, and would hide that direction; that of the log-odds does not.
+    They are `logsumexp` of the other logits minus the label's logit.
+
+    The cross-entropy is log(1 + exp(log-odds)), so both increase in the same direction. The gradient of the
+    cross-entropy of a confident model rounds to zero, though, and would hide that direction; that of the log-odds does
+    not.
     """
-    own = torch.nn.functional.one_hot(labels.long(), logits.shape[1]).bool()
+    is_label = torch.nn.functional.one_hot(labels.long(), logits.shape[1]).bool()
     logits = logits.double()
-    return logits.masked_fill(own, -torch.inf).logsumexp(dim=1) - logits[own]
+    return logits.masked_fill(is_label, -torch.inf).logsumexp(dim=1) - logits[is_label]
 
 
 @recording
 def input_gradient(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Gradient of each sequence's log-odds against its label in that sequence, and the logits there.
+    """Compute the gradient of each sequence's log-odds with respect to that sequence, and the logits.
 
     Only the inputs are differentiated: no parameter's `grad` is written. The model must treat its rows separately.
 

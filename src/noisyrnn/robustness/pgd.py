@@ -105,32 +105,32 @@ class PGD(Perturbation):
         return best.inputs
 
     def _step(self, k: int) -> float:
-        """Size of step `k`, in units of the strength."""
+        """Return the size of step `k`, in units of the strength."""
         if self.step_size is not None:
             return self.step_size
         return self.strength * (1 + math.cos(math.pi * k / self.steps)) / 2
 
     def _radius(self, inputs: Tensor, valid: Tensor) -> Tensor:
-        """Radius of each sequence, float64 `(batch, 1, 1)`."""
+        """Return the radius of each sequence, float64 `(batch, 1, 1)`."""
         values = valid.sum(dim=(1, 2), keepdim=True).double() * inputs.shape[2]
         per_value = self.norm == "l2" and self.scale is not None
         return self.strength * values.sqrt() if per_value else torch.full_like(values, self.strength)
 
     def _direction(self, gradient: Tensor) -> Tensor:
-        """Steepest ascent of length one in the norm; zero where the gradient is."""
+        """Return the direction of steepest ascent, of length one in the norm; zero where the gradient is."""
         if self.norm == "linf":
             return gradient.sign()
         return (gradient.double() / _length(gradient).clamp_min(torch.finfo(torch.float64).tiny)).to(gradient.dtype)
 
     def _project(self, offset: Tensor, valid: Tensor) -> Tensor:
-        """Nearest offset within the radius."""
+        """Project an offset to the nearest one within the radius."""
         if self.norm == "linf":
             return offset.clamp(-self.strength, self.strength)
         excess = (_length(offset) / self._radius(offset, valid)).clamp_min(1)
         return (offset.double() / excess).to(offset.dtype)
 
     def _random_offset(self, inputs: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
-        """Uniform draw from the ball; for ℓ2 of dimension n, a uniform direction times radius · u^(1/n)."""
+        """Draw uniformly from the ball; for ℓ2 of dimension n, a uniform direction times radius · u^(1/n)."""
         if self.norm == "linf":
             return self.strength * (2 * draw_uniform(inputs, generator) - 1) * valid
         direction = self._direction(draw_normal(inputs, generator) * valid)
@@ -145,7 +145,7 @@ def _length(values: Tensor) -> Tensor:
 
 
 class _Best:
-    """Of the iterates offered, the best for each sequence: misclassified before correct, then by loss."""
+    """Keeps the best iterate of each sequence: misclassified before correct, then by loss."""
 
     def __init__(self, inputs: Tensor, logits: Tensor, labels: Tensor) -> None:
         self.inputs = inputs
@@ -153,7 +153,7 @@ class _Best:
         self.wrong, self.loss = self._score(logits)
 
     def offer(self, inputs: Tensor, logits: Tensor) -> None:
-        """Take each sequence of `inputs` that beats the one held."""
+        """Keep each sequence of `inputs` that is better than the best so far."""
         wrong, loss = self._score(logits)
         better = (wrong & ~self.wrong) | ((wrong == self.wrong) & (loss > self.loss))
         self.inputs = torch.where(better[:, None, None], inputs, self.inputs)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from noisyrnn.checks import check_choice, check_integer, check_number, check_text
-from noisyrnn.data.user_files import check_reading
+from noisyrnn.data.user_files import check_reading_options
 from noisyrnn.models import MODELS, RecurrentLayer, build_layer, layer_options
 from noisyrnn.training.seeding import seeded
 
@@ -100,7 +100,7 @@ class TrainConfig:
         check_choice("model", self.model, MODELS)
         check_text("dataset", self.dataset)
         check_integer("values_per_step", self.values_per_step, minimum=1)
-        object.__setattr__(self, "label_column", check_reading(self.label_column, self.layout))
+        object.__setattr__(self, "label_column", check_reading_options(self.label_column, self.layout))
         if self.label is not None:
             check_text("label", self.label)
         check_integer("seed", self.seed, minimum=0)
