@@ -11,7 +11,8 @@ from typing import Any
 import joblib
 
 from noisyrnn.pipeline import EvaluateConfig
-from noisyrnn.pipeline.compare import RunTask, run_task
+from noisyrnn.pipeline.compare import RunGroup, run_group
+from noisyrnn.pipeline.context import RunContext
 from noisyrnn.report import write_report
 from noisyrnn.training import TrainConfig
 
@@ -62,8 +63,9 @@ def main() -> None:
     ]
     threads = max(1, joblib.cpu_count() // words.workers)
     evaluation = EvaluateConfig()
-    tasks = [RunTask(config=config, evaluation=evaluation, output=output, threads=threads) for config in configs]
-    joblib.Parallel(n_jobs=words.workers, verbose=5)(joblib.delayed(run_task)(task) for task in tasks)
+    context = RunContext(output=output, accelerator="cpu", resume=True)
+    tasks = [RunGroup(configs=[one], evaluation=evaluation, threads=threads, context=context) for one in configs]
+    joblib.Parallel(n_jobs=words.workers, verbose=5)(joblib.delayed(run_group)(task) for task in tasks)
     page = write_report(
         [task.path for task in tasks],
         output,

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from noisyrnn.data import load_dataset
-from noisyrnn.pipeline import EvaluateConfig
+from noisyrnn.pipeline import EvaluateConfig, RunContext
 from noisyrnn.pipeline.compare import CompareConfig
 from noisyrnn.pipeline.train import train_run
 from noisyrnn.robustness import build_perturbation, evaluate, worst_cases
@@ -53,7 +53,7 @@ def trained(model: str, seed: int, output: Path) -> RunFolder:
         for config in CompareConfig(models=[model], seeds=seed, train={"dataset": "digits"}).run_configs()
         if config.seed == seed
     )
-    return train_run(config, output=output, resume=True)
+    return train_run(config, RunContext(output=output, resume=True))
 
 
 def measured(folder: RunFolder, norm: str, radius: float, sequences: int, queries: int) -> dict[str, Any]:

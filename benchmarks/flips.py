@@ -26,7 +26,16 @@ from unittest import mock
 import numpy as np
 
 from noisyrnn.analysis.diagnostics import AnalysisSettings
-from noisyrnn.pipeline import AnalyzeConfig, CompareConfig, EvaluateConfig, SweepConfig, analyze_run, compare, sweep
+from noisyrnn.pipeline import (
+    AnalyzeConfig,
+    CompareConfig,
+    EvaluateConfig,
+    RunContext,
+    SweepConfig,
+    analyze_run,
+    compare,
+    sweep,
+)
 from noisyrnn.report import split_readable, write_report
 from noisyrnn.run_folder import RunFolder
 
@@ -53,21 +62,19 @@ def make_data(path: Path) -> None:
 
 def comparison(data: Path) -> CompareConfig:
     """The comparison whose folder is damaged."""
-    return CompareConfig(
-        models=["lstm", "gru"], seeds=2, train={"dataset": str(data), **TRAIN}, evaluation=EVALUATION, accelerator="cpu"
-    )
+    return CompareConfig(models=["lstm", "gru"], seeds=2, train={"dataset": str(data), **TRAIN}, evaluation=EVALUATION)
 
 
 def make_folder(folder: Path) -> Path:
     """An output folder with everything in it, of the data set at the path that is returned."""
     data = folder.parent / "two.npz"
     make_data(data)
-    compare(comparison(data), output=folder)
+    compare(comparison(data), RunContext(output=folder, accelerator="cpu"))
     for run in runs_of(folder):
         analyze_run(RunFolder(run), ANALYSIS)
     write_report(runs_of(folder), folder, title="Flips")
     train = {"dataset": str(data), **{name: value for name, value in TRAIN.items() if name != "learning_rate"}}
-    sweep(SweepConfig(model="lstm", trials=2, draws=1, train=train, accelerator="cpu"), output=folder)
+    sweep(SweepConfig(model="lstm", trials=2, draws=1, train=train), RunContext(output=folder, accelerator="cpu"))
     return data
 
 
@@ -93,7 +100,7 @@ def by_report(folder: Path, runs: list[Path], data: Path) -> tuple[dict[str, str
 
 def by_compare(folder: Path, runs: list[Path], data: Path) -> tuple[dict[str, str], set[str]]:
     """Tables as the same comparison makes them, and the runs that it names."""
-    _, failures = compare(comparison(data), output=folder)
+    _, failures = compare(comparison(data), RunContext(output=folder, accelerator="cpu"))
     return tables(folder), {path.name for path in failures}
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from noisyrnn.analysis.diagnostics import AnalysisSettings
 from noisyrnn.cli import main
+from noisyrnn.pipeline import RunContext
 from noisyrnn.run_folder import RunFolder, write_json
 
 analyze = importlib.import_module("noisyrnn.cli.analyze")
@@ -25,13 +26,13 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunFolder, Any, dict[str, Any]]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunFolder, Any, RunContext, float]]:
     """Calls of `analyze_run`, of which each takes 5 seconds more than the one before."""
     now, calls = [0.0], []
     monkeypatch.setattr(analyze.time, "monotonic", lambda: now[0])
 
-    def stand_in(folder: RunFolder, config: Any, **options: Any) -> RunFolder:
-        calls.append((folder, config, options))
+    def stand_in(folder: RunFolder, config: Any, context: RunContext, seconds: float) -> RunFolder:
+        calls.append((folder, config, context, seconds))
         now[0] += 5 * len(calls)
         parts = {"margins": {"status": "done"}, "attack": {"status": "impossible", "reason": "no attack"}}
         write_json(folder.analysis, {"diagnostics": parts})
@@ -43,8 +44,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunFolder, Any, dict[st
 
 def test_the_budget_is_shared_by_the_runs_that_are_left(runs: list[Path], calls: Any) -> None:
     assert main(["analyze", *map(str, runs), "--budget", "1"]) == 0
-    assert [folder.path for folder, _, _ in calls] == runs
-    assert [options["seconds"] for _, _, options in calls] == pytest.approx([60 / 3, 55 / 2, 45])
+    assert [folder.path for folder, *_ in calls] == runs
+    assert [seconds for *_, seconds in calls] == pytest.approx([60 / 3, 55 / 2, 45])
 
 
 def test_every_flag_of_analyze_arrives(runs: list[Path], calls: Any, tmp_path: Path) -> None:
@@ -52,14 +53,12 @@ def test_every_flag_of_analyze_arrives(runs: list[Path], calls: Any, tmp_path: P
     places = ["--data-dir", str(tmp_path), "--accelerator", "auto"]
     assert main(["analyze", str(runs[0]), *flags, "--analysis_seed", "4", *places]) == 0
     assert main(["analyze", str(runs[0])]) == 0
-    (_, config, options), (_, plain, defaults) = calls
+    (_, config, context, seconds), (_, plain, defaults, plain_seconds) = calls
     assert config.diagnostics == ("attack", "margins") and config.budget == 2.0
     assert config.settings == AnalysisSettings(max_attack_radius=3.0, confidence=0.9, analysis_seed=4)
-    assert options.pop("seconds") == 120.0 and defaults.pop("seconds") == 60 * plain.budget == 1800.0
-    readers = options.pop("reader"), defaults.pop("reader")
-    assert [reader.__reduce__()[1] for reader in readers] == [(tmp_path,), (None,)]
-    assert options == {"accelerator": "auto", "show_progress": True}
-    assert defaults == {"accelerator": "cpu", "show_progress": True}
+    assert seconds == 120.0 and plain_seconds == 60 * plain.budget == 1800.0
+    assert context == RunContext(data_dir=tmp_path, accelerator="auto", show_progress=True)
+    assert defaults == RunContext(accelerator="cpu", show_progress=True)
     assert plain.settings == AnalysisSettings()
 
 
@@ -72,7 +71,7 @@ def test_what_was_not_computed_is_named(runs: list[Path], calls: Any, capsys: py
 def test_a_part_that_failed_is_a_failed_computation(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {"margins": {"status": "failed", "reason": "it did"}, "attack": {"status": "done"}}
 
-    def stand_in(folder: RunFolder, config: Any, **options: Any) -> None:
+    def stand_in(folder: RunFolder, *_: Any, **__: Any) -> None:
         found = parts if folder.path == runs[0] else {"margins": {"status": "skipped", "reason": "no time"}}
         write_json(folder.analysis, {"diagnostics": found})
 

@@ -169,7 +169,7 @@ def test_an_experiment_gives_the_published_settings(monkeypatch: pytest.MonkeyPa
 
     seen: list[TrainConfig] = []
 
-    def record(config: TrainConfig, **rest: object) -> RunFolder:
+    def record(config: TrainConfig, context: object) -> RunFolder:
         seen.append(config)
         return RunFolder(tmp_path)
 

@@ -12,7 +12,7 @@ import torch
 import noisyrnn
 from noisyrnn.export import FORMATS, export_model, export_run
 from noisyrnn.models import GRU, RecurrentLayer, SequenceClassifier, SequenceRegressor
-from noisyrnn.pipeline import train_run
+from noisyrnn.pipeline import RunContext, train_run
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training import TrainConfig
 
@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     X = np.sin((1 + labels[:, None]) * np.linspace(0, 6.28, 10)) + 0.1 * generator.standard_normal((120, 10))
     np.savez(folder / "waves.npz", X=X[..., None], y=np.array(["slow", "fast"])[labels])
     config = TrainConfig(dataset=str(folder / "waves.npz"), hidden_size=16, epochs=6, batch_size=8, learning_rate=0.02)
-    return train_run(config, output=folder / "runs")
+    return train_run(config, RunContext(output=folder / "runs"))
 
 
 def test_an_onnx_file_of_a_trained_run(trained: RunFolder, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from noisyrnn.analysis.margins.margin import output_margins
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Split
-from noisyrnn.pipeline import AnalyzeConfig, analyze_run, train_run
+from noisyrnn.pipeline import AnalyzeConfig, RunContext, analyze_run, train_run
 from noisyrnn.pipeline import analyze as module
 from noisyrnn.pipeline.train import run_config
 from noisyrnn.run_folder import write_json
@@ -36,7 +36,7 @@ SMALL = AnalysisSettings(
 
 def trained(waves_file: Path, output: Path, **options: Any) -> RunFolder:
     settings = {"hidden_size": 5, "epochs": 8, "batch_size": 8, "learning_rate": 0.02, **options}
-    return train_run(TrainConfig.from_dict({"dataset": str(waves_file), **settings}), output=output)
+    return train_run(TrainConfig.from_dict({"dataset": str(waves_file), **settings}), RunContext(output=output))
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_failing_part_is_noted_and_stops_no_other(run: RunFolder, monkeypatch:
     def fail(subject: Any) -> None:
         raise RuntimeError("it broke")
 
-    monkeypatch.setitem(DIAGNOSTICS, "jacobians", replace(DIAGNOSTICS["jacobians"], run=fail))
+    monkeypatch.setitem(DIAGNOSTICS, "jacobians", replace(DIAGNOSTICS["jacobians"], build=fail))
     found = read(analyze_run(run, AnalyzeConfig(settings=SMALL, diagnostics=["jacobians", "margins"])))
     assert found["diagnostics"]["jacobians"] == {"status": "failed", "reason": "it broke"}
     assert found["diagnostics"]["margins"]["status"] == "done"
@@ -198,7 +198,7 @@ def spied(monkeypatch: pytest.MonkeyPatch, name: str, found: Findings | BaseExce
             raise found
         return found or Findings()
 
-    monkeypatch.setitem(DIAGNOSTICS, name, replace(DIAGNOSTICS[name], run=look))
+    monkeypatch.setitem(DIAGNOSTICS, name, replace(DIAGNOSTICS[name], build=look))
     return subjects
 
 
@@ -278,14 +278,15 @@ def test_where_the_data_come_from(quick: RunFolder, tmp_path: Path, monkeypatch:
     write_json(quick.config, written)
     asked: dict[str, Any] = {}
 
-    def find(run: TrainConfig, **options: Any) -> Any:
-        asked.update(options, name=run.dataset, values_per_step=run.values_per_step)
-        return load_dataset(run.dataset)
+    def find(name: str, **options: Any) -> Any:
+        asked.update(options, name=name)
+        return load_dataset(name)
 
-    monkeypatch.setattr("noisyrnn.pipeline.train.load_data", find)
+    monkeypatch.setattr("noisyrnn.pipeline.context.load_dataset", find)
     spied(monkeypatch, "margins")
-    analyze_run(quick, AnalyzeConfig(settings=SMALL, diagnostics=["margins"]), data_dir=tmp_path)
-    assert asked == {"name": written["config"]["dataset"], "data_dir": tmp_path, "values_per_step": 7}
+    analyze_run(quick, AnalyzeConfig(settings=SMALL, diagnostics=["margins"]), RunContext(data_dir=tmp_path))
+    options = {"values_per_step": 7, "label_column": None, "layout": None}
+    assert asked == {"name": written["config"]["dataset"], "data_dir": tmp_path, **options}
 
 
 def test_other_data_are_refused(quick: RunFolder, waves_file: Path) -> None:
@@ -313,8 +314,8 @@ def test_the_time_is_the_budget_or_what_is_given(
         subject.check_time()
         return Findings()
 
-    monkeypatch.setitem(DIAGNOSTICS, "margins", replace(DIAGNOSTICS["margins"], run=work))
-    monkeypatch.setitem(DIAGNOSTICS, "jacobians", replace(DIAGNOSTICS["jacobians"], run=overdo))
+    monkeypatch.setitem(DIAGNOSTICS, "margins", replace(DIAGNOSTICS["margins"], build=work))
+    monkeypatch.setitem(DIAGNOSTICS, "jacobians", replace(DIAGNOSTICS["jacobians"], build=overdo))
     config = AnalyzeConfig(settings=SMALL, budget=budget, diagnostics=["margins", "jacobians", "stability"])
     parts = read(analyze_run(quick, config, seconds=seconds))["diagnostics"]
     assert parts["margins"] == {"status": "done", "seconds": round(limit - 0.01, 2)}
@@ -387,7 +388,7 @@ def test_the_file_is_whole_after_each_part(quick: RunFolder, monkeypatch: pytest
 
 def test_an_accelerator_that_is_not_there(quick: RunFolder) -> None:
     with pytest.raises(ValueError, match="accelerator must be one of auto, cpu, cuda, got 'tpu'"):
-        analyze_run(quick, AnalyzeConfig(settings=SMALL, diagnostics=["margins"]), accelerator="tpu")
+        analyze_run(quick, AnalyzeConfig(settings=SMALL, diagnostics=["margins"]), RunContext(accelerator="tpu"))
 
 
 def test_a_part_named_twice_is_computed_once(quick: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

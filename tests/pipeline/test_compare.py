@@ -18,8 +18,8 @@ import pytest
 from noisyrnn.analysis import AnalysisSettings
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import tensor_digest
-from noisyrnn.pipeline import AnalyzeConfig, CompareConfig, EvaluateConfig, compare
-from noisyrnn.pipeline.train import DataReader, run_path
+from noisyrnn.pipeline import AnalyzeConfig, CompareConfig, EvaluateConfig, RunContext, compare
+from noisyrnn.pipeline.train import run_path
 from noisyrnn.run_folder import InUseError, WriteError, locked
 from noisyrnn.training import TrainConfig, fit_seeds
 
@@ -41,7 +41,9 @@ def results(output: Path) -> dict[str, bytes]:
 
 
 def test_it_trains_evaluates_and_reports(waves_file: Path, tmp_path: Path) -> None:
-    page, failures = compare(CompareConfig(**settings(waves_file)), output=tmp_path / "out", command="noisyrnn compare")
+    page, failures = compare(
+        CompareConfig(**settings(waves_file)), RunContext(output=tmp_path / "out"), command="noisyrnn compare"
+    )
     assert failures == {}
     assert page == (tmp_path / "out" / "report.html").resolve()
     assert len(results(tmp_path / "out")) == 8
@@ -54,17 +56,17 @@ def test_it_trains_evaluates_and_reports(waves_file: Path, tmp_path: Path) -> No
 def test_it_analyses_where_that_is_asked_for(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = AnalyzeConfig(settings=AnalysisSettings(test_sequences=4), diagnostics=["margins", "jacobians"])
     monkeypatch.setattr(sys.modules["noisyrnn.pipeline.compare"], "AnalyzeConfig", lambda: quick)
-    compare(CompareConfig(**settings(waves_file)), output=tmp_path / "without")
+    compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path / "without"))
     assert not list(tmp_path.glob("without/*/analysis.json"))
-    compare(CompareConfig(**settings(waves_file), analyze=True), output=tmp_path / "with")
+    compare(CompareConfig(**settings(waves_file), analyze=True), RunContext(output=tmp_path / "with"))
     assert len(list(tmp_path.glob("with/*/analysis.json"))) == 4
     assert "Output margin" in (tmp_path / "with" / "analysis.md").read_text()
 
 
 def test_finished_runs_are_used_again(waves_file: Path, tmp_path: Path) -> None:
-    compare(CompareConfig(**settings(waves_file)), output=tmp_path)
+    compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path))
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}
-    compare(CompareConfig(**settings(waves_file)), output=tmp_path)
+    compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")} == stamps
 
 
@@ -82,27 +84,26 @@ def test_the_data_are_read_and_hashed_once(waves_file: Path, tmp_path: Path, mon
         counts["hashed"] += tensor.numel() if tensor is not None and tensor.is_floating_point() else 0
         return tensor_digest(tensor)
 
-    monkeypatch.setattr("noisyrnn.pipeline.train.load_dataset", read)
+    monkeypatch.setattr("noisyrnn.pipeline.context.load_dataset", read)
     monkeypatch.setattr("noisyrnn.data.base.tensor_digest", digest)
-    compare(CompareConfig(**settings(waves_file, epochs=1)), output=tmp_path)
+    compare(CompareConfig(**settings(waves_file, epochs=1)), RunContext(output=tmp_path))
     # When each stage read for itself, these were 9 readings and ten times as many values.
     assert counts == {"read": 1, "hashed": values[0]}
-    compare(CompareConfig(**settings(waves_file, epochs=1)), output=tmp_path)
+    compare(CompareConfig(**settings(waves_file, epochs=1)), RunContext(output=tmp_path))
     assert counts == {"read": 2, "hashed": 2 * values[0]}  # a file may have changed between two comparisons
 
 
-def test_a_copy_of_a_reader_reads_for_itself(waves_file: Path) -> None:
-    config = TrainConfig(dataset=str(waves_file))
-    reader = DataReader()
-    assert reader(config) is reader(config)
-    assert reader(config) is not reader(replace(config, layout="channels-last"))
-    assert len(pickle.dumps(reader)) < 200
-    assert pickle.loads(pickle.dumps(reader))(config) is not reader(config)
+def test_a_copy_of_a_context_reads_for_itself(waves_file: Path) -> None:
+    config, context = TrainConfig(dataset=str(waves_file)), RunContext()
+    assert context.read_data(config) is context.read_data(config)
+    assert context.read_data(config) is not context.read_data(replace(config, layout="channels-last"))
+    assert len(pickle.dumps(context)) < 500
+    assert pickle.loads(pickle.dumps(context)).read_data(config) is not context.read_data(config)
 
 
 def test_a_failed_run_is_shown_and_stops_no_other(waves_file: Path, tmp_path: Path) -> None:
     wild = settings(waves_file, step_size=1e30, learn_step=False, damping=1.0)
-    page, failures = compare(CompareConfig(**wild), output=tmp_path)
+    page, failures = compare(CompareConfig(**wild), RunContext(output=tmp_path))
     assert len(failures) == 2
     assert all("hidden state became non-finite" in sentence for sentence in failures.values())
     assert "hidden state became non-finite" in page.read_text()
@@ -116,8 +117,8 @@ def test_two_workers_give_the_same_results_as_one(
     monkeypatch.setattr("joblib.cpu_count", lambda: 4)
     # At this size torch's sums and products differ between one thread and two.
     config = settings(waves_file, hidden_size=19, batch_size=100)
-    compare(CompareConfig(**config), output=tmp_path / "one")
-    compare(CompareConfig(**config, workers=2), output=tmp_path / "two")
+    compare(CompareConfig(**config), RunContext(output=tmp_path / "one"))
+    compare(CompareConfig(**config, workers=2), RunContext(output=tmp_path / "two"))
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     assert len(one) == 8
     assert one == two
@@ -129,7 +130,7 @@ def test_seeds_together_give_the_same_results(
 ) -> None:
     # Gated cells run on the reference alone: workers left over from another test do not see a change of environment.
     both = {**settings(waves_file, additive=0.1), "models": ["gru", "lstm"]}
-    compare(CompareConfig(**both), output=tmp_path / "alone")
+    compare(CompareConfig(**both), RunContext(output=tmp_path / "alone"))
     module = sys.modules["noisyrnn.pipeline.seeds"]
     calls: list[list[tuple[str, int]]] = []
 
@@ -139,7 +140,7 @@ def test_seeds_together_give_the_same_results(
 
     monkeypatch.setattr(module, "fit_seeds", spy)
     config = CompareConfig(**both, workers=workers, batch_seeds=True)
-    _, failures = compare(config, output=tmp_path / "batch_seeds")
+    _, failures = compare(config, RunContext(output=tmp_path / "batch_seeds"))
     assert failures == {}
     if workers == 1:  # other workers' calls are not seen from here
         assert calls == [[("gru", 1), ("gru", 2)], [("lstm", 1), ("lstm", 2)]]
@@ -152,7 +153,7 @@ def test_a_model_that_diverges_together_stops_no_other(
 ) -> None:
     monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
     wild = settings(waves_file, step_size=1e30, learn_step=False, damping=1.0)
-    _, failures = compare(CompareConfig(**wild, batch_seeds=True), output=tmp_path)
+    _, failures = compare(CompareConfig(**wild, batch_seeds=True), RunContext(output=tmp_path))
     assert len(failures) == 2
     assert all("hidden state became non-finite" in sentence for sentence in failures.values())
     statuses = [json.loads(path.read_text())["status"] for path in tmp_path.glob("*/summary.json")]
@@ -164,7 +165,7 @@ def test_runs_that_cannot_be_trained_together_follow_one_another(
 ) -> None:
     monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
     config = CompareConfig(**settings(waves_file), batch_seeds=True)
-    compare(config, output=tmp_path)
+    compare(config, RunContext(output=tmp_path))
     expected = results(tmp_path)
     damaged = next(tmp_path.glob("*noisy-seed1*"))
     for run in tmp_path.glob("*noisy*"):
@@ -172,7 +173,7 @@ def test_runs_that_cannot_be_trained_together_follow_one_another(
             (run / name).unlink()
     (damaged / "checkpoint.pt").write_bytes(b"broken")
     with pytest.warns(UserWarning, match=r"The runs of noisy could not be trained together and follow one another: "):
-        _, failures = compare(config, output=tmp_path)
+        _, failures = compare(config, RunContext(output=tmp_path))
     assert list(failures) == [damaged]
     assert "checkpoint must be whole" in failures[damaged]
     found = results(tmp_path)
@@ -198,9 +199,9 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_dask_workers_give_the_same_results(waves_file: Path, tmp_path: Path, scheduler: str) -> None:
-    compare(CompareConfig(**settings(waves_file)), output=tmp_path / "here")
+    compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path / "here"))
     dask = CompareConfig(**settings(waves_file), backend="dask", scheduler=scheduler)
-    _, failures = compare(dask, output=tmp_path / "there")
+    _, failures = compare(dask, RunContext(output=tmp_path / "there"))
     assert failures == {}
     assert results(tmp_path / "there") == results(tmp_path / "here")
 
@@ -231,7 +232,9 @@ def test_a_lost_scheduler_leaves_a_report_of_the_runs_that_have_ended(waves_file
         threading.Thread(target=lose, daemon=True).start()
         scheduler = json.loads(address.read_text())["address"]
         long = settings(waves_file, epochs=150)
-        page, failures = compare(CompareConfig(**long, backend="dask", scheduler=scheduler), output=tmp_path / "out")
+        page, failures = compare(
+            CompareConfig(**long, backend="dask", scheduler=scheduler), RunContext(output=tmp_path / "out")
+        )
     finally:
         for process in started[::-1]:
             process.kill()
@@ -250,17 +253,15 @@ def test_a_worker_that_dies_takes_no_other_run_with_it(
 ) -> None:
     (tmp_path / "deadly.py").write_text(
         "import os, signal\n"
-        "from noisyrnn.pipeline.compare import run_task_group\n"
-        "def deadly(tasks):\n"
-        "    if tasks[0].config.model == 'lstm':\n"
+        "from noisyrnn.pipeline.compare import run_group\n"
+        "def deadly(group):\n"
+        "    if group.configs[0].model == 'lstm':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return run_task_group(tasks)\n"
+        "    return run_group(group)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(
-        sys.modules["noisyrnn.pipeline.compare"], "run_task_group", importlib.import_module("deadly").deadly
-    )
-    page, failures = compare(CompareConfig(**settings(waves_file), workers=2), output=tmp_path / "out")
+    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.compare"], "run_group", importlib.import_module("deadly").deadly)
+    page, failures = compare(CompareConfig(**settings(waves_file), workers=2), RunContext(output=tmp_path / "out"))
     died = "The worker process died before the run ended; it may have run out of memory."
     assert sorted(path.name.split("-")[1] for path in failures) == ["lstm", "lstm"]
     assert set(failures.values()) == {died}
@@ -281,19 +282,19 @@ def test_an_evaluation_that_fails_leaves_the_trained_run_whole(
         raise RuntimeError("logits became non-finite")
 
     monkeypatch.setattr(module, "evaluate_run", fail)
-    page, failures = compare(CompareConfig(**settings(waves_file)), output=tmp_path)
+    page, failures = compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path))
     assert set(failures.values()) == {"logits became non-finite"}
     assert len(failures) == 4
     assert "logits became non-finite" in page.read_text()
     summaries = [json.loads(path.read_text()) for path in tmp_path.glob("*/summary.json")]
     assert [summary["status"] for summary in summaries] == ["finished"] * 4
     monkeypatch.undo()
-    _, failures = compare(CompareConfig(**settings(waves_file)), output=tmp_path)
+    _, failures = compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path))
     assert failures == {}
 
 
 def test_runs_on_other_data_are_refused_before_any_work(waves_file: Path, tmp_path: Path) -> None:
-    compare(CompareConfig(**settings(waves_file)), output=tmp_path / "out")
+    compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path / "out"))
     content = dict(np.load(waves_file))
     np.savez(waves_file, X=content["X"] + 1, y=content["y"])
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*")}
@@ -301,13 +302,13 @@ def test_runs_on_other_data_are_refused_before_any_work(waves_file: Path, tmp_pa
         ValueError,
         match=r"dataset must hold the data that .*seed1-\w+ was trained on, got .*the inputs of the training part",
     ):
-        compare(CompareConfig(**settings(waves_file)), output=tmp_path / "out")
+        compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path / "out"))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*")} == stamps
 
 
 def test_runs_that_cannot_be_read_are_named_and_the_others_reported(waves_file: Path, tmp_path: Path) -> None:
     config = CompareConfig(**settings(waves_file))
-    page, _ = compare(config, output=tmp_path)
+    page, _ = compare(config, RunContext(output=tmp_path))
     table = json.loads((tmp_path / "comparison.json").read_text())
     runs = sorted(tmp_path.glob("*-seed*"))
     (runs[0] / "config.json").write_text("{}")
@@ -316,7 +317,7 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_reported(waves_file: 
     damaged = bytearray((runs[2] / "robustness.json").read_bytes())
     damaged[len(damaged) // 2] ^= 4
     (runs[2] / "robustness.json").write_bytes(damaged)
-    page, failures = compare(config, output=tmp_path)
+    page, failures = compare(config, RunContext(output=tmp_path))
     causes = ("config.json must be of format", "summary.json must be a file", "robustness.json must be")
     assert sorted(failures) == runs[:3]
     for run, cause in zip(runs, causes, strict=False):
@@ -332,7 +333,7 @@ def test_a_report_that_cannot_be_written_hides_no_failure(
     waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = CompareConfig(**settings(waves_file))
-    page, _ = compare(config, output=tmp_path)
+    page, _ = compare(config, RunContext(output=tmp_path))
     before = page.read_bytes()
     run = next(tmp_path.glob("*lstm-seed2*"))
     (run / "summary.json").write_text("")
@@ -341,7 +342,7 @@ def test_a_report_that_cannot_be_written_hides_no_failure(
         raise WriteError(28, "No space left on device", str(page))
 
     monkeypatch.setattr("noisyrnn.report.write_report", full)
-    _, failures = compare(config, output=tmp_path)
+    _, failures = compare(config, RunContext(output=tmp_path))
     assert list(failures) == [run, page]
     assert failures[page].startswith(f"{page} could not be written (No space left on device).")
     assert page.read_bytes() == before
@@ -364,13 +365,13 @@ def test_a_run_in_use_is_named_and_left_alone(
     holder.start()
     held.wait(60)
     try:
-        _, failures = compare(config, output=tmp_path)
+        _, failures = compare(config, RunContext(output=tmp_path))
     finally:
         done.set()
         holder.join()
     assert list(failures) == [run] and f"{run} must not be in use, got process" in failures[run]
     assert not list(run.iterdir())
-    assert compare(config, output=tmp_path)[1] == {}
+    assert compare(config, RunContext(output=tmp_path))[1] == {}
 
 
 def test_an_output_in_use_is_refused_before_any_work(waves_file: Path, tmp_path: Path) -> None:
@@ -378,7 +379,7 @@ def test_an_output_in_use_is_refused_before_any_work(waves_file: Path, tmp_path:
 
     def intrude() -> None:
         with pytest.raises(InUseError) as refused:
-            compare(CompareConfig(**settings(waves_file)), output=tmp_path / "out")
+            compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path / "out"))
         errors.append(str(refused.value))
 
     with locked(tmp_path / "out"):
@@ -393,7 +394,7 @@ def test_dask_without_its_package(waves_file: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "distributed", None)
     config = CompareConfig(**settings(waves_file), backend="dask", scheduler="tcp://127.0.0.1:1")
     with pytest.raises(ValueError, match=r"backend must be 'processes' without the package distributed, got 'dask'"):
-        compare(config, output=tmp_path)
+        compare(config, RunContext(output=tmp_path))
 
 
 def test_seeds_and_settings_of_the_runs(waves_file: Path) -> None:

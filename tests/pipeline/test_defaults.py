@@ -12,6 +12,7 @@ from tests.defaults import defaults
 import noisyrnn
 from noisyrnn.estimators import NoisyRNNClassifier, NoisyRNNRegressor
 from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
+from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
 from noisyrnn.pipeline.train import train_run
 from noisyrnn.training import TrainConfig
@@ -29,7 +30,7 @@ def without_times(found: Any) -> Any:
 
 def whole_run(output: Path, config: TrainConfig, parts: tuple[str, ...]) -> list[Any]:
     """Weights, metrics, accuracies and diagnostics of a run."""
-    folder = train_run(config, output=output, accelerator="cpu")
+    folder = train_run(config, RunContext(output=output, accelerator="cpu"))
     evaluate_run(folder, EvaluateConfig(draws=1))
     analyze_run(folder, AnalyzeConfig(diagnostics=parts))
     with torch.device("cpu"):

@@ -21,6 +21,7 @@ from noisyrnn.pipeline import (
     evaluate_run,
     train_run,
 )
+from noisyrnn.pipeline.context import RunContext
 from noisyrnn.report import write_report
 from noisyrnn.robustness import evaluate
 from noisyrnn.run_folder import RunFolder, read_json, write_json
@@ -76,7 +77,7 @@ def test_other_test_data_are_noticed_by_every_command(
     two: Path, tmp_path: Path, name: str, how: Callable[[Any], Any], words: str
 ) -> None:
     config = CompareConfig(models=["lstm", "gru"], seeds=1, train={"dataset": str(two), **SETTINGS}, evaluation=QUICK)
-    compare(config, output=tmp_path / "out")
+    compare(config, RunContext(output=tmp_path / "out"))
     runs = sorted(tmp_path.glob("out/*/"))
     analyze_run(RunFolder(runs[0]), BRIEF)
     weights = [(run / "model.safetensors").read_bytes() for run in runs]
@@ -88,13 +89,13 @@ def test_other_test_data_are_noticed_by_every_command(
     with pytest.warns(UserWarning, match=rf"analysis\.json is computed again: {words} changed since\."):
         analyze_run(RunFolder(runs[0]), BRIEF)
     with pytest.warns(UserWarning, match=rf"gru.*robustness\.json is computed again: {words} changed|lstm.*computed"):
-        _, failures = compare(config, output=tmp_path / "out")
+        _, failures = compare(config, RunContext(output=tmp_path / "out"))
     assert failures == {}
     assert [accuracy(run) for run in runs] == [evaluate(load(run / "model.safetensors"), test).accuracy for run in runs]
     assert weights == [(run / "model.safetensors").read_bytes() for run in runs], "training does not depend on it"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compare(config, output=tmp_path / "out")
+        compare(config, RunContext(output=tmp_path / "out"))
         analyze_run(RunFolder(runs[0]), BRIEF)
 
 
@@ -113,7 +114,7 @@ def test_other_training_data_are_refused_by_every_command(
 ) -> None:
     settings = {"dataset": str(two), **SETTINGS, "epochs": 1}
     config = CompareConfig(models=["gru"], seeds=1, train=settings, evaluation=QUICK)
-    compare(config, output=tmp_path / "out")
+    compare(config, RunContext(output=tmp_path / "out"))
     run = RunFolder(next(tmp_path.glob("out/*/")))
     analyze_run(run, BRIEF)
     before = {path: path.read_bytes() for path in run.path.iterdir()}
@@ -123,10 +124,10 @@ def test_other_training_data_are_refused_by_every_command(
     if words.startswith("the class"):
         change(two, "y_test", how)
     calls: list[Callable[[], Any]] = [
-        lambda: compare(config, output=tmp_path / "out"),
+        lambda: compare(config, RunContext(output=tmp_path / "out")),
         lambda: evaluate_run(run, QUICK),
         lambda: analyze_run(run, BRIEF),
-        lambda: train_run(config.run_configs()[0], output=tmp_path / "out", resume=True),
+        lambda: train_run(config.run_configs()[0], RunContext(output=tmp_path / "out", resume=True)),
     ]
     for call in calls:
         with pytest.raises(ValueError, match=rf"^dataset must hold the data that {run.path} .*two\.npz.*{words}"):
@@ -137,7 +138,7 @@ def test_other_training_data_are_refused_by_every_command(
 def test_other_weights_settings_and_versions_make_a_result_stale(
     two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = train_run(TrainConfig(model="gru", dataset=str(two), **SETTINGS), output=tmp_path)
+    run = train_run(TrainConfig(model="gru", dataset=str(two), **SETTINGS), RunContext(output=tmp_path))
     evaluate_run(run, QUICK)
     analyze_run(run, BRIEF)
     stamps = [path.stat().st_mtime_ns for path in (run.robustness, run.analysis)]
@@ -179,7 +180,8 @@ def test_other_weights_settings_and_versions_make_a_result_stale(
 def test_results_of_another_run_are_not_taken_for_its_own(two: Path, tmp_path: Path) -> None:
     runs = [
         evaluate_run(
-            train_run(TrainConfig(model="gru", dataset=str(two), seed=seed, **SETTINGS), output=tmp_path), QUICK
+            train_run(TrainConfig(model="gru", dataset=str(two), seed=seed, **SETTINGS), RunContext(output=tmp_path)),
+            QUICK,
         )
         for seed in (1, 2)
     ]
@@ -192,7 +194,7 @@ def test_results_of_another_run_are_not_taken_for_its_own(two: Path, tmp_path: P
 
 def test_a_model_of_another_run_is_named_by_every_command(two: Path, tmp_path: Path) -> None:
     config = CompareConfig(models=["lstm", "gru"], seeds=1, train={"dataset": str(two), **SETTINGS}, evaluation=QUICK)
-    compare(config, output=tmp_path / "out")
+    compare(config, RunContext(output=tmp_path / "out"))
     lstm, gru = (RunFolder(next(tmp_path.glob(f"out/*-{name}-*"))) for name in ("lstm", "gru"))
     shutil.copy(lstm.model, gru.model)
     gru.robustness.unlink()  # nothing is known of it before
@@ -208,7 +210,7 @@ def test_a_model_of_another_run_is_named_by_every_command(two: Path, tmp_path: P
 
 def test_settings_of_another_run_are_noticed(two: Path, tmp_path: Path) -> None:
     config = CompareConfig(models=["gru"], seeds=2, train={"dataset": str(two), **SETTINGS}, evaluation=QUICK)
-    compare(config, output=tmp_path / "out")
+    compare(config, RunContext(output=tmp_path / "out"))
     first, second = (RunFolder(next(tmp_path.glob(f"out/*-seed{seed}-*"))) for seed in (1, 2))
     shutil.copy(second.config, first.config)
     words = (
@@ -217,8 +219,8 @@ def test_settings_of_another_run_are_noticed(two: Path, tmp_path: Path) -> None:
     for task in config.run_configs():
         if task.seed == 1:
             with pytest.raises(ValueError, match=words):
-                train_run(task, output=tmp_path / "out", resume=True)
-    page, failures = compare(config, output=tmp_path / "out")
+                train_run(task, RunContext(output=tmp_path / "out", resume=True))
+    page, failures = compare(config, RunContext(output=tmp_path / "out"))
     assert list(failures) == [first.path] and failures[first.path].startswith(str(first.config))
     assert "| gru | 1 |" in (page.parent / "table.md").read_text()
 
@@ -227,7 +229,7 @@ def test_a_run_whose_evaluation_fails_does_not_keep_old_figures_in_the_table(
     two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings: dict[str, Any] = {"models": ["lstm", "gru"], "seeds": 1, "train": {"dataset": str(two), **SETTINGS}}
-    compare(CompareConfig(**settings, evaluation=QUICK), output=tmp_path / "out")
+    compare(CompareConfig(**settings, evaluation=QUICK), RunContext(output=tmp_path / "out"))
     module = importlib.import_module("noisyrnn.pipeline.compare")
 
     def fail(folder: RunFolder, *arguments: Any, **options: Any) -> RunFolder:
@@ -241,7 +243,9 @@ def test_a_run_whose_evaluation_fails_does_not_keep_old_figures_in_the_table(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             evaluation = EvaluateConfig(strengths={"white_noise": [0.5]}, draws=draws)
-            page, failures = compare(CompareConfig(**settings, evaluation=evaluation), output=tmp_path / "out")
+            page, failures = compare(
+                CompareConfig(**settings, evaluation=evaluation), RunContext(output=tmp_path / "out")
+            )
         ((path, why),) = failures.items()
         assert "gru" in path.name and why == "the memory is gone. Its robustness.json is that of another evaluation."
         table = (page.parent / "table.md").read_text()
@@ -251,7 +255,7 @@ def test_a_run_whose_evaluation_fails_does_not_keep_old_figures_in_the_table(
 def test_other_random_starts_of_attacks_are_noted(two: Path, tmp_path: Path) -> None:
     runs = []
     for seed, starts in ((1, 1), (2, 2)):
-        run = train_run(TrainConfig(model="gru", dataset=str(two), seed=seed, **SETTINGS), output=tmp_path)
+        run = train_run(TrainConfig(model="gru", dataset=str(two), seed=seed, **SETTINGS), RunContext(output=tmp_path))
         runs.append(evaluate_run(run, EvaluateConfig(strengths={"fgsm": [0.1]}, attack_draws=starts)).path)
     write_report(runs, tmp_path / "report", title="Two")
     assert "evaluated with different numbers of draws" in (tmp_path / "report" / "table.md").read_text()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from noisyrnn.data import load_dataset
-from noisyrnn.pipeline import EvaluateConfig, evaluate_run, train_run
+from noisyrnn.pipeline import EvaluateConfig, RunContext, evaluate_run, train_run
 from noisyrnn.robustness import WhiteNoise, evaluate
 from noisyrnn.training import RunFolder, TrainConfig, load
 
@@ -20,7 +20,7 @@ def run(waves_file: Path, tmp_path: Path) -> RunFolder:
     config = TrainConfig(
         dataset=str(waves_file), hidden_size=6, epochs=8, batch_size=8, learning_rate=0.02, options={"step_size": 0.3}
     )
-    return train_run(config, output=tmp_path / "runs")
+    return train_run(config, RunContext(output=tmp_path / "runs"))
 
 
 QUICK = EvaluateConfig(strengths={"white_noise": [0.5], "pgd_linf": [0.3]}, draws=2)
@@ -83,7 +83,7 @@ def test_examples_are_made_where_the_model_is(run: RunFolder, monkeypatch: pytes
         return examples(*arguments, **named)
 
     monkeypatch.setattr(module, "examples", record)
-    evaluate_run(run, QUICK, accelerator="cpu")
+    evaluate_run(run, QUICK, RunContext(accelerator="cpu"))
     assert seen == ["cpu"]
 
 

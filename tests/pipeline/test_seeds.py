@@ -12,7 +12,7 @@ import torch
 
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import SequenceClassifier
-from noisyrnn.pipeline import train_run, train_seeds
+from noisyrnn.pipeline import RunContext, train_run, train_seeds
 from noisyrnn.pipeline.train import build_model, run_path
 from noisyrnn.run_folder import read_json, write_json
 from noisyrnn.training import RunFolder, TrainConfig
@@ -40,11 +40,11 @@ def without_times(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("batch_seeds", [False, True])
 def test_folders_are_those_of_single_runs(configs: list[TrainConfig], tmp_path: Path, batch_seeds: bool) -> None:
-    ends = train_seeds(configs, batch_seeds=batch_seeds, output=tmp_path / "many")
+    ends = train_seeds(configs, RunContext(output=tmp_path / "many"), batch_seeds=batch_seeds)
     assert list(ends) == [run_path(config, tmp_path / "many") for config in configs]
     assert set(ends.values()) == {None}
     for config, path in zip(configs, ends, strict=True):
-        single = train_run(config, output=tmp_path / "single")
+        single = train_run(config, RunContext(output=tmp_path / "single"))
         many = RunFolder(path)
         assert many.path.name == single.path.name
         assert {file.name for file in path.iterdir()} == {file.name for file in single.path.iterdir()}
@@ -54,17 +54,17 @@ def test_folders_are_those_of_single_runs(configs: list[TrainConfig], tmp_path: 
 
 
 def test_finished_runs_are_left_alone_and_unfinished_ones_go_on(configs: list[TrainConfig], tmp_path: Path) -> None:
-    done = train_run(configs[0], output=tmp_path)
-    half = train_run(configs[1], output=tmp_path)
+    done = train_run(configs[0], RunContext(output=tmp_path))
+    half = train_run(configs[1], RunContext(output=tmp_path))
     half.summary.unlink()
     before = {path: path.stat().st_mtime_ns for path in done.path.iterdir()}
     with pytest.raises(ValueError, match=r"resume must be given to continue the unfinished run .*waves-noisy-seed4"):
-        train_seeds(configs, batch_seeds=True, output=tmp_path)
+        train_seeds(configs, RunContext(output=tmp_path), batch_seeds=True)
     assert not run_path(configs[2], tmp_path).exists()
-    ends = train_seeds(configs, batch_seeds=True, output=tmp_path, resume=True)
+    ends = train_seeds(configs, RunContext(output=tmp_path, resume=True), batch_seeds=True)
     assert all(RunFolder(path).finished for path in ends)
     assert {path: path.stat().st_mtime_ns for path in done.path.iterdir()} == before
-    assert train_seeds(configs, batch_seeds=True, output=tmp_path) == ends
+    assert train_seeds(configs, RunContext(output=tmp_path), batch_seeds=True) == ends
 
 
 @pytest.mark.parametrize("batch_seeds", [False, True])
@@ -80,7 +80,7 @@ def test_a_run_that_diverges_is_named_and_stops_no_other(
 
     for module in ("noisyrnn.pipeline.train", "noisyrnn.pipeline.seeds"):
         monkeypatch.setattr(sys.modules[module], "build_model", build)
-    ends = train_seeds(configs, batch_seeds=batch_seeds, output=tmp_path)
+    ends = train_seeds(configs, RunContext(output=tmp_path), batch_seeds=batch_seeds)
     failed = run_path(configs[1], tmp_path)
     assert [path for path, sentence in ends.items() if sentence is not None] == [failed]
     summary = json.loads(RunFolder(failed).summary.read_text())
@@ -99,7 +99,7 @@ def test_an_error_of_all_runs_is_written_to_each(
 
     monkeypatch.setattr(sys.modules["noisyrnn.pipeline.seeds"], "fit_seeds", fail)
     with pytest.raises(kind, match="out of memory"):
-        train_seeds(configs, batch_seeds=True, output=tmp_path)
+        train_seeds(configs, RunContext(output=tmp_path), batch_seeds=True)
     for config in configs:
         summary = json.loads(RunFolder(run_path(config, tmp_path)).summary.read_text())
         assert summary["status"] == "failed"
@@ -110,13 +110,9 @@ def test_bad_arguments_before_any_work(
     configs: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "runs"
-    with pytest.raises(ValueError, match=r"accelerator must be one of auto, cpu, cuda, got 'tpu'"):
-        train_seeds(configs, output=output, accelerator="tpu")
-    with pytest.raises(ValueError, match=r"checkpoint_seconds must be at least 0, got -1"):
-        train_seeds(configs, output=output, checkpoint_seconds=-1.0)
     mixed = [configs[0], dataclasses.replace(configs[1], epochs=9)]
     with pytest.raises(ValueError, match=r"configs must differ in the seed alone, got .*epochs=9.* beside .*epochs=2"):
-        train_seeds(mixed, batch_seeds=True, output=output)
+        train_seeds(mixed, RunContext(output=output), batch_seeds=True)
     for name, value in {
         "WORLD_SIZE": "2",
         "RANK": "0",
@@ -128,15 +124,15 @@ def test_bad_arguments_before_any_work(
     with pytest.raises(
         ValueError, match=r"batch_seeds must be off where a run is spread over processes, got 2 of them\."
     ):
-        train_seeds(configs, batch_seeds=True, output=output)
+        train_seeds(configs, RunContext(output=output), batch_seeds=True)
     assert not output.exists()
 
 
 def test_runs_on_other_data_are_refused(configs: list[TrainConfig], tmp_path: Path) -> None:
-    folder = train_run(configs[1], output=tmp_path)
+    folder = train_run(configs[1], RunContext(output=tmp_path))
     content = folder.read_config()
     content["dataset"]["fingerprint"] = {}
     write_json(folder.config, content)
     with pytest.raises(ValueError, match=r"dataset must hold the data that .*seed4.* was trained on"):
-        train_seeds(configs, batch_seeds=True, output=tmp_path)
+        train_seeds(configs, RunContext(output=tmp_path), batch_seeds=True)
     assert not run_path(configs[0], tmp_path).exists()

@@ -15,9 +15,9 @@ from lightning_fabric import Fabric
 
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import SequenceClassifier
-from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare, train_run, train_seeds
+from noisyrnn.pipeline import CompareConfig, EvaluateConfig, RunContext, compare, train_run, train_seeds
 from noisyrnn.pipeline import tracking as module
-from noisyrnn.pipeline.tracking import LOGGERS, Tracking
+from noisyrnn.pipeline.tracking import Tracking
 from noisyrnn.pipeline.train import build_model, run_path
 from noisyrnn.training import RunFolder, TrainConfig
 
@@ -90,8 +90,8 @@ def rows_of(logger: str, folder: RunFolder) -> Points:
 
 def test_it_has_the_rows_of_metrics_csv_and_changes_no_result(logger: str, config: TrainConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(config, decay_epochs=(1, 2))
-    plain = train_run(config, output=tmp_path / "plain")
-    folder = train_run(config, output=tmp_path / "runs", logger=logger)
+    plain = train_run(config, RunContext(output=tmp_path / "plain"))
+    folder = train_run(config, RunContext(output=tmp_path / "runs", logger=logger))
     assert points(logger, folder) == rows_of(logger, folder)
     for name in ("model", "config"):
         assert getattr(folder, name).read_bytes() == getattr(plain, name).read_bytes()
@@ -108,7 +108,9 @@ def test_it_has_the_rows_of_metrics_csv_and_changes_no_result(logger: str, confi
         shown = HParamsPluginData.FromString(content).session_start_info.hparams
         assert {name: value.string_value for name, value in shown.items()} == settings
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert train_run(config, output=tmp_path / "runs", logger=logger) == folder  # a finished run logs nothing
+    assert (
+        train_run(config, RunContext(output=tmp_path / "runs", logger=logger)) == folder
+    )  # a finished run logs nothing
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -128,11 +130,11 @@ def test_a_resumed_run_logs_no_epoch_twice(
     with monkeypatch.context() as patch:
         patch.setattr(Tracking, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train_run(config, output=tmp_path, logger=logger, checkpoint_seconds=seconds)
+            train_run(config, RunContext(output=tmp_path, logger=logger, checkpoint_seconds=seconds))
     assert points(logger, folder) == rows_of(logger, folder)
     if logger == "mlflow":
         assert mlflow_run(folder).info.status == "KILLED"
-    train_run(config, output=tmp_path, logger=logger, resume=True)
+    train_run(config, RunContext(output=tmp_path, logger=logger, resume=True))
     logged, rows = points(logger, folder), rows_of(logger, folder)
     assert [epoch for epoch, _ in logged.pop("seconds")] == [1, 2, 3]
     rows.pop("seconds")  # of epochs that were trained twice
@@ -156,7 +158,9 @@ def test_mlflow_status_of_runs_of_which_one_diverges(
     for name in ("noisyrnn.pipeline.train", "noisyrnn.pipeline.seeds"):
         monkeypatch.setattr(sys.modules[name], "build_model", build)
     configs = [dataclasses.replace(config, seed=seed, hidden_size=5 + batch_seeds) for seed in (1, 2)]
-    folders = list(map(RunFolder, train_seeds(configs, batch_seeds=batch_seeds, output=tmp_path, logger="mlflow")))
+    folders = list(
+        map(RunFolder, train_seeds(configs, RunContext(output=tmp_path, logger="mlflow"), batch_seeds=batch_seeds))
+    )
     assert [mlflow_run(folder).info.status for folder in folders] == ["FINISHED", "FAILED"]
     assert points("mlflow", folders[0]) == rows_of("mlflow", folders[0])
 
@@ -175,7 +179,7 @@ def test_a_logger_that_fails_costs_one_warning(
 
     monkeypatch.setattr(module, f"_{logger}", full)
     with pytest.warns(UserWarning, match=rf"continues without --logger {logger} \(No space .*\*\*\*@host\)") as shown:
-        folder = train_run(config, output=tmp_path, logger=logger)
+        folder = train_run(config, RunContext(output=tmp_path, logger=logger))
     assert len([warning for warning in shown if warning.category is UserWarning]) == 1
     assert sent == [1]
     assert folder.finished
@@ -216,9 +220,9 @@ def test_a_comparison_passes_the_logger_on(
             train={"dataset": config.dataset, "hidden_size": 4, "epochs": 1},
             evaluation=EvaluateConfig(strengths={"white_noise": [0.5]}, draws=2),
             batch_seeds=batch_seeds,
-            logger="tensorboard",
         )
-        assert compare(settings, output=tmp_path / str(batch_seeds)) == (tmp_path, {})
+        context = RunContext(output=tmp_path / str(batch_seeds), logger="tensorboard")
+        assert compare(settings, context) == (tmp_path, {})
     folders = list(map(RunFolder, tmp_path.glob("*/waves-*")))
     assert len(folders) == 4
     for folder in folders:
@@ -228,27 +232,13 @@ def test_a_comparison_passes_the_logger_on(
 def test_only_the_first_process_logs(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard", reason="the extra tracking is not installed")
     monkeypatch.setattr(Fabric, "is_global_zero", property(lambda self: False))
-    folder = train_run(config, output=tmp_path, logger="tensorboard")
+    folder = train_run(config, RunContext(output=tmp_path, logger="tensorboard"))
     assert not (folder.path / "tensorboard").exists()
 
 
 @pytest.mark.parametrize("package", ["tensorboard", "mlflow"])
-def test_a_missing_package_is_named(
-    package: str, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     message = rf"^`--logger {package}` needs the package {package}: pip install 'noisyrnn\[tracking\]'$"
-    for start in (
-        lambda: train_run(config, output=tmp_path / "runs", logger=package),
-        lambda: train_seeds([config], output=tmp_path / "runs", logger=package),
-        lambda: CompareConfig(models=["noisy"], logger=package),
-    ):
-        with pytest.raises(ValueError, match=message):
-            start()
-    assert not (tmp_path / "runs").exists()
-
-
-def test_an_unknown_logger(config: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"logger must be one of csv, mlflow, tensorboard, got 'wandb'\."):
-        train_run(config, output=tmp_path, logger="wandb")
-    assert set(LOGGERS) == {"csv", "mlflow", "tensorboard"}
+    with pytest.raises(ValueError, match=message):
+        RunContext(logger=package)

@@ -15,7 +15,7 @@ import torch
 from noisyrnn.analysis import penalty as analysis_penalty
 from noisyrnn.data import load_dataset
 from noisyrnn.models import MODELS
-from noisyrnn.pipeline import EvaluateConfig, evaluate_run, train_run, train_seeds
+from noisyrnn.pipeline import EvaluateConfig, RunContext, evaluate_run, train_run, train_seeds
 from noisyrnn.pipeline.train import build_model, run_config, run_path
 from noisyrnn.run_folder import FORMAT, write_json
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
@@ -32,7 +32,7 @@ def config(waves_file: Path) -> TrainConfig:
 
 
 def test_a_run_folder_holds_all_that_is_promised(config: TrainConfig, tmp_path: Path) -> None:
-    folder = train_run(config, output=tmp_path / "runs")
+    folder = train_run(config, RunContext(output=tmp_path / "runs"))
     names = {path.name for path in folder.path.iterdir()}
     assert names == {"config.json", "summary.json", "metrics.csv", "model.safetensors", "checkpoint.pt"}
     written = json.loads(folder.config.read_text())
@@ -57,26 +57,26 @@ def test_a_run_folder_holds_all_that_is_promised(config: TrainConfig, tmp_path: 
 
 
 def test_standardisation_uses_training_data_and_travels(config: TrainConfig, tmp_path: Path) -> None:
-    model = load(train_run(config, output=tmp_path).model)
+    model = load(train_run(config, RunContext(output=tmp_path)).model)
     train = load_dataset(config.dataset).train.inputs.double()
     assert float(model.mean[0]) == pytest.approx(float(train.mean()), abs=1e-6)
     assert float(model.std[0]) == pytest.approx(float(train.std(correction=0)), abs=1e-6)
 
 
 def test_a_finished_run_is_left_alone(config: TrainConfig, tmp_path: Path) -> None:
-    folder = train_run(config, output=tmp_path)
+    folder = train_run(config, RunContext(output=tmp_path))
     before = {path: path.stat().st_mtime_ns for path in folder.path.iterdir()}
-    assert train_run(config, output=tmp_path) == folder
+    assert train_run(config, RunContext(output=tmp_path)) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.path.iterdir()} == before
 
 
 def test_an_unfinished_run_wants_resume(config: TrainConfig, tmp_path: Path) -> None:
-    folder = train_run(config, output=tmp_path)
+    folder = train_run(config, RunContext(output=tmp_path))
     weights = folder.model.read_bytes()
     folder.summary.unlink()
     with pytest.raises(ValueError, match=r"resume must be given to continue the unfinished run .*waves-noisy-seed1"):
-        train_run(config, output=tmp_path)
-    train_run(config, output=tmp_path, resume=True)
+        train_run(config, RunContext(output=tmp_path))
+    train_run(config, RunContext(output=tmp_path, resume=True))
     assert folder.finished
     assert folder.model.read_bytes() == weights
 
@@ -85,7 +85,7 @@ def test_what_a_killed_process_left_half_written_is_removed(config: TrainConfig,
     path = run_path(config, tmp_path)
     path.mkdir()
     (path / f".checkpoint.pt.{16 * '0'}.part").write_bytes(b"half")
-    train_run(config, output=tmp_path)
+    train_run(config, RunContext(output=tmp_path))
     assert not list(path.glob(".*.part"))
 
 
@@ -102,7 +102,7 @@ def test_a_run_that_diverges_says_so_in_its_summary(config: TrainConfig, tmp_pat
         config, options={**config.options, "step_size": 1e30, "learn_step": False, "damping": 1.0}
     )
     with pytest.raises(RuntimeError, match="hidden state became non-finite"):
-        train_run(wild, output=tmp_path)
+        train_run(wild, RunContext(output=tmp_path))
     summary = json.loads(RunFolder(run_path(wild, tmp_path)).summary.read_text())
     assert summary["status"] == "failed"
     assert "Lower step_size" in summary["error"]
@@ -116,13 +116,13 @@ def test_a_run_without_memory_is_a_failed_one(
 
     monkeypatch.setattr(sys.modules["noisyrnn.pipeline.train"], "fit", fail)
     with pytest.raises(MemoryError):
-        train_run(config, output=tmp_path)
+        train_run(config, RunContext(output=tmp_path))
     summary = RunFolder(run_path(config, tmp_path)).read_summary()
     assert (summary["status"], summary["error"]) == (
         "failed",
         "Memory ran out (the CPU kernel ran out of memory). Use smaller sizes, fewer workers or a larger machine.",
     )
-    ends = train_seeds([dataclasses.replace(config, seed=seed) for seed in (7, 8)], output=tmp_path)
+    ends = train_seeds([dataclasses.replace(config, seed=seed) for seed in (7, 8)], RunContext(output=tmp_path))
     assert [str(sentence)[:15] for sentence in ends.values()] == ["Memory ran out "] * 2  # the first stops no other
 
 
@@ -131,7 +131,7 @@ def test_output_that_cannot_be_written(config: TrainConfig, tmp_path: Path) -> N
     with pytest.raises(
         ValueError, match=r"output must be a folder that can be written to, got .*file.* \(Not a directory\)"
     ):
-        train_run(config, output=tmp_path / "file")
+        train_run(config, RunContext(output=tmp_path / "file"))
 
 
 def test_output_without_permission(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,11 +142,11 @@ def test_output_without_permission(config: TrainConfig, tmp_path: Path, monkeypa
     with pytest.raises(
         ValueError, match=r"output must be a folder that can be written to, got .* \(Permission denied\)"
     ):
-        train_run(config, output=tmp_path / "locked")
+        train_run(config, RunContext(output=tmp_path / "locked"))
 
 
 def test_a_run_folder_of_another_version(config: TrainConfig, tmp_path: Path) -> None:
-    folder = train_run(config, output=tmp_path)
+    folder = train_run(config, RunContext(output=tmp_path))
     folder.config.write_text(folder.config.read_text().replace(f'"format": {FORMAT}', '"format": 7'))
     with pytest.raises(
         ValueError, match=rf"config\.json must be of format {FORMAT}, got 7\. Read it with the version of noisyrnn"
@@ -155,7 +155,7 @@ def test_a_run_folder_of_another_version(config: TrainConfig, tmp_path: Path) ->
 
 
 def test_a_run_folder_of_version_0_1(config: TrainConfig, tmp_path: Path) -> None:
-    folder = train_run(config, output=tmp_path)
+    folder = train_run(config, RunContext(output=tmp_path))
     folder.config.write_text(folder.config.read_text().replace(f'"format": {FORMAT}', '"format": 2'))
     with pytest.raises(
         ValueError, match=r"got 2\. Read it with noisyrnn 0\.1, or train the run again in another output"
@@ -168,7 +168,7 @@ def test_a_folder_without_a_setting_of_a_later_version(
 ) -> None:
     """The settings that it lacks have their defaults, and its name stays."""
     config = dataclasses.replace(config, epochs=1)
-    folder = train_run(config, output=tmp_path)
+    folder = train_run(config, RunContext(output=tmp_path))
     content = folder.read_config()
     for name in ("penalty", "additive", "bias"):  # as if they had come later
         del content["config"][name]
@@ -178,9 +178,9 @@ def test_a_folder_without_a_setting_of_a_later_version(
     del checkpoint["format"]
     del checkpoint["settings"]["penalty"], checkpoint["settings"]["additive"]
     Checkpoint(**{**checkpoint, "progress": Progress(**checkpoint["progress"])}).write(folder.checkpoint)
-    assert train_run(config, output=tmp_path, resume=True).path == folder.path
+    assert train_run(config, RunContext(output=tmp_path, resume=True)).path == folder.path
     folder.summary.unlink()
-    assert train_run(config, output=tmp_path, resume=True).finished
+    assert train_run(config, RunContext(output=tmp_path, resume=True)).finished
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
 
 
 def test_a_run_file_that_breaks_off(config: TrainConfig, tmp_path: Path) -> None:
-    folder = train_run(config, output=tmp_path)
+    folder = train_run(config, RunContext(output=tmp_path))
     folder.config.write_text(folder.config.read_text()[:40])
     with pytest.raises(ValueError, match=r"config\.json must be a JSON file, got one that breaks off or is damaged"):
         RunFolder.open(folder.path)
@@ -218,25 +218,10 @@ def test_initial_weights_are_the_same_in_threads(waves_file: Path) -> None:
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ({"accelerator": "tpu"}, r"accelerator must be one of auto, cpu, cuda, got 'tpu'"),
-        ({"checkpoint_seconds": -1.0}, r"checkpoint_seconds must be at least 0, got -1"),
-    ],
-)
-def test_bad_arguments_before_any_work(
-    config: TrainConfig, tmp_path: Path, arguments: dict[str, Any], sentence: str
-) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        train_run(config, output=tmp_path / "runs", **arguments)
-    assert not (tmp_path / "runs").exists()
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"accelerator must be 'cpu' where torch finds no GPU, got 'cuda'"):
-        train_run(config, output=tmp_path / "runs", accelerator="cuda")
+        train_run(config, RunContext(output=tmp_path / "runs", accelerator="cuda"))
 
 
 def test_a_label_stays_one_folder(config: TrainConfig, tmp_path: Path) -> None:
@@ -246,12 +231,12 @@ def test_a_label_stays_one_folder(config: TrainConfig, tmp_path: Path) -> None:
 
 
 def test_a_run_on_other_data_is_refused(config: TrainConfig, tmp_path: Path, waves_file: Path) -> None:
-    folder = train_run(config, output=tmp_path / "runs")
+    folder = train_run(config, RunContext(output=tmp_path / "runs"))
     content = dict(np.load(waves_file))
     np.savez(waves_file, X=content["X"] * 2, y=content["y"])
     changed = "the inputs of the training part and the inputs of the validation part changed since"
     with pytest.raises(ValueError, match=rf"data that .* was trained on, got .*waves\.npz, where {changed}\."):
-        train_run(config, output=tmp_path / "runs")
+        train_run(config, RunContext(output=tmp_path / "runs"))
     with pytest.raises(ValueError, match="dataset must hold the data that"):
         evaluate_run(folder, EvaluateConfig())
 
@@ -261,7 +246,7 @@ def test_training_does_not_read_the_test_set(config: TrainConfig, tmp_path: Path
     bad = np.full_like(content["X"][:4], np.nan)
     path = tmp_path / "with_test.npz"
     np.savez(path, **content, X_test=bad, y_test=content["y"][:4])
-    train_run(dataclasses.replace(config, dataset=str(path)), output=tmp_path)
+    train_run(dataclasses.replace(config, dataset=str(path)), RunContext(output=tmp_path))
     with pytest.raises(ValueError, match="must be finite"):
         load_dataset(str(path)).test  # noqa: B018 (reading it is the point)
 
@@ -271,7 +256,7 @@ def test_the_penalty_takes_the_place_of_the_noise(waves_file: Path, tmp_path: Pa
     """Its loss is the noise-free one with the regulariser, on the first batch to the bit."""
     config = TrainConfig(dataset=str(waves_file), hidden_size=4, epochs=1, batch_size=200, penalty=penalty)  # type: ignore[arg-type]
     dataset = load_dataset(config.dataset)
-    folder = train_run(config, output=tmp_path)
+    folder = train_run(config, RunContext(output=tmp_path))
     with folder.metrics.open() as file:
         written = float(next(csv.DictReader(file))["train_loss"])
     model = build_model(config, dataset)
@@ -290,7 +275,7 @@ def test_runs_with_a_penalty_follow_one_another(waves_file: Path, tmp_path: Path
     configs = [
         TrainConfig(dataset=str(waves_file), hidden_size=4, epochs=2, penalty="explicit", seed=seed) for seed in (1, 2)
     ]
-    together = train_seeds(configs, batch_seeds=True, output=tmp_path / "batch_seeds")
+    together = train_seeds(configs, RunContext(output=tmp_path / "batch_seeds"), batch_seeds=True)
     for config, path in zip(configs, together, strict=True):
-        alone = train_run(config, output=tmp_path / "alone")
+        alone = train_run(config, RunContext(output=tmp_path / "alone"))
         assert (path / "model.safetensors").read_bytes() == alone.model.read_bytes()

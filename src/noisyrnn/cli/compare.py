@@ -1,27 +1,24 @@
 """`noisyrnn compare`."""
 
-import dataclasses
 from argparse import SUPPRESS
 from collections.abc import Sequence
-from pathlib import Path
 
 from noisyrnn.cli.flags import (
-    OUTPUT,
     RECOMMENDED,
     Arguments,
     absolute_dataset,
+    add_batch_seeds,
+    add_context,
     add_fields,
-    add_places,
-    add_together,
     add_training,
     command_line,
     command_parser,
     given_of,
-    pop_path,
+    pop_fields,
     split_names,
 )
 from noisyrnn.models import MODELS
-from noisyrnn.pipeline import CompareConfig, EvaluateConfig, compare
+from noisyrnn.pipeline import CompareConfig, EvaluateConfig, RunContext, compare
 from noisyrnn.progress import tell
 from noisyrnn.training.config import TrainConfig
 
@@ -34,17 +31,14 @@ def compare_command(words: Sequence[str]) -> int:
         "noisyrnn compare --models noisy,lipschitz,lstm --dataset digits --seeds 3",
     )
     parser.add_argument("--models", type=str | list[str], default=",".join(MODELS), help="Names, separated by commas.")
-    add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "batch_seeds", "analyze"))
-    parser.add_argument("--analyze", action="store_true", help="Compute theory diagnostics as well.")
-    add_together(parser)
+    add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "batch_seeds"))
+    add_batch_seeds(parser)
     add_training(parser, skip=("model", "seed", "label"))
     add_fields(parser, EvaluateConfig)
-    add_places(parser)
+    add_context(parser, "output", "data_dir", "accelerator", "logger")
     given = given_of(parser, words, settings=_settings)
-    output, data_dir = Path(given.pop("output", OUTPUT)), pop_path(given, "data_dir")
-    config = _compare_config(given)
-    command = command_line("compare", words)
-    page, failures = compare(config, output=output, data_dir=data_dir, command=command, show_progress=True)
+    context = RunContext(show_progress=True, **pop_fields(given, RunContext))
+    page, failures = compare(_compare_config(given), context, command=command_line("compare", words))
     if page not in failures:
         print((page.parent / "table.md").read_text(encoding="utf-8"))
     for folder, reason in failures.items():
@@ -55,17 +49,16 @@ def compare_command(words: Sequence[str]) -> int:
 
 
 def _compare_config(given: Arguments) -> CompareConfig:
-    given = dict(given)
-    names = {field.name for field in dataclasses.fields(EvaluateConfig)}
-    evaluation = EvaluateConfig(**{name: given.pop(name) for name in names & given.keys()})
+    evaluation = EvaluateConfig(**pop_fields(given, EvaluateConfig))
     models = split_names(given.pop("models", list(MODELS)))
-    names = {field.name for field in dataclasses.fields(CompareConfig)}
-    own = {name: given.pop(name) for name in names & given.keys()}
-    return CompareConfig(models=models, train=absolute_dataset(given), evaluation=evaluation, **own)
+    settings = pop_fields(given, CompareConfig)
+    return CompareConfig(models=models, train=absolute_dataset(given), evaluation=evaluation, **settings)
 
 
 def _settings(given: Arguments) -> Arguments:
-    config = _compare_config({name: value for name, value in given.items() if name not in ("output", "data_dir")})
+    rest = dict(given)
+    pop_fields(rest, RunContext)
+    config = _compare_config(rest)
     for run in config.run_configs()[: len(config.models)]:  # they differ from model to model, so no flag holds them
         values = {name: value for name, value in run.to_dict().items() if value is not None}
         print(f"# {run.model}: {', '.join(f'{name} {value}' for name, value in values.items() if name != 'model')}")

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from noisyrnn.cli.flags import add_fields, add_places, command_parser, given_of, pop_path
-from noisyrnn.pipeline import EvaluateConfig, evaluate_run
-from noisyrnn.pipeline.train import DataReader
+from noisyrnn.cli.flags import add_context, add_fields, command_parser, given_of, pop_fields
+from noisyrnn.pipeline import EvaluateConfig, RunContext, evaluate_run
 from noisyrnn.run_folder import RunFolder
 
 
@@ -16,13 +15,12 @@ def evaluate_command(words: Sequence[str]) -> int:
     )
     parser.add_argument("runs", nargs="+", type=str, help="Run folders.")
     add_fields(parser, EvaluateConfig)
-    add_places(parser, output=None)
-    parser.add_argument("--accelerator", type=str, default="auto", help='"auto", "cpu" or "cuda".')
+    add_context(parser, "data_dir", "accelerator")
     given = given_of(parser, words)
-    data_dir, accelerator = pop_path(given, "data_dir"), given.pop("accelerator", "auto")
     folders = [RunFolder.open(Path(run)) for run in given.pop("runs")]
-    config, reader = EvaluateConfig(**given), DataReader(data_dir)
+    context = RunContext(show_progress=True, **pop_fields(given, RunContext))
+    config = EvaluateConfig(**given)
     for folder in folders:
-        evaluate_run(folder, config, reader=reader, accelerator=accelerator, show_progress=True)
+        evaluate_run(folder, config, context)
         print(f"Evaluated: {folder.robustness}")
     return 0

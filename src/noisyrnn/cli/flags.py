@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from noisyrnn.models import MODELS, layer_options
+from noisyrnn.pipeline import RunContext
 from noisyrnn.redact import words_without_passwords
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import recommended, stated
@@ -21,8 +22,6 @@ from noisyrnn.training.settings import recommended, stated
 Arguments = dict[str, Any]
 
 _RUNS = {"analyze": "RUN... ", "evaluate": "RUN... ", "export": "RUN ", "report": "RUN... "}
-
-OUTPUT = "runs"
 
 _GENERAL = ", ".join(f"{name} {value}" for name, value in recommended("", "").items())
 
@@ -68,11 +67,13 @@ def add_fields(parser: CommandParser, config: type, *, skip: Sequence[str] = ())
     helps = {p.arg_name: " ".join((p.description or "").split()) for p in doc.params}
     hints = get_type_hints(config)
     for entry in dataclasses.fields(config):
-        if entry.name in skip or entry.name == "options":
+        if entry.name in skip or entry.name == "options" or not entry.init:
             continue
         default = entry.default if entry.default is not dataclasses.MISSING else None
+        default = str(default) if isinstance(default, Path) else default
         kind: Any = dict[str, Any] if entry.name in ("space", "strengths", "train") else _plain(hints[entry.name])
-        parser.add_argument(f"--{entry.name.replace('_', '-')}", type=kind, default=default, help=helps[entry.name])
+        flag: Arguments = {"action": "store_true"} if kind is bool else {"type": kind, "default": default}
+        parser.add_argument(f"--{entry.name.replace('_', '-')}", help=helps[entry.name], **flag)
 
 
 def add_training(parser: CommandParser, *, skip: Sequence[str] = ()) -> None:
@@ -106,7 +107,11 @@ def _in_words(defaults: Mapping[str, Any]) -> str:
 
 
 def _plain(kind: Any) -> Any:
-    """The same with words in place of a choice of words: the class itself refuses wrong ones, in one message."""
+    """Replace choices and paths by text: the class itself checks them, with one message."""
+    if kind is Path:
+        return str
+    if kind == (Path | None):
+        return str | None
     if get_origin(kind) is Literal:
         return str
     if get_origin(kind) in (Union, UnionType) and any(get_origin(part) is Literal for part in get_args(kind)):
@@ -114,15 +119,19 @@ def _plain(kind: Any) -> Any:
     return kind
 
 
-def add_places(parser: CommandParser, *, output: str | None = OUTPUT) -> None:
-    """Where data are looked for, and where results go unless `output` is `None`."""
-    parser.add_argument("--data-dir", type=str | None, help="Where to look for data first.")
-    if output:
-        parser.add_argument("--output", type=str, default=output, help="Folder the results go to.")
+def add_context(parser: CommandParser, *names: str) -> None:
+    """Add those flags of `RunContext` that a command has."""
+    skip = [entry.name for entry in dataclasses.fields(RunContext) if entry.name not in names]
+    add_fields(parser, RunContext, skip=skip)
 
 
-def add_together(parser: CommandParser) -> None:
-    """Whether seeds are trained side by side."""
+def pop_fields(given: Arguments, config: type) -> Arguments:
+    """Take the arguments of a settings class out of what was given."""
+    return {entry.name: given.pop(entry.name) for entry in dataclasses.fields(config) if entry.name in given}
+
+
+def add_batch_seeds(parser: CommandParser) -> None:
+    """Add the flag that trains seeds side by side."""
     parser.add_argument("--batch-seeds", action="store_true", help="Train all seeds of a model side by side.")
 
 

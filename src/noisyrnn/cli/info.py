@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS
-from noisyrnn.cli.flags import command_parser, given_of, pop_path
+from noisyrnn.cli.flags import add_context, command_parser, given_of, pop_path
 from noisyrnn.data import DATASETS
 from noisyrnn.doctor import report_health
 from noisyrnn.models import MODELS
@@ -32,7 +32,7 @@ def list_command(words: Sequence[str]) -> int:
 def doctor_command(words: Sequence[str]) -> int:
     """Show versions, threads, kernels and data found."""
     parser = command_parser("doctor", "Show versions, threads, kernels and the data found.", "noisyrnn doctor")
-    parser.add_argument("--data-dir", type=str | None, help="Where to look for data first.")
+    add_context(parser, "data_dir")
     given = given_of(parser, words)
     print(report_health(pop_path(given, "data_dir")))
     return 0

@@ -1,24 +1,21 @@
 """`noisyrnn sweep`."""
 
-import dataclasses
 from argparse import SUPPRESS
 from collections.abc import Sequence
-from pathlib import Path
 
 from noisyrnn.cli.flags import (
-    OUTPUT,
     Arguments,
     absolute_dataset,
+    add_context,
     add_fields,
-    add_places,
     add_training,
     command_line,
     command_parser,
     given_of,
-    pop_path,
+    pop_fields,
     printed,
 )
-from noisyrnn.pipeline import SweepConfig, sweep
+from noisyrnn.pipeline import RunContext, SweepConfig, sweep
 
 
 def sweep_command(words: Sequence[str]) -> int:
@@ -31,11 +28,10 @@ def sweep_command(words: Sequence[str]) -> int:
     )
     add_fields(parser, SweepConfig, skip=("train",))
     add_training(parser, skip=("model", "seed", "label"))
-    add_places(parser)
+    add_context(parser, "output", "data_dir", "accelerator")
     given = given_of(parser, words, settings=_settings)
-    output, data_dir = Path(given.pop("output", OUTPUT)), pop_path(given, "data_dir")
-    command = command_line("sweep", words)
-    folder, content = sweep(_sweep_config(given), output=output, data_dir=data_dir, command=command, show_progress=True)
+    context = RunContext(show_progress=True, **pop_fields(given, RunContext))
+    folder, content = sweep(_sweep_config(given), context, command=command_line("sweep", words))
     trials = content["trials"]
     failed = sum(trial["score"] is None for trial in trials)
     best = next(trial for trial in trials if trial["number"] == content["best"])
@@ -49,14 +45,14 @@ def sweep_command(words: Sequence[str]) -> int:
 
 
 def _sweep_config(given: Arguments) -> SweepConfig:
-    names = {field.name for field in dataclasses.fields(SweepConfig)}
-    own = {name: value for name, value in given.items() if name in names}
-    fixed = {name: value for name, value in given.items() if name not in names}
-    return SweepConfig(train=absolute_dataset(fixed), **own)
+    settings = pop_fields(given, SweepConfig)
+    return SweepConfig(train=absolute_dataset(given), **settings)
 
 
 def _settings(given: Arguments) -> Arguments:
-    config = _sweep_config({name: value for name, value in given.items() if name not in ("output", "data_dir")})
+    rest = dict(given)
+    pop_fields(rest, RunContext)
+    config = _sweep_config(rest)
     space = config.searched()
     fixed = {name: value for name, value in printed(config.run_config({})).items() if name not in ("seed", "label")}
     return {**fixed, **dict.fromkeys(space, SUPPRESS), **given, "strengths": config.strengths, "space": space}

@@ -3,30 +3,26 @@
 import dataclasses
 from argparse import SUPPRESS
 from collections.abc import Sequence
-from pathlib import Path
 
 from noisyrnn.checks import check_integer
 from noisyrnn.cli.flags import (
-    OUTPUT,
     RECOMMENDED,
     Arguments,
     absolute_dataset,
-    add_places,
-    add_together,
+    add_batch_seeds,
+    add_context,
     add_training,
     command_parser,
     given_of,
-    pop_path,
+    pop_fields,
     printed,
 )
-from noisyrnn.pipeline import LOGGERS, train_run, train_seeds
+from noisyrnn.pipeline import RunContext, train_run, train_seeds
 from noisyrnn.progress import tell
 from noisyrnn.robustness.statistics import accuracy_interval
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import read_experiment, recommended
-
-_LOGGERS = "; ".join(f"{name}: {where}" for name, where in LOGGERS.items())
 
 
 def train_command(words: Sequence[str]) -> int:
@@ -37,42 +33,26 @@ def train_command(words: Sequence[str]) -> int:
         "noisyrnn train --model noisy --dataset digits --seed 1",
     )
     add_training(parser)
-    add_places(parser)
     parser.add_argument("--seeds", type=int, default=1, help="Number of runs to train, with seeds SEED, SEED+1, …")
-    add_together(parser)
+    add_batch_seeds(parser)
     parser.add_argument("--experiment", type=str, help="Start from a published row; see noisyrnn list.")
-    parser.add_argument("--resume", action="store_true", help="Resume from the last checkpoint.")
-    parser.add_argument("--accelerator", type=str, default="auto", help='"auto", "cpu" or "cuda".')
-    parser.add_argument("--checkpoint-seconds", type=float, default=30.0, help="Time between checkpoints.")
-    parser.add_argument("--logger", type=str, default="csv", help=f"Metrics go to {_LOGGERS}.")
+    add_context(parser, "output", "data_dir", "resume", "accelerator", "checkpoint_seconds", "logger")
     given = given_of(parser, words, settings=_settings)
-    output, data_dir = Path(given.pop("output", OUTPUT)), pop_path(given, "data_dir")
-    resume, accelerator = given.pop("resume", False), given.pop("accelerator", "auto")
-    seconds = given.pop("checkpoint_seconds", 30.0)
+    context = RunContext(show_progress=True, **pop_fields(given, RunContext))
     seeds, batch_seeds = given.pop("seeds", 1), given.pop("batch_seeds", False)
-    given_logger = given.pop("logger", "csv")
     check_integer("seeds", seeds, minimum=1)
     config = _train_config(given)
-    where: Arguments = {
-        "output": output,
-        "data_dir": data_dir,
-        "resume": resume,
-        "accelerator": accelerator,
-        "checkpoint_seconds": seconds,
-        "show_progress": True,
-        "logger": given_logger,
-    }
     if seeds == 1 and not batch_seeds:
-        _print_end(train_run(config, **where))
+        _print_end(train_run(config, context))
         return 0
     configs = [dataclasses.replace(config, seed=config.seed + k) for k in range(seeds)]
-    ends = train_seeds(configs, batch_seeds=batch_seeds, **where)
-    for folder, reason in ends.items():
+    failures = train_seeds(configs, context, batch_seeds=batch_seeds)
+    for folder, reason in failures.items():
         if reason is None:
             _print_end(RunFolder(folder))
         else:
             tell(f"Failed: {folder.name}: {reason}")
-    return 1 if any(ends.values()) else 0
+    return 1 if any(failures.values()) else 0
 
 
 def _print_end(folder: RunFolder) -> None:

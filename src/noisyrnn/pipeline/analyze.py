@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, Subject
 from noisyrnn.checks import check_choice, check_number
 from noisyrnn.data.base import Split
+from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import (
     ANALYSIS_RESULTS,
     check_same_data,
@@ -19,7 +19,7 @@ from noisyrnn.pipeline.dependencies import (
     known_result,
 )
 from noisyrnn.pipeline.devices import resolve_accelerator
-from noisyrnn.pipeline.train import DataReader, run_config
+from noisyrnn.pipeline.train import run_config
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, failure_message, locked, write_json
 from noisyrnn.sde.brownian import derive_seed
@@ -57,39 +57,30 @@ class AnalyzeConfig:
 
 @reproducible_threads()
 def analyze_run(
-    folder: RunFolder,
-    config: AnalyzeConfig,
-    *,
-    seconds: float | None = None,
-    data_dir: Path | None = None,
-    accelerator: str = "cpu",
-    show_progress: bool = False,
-    reader: DataReader | None = None,
+    folder: RunFolder, config: AnalyzeConfig, context: RunContext | None = None, *, seconds: float | None = None
 ) -> RunFolder:
     """Compute the diagnostics of a finished run, one after another, and write `analysis.json` after each.
 
-    What a file with the same settings holds already is kept if the test data, the model's weights and `config.json`
-    have not changed since, so that a second call goes on where the first was stopped or ran out of time. A diagnostic
-    that the model does not allow, or that fails, is noted with its reason and stops no other.
+    Results in a file with the same settings are kept if the test data, the model's weights and `config.json` have not
+    changed since, so that a second call continues where the first was stopped or ran out of time. A diagnostic that
+    the model does not allow, or that fails, is noted with its reason and stops no other.
 
     Args:
         folder: A finished run.
         config: Settings; its budget bounds the time, however many runs share it.
+        context: Where data are, and the device; its `output` is not used.
         seconds: Time for this run; the whole budget by default.
-        data_dir: Where to look for data first.
-        accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
-        show_progress: Whether to show progress.
-        reader: As for `train_run`.
 
     Raises:
         ValueError: If the run has not finished, its data have changed, or there is no such accelerator.
     """
+    context = context or RunContext()
     if not folder.finished:
         raise ValueError(f"run must be finished, got {folder.path}, which is not. Resume it: noisyrnn train --resume.")
-    device = resolve_accelerator(accelerator)
+    device = resolve_accelerator(context.accelerator)
     end = monotonic() + (60 * config.budget if seconds is None else seconds)
     run = run_config(folder)
-    dataset = (reader or DataReader(data_dir))(run)
+    dataset = context.read_data(run)
     settings = config.settings.for_data(dataset.value_range)
     check_same_data(folder, dataset)
     found = _known(folder, json.loads(json.dumps(asdict(settings))), dependencies(folder, dataset, ANALYSIS_RESULTS))
@@ -101,7 +92,7 @@ def analyze_run(
     if not todo:
         return folder
     model = load(folder.model).to(device)
-    bar = ProgressBar(f"analyze {folder.path.name}", len(todo), shown=show_progress)
+    bar = ProgressBar(f"analyze {folder.path.name}", len(todo), shown=context.show_progress)
 
     def check_time() -> None:
         if monotonic() > end:

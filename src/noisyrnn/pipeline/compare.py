@@ -2,9 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data import Dataset
 from noisyrnn.models import MODELS, layer_options
 from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
+from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import check_same_data
 from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run, is_current
 from noisyrnn.pipeline.seeds import train_seeds
-from noisyrnn.pipeline.tracking import check_logger
-from noisyrnn.pipeline.train import DataReader, announce, check_same_settings, run_path, train_run
+from noisyrnn.pipeline.train import announce, check_same_settings, run_path, train_run
 from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_on_cluster, run_tasks
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, WriteError, check_writable, failure_message, locked, write_json
@@ -29,7 +30,6 @@ from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import recommended
 
 BACKENDS = ("dask", "processes")
-_DIED = "The worker process died before the run ended; it may have run out of memory."
 _WAIT = 20.0
 """Seconds to wait for another process in a run's folder: a worker of a killed comparison may still be there."""
 
@@ -48,11 +48,9 @@ class CompareConfig:
         batch_seeds: Whether all seeds of a model are trained side by side, as one piece of work for a worker.
         backend: "processes" on this machine, or "dask".
         scheduler: Address of the Dask scheduler; its workers must see `output` and the data under the same paths.
-        accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
-        logger: Where the metrics go as well: "csv" (nowhere else), "tensorboard" or "mlflow".
 
     Raises:
-        ValueError: If a model is unknown, named twice, a number is out of range, or the logger's package is missing.
+        ValueError: If a model is unknown, named twice, or a number is out of range.
     """
 
     models: Sequence[str]
@@ -64,8 +62,6 @@ class CompareConfig:
     batch_seeds: bool = False
     backend: str = "processes"
     scheduler: str | None = None
-    accelerator: str = "auto"
-    logger: str = "csv"
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -79,9 +75,6 @@ class CompareConfig:
         check_choice("backend", self.backend, BACKENDS)
         if self.backend == "dask" and self.scheduler is None:
             raise ValueError("scheduler must be the address of a Dask scheduler with backend 'dask', got none.")
-        if self.backend == "processes":  # a Dask worker may have a GPU that this machine lacks
-            resolve_accelerator(self.accelerator)
-        check_logger(self.logger)
 
     @property
     def threads(self) -> int:
@@ -106,123 +99,67 @@ class CompareConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunTask:
-    """One run of a comparison, as it is sent to a worker.
+class RunGroup:
+    """Runs of a comparison, as they are sent to a worker.
 
     Args:
-        config: What is trained.
-        evaluation: How it is measured.
-        analyze: Whether it is analysed too.
-        output: Folder of the runs.
-        reader: Reads the data; the stages of a run share it, and in one process the runs do.
+        configs: Settings of one run, or of several that differ only in the seed and are trained side by side.
+        evaluation: Perturbations and draws.
+        analyze: Whether to compute theory diagnostics as well.
         threads: Threads to use.
-        accelerator: See `CompareConfig`.
-        logger: See `CompareConfig`.
-        show_progress: Whether to show a bar.
+        context: Where and how to run.
     """
 
-    config: TrainConfig
+    configs: Sequence[TrainConfig]
     evaluation: EvaluateConfig
-    output: Path
     analyze: bool = False
-    reader: DataReader = field(default_factory=DataReader)
     threads: int = 1
-    accelerator: str = "cpu"
-    logger: str = "csv"
-    show_progress: bool = False
-
-    @property
-    def path(self) -> Path:
-        """The run's folder."""
-        return run_path(self.config, self.output)
+    context: RunContext = field(default_factory=RunContext)
 
 
-def run_task(task: RunTask) -> tuple[Path, str | None]:
-    """Train, evaluate and, if asked for, analyse one run, going on from where it was.
+def run_group(group: RunGroup) -> dict[Path, str | None]:
+    """Train, evaluate and, if asked for, analyse runs; continue those that were interrupted.
 
     Returns:
-        Its folder, and the message of its failure, if it failed.
+        Their folders, each with `None` or the message of its failure.
     """
+    context, failures = group.context, dict[Path, str | None]()
     before = torch.get_num_threads()
-    torch.set_num_threads(task.threads)
+    torch.set_num_threads(group.threads)
     try:
-        with locked(task.path, wait=_WAIT):
-            _run_stages(task)
-    except Exception as error:  # whatever it is, the other runs go on and the report shows it
-        reason = failure_message(error)
-        note_failure(task, reason)
-        return task.path, reason
+        if len(group.configs) > 1:
+            try:
+                failures = train_seeds(group.configs, context, batch_seeds=True)
+            except Exception as error:  # the memory may not hold them all, or one run's files are damaged
+                name, reason = group.configs[0].shown_label, failure_message(error)
+                notice = f"The runs of {name} could not be trained together and follow one another: {reason}"
+                warnings.warn(notice, stacklevel=2)
+        for config in group.configs:
+            path = run_path(config, context.output)
+            if failures.get(path) is not None:
+                continue
+            failures[path] = None
+            try:
+                with locked(path, wait=_WAIT):
+                    folder = train_run(config, context)
+                    evaluate_run(folder, group.evaluation, context)
+                    if group.analyze:
+                        analyze_run(folder, AnalyzeConfig(), context)
+            except Exception as error:  # whatever it is, the other runs continue and the report shows it
+                failures[path] = failure_message(error)
+                note_failure(path, config, failure_message(error))
     finally:
         torch.set_num_threads(before)
-    return task.path, None
+    return failures
 
 
-def _run_stages(task: RunTask) -> None:
-    folder = train_run(
-        task.config,
-        output=task.output,
-        reader=task.reader,
-        resume=True,
-        accelerator=task.accelerator,
-        show_progress=task.show_progress,
-        logger=task.logger,
-    )
-    evaluate_run(
-        folder,
-        task.evaluation,
-        reader=task.reader,
-        accelerator=task.accelerator,
-        show_progress=task.show_progress,
-    )
-    if task.analyze:
-        analyze_run(
-            folder,
-            AnalyzeConfig(),
-            reader=task.reader,
-            accelerator=task.accelerator,
-            show_progress=task.show_progress,
-        )
-
-
-def run_task_group(tasks: Sequence[RunTask]) -> list[tuple[Path, str | None]]:
-    """As `run_task`, for one task, or for several that differ in the seed alone: they are trained side by side."""
-    if len(tasks) == 1:
-        return [run_task(tasks[0])]
-    first = tasks[0]
-    before = torch.get_num_threads()
-    torch.set_num_threads(first.threads)
-    try:
-        failures = train_seeds(
-            [task.config for task in tasks],
-            batch_seeds=True,
-            output=first.output,
-            reader=first.reader,
-            resume=True,
-            accelerator=first.accelerator,
-            show_progress=first.show_progress,
-            logger=first.logger,
-        )
-    except Exception as error:  # the memory may not hold them all, or one run's files are damaged
-        name, reason = first.config.shown_label, failure_message(error)
-        notice = f"The runs of {name} could not be trained together and follow one another: {reason}"
-        warnings.warn(notice, stacklevel=2)
-        return [run_task(task) for task in tasks]
-    finally:
-        torch.set_num_threads(before)
-    ends: list[tuple[Path, str | None]] = []
-    for task in tasks:
-        failure = failures[task.path]
-        ends.append(run_task(task) if failure is None else (task.path, failure))
-    return ends
-
-
-def note_failure(task: RunTask, reason: str) -> None:
-    """Leave what the report needs to show a failure: of the training, or of the evaluation of a finished run."""
-    folder = RunFolder(task.path)
+def note_failure(path: Path, config: TrainConfig, reason: str) -> None:
+    """Write what the report needs to show a failure: of the training, or of the evaluation of a finished run."""
+    folder = RunFolder(path)
     # A full disk, damaged files, or another process in the folder: it is also returned.
     with suppress(OSError, ValueError), locked(folder.path):
         if not folder.config.is_file():
-            settings = {**task.config.to_dict(), "label": task.config.shown_label}
+            settings = {**config.to_dict(), "label": config.shown_label}
             write_json(folder.config, {"version": __version__, "config": settings, "dataset": {}, "environment": {}})
         if not folder.finished:
             write_json(folder.summary, {"status": "failed", "error": reason})
@@ -231,82 +168,82 @@ def note_failure(task: RunTask, reason: str) -> None:
 
 
 def compare(
-    config: CompareConfig,
-    *,
-    output: Path = Path("runs"),
-    data_dir: Path | None = None,
-    command: str | None = None,
-    show_progress: bool = False,
+    config: CompareConfig, context: RunContext | None = None, *, command: str | None = None
 ) -> tuple[Path, dict[Path, str]]:
     """Train and evaluate every model with every seed, then write `report.html`, `table.md` and `comparison.json`.
 
-    With analyses there is an `analysis.md` too.
-
-    Finished runs are used again, unfinished ones are resumed. A failed run is shown in the report and stops no other.
+    With analyses there is an `analysis.md` too. Finished runs are used again, unfinished ones are resumed. A failed run
+    is shown in the report and stops no other.
 
     Args:
         config: Settings.
-        output: Folder of the runs and the report.
-        data_dir: Where to look for data first.
-        command: What the report names as the way to repeat it.
-        show_progress: Whether to show progress.
+        context: Where and how to run; no result depends on it.
+        command: The command that the report shows.
 
     Returns:
         The page, and the failed runs with their messages; the page itself is among them if it could not be written.
 
     Raises:
         ValueError: If settings or data are wrong, a run was trained on other data, or another comparison works in
-            `output`, before any run starts.
+            `context.output`, before any run starts.
         RuntimeError: If no run can be read.
     """
-    configs = config.run_configs()
-    output = output.resolve()
-    data_dir = None if data_dir is None else data_dir.resolve()
-    reader = DataReader(data_dir)
-    dataset = reader(configs[0])
+    context = context or RunContext()
+    if config.backend == "processes":  # a Dask worker may have a GPU that this machine lacks
+        resolve_accelerator(context.accelerator)
+    in_this_process = config.workers == 1 and config.backend == "processes"
+    shown, output = context.show_progress, context.output.resolve()
+    data_dir = None if context.data_dir is None else context.data_dir.resolve()
+    context = replace(context, output=output, data_dir=data_dir, resume=True, show_progress=shown and in_this_process)
+    runs = {run_path(run, output): run for run in config.run_configs()}
+    first = next(iter(runs.values()))
+    dataset = context.read_data(first)
     config.evaluation.for_data(dataset)
-    announce(dataset, show_progress)
+    announce(dataset, shown)
     check_writable(output)
-    one_by_one = config.workers == 1 and config.backend == "processes"
-    tasks = [
-        RunTask(
-            config=run,
-            evaluation=config.evaluation,
-            analyze=config.analyze,
-            output=output,
-            reader=reader,
-            threads=config.threads,
-            accelerator=config.accelerator,
-            logger=config.logger,
-            show_progress=show_progress and one_by_one,
-        )
-        for run in configs
-    ]
     with locked(output):
-        lost = _unreadable(tasks, dataset)
-        failures = dict(lost)
-        sound = [task for task in tasks if task.path not in failures]
-        made = {task.path for task in sound if RunFolder(task.path).robustness.is_file()}  # they take no time again
-        bar = ProgressBar("runs", len(sound), done=len(made), shown=show_progress and not one_by_one)
+        lost = _unreadable(runs, dataset)
+        sound = {path: run for path, run in runs.items() if path not in lost}
+        evaluated = {path for path in sound if RunFolder(path).robustness.is_file()}  # they take no time again
+        groups = [[run] for run in sound.values()]
+        if config.batch_seeds:
+            groups = [[run for run in sound.values() if run.model == model] for model in config.models]
+        tasks = [
+            RunGroup(
+                configs=group,
+                evaluation=config.evaluation,
+                analyze=config.analyze,
+                threads=config.threads,
+                context=context,
+            )
+            for group in groups
+            if group
+        ]
+        ended: dict[Path, str | None] = {}
+        bar = ProgressBar("runs", len(sound), done=len(evaluated), shown=shown and not in_this_process)
         try:
-            failures |= _run_all(config, sound, lambda path: None if path in made else bar.advance())
+            if in_this_process:
+                for task in tasks:
+                    ended |= run_group(task)
+            else:
+                ended = _run_elsewhere(config, tasks, lambda path: None if path in evaluated else bar.advance())
         finally:
             bar.close()
         from noisyrnn.report import split_readable, write_report  # matplotlib, which the trainings need not wait for
 
-        title = f"{len(config.models)} models on {Path(configs[0].dataset).name}"
+        failures = lost | {path: reason for path, reason in ended.items() if reason is not None}
         outdated = {
-            task.path: f"{failures[task.path].rstrip('.')}. Its robustness.json is that of another evaluation."
-            for task in sound
-            if task.path in failures and not is_current(RunFolder(task.path), task.evaluation, dataset)
+            path: f"{failures[path].rstrip('.')}. Its robustness.json is that of another evaluation."
+            for path in sound
+            if path in failures and not is_current(RunFolder(path), config.evaluation, dataset)
         }
         failures |= outdated
-        shown = [task.path for task in tasks if task.path not in lost and task.path not in outdated]
-        readable, unreadable = split_readable(shown)
+        readable, unreadable = split_readable([path for path in sound if path not in outdated])
         failures = {**unreadable, **failures}
         if not readable:
             raise RuntimeError(f"No run can be read. The first: {next(iter(failures.values()))}")
         page = output / "report.html"
+        title = f"{len(config.models)} models on {Path(first.dataset).name}"
         try:
             page = write_report(readable, output, title=title, command=command, failures=failures)
         except WriteError as error:
@@ -314,59 +251,52 @@ def compare(
     return page, failures
 
 
-def _unreadable(tasks: Sequence[RunTask], dataset: Dataset) -> dict[Path, str]:
-    """The runs that are there already and cannot be read, or have settings of another one, and why.
+def _unreadable(runs: Mapping[Path, TrainConfig], dataset: Dataset) -> dict[Path, str]:
+    """Return the existing runs that cannot be read, or have settings of another one, with the reasons.
 
     Raises:
         ValueError: If one was trained on other data.
     """
-    found = {}
-    for task in tasks:
-        path = task.path
+    reasons = {}
+    for path, config in runs.items():
         if os.path.lexists(path / "config.json"):
             try:
                 folder = RunFolder.open(path)
                 folder.read_summary()
-                check_same_settings(folder, task.config)
+                check_same_settings(folder, config)
             except ValueError as error:
-                found[path] = str(error)
+                reasons[path] = str(error)
                 continue
             check_same_data(folder, dataset)
-    return found
+    return reasons
 
 
-def _run_all(config: CompareConfig, tasks: Sequence[RunTask], done: Callable[[Path], None]) -> dict[Path, str]:
-    """Run every task; where a worker dies, its tasks are tried once more, one by one."""
+def _run_elsewhere(
+    config: CompareConfig, tasks: Sequence[RunGroup], done: Callable[[Path], None]
+) -> dict[Path, str | None]:
+    """Run groups on workers. If a worker dies, its runs are tried once more, one by one."""
+    run_all = partial(run_tasks, workers=config.workers, threads=config.threads)
+    if config.scheduler is not None and config.backend == "dask":
+        run_all = partial(run_on_cluster, scheduler=config.scheduler)
     ended: dict[Path, str | None] = {}
-    pieces = [[task] for task in tasks]
-    if config.batch_seeds:
-        pieces = [[task for task in tasks if task.config.model == model] for model in config.models]
 
-    def take(piece: Sequence[RunTask], ends: list[tuple[Path, str | None]] | WorkerDiedError) -> None:
-        for path, reason in [] if isinstance(ends, WorkerDiedError) else ends:
-            ended[path] = reason
-            done(path)
+    def take(task: RunGroup, failures: dict[Path, str | None] | WorkerDiedError) -> None:
+        if not isinstance(failures, WorkerDiedError):
+            ended.update(failures)
+            for path in failures:
+                done(path)
 
-    reason = _DIED
+    reason = "The worker process died before the run ended; it may have run out of memory."
+    runs = {run_path(run, task.context.output): replace(task, configs=[run]) for task in tasks for run in task.configs}
     try:
-        _spread(config, pieces, take)
-        for task in tasks:
-            if task.path not in ended:
-                _spread(config, [[task]], take)
+        run_all(run_group, tasks, take)
+        for path, task in runs.items():
+            if path not in ended:
+                run_all(run_group, [task], take)
     except SchedulerLostError as error:
         reason = str(error)
-    for task in tasks:
-        if task.path not in ended:
-            note_failure(task, reason)
-            ended[task.path] = reason
-            done(task.path)
-    return {path: reason for path, reason in ended.items() if reason is not None}
-
-
-def _spread(config: CompareConfig, pieces: Sequence[Sequence[RunTask]], take: Callable[[Any, Any], None]) -> None:
-    """Run pieces on the back end, and call `take` with each and its end, or the error that its worker died."""
-    if config.backend == "dask":
-        assert config.scheduler is not None
-        run_on_cluster(run_task_group, pieces, take, scheduler=config.scheduler)
-    else:
-        run_tasks(run_task_group, pieces, take, workers=config.workers, threads=config.threads)
+    for path, task in runs.items():
+        if path not in ended:
+            note_failure(path, task.configs[0], reason)
+            take(task, {path: reason})
+    return ended

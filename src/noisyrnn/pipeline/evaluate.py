@@ -3,16 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
 from noisyrnn.data import Dataset
+from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, check_same_data, dependencies, known_result
 from noisyrnn.pipeline.devices import resolve_accelerator
-from noisyrnn.pipeline.train import DataReader, announce, run_config
+from noisyrnn.pipeline.train import announce, run_config
 from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness import (
     MAX_DRAWS,
@@ -102,45 +102,35 @@ class EvaluateConfig:
 
 
 @reproducible_threads()
-def evaluate_run(
-    folder: RunFolder,
-    config: EvaluateConfig,
-    *,
-    data_dir: Path | None = None,
-    accelerator: str = "cpu",
-    show_progress: bool = False,
-    reader: DataReader | None = None,
-) -> RunFolder:
+def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext | None = None) -> RunFolder:
     """Measure the accuracy of a finished run on clean and perturbed test data and write `robustness.json`.
 
-    A file that was written with the same settings is left as it is, if the test data, the model's weights and
-    `config.json` have not changed since.
+    A file with the same settings is left unchanged if the test data, the model's weights and `config.json` have not
+    changed since.
 
     Args:
         folder: A finished run.
         config: Perturbations and draws.
-        data_dir: Where to look for data first.
-        accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
-        show_progress: Whether to show progress, and what data were read.
-        reader: As for `train_run`.
+        context: Where data are, and the device; its `output` is not used.
 
     Raises:
         ValueError: If the run has not finished, its data have changed, or there is no such accelerator.
     """
+    context = context or RunContext()
     if not folder.finished:
         raise ValueError(f"run must be finished, got {folder.path}, which is not. Resume it: noisyrnn train --resume.")
-    device = resolve_accelerator(accelerator)
+    device = resolve_accelerator(context.accelerator)
     run = run_config(folder)
-    dataset = (reader or DataReader(data_dir))(run)
+    dataset = context.read_data(run)
     config = config.for_data(dataset)
     settings = json.loads(json.dumps(asdict(config)))
     check_same_data(folder, dataset)
     depends_on = dependencies(folder, dataset, EVALUATION_RESULTS)
-    announce(dataset, show_progress)
+    announce(dataset, context.show_progress)
     if known_result(folder.robustness, settings, depends_on) is not None:
         return folder
     with locked(folder.path):
-        measured = _measure(folder, dataset, config, device, show_progress)
+        measured = _measure(folder, dataset, config, device, context.show_progress)
         write_json(folder.robustness, {"settings": settings, "depends_on": depends_on, **measured})
     return folder
 

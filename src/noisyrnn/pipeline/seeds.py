@@ -1,15 +1,14 @@
-"""One model trained with several seeds, one run after another or side by side."""
+"""Trains one model with several seeds, one run after another or side by side."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from noisyrnn.checks import check_number
+from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import check_same_data
 from noisyrnn.pipeline.devices import make_fabric, processes, resolve_accelerator
-from noisyrnn.pipeline.tracking import Tracking, check_logger
+from noisyrnn.pipeline.tracking import Tracking
 from noisyrnn.pipeline.train import (
-    DataReader,
     announce,
     begin_run,
     build_model,
@@ -27,42 +26,24 @@ from noisyrnn.training.fit_seeds import check_alike, fit_seeds
 
 @reproducible_threads()
 def train_seeds(
-    configs: Sequence[TrainConfig],
-    *,
-    batch_seeds: bool = False,
-    output: Path = Path("runs"),
-    data_dir: Path | None = None,
-    resume: bool = False,
-    accelerator: str = "auto",
-    checkpoint_seconds: float = 30.0,
-    show_progress: bool = False,
-    logger: str = "csv",
-    reader: DataReader | None = None,
+    configs: Sequence[TrainConfig], context: RunContext | None = None, *, batch_seeds: bool = False
 ) -> dict[Path, str | None]:
     """Train every run into its own folder, as `train_run` does. One that fails stops no other.
 
     Args:
-        configs: Settings of the runs; side by side, they differ in the seed alone.
-        batch_seeds: Whether to train side by side, so that the fused kernels take one batch of each run in one call.
-        output: As for `train_run`.
-        data_dir: As for `train_run`.
-        resume: As for `train_run`; every run is resumed from its own checkpoint.
-        accelerator: As for `train_run`.
-        checkpoint_seconds: As for `train_run`.
-        show_progress: As for `train_run`; side by side, one bar shows all.
-        logger: As for `train_run`.
-        reader: As for `train_run`; the runs share it.
+        configs: Settings of the runs; with `batch_seeds` they differ only in the seed.
+        context: Where and how to train; no result depends on it. With `batch_seeds` one progress bar shows all runs.
+        batch_seeds: Train all runs side by side: the fused kernels take one batch of each run in one call.
 
     Returns:
         The runs' folders, each with `None`, or with the message of its failure.
 
     Raises:
-        ValueError: As for `train_run`, before any run starts. Side by side, also if there are several processes or
-            settings differ in more than the seed.
+        ValueError: As for `train_run`, before any run starts. With `batch_seeds`, also if there are several processes
+            or settings differ in more than the seed.
     """
-    resolve_accelerator(accelerator)
-    check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
-    check_logger(logger)
+    context = context or RunContext()
+    resolve_accelerator(context.accelerator)
     if batch_seeds and processes() > 1:
         raise ValueError(
             f"batch_seeds must be off where a run is spread over processes, got {processes()} of them. "
@@ -70,41 +51,24 @@ def train_seeds(
         )
     if batch_seeds:
         check_alike(configs)
-    folders = [open_run(config, output, resume=resume) for config in configs]
-    reader = reader or DataReader(data_dir)
+    folders = [open_run(config, context) for config in configs]
     if batch_seeds:
-        return _side_by_side(configs, folders, reader, resume, accelerator, checkpoint_seconds, show_progress, logger)
-    ends: dict[Path, str | None] = {}
+        return _train_side_by_side(configs, folders, context)
+    failures: dict[Path, str | None] = {}
     for config, folder in zip(configs, folders, strict=True):
         try:
-            train_run(
-                config,
-                output=output,
-                reader=reader,
-                resume=resume,
-                accelerator=accelerator,
-                checkpoint_seconds=checkpoint_seconds,
-                show_progress=show_progress,
-                logger=logger,
-            )
-            ends[folder.path] = None
+            train_run(config, context)
+            failures[folder.path] = None
         except (RuntimeError, MemoryError) as error:
-            ends[folder.path] = failure_message(error)
-    return ends
+            failures[folder.path] = failure_message(error)
+    return failures
 
 
-def _side_by_side(
-    configs: Sequence[TrainConfig],
-    folders: Sequence[RunFolder],
-    reader: DataReader,
-    resume: bool,
-    accelerator: str,
-    checkpoint_seconds: float,
-    show_progress: bool,
-    logger: str,
+def _train_side_by_side(
+    configs: Sequence[TrainConfig], folders: Sequence[RunFolder], context: RunContext
 ) -> dict[Path, str | None]:
-    """Those of the runs that have not finished yet, in one process."""
-    dataset = reader(configs[0])
+    """Train the unfinished runs in one process."""
+    dataset = context.read_data(configs[0])
     for folder in folders:
         if folder.config.is_file():
             check_same_data(folder, dataset)
@@ -113,21 +77,21 @@ def _side_by_side(
         for folder, config in zip(folders, configs, strict=True)
         if not (folder.config.is_file() and folder.finished)
     }
-    ends: dict[Path, str | None] = {folder.path: None for folder in folders}
+    failures: dict[Path, str | None] = {folder.path: None for folder in folders}
     if not todo:
-        return ends
-    announce(dataset, show_progress)
+        return failures
+    announce(dataset, context.show_progress)
     for folder in todo:
         check_writable(folder.path)
     models = [build_model(config, dataset) for config in todo.values()]
-    fabric = make_fabric(configs[0].precision, accelerator)
+    fabric = make_fabric(configs[0].precision, context.accelerator)
     data = describe(dataset)
     with ExitStack() as locks:
         for folder in todo:
             locks.enter_context(locked(folder.path))
         for folder, config in todo.items():
             begin_run(folder, config, data)
-        trackings = [Tracking(logger, folder, config) for folder, config in todo.items()]
+        trackings = [Tracking(context.logger, folder, config) for folder, config in todo.items()]
         try:
             outcomes = fit_seeds(
                 models,
@@ -135,9 +99,9 @@ def _side_by_side(
                 list(todo.values()),
                 objective=objective_of(configs[0]),
                 folders=list(todo),
-                resume=resume,
-                checkpoint_seconds=checkpoint_seconds,
-                show_progress=show_progress,
+                resume=context.resume,
+                checkpoint_seconds=context.checkpoint_seconds,
+                show_progress=context.show_progress,
                 fabric=fabric,
                 on_epochs=trackings,
             )
@@ -151,5 +115,5 @@ def _side_by_side(
             tracking.close(outcome)
             end_run(folder, model, outcome)
             if isinstance(outcome, RuntimeError):
-                ends[folder.path] = str(outcome)
-    return ends
+                failures[folder.path] = str(outcome)
+    return failures

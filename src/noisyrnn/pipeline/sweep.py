@@ -17,12 +17,13 @@ import yaml
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.models import MODELS
+from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
 from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig
 from noisyrnn.pipeline.search_space import Place, default_space, limits, read_space, suggest
 from noisyrnn.pipeline.seeds import train_seeds
-from noisyrnn.pipeline.train import DataReader, announce
+from noisyrnn.pipeline.train import announce
 from noisyrnn.pipeline.workers import WorkerDiedError, run_tasks
 from noisyrnn.progress import ProgressBar
 from noisyrnn.redact import sqlite_url, without_passwords
@@ -67,7 +68,6 @@ class SweepConfig:
         workers: Trials at a time on this machine, at least 1; they share its cores.
         storage: URL of Optuna's database (default: sweeps.db in the output folder). Several machines share a sweep
             through a PostgreSQL or MySQL database.
-        accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
 
     Raises:
         ValueError: If a setting is unknown, out of range, or both fixed and searched.
@@ -84,7 +84,6 @@ class SweepConfig:
     sweep_seed: int = 0
     workers: int = 1
     storage: str | None = None
-    accelerator: str = "auto"
 
     def __post_init__(self) -> None:
         check_choice("model", self.model, MODELS)
@@ -95,7 +94,6 @@ class SweepConfig:
         if strengths is None:
             raise ValueError("strengths must name at least one perturbation, got none. Write {white_noise: [0.1]}.")
         object.__setattr__(self, "strengths", strengths)
-        resolve_accelerator(self.accelerator)
         both = sorted(set(self.space or {}) & set(self.train))
         if both:
             raise ValueError(f"{both[0]} must be fixed or searched, got both. Leave one of them out.")
@@ -146,7 +144,7 @@ class SweepTask:
     identity: Mapping[str, Any]
     storage: str
     folder: Path
-    reader: DataReader
+    context: RunContext
 
 
 def open_study(task: SweepTask) -> "Study":
@@ -233,9 +231,7 @@ def score_trial(trial: "Trial", task: SweepTask) -> float:
     values = {name: suggest(trial, name, place) for name, place in config.searched().items()}
     runs = [config.run_config(values, seed=FIRST_SEED + k) for k in range(config.seeds)]
     try:
-        failures = train_seeds(
-            runs, output=task.folder, reader=task.reader, resume=True, accelerator=config.accelerator
-        )
+        failures = train_seeds(runs, task.context)
         error = next((message for message in failures.values() if message is not None), None)
         if error is None:
             columns = [validation_columns(RunFolder(path), task) for path in failures]
@@ -255,8 +251,8 @@ def score_trial(trial: "Trial", task: SweepTask) -> float:
 def validation_columns(folder: RunFolder, task: SweepTask) -> list[dict[str, Any]]:
     """Measure a finished run on the validation data under each perturbation, with the same draws for every trial."""
     config = task.config
-    dataset = task.reader(config.run_config({}))
-    device = resolve_accelerator(config.accelerator)
+    dataset = task.context.read_data(config.run_config({}))
+    device = resolve_accelerator(task.context.accelerator)
     model = load(folder.model).to(device)
     model.layer.noise = "off"
     columns = []
@@ -272,12 +268,7 @@ def validation_columns(folder: RunFolder, task: SweepTask) -> list[dict[str, Any
 
 
 def sweep(
-    config: SweepConfig,
-    *,
-    output: Path = Path("runs"),
-    data_dir: Path | None = None,
-    command: str | None = None,
-    show_progress: bool = False,
+    config: SweepConfig, context: RunContext | None = None, *, command: str | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """Search the settings of a model; started again, continue.
 
@@ -285,10 +276,9 @@ def sweep(
 
     Args:
         config: Settings.
-        output: A folder named after the sweep is created here for its runs and results, and sweeps.db next to it.
-        data_dir: Where to look for data first.
+        context: Where and how to run. A folder named after the sweep is created in `context.output` for its runs and
+            results, and sweeps.db next to it.
         command: The command that the page shows.
-        show_progress: Whether to show progress.
 
     Returns:
         The sweep's folder, and the content of its `sweep.json`. The best score is optimistically biased: it is the
@@ -304,16 +294,19 @@ def sweep(
         import optuna
     except ImportError as error:
         raise ValueError("`noisyrnn sweep` needs Optuna: pip install 'noisyrnn[sweep]'") from error
-    run, output = config.run_config({}), output.resolve()
-    reader = DataReader(None if data_dir is None else data_dir.resolve())
-    dataset = reader(run)
-    announce(dataset, show_progress)
+    context = context or RunContext()
+    resolve_accelerator(context.accelerator)
+    run, output = config.run_config({}), context.output.resolve()
+    dataset = context.read_data(run)
+    announce(dataset, context.show_progress)
     identity = config.identity(content_digest(dataset.fingerprint()))
     stem = f"{Path(run.dataset).stem}-{config.model}"
     folder = output / folder_name(f"sweep-{stem}", identity)
     check_writable(folder)
     storage = config.storage or sqlite_url(output / "sweeps.db")
-    task = SweepTask(config, identity, storage, folder, reader)
+    data_dir = None if context.data_dir is None else context.data_dir.resolve()
+    runs = RunContext(output=folder, data_dir=data_dir, accelerator=context.accelerator, resume=True)
+    task = SweepTask(config, identity, storage, folder, runs)
     deaths: list[WorkerDiedError] = []
     with locked(folder):
         study = open_study(task)
@@ -322,7 +315,7 @@ def sweep(
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 study.enqueue_trial(trial.params)
         done = len(finished(study))
-        bar = ProgressBar(f"sweep {stem}", config.trials, done=done, shown=show_progress)
+        bar = ProgressBar(f"sweep {stem}", config.trials, done=done, shown=context.show_progress)
 
         def count(task: SweepTask, end: WorkerDiedError | None) -> None:
             deaths.extend([] if end is None else [end])

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from noisyrnn import __version__
 from noisyrnn.analysis.regularizer_draws import penalized_loss
-from noisyrnn.checks import check_number
-from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import SequenceClassifier, build_layer
+from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data
 from noisyrnn.pipeline.devices import make_fabric, processes, resolve_accelerator
-from noisyrnn.pipeline.tracking import Tracking, check_logger
+from noisyrnn.pipeline.tracking import Tracking
 from noisyrnn.progress import tell
 from noisyrnn.run_folder import (
     RunFolder,
@@ -42,41 +41,6 @@ from noisyrnn.training.run import FitResult
 from noisyrnn.training.seeding import seeded
 
 _ANNOUNCED: set[str] = set()
-
-
-def load_data(config: TrainConfig, *, data_dir: Path | None = None) -> Dataset:
-    """The data set of a run, read with the run's options."""
-    return load_dataset(config.dataset, data_dir=data_dir, **_reading_options(config))
-
-
-def _reading_options(config: TrainConfig) -> dict[str, Any]:
-    """The options of a run that decide how its data set is read."""
-    return {"values_per_step": config.values_per_step, "label_column": config.label_column, "layout": config.layout}
-
-
-class DataReader:
-    """Reads the data sets of the runs and stages that share it, each once.
-
-    It lasts as long as one command, so that a file that changes later is read again. A copy in another process reads
-    for itself.
-
-    Args:
-        data_dir: Where to look for data first.
-    """
-
-    def __init__(self, data_dir: Path | None = None) -> None:
-        self._data_dir = data_dir
-        self._read: dict[tuple[Any, ...], Dataset] = {}
-
-    def __call__(self, config: TrainConfig) -> Dataset:
-        """The data set of a run."""
-        key = (config.dataset, *_reading_options(config).values())
-        if key not in self._read:
-            self._read[key] = load_data(config, data_dir=self._data_dir)
-        return self._read[key]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return DataReader, (self._data_dir,)
 
 
 def announce(dataset: Dataset, shown: bool = True) -> None:
@@ -147,57 +111,38 @@ def environment() -> dict[str, Any]:
 
 
 @reproducible_threads()
-def train_run(
-    config: TrainConfig,
-    *,
-    output: Path = Path("runs"),
-    data_dir: Path | None = None,
-    resume: bool = False,
-    accelerator: str = "auto",
-    checkpoint_seconds: float = 30.0,
-    show_progress: bool = False,
-    logger: str = "csv",
-    reader: DataReader | None = None,
-) -> RunFolder:
-    """Train one model into its folder below `output`. A finished run is left as it is and returned.
+def train_run(config: TrainConfig, context: RunContext | None = None) -> RunFolder:
+    """Train one model into its folder below `context.output`. A finished run is left unchanged and returned.
 
     Args:
         config: Settings; they name the folder.
-        output: Folder of the runs, made where it is missing.
-        data_dir: Where to look for data first.
-        resume: Resume from the last checkpoint.
-        accelerator: "auto" (the GPU where there is one), "cpu" or "cuda".
-        checkpoint_seconds: Time between two checkpoints.
-        show_progress: Whether to show a progress bar.
-        logger: Where the metrics go as well; see `noisyrnn.pipeline.tracking.LOGGERS`. It changes no result.
-        reader: Reads the data set, for callers that need it again; a new one for `data_dir` by default.
+        context: Where and how to train; no result depends on it.
 
     Raises:
-        ValueError: If the folder holds an unfinished run and `resume` is false, or a run on other data, or settings or
-            data are wrong, the logger cannot be used, or another process works in the folder.
+        ValueError: If the folder holds an unfinished run and `context.resume` is false, or a run on other data, or
+            settings or data are wrong, or another process works in the folder.
         RuntimeError: If training diverges; the folder's summary keeps the message.
         MemoryError: If memory runs out; likewise.
     """
-    resolve_accelerator(accelerator)
+    context = context or RunContext()
+    resolve_accelerator(context.accelerator)
     processes()  # a broken environment is refused before the data are read
-    check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
-    check_logger(logger)
-    folder = open_run(config, output, resume=resume)
+    folder = open_run(config, context)
     known = folder.config.is_file()
     finished = known and folder.finished
-    dataset = (reader or DataReader(data_dir))(config)
+    dataset = context.read_data(config)
     if known:
         check_same_data(folder, dataset)
     if finished:
         return folder
-    announce(dataset, show_progress)
+    announce(dataset, context.show_progress)
     check_writable(folder.path)
     model = build_model(config, dataset)
-    fabric = make_fabric(config.precision, accelerator)
+    fabric = make_fabric(config.precision, context.accelerator)
     with locked(folder.path) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             begin_run(folder, config, describe(dataset))
-        tracking = Tracking(logger if fabric.is_global_zero else "csv", folder, config)
+        tracking = Tracking(context.logger if fabric.is_global_zero else "csv", folder, config)
         try:
             result = fit(
                 model,
@@ -205,9 +150,9 @@ def train_run(
                 config,
                 objective=objective_of(config),
                 folder=folder,
-                resume=resume,
-                checkpoint_seconds=checkpoint_seconds,
-                show_progress=show_progress,
+                resume=context.resume,
+                checkpoint_seconds=context.checkpoint_seconds,
+                show_progress=context.show_progress,
                 fabric=fabric,
                 on_epoch=tracking,
             )
@@ -222,15 +167,15 @@ def train_run(
     return folder
 
 
-def open_run(config: TrainConfig, output: Path, *, resume: bool) -> RunFolder:
-    """The folder of a run below `output`, whether it is there or not.
+def open_run(config: TrainConfig, context: RunContext) -> RunFolder:
+    """Return the folder of a run, whether it exists or not.
 
     Raises:
-        ValueError: If it holds an unfinished run and `resume` is false, or the settings of another run.
+        ValueError: If it holds an unfinished run and `context.resume` is false, or the settings of another run.
     """
-    folder = RunFolder(run_path(config, output))
+    folder = RunFolder(run_path(config, context.output))
     check_same_settings(folder, config)
-    if folder.checkpoint.is_file() and not resume and not (folder.config.is_file() and folder.finished):
+    if folder.checkpoint.is_file() and not context.resume and not (folder.config.is_file() and folder.finished):
         raise ValueError(f"resume must be given to continue the unfinished run {folder.path}, got none. Add --resume.")
     return folder
 

@@ -1,0 +1,77 @@
+"""Where and how commands and stages run: what no result depends on."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from noisyrnn.checks import check_choice, check_flag, check_number
+from noisyrnn.data import load_dataset
+from noisyrnn.data.base import Dataset
+from noisyrnn.pipeline.devices import ACCELERATORS
+from noisyrnn.pipeline.tracking import check_logger
+from noisyrnn.training.config import TrainConfig
+
+
+class DataReader:
+    """Reads data sets, each once. A copy in another process reads for itself.
+
+    Args:
+        data_dir: Where to look for data first.
+    """
+
+    def __init__(self, data_dir: Path | None = None) -> None:
+        self._data_dir = data_dir
+        self._read: dict[tuple[Any, ...], Dataset] = {}
+
+    def __call__(self, config: TrainConfig) -> Dataset:
+        """Return the data set of a run."""
+        options = {name: getattr(config, name) for name in ("values_per_step", "label_column", "layout")}
+        key = (config.dataset, *options.values())
+        if key not in self._read:
+            self._read[key] = load_dataset(config.dataset, data_dir=self._data_dir, **options)
+        return self._read[key]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DataReader, (self._data_dir,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Where and how commands and stages run: what no result depends on.
+
+    Calls that share a context read each data set once.
+
+    Args:
+        output: Folder for the results; created if missing.
+        data_dir: Folder to search for data first.
+        accelerator: "auto" (the GPU if there is one), "cpu" or "cuda".
+        resume: Resume from the last checkpoint.
+        checkpoint_seconds: Seconds between two checkpoints, at least 0.
+        show_progress: Show progress on stderr.
+        logger: Also send metrics to "tensorboard" (the folder tensorboard in the run's folder) or "mlflow" (the server
+            that MLFLOW_TRACKING_URI names, or mlflow.db in the output folder); "csv" for metrics.csv only.
+
+    Attributes:
+        read_data: Returns the data set of a `TrainConfig`.
+
+    Raises:
+        ValueError: If a value is not one of those above, or the logger's package is missing.
+    """
+
+    output: Path = Path("runs")
+    data_dir: Path | None = None
+    accelerator: str = "auto"
+    resume: bool = False
+    checkpoint_seconds: float = 30.0
+    show_progress: bool = False
+    logger: str = "csv"
+    read_data: DataReader = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output", Path(self.output))
+        object.__setattr__(self, "data_dir", None if self.data_dir is None else Path(self.data_dir))
+        check_choice("accelerator", self.accelerator, ACCELERATORS)
+        check_flag("resume", self.resume)
+        check_number("checkpoint_seconds", self.checkpoint_seconds, minimum=0.0)
+        check_logger(self.logger)
+        object.__setattr__(self, "read_data", DataReader(self.data_dir))
