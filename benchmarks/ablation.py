@@ -1,7 +1,7 @@
-"""Which part of the noisy RNN does what: the same model with one thing changed at a time.
+"""Ablations of the noisy RNN: the same model with one setting changed at a time.
 
-`python -m benchmarks.ablation digits --workers 2` trains and evaluates every arm with three seeds, reuses what is
-finished, and writes `report.html` and `table.md`. All arms share every setting but those named here.
+`python -m benchmarks.ablation digits --workers 2` trains and evaluates every variant with three seeds, reuses
+finished runs, and writes `report.html` and `table.md`. All variants share the settings that are not named here.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Attacks as shipped next to AutoAttack: how far robust accuracy is overestimated.
+"""Compares our attacks with AutoAttack: how far they overestimate robust accuracy.
 
 `python -m benchmarks.attacks --workers 2` trains six models on the digits (or reuses the runs in `--output`), attacks
 the test sequences at the default radii with our attacks (their worst case) and with AutoAttack as implemented by the
 adversarial-robustness-toolbox, and prints a table. Its settings are the published ones: APGD with two losses, 100
 steps, five starts and a first step of twice the radius; DeepFool; Square with 5,000 queries. Each result is written to
-the run's folder as soon as it is there, and the same command goes on after an interruption. It needs the packages of
+the run's folder at once, and the same command resumes after an interruption. It needs the packages of
 `oracles.txt` and takes an hour on two cores.
 """
 

@@ -1,4 +1,4 @@
-"""The estimators with their defaults on two sets of the UCR/UEA archive: the official parts.
+"""Evaluates the estimators with their defaults on the official parts of two data sets of the UCR/UEA archive.
 
 `python -m benchmarks.estimators` trains every model with five seeds and prints a table: test accuracy, mean over
 seeds with its 95 % interval over trainings and test sequences, then every seed.
@@ -21,7 +21,7 @@ MODELS = ("noisy", "gru", "lstm")
 
 
 def sequences(name: str, part: str, folder: Path | None) -> tuple[list[np.ndarray], np.ndarray]:
-    """Each sequence as `(channels, time)`, and the labels."""
+    """Read sequences, each `(channels, time)`, and their labels."""
     path = find_file(data_folders(folder), [f"{name}_{part}.ts.gz", f"{name}_{part}.ts"], ["ucr_uea"])
     if path is None:
         raise FileNotFoundError(f"{name}_{part}.ts must be in a data folder, got none. Set NOISYRNN_DATA.")

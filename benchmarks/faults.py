@@ -1,12 +1,12 @@
-"""Kills, stops and full disks at random moments: what a rerun of the same command leaves.
+"""Kills, interruptions and full disks at random moments: a rerun of the same command must give the same results.
 
     python -m benchmarks.faults --output runs/faults --kills 100 --terms 20 --full 10 --seed 0
 
-Every command is first run once without a fault. Then it is started again and again in a copy of what it starts from,
-and ended at a random moment: by `kill -9`, by SIGTERM, or by a limit on the size of files, which is what a full disk
+Every command is first run once without a fault. Then it is started repeatedly in a copy of its initial folder, and
+ended at a random moment: by `kill -9`, by SIGTERM, or by a limit on the size of files, which is what a full disk
 looks like. After a fault no process may be left after ten seconds; then the same command is run to its end, and its
-results must be those of the run without a fault: the same bytes for weights and figures, all trials of a sweep, and no
-half-written file. One line is printed for each fault, and `faults.json` in the output folder counts them.
+results must be those of the run without a fault: the same bytes for weights and results, all trials of a sweep, and no
+partly written file. One line is printed for each fault, and `faults.json` in the output folder counts them.
 Linux only.
 """
 

@@ -1,13 +1,13 @@
-"""Flips of random bits and bytes in the files of run folders: each is noticed, or changes no table.
+"""Flips random bits and bytes in the files of run folders: each must be detected, or change no table.
 
     python -m benchmarks.flips --output runs/flips --flips 500 --seed 0
 
 Two models with two seeds each are trained, evaluated and analysed on a small data set, and a sweep of two trials is
 made. Then one bit, or one byte, of one file is changed at a time: `config.json`, `summary.json`, `metrics.csv`,
 `robustness.json` and `analysis.json` of the runs, the tables of the report, and `sweep.json`. After each, the tables
-are made again as by `noisyrnn report`, and as by the same `noisyrnn compare`. Both must be those of the undamaged
-folder, or name the run that is damaged. `flips.json` in the output folder counts the ends by file. The exit status is
-1 if a table differed in silence.
+are rebuilt by `noisyrnn report` and by the same `noisyrnn compare`. Both must be those of the undamaged folder, or name
+the run that is damaged. `flips.json` in the output folder counts the outcomes by file. The exit status is 1 if a table
+changed without an error.
 """
 
 import argparse

@@ -4,11 +4,11 @@
 
 Populations of trainings and test sequences, at mean accuracies 0.5, 0.8, 0.95, 0.99 and 1:
 
-- latent: an answer is right where the sum of a training's, a sequence's and its own normal effect exceeds a threshold;
+- latent: an answer is correct if the sum of a training's, a sequence's and its own normal effect exceeds a threshold;
 - clipped: a training's accuracy is normal, cut to [0, 1], and its answers are independent;
 - hard: a share of the sequences is wrong for every training: all errors, or half of them with the rest as in clipped;
 - beta: each sequence has its own rate of errors, by a beta distribution, and each training its own factor to it;
-- failing (not among those that the rule is meant for): one training in ten loses a part of its accuracy.
+- failing (the rule is not meant for it): one training in ten loses a part of its accuracy.
 
 All populations of a row, and all numbers of seeds, are computed from the same random numbers.
 """

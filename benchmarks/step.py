@@ -1,9 +1,9 @@
-"""How fast a training step is, against its floor and against everyone else's.
+"""Measures the speed of a training step, compared with a lower bound and with other libraries.
 
 `python -m benchmarks.step` measures our kernels, the plain loop, torch's networks, a compiled step, JAX and torchsde
 in turns, at several sizes, and whole epochs, streamed steps and peak memory; it writes `step.json` and `step.html`.
 Without options this takes about an hour; `--extent main` about ten minutes. Ctrl-C keeps what is measured, and
-`--resume` goes on from there.
+`--resume` continues from there.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How the settings in `experiments/tuned/` were chosen: a small grid, judged on validation data alone.
+"""Chooses the settings in `experiments/tuned/`: a small grid, scored on validation data only.
 
 `python -m benchmarks.tune digits` trains every point of the grid with seeds that no comparison uses and prints, for
 each model, the points by their score: the mean of the validation accuracies on clean inputs and under white noise. The
@@ -25,7 +25,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "ecg5000": {"hidden_size": 64, "batch_size": 32, "epochs": 60, "decay_epochs": (48,), "clip_norm": 1.0},
 }
 WHITE_NOISE = {"digits": (0.1, 0.2, 0.3), "ecg5000": (0.5, 1.0, 1.5)}
-# Each model has one grid or more; where the best point lay on an edge, another grid went past it.
+# Each model has one or more grids; if the best point was on an edge, another grid extends beyond it.
 Grid = dict[str, tuple[Any, ...]]
 GRIDS: dict[str, dict[str, tuple[Grid, ...]]] = {
     "digits": {

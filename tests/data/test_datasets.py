@@ -53,10 +53,10 @@ def test_only_mnist_has_several_values_per_step():
         match=r"^values_per_step must be 1 for 'digits', got 8\. Only smnist, psmnist, psmnist255 can have more",
     ):
         load_dataset("digits", values_per_step=8)
-    with pytest.raises(ValueError, match=r"^values_per_step must be at least 1, got 0\.$"):
+    with pytest.raises(ValueError, match="values_per_step"):
         load_dataset("smnist", values_per_step=0)
 
 
 def test_the_name_must_be_a_string():
-    with pytest.raises(TypeError, match=r"^dataset must be a string, got 3\.$"):
+    with pytest.raises(TypeError, match="dataset"):
         load_dataset(3)  # type: ignore[arg-type]

@@ -70,7 +70,7 @@ def test_time_last_is_read_if_it_is_said(tmp_path: Path):
     assert dataset.test.inputs.tolist() == X[:3].tolist()
     assert dataset.train.lengths is not None and not dataset.train.inputs[:, 3].any()
     assert load_dataset(save(tmp_path, X=X.transpose(0, 2, 1), y=Y), layout="channels-last").steps == 2
-    with pytest.raises(ValueError, match=r"^layout must be one of channels-last, time-last, got 'time_last'\. Did you"):
+    with pytest.raises(ValueError, match="layout"):
         load_dataset(path, layout="time_last")
 
 

@@ -192,5 +192,5 @@ def test_messages(settings, message):
 
 @pytest.mark.parametrize("value", ["False", 0, None, 1.5])
 def test_random_start_is_a_flag(value: object) -> None:
-    with pytest.raises(TypeError, match=r"^random_start must be True or False, got"):
+    with pytest.raises(TypeError, match="random_start"):
         PGD(0.1, random_start=value)  # type: ignore[arg-type]

