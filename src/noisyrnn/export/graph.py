@@ -14,7 +14,7 @@ from noisyrnn.models import Cell, Head, SequenceClassifier, SequenceToSequence
 from noisyrnn.models.gated import TorchCell, TorchWeights
 from noisyrnn.models.heads.standardization import standardize
 from noisyrnn.models.modules import check_uncalled, prepare_weights
-from noisyrnn.models.sequences.stack import stacked
+from noisyrnn.models.sequences.stack import run_stack
 from noisyrnn.padding import valid_steps
 
 Graph: TypeAlias = "SequenceGraph | StepGraph"
@@ -84,7 +84,7 @@ class WrittenCell(nn.Module):
         return state + increment(drive, state)
 
     def over(
-        self, valid: Tensor, inputs: Tensor, state: Tensor, dt: None, every_step: bool
+        self, valid: Tensor, inputs: Tensor, state: Tensor, *, dt: None, every_step: bool
     ) -> tuple[Tensor | None, Tensor]:
         """A whole pass, with the results of `kernels.reference.run`; `valid` is bool `(steps, batch, 1)`."""
         drives, increment = self._increment(inputs)
@@ -153,7 +153,7 @@ class SequenceGraph(_Graph):
         # A backward direction meets the padding first. Its state rests there, so that nothing need be moved.
         masks = (valid, valid.flip(0))
         passes = [partial(cell.over, masks[k % self.directions]) for k, cell in enumerate(self._written())]
-        outputs, ends = stacked(
+        outputs, ends = run_stack(
             cast(list[Callable[..., Any]], passes),
             values,
             self._initial_states(values.shape[0]),

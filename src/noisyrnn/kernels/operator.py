@@ -94,7 +94,8 @@ def run(
         replicated = [None if t is None else t.unsqueeze(0) for t in tensors]
         outputs, _, last = recurrence_operator(*replicated, *options.flat(), every_step, save)
         return (outputs[0] if every_step else None), last[0]
-    outputs, _, last = Fused.run(*tensors, options)
+    apply = Fused.apply if torch._C._are_functorch_transforms_active() else _apply
+    outputs, _, last = apply(*tensors, options)
     return (outputs if every_step else None), last
 
 
@@ -158,13 +159,11 @@ def _without_autocast(call: KernelCall) -> contextlib.AbstractContextManager[Any
     return torch.autocast(device, enabled=False) if on else contextlib.nullcontext()
 
 
-def _forward(kernel: str, call: KernelCall, every_step: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """`Kernel.forward` with checked lengths and without autocast."""
+def _check_lengths(call: KernelCall) -> None:
+    """Raise unless the lengths lie within the steps; on a GPU reading them would make the host wait."""
     lengths = call.lengths
-    if lengths is not None and lengths.device.type == "cpu":  # elsewhere reading them would stall the device
+    if lengths is not None and lengths.device.type == "cpu":
         check_lengths(lengths.flatten(), batch=lengths.numel(), steps=call.inputs.shape[-2])
-    with _without_autocast(call):
-        return FAST[kernel].forward(call, every_step=every_step, save=save)
 
 
 def _alias(part: Tensor) -> Tensor:
@@ -202,7 +201,10 @@ def recurrence_operator(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`Kernel.forward` as a custom operator."""
     tensors = (inputs, state, A, W, U, b, step, dt, lengths, seed)
-    return _forward(kernel, _call(tensors, kind, precision, coefficients, form, law, levels, place), every_step, save)
+    call = _call(tensors, kind, precision, coefficients, form, law, levels, place)
+    _check_lengths(call)
+    with _without_autocast(call):
+        return FAST[kernel].forward(call, every_step=every_step, save=save)
 
 
 @recurrence_operator.register_fake
@@ -288,14 +290,14 @@ class Fused(torch.autograd.Function):
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The kernel's forward pass."""
         tensors, options = arguments[:_TENSORS], arguments[_TENSORS]
-        if not options.single:
-            return _forward(options.kernel, options.call(tensors), options.every_step, options.save)
-        if options.kernel in WITHOUT_AXIS:
-            outputs, saved, last = _forward(options.kernel, options.call(tensors), options.every_step, options.save)
-            return _alias(outputs), saved, last
-        call = options.call(_with_axis(tensors))
-        outputs, saved, last = _forward(options.kernel, call, options.every_step, options.save)
-        return _alias(outputs[0]), saved[0], _alias(last[0])
+        adds = options.single and options.kernel not in WITHOUT_AXIS
+        call = options.call(_with_axis(tensors) if adds else tensors)
+        _check_lengths(call)
+        with _without_autocast(call):
+            outputs, saved, last = FAST[options.kernel].forward(call, every_step=options.every_step, save=options.save)
+        if adds:
+            return _alias(outputs[0]), saved[0], _alias(last[0])
+        return (_alias(outputs) if options.single else outputs), saved, last
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -328,13 +330,6 @@ class Fused(torch.autograd.Function):
         return found.inputs if with_inputs else None, found.state, A, *found[3:], None, None, None, None
 
     @staticmethod
-    def run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """`apply`, without the Python code that only transforms of `torch.func` need."""
-        if torch._C._are_functorch_transforms_active():
-            return Fused.apply(*arguments)
-        return super(torch.autograd.Function, Fused).apply(*arguments)
-
-    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
         """Turn the mapped axis into that of the replicas, or fold it into them."""
         options = arguments[_TENSORS]
@@ -343,6 +338,10 @@ class Fused(torch.autograd.Function):
         save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
         inner = dataclasses.replace(options, save=options.save or save, single=False)
         return _unfold(info.batch_size, Fused.apply(*tensors, inner), options.single)
+
+
+_apply = super(torch.autograd.Function, Fused).apply
+"""`Fused.apply` without the Python code that only transforms of `torch.func` need."""
 
 
 class FusedBackward(torch.autograd.Function):

@@ -26,9 +26,9 @@ from noisyrnn.kernels.select import KERNELS, uses_cpp
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.loops.module_cell import as_cell
 from noisyrnn.models.modules import called_hooks, check_uncalled, prepare_weights
-from noisyrnn.models.sequences.dropout import dropped
-from noisyrnn.models.sequences.layout import arranged, check_dtype, check_form, step_lengths
-from noisyrnn.models.sequences.stack import stacked
+from noisyrnn.models.sequences.dropout import apply_dropout
+from noisyrnn.models.sequences.layout import check_dtype, check_form, step_lengths, to_batch_first
+from noisyrnn.models.sequences.stack import Pass, run_stack
 from noisyrnn.sde.brownian import BrownianPath, check_path
 from noisyrnn.sde.diffusion import SWITCHES, HiddenNoise
 
@@ -250,9 +250,53 @@ class RecurrentLayer(nn.Module):
             TypeError: If inputs are not floating, lengths are not integers or a mask is not bool.
         """
         every_step = not last_only or called_hooks(self)
-        outputs, states = self._run(inputs, h_0, lengths, mask, dt, path, owner_training, every_step=every_step)
-        h_n = torch.stack(states) if len(states) > 1 else states[0].unsqueeze(0)
-        return outputs, h_n.squeeze(1) if isinstance(inputs, Tensor) and inputs.ndim == 2 else h_n
+        check_path(path)
+        check_uncalled(self.cells, f"{type(self).__name__}.cells")
+        sequences = to_batch_first(
+            inputs, input_size=self.input_size, batch_first=self.batch_first, lengths=lengths, mask=mask
+        )
+        values, lengths = sequences.values, sequences.lengths
+        check_dtype("inputs", values, self)
+        states = self._initial_states(h_0, len(values), sequences.unbatched)
+        if h_0 is not None:
+            check_dtype("h_0", h_0, self)
+        if dt is not None and not self.cells["l0"].supports_dt:
+            raise ValueError(
+                f"dt must be None for {type(self).__name__}, whose steps have no length, got step lengths."
+            )
+        sizes = None if dt is None else step_lengths(dt, values, lengths, states[0])
+        training = self.training and owner_training
+        noise = self.hidden_noise
+        noisy = noise.acts(self._noise, training)
+        drops = training and self.dropout > 0 and self.num_layers > 1
+        if path is None and (noisy or drops):
+            path = BrownianPath.random(device=values.device)
+        passes: list[Pass] = []
+        cells: list[Any] = list(self.cells.values())
+        for k, cell in enumerate(cells):
+            if not noisy and hasattr(cell, "run_fused"):
+                passes.append(partial(cell.run_fused, lengths=lengths))
+                continue
+            prepare_weights(cell)
+            options: dict[str, Any] = {"lengths": lengths, "kernel": self._kernel, "packed": self._packed[k]}
+            if noisy and path is not None:
+                options |= {"noise": noise, "path": replace(path, stream=path.stream + k) if k else path}
+            passes.append(partial(operator.run, cell, **options))
+        outputs, last_states = run_stack(
+            passes,
+            values,
+            states,
+            directions=2 if self.bidirectional else 1,
+            lengths=lengths,
+            dt=sizes,
+            every_step=every_step,
+            between=partial(self._dropout, path, len(states)) if drops else None,
+        )
+        h_n = torch.stack(last_states) if len(last_states) > 1 else last_states[0].unsqueeze(0)
+        return (
+            None if outputs is None else sequences.restore(outputs),
+            h_n.squeeze(1) if isinstance(inputs, Tensor) and inputs.ndim == 2 else h_n,
+        )
 
     def last_output(self, inputs: Tensor | PackedSequence, h_0: Tensor | None = None, **options: Any) -> Tensor:
         """What the last layer ends with, `(batch, output_size)`; `(output_size,)` for one sequence.
@@ -306,102 +350,22 @@ class RecurrentLayer(nn.Module):
         after = packed.step(cell, inputs, state) if uses_cpp(self._kernel) else None
         return cell.step(inputs, state) if after is None else after
 
-    def _run(
-        self,
-        inputs: Tensor | PackedSequence,
-        h_0: Tensor | None,
-        lengths: Tensor | None,
-        mask: Tensor | None,
-        dt: Tensor | float | None,
-        path: BrownianPath | None,
-        owner_training: bool,
-        *,
-        every_step: bool,
-    ) -> tuple[Tensor | PackedSequence | None, list[Tensor]]:
-        """Outputs in the form of the inputs, or `None` without `every_step`; the last state of each cell."""
-        check_path(path)
-        check_uncalled(self.cells, f"{type(self).__name__}.cells")
-        given = arranged(inputs, input_size=self.input_size, batch_first=self.batch_first, lengths=lengths, mask=mask)
-        values, lengths = given.values, given.lengths
-        check_dtype("inputs", values, self)
-        states = self._initial_states(h_0, len(values), given.alone)
-        if h_0 is not None:
-            check_dtype("h_0", h_0, self)
-        if dt is not None and not self.cells["l0"].supports_dt:
-            raise ValueError(
-                f"dt must be None for {type(self).__name__}, whose steps have no length, got step lengths."
-            )
-        sizes = None if dt is None else step_lengths(dt, values, lengths, states[0])
-        training = self.training and owner_training
-        noise = self.hidden_noise
-        noisy = noise.acts(self._noise, training)
-        drops = training and self.dropout > 0 and self.num_layers > 1
-        if path is None and (noisy or drops):
-            path = BrownianPath.random(device=values.device)
-        passes = []
-        for k, (cell, packed) in enumerate(zip(self.cells.values(), self._packed, strict=True)):
-            own = path if noisy else None
-            if own is not None and k > 0:
-                own = replace(own, stream=own.stream + k)
-            passes.append(partial(self._pass, cell, packed, lengths, noise, own))
+    def _dropout(self, path: BrownianPath | None, cells: int, outputs: Tensor, level: int) -> Tensor:
+        """The outputs of layer number `level` with some of them dropped."""
+        assert path is not None
+        return apply_dropout(outputs, self.dropout, path, cells + level)
 
-        def between(outputs: Tensor, level: int) -> Tensor:
-            return dropped(outputs, self.dropout, path, len(states) + level) if drops and path is not None else outputs
-
-        outputs, ends = stacked(
-            passes,
-            values,
-            states,
-            directions=2 if self.bidirectional else 1,
-            lengths=lengths,
-            dt=sizes,
-            every_step=every_step,
-            between=between,
-        )
-        return (None if outputs is None else given.given_back(outputs)), ends
-
-    def _pass(
-        self,
-        cell: Any,
-        packed: PackedWeights,
-        lengths: Tensor | None,
-        noise: HiddenNoise,
-        path: BrownianPath | None,
-        inputs: Tensor,
-        state: Tensor,
-        dt: Tensor | None,
-        every_step: bool,
-    ) -> tuple[Tensor | None, Tensor]:
-        """One cell over `inputs`, without noise where `path` is `None`."""
-        if path is None:
-            fused = getattr(cell, "run_fused", None)
-            if fused is not None:
-                return fused(inputs, state, lengths)
-        prepare_weights(cell)
-        return operator.run(
-            cell,
-            inputs,
-            state,
-            noise=None if path is None else noise,
-            path=path,
-            lengths=lengths,
-            dt=dt,
-            every_step=every_step,
-            kernel=self._kernel,
-            packed=packed,
-        )
-
-    def _initial_states(self, h_0: Tensor | None, batch: int, alone: bool) -> list[Tensor]:
+    def _initial_states(self, h_0: Tensor | None, batch: int, unbatched: bool) -> list[Tensor]:
         """One state `(batch, state_size)` for each cell."""
         cells: list[Any] = list(self.cells.values())
         if h_0 is None:
             return [cell.initial_state(batch) for cell in cells]
         size = cells[0].state_size
-        shape = (len(cells), size) if alone else (len(cells), batch, size)
+        shape = (len(cells), size) if unbatched else (len(cells), batch, size)
         check_tensor("h_0", h_0)
         if h_0.shape != shape:
             raise ValueError(f"h_0 must have shape {shape}, got {tuple(h_0.shape)}.")
-        return list((h_0.unsqueeze(1) if alone else h_0).unbind(0))
+        return list((h_0.unsqueeze(1) if unbatched else h_0).unbind(0))
 
 
 def last_output(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from noisyrnn.models.sequences.dropout import dropped
+from noisyrnn.models.sequences.dropout import apply_dropout
 from noisyrnn.sde import BrownianPath
 
 Make = Callable[..., Any]
@@ -15,7 +15,7 @@ PATH = BrownianPath(seed=4)
 @pytest.mark.parametrize("rate", [0.2, 0.75])
 def test_the_share_and_the_mean(rate: float) -> None:
     outputs = torch.ones(40, 50, 20, dtype=torch.float64)
-    found = dropped(outputs, rate, PATH, 3)
+    found = apply_dropout(outputs, rate, PATH, 3)
     share = (found == 0).double().mean()
     assert abs(float(share) - rate) < 4 * math.sqrt(rate * (1 - rate) / outputs.numel())
     kept = found[found != 0]
@@ -28,20 +28,20 @@ def test_the_share_and_the_mean(rate: float) -> None:
 
 def test_rate_zero_changes_nothing() -> None:
     outputs = torch.arange(24.0).view(2, 3, 4)
-    assert torch.equal(dropped(outputs, 0.0, PATH, 1), outputs)
+    assert torch.equal(apply_dropout(outputs, 0.0, PATH, 1), outputs)
 
 
 def test_the_mask_is_a_function_of_row_step_and_unit() -> None:
     outputs = torch.ones(6, 8, 4)
-    whole = dropped(outputs, 0.5, PATH, 2)
-    assert torch.equal(dropped(outputs[:, :5], 0.5, PATH, 2), whole[:, :5])
-    assert torch.equal(dropped(outputs[2:], 0.5, BrownianPath(seed=4, first_row=2), 2), whole[2:])
-    assert torch.equal(dropped(outputs[:, 3:], 0.5, BrownianPath(seed=4, first_step=3), 2), whole[:, 3:])
-    assert torch.equal(dropped(outputs, 0.5, BrownianPath(seed=4, stream=1), 1), whole)
-    assert torch.equal(dropped(outputs, 0.5, PATH.negated(), 2), whole)
-    assert torch.equal(dropped(outputs, 0.5, PATH.coarsened(2), 2), whole)
-    assert not torch.equal(dropped(outputs, 0.5, PATH, 3), whole)
-    assert not torch.equal(dropped(outputs, 0.5, BrownianPath(seed=5), 2), whole)
+    whole = apply_dropout(outputs, 0.5, PATH, 2)
+    assert torch.equal(apply_dropout(outputs[:, :5], 0.5, PATH, 2), whole[:, :5])
+    assert torch.equal(apply_dropout(outputs[2:], 0.5, BrownianPath(seed=4, first_row=2), 2), whole[2:])
+    assert torch.equal(apply_dropout(outputs[:, 3:], 0.5, BrownianPath(seed=4, first_step=3), 2), whole[:, 3:])
+    assert torch.equal(apply_dropout(outputs, 0.5, BrownianPath(seed=4, stream=1), 1), whole)
+    assert torch.equal(apply_dropout(outputs, 0.5, PATH.negated(), 2), whole)
+    assert torch.equal(apply_dropout(outputs, 0.5, PATH.coarsened(2), 2), whole)
+    assert not torch.equal(apply_dropout(outputs, 0.5, PATH, 3), whole)
+    assert not torch.equal(apply_dropout(outputs, 0.5, BrownianPath(seed=5), 2), whole)
 
 
 def test_between_layers_in_training_mode_only(make_layer: Make, make_inputs: Make) -> None:
@@ -73,7 +73,7 @@ def test_equals_layers_by_hand(make_layer: Make, make_inputs: Make) -> None:
             alone.cells[f"l0{way}"].load_state_dict(layer.cells[f"l{level}{way}"].state_dict())
         values = alone(values)[0]
         if level < 2:  # streams 0 to 5 are those of the cells' noise
-            values = dropped(values, 0.4, PATH, 6 + level)
+            values = apply_dropout(values, 0.4, PATH, 6 + level)
     torch.testing.assert_close(found, values, rtol=0, atol=1e-12)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from noisyrnn.models.sequences.layout import arranged, step_lengths, turned
+from noisyrnn.models.sequences.layout import reverse_valid, step_lengths, to_batch_first
 from noisyrnn.padding import valid_steps
 from noisyrnn.sde import BrownianPath
 
@@ -17,9 +17,9 @@ MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [1] + [0] * 5, [1] * 6, [1, 1, 0, 0, 0,
 
 def test_a_mask_is_its_lengths() -> None:
     assert torch.equal(valid_steps(LENGTHS, 6), MASK)
-    given = arranged(torch.zeros(4, 6, 2), input_size=2, batch_first=True, mask=MASK)
+    given = to_batch_first(torch.zeros(4, 6, 2), input_size=2, batch_first=True, mask=MASK)
     assert torch.equal(given.lengths, LENGTHS)
-    given = arranged(torch.zeros(6, 4, 2), input_size=2, batch_first=False, mask=MASK)
+    given = to_batch_first(torch.zeros(6, 4, 2), input_size=2, batch_first=False, mask=MASK)
     assert torch.equal(given.lengths, LENGTHS) and given.values.shape == (4, 6, 2)
 
 
@@ -27,10 +27,10 @@ def test_turned_by_hand() -> None:
     values = torch.tensor([[1, 2, 3, 9], [1, 9, 9, 9], [1, 2, 3, 4]])
     lengths = torch.tensor([3, 1, 4])
     expected = torch.tensor([[3, 2, 1, 9], [1, 9, 9, 9], [4, 3, 2, 1]])
-    assert torch.equal(turned(values, lengths), expected)
-    assert torch.equal(turned(values[..., None].expand(3, 4, 2), lengths), expected[..., None].expand(3, 4, 2))
-    assert torch.equal(turned(values, None), values.flip(1))
-    assert torch.equal(turned(turned(values, lengths), lengths), values)
+    assert torch.equal(reverse_valid(values, lengths), expected)
+    assert torch.equal(reverse_valid(values[..., None].expand(3, 4, 2), lengths), expected[..., None].expand(3, 4, 2))
+    assert torch.equal(reverse_valid(values, None), values.flip(1))
+    assert torch.equal(reverse_valid(reverse_valid(values, lengths), lengths), values)
 
 
 @pytest.mark.parametrize("name", ["noisy", "cornn", "lstm"])
@@ -156,4 +156,4 @@ def packed(size: int = 2, dtype: torch.dtype = torch.float64) -> Any:
 )
 def test_bad_layouts(inputs: Any, options: dict[str, Any], error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
-        arranged(inputs, **{"input_size": 2, "batch_first": True, **options})
+        to_batch_first(inputs, **{"input_size": 2, "batch_first": True, **options})

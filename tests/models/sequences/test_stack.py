@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.models import MODELS, RecurrentLayer
-from noisyrnn.models.sequences.stack import stacked
+from noisyrnn.models.sequences.stack import run_stack
 from noisyrnn.sde import BrownianPath
 
 Make = Callable[..., Any]
@@ -108,10 +108,10 @@ def test_which_outputs_are_asked_for() -> None:
         between.append(level)
         return outputs
 
-    outputs, ends = stacked(list(map(a_pass, range(4))), values, states, every_step=False, between=noted, **options)
+    outputs, ends = run_stack(list(map(a_pass, range(4))), values, states, every_step=False, between=noted, **options)
     assert outputs is None and [end.item() for end in ends] == [0, 1, 2, 3]
     assert asked == [(0, True), (1, True), (2, False), (3, False)] and between == [0]
-    outputs, _ = stacked(list(map(a_pass, range(4))), values, states, every_step=True, between=noted, **options)
+    outputs, _ = run_stack(list(map(a_pass, range(4))), values, states, every_step=True, between=noted, **options)
     assert outputs is not None and outputs.tolist() == [[[2, 3], [2, 3]]]
     always = [lambda values, state, dt, every_step: (values, state)] * 2  # a fused loop cannot leave them out
-    assert stacked(always, values, states[:2], every_step=False, between=noted, **options)[0] is None
+    assert run_stack(always, values, states[:2], every_step=False, between=noted, **options)[0] is None

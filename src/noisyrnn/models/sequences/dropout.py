@@ -7,10 +7,10 @@ from torch import Tensor
 from noisyrnn.sde.brownian import BrownianPath
 
 
-def dropped(outputs: Tensor, rate: float, path: BrownianPath, stream: int) -> Tensor:
+def apply_dropout(outputs: Tensor, rate: float, path: BrownianPath, stream: int) -> Tensor:
     """`outputs` with each entry zero with probability `rate`, and the others divided by `1 - rate`.
 
-    Which entries are zero depends on (seed, row, step, unit) alone, as hidden noise does, and neither on the global
+    Which entries are zero depends on (seed, row, step, unit) only, as hidden noise does, and neither on the global
     random state nor on padding. An antithetic path keeps the mask, since only its noise has the other sign.
 
     Args:

@@ -1,4 +1,4 @@
-"""The forms in which sequences come and go: batch or steps first, one alone, packed, or with a mask."""
+"""Converts sequences to and from the caller's form: batch or steps first, unbatched, packed, or with a mask."""
 
 import math
 from typing import NamedTuple
@@ -19,27 +19,27 @@ class Sequences(NamedTuple):
         values: `(batch, steps, input_size)`.
         lengths: Valid steps of each sequence, int64 `(batch,)` on the device of `values`; `None` where all are.
         batch_first: Whether the caller has the batch before the steps.
-        alone: Whether the caller gave one sequence without a batch axis.
+        unbatched: Whether the caller gave one sequence without a batch axis.
         packed: What the caller gave, if it was packed.
     """
 
     values: Tensor
     lengths: Tensor | None
     batch_first: bool
-    alone: bool = False
+    unbatched: bool = False
     packed: PackedSequence | None = None
 
-    def given_back(self, outputs: Tensor) -> Tensor | PackedSequence:
+    def restore(self, outputs: Tensor) -> Tensor | PackedSequence:
         """Outputs `(batch, steps, size)` in the caller's form."""
         if self.packed is not None:
             return _packed_like(self.packed, outputs)
-        if self.alone:
+        if self.unbatched:
             return outputs[0]
         return outputs if self.batch_first else outputs.transpose(0, 1)
 
 
 def check_form(inputs: Tensor | PackedSequence, *, input_size: int, batch_first: bool) -> None:
-    """Raise unless `inputs` are sequences of `input_size` channels in one of the forms that `arranged` takes.
+    """Raise unless `inputs` are sequences of `input_size` channels in one of the forms that `to_batch_first` takes.
 
     Raises:
         ValueError: If their shape does not fit.
@@ -77,7 +77,7 @@ def check_dtype(argument: str, values: Tensor, module: nn.Module) -> None:
     )
 
 
-def arranged(
+def to_batch_first(
     inputs: Tensor | PackedSequence,
     *,
     input_size: int,
@@ -100,18 +100,18 @@ def arranged(
         TypeError: If something has the wrong type.
     """
     check_form(inputs, input_size=input_size, batch_first=batch_first)
-    told = [name for name, given in (("lengths", lengths), ("mask", mask)) if given is not None]
-    if len(told) == 2:
+    both = [name for name, given in (("lengths", lengths), ("mask", mask)) if given is not None]
+    if len(both) == 2:
         raise ValueError("lengths must be None with a mask, got both. Give one of them.")
     if isinstance(inputs, PackedSequence):
-        if told:
-            raise ValueError(f"{told[0]} must be None with a PackedSequence, which has its own lengths, got a tensor.")
+        if both:
+            raise ValueError(f"{both[0]} must be None with a PackedSequence, which has its own lengths, got a tensor.")
         values, lengths = pad_packed_sequence(inputs, batch_first=True)
         return Sequences(values, lengths.to(values.device), batch_first, packed=inputs)
     if inputs.ndim == 2:
-        if told:
-            raise ValueError(f"{told[0]} must be None for one sequence without a batch axis, got a tensor.")
-        return Sequences(inputs.unsqueeze(0), None, batch_first, alone=True)
+        if both:
+            raise ValueError(f"{both[0]} must be None for one sequence without a batch axis, got a tensor.")
+        return Sequences(inputs.unsqueeze(0), None, batch_first, unbatched=True)
     values = inputs if batch_first else inputs.transpose(0, 1)
     if mask is not None:
         lengths = _lengths_of(mask, values)
@@ -121,7 +121,7 @@ def arranged(
     return Sequences(values, lengths, batch_first)
 
 
-def turned(values: Tensor, lengths: Tensor | None) -> Tensor:
+def reverse_valid(values: Tensor, lengths: Tensor | None) -> Tensor:
     """The valid steps of `(batch, steps)` or `(batch, steps, size)` in reverse order; padding stays behind them."""
     if lengths is None:
         return values.flip(1)

@@ -1,18 +1,17 @@
-"""Layers one above another, each in one direction or in both."""
+"""Runs layers one above another, each in one direction or in both."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from noisyrnn.models.sequences.layout import turned
+from noisyrnn.models.sequences.layout import reverse_valid
 
-Pass = Callable[[Tensor, Tensor, Tensor | None, bool], tuple[Tensor | None, Tensor]]
-"""One cell over a sequence: inputs, initial state, step lengths and whether every output is wanted, to outputs and the
-last state; as `kernels.reference.run`."""
+Pass = Callable[..., tuple[Tensor | None, Tensor]]
+"""Runs one cell over sequences: called with inputs, initial state, `dt` and `every_step`, as `kernels.operator.run`."""
 
 
-def stacked(
+def run_stack(
     passes: Sequence[Pass],
     values: Tensor,
     states: Sequence[Tensor],
@@ -21,7 +20,7 @@ def stacked(
     lengths: Tensor | None,
     dt: Tensor | None,
     every_step: bool,
-    between: Callable[[Tensor, int], Tensor],
+    between: Callable[[Tensor, int], Tensor] | None,
 ) -> tuple[Tensor | None, list[Tensor]]:
     """Outputs of the last layer, `(batch, steps, directions * hidden_size)`, and the last state of every pass.
 
@@ -33,22 +32,24 @@ def stacked(
         lengths: Valid steps of each sequence, int64 `(batch,)`; a backward pass starts at the last of them.
         dt: Length of each step, `(steps,)` or `(batch, steps)`.
         every_step: Whether the outputs are wanted; else they are `None`.
-        between: Makes the inputs of the next layer of a layer's outputs and its number.
+        between: From a layer's outputs and its number to the inputs of the next layer; `None` for the outputs.
     """
-    ends: list[Tensor] = []
+    last_states: list[Tensor] = []
     outputs: Tensor | None = None
     for first in range(0, len(passes), directions):
         is_last = first + directions == len(passes)
         every = every_step or not is_last
-        outputs, end = passes[first](values, states[first], dt, every)
-        ends.append(end)
+        outputs, state = passes[first](values, states[first], dt=dt, every_step=every)
+        last_states.append(state)
         if directions == 2:
-            sizes = None if dt is None else turned(dt.expand(values.shape[:2]), lengths)
-            backward, end = passes[first + 1](turned(values, lengths), states[first + 1], sizes, every)
-            ends.append(end)
+            sizes = None if dt is None else reverse_valid(dt.expand(values.shape[:2]), lengths)
+            backward, state = passes[first + 1](
+                reverse_valid(values, lengths), states[first + 1], dt=sizes, every_step=every
+            )
+            last_states.append(state)
             if outputs is not None and backward is not None:
-                outputs = torch.cat([outputs, turned(backward, lengths)], dim=2)
+                outputs = torch.cat([outputs, reverse_valid(backward, lengths)], dim=2)
         if not is_last:
             assert outputs is not None
-            values = between(outputs, first // directions)
-    return (outputs if every_step else None), ends
+            values = outputs if between is None else between(outputs, first // directions)
+    return (outputs if every_step else None), last_states
