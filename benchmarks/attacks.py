@@ -80,7 +80,7 @@ def measure(folder: RunFolder, norm: str, radius: float, sequences: int, queries
     data = load_dataset("digits")
     test = data.test.subset(torch.arange(min(sequences, len(data.test))))
     model = load(folder.model)
-    model.layer.noise = "off"  # the toolbox puts recurrent layers in training mode to differentiate them
+    model.layer.noise_mode = "off"  # the toolbox puts recurrent layers in training mode to differentiate them
     start = time.monotonic()
     names = {"linf": ("fgsm", "pgd_linf"), "l2": ("pgd_l2",)}[norm]
     results = [

@@ -39,7 +39,7 @@ def paths(axes: Axes) -> None:
     inputs = torch.sin(torch.arange(steps, dtype=torch.float64) / 15)[None, :, None]
     with torch.no_grad():
         quiet = layer(inputs)[0][0, :, 0]
-        layer.noise = "on"
+        layer.noise_mode = "on"
         noisy = layer(inputs.repeat(12, 1, 1), path=BrownianPath(seed=1))[0][:, :, 0]
     axes.plot(noisy.T, color=COLOURS[0], linewidth=0.7, alpha=0.6, label=["with noise"] + ["_"] * 11)
     axes.plot(quiet, color="black", linewidth=1.8, label="without")

@@ -121,7 +121,7 @@ def build_ours(case: Case, device: torch.device, *, kernel: str, noise: bool = T
             raise NotAvailable("this version of noisyrnn has no streamed step")
         layer = layer.to(device).eval()
         return streamed_step(layer.step, case, layer.cell.state_size, device)
-    layer.noise = "auto" if noise else "off"
+    layer.noise_mode = "auto" if noise else "off"
     return classifier_step(SequenceClassifier(layer, CLASSES), case, device)
 
 

@@ -271,10 +271,10 @@ def test_the_layers_own_noise_is_the_default_and_its_switches_do_not_matter():
     model = classifier("noisy", additive=0.2, multiplicative=0.5, noise_form="shared")
     (inputs, labels), _ = data()
     expected = explicit_regularizer(model, inputs, labels, noise=noise_of("shared")).total
-    model.layer.noise = "on"
+    model.layer.noise_mode = "on"
     assert torch.equal(explicit_regularizer(model.eval(), inputs, labels).total, expected)
     assert torch.equal(explicit_regularizer(model.train(), inputs, labels).total, expected)
-    assert model.layer.noise == "on" and model.training
+    assert model.layer.noise_mode == "on" and model.training
 
 
 @pytest.mark.parametrize("name", DRIFTS)

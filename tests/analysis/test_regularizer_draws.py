@@ -225,14 +225,14 @@ def test_pairs_do_not_depend_on_how_they_are_cut(monkeypatch):
 def test_a_pair_is_a_path_and_its_negative():
     model = classifier("noisy", additive=0.2, multiplicative=0.5)
     (inputs, labels), _ = data()
-    model.layer.noise = "on"
+    model.layer.noise_mode = "on"
 
     def losses(path):
         return functional.cross_entropy(model(inputs, path=path), labels, reduction="none").detach()
 
     paths = [BrownianPath(seed=derive_seed(9, "antithetic"), first_row=first) for first in (0, BATCH)]
     means = torch.stack([(losses(path) + losses(path.negated())) / 2 for path in paths]).mean(0)
-    model.layer.noise = "off"
+    model.layer.noise_mode = "off"
     expected = means - losses(None)
     found = antithetic_regularizer(model, inputs, labels, pairs=2, seed=9)
     torch.testing.assert_close(found.value, expected, rtol=1e-9, atol=1e-12)
@@ -368,7 +368,7 @@ def test_nothing_is_changed():
     tangent = tangent_regularizer(model, inputs, labels, draws=2)
     simulated = antithetic_regularizer(model, inputs, labels, pairs=2)
     assert torch.equal(inputs, before) and torch.equal(torch.get_rng_state(), state)
-    assert model.training and model.layer.noise == "auto" and torch.is_grad_enabled()
+    assert model.training and model.layer.noise_mode == "auto" and torch.is_grad_enabled()
     assert not tangent.P.requires_grad and not simulated.value.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
 

@@ -50,7 +50,7 @@ def test_states_are_those_of_the_layer(name, variant):
     noise = chosen.pop("noise", None)
     if noise is not None:
         layer.additive, layer.multiplicative, layer.noise_form = noise.additive, noise.multiplicative, noise.form
-        layer.noise = "on"
+        layer.noise_mode = "on"
     layer.kernel = "reference"
     _, h_n = layer.eval()(drawn(BATCH, STEPS, CHANNELS), **chosen)
     torch.testing.assert_close(trajectory.end, h_n[0], rtol=1e-12, atol=1e-12)

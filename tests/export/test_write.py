@@ -71,11 +71,11 @@ def test_an_archive_beside_the_run(trained: RunFolder) -> None:
 def test_a_regressor_with_its_noise_on_and_a_cell_of_ones_own(tmp_path: Path) -> None:
     """The file has no noise; the model keeps its mode, its switch and its gradients."""
     model = SequenceRegressor(RecurrentLayer(torch.nn.GRUCell, 1, 3, additive=0.5), 2)
-    model.layer.noise = "on"
+    model.layer.noise_mode = "on"
     path = export_model(model, tmp_path / "m.pt2", format="torch")
-    assert model.training and model.layer.noise == "on" and model.layer.kernel == "auto"
+    assert model.training and model.layer.noise_mode == "on" and model.layer.kernel == "auto"
     assert all(parameter.requires_grad for parameter in model.parameters())
-    model.layer.noise = "off"
+    model.layer.noise_mode = "off"
     inputs = torch.randn(2, 7, 1)
     with torch.no_grad():
         found = torch.export.load(path).module()(inputs, torch.tensor([7, 7]))

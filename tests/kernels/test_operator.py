@@ -72,7 +72,7 @@ def build(model: str = "noisy", *, kernel: str, seed: int = 0) -> RecurrentLayer
         layer = build_layer(model, INPUT, HIDDEN, options)
         if model == "exprnn":
             torch.nn.init.uniform_(layer.cell.threshold, 0.1, 0.3)
-    layer.kernel, layer.noise = kernel, "on"
+    layer.kernel, layer.noise_mode = kernel, "on"
     return layer
 
 

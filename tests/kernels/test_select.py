@@ -47,7 +47,7 @@ def build(model: str, kernel: str = "auto", **options: Any) -> RecurrentLayer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layer = build_layer(model, INPUT, HIDDEN, {"additive": 0.1, "multiplicative": 0.2, **options})
-    layer.kernel, layer.noise = kernel, "on"
+    layer.kernel, layer.noise_mode = kernel, "on"
     return layer
 
 

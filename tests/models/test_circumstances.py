@@ -322,7 +322,7 @@ def test_vmap(name: str, kernel: str, form: str) -> None:
     for row, x, seed in zip(different, alike, seeds, strict=True):
         expected = rows_of(layer, form, BrownianPath(seed=seed))(x)
         torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5)
-    layer.noise, layer.dropout = "off", 0.0
+    layer.noise_mode, layer.dropout = "off", 0.0
     torch.testing.assert_close(torch.func.vmap(one)(inputs)[1], one(inputs[1]), rtol=1e-4, atol=1e-5)
 
 

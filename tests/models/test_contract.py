@@ -42,7 +42,7 @@ def test_shapes(
     assert outputs.dtype == torch.float64
     assert h_n.shape == (1, batch, layer.cell.state_size)
     assert h_n.shape[2] == hidden_size * (2 if name in ("cornn", "lstm") else 1)
-    layer.noise = "off"
+    layer.noise_mode = "off"
     outputs, h_n = layer(inputs)
     assert torch.equal(outputs[:, -1], h_n[0, :, :hidden_size])
     assert torch.equal(layer.last_output(inputs), outputs[:, -1])
@@ -197,8 +197,8 @@ def test_deepcopy(name: str, make_layer: Make, make_inputs: Make) -> None:
 def test_noise_switch(name: str, switch: str, training: bool, acts: bool, make_layer: Make, make_inputs: Make) -> None:
     layer, inputs = make_layer(name, **NOISY), make_inputs()
     clean = outputs_of(make_layer(name, **SILENT), inputs)
-    assert layer.noise == "auto"
-    layer.noise = switch
+    assert layer.noise_mode == "auto"
+    layer.noise_mode = switch
     result = outputs_of(layer.train(training), inputs, path=PATH)
     assert torch.allclose(result, clean, rtol=0, atol=1e-12) is not acts
 
@@ -209,9 +209,9 @@ def test_only_the_layer_in_training_mode_adds_no_noise(name: str, make_layer: Ma
     clean = model(inputs)
     model.layer.train()
     torch.testing.assert_close(model(inputs), clean, rtol=0, atol=1e-12)
-    model.layer.noise = "on"
+    model.layer.noise_mode = "on"
     assert not torch.allclose(model(inputs), clean)
-    model.layer.noise = "auto"
+    model.layer.noise_mode = "auto"
     assert not torch.allclose(model.train()(inputs), clean)
 
 
@@ -363,6 +363,6 @@ def test_bad_options(name: str, options: dict[str, Any], error: type[Exception],
 @every
 def test_bad_switch(name: str, make_layer: Make) -> None:
     layer = make_layer(name)
-    with pytest.raises(ValueError, match=r"^noise must be one of auto, off, on, got 'of'\. Did you mean 'off'\?$"):
-        layer.noise = "of"
-    assert layer.noise == "auto"
+    with pytest.raises(ValueError, match=r"^noise_mode must be one of auto, off, on, got 'of'\. Did you mean 'off'\?$"):
+        layer.noise_mode = "of"
+    assert layer.noise_mode == "auto"

@@ -64,13 +64,13 @@ def test_passes_without_noise_draw_nothing(make_layer: Make, make_inputs: Make, 
     cell.eval()(make_inputs()[:, 0])
     layer.train()(make_inputs(), owner_training=False)
     layer(make_inputs(), path=BrownianPath(seed=1))
-    layer.noise = cell.train().noise = "off"
+    layer.noise_mode = cell.train().noise_mode = "off"
     layer.dropout = 0.0
     layer.last_output(make_inputs())
     cell(make_inputs()[:, 0])
     make_layer("lipschitz", num_layers=2)(make_inputs())
     assert torch.equal(torch.get_rng_state(), before)
-    layer.noise, (seed,) = "on", seeds_drawn(1)
+    layer.noise_mode, (seed,) = "on", seeds_drawn(1)
     layer.eval()(make_inputs(), owner_training=False)
     assert paths[-2:] == [BrownianPath(seed=seed), BrownianPath(seed=seed, stream=1)]
 
@@ -256,7 +256,7 @@ def test_a_stack_compiles_in_one_graph(
 ) -> None:
     torch.compiler.reset()
     layer = make_layer(name, additive=0.1, **options)
-    layer.kernel, layer.noise = "reference", switch
+    layer.kernel, layer.noise_mode = "reference", switch
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     arguments = {"lengths": torch.tensor([2, 1, 2, 1]), "path": BrownianPath(seed=3)}
     inputs = make_inputs(steps=2)
@@ -280,7 +280,7 @@ def test_autocast(name: str, make_layer: Make, make_inputs: Make) -> None:
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_copies_and_pickles(name: str, make_layer: Make, make_inputs: Make) -> None:
     layer, inputs, path = make_layer(name, **STACK).float(), make_inputs().float(), BrownianPath(seed=1)
-    layer.noise, layer.kernel = "on", "auto"
+    layer.noise_mode, layer.kernel = "on", "auto"
     wanted = layer(inputs, path=path)[0]
     with torch.no_grad():
         layer.eval()(inputs)  # packs the weights
@@ -294,7 +294,7 @@ def test_copies_and_pickles(name: str, make_layer: Make, make_inputs: Make) -> N
         torch.load(buffer, weights_only=False),
     ):
         assert torch.equal(other(inputs, path=path)[0], wanted)
-        assert other.noise == "on" and other.options() == layer.options()
+        assert other.noise_mode == "on" and other.options() == layer.options()
 
 
 @pytest.mark.parametrize("name", ["noisy", "cornn", "exprnn"])
@@ -327,7 +327,7 @@ def test_groups_of_parameters(make_layer: Make) -> None:
 def test_a_plain_layer_describes_itself() -> None:
     layer = RecurrentLayer(nn.GRUCell, 2, 3, additive=0.5)
     assert "additive=0.5" in repr(layer) and "build" not in layer.options()
-    assert layer.noise == "auto" and layer.output_size == 3
+    assert layer.noise_mode == "auto" and layer.output_size == 3
 
 
 def test_a_mask_reaches_the_layer(make_layer: Make, make_inputs: Make) -> None:

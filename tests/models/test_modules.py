@@ -88,7 +88,7 @@ def test_pruned_weights_are_those_of_their_masks(name: str) -> None:
     saved, loaded = pruned(1), pruned(2)
     loaded.load_state_dict(saved.state_dict())
     for mode in ("off", "on"):
-        saved.noise = loaded.noise = mode
+        saved.noise_mode = loaded.noise_mode = mode
         with torch.no_grad():
             assert saved(INPUTS, path=PATH)[0].equal(loaded(INPUTS, path=PATH)[0])
     for _ in range(2):

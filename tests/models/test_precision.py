@@ -62,7 +62,7 @@ def test_a_loop_with_the_options_themselves(name: str, converted: bool) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layer: RecurrentLayer = MODELS[name].build(2, 6, dtype=None if converted else DOUBLE, **OPTIONS[name])
-    layer.noise = "off"
+    layer.noise_mode = "off"
     if converted:
         layer = layer.double()
     expected = by_hand(name, layer.cell, OPTIONS[name])

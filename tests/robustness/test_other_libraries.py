@@ -49,7 +49,7 @@ def test_art_sees_the_noise_free_model(model: SequenceClassifier, inputs: Tensor
     from art.attacks.evasion import FastGradientMethod
     from art.estimators.classification import PyTorchClassifier
 
-    model.layer.noise = switch
+    model.layer.noise_mode = switch
     logits, gradient = expected(model, inputs)
     wrapped = PyTorchClassifier(
         model, loss=nn.CrossEntropyLoss(), input_shape=(5, 2), nb_classes=3, device_type="cpu", clip_values=(-9.0, 9.0)

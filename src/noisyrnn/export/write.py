@@ -97,7 +97,7 @@ def _content(model: Head, *, format: str, streaming: bool, class_names: Sequence
     form.check_installed()
     check_class_names(class_names, model.readout.out_features)
     model = deepcopy(model).cpu().eval()
-    model.layer.noise, model.layer.kernel = "off", "reference"
+    model.layer.noise_mode, model.layer.kernel = "off", "reference"
     graph = StepGraph(model) if streaming else SequenceGraph(model)
     metadata = {
         "noisyrnn.format": str(EXPORT_FORMAT),

@@ -30,7 +30,7 @@ from noisyrnn.models.sequences.dropout import apply_dropout
 from noisyrnn.models.sequences.layout import check_dtype, check_form, step_lengths, to_batch_first
 from noisyrnn.models.sequences.stack import Pass, run_stack
 from noisyrnn.sde.brownian import BrownianPath, check_path
-from noisyrnn.sde.diffusion import SWITCHES, HiddenNoise
+from noisyrnn.sde.diffusion import NOISE_MODES, HiddenNoise
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -60,17 +60,17 @@ class RecurrentLayer(nn.Module):
             `nn.RNN` that is the default.
         dropout: Probability in [0, 1) with which, in training mode, each output of a layer but the last is dropped. The
             mask comes from the pass's `BrownianPath`.
-        bias: Whether the cells were built with a bias; `build` decides, and this records it.
+        bias: Whether the cells have a bias.
         additive: Standard deviation of the additive hidden noise of one step, at least 0.
         multiplicative: Relative standard deviation of the multiplicative hidden noise, at least 0.
-        noise_form: "independent" or "shared"; see `HiddenNoise`.
-        noise_law: "gaussian" or "uniform"; see `HiddenNoise`.
+        noise_form: "independent" (a number for each of the two noises) or "shared" (one number for both).
+        noise_law: Law of the multiplicative noise, "gaussian" or "uniform".
         device: Where the weights are; torch's default device by default.
         dtype: Type of the weights; torch's default type by default.
 
     Attributes:
         cells: The cells by name, in the order of `h_0` and `h_n`.
-        noise: "auto" (noise in training mode), "on" or "off".
+        noise_mode: When noise is added: "auto" (in training mode), "on" or "off".
         kernel: What runs the loops over time: "auto" (the fastest that can), "cpp", "triton", "eager" or "reference".
 
     Raises:
@@ -131,7 +131,7 @@ class RecurrentLayer(nn.Module):
             for direction in ("", "_reverse") if bidirectional else ("",):
                 cell = as_cell(build(self.output_size if level else input_size, hidden_size))
                 self.cells[f"l{level}{direction}"] = cell
-        self._noise = "auto"
+        self._noise_mode = "auto"
         self._kernel = "auto"
         self._packed = tuple(PackedWeights() for _ in self.cells)
         self.register_load_state_dict_pre_hook(_rename_older_weights)
@@ -155,14 +155,14 @@ class RecurrentLayer(nn.Module):
         return self.hidden_size * (2 if self.bidirectional else 1)
 
     @property
-    def noise(self) -> str:
-        """When the hidden noise acts: "auto" (in training mode), "on" or "off"."""
-        return self._noise
+    def noise_mode(self) -> str:
+        """When hidden noise is added: "auto" (in training mode), "on" or "off"."""
+        return self._noise_mode
 
-    @noise.setter
-    def noise(self, switch: str) -> None:
-        check_choice("noise", switch, SWITCHES)
-        self._noise = switch
+    @noise_mode.setter
+    def noise_mode(self, mode: str) -> None:
+        check_choice("noise_mode", mode, NOISE_MODES)
+        self._noise_mode = mode
 
     @property
     def kernel(self) -> str:
@@ -182,7 +182,7 @@ class RecurrentLayer(nn.Module):
         )
 
     def check_inputs(self, inputs: Tensor | PackedSequence) -> None:
-        """Raise as `forward` does if the shape or type of `inputs` is wrong."""
+        """Raise unless `inputs` have a shape and type that `forward` takes."""
         check_form(inputs, input_size=self.input_size, batch_first=self.batch_first)
 
     def as_batch_first(self) -> Self:
@@ -236,8 +236,8 @@ class RecurrentLayer(nn.Module):
                 A step keeps its length when a backward direction takes it.
             path: Where the noise comes from; by default `BrownianPath.random`: a new path for every pass, from
                 torch's default generator.
-            owner_training: Training mode of the model that owns the layer. With `noise="auto"` both must train, so that
-                code which puts only the recurrent layers of a model in training mode does not switch the noise on.
+            owner_training: Training mode of the model that owns the layer. With `noise_mode="auto"` both must be in
+                training mode, so that code which puts only a model's recurrent layers in training mode adds no noise.
             last_only: Whether the outputs may be `None`, which saves memory; they are not where a hook sees them.
 
         Returns:
@@ -267,7 +267,7 @@ class RecurrentLayer(nn.Module):
         sizes = None if dt is None else step_lengths(dt, values, lengths, states[0])
         training = self.training and owner_training
         noise = self.hidden_noise
-        noisy = noise.acts(self._noise, training)
+        noisy = noise.acts(self._noise_mode, training)
         drops = training and self.dropout > 0 and self.num_layers > 1
         if path is None and (noisy or drops):
             path = BrownianPath.random(device=values.device)

@@ -162,7 +162,7 @@ def _measure(
     attacked = test.subset(torch.arange(len(test), device="cpu")[: config.attack_sequences])
     model = load(folder.model).to(device)
     # Off, not "auto": a library that attacks the model may put it in training mode.
-    model.layer.noise = "off"
+    model.layer.noise_mode = "off"
     perturbations: list[Perturbation | None] = [None]
     perturbations += [
         build_perturbation(name, strength, value_range=dataset.value_range, scale=dataset.scale, clip=config.clip)

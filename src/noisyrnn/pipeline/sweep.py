@@ -254,7 +254,7 @@ def validation_columns(folder: RunFolder, task: SweepTask) -> list[dict[str, Any
     dataset = task.context.read_data(config.run_config({}))
     device = resolve_accelerator(task.context.accelerator)
     model = load(folder.model).to(device)
-    model.layer.noise = "off"
+    model.layer.noise_mode = "off"
     columns = []
     for name, strengths in config.strengths.items():
         for strength in strengths:

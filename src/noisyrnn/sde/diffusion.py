@@ -12,8 +12,8 @@ from noisyrnn.sde.brownian import BrownianPath
 
 FORMS = ("independent", "shared")
 LAWS = ("gaussian", "uniform")
-SWITCHES = ("auto", "off", "on")
-"""When the noise of a module acts: in training mode, never or always."""
+NOISE_MODES = ("auto", "off", "on")
+"""When a module adds noise: in training mode, never or always."""
 
 
 class NoiseDraws(NamedTuple):
@@ -97,9 +97,9 @@ class HiddenNoise:
         """Whether both levels are zero."""
         return self.additive == 0 and self.multiplicative == 0
 
-    def acts(self, switch: str, training: bool) -> bool:
-        """Whether a pass of a module has noise, given its switch (one of `SWITCHES`) and its mode."""
-        return not self.silent and (switch == "on" or (switch == "auto" and training))
+    def acts(self, mode: str, training: bool) -> bool:
+        """Whether a pass of a module has noise, given its noise mode (one of `NOISE_MODES`) and whether it trains."""
+        return not self.silent and (mode == "on" or (mode == "auto" and training))
 
     def check_dt(self, dt: Tensor | None) -> None:
         """Raise if the law gives step lengths no meaning.

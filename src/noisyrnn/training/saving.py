@@ -175,7 +175,7 @@ def _check_same_outputs(model: Head, rebuilt: Head) -> None:
         ValueError: If it does.
     """
     model, example = deepcopy(model).eval(), next(model.parameters())
-    model.layer.noise = "off"
+    model.layer.noise_mode = "off"
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(2, 3, model.layer.input_size, generator=generator, dtype=torch.float32, device="cpu")
     inputs = inputs.to(example.device, example.dtype)

@@ -128,13 +128,13 @@ def test_what_is_frozen_is_left_out():
 
 def test_the_callers_model_and_the_global_state_stay_as_they_are():
     model, split = classifier("noisy").train(), sequences()
-    model.layer.noise, model.layer.kernel = "on", "auto"
+    model.layer.noise_mode, model.layer.kernel = "on", "auto"
     model(split.inputs).sum().backward()
     before = [(parameter.detach().clone(), parameter.grad.clone()) for parameter in model.parameters()]
     states = torch.get_rng_state(), torch.backends.cudnn.enabled, torch.is_grad_enabled()
     hessian = LossHessian(model, split, batch_size=4)
     hessian @ drawn(hessian.size)
-    assert model.training and model.layer.noise == "on" and model.layer.kernel == "auto"
+    assert model.training and model.layer.noise_mode == "on" and model.layer.kernel == "auto"
     for parameter, (weights, gradient) in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter, weights) and torch.equal(parameter.grad, gradient)
     assert torch.equal(torch.get_rng_state(), states[0])
@@ -143,7 +143,7 @@ def test_the_callers_model_and_the_global_state_stay_as_they_are():
 
 def test_the_noise_is_off_and_the_operator_keeps_its_weights():
     model, split = classifier("noisy").train(), sequences()
-    model.layer.noise = "on"
+    model.layer.noise_mode = "on"
     hessian = LossHessian(model, split)
     vector = drawn(hessian.size)
     first = hessian @ vector

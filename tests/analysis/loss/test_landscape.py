@@ -98,12 +98,12 @@ def test_batches_change_nothing_and_the_fast_kernel_little():
 
 def test_the_callers_model_stays_as_it_is():
     model, split = classifier("noisy").train(), sequences()
-    model.layer.noise = "on"
+    model.layer.noise_mode = "on"
     model(split.inputs).sum().backward()
     before = [(parameter.detach().clone(), parameter.grad.clone()) for parameter in model.parameters()]
     state = torch.get_rng_state()
     found = loss_landscape(model, split, random_plane(model), points=3)
-    assert model.training and model.layer.noise == "on" and torch.is_grad_enabled()
+    assert model.training and model.layer.noise_mode == "on" and torch.is_grad_enabled()
     for parameter, (weights, gradient) in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter, weights) and torch.equal(parameter.grad, gradient)
     assert torch.equal(torch.get_rng_state(), state)

@@ -236,10 +236,10 @@ def test_messages():
     model = classifier("noisy")
     with pytest.raises(ValueError, match=r"^model must be in eval mode"):
         margin_certificate(model.train(), inputs, labels)
-    model.eval().layer.noise = "on"
+    model.eval().layer.noise_mode = "on"
     with pytest.raises(ValueError, match=r"^model must be free of noise, got noise 'on'\. Set model\.layer\.noise"):
         margin_certificate(model, inputs, labels)
-    model.layer.noise = "off"
+    model.layer.noise_mode = "off"
     with pytest.raises(ValueError, match=r"^inputs must have shape \(batch, steps, 2\), got \(2, 5, 3\)\.$"):
         margin_certificate(model, drawn(2, 5, 3), labels)
     with pytest.raises(ValueError, match=r"^dt must be None for TanhRNN"):

@@ -57,8 +57,8 @@ def test_a_loop_is_the_layer(kind: str, make_inputs: Make, make_layer: Make) -> 
     torch.testing.assert_close(torch.cat(state, dim=1) if kind == "lstm" else state, h_n[0], **CLOSE)
     adapted = RecurrentLayer(lambda *sizes: cell, 2, 5, additive=0.1, multiplicative=0.2)
     torch.testing.assert_close(adapted(inputs, path=PATH)[0], outputs, **CLOSE)
-    adapted.noise = "off"
-    layer.noise = "off"
+    adapted.noise_mode = "off"
+    layer.noise_mode = "off"
     torch.testing.assert_close(adapted(inputs)[0], layer(inputs)[0], **CLOSE)
 
 
@@ -103,10 +103,10 @@ def test_the_switch_and_new_paths() -> None:
         seeds = [torch.randint(2**63 - 1, ()) for _ in range(2)]  # one for each call
     assert all(torch.equal(twin(x, path=BrownianPath(seed=s)), call) for s, call in zip(seeds, calls, strict=True))
     assert not torch.equal(*calls)
-    first.noise = "off"
-    assert torch.equal(first(x), first(x)) and first.noise == "off"
+    first.noise_mode = "off"
+    assert torch.equal(first(x), first(x)) and first.noise_mode == "off"
     assert torch.equal(twin.eval()(x), first(x))
-    twin.noise = "on"
+    twin.noise_mode = "on"
     assert not torch.equal(twin(x), twin(x))
     assert not torch.equal(*(WithHiddenNoise(plain_cell("gru"), NOISE)(x) for _ in range(2)))
     assert "additive=0.1" in repr(first)

@@ -58,7 +58,7 @@ def test_between_layers_in_training_mode_only(make_layer: Make, make_inputs: Mak
     assert torch.equal(layer(inputs, owner_training=False)[0], clean)
     assert torch.equal(torch.get_rng_state(), before)
     assert (layer(inputs)[0] != 0).all()  # the last layer's outputs are whole
-    layer.noise = "off"  # the switch is that of the noise
+    layer.noise_mode = "off"  # the switch is that of the noise
     assert not torch.equal(layer(inputs)[0], clean)
     assert torch.equal(layer.eval()(inputs)[0], clean)
 

@@ -40,7 +40,7 @@ def test_a_packed_sequence_is_its_padded_one(
     name: str, switch: str, batch_first: bool, make_layer: Make, make_inputs: Make
 ) -> None:
     layer = make_layer(name, bidirectional=True, num_layers=2, additive=0.1, batch_first=batch_first)
-    layer.noise, path, inputs = switch, BrownianPath(seed=3), make_inputs()
+    layer.noise_mode, path, inputs = switch, BrownianPath(seed=3), make_inputs()
     inputs = inputs if batch_first else inputs.transpose(0, 1)
     packed = pack_padded_sequence(inputs, LENGTHS, batch_first=batch_first, enforce_sorted=False)
     h_0 = torch.full((4, 4, layer.cells["l0"].state_size), 0.3, dtype=torch.float64)

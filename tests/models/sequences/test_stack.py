@@ -56,7 +56,7 @@ def test_equals_written_out_loops(
     name: str, noisy: bool, num_layers: int, bidirectional: bool, make_layer: Make, make_inputs: Make
 ) -> None:
     layer = make_layer(name, num_layers=num_layers, bidirectional=bidirectional, **NOISY)
-    layer.noise = "on" if noisy else "off"
+    layer.noise_mode = "on" if noisy else "off"
     inputs, generator = make_inputs(), torch.Generator().manual_seed(3)
     h_0 = torch.randn(len(layer.cells), 4, layer.cells["l0"].state_size, generator=generator, dtype=torch.float64)
     dt = torch.rand(4, 6, generator=generator, dtype=torch.float64) + 0.5

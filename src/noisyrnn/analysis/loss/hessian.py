@@ -73,7 +73,7 @@ class MeanLoss:
         self.model: Any = as_batch_first(copied)
         for module in self.model.modules():
             if isinstance(module, RecurrentLayer):
-                module.noise = "off"
+                module.noise_mode = "off"
                 module.kernel = module.kernel if kernel is None else kernel
         self.parameters = trainable_parameters(self.model)
         self.split = split

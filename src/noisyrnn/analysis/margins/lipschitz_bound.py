@@ -74,8 +74,8 @@ def margin_certificate(
     if not isinstance(model, SequenceClassifier):
         raise TypeError(f"model must be a SequenceClassifier, got {type(model).__name__}.")
     check_model(model)
-    if model.layer.noise == "on":
-        raise ValueError("model must be free of noise, got noise 'on'. Set model.layer.noise = 'off'.")
+    if model.layer.noise_mode == "on":
+        raise ValueError("model must be free of noise, got noise 'on'. Set model.layer.noise_mode = 'off'.")
     check_sequences("inputs", inputs, input_size=model.layer.input_size)
     labels = as_int64(labels)
     ahead = leads(predict(partial(model, dt=dt), inputs, labels, lengths), labels)

@@ -11,7 +11,7 @@ from noisyrnn.models.loops.module_cell import ModuleCell, as_cell
 from noisyrnn.models.modules import prepare_weights
 from noisyrnn.models.sequences.layout import check_dtype, step_lengths
 from noisyrnn.sde.brownian import BrownianPath, check_path
-from noisyrnn.sde.diffusion import SWITCHES, HiddenNoise
+from noisyrnn.sde.diffusion import NOISE_MODES, HiddenNoise
 
 
 class WithHiddenNoise(nn.Module):
@@ -27,7 +27,7 @@ class WithHiddenNoise(nn.Module):
         noise: Laws and levels.
 
     Attributes:
-        noise: "auto" (noise in training mode), "on" or "off".
+        noise_mode: When noise is added: "auto" (in training mode), "on" or "off".
 
     Raises:
         TypeError: If the module does not say its sizes.
@@ -49,17 +49,17 @@ class WithHiddenNoise(nn.Module):
         self.hidden_noise = noise
         self.input_size = self.cell.input_size
         self.hidden_size = self.cell.hidden_size
-        self._noise = "auto"
+        self._noise_mode = "auto"
 
     @property
-    def noise(self) -> str:
-        """When the hidden noise acts: "auto" (in training mode), "on" or "off"."""
-        return self._noise
+    def noise_mode(self) -> str:
+        """When hidden noise is added: "auto" (in training mode), "on" or "off"."""
+        return self._noise_mode
 
-    @noise.setter
-    def noise(self, switch: str) -> None:
-        check_choice("noise", switch, SWITCHES)
-        self._noise = switch
+    @noise_mode.setter
+    def noise_mode(self, mode: str) -> None:
+        check_choice("noise_mode", mode, NOISE_MODES)
+        self._noise_mode = mode
 
     def extra_repr(self) -> str:
         """The noise."""
@@ -109,7 +109,7 @@ class WithHiddenNoise(nn.Module):
             dt = dt.unsqueeze(1)
         sizes = None if dt is None else step_lengths(dt, x, None, h)
         noise: HiddenNoise | None = None
-        if self.hidden_noise.acts(self._noise, self.training):
+        if self.hidden_noise.acts(self._noise_mode, self.training):
             noise = self.hidden_noise
             path = BrownianPath.random(device=x.device) if path is None else path
             path = replace(path, first_step=path.first_step + step * path.factor)
