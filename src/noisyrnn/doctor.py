@@ -1,4 +1,4 @@
-"""What this installation is: versions, threads, kernels, data found."""
+"""Describes this installation: versions, threads, kernels and the data found."""
 
 import functools
 import importlib.metadata
@@ -30,17 +30,17 @@ _PACKAGES = (
 
 
 def report_health(data_dir: Path | None = None) -> str:
-    """A text for people, and for bug reports. The CPU kernel is compiled if it never was.
+    """Return a text for bug reports. The CPU kernel is compiled if necessary.
 
     Args:
-        data_dir: Where to look for data first.
+        data_dir: Folder to search for data first.
     """
     gpu = torch.cuda.is_available()
     lines = [f"noisyrnn {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"  {name} {_version(name)}" for name in _PACKAGES]
     lines += [f"Threads: {torch.get_num_threads()} of {os.cpu_count()} cores"]
     lines += [f"GPU: {torch.cuda.get_device_name() if gpu else 'none'}"]
-    lines += [f"CPU kernel: {_tried(describe)}"]
+    lines += [f"CPU kernel: {_or_error(describe)}"]
     for device in ("cpu", "cuda") if gpu else ("cpu",):
         lines += _kernels(device)
     lines += ["Data folders: " + ", ".join(map(str, data_folders(data_dir)))]
@@ -52,11 +52,11 @@ def report_health(data_dir: Path | None = None) -> str:
 
 
 def _kernels(device: str) -> list[str]:
-    """Which kernel runs each model on a device, and why the faster ones do not; models alike share a line."""
+    """Describe which kernel runs each model on a device, and why faster ones do not; equal models share a line."""
     forced = os.environ.get(select.ENVIRONMENT)
     alike: dict[str, list[str]] = {}
     for model in MODELS:
-        alike.setdefault(_tried(functools.partial(_kernel, model, device)), []).append(model)
+        alike.setdefault(_or_error(functools.partial(_kernel, model, device)), []).append(model)
     header = f"Kernels on {'a GPU' if device == 'cuda' else 'the CPU'}"
     header += f" ({select.ENVIRONMENT}={forced})" if forced else ""
     return [f"{header}:", *(f"  {', '.join(models)}: {text}" for text, models in alike.items())]
@@ -76,8 +76,8 @@ def _kernel(model: str, device: str) -> str:
     return own + (name if refusal is None else f"none (kernel {name!r} cannot run this cell: {refusal})")
 
 
-def _tried(ask: Callable[[], str]) -> str:
-    """An answer, or what went wrong: on a broken installation all the rest is still wanted."""
+def _or_error(ask: Callable[[], str]) -> str:
+    """Return the text or the error: on a broken installation the rest is still useful."""
     try:
         return ask()
     except Exception as error:

@@ -1,6 +1,5 @@
-"""Signals that ask a command to stop, and processes that end together."""
+"""Turns signals that ask a command to stop into requests or exceptions."""
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ SIGNALS = tuple(
 
 
 class Interruption(KeyboardInterrupt):
-    """A signal asked this process to stop; a `KeyboardInterrupt`, so that nothing takes it for an error.
+    """Raised when a signal asked this process to stop; a `KeyboardInterrupt`, so that it is not caught as an error.
 
     Args:
         number: Of the signal.
@@ -25,12 +24,12 @@ class Interruption(KeyboardInterrupt):
 
 
 def signal_of(error: KeyboardInterrupt) -> int:
-    """The signal behind an interruption: the exit status is 128 plus this number."""
+    """Return the number of the signal behind an interruption; the exit status is 128 plus this number."""
     return int(getattr(error, "number", signal.SIGINT))
 
 
 class StopRequest:
-    """Whether a signal has asked to stop, and which one.
+    """Records whether a signal has asked to stop, and which one.
 
     Attributes:
         number: Of the signal; `None` before there is one.
@@ -44,13 +43,13 @@ class StopRequest:
         return self.number is not None
 
     def error(self) -> Interruption:
-        """What to raise once everything is saved; without a signal here, another process had one."""
+        """Return the exception to raise once everything is saved; without a signal here, another process had one."""
         return Interruption(signal.SIGINT if self.number is None else self.number)
 
 
 @contextmanager
 def graceful_interrupt() -> Iterator[StopRequest]:
-    """Turn the first signal of each kind into a request that a loop can honour between two steps.
+    """Turn the first signal of each kind into a request that a loop checks between two steps.
 
     A second one of the same kind interrupts at once; a launcher may follow Ctrl-C with SIGTERM. Outside the main
     thread signals cannot be caught and nothing changes. A signal that this process was started to ignore, as nohup
@@ -71,7 +70,7 @@ def graceful_interrupt() -> Iterator[StopRequest]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise `Interruption` in the main thread at the first signal, where the loop within asks for nothing else."""
+    """Raise `Interruption` in the main thread at the first signal, unless `graceful_interrupt` is active within."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interruption(number)
@@ -93,16 +92,3 @@ def _handled_by(handler: "signal._HANDLER") -> Iterator[None]:
     finally:
         for number, former in before.items():
             signal.signal(number, former)
-
-
-def alive(process: int) -> bool:
-    """Whether a process of this machine exists; where there is no harmless way to ask, it is taken to."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

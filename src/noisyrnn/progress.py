@@ -1,4 +1,4 @@
-"""What a long run shows of its progress."""
+"""Shows the progress of long computations on stderr."""
 
 import sys
 import time
@@ -9,21 +9,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def tell(text: str) -> None:
-    """Print a line on stderr; where nobody reads it any more, work goes on without."""
+    """Print a line on stderr; ignore errors if nobody reads it any more."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):  # a broken pipe, a terminal that is gone, a closed file
             print(text, file=sys.stderr, flush=True)
 
 
 class ProgressBar:
-    """A bar with an estimate of the time left on a terminal; elsewhere a line on stderr now and then.
+    """Shows a bar with an estimate of the time left on a terminal, elsewhere a line on stderr at intervals.
 
     Args:
-        name: What is going on.
-        total: Units of work in all.
+        name: What is computed.
+        total: Units of work.
         done: Units done before.
         shown: Whether to show anything.
-        every: Seconds between two lines where stderr is no terminal.
+        every: Seconds between two lines if stderr is not a terminal.
     """
 
     def __init__(self, name: str, total: int, *, done: int = 0, shown: bool = True, every: float = 15.0) -> None:
@@ -46,7 +46,7 @@ class ProgressBar:
             self._bar.start()
 
     def advance(self) -> None:
-        """One unit more is done."""
+        """Count one more unit."""
         self._done += 1
         if self._bar is not None:
             self._bar.advance(self._task)
@@ -57,7 +57,7 @@ class ProgressBar:
             tell(f"{self._name}: {self._done}/{self._total}, ETA {left:.0f} s")
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._bar is not None:
             with suppress(OSError):  # a terminal that is gone
                 self._bar.stop()

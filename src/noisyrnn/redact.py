@@ -27,6 +27,6 @@ def without_passwords(text: str) -> str:
     return _QUERY.sub(r"\1***", re.sub(r"://[^\s'\"<>]*@", "://***@", text))
 
 
-def words_without_passwords(words: Sequence[str]) -> list[str]:
+def hide_passwords(argv: Sequence[str]) -> list[str]:
     """Do the same for the words of a command line, whose addresses may contain blanks and quotes."""
-    return [_QUERY.sub(r"\1***", re.sub(r"(?s)://.*@", "://***@", word)) for word in words]
+    return [_QUERY.sub(r"\1***", re.sub(r"(?s)://.*@", "://***@", word)) for word in argv]

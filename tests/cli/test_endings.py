@@ -13,7 +13,7 @@ import yaml
 from tests.cli.commands import SMALL, noisyrnn
 
 from noisyrnn.cli import main
-from noisyrnn.redact import without_passwords, words_without_passwords
+from noisyrnn.redact import hide_passwords, without_passwords
 
 
 def start(*words: object) -> "subprocess.Popen[str]":
@@ -155,7 +155,7 @@ def test_passwords_are_not_shown(text: str, shown: str) -> None:
 
 def test_passwords_with_blanks_and_quotes_are_not_shown_either() -> None:
     words = ["--storage", "mysql://me:se cr'et@host/db", "--storage=mysql://me:x y@host/db"]
-    assert words_without_passwords(words) == ["--storage", "mysql://***@host/db", "--storage=mysql://***@host/db"]
+    assert hide_passwords(words) == ["--storage", "mysql://***@host/db", "--storage=mysql://***@host/db"]
 
 
 @pytest.mark.parametrize("debug", [False, True])

@@ -393,7 +393,7 @@ def test_an_output_in_use_is_refused_before_any_work(waves_file: Path, tmp_path:
 def test_dask_without_its_package(waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     config = CompareConfig(**settings(waves_file), backend="dask", scheduler="tcp://127.0.0.1:1")
-    with pytest.raises(ValueError, match=r"backend must be 'processes' without the package distributed, got 'dask'"):
+    with pytest.raises(ValueError, match=r"^`--backend dask` needs Dask: pip install 'noisyrnn\[cluster\]'$"):
         compare(config, RunContext(output=tmp_path))
 
 

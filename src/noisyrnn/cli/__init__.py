@@ -1,4 +1,4 @@
-"""The command line: flags to one dataclass to one call.
+"""The command line: turns flags into one dataclass and makes one call.
 
 A command's module is imported when the command is called, so that `noisyrnn --version` does not wait for torch.
 """
@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TextIO
 
@@ -21,16 +21,16 @@ from noisyrnn.run_folder import failure_message
 
 COMMANDS = {
     "train": "Train one model, with one seed or several",
-    "sweep": "Search the settings of a model on perturbed validation data",
+    "sweep": "Search the settings of a model for accuracy on perturbed validation data",
     "evaluate": "Measure the robustness of trained runs",
     "analyze": "Compute theory diagnostics of trained runs",
     "compare": "Train and evaluate several models, then report",
-    "report": "Write a report on runs that exist",
-    "export": "Write a trained model as a file that runs without this library",
-    "list": "Show models, data sets, perturbations, diagnostics and published experiments",
-    "doctor": "Show versions, threads, kernels and data found",
+    "report": "Write a report on existing runs",
+    "export": "Export a trained model to a file that runs without this library",
+    "list": "List models, data sets, perturbations, diagnostics and published experiments",
+    "doctor": "Show versions, threads, kernels and the data found",
 }
-"""What each command does. The function `NAME_command` does it, in the module of that name or the one in `_MODULES`."""
+"""Commands. The function `NAME_command` runs one; it is in the module of that name, or in the one of `_MODULES`."""
 
 _MODULES = {"list": "info", "doctor": "info"}
 
@@ -50,18 +50,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 1 on a failed computation, 2 on bad input, 128 plus the number of the signal that stopped it (130
         for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP), and 141 where the reader of its output has gone.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
     _open_standard_streams()
     try:
         with warnings.catch_warnings(), interruptible():
             warnings.showwarning = _show_warning
-            status = _run(words)
+            if argv[:1] == ["--version"]:
+                print(__version__)
+                status = 0
+            elif not argv or argv[0] in ("-h", "--help"):
+                print(_usage())
+                status = 0 if argv else 2
+            else:
+                status = _command(argv[0])(argv[1:])
             sys.stdout.flush()
             return status
     except KeyboardInterrupt as error:
         number = signal_of(error)
         how = "Interrupted" if number == signal.SIGINT else f"Stopped by {signal.Signals(number).name}"
-        again = "the same command with --resume" if words[:1] == ["train"] else "the same command"
+        again = "the same command with --resume" if argv[:1] == ["train"] else "the same command"
         tell(f"{how}. Everything up to the last checkpoint is saved; continue with {again}.")
         return 128 + number
     except BrokenPipeError as error:
@@ -74,28 +81,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error, 1, failure_message(error))
     except (RuntimeError, OSError) as error:
         return _failed(error, 1)
-    except Exception as error:  # a fault of ours or of a library: the user gets a message all the same
+    except Exception as error:  # a fault of ours or of a library: the user gets a message too
         reason = f": {error}" if str(error) else ""
         advice = "Set NOISYRNN_DEBUG=1 to see the traceback, and report it."
         return _failed(error, 1, f"Unexpected {type(error).__name__}{reason.rstrip('.')}. {advice}")
 
 
-def _run(words: Sequence[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print(_usage())
-        return 0 if words else 2
-    if words[0] == "--version":
-        print(__version__)
-        return 0
+def _command(name: str) -> Callable[[Sequence[str]], int]:
     from noisyrnn.checks import check_choice  # loads torch
 
-    check_choice("command", words[0], COMMANDS)
-    module = importlib.import_module(f"noisyrnn.cli.{_MODULES.get(words[0], words[0])}")
-    return int(getattr(module, f"{words[0]}_command")(words[1:]))
+    check_choice("command", name, COMMANDS)
+    module = importlib.import_module(f"noisyrnn.cli.{_MODULES.get(name, name)}")
+    command: Callable[[Sequence[str]], int] = getattr(module, f"{name}_command")
+    return command
 
 
 def _open_standard_streams() -> None:
-    """Let a command run without standard streams: the next file it opened would get the number of a closed one."""
+    """Open closed standard streams: the next file that a command opens would get the number of a closed one."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -106,12 +108,12 @@ def _open_standard_streams() -> None:
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a pipe's encoding may lack Greek letters; that is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):  # a pipe's encoding may lack Greek letters
             stream.reconfigure(errors="replace")
 
 
 def _failed(error: Exception, status: int, message: str | None = None) -> int:
-    """Show why a command failed."""
+    """Show why a command failed, and return its exit status."""
     _show_traceback(error)
     tell(without_passwords(str(error) or type(error).__name__ if message is None else message))
     try:
@@ -129,7 +131,7 @@ def _show_traceback(error: Exception) -> None:
 
 
 def _discard_output() -> None:
-    """Let the interpreter flush what nobody reads any more without a complaint."""
+    """Redirect output that nobody reads, so that the interpreter can flush it without an error."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -142,6 +144,6 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """One line for the user of a command, without the place in the program that it comes from."""
+    """Show a warning as one line, without its place in the program."""
     text = str(message) if issubclass(category, UserWarning) else f"{category.__name__}: {message}"
     tell("Note: " + without_passwords(" ".join(text.split())))

@@ -5,31 +5,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from noisyrnn.analysis.diagnostics import AnalysisSettings
-from noisyrnn.cli.flags import add_context, add_fields, command_parser, given_of, pop_fields, split_names
+from noisyrnn.cli.flags import add_context, add_fields, command_parser, parse, pop_fields, split_names
 from noisyrnn.pipeline import AnalyzeConfig, RunContext, analyze_run
 from noisyrnn.progress import tell
 from noisyrnn.run_folder import RunFolder, read_json
 
 
-def analyze_command(words: Sequence[str]) -> int:
+def analyze_command(argv: Sequence[str]) -> int:
     """Compute theory diagnostics of trained runs."""
     parser = command_parser(
         "analyze",
         "Compute the explicit regulariser, Jacobians, curvature, margins, certified radii and stability of runs.",
         "noisyrnn analyze runs/*-seed* --budget 30",
     )
-    parser.add_argument("runs", nargs="+", type=str, help="Run folders.")
-    parser.add_argument("--diagnostics", type=str | list[str], help="Diagnostics, separated by commas; all by default.")
+    parser.add_argument("runs", nargs="+", type=str, help="Folders of trained runs.")
+    parser.add_argument(
+        "--diagnostics", type=str | list[str], help="Diagnostics to compute, separated by commas (default: all)."
+    )
     add_fields(parser, AnalyzeConfig, skip=("diagnostics", "settings"))
     add_fields(parser, AnalysisSettings)
     add_context(parser, "data_dir", "accelerator")
     parser.set_defaults(accelerator="cpu")
-    given = given_of(parser, words)
-    folders = [RunFolder.open(Path(run)) for run in given.pop("runs")]
-    context = RunContext(**{"accelerator": "cpu", "show_progress": True, **pop_fields(given, RunContext)})
-    diagnostics = split_names(given.pop("diagnostics", ()))
-    settings = AnalysisSettings(**pop_fields(given, AnalysisSettings))
-    config = AnalyzeConfig(diagnostics=diagnostics, settings=settings, **given)
+    arguments = parse(parser, argv)
+    folders = [RunFolder.open(Path(run)) for run in arguments.pop("runs")]
+    context = RunContext(**{"accelerator": "cpu", "show_progress": True, **pop_fields(arguments, RunContext)})
+    diagnostics = split_names(arguments.pop("diagnostics", ()))
+    settings = AnalysisSettings(**pop_fields(arguments, AnalysisSettings))
+    config = AnalyzeConfig(diagnostics=diagnostics, settings=settings, **arguments)
     end = time.monotonic() + 60 * config.budget
     failed = False
     for position, folder in enumerate(folders):

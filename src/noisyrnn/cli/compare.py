@@ -13,7 +13,7 @@ from noisyrnn.cli.flags import (
     add_training,
     command_line,
     command_parser,
-    given_of,
+    parse,
     pop_fields,
     split_names,
 )
@@ -23,22 +23,24 @@ from noisyrnn.progress import tell
 from noisyrnn.training.config import TrainConfig
 
 
-def compare_command(words: Sequence[str]) -> int:
+def compare_command(argv: Sequence[str]) -> int:
     """Train and evaluate several models, then report."""
     parser = command_parser(
         "compare",
         f"Train several models with several seeds, measure their robustness and write one report. {RECOMMENDED}",
         "noisyrnn compare --models noisy,lipschitz,lstm --dataset digits --seeds 3",
     )
-    parser.add_argument("--models", type=str | list[str], default=",".join(MODELS), help="Names, separated by commas.")
+    parser.add_argument(
+        "--models", type=str | list[str], default=",".join(MODELS), help="Models to compare, separated by commas."
+    )
     add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "batch_seeds"))
     add_batch_seeds(parser)
     add_training(parser, skip=("model", "seed", "label"))
     add_fields(parser, EvaluateConfig)
     add_context(parser, "output", "data_dir", "accelerator", "logger")
-    given = given_of(parser, words, settings=_settings)
-    context = RunContext(show_progress=True, **pop_fields(given, RunContext))
-    page, failures = compare(_compare_config(given), context, command=command_line("compare", words))
+    arguments = parse(parser, argv, settings=_settings)
+    context = RunContext(show_progress=True, **pop_fields(arguments, RunContext))
+    page, failures = compare(_compare_config(arguments), context, command=command_line("compare", argv))
     if page not in failures:
         print((page.parent / "table.md").read_text(encoding="utf-8"))
     for folder, reason in failures.items():
@@ -48,19 +50,19 @@ def compare_command(words: Sequence[str]) -> int:
     return 1 if failures else 0
 
 
-def _compare_config(given: Arguments) -> CompareConfig:
-    evaluation = EvaluateConfig(**pop_fields(given, EvaluateConfig))
-    models = split_names(given.pop("models", list(MODELS)))
-    settings = pop_fields(given, CompareConfig)
-    return CompareConfig(models=models, train=absolute_dataset(given), evaluation=evaluation, **settings)
+def _compare_config(arguments: Arguments) -> CompareConfig:
+    evaluation = EvaluateConfig(**pop_fields(arguments, EvaluateConfig))
+    models = split_names(arguments.pop("models", list(MODELS)))
+    settings = pop_fields(arguments, CompareConfig)
+    return CompareConfig(models=models, train=absolute_dataset(arguments), evaluation=evaluation, **settings)
 
 
-def _settings(given: Arguments) -> Arguments:
-    rest = dict(given)
+def _settings(arguments: Arguments) -> Arguments:
+    rest = dict(arguments)
     pop_fields(rest, RunContext)
     config = _compare_config(rest)
     for run in config.run_configs()[: len(config.models)]:  # they differ from model to model, so no flag holds them
         values = {name: value for name, value in run.to_dict().items() if value is not None}
         print(f"# {run.model}: {', '.join(f'{name} {value}' for name, value in values.items() if name != 'model')}")
     unset = dict.fromkeys(TrainConfig.setting_names(), SUPPRESS)
-    return {**unset, **given, "strengths": config.evaluation.strengths or SUPPRESS}
+    return {**unset, **arguments, "strengths": config.evaluation.strengths or SUPPRESS}

@@ -3,24 +3,26 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from noisyrnn.cli.flags import command_parser, given_of, pop_path
+from noisyrnn.cli.flags import command_parser, parse, pop_path
 from noisyrnn.export import export_run
 from noisyrnn.run_folder import RunFolder
 
 
-def export_command(words: Sequence[str]) -> int:
-    """Write a trained model as a file that runs without this library."""
+def export_command(argv: Sequence[str]) -> int:
+    """Export a trained model to a file that runs without this library."""
     parser = command_parser(
         "export",
-        "Write the model of a run as ONNX or torch.export, after comparing what was written with the model.",
+        "Export the model of a run to ONNX or torch.export, and compare the exported file with the model.",
         "noisyrnn export RUN --format onnx --streaming",
     )
-    parser.add_argument("run", type=str, help="Run folder.")
-    parser.add_argument("--format", type=str, default="onnx", help='"onnx" or "torch".')
-    parser.add_argument("--streaming", action="store_true", help="Also write a file that makes single steps.")
-    parser.add_argument("--output", type=str | None, help="Folder the files go to; the run's own by default.")
-    given = given_of(parser, words)
-    folder, output = RunFolder.open(Path(given.pop("run"))), pop_path(given, "output")
-    for path in export_run(folder, output=output, **given):
+    parser.add_argument("run", type=str, help="Folder of a trained run.")
+    parser.add_argument("--format", type=str, default="onnx", help='Format of the file: "onnx" or "torch".')
+    parser.add_argument(
+        "--streaming", action="store_true", help="Also export a file that computes one time step per call."
+    )
+    parser.add_argument("--output", type=str | None, help="Folder for the files (default: that of the run).")
+    arguments = parse(parser, argv)
+    folder, output = RunFolder.open(Path(arguments.pop("run"))), pop_path(arguments, "output")
+    for path in export_run(folder, output=output, **arguments):
         print(f"Exported: {path}")
     return 0

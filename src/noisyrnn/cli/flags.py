@@ -1,9 +1,9 @@
-"""From flags to arguments: what the commands share."""
+"""Turns flags and configuration files into arguments, for all commands."""
 
 import dataclasses
 import difflib
 import shlex
-from argparse import SUPPRESS
+from argparse import SUPPRESS, Action
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from noisyrnn.models import MODELS, layer_options
 from noisyrnn.pipeline import RunContext
-from noisyrnn.redact import words_without_passwords
+from noisyrnn.redact import hide_passwords
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import recommended, stated
 
@@ -26,13 +26,21 @@ _RUNS = {"analyze": "RUN... ", "evaluate": "RUN... ", "export": "RUN ", "report"
 _GENERAL = ", ".join(f"{name} {value}" for name, value in recommended("", "").items())
 
 RECOMMENDED = (
-    "A training setting that is not given is the one chosen on validation data for this data set and model; for other "
-    f"data, such as your own, a general one ({_GENERAL}, and some of each model); and else the default shown here."
+    "Defaults of training settings: the ones chosen on validation data for this data set and model, or for other data "
+    f"({_GENERAL}, and some for each model); otherwise the default shown here."
 )
 
 
+class HelpFormatter(DefaultHelpFormatter):
+    """Adds a flag's default to its help where it has one, and leaves types to the text."""
+
+    def _get_help_string(self, action: Action) -> str:
+        default = "" if action.default in (None, False, (), SUPPRESS) else f" (default: {action.default})"
+        return f"{action.help}{default}".replace("%", "%%")
+
+
 class CommandParser(ArgumentParser):
-    """A parser whose errors are one message."""
+    """Raises its errors as `ValueError` with a one-line message."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `ValueError` with the message in one line, and the nearest flag where one is unknown."""
@@ -46,23 +54,25 @@ class CommandParser(ArgumentParser):
 
 
 def command_parser(command: str, description: str, example: str) -> CommandParser:
-    """A parser whose help says what the command does and shows it at work; every command takes `--config`."""
+    """Create the parser of a command, with an example in its help, `--config` and `--print-config`."""
     parser = CommandParser(
         prog=f"noisyrnn {command}",
         description=f"{description} Example: {example}",
         usage=f"noisyrnn {command} {_RUNS.get(command, '')}[options]",
-        formatter_class=DefaultHelpFormatter,
+        formatter_class=HelpFormatter,
         default_env=False,
         allow_abbrev=False,
-        print_config=None,  # the parser's own prints nothing of what a command would use
+        print_config=None,  # the parser's own does not print the settings that a command would use
     )
-    parser.add_argument("--config", action="config", help="YAML file with the same keys as the flags.")
-    parser.add_argument("--print-config", action="store_true", help="Print all settings as such a file, and exit.")
+    parser.add_argument(
+        "--config", action="config", help="Read settings from a YAML file with the names of the flags as keys."
+    )
+    parser.add_argument("--print-config", action="store_true", help="Print all settings as such a file and exit.")
     return parser
 
 
 def add_fields(parser: CommandParser, config: type, *, skip: Sequence[str] = ()) -> None:
-    """One flag for each field of a settings class, with the help its docstring holds."""
+    """Add one flag for each field of a settings class; its help comes from the docstring."""
     doc = docstring_parser.parse(config.__doc__ or "")
     helps = {p.arg_name: " ".join((p.description or "").split()) for p in doc.params}
     hints = get_type_hints(config)
@@ -77,7 +87,7 @@ def add_fields(parser: CommandParser, config: type, *, skip: Sequence[str] = ())
 
 
 def add_training(parser: CommandParser, *, skip: Sequence[str] = ()) -> None:
-    """One flag for each setting of a training: the fields of `TrainConfig`, then the options of the models."""
+    """Add one flag for each training setting: the fields of `TrainConfig`, then the options of the models."""
     add_fields(parser, TrainConfig, skip=skip)
     for name in TrainConfig.setting_names():
         defaults = {model: layer_options(model)[name] for model in MODELS if name in layer_options(model)}
@@ -87,7 +97,7 @@ def add_training(parser: CommandParser, *, skip: Sequence[str] = ()) -> None:
 
 
 def _documented(layer: Any, name: str) -> tuple[Any, str]:
-    """Type and description of a layer's constructor argument, from the most general class that documents it."""
+    """Return type and description of a layer's argument, from the most general class that documents it."""
     kind: Any = get_type_hints(layer.__init__)[name]
     for base in reversed(layer.__mro__):
         for param in docstring_parser.parse(base.__doc__ or "").params:
@@ -97,7 +107,7 @@ def _documented(layer: Any, name: str) -> tuple[Any, str]:
 
 
 def _in_words(defaults: Mapping[str, Any]) -> str:
-    """Which models have an option, and its default in each."""
+    """Describe which models have an option, and its default in each."""
     values = list(defaults.values())
     if len(defaults) < len(MODELS):
         return f"Default: {', '.join(f'{model} {value}' for model, value in defaults.items())}."
@@ -125,9 +135,9 @@ def add_context(parser: CommandParser, *names: str) -> None:
     add_fields(parser, RunContext, skip=skip)
 
 
-def pop_fields(given: Arguments, config: type) -> Arguments:
-    """Take the arguments of a settings class out of what was given."""
-    return {entry.name: given.pop(entry.name) for entry in dataclasses.fields(config) if entry.name in given}
+def pop_fields(arguments: Arguments, config: type) -> Arguments:
+    """Remove the arguments of a settings class and return them."""
+    return {entry.name: arguments.pop(entry.name) for entry in dataclasses.fields(config) if entry.name in arguments}
 
 
 def add_batch_seeds(parser: CommandParser) -> None:
@@ -135,38 +145,39 @@ def add_batch_seeds(parser: CommandParser) -> None:
     parser.add_argument("--batch-seeds", action="store_true", help="Train all seeds of a model side by side.")
 
 
-def given_of(
-    parser: CommandParser, words: Sequence[str], *, settings: Callable[[Arguments], Arguments] | None = None
+def parse(
+    parser: CommandParser, argv: Sequence[str], *, settings: Callable[[Arguments], Arguments] | None = None
 ) -> Arguments:
-    """What the flags and the config file set, and nothing else; `--some_flag` is understood as `--some-flag`.
+    """Return the arguments that the flags and the config file set, without defaults.
+
+    `--some_flag` is understood as `--some-flag`.
 
     Args:
         parser: Of the command.
-        words: What follows the command's name.
-        settings: From what was given to what the command would use, where that is more than the flags' defaults; with
-            `SUPPRESS` for what is not to be printed.
+        argv: The command line after the command's name.
+        settings: Returns what `--print-config` prints if that is more than the arguments and the flags' defaults;
+            `SUPPRESS` for what is not printed.
 
     Raises:
         SystemExit: With `--print-config`, after printing all settings.
     """
     flags = {flag.replace("-", "_"): flag for action in parser._actions for flag in action.option_strings}
-    words = [_with_dashes(word, flags) for word in words]
     try:
-        found = parser.parse_args(words, defaults=False).as_dict()
+        arguments = parser.parse_args([_with_dashes(word, flags) for word in argv], defaults=False).as_dict()
     except ArgumentError as error:
         parser.error(str(error))
-    found.pop("config", None)
-    if found.pop("print_config", False):
-        _print_config(parser, found, found if settings is None else settings(dict(found)))
+    arguments.pop("config", None)
+    if arguments.pop("print_config", False):
+        _print_config(parser, arguments, arguments if settings is None else settings(dict(arguments)))
         raise SystemExit(0)
-    return found
+    return arguments
 
 
-def _print_config(parser: CommandParser, given: Arguments, used: Arguments) -> None:
+def _print_config(parser: CommandParser, arguments: Arguments, used: Arguments) -> None:
     """Print what a command would use as YAML that `--config` takes; passwords are left out."""
     names = [action.dest for action in parser._actions if action.dest not in ("config", "print_config", "help")]
     defaults = {action.dest: action.default for action in parser._actions if action.default is not None}
-    every = {**defaults, **given, **used}
+    every = {**defaults, **arguments, **used}
     content = {name: _plain_value(every[name]) for name in names if every.get(name, SUPPRESS) is not SUPPRESS}
     print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), end="")
 
@@ -177,39 +188,39 @@ def printed(config: TrainConfig) -> Arguments:
 
 
 def _plain_value(value: Any) -> Any:
-    """The same as YAML holds it."""
+    """Convert a value to what YAML can express, without passwords."""
     if isinstance(value, Mapping):
         return {key: _plain_value(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain_value(entry) for entry in value]
-    return words_without_passwords([value])[0] if isinstance(value, str) else value
+    return hide_passwords([value])[0] if isinstance(value, str) else value
 
 
 def _with_dashes(word: str, flags: dict[str, str]) -> str:
-    """A flag as the parser spells it, with what follows an `=` or a `.` left alone; any other word as it is."""
+    """Spell a flag as the parser does, up to an `=` or a `.`; return any other word unchanged."""
     end = min((word.index(mark) for mark in "=." if mark in word), default=len(word))
     return flags.get(word[:end].replace("-", "_"), word[:end]) + word[end:]
 
 
-def command_line(command: str, words: Sequence[str]) -> str:
-    """A command as pages show it for repeating, without passwords."""
-    return shlex.join(["noisyrnn", command, *words_without_passwords(words)])
+def command_line(command: str, argv: Sequence[str]) -> str:
+    """Return a command as pages show it, without passwords."""
+    return shlex.join(["noisyrnn", command, *hide_passwords(argv)])
 
 
-def absolute_dataset(given: Arguments) -> Arguments:
-    """The same with the path of a user's own file made absolute, so that the run can be evaluated from anywhere."""
-    dataset = given.get("dataset")
+def absolute_dataset(arguments: Arguments) -> Arguments:
+    """Make the path of a user's own file absolute, so that the run can be evaluated from anywhere."""
+    dataset = arguments.get("dataset")
     if isinstance(dataset, str) and Path(dataset).is_file():
-        return {**given, "dataset": str(Path(dataset).resolve())}
-    return given
+        return {**arguments, "dataset": str(Path(dataset).resolve())}
+    return arguments
 
 
-def pop_path(given: Arguments, name: str) -> Path | None:
-    """Take one argument out, as a path where it was given."""
-    value = given.pop(name, None)
+def pop_path(arguments: Arguments, name: str) -> Path | None:
+    """Remove one argument and return it as a path, or `None`."""
+    value = arguments.pop(name, None)
     return None if value is None else Path(value)
 
 
 def split_names(value: str | Sequence[str]) -> list[str]:
-    """Names from "a, b", as a flag has them, or from the list of a config file."""
+    """Return the names in "a, b" from a flag, or in the list of a config file."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS
-from noisyrnn.cli.flags import add_context, command_parser, given_of, pop_path
+from noisyrnn.cli.flags import add_context, command_parser, parse, pop_path
 from noisyrnn.data import DATASETS
 from noisyrnn.doctor import report_health
 from noisyrnn.models import MODELS
@@ -11,9 +11,14 @@ from noisyrnn.robustness import PERTURBATIONS
 from noisyrnn.training.settings import published_experiments
 
 
-def list_command(words: Sequence[str]) -> int:
-    """Show models, data sets, perturbations, diagnostics and published experiments."""
-    given_of(command_parser("list", "Show what there is to choose from.", "noisyrnn list"), words)
+def list_command(argv: Sequence[str]) -> int:
+    """List models, data sets, perturbations, diagnostics and published experiments."""
+    parse(
+        command_parser(
+            "list", "List models, data sets, perturbations, diagnostics and published experiments.", "noisyrnn list"
+        ),
+        argv,
+    )
     groups: dict[str, dict[str, str]] = {
         "Models": {name: entry.description for name, entry in MODELS.items()},
         "Data sets": {name: entry.description for name, entry in DATASETS.items()},
@@ -29,10 +34,10 @@ def list_command(words: Sequence[str]) -> int:
     return 0
 
 
-def doctor_command(words: Sequence[str]) -> int:
+def doctor_command(argv: Sequence[str]) -> int:
     """Show versions, threads, kernels and data found."""
     parser = command_parser("doctor", "Show versions, threads, kernels and the data found.", "noisyrnn doctor")
     add_context(parser, "data_dir")
-    given = given_of(parser, words)
-    print(report_health(pop_path(given, "data_dir")))
+    arguments = parse(parser, argv)
+    print(report_health(pop_path(arguments, "data_dir")))
     return 0

@@ -4,34 +4,36 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from noisyrnn.cli.flags import command_line, command_parser, given_of, pop_path
+from noisyrnn.cli.flags import command_line, command_parser, parse, pop_path
 from noisyrnn.progress import tell
 from noisyrnn.report import split_readable, write_report
 from noisyrnn.run_folder import RunFolder, check_writable
 
 
-def report_command(words: Sequence[str]) -> int:
-    """Write a report on runs that exist."""
+def report_command(argv: Sequence[str]) -> int:
+    """Write a report on existing runs."""
     parser = command_parser(
-        "report", "Write one page on trained and evaluated runs.", "noisyrnn report runs/*-seed* --output report"
+        "report", "Write one HTML page on trained and evaluated runs.", "noisyrnn report runs/*-seed* --output report"
     )
-    parser.add_argument("runs", nargs="+", type=str, help="Run folders.")
+    parser.add_argument("runs", nargs="+", type=str, help="Folders of trained runs.")
     parser.add_argument("--title", type=str, default="Comparison", help="Heading of the page.")
     parser.add_argument(
         "--output", type=str | None, help="Folder the page goes to (default: the one that holds the runs)."
     )
-    given = given_of(parser, words)
-    paths = [Path(run) for run in given["runs"]]
+    arguments = parse(parser, argv)
+    paths = [Path(run) for run in arguments["runs"]]
     for path in paths:
         if not os.path.lexists(path / "config.json"):
             RunFolder.open(path)  # raises: there is no run
-    output = pop_path(given, "output") or _folder_of(paths)
+    output = pop_path(arguments, "output") or _folder_of(paths)
     check_writable(output)
     readable, failures = split_readable(paths)
     if not readable:
         raise ValueError(next(iter(failures.values())))
-    command = command_line("report", words)
-    page = write_report(readable, output, title=given.get("title", "Comparison"), command=command, failures=failures)
+    command = command_line("report", argv)
+    page = write_report(
+        readable, output, title=arguments.get("title", "Comparison"), command=command, failures=failures
+    )
     for path, reason in failures.items():
         tell(f"Failed: {path.name}: {reason}")
     print(f"Report: {page}")

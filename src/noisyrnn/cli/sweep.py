@@ -11,14 +11,14 @@ from noisyrnn.cli.flags import (
     add_training,
     command_line,
     command_parser,
-    given_of,
+    parse,
     pop_fields,
     printed,
 )
 from noisyrnn.pipeline import RunContext, SweepConfig, sweep
 
 
-def sweep_command(words: Sequence[str]) -> int:
+def sweep_command(argv: Sequence[str]) -> int:
     """Search the settings of a model on perturbed validation data."""
     parser = command_parser(
         "sweep",
@@ -29,9 +29,9 @@ def sweep_command(words: Sequence[str]) -> int:
     add_fields(parser, SweepConfig, skip=("train",))
     add_training(parser, skip=("model", "seed", "label"))
     add_context(parser, "output", "data_dir", "accelerator")
-    given = given_of(parser, words, settings=_settings)
-    context = RunContext(show_progress=True, **pop_fields(given, RunContext))
-    folder, content = sweep(_sweep_config(given), context, command=command_line("sweep", words))
+    arguments = parse(parser, argv, settings=_settings)
+    context = RunContext(show_progress=True, **pop_fields(arguments, RunContext))
+    folder, content = sweep(_sweep_config(arguments), context, command=command_line("sweep", argv))
     trials = content["trials"]
     failed = sum(trial["score"] is None for trial in trials)
     best = next(trial for trial in trials if trial["number"] == content["best"])
@@ -44,15 +44,15 @@ def sweep_command(words: Sequence[str]) -> int:
     return 0
 
 
-def _sweep_config(given: Arguments) -> SweepConfig:
-    settings = pop_fields(given, SweepConfig)
-    return SweepConfig(train=absolute_dataset(given), **settings)
+def _sweep_config(arguments: Arguments) -> SweepConfig:
+    settings = pop_fields(arguments, SweepConfig)
+    return SweepConfig(train=absolute_dataset(arguments), **settings)
 
 
-def _settings(given: Arguments) -> Arguments:
-    rest = dict(given)
+def _settings(arguments: Arguments) -> Arguments:
+    rest = dict(arguments)
     pop_fields(rest, RunContext)
     config = _sweep_config(rest)
     space = config.searched()
     fixed = {name: value for name, value in printed(config.run_config({})).items() if name not in ("seed", "label")}
-    return {**fixed, **dict.fromkeys(space, SUPPRESS), **given, "strengths": config.strengths, "space": space}
+    return {**fixed, **dict.fromkeys(space, SUPPRESS), **arguments, "strengths": config.strengths, "space": space}

@@ -13,7 +13,7 @@ from noisyrnn.cli.flags import (
     add_context,
     add_training,
     command_parser,
-    given_of,
+    parse,
     pop_fields,
     printed,
 )
@@ -25,7 +25,7 @@ from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import read_experiment, recommended
 
 
-def train_command(words: Sequence[str]) -> int:
+def train_command(argv: Sequence[str]) -> int:
     """Train one model, with one seed or several."""
     parser = command_parser(
         "train",
@@ -35,13 +35,15 @@ def train_command(words: Sequence[str]) -> int:
     add_training(parser)
     parser.add_argument("--seeds", type=int, default=1, help="Number of runs to train, with seeds SEED, SEED+1, …")
     add_batch_seeds(parser)
-    parser.add_argument("--experiment", type=str, help="Start from a published row; see noisyrnn list.")
+    parser.add_argument(
+        "--experiment", type=str, help="Start from the settings of a published experiment (noisyrnn list shows them)."
+    )
     add_context(parser, "output", "data_dir", "resume", "accelerator", "checkpoint_seconds", "logger")
-    given = given_of(parser, words, settings=_settings)
-    context = RunContext(show_progress=True, **pop_fields(given, RunContext))
-    seeds, batch_seeds = given.pop("seeds", 1), given.pop("batch_seeds", False)
+    arguments = parse(parser, argv, settings=_settings)
+    context = RunContext(show_progress=True, **pop_fields(arguments, RunContext))
+    seeds, batch_seeds = arguments.pop("seeds", 1), arguments.pop("batch_seeds", False)
     check_integer("seeds", seeds, minimum=1)
-    config = _train_config(given)
+    config = _train_config(arguments)
     if seeds == 1 and not batch_seeds:
         _print_end(train_run(config, context))
         return 0
@@ -56,7 +58,7 @@ def train_command(words: Sequence[str]) -> int:
 
 
 def _print_end(folder: RunFolder) -> None:
-    """Where a finished run is; on stderr, the accuracy it was chosen by and whether it learned its training data."""
+    """Print the folder of a finished run, and on stderr its validation accuracy and whether it fits its data."""
     print(f"Trained: {folder.path}")
     summary = folder.read_summary()
     if "validation_sequences" not in summary:  # of an earlier version
@@ -72,18 +74,18 @@ def _print_end(folder: RunFolder) -> None:
         tell(f"Note: {summary['not_fitted']}")
 
 
-def _train_config(given: Arguments) -> TrainConfig:
-    """Settings of the run: those given, over those of a published row or those recommended."""
-    given = dict(given)
-    experiment = given.pop("experiment", None)
+def _train_config(arguments: Arguments) -> TrainConfig:
+    """Return the arguments, completed by those of a published row or the recommended ones."""
+    arguments = dict(arguments)
+    experiment = arguments.pop("experiment", None)
     if experiment is not None:
         base = dict(read_experiment(experiment).train)
     else:
-        base = recommended(given.get("dataset", TrainConfig.dataset), given.get("model", TrainConfig.model))
-    return TrainConfig.from_dict({**base, **absolute_dataset(given)})
+        base = recommended(arguments.get("dataset", TrainConfig.dataset), arguments.get("model", TrainConfig.model))
+    return TrainConfig.from_dict({**base, **absolute_dataset(arguments)})
 
 
-def _settings(given: Arguments) -> Arguments:
+def _settings(arguments: Arguments) -> Arguments:
     names = {"experiment", *TrainConfig.setting_names()}
-    config = _train_config({name: value for name, value in given.items() if name in names})
-    return {**given, **printed(config), "experiment": SUPPRESS}
+    config = _train_config({name: value for name, value in arguments.items() if name in names})
+    return {**arguments, **printed(config), "experiment": SUPPRESS}

@@ -1,4 +1,4 @@
-"""From a trained run to its theory diagnostics."""
+"""Computes the theory diagnostics of trained runs."""
 
 import json
 from collections.abc import Sequence
@@ -28,16 +28,16 @@ from noisyrnn.training.saving import load
 
 
 class BudgetSpentError(Exception):
-    """The time for an analysis is used up."""
+    """Raised when the time for an analysis is used up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeConfig:
-    """What is computed, and how long it may take.
+    """Which diagnostics are computed, and how long that may take.
 
     Args:
-        diagnostics: Which ones; see `noisyrnn list`. All by default.
-        budget: Minutes for all runs together, above 0. What does not fit is left out with its reason.
+        diagnostics: Names of diagnostics (default: all); `noisyrnn list` shows them.
+        budget: Minutes for all runs together, above 0. Diagnostics that do not fit are skipped with a reason.
         settings: Sizes and levels of the diagnostics.
 
     Raises:
@@ -83,11 +83,13 @@ def analyze_run(
     dataset = context.read_data(run)
     settings = config.settings.for_data(dataset.value_range)
     check_same_data(folder, dataset)
-    found = _known(folder, json.loads(json.dumps(asdict(settings))), dependencies(folder, dataset, ANALYSIS_RESULTS))
+    results = _stored_results(
+        folder, json.loads(json.dumps(asdict(settings))), dependencies(folder, dataset, ANALYSIS_RESULTS)
+    )
     todo = [
         name
         for name in config.diagnostics
-        if found["diagnostics"].get(name, {}).get("status") not in ("done", "impossible")
+        if results["diagnostics"].get(name, {}).get("status") not in ("done", "impossible")
     ]
     if not todo:
         return folder
@@ -100,8 +102,8 @@ def analyze_run(
 
     subject = Subject(
         model=model,
-        train=_drawn(dataset.train, settings.curvature_sequences, settings.analysis_seed, device),
-        test=_drawn(dataset.test, settings.test_sequences, settings.analysis_seed, device),
+        train=_draw(dataset.train, settings.curvature_sequences, settings.analysis_seed, device),
+        test=_draw(dataset.test, settings.test_sequences, settings.analysis_seed, device),
         settings=settings,
         check_time=check_time,
         scale=dataset.scale,
@@ -109,16 +111,16 @@ def analyze_run(
     try:
         with locked(folder.path):
             for name in todo:
-                _add_diagnostic(name, subject, found, config.budget)
-                write_json(folder.analysis, found)
+                _add_diagnostic(name, subject, results, config.budget)
+                write_json(folder.analysis, results)
                 bar.advance()
     finally:
         bar.close()
     return folder
 
 
-def _known(folder: RunFolder, settings: dict[str, Any], depends_on: dict[str, Any]) -> dict[str, Any]:
-    """What was found before with the same settings from the same inputs, else nothing."""
+def _stored_results(folder: RunFolder, settings: dict[str, Any], depends_on: dict[str, Any]) -> dict[str, Any]:
+    """Return stored results with the same settings and inputs, or empty ones."""
     before = known_result(folder.analysis, settings, depends_on)
     if before is not None:
         del before["format"]
@@ -135,34 +137,34 @@ def _known(folder: RunFolder, settings: dict[str, Any], depends_on: dict[str, An
     }
 
 
-def _add_diagnostic(name: str, subject: Subject, found: dict[str, Any], budget: float) -> None:
-    """Add to `found` what the diagnostic `name` says, or why it says nothing."""
+def _add_diagnostic(name: str, subject: Subject, results: dict[str, Any], budget: float) -> None:
+    """Add the results of a diagnostic to `results`, or the reason why there are none."""
     start = monotonic()
     try:
         subject.check_time()
         new = DIAGNOSTICS[name].build(subject).to_dict(name)
     except BudgetSpentError:
-        found["diagnostics"][name] = {
+        results["diagnostics"][name] = {
             "status": "skipped",
             "reason": f"The budget of {budget:g} minutes was used up. Analyze again to continue.",
         }
         return
     except (TypeError, ValueError) as error:
-        found["diagnostics"][name] = {"status": "impossible", "reason": str(error)}
+        results["diagnostics"][name] = {"status": "impossible", "reason": str(error)}
         return
     except (RuntimeError, MemoryError) as error:
-        found["diagnostics"][name] = {"status": "failed", "reason": failure_message(error)}
+        results["diagnostics"][name] = {"status": "failed", "reason": failure_message(error)}
         return
-    found["data"][name] = new["data"]
-    found["quantities"] += new["quantities"]
-    found["curves"].update(new["curves"])
-    found["landscapes"].update(new["landscapes"])
-    found["verdict"] = new["verdict"] or found["verdict"]
-    found["diagnostics"][name] = {"status": "done", "seconds": round(monotonic() - start, 2)}
+    results["data"][name] = new["data"]
+    results["quantities"] += new["quantities"]
+    results["curves"].update(new["curves"])
+    results["landscapes"].update(new["landscapes"])
+    results["verdict"] = new["verdict"] or results["verdict"]
+    results["diagnostics"][name] = {"status": "done", "seconds": round(monotonic() - start, 2)}
 
 
-def _drawn(split: Split, count: int, seed: int, device: torch.device | str) -> Split:
-    """Some sequences of a split, drawn without replacement: the same ones for every model."""
+def _draw(split: Split, count: int, seed: int, device: torch.device | str) -> Split:
+    """Draw sequences of a split without replacement: the same ones for every model."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sequences") % 2**63)
     rows = torch.randperm(len(split), generator=generator, device="cpu")[:count]
     chosen = split.subset(rows)

@@ -1,4 +1,4 @@
-"""The main job: train several models, measure how robust they are, and write one report."""
+"""Trains several models, measures their robustness and writes one report."""
 
 import os
 import warnings
@@ -39,15 +39,16 @@ class CompareConfig:
     """Settings of a comparison.
 
     Args:
-        models: Which networks; the first is what the others are tested against.
-        seeds: Number of seeds, 1 to that number, at least 1.
-        train: Settings of `TrainConfig` for every model, over those recommended for the data set.
+        models: Models to compare; the others are tested against the first.
+        seeds: Number of seeds, 1, 2, …, at least 1.
+        train: Settings of `TrainConfig` for every model, in place of those recommended for the data set.
         evaluation: Perturbations and draws.
-        analyze: Whether to compute theory diagnostics as well, with the default settings of `noisyrnn analyze`.
-        workers: Runs at a time on this machine, at least 1; the cores are shared out between them.
-        batch_seeds: Whether all seeds of a model are trained side by side, as one piece of work for a worker.
+        analyze: Also compute theory diagnostics, with the default settings of `noisyrnn analyze`.
+        workers: Runs at a time on this machine, at least 1; they share its cores.
+        batch_seeds: Train all seeds of a model side by side, as one task for a worker.
         backend: "processes" on this machine, or "dask".
-        scheduler: Address of the Dask scheduler; its workers must see `output` and the data under the same paths.
+        scheduler: Address of the Dask scheduler; its workers must find the output folder and the data under the same
+            paths.
 
     Raises:
         ValueError: If a model is unknown, named twice, or a number is out of range.
@@ -78,11 +79,11 @@ class CompareConfig:
 
     @property
     def threads(self) -> int:
-        """Threads of each run: its share of this machine's cores, or one on a cluster, whose tasks run side by side."""
+        """Threads of each run: its share of this machine's cores, or 1 on a cluster."""
         return max(1, joblib.cpu_count() // self.workers) if self.backend == "processes" else 1
 
     def run_configs(self) -> list[TrainConfig]:
-        """The settings of every run, seed by seed, so that a report is of use before the last one is done."""
+        """Return the settings of every run, seed by seed, so that a report is useful before the last run ends."""
         dataset = self.train.get("dataset", TrainConfig.dataset)
         options_of_any = {name for model in MODELS for name in layer_options(model)}
         for name in self.train:

@@ -43,9 +43,9 @@ class RunContext:
 
     Args:
         output: Folder for the results; created if missing.
-        data_dir: Folder to search for data first.
+        data_dir: Folder to search for data first (default: only the usual folders, which `noisyrnn doctor` shows).
         accelerator: "auto" (the GPU if there is one), "cpu" or "cuda".
-        resume: Resume from the last checkpoint.
+        resume: Resume an unfinished run from its last checkpoint.
         checkpoint_seconds: Seconds between two checkpoints, at least 0.
         show_progress: Show progress on stderr.
         logger: Also send metrics to "tensorboard" (the folder tensorboard in the run's folder) or "mlflow" (the server

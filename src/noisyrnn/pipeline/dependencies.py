@@ -1,4 +1,4 @@
-"""What a stored result depends on, so that one is used again only if nothing of that has changed."""
+"""Records what a stored result depends on, so that it is used again only if none of that has changed."""
 
 import os
 import warnings
@@ -9,7 +9,7 @@ from typing import Any
 from noisyrnn.data.base import Dataset
 from noisyrnn.run_folder import RunFolder, changes, file_digest, listed, read_json
 
-# Raise a number when the same inputs and settings give another result: what was stored before is then not used again.
+# Raise a number when the same inputs and settings give another result: stored results are then not used again.
 TRAINING_RESULTS = {"32-true": 2, "bf16-mixed": 2, "64-true": 3}
 """For each precision."""
 EVALUATION_RESULTS = 4
@@ -30,17 +30,17 @@ def check_same_data(folder: RunFolder, dataset: Dataset) -> None:
 
 
 def dependencies(folder: RunFolder, dataset: Dataset, results: int) -> dict[str, Any]:
-    """Everything besides its own settings that a result on the test part of `dataset` depends on, JSON-ready.
+    """Return everything except settings that a result on the test data of `dataset` depends on, JSON-ready.
 
-    The training and validation data, the names of the classes and the range of values are in `config.json`: see
-    `check_same_data`.
+    The training and validation data, the names of the classes and the range of values are in `config.json`, and
+    `check_same_data` compares them.
 
     Args:
         folder: A finished run.
         dataset: Its test part is read.
         results: One of the numbers above.
 
-    Warns if `model.safetensors` is not what the run's own training wrote.
+    Warns if `model.safetensors` is not the file that the run's training wrote.
     """
     if foreign := folder.foreign_model():
         warnings.warn(f"{foreign} The results are those of this file.", stacklevel=3)
@@ -53,9 +53,9 @@ def dependencies(folder: RunFolder, dataset: Dataset, results: int) -> dict[str,
 
 
 def known_result(path: Path, settings: Mapping[str, Any], depends_on: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result in the file at `path`, or `None` where there is none that belongs to these settings and inputs.
+    """Return the stored result at `path`, or `None` if there is none with these settings and inputs.
 
-    A warning says what has changed, except the settings.
+    A warning names the inputs that have changed.
 
     Raises:
         ValueError: If the file cannot be read.
@@ -66,7 +66,7 @@ def known_result(path: Path, settings: Mapping[str, Any], depends_on: Mapping[st
     if content.get("settings") != settings:
         return None
     before = content.get("depends_on")
-    changed = changes(before, depends_on) if isinstance(before, dict) else ["what it depends on"]
+    changed = changes(before, depends_on) if isinstance(before, dict) else ["its inputs"]
     if changed:
         warnings.warn(f"{path} is computed again: {listed(changed)} changed since.", stacklevel=3)
         return None

@@ -1,4 +1,4 @@
-"""Which device and which processes do the work."""
+"""Chooses the device and the processes of a run."""
 
 import atexit
 import os
@@ -16,7 +16,7 @@ ACCELERATORS = ("auto", "cpu", "cuda")
 
 
 def resolve_accelerator(accelerator: str, *, argument: str = "accelerator") -> str:
-    """`"cpu"` or `"cuda"`; `"auto"` is the GPU where there is one. `argument` is what it is called.
+    """Return `"cpu"` or `"cuda"`; `"auto"` is the GPU if there is one. `argument` is its name in messages.
 
     Raises:
         ValueError: If it is unknown, or a GPU is asked for and there is none.
@@ -30,7 +30,7 @@ def resolve_accelerator(accelerator: str, *, argument: str = "accelerator") -> s
 
 
 def processes() -> int:
-    """Number of processes that the run is spread over: 1, or as many as torchrun has started.
+    """Return the number of processes of the run: 1, or as many as torchrun has started.
 
     Raises:
         ValueError: If the environment variables of torchrun are incomplete or contradict each other.
@@ -67,10 +67,9 @@ def _environment_integer(name: str, *, minimum: int, default: int | None = None)
 
 
 def make_fabric(precision: Precision, accelerator: str) -> "Fabric":
-    """The engine of this process: one device, or its part of a run that torchrun has started.
+    """Create the Fabric of this process: for one device, or for its part of a run that torchrun has started.
 
-    The process group that it makes then is destroyed at the end of the process, however it ends: a process that leaves
-    it to the interpreter can be aborted by one of its threads.
+    Its process group is destroyed when the process exits: left to the interpreter, one of its threads can abort it.
     """
     from lightning_fabric import Fabric  # two seconds to import
 

@@ -1,4 +1,4 @@
-"""From a trained run to its accuracy under perturbations."""
+"""Measures the accuracy of trained runs under perturbations."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -39,14 +39,14 @@ class EvaluateConfig:
     """Settings of an evaluation.
 
     Args:
-        strengths: For each perturbation, its strengths, at least 0. For data that state their range of values, as
-            images do, they are in the units of the data; for all others in units of each channel's standard deviation
-            in the training data, as every table says. By default those chosen for either kind.
+        strengths: Strengths of each perturbation, at least 0 (default: those chosen for the kind of data). They are in
+            the units of the data if the data set states its range of values, as images do, and otherwise in units of
+            each channel's standard deviation in the training data. Tables name the unit.
         draws: Draws of every random noise, 1 to 35.
-        attack_draws: Random starts of every attack, 1 to 35; a sequence counts as right if it is after all of them.
-        evaluation_seed: Seed of the draws; models evaluated with the same one meet the same noise.
-        clip: Whether perturbed values are cut to the range of the data, which the data must state.
-        test_limit: Evaluate only the first N test sequences; all by default.
+        attack_draws: Random starts of every attack, 1 to 35. A sequence is correct if it is after all of them.
+        evaluation_seed: Seed of the draws; models evaluated with the same seed are given the same noise.
+        clip: Clip perturbed values to the range that the data set states.
+        test_limit: Evaluate only the first N test sequences (default: all).
         attack_sequences: Attack only the first N test sequences, at least 1.
 
     Raises:
@@ -75,25 +75,26 @@ class EvaluateConfig:
             check_integer("test_limit", self.test_limit, minimum=1)
 
     @staticmethod
-    def _checked_strengths(given: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-        if not isinstance(given, Mapping):
+    def _checked_strengths(strengths: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+        if not isinstance(strengths, Mapping):
             raise TypeError(
-                f"strengths must map perturbations to lists of numbers, got {given!r}. Write {{white_noise: [0.1]}}."
+                f"strengths must map perturbations to lists of numbers, got {strengths!r}. "
+                "Write {white_noise: [0.1]}."
             )
         checked = {}
-        for name, strengths in given.items():
+        for name, values in strengths.items():
             check_choice("perturbation", name, PERTURBATIONS)
-            check_strengths("strengths", strengths)
-            checked[name] = [float(strength) for strength in strengths]
-            for strength in checked[name]:
-                build_perturbation(name, strength, value_range=(0.0, 1.0))
+            check_strengths("strengths", values)
+            checked[name] = [float(value) for value in values]
+            for value in checked[name]:
+                build_perturbation(name, value, value_range=(0.0, 1.0))
         return checked
 
     def for_data(self, dataset: Dataset) -> "EvaluateConfig":
-        """The same with strengths, those for this data set where none are given.
+        """Fill in the default strengths for a data set.
 
         Raises:
-            ValueError: If values are to be cut to a range that the data do not state.
+            ValueError: If values are to be clipped to a range that the data set does not state.
         """
         check_clip(self.clip, dataset.value_range)
         if self.strengths is not None:
@@ -136,7 +137,7 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
 
 
 def is_current(folder: RunFolder, config: EvaluateConfig, dataset: Dataset) -> bool:
-    """Whether accuracies of a run, if there are any, are those of these settings and of this test part."""
+    """Return whether the stored accuracies of a run, if any, belong to these settings and test data."""
     if not folder.robustness.is_file() or not folder.model.is_file():
         return True
     try:
@@ -153,7 +154,7 @@ def is_current(folder: RunFolder, config: EvaluateConfig, dataset: Dataset) -> b
 def _measure(
     folder: RunFolder, dataset: Dataset, config: EvaluateConfig, device: str, show_progress: bool
 ) -> dict[str, Any]:
-    """Accuracies under every perturbation, and examples, JSON-ready."""
+    """Return accuracies under every perturbation, and examples, JSON-ready."""
     test = (
         dataset.test
         if config.test_limit is None
@@ -202,6 +203,6 @@ def _measure(
 
 
 def _example_indices(count: int) -> list[int]:
-    """A few sequences spread over the test set."""
+    """Return the indices of a few sequences spread over the test set."""
     wanted = min(_EXAMPLES, count)
     return [count * k // wanted for k in range(wanted)]

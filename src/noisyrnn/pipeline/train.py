@@ -1,4 +1,4 @@
-"""From settings to a run folder with a trained model."""
+"""Trains the model of a run into its folder."""
 
 import platform
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ _ANNOUNCED: set[str] = set()
 
 
 def announce(dataset: Dataset, shown: bool = True) -> None:
-    """Print on stderr what was read; once, where many runs or stages of a process read the same."""
+    """Print a summary of a data set on stderr, once per process for each data set."""
     if not shown:
         return
     read = f"{dataset.name} {content_digest(dataset.fingerprint())}"
@@ -54,7 +54,7 @@ def announce(dataset: Dataset, shown: bool = True) -> None:
 
 
 def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
-    """The untrained model: its weights depend on the seed alone, and the global random state is left as it was."""
+    """Build the untrained model. Its weights depend only on the seed; the global random state is left unchanged."""
     with seeded(config.seed):
         layer = build_layer(config.model, dataset.input_size, config.hidden_size, config.options)
         mean, std = dataset.statistics() if dataset.standardize else (None, None)
@@ -62,7 +62,7 @@ def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
 
 
 def objective_of(config: TrainConfig) -> Objective:
-    """The training objective: the noisy loss, or the noise-free one with the noise's regulariser."""
+    """Return the training objective: the noisy loss, or the noise-free loss plus the regulariser of the noise."""
     if config.penalty is None:
         return noisy_loss
     kind = config.penalty
@@ -83,7 +83,7 @@ def run_path(config: TrainConfig, output: Path) -> Path:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """What a report says of a data set."""
+    """Return what a report shows of a data set."""
     return {
         "name": dataset.name,
         "source": dataset.source,
@@ -101,7 +101,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and platform: what else may change the last bits of a result. The number of threads does not."""
+    """Return versions and platform, which may change the last bits of a result. The number of threads does not."""
     return {
         "noisyrnn": __version__,
         "python": platform.python_version(),
@@ -193,7 +193,7 @@ def check_same_settings(folder: RunFolder, config: TrainConfig) -> None:
 
 
 def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -> None:
-    """Write what a run is before it starts; `data` is what `describe` says of its data set."""
+    """Write `config.json` before a run starts; `data` is the result of `describe` for its data set."""
     folder.summary.unlink(missing_ok=True)
     remove_leftovers(folder.path)
     write_json(
@@ -208,7 +208,7 @@ def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -
 
 
 def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | RuntimeError | MemoryError) -> None:
-    """Write how a run ended: its result, or the error that stopped it."""
+    """Write `summary.json`: the result of a run, or the error that stopped it."""
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     metrics = file_digest(folder.metrics) if folder.metrics.is_file() else None
     if isinstance(end, RuntimeError | MemoryError):
@@ -234,7 +234,7 @@ def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | Runti
 
 
 def run_config(folder: RunFolder) -> TrainConfig:
-    """The settings a run was trained with."""
+    """Return the settings that a run was trained with."""
     settings = folder.read_config()["config"]
     try:
         return TrainConfig.from_dict(settings)

@@ -1,7 +1,7 @@
-"""Worker processes on this machine, for tasks that depend on nothing but their arguments.
+"""Runs tasks that depend only on their arguments, in worker processes on this machine or on a Dask cluster.
 
-They are plain child processes that are spoken to through their standard input and output, so that they need no shared
-memory or semaphores, end with the process that started them however that ends, and one that dies takes no other along.
+Workers are child processes that communicate through standard input and output. They need no shared memory or
+semaphores, they end with the process that started them, and one that dies does not affect the others.
 """
 
 import os
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from noisyrnn.interruption import interruptible, signal_of
 
 _PATIENCE = 6.0
-"""Seconds that a worker has to write its checkpoint after it was asked to stop."""
+"""Seconds for a worker to write its checkpoint after it was asked to stop."""
 
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
@@ -46,20 +46,20 @@ def run_tasks(
     workers: int,
     threads: int,
 ) -> None:
-    """Call `function` with each task, and `done` with the task and the result as they come.
+    """Call `function` with each task, and `done` with the task and its result when it ends.
 
-    One worker is this process. Warnings of the others are issued here, each text once.
+    With one worker, tasks run in this process. Warnings of worker processes are issued here.
 
     Args:
         function: Takes a task.
         tasks: Arguments of `function`, which can be pickled.
-        done: Called in this process; where the worker of a task died, the result is a `WorkerDiedError`.
+        done: Called in this process; if the worker of a task died, the result is a `WorkerDiedError`.
         workers: Processes, at least 1.
         threads: Threads of each process.
 
     Raises:
-        Exception: What `function` raised; the other workers are ended.
-        KeyboardInterrupt: If this process was asked to stop. The workers are too; they may write a checkpoint first.
+        Exception: The error that `function` raised; the other workers are stopped.
+        KeyboardInterrupt: If this process was asked to stop; workers write a checkpoint and stop too.
     """
     if workers == 1:
         for task in tasks:
@@ -97,7 +97,7 @@ class SchedulerLostError(RuntimeError):
 def run_on_cluster(
     function: Callable[[Any], Any], tasks: Sequence[Any], done: Callable[[Any, Any], None], *, scheduler: str
 ) -> None:
-    """As `run_tasks`, on the workers of a Dask scheduler.
+    """Do the same on the workers of a Dask scheduler.
 
     Raises:
         ValueError: If the package distributed is missing, or the scheduler does not answer.
@@ -106,10 +106,7 @@ def run_on_cluster(
     try:
         from distributed import Client, KilledWorker, as_completed
     except ImportError as error:
-        raise ValueError(
-            "backend must be 'processes' without the package distributed, got 'dask'. "
-            "Install it: pip install noisyrnn[cluster]."
-        ) from error
+        raise ValueError("`--backend dask` needs Dask: pip install 'noisyrnn[cluster]'") from error
     try:
         client = Client(scheduler)
     except (OSError, ValueError) as error:
@@ -132,7 +129,7 @@ def run_on_cluster(
 
 
 class _Worker(threading.Thread):
-    """A thread that gives one task after another to a process, and starts another process where one has died."""
+    """A thread that sends tasks to a process, and starts another process if one has died."""
 
     def __init__(
         self,
@@ -199,7 +196,7 @@ class _Worker(threading.Thread):
             raise WorkerDiedError(f"The worker process ended with status {process.wait()}.") from error
 
     def leave(self) -> None:
-        """Start no process any more; the one there is reads the end of its input and ends."""
+        """Start no more processes, and let the current one end after its task."""
         with self._lock:
             self._ended = True
             if self.process is not None and self.process.stdin is not None:
@@ -207,7 +204,7 @@ class _Worker(threading.Thread):
                     self.process.stdin.close()
 
     def send(self, number: int) -> None:
-        """Start no process any more, and send the one there is a signal."""
+        """Start no more processes, and send the current one a signal."""
         with self._lock:
             self._ended = True
             if self.process is not None and self.process.poll() is None:
@@ -219,7 +216,7 @@ class _Worker(threading.Thread):
 
 
 def _stop(crew: Sequence[_Worker], number: int) -> None:
-    """Send a signal to all workers, and kill those that are still there some seconds later."""
+    """Send a signal to all workers, and kill those that still run `_PATIENCE` seconds later."""
     for worker in crew:
         worker.send(number)
     end = time.monotonic() + _PATIENCE
@@ -232,20 +229,20 @@ def _stop(crew: Sequence[_Worker], number: int) -> None:
 
 
 def serve() -> None:
-    """What a worker process does: one task after another, until its input ends."""
+    """Run tasks in a worker process until its input ends."""
     source, target = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a task prints is no answer
+    os.dup2(2, 1)  # output of a task is not a message
     lock = threading.Lock()
 
-    def say(kind: str, content: Any) -> None:
+    def send(kind: str, content: Any) -> None:
         data = pickle.dumps((kind, content))
         with lock:
             target.write(data)
             target.flush()
 
     def forward(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-        with suppress(OSError):  # a task must not fail because nobody is there to hear of it
-            say("warning", message if isinstance(message, Warning) else category(message))
+        with suppress(OSError):  # a task must not fail because nobody reads its warnings
+            send("warning", message if isinstance(message, Warning) else category(message))
 
     warnings.showwarning = forward
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -260,16 +257,16 @@ def serve() -> None:
                     answer = "returned", function(task)
                 except Exception as error:
                     answer = "raised", _portable(error)
-                say(*answer)
+                send(*answer)
     except KeyboardInterrupt as error:
         os._exit(128 + signal_of(error))
-    except OSError:  # nobody is there to hear the answer
+    except OSError:  # nobody reads the answer
         os._exit(1)
     os._exit(0)
 
 
 def _listen(source: BinaryIO, tasks: "queue.SimpleQueue[Any]") -> None:
-    """Take in tasks; where the process that gives them has ended, stop this one, after a checkpoint."""
+    """Receive tasks; if the parent process has ended, stop this one after a checkpoint."""
     while True:
         try:
             tasks.put(pickle.load(source))
@@ -285,7 +282,7 @@ def _listen(source: BinaryIO, tasks: "queue.SimpleQueue[Any]") -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself, or its text where it cannot be sent."""
+    """Return the error, or a `RuntimeError` with its text if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
