@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, Subject
-from noisyrnn.analysis.findings import Curve, Findings, Quantity
+from noisyrnn.analysis.diagnostic_results import Curve, DiagnosticResults, Quantity
+from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, DiagnosticContext
 from noisyrnn.analysis.margins.margin import output_margins
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.data import load_dataset
@@ -188,15 +188,17 @@ def test_wrong_settings_are_refused_before_any_work(tmp_path: Path, run: RunFold
         analyze_run(run, AnalyzeConfig(settings=SMALL))
 
 
-def spied(monkeypatch: pytest.MonkeyPatch, name: str, found: Findings | BaseException | None = None) -> list[Subject]:
+def spied(
+    monkeypatch: pytest.MonkeyPatch, name: str, found: DiagnosticResults | BaseException | None = None
+) -> list[DiagnosticContext]:
     """Put in place of a diagnostic one that finds `found`, or fails with it; the list holds what it looked at."""
-    subjects: list[Subject] = []
+    subjects: list[DiagnosticContext] = []
 
-    def look(subject: Subject) -> Findings:
+    def look(subject: DiagnosticContext) -> DiagnosticResults:
         subjects.append(subject)
         if isinstance(found, BaseException):
             raise found
-        return found or Findings()
+        return found or DiagnosticResults()
 
     monkeypatch.setitem(DIAGNOSTICS, name, replace(DIAGNOSTICS[name], build=look))
     return subjects
@@ -304,15 +306,15 @@ def test_the_time_is_the_budget_or_what_is_given(
     now = [100.0]
     monkeypatch.setattr(module, "monotonic", lambda: now[0])
 
-    def work(subject: Subject) -> Findings:
+    def work(subject: DiagnosticContext) -> DiagnosticResults:
         now[0] = 100 + limit - 0.01
         subject.check_time()
-        return Findings()
+        return DiagnosticResults()
 
-    def overdo(subject: Subject) -> Findings:
+    def overdo(subject: DiagnosticContext) -> DiagnosticResults:
         now[0] = 100 + limit + 0.01
         subject.check_time()
-        return Findings()
+        return DiagnosticResults()
 
     monkeypatch.setitem(DIAGNOSTICS, "margins", replace(DIAGNOSTICS["margins"], build=work))
     monkeypatch.setitem(DIAGNOSTICS, "jacobians", replace(DIAGNOSTICS["jacobians"], build=overdo))
@@ -344,10 +346,10 @@ def test_another_kind_of_error_is_not_hidden(quick: RunFolder, monkeypatch: pyte
 
 
 def test_all_that_was_found_is_kept_together(quick: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def made(name: str, verdict: str | None) -> Findings:
+    def made(name: str, verdict: str | None) -> DiagnosticResults:
         one = Measurement(value=torch.tensor(1.0), kind="exact")
         ends = torch.zeros(1)
-        return Findings(
+        return DiagnosticResults(
             quantities=[Quantity(name=name, title=name, measurement=one)],
             curves={name: Curve(x=ends, y=ends, xlabel="x", ylabel="y", kind="exact")},
             landscapes={name: {"note": name}},
@@ -393,7 +395,7 @@ def test_an_accelerator_that_is_not_there(quick: RunFolder) -> None:
 
 def test_a_part_named_twice_is_computed_once(quick: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     quantity = Quantity(name="q", title="q", measurement=Measurement(value=torch.tensor(1.0), kind="exact"))
-    subjects = spied(monkeypatch, "margins", Findings(quantities=[quantity]))
+    subjects = spied(monkeypatch, "margins", DiagnosticResults(quantities=[quantity]))
     found = read(analyze_run(quick, AnalyzeConfig(settings=SMALL, diagnostics=["margins", "margins"])))
     assert len(found["quantities"]) == 1
     assert len(subjects) == 1

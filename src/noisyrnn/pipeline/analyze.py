@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, Subject
+from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, DiagnosticContext
 from noisyrnn.checks import check_choice, check_number
 from noisyrnn.data.base import Split
 from noisyrnn.pipeline.context import RunContext
@@ -100,7 +100,7 @@ def analyze_run(
         if monotonic() > end:
             raise BudgetSpentError
 
-    subject = Subject(
+    subject = DiagnosticContext(
         model=model,
         train=_draw(dataset.train, settings.curvature_sequences, settings.analysis_seed, device),
         test=_draw(dataset.test, settings.test_sequences, settings.analysis_seed, device),
@@ -137,7 +137,7 @@ def _stored_results(folder: RunFolder, settings: dict[str, Any], depends_on: dic
     }
 
 
-def _add_diagnostic(name: str, subject: Subject, results: dict[str, Any], budget: float) -> None:
+def _add_diagnostic(name: str, subject: DiagnosticContext, results: dict[str, Any], budget: float) -> None:
     """Add the results of a diagnostic to `results`, or the reason why there are none."""
     start = monotonic()
     try:

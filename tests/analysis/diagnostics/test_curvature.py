@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tests.analysis.diagnostics.subject_cases import TimeIsUpError, quantity, stopping_after, subject_of, value
+from tests.analysis.diagnostics.context_cases import TimeIsUpError, quantity, stopping_after, subject_of, value
 from tests.analysis.loss.curvature_cases import dense_hessian, flat_weights, loss_at
 
 from noisyrnn.analysis.diagnostics.curvature import curvature, landscape

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.analysis.diagnostics.subject_cases import finite_mean, quantity, subject_of, value
+from tests.analysis.diagnostics.context_cases import finite_mean, quantity, subject_of, value
 
 from noisyrnn.analysis.diagnostics.dynamics import LEVELS, _over_time, jacobians, regularizer, stability
 from noisyrnn.analysis.dynamics.jacobian import gradient_norms, gradient_rate, input_jacobian, jacobian_norms

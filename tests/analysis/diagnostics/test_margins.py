@@ -7,17 +7,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.analysis.diagnostics.subject_cases import quantity, subject_of, value
+from tests.analysis.diagnostics.context_cases import quantity, subject_of, value
 
-from noisyrnn.analysis.diagnostics import Subject
+from noisyrnn.analysis.diagnostic_results import DiagnosticResults
+from noisyrnn.analysis.diagnostics import DiagnosticContext
 from noisyrnn.analysis.diagnostics.margins import attack, margins, smoothing
-from noisyrnn.analysis.findings import Findings
 from noisyrnn.analysis.margins.lipschitz_bound import margin_certificate
 from noisyrnn.analysis.margins.margin import input_margin_estimate, linearised_margin
 from noisyrnn.analysis.margins.smoothing import certify
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.data.scale import Scale
 from noisyrnn.robustness.statistics import accuracy_interval
+
+Diagnostic = Callable[[DiagnosticContext], DiagnosticResults]
 
 
 def test_the_margins_are_those_of_the_valid_steps() -> None:
@@ -86,7 +88,7 @@ def test_attacks_have_the_limit_the_seed_and_the_lengths(monkeypatch: pytest.Mon
 SCALE = Scale(mean=(40.0, -3.0), std=(200.0, 0.5), low=(0.0, 0.0), high=(1.0, 1.0))
 
 
-def rescaled(subject: Subject, scale: Scale) -> Subject:
+def rescaled(subject: DiagnosticContext, scale: Scale) -> DiagnosticContext:
     """The same sequences and model, the data in other units."""
     mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (scale.mean, scale.std))
     model = copy.deepcopy(subject.model)
@@ -97,7 +99,9 @@ def rescaled(subject: Subject, scale: Scale) -> Subject:
 
 
 @pytest.mark.parametrize("diagnostic", [margins, pytest.param(attack, marks=pytest.mark.slow), smoothing])
-def test_distances_do_not_depend_on_the_scale_of_the_data(diagnostic: Callable[[Subject], Findings]) -> None:
+def test_distances_do_not_depend_on_the_scale_of_the_data(
+    diagnostic: Callable[[DiagnosticContext], DiagnosticResults],
+) -> None:
     plain = subject_of()
     ones = Scale(mean=(0.0, 0.0), std=(1.0, 1.0), low=(0.0, 0.0), high=(1.0, 1.0))
     standard, other = diagnostic(rescaled(plain, ones)), diagnostic(rescaled(plain, SCALE))
@@ -141,7 +145,9 @@ def test_a_bound_for_channels_of_different_scales_holds_for_attacks() -> None:
 
 
 @pytest.mark.parametrize("diagnostic", [margins, pytest.param(attack, marks=pytest.mark.slow), smoothing])
-def test_a_channel_that_never_varies_is_left_alone(diagnostic: Callable[[Subject], Findings]) -> None:
+def test_a_channel_that_never_varies_is_left_alone(
+    diagnostic: Callable[[DiagnosticContext], DiagnosticResults],
+) -> None:
     subject = subject_of(max_attack_radius=5.0)
     fixed = Scale(mean=(0.0, 0.0), std=(1.0, 0.0), low=(0.0, 0.0), high=(1.0, 1.0))
     seen = []

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
+from noisyrnn.analysis.diagnostic_results import DiagnosticResults
+from noisyrnn.analysis.diagnostics.context import AnalysisSettings, DiagnosticContext
 from noisyrnn.analysis.diagnostics.curvature import curvature, landscape
 from noisyrnn.analysis.diagnostics.dynamics import jacobians, regularizer, stability
 from noisyrnn.analysis.diagnostics.margins import attack, margins, smoothing
-from noisyrnn.analysis.diagnostics.subject import AnalysisSettings, Subject
-from noisyrnn.analysis.findings import Findings
 from noisyrnn.registry import Entry
 
-DIAGNOSTICS: dict[str, Entry[Callable[[Subject], Findings]]] = {
+DIAGNOSTICS: dict[str, Entry[Callable[[DiagnosticContext], DiagnosticResults]]] = {
     "margins": Entry(description="Output margins, input margins estimated and bounded from below", build=margins),
     "jacobians": Entry(description="Norms of Jacobians and gradients over time", build=jacobians),
     "stability": Entry(description="Lyapunov exponents, bounds, and their change with noise", build=stability),
@@ -21,4 +21,4 @@ DIAGNOSTICS: dict[str, Entry[Callable[[Subject], Findings]]] = {
 }
 """Each `build` computes the diagnostic."""
 
-__all__ = ["DIAGNOSTICS", "AnalysisSettings", "Subject"]
+__all__ = ["DIAGNOSTICS", "AnalysisSettings", "DiagnosticContext"]

@@ -2,28 +2,28 @@
 
 from torch import Tensor
 
-from noisyrnn.analysis.diagnostics.subject import Subject
-from noisyrnn.analysis.findings import Curve, Findings, Quantity
+from noisyrnn.analysis.diagnostic_results import Curve, DiagnosticResults, Quantity
+from noisyrnn.analysis.diagnostics.context import DiagnosticContext
 from noisyrnn.analysis.loss.hessian import LossHessian
 from noisyrnn.analysis.loss.landscape import eigen_directions, filter_normalized_directions, loss_landscape
 from noisyrnn.analysis.loss.spectrum import hessian_eigenvalues, spectral_density
 from noisyrnn.analysis.loss.trace import hessian_trace
 
 
-def curvature(subject: Subject) -> Findings:
+def curvature(context: DiagnosticContext) -> DiagnosticResults:
     """Ends of the Hessian's spectrum, its trace and its density, and the loss along the two leading eigenvectors."""
-    settings, data = subject.settings, subject.train_data
+    settings, data = context.settings, context.train_data
     seed = settings.analysis_seed
-    hessian = _Timed(LossHessian(subject.model, subject.train), subject)
+    hessian = _Timed(LossHessian(context.model, context.train), context)
     pairs = hessian_eigenvalues(hessian, leading=2, trailing=2, seed=seed)
     worst = float(pairs.residuals.max())
     ends = f"Lanczos, {pairs.products} products, residual at most {worst:.2g}; {data}"
     trace = hessian_trace(hessian, probes=settings.probes, seed=seed)
     density = spectral_density(hessian, probes=settings.density_probes, seed=seed)
-    subject.check_time()
+    context.check_time()
     plane = loss_landscape(
-        subject.model,
-        subject.train,
+        context.model,
+        context.train,
         eigen_directions(pairs),
         extent=settings.landscape_extent,
         points=settings.landscape_points,
@@ -52,30 +52,30 @@ def curvature(subject: Subject) -> Findings:
         band="the 95 % interval over its probes",
     )
     landscape = {**plane.to_dict(), "note": f"unit eigenvectors; {data}"}
-    return Findings(
+    return DiagnosticResults(
         quantities=quantities, curves={"spectral_density": curve}, landscapes={"eigen": landscape}, data=data
     )
 
 
-def landscape(subject: Subject) -> Findings:
+def landscape(context: DiagnosticContext) -> DiagnosticResults:
     """The loss along two random directions that are as large as the weights, row by row."""
-    settings = subject.settings
+    settings = context.settings
     plane = loss_landscape(
-        subject.model,
-        subject.train,
-        filter_normalized_directions(subject.model, seed=settings.analysis_seed),
+        context.model,
+        context.train,
+        filter_normalized_directions(context.model, seed=settings.analysis_seed),
         extent=settings.landscape_extent,
         points=settings.landscape_points,
     )
-    note = f"filter-normalised directions, seed {settings.analysis_seed}; {subject.train_data}"
-    return Findings(landscapes={"filter": {**plane.to_dict(), "note": note}}, data=subject.train_data)
+    note = f"filter-normalised directions, seed {settings.analysis_seed}; {context.train_data}"
+    return DiagnosticResults(landscapes={"filter": {**plane.to_dict(), "note": note}}, data=context.train_data)
 
 
 class _Timed:
     """A Hessian that looks at the clock before every product."""
 
-    def __init__(self, hessian: LossHessian, subject: Subject) -> None:
-        self._hessian, self._subject = hessian, subject
+    def __init__(self, hessian: LossHessian, context: DiagnosticContext) -> None:
+        self._hessian, self._subject = hessian, context
         self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
 
     def matvec(self, vectors: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ import math
 import torch
 from torch import Tensor
 
-from noisyrnn.analysis.diagnostics.subject import Subject, mean_quantity
+from noisyrnn.analysis.diagnostic_results import Curve, DiagnosticResults, Quantity
+from noisyrnn.analysis.diagnostics.context import DiagnosticContext, mean_quantity
 from noisyrnn.analysis.dynamics.jacobian import gradient_norms, gradient_rate, input_jacobian_norms, jacobian_norms
 from noisyrnn.analysis.dynamics.lyapunov import largest_exponent
 from noisyrnn.analysis.dynamics.stability import discrete_exponent_bounds, stabilization_scan, verdict
-from noisyrnn.analysis.findings import Curve, Findings, Quantity
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.regularizer import explicit_regularizer
 from noisyrnn.analysis.regularizer_draws import antithetic_regularizer, tangent_regularizer
@@ -22,18 +22,18 @@ _FEW = 25  # sequences of what takes O(steps · d³) for each
 _LN10 = math.log(10)
 
 
-def jacobians(subject: Subject) -> Findings:
+def jacobians(context: DiagnosticContext) -> DiagnosticResults:
     """Norms over time of the state-to-state Jacobians and of the gradient, and of the Jacobian of the logits."""
-    model, test, data = subject.model, subject.test, subject.test_data
+    model, test, data = context.model, context.test, context.test_data
     norms = []
     few = f"{min(_FEW, len(test))} of {data}"
     for rows in torch.arange(min(_FEW, len(test)), device="cpu").split(5):
-        subject.check_time()
+        context.check_time()
         lengths = None if test.lengths is None else test.lengths[rows]
         norms.append(jacobian_norms(model, test.inputs[rows], lengths=lengths).value)
     products = torch.cat(norms)
     gradients = gradient_norms(model, test.inputs, test.labels, lengths=test.lengths)
-    subject.check_time()
+    context.check_time()
     spectral, frobenius = input_jacobian_norms(model, test.inputs, lengths=test.lengths)
     quantities = [
         mean_quantity(
@@ -77,7 +77,7 @@ def jacobians(subject: Subject) -> Findings:
         "jacobian_norms": _over_time(products, counts[:_FEW], "log₁₀ spectral norm of ∂h_M/∂h_m"),
         "gradient_norms": _over_time(gradients.value, counts + 1, "log₁₀ norm of ∂ℓ/∂h_m"),
     }
-    return Findings(quantities=quantities, curves=curves, data=data)
+    return DiagnosticResults(quantities=quantities, curves=curves, data=data)
 
 
 def _over_time(logs: Tensor, counts: Tensor, ylabel: str) -> Curve:
@@ -103,16 +103,16 @@ def _over_time(logs: Tensor, counts: Tensor, ylabel: str) -> Curve:
     )
 
 
-def regularizer(subject: Subject) -> Findings:
+def regularizer(context: DiagnosticContext) -> DiagnosticResults:
     """What the reference noise adds to the loss: to second order, and in all."""
-    test, settings = subject.test, subject.settings
+    test, settings = context.test, context.settings
     noise, labels = settings.noise, test.labels
-    model = copy.deepcopy(subject.model).double()
+    model = copy.deepcopy(context.model).double()
     recurrence = cell_of(model).recurrence()
     exact = recurrence is not None and recurrence.kind == "drift"
     totals, first, second, simulated = [], [], [], []
     for rows in torch.arange(len(test), device="cpu").split(25):
-        subject.check_time()
+        context.check_time()
         lengths = None if test.lengths is None else test.lengths[rows]
         given = (model, test.inputs[rows].double(), labels[rows])
         if exact:
@@ -123,10 +123,10 @@ def regularizer(subject: Subject) -> Findings:
         totals.append(found.measurement().value)
         first.append(found.measurement("P").value)
         second.append(found.measurement("Q").value)
-        subject.check_time()
+        context.check_time()
         simulated.append(
             antithetic_regularizer(
-                subject.model,
+                context.model,
                 test.inputs[rows],
                 labels[rows],
                 noise=noise,
@@ -137,7 +137,7 @@ def regularizer(subject: Subject) -> Findings:
         )
     kind = "exact" if exact else "estimate"
     how = "covariance recursion" if exact else f"{_DRAWS} random tangents"
-    reference = f"noise additive {noise.additive:g}, multiplicative {noise.multiplicative:g}; {subject.test_data}"
+    reference = f"noise additive {noise.additive:g}, multiplicative {noise.multiplicative:g}; {context.test_data}"
     entries = (
         ("regularizer", "Regulariser ½(P + Q)", totals, "lower", kind, how),
         ("regularizer_P", "P, through the dynamics' curvature", first, None, kind, how),
@@ -155,18 +155,18 @@ def regularizer(subject: Subject) -> Findings:
         )
         for name, title, values, better, of, source in entries
     ]
-    return Findings(quantities=quantities, data=subject.test_data)
+    return DiagnosticResults(quantities=quantities, data=context.test_data)
 
 
-def stability(subject: Subject) -> Findings:
+def stability(context: DiagnosticContext) -> DiagnosticResults:
     """Largest Lyapunov exponent without and with the reference noise, its bounds, and its change with the noise."""
-    model, test, settings = subject.model, subject.test, subject.settings
+    model, test, settings = context.model, context.test, context.settings
     shortest = test.inputs.shape[1] if test.lengths is None else int(test.lengths.min())
     burn_in = shortest // 4
     seed, noise = settings.analysis_seed, settings.noise
     quiet = largest_exponent(model, test.inputs, burn_in=burn_in, seed=seed, lengths=test.lengths)
-    subject.check_time()
-    note = f"burn-in {burn_in} steps; {subject.test_data}, which drive it; standard error over them"
+    context.check_time()
+    note = f"burn-in {burn_in} steps; {context.test_data}, which drive it; standard error over them"
     quantities = [
         Quantity(
             name="lyapunov_exponent",
@@ -195,7 +195,7 @@ def stability(subject: Subject) -> Findings:
             )
     scans = []
     for level in LEVELS:
-        subject.check_time()
+        context.check_time()
         scans.append(
             stabilization_scan(
                 model,
@@ -222,6 +222,6 @@ def stability(subject: Subject) -> Findings:
         f"{len(test.inputs[:_FEW])} sequences, {_PATHS} paths each",
         band="the 95 % interval over its sequences",
     )
-    return Findings(
-        quantities=quantities, curves={"stabilization": curve}, verdict=verdict(quiet), data=subject.test_data
+    return DiagnosticResults(
+        quantities=quantities, curves={"stabilization": curve}, verdict=verdict(quiet), data=context.test_data
     )

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from noisyrnn.analysis.diagnostics.subject import Subject, mean_quantity, median_quantity
-from noisyrnn.analysis.findings import Curve, Findings, Quantity
+from noisyrnn.analysis.diagnostic_results import Curve, DiagnosticResults, Quantity
+from noisyrnn.analysis.diagnostics.context import DiagnosticContext, mean_quantity, median_quantity
 from noisyrnn.analysis.margins.attack_radius import attack_radius
 from noisyrnn.analysis.margins.lipschitz_bound import margin_certificate
 from noisyrnn.analysis.margins.margin import input_margin_estimate, linearised_margin, output_margins
@@ -29,7 +29,7 @@ class _Distances:
     vary, so that the unit depends neither on the scale of the data nor on the length of a sequence.
 
     Args:
-        subject: Its test sequences.
+        context: Its test sequences.
         rows: Which of them; all by default.
         per_value: Whether sequences are in units of s√n.
 
@@ -45,12 +45,12 @@ class _Distances:
         largest_scale: The largest s; 1 in the units of the data.
     """
 
-    def __init__(self, subject: Subject, rows: slice = slice(None), *, per_value: bool = False) -> None:
-        test, scale = subject.test, subject.scale
+    def __init__(self, context: DiagnosticContext, rows: slice = slice(None), *, per_value: bool = False) -> None:
+        test, scale = context.test, context.scale
         self.inputs = test.inputs[rows]
         self.labels = test.labels[rows]
         self.lengths = None if test.lengths is None else test.lengths[rows]
-        self.model: Model = subject.model
+        self.model: Model = context.model
         self.step_unit = self.unit = "units of the data"
         self.about = ""
         self.largest_scale = 1.0
@@ -65,13 +65,13 @@ class _Distances:
         steps = valid_values(self.inputs, self.lengths).sum(dim=(1, 2))
         self.root = (steps * sum(std > 0 for std in scale.std)).double().sqrt()
         values = StandardizedValues(self.inputs, scale, factor=self.root if per_value else None)
-        self.inputs, self.model = values.values, values.view(subject.model)
+        self.inputs, self.model = values.values, values.view(context.model)
 
 
-def margins(subject: Subject) -> Findings:
+def margins(context: DiagnosticContext) -> DiagnosticResults:
     """Output margins, estimates of the input margin, and its rigorous lower bound where there is one."""
-    model, test, data = subject.model, subject.test, subject.test_data
-    space = _Distances(subject)
+    model, test, data = context.model, context.test, context.test_data
+    space = _Distances(context)
     given = (space.model, space.inputs, space.labels)
     linearised = linearised_margin(*given, lengths=space.lengths)
     quantities = [
@@ -96,7 +96,7 @@ def margins(subject: Subject) -> Findings:
     try:
         bound = margin_certificate(model, test.inputs, test.labels, lengths=test.lengths)
     except (TypeError, ValueError):  # no global Lipschitz constant is known for this cell
-        return Findings(quantities=quantities, data=data)
+        return DiagnosticResults(quantities=quantities, data=data)
     quantities.append(
         median_quantity(
             "margin_certificate",
@@ -108,17 +108,17 @@ def margins(subject: Subject) -> Findings:
             note=f"ℓ2, from global Lipschitz constants; {data}{space.about}",
         )
     )
-    return Findings(quantities=quantities, data=data)
+    return DiagnosticResults(quantities=quantities, data=data)
 
 
-def attack(subject: Subject) -> Findings:
+def attack(context: DiagnosticContext) -> DiagnosticResults:
     """Upper bounds on the input margin: the smallest successful attack."""
-    test, settings = subject.test, subject.settings
+    test, settings = context.test, context.settings
     assert settings.max_attack_radius is not None
     sizes = []
     for first in range(0, len(test), _ATTACKED):
-        subject.check_time()
-        space = _Distances(subject, slice(first, first + _ATTACKED), per_value=True)
+        context.check_time()
+        space = _Distances(context, slice(first, first + _ATTACKED), per_value=True)
         found = attack_radius(
             space.model,
             space.inputs,
@@ -129,7 +129,7 @@ def attack(subject: Subject) -> Findings:
         )
         sizes.append(found.value)
     each = torch.cat(sizes).cpu()
-    note = f"ℓ2, projected gradient ascent and bisection; {subject.test_data}; 0 where misclassified{space.about}"
+    note = f"ℓ2, projected gradient ascent and bisection; {context.test_data}; 0 where misclassified{space.about}"
     middle = median_quantity(
         "attack_radius",
         "Input margin, upper bound",
@@ -149,17 +149,17 @@ def attack(subject: Subject) -> Findings:
     curve = _share_curve(
         [each > radius for radius in radii], radii, unit=space.unit, note=f"not broken by an attack; {note}"
     )
-    return Findings(quantities=[middle], curves={"attack_accuracy": curve}, data=subject.test_data)
+    return DiagnosticResults(quantities=[middle], curves={"attack_accuracy": curve}, data=context.test_data)
 
 
-def smoothing(subject: Subject) -> Findings:
+def smoothing(context: DiagnosticContext) -> DiagnosticResults:
     """Certified radii of the classifier smoothed with white noise."""
-    test, settings = subject.test, subject.settings
+    test, settings = context.test, context.settings
     assert settings.smoothing_noise is not None
     parts, roots = [], []
     for k in range(len(test)):
-        subject.check_time()
-        space = _Distances(subject, slice(k, k + 1))
+        context.check_time()
+        space = _Distances(context, slice(k, k + 1))
         roots.append(space.root.cpu())
         parts.append(
             certify(
@@ -176,8 +176,8 @@ def smoothing(subject: Subject) -> Findings:
     radius = torch.cat([part.radius.value for part in parts]) / torch.cat(roots)
     right = predictions == test.labels.cpu()
     undecided = accuracy_interval((predictions == ABSTAIN).int().tolist(), draws=1)
-    sigma = f"{settings.smoothing_noise:g}{'' if subject.scale is None else ' s'}"
-    note = f"smoothed with σ = {sigma}, {settings.smoothing_draws} draws; {subject.test_data}{space.about}"
+    sigma = f"{settings.smoothing_noise:g}{'' if context.scale is None else ' s'}"
+    note = f"smoothed with σ = {sigma}, {settings.smoothing_draws} draws; {context.test_data}{space.about}"
     quantities = [
         mean_quantity(
             "certified_radius",
@@ -206,7 +206,7 @@ def smoothing(subject: Subject) -> Findings:
         note=f"certified; {note}",
         confidence=settings.confidence,
     )
-    return Findings(quantities=quantities, curves={"certified_accuracy": curve}, data=subject.test_data)
+    return DiagnosticResults(quantities=quantities, curves={"certified_accuracy": curve}, data=context.test_data)
 
 
 def _share_curve(held: list[Tensor], radii: Tensor, *, unit: str, note: str, confidence: float | None = None) -> Curve:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.analysis.findings import Better, Quantity
+from noisyrnn.analysis.diagnostic_results import Better, Quantity
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.checks import check_integer, check_number
 from noisyrnn.data.base import Split
@@ -90,7 +90,7 @@ class AnalysisSettings:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Subject:
+class DiagnosticContext:
     """A trained classifier, and what it is looked at with.
 
     Args:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.analysis.diagnostics.subject_cases import TimeIsUpError, stopping_after, subject_of
+from tests.analysis.diagnostics.context_cases import TimeIsUpError, stopping_after, subject_of
 
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings
-from noisyrnn.analysis.diagnostics.subject import mean_quantity, median_quantity
+from noisyrnn.analysis.diagnostics.context import mean_quantity, median_quantity
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.sde.diffusion import HiddenNoise
 

@@ -7,8 +7,8 @@ import torch
 from tests.analysis.loss.curvature_cases import classifier
 from torch import Tensor
 
-from noisyrnn.analysis.diagnostics import AnalysisSettings, Subject
-from noisyrnn.analysis.findings import Findings, Quantity
+from noisyrnn.analysis.diagnostic_results import DiagnosticResults, Quantity
+from noisyrnn.analysis.diagnostics import AnalysisSettings, DiagnosticContext
 from noisyrnn.data.base import Split
 
 SETTINGS = {
@@ -40,7 +40,9 @@ def ragged(count: int, *, seed: int) -> Split:
     return Split(inputs=inputs, labels=labels, lengths=lengths, classes=3)
 
 
-def subject_of(name: str = "noisy", *, check_time: Callable[[], None] = lambda: None, **settings: Any) -> Subject:
+def subject_of(
+    name: str = "noisy", *, check_time: Callable[[], None] = lambda: None, **settings: Any
+) -> DiagnosticContext:
     """27 test sequences, two more than what is computed at once, and 6 training sequences.
 
     The classes come about equally often, so that some sequences lie near a boundary; most labels are right.
@@ -50,7 +52,7 @@ def subject_of(name: str = "noisy", *, check_time: Callable[[], None] = lambda: 
         model.readout.bias.sub_(model(test.inputs, lengths=test.lengths).mean(0))
         labels = model(test.inputs, lengths=test.lengths).argmax(1)
     labels[::4] = test.labels[::4]
-    return Subject(
+    return DiagnosticContext(
         model=model,
         train=ragged(6, seed=2),
         test=Split(inputs=test.inputs, labels=labels, lengths=test.lengths, classes=3),
@@ -70,11 +72,11 @@ def stopping_after(calls: int) -> Callable[[], None]:
     return check_time
 
 
-def quantity(found: Findings, name: str) -> Quantity:
+def quantity(found: DiagnosticResults, name: str) -> Quantity:
     return next(one for one in found.quantities if one.name == name)
 
 
-def value(found: Findings, name: str) -> float:
+def value(found: DiagnosticResults, name: str) -> float:
     return float(quantity(found, name).measurement.value)
 
 

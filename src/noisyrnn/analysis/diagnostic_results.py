@@ -94,7 +94,7 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
+class DiagnosticResults:
     """All that one diagnostic found about one model.
 
     Args:
