@@ -47,9 +47,9 @@ def page(monkeypatch: pytest.MonkeyPatch, _no_page: None) -> None:
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores that are a function of the settings alone, for what is about the order of the trials."""
 
-    def trained(configs: list[TrainConfig], output: Path, **rest: Any) -> dict[Path, None]:
+    def trained(configs: list[TrainConfig], context: RunContext, **rest: Any) -> dict[Path, None]:
         names = ("learning_rate", "step_size", "additive")
-        return {output / json.dumps([c.to_dict()[name] for name in names]): None for c in configs}
+        return {context.output / json.dumps([c.to_dict()[name] for name in names]): None for c in configs}
 
     def measured(folder: RunFolder, task: SweepTask) -> list[dict[str, Any]]:
         values = json.loads(folder.path.name)
