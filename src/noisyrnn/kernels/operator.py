@@ -66,7 +66,8 @@ def run(
     Raises:
         ValueError: If a kernel other than "auto" is named and cannot run this.
     """
-    noise = None if path is None or noise is None or noise.silent else noise
+    if noise is None or path is None or noise.silent:
+        noise = path = None
     if noise is not None and path is not None:
         noise.check_dt(dt)
         path.check_place(steps=inputs.shape[1], batch=inputs.shape[0])
@@ -89,7 +90,7 @@ def run(
     kind, *weights, coefficients = recurrence
     tensors = [inputs, state, *weights, dt, lengths, seed]
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    options = KernelOptions(name, kind, precision, coefficients, noise, path if noise else None, every_step, save)
+    options = KernelOptions(name, kind, precision, coefficients, noise, path, every_step, save)
     if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
         replicated = [None if t is None else t.unsqueeze(0) for t in tensors]
         outputs, _, last = recurrence_operator(*replicated, *options.flat(), every_step, save)
@@ -268,7 +269,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _derive(ctx: Any, grad_outputs: Tensor | None, _: None, grad_last: Tensor | None) -> tuple[Any, ...]:
-    """The backward pass of a compiled graph: once, since torch.compile has no second one either."""
+    """The backward pass of a compiled graph; like all of torch.compile it has no second derivatives."""
     unused = (None,) * (len(ctx.flat) + 5)
     if grad_outputs is None and grad_last is None:
         return (None,) * 7 + unused
@@ -310,7 +311,7 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        """There is none: only the plain loop is differentiated forward."""
+        """Raise: only the reference loop has forward-mode derivatives."""
         raise NotImplementedError(
             "kernel must be 'reference' for forward-mode derivatives, got a fused one, which has backward ones only. "
             "Set layer.kernel = 'reference'."
@@ -325,9 +326,9 @@ class Fused(torch.autograd.Function):
         arguments = (*ctx.saved_tensors, grad_outputs, grad_last, ctx.options, with_inputs)
         # Nobody will differentiate this pass: no need for a Function that could.
         plain = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
-        found = Gradients(*(FusedBackward.forward(*arguments) if plain else FusedBackward.apply(*arguments)))
-        A = found.A if ctx.needs_input_grad[2] else None
-        return found.inputs if with_inputs else None, found.state, A, *found[3:], None, None, None, None
+        gradients = Gradients(*(FusedBackward.forward(*arguments) if plain else FusedBackward.apply(*arguments)))
+        A = gradients.A if ctx.needs_input_grad[2] else None
+        return gradients.inputs if with_inputs else None, gradients.state, A, *gradients[3:], None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
@@ -359,8 +360,8 @@ class FusedBackward(torch.autograd.Function):
         tensors = _with_axis(tensors) if adds else tensors
         call = options.call(tensors[:_TENSORS])
         with _without_autocast(call):
-            found = FAST[options.kernel].backward(call, *tensors[_TENSORS:], with_inputs=with_inputs)
-        return tuple(t[0] for t in found) if adds else found
+            gradients = FAST[options.kernel].backward(call, *tensors[_TENSORS:], with_inputs=with_inputs)
+        return tuple(t[0] for t in gradients) if adds else gradients
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -299,15 +299,16 @@ class RecurrentLayer(nn.Module):
         )
 
     def last_output(self, inputs: Tensor | PackedSequence, h_0: Tensor | None = None, **options: Any) -> Tensor:
-        """What the last layer ends with, `(batch, output_size)`; `(output_size,)` for one sequence.
+        """The last layer's final output, `(batch, output_size)`; `(output_size,)` for one sequence.
 
-        The output at the last valid step, beside that of a backward direction at the first. Arguments as for `forward`.
+        This is the output at the last valid step, next to that of a backward direction at the first step. Arguments are
+        those of `forward`.
         """
         return last_output(self, inputs, h_0, **options)
 
     @torch.no_grad()
     def step(self, inputs: Tensor, state: Tensor | None = None) -> Tensor:
-        """The state after one noise-free step: for streams, where the next value is not there yet.
+        """The state after one noise-free step, for streams: the next value need not be known yet.
 
         Steps one after another give what `forward` gives in evaluation mode with the noise off. No gradients.
 
@@ -377,7 +378,7 @@ def last_output(
     mask: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    """What the last layer ends with, from a call of `layer`, so that its hooks run; see `RecurrentLayer.last_output`.
+    """The last layer's final output, `(batch, output_size)`, from a call of `layer`, so that its hooks run.
 
     Where the call returns outputs, which a hook may have changed, it is taken from them.
     """

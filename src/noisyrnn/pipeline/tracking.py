@@ -24,7 +24,7 @@ def check_logger(name: str) -> None:
     """Raise `ValueError` unless `name` is one of `LOGGERS` and its package is installed."""
     check_choice("logger", name, LOGGERS)
     try:
-        importlib.import_module(name)
+        importlib.import_module(name)  # each logger has the name of its package; csv is Python's own
     except ImportError as error:
         raise ValueError(f"`--logger {name}` needs the package {name}: pip install 'noisyrnn[tracking]'") from error
 
