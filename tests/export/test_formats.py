@@ -30,6 +30,7 @@ def model_of(name: str, head: str, hidden_size: int, **options: Any) -> Head:
     return model
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_an_onnx_file_of_both_directions() -> None:
     """Any batch size and length, with lengths and without; in double precision, so that nothing is left to rounding."""

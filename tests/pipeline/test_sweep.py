@@ -128,7 +128,9 @@ def test_the_searched_values_are_those_of_the_runs_and_fixed_ones_stay(waves_fil
         assert sum(values.items() <= run.items() for run in runs) == 1
 
 
-@pytest.mark.parametrize("broken", [pytest.param("stopped", marks=pytest.mark.slow), "interrupted", "killed"])
+@pytest.mark.parametrize(
+    "broken", [*(pytest.param(way, marks=pytest.mark.slow) for way in ("stopped", "killed")), "interrupted"]
+)
 def test_a_resumed_sweep_chooses_what_it_would_have_chosen(
     waves_file: Path, tmp_path: Path, no_training: None, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:

@@ -226,6 +226,7 @@ def test_fewer_examples_are_shown_where_the_page_would_be_too_large(
     assert build(runs).count("<h3>Sequence ") == 0
 
 
+@pytest.mark.slow
 def test_many_large_examples_stay_below_three_megabytes(make_run: Make) -> None:
     columns = [column("clean", None, 0.9), *(column("fgsm", strength / 10, 0.5) for strength in range(1, 9))]
     examples = [

@@ -210,6 +210,7 @@ print(resident() - early, buffers.kept_bytes() / 2**20)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ten_thousand_calls_leave_nothing_behind() -> None:
     """Of the last 8,000 calls 160 take two large buffers each, some 480 MiB in all: to keep one in ten would show."""
