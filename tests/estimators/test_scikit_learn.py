@@ -68,6 +68,7 @@ def test_the_global_random_state_is_left_alone(classifier, waves):
     assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_in_a_pipeline_a_grid_and_folds_over_processes(classifier, waves):
     X, y = waves
     pipeline = make_pipeline(StandardScaler(), classifier)

@@ -62,7 +62,10 @@ class WrittenCell(nn.Module):
             recurrence = recurrence_of(cell)
         self._kind = "" if recurrence is None else recurrence.kind
         self._coefficients = () if recurrence is None else recurrence.coefficients
-        weights = cell.weights() if isinstance(cell, TorchCell) else () if recurrence is None else recurrence[1:6]
+        weights: tuple[Tensor | None, ...] = cell.weights() if isinstance(cell, TorchCell) else ()
+        if recurrence is not None:
+            weights = (recurrence.transposed(), *recurrence[3:6])
+        self._linear = recurrence is not None and recurrence.A is not None
         for k, weight in enumerate(weights):
             self.register_buffer(f"weight_{k}", None if weight is None else weight.detach().contiguous())
         self._count = len(weights)
@@ -74,8 +77,10 @@ class WrittenCell(nn.Module):
             return inputs, lambda drive, state: cell.advance(drive, state, TorchWeights(*weights)) - state
         if not self._kind:
             return inputs, lambda drive, state: cell.increment(drive, state)
-        recurrence = Recurrence._make((self._kind, *weights, self._coefficients))
-        matrices = recurrence.transposed()
+        matrices, U, b, step = weights  # A and W themselves are not needed
+        recurrence = Recurrence(
+            self._kind, matrices if self._linear else None, matrices, U, b, step, self._coefficients
+        )
         return recurrence.drive(inputs), lambda drive, state: recurrence.increment(drive, state, matrices, None)
 
     def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
@@ -95,7 +100,9 @@ class WrittenCell(nn.Module):
             return after, (torch.where(valid, after, 0.0),) if every_step else ()
 
         end, outputs = scan(step, state, (drives.transpose(0, 1), valid))
-        return outputs[0][..., : self.cell.hidden_size].transpose(0, 1) if every_step else None, end
+        # Contiguous: else the next layer's product compares strides, which fixes the number of steps.
+        every = outputs[0][..., : self.cell.hidden_size].transpose(0, 1).contiguous() if every_step else None
+        return every, end
 
 
 class _Graph(nn.Module):
