@@ -348,3 +348,12 @@ def test_the_precision_of_products_reaches_both_passes(monkeypatch: pytest.Monke
     assert wrapped.narrow == [False] * 4
     assert [call.precision for call in wrapped.calls] == ["bf16", "bf16x6"]
     assert [call.precision for call, _ in wrapped.backward_calls] == ["bf16", "bf16x6"]
+
+
+def test_the_last_state_may_be_changed_in_place(kernel: str) -> None:
+    layer = build(kernel=kernel)
+    path = BrownianPath(seed=1)
+    expected = torch.autograd.grad(2 * layer(INPUTS, path=path)[1].sum(), list(layer.parameters()))
+    changed = layer(INPUTS, path=path)[1].mul_(2).sum()
+    for one, other in zip(torch.autograd.grad(changed, list(layer.parameters())), expected, strict=True):
+        torch.testing.assert_close(one, other)

@@ -185,7 +185,9 @@ def test_a_logger_that_fails_costs_one_warning(
     assert folder.finished
 
 
-@pytest.mark.parametrize("uri", ["http://me:secret@127.0.0.1:9", "nonsense://store"])
+@pytest.mark.parametrize(
+    "uri", [pytest.param("http://me:secret@127.0.0.1:9", marks=pytest.mark.slow), "nonsense://store"]
+)
 def test_mlflow_without_a_server(
     uri: str, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,3 +189,11 @@ def test_threads_share_a_layer(layer: RecurrentLayer) -> None:
         for _ in range(3):
             found = list(pool.map(lambda inputs: steps_of(layer, inputs), work))
             assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_settings_that_change_are_noticed(kind: type[RecurrentLayer]) -> None:
+    layer = a_layer(kind)
+    assert_follows(layer)
+    layer.cell.damping = 0.5
+    assert_follows(layer)
