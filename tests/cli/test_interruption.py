@@ -90,6 +90,7 @@ def test_ctrl_c_saves_and_exits_with_130(data: Path, tmp_path: Path) -> None:
     assert noisyrnn(*train_words(data, tmp_path), "--resume").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole(data: Path, tmp_path: Path) -> None:
     """No file may grow past a few kilobytes, which is what a full disk looks like; then there is room again."""
     resource = pytest.importorskip("resource", reason="file size limits need a Unix")

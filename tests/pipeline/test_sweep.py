@@ -205,6 +205,7 @@ def test_if_every_trial_fails_there_is_an_error_and_a_page(waves_file: Path, tmp
     assert "No trial was scored." in (folder / "sweep.html").read_text()
 
 
+@pytest.mark.slow
 def test_two_workers_make_as_many_trials_and_no_two_alike(waves_file: Path, tmp_path: Path) -> None:
     folder, _ = sweep(settings(waves_file, trials=5, workers=2), RunContext(output=tmp_path))
     trials = trials_of(folder)

@@ -40,6 +40,7 @@ def test_accuracy_curves_have_a_panel_for_each_perturbation(comparison: Comparis
     assert "cornn" not in texts
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_every_time(comparison: Comparison) -> None:
     assert accuracy_curves(comparison, chance=0.1) == accuracy_curves(comparison, chance=0.1)
     assert training_curves(comparison) == training_curves(comparison)
