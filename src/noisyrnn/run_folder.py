@@ -388,6 +388,11 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def last_model(self) -> Path:
+        """Weights of the last epoch."""
+        return self.path / "last.safetensors"
+
+    @property
     def checkpoint(self) -> Path:
         """Everything needed to go on."""
         return self.path / "checkpoint.pt"

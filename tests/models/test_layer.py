@@ -62,8 +62,7 @@ def test_passes_without_noise_draw_nothing(make_layer: Make, make_inputs: Make, 
     before = torch.get_rng_state()
     layer.eval()(make_inputs())
     cell.eval()(make_inputs()[:, 0])
-    layer.train()(make_inputs(), owner_training=False)
-    layer(make_inputs(), path=BrownianPath(seed=1))
+    layer.train()(make_inputs(), path=BrownianPath(seed=1))
     layer.noise_mode = cell.train().noise_mode = "off"
     layer.dropout = 0.0
     layer.last_output(make_inputs())
@@ -71,7 +70,7 @@ def test_passes_without_noise_draw_nothing(make_layer: Make, make_inputs: Make, 
     make_layer("lipschitz", num_layers=2)(make_inputs())
     assert torch.equal(torch.get_rng_state(), before)
     layer.noise_mode, (seed,) = "on", seeds_drawn(1)
-    layer.eval()(make_inputs(), owner_training=False)
+    layer.eval()(make_inputs())
     assert paths[-2:] == [BrownianPath(seed=seed), BrownianPath(seed=seed, stream=1)]
 
 

@@ -73,7 +73,7 @@ def test_a_hook_of_the_layer_sees_and_changes_what_the_readout_reads(form: str, 
 def test_a_replaced_forward_of_the_layer_acts() -> None:
     model = SequenceClassifier(NoisyRNN(3, 8), 2).eval()
     forward = model.layer.forward
-    model.layer.forward = lambda inputs, h_0, lengths, mask, dt, path, owner_training: forward(0 * inputs)  # type: ignore[method-assign]
+    model.layer.forward = lambda inputs, lengths, mask, dt, path: forward(0 * inputs)  # type: ignore[method-assign]
     assert model(INPUTS).equal(model(5 * INPUTS))
 
 

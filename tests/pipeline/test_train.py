@@ -17,11 +17,11 @@ from noisyrnn.data import load_dataset
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline import EvaluateConfig, RunContext, evaluate_run, train_run, train_seeds
 from noisyrnn.pipeline.train import build_model, run_config, run_path
-from noisyrnn.run_folder import FORMAT, write_json
+from noisyrnn.run_folder import FORMAT, file_digest, write_json
 from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training import RunFolder, TrainConfig, load
 from noisyrnn.training.checkpoint import Checkpoint, Progress
-from noisyrnn.training.fit import validate
+from noisyrnn.training.trainer import validate
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def config(waves_file: Path) -> TrainConfig:
 def test_a_run_folder_holds_all_that_is_promised(config: TrainConfig, tmp_path: Path) -> None:
     folder = train_run(config, RunContext(output=tmp_path / "runs"))
     names = {path.name for path in folder.path.iterdir()}
-    assert names == {"config.json", "summary.json", "metrics.csv", "model.safetensors", "checkpoint.pt"}
+    weights = {"model.safetensors", "last.safetensors"}
+    assert names == {"config.json", "summary.json", "metrics.csv", "checkpoint.pt"} | weights
     written = json.loads(folder.config.read_text())
     assert written["format"] == FORMAT
     assert written["config"]["label"] == "noisy"
@@ -47,6 +48,8 @@ def test_a_run_folder_holds_all_that_is_promised(config: TrainConfig, tmp_path: 
     model = load(folder.model)
     assert summary["status"] == "finished"
     assert summary["epochs"] == 2
+    assert summary["model_sha256"] == file_digest(folder.model)
+    assert summary["last_model_sha256"] == file_digest(folder.last_model)
     assert summary["parameters"] == sum(p.numel() for p in model.parameters())
     assert len(folder.metrics.read_text().splitlines()) == 3
     dataset = load_dataset(config.dataset)

@@ -11,6 +11,7 @@ import pytest
 from noisyrnn.models import MODELS, build_layer, layer_options
 from noisyrnn.training import TrainConfig
 from noisyrnn.training.settings import published_experiments, read_experiment, recommended
+from noisyrnn.training.trainer import learning_rate_at
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,8 @@ def test_published_settings_are_those_of_the_papers() -> None:
     for name in ("lipschitz", "antisymmetric", "noisy-low", "noisy-high"):  # trained on pixels from 0 to 255
         row = permuted[f"psmnist-{name}"]
         assert (row["dataset"], row["decay_epochs"]) == ("psmnist255", [91])
-    rates = [TrainConfig(decay_epochs=(91,)).learning_rate_at(epoch) for epoch in (91, 92, 100)]
+    config = TrainConfig(decay_epochs=(91,))
+    rates = [learning_rate_at(config, epoch) for epoch in (91, 92, 100)]
     assert rates == pytest.approx([1e-3, 1e-4, 1e-4])  # nine epochs at the lower rate
     cornn = TrainConfig.from_dict(dict(read_experiment("smnist-cornn").train))
     assert (cornn.hidden_size, cornn.batch_size, cornn.learning_rate) == (256, 120, 0.0021)

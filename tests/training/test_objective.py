@@ -5,22 +5,9 @@ import torch
 
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import GRU, SequenceClassifier, SequenceRegressor
+from noisyrnn.sde import BrownianPath
 from noisyrnn.training import TrainConfig, fit
-from noisyrnn.training.fit import validate
-from noisyrnn.training.objective import answered, loss_of
-from noisyrnn.training.run import NoisyPass
-
-
-def test_losses_are_written_out():
-    logits, classes = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]).double(), torch.tensor([1, 0])
-    expected = [
-        -float(row[c]) + math.log(sum(math.exp(v) for v in row)) for row, c in zip(logits, classes, strict=True)
-    ]
-    assert loss_of(logits, classes).tolist() == pytest.approx(expected)
-    assert answered(logits, classes).tolist() == [True, False]
-    numbers, targets = torch.tensor([[1.0, 2.0], [0.0, 4.0]]), torch.tensor([[1.0, 0.0], [3.0, 4.0]])
-    assert loss_of(numbers, targets).tolist() == [2.0, 4.5]
-    assert answered(numbers, targets).tolist() == [False, False]
+from noisyrnn.training.trainer import TrainingBatch, TrainingPass, validate
 
 
 def _model(head=SequenceClassifier):
@@ -32,8 +19,9 @@ def test_weights_weigh_losses_and_answers():
     inputs, labels = torch.randn(5, 6, 1, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1])
     weights = torch.tensor([0.0, 1.0, 2.0, 0.5, 3.0]).double()  # not of mean 1
     model = _model()
-    losses, right = loss_of(model(inputs), labels), answered(model(inputs), labels)
-    loss, correct = NoisyPass(model)(inputs, labels, None, 0, 0, weights)
+    losses, right = model.losses(model(inputs), labels), model.correct(model(inputs), labels)
+    sums = TrainingPass(model)(TrainingBatch(inputs, labels, None, weights, BrownianPath(seed=0)))
+    loss, correct = sums.loss, sums.correct
     assert float(loss) == pytest.approx(float((losses * weights).sum()))
     assert float(correct) == float(weights[right].sum())
     split = Split(inputs=inputs, labels=labels, weights=weights, classes=2)
@@ -70,5 +58,6 @@ def test_the_path_is_the_only_noise():
     inputs, labels = torch.randn(3, 4, 1, dtype=torch.float64), torch.tensor([0, 1, 1])
     torch.manual_seed(0)
     model = SequenceClassifier(GRU(1, 4, additive=0.5), 2).double().train()
-    losses = [NoisyPass(model)(inputs, labels, None, seed, 0)[0] for seed in (1, 1, 2)]
+    paths = [BrownianPath(seed=seed) for seed in (1, 1, 2)]
+    losses = [TrainingPass(model)(TrainingBatch(inputs, labels, None, None, path)).loss for path in paths]
     assert losses[0] == losses[1] != losses[2]

@@ -8,7 +8,7 @@ from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.pipeline.train import objective_of
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.training import TrainConfig
-from noisyrnn.training.objective import noisy_loss
+from noisyrnn.training.trainer import TrainingBatch, TrainingPass
 
 KINDS = [("noisy", "explicit"), ("noisy", "hutchinson"), ("gru", "hutchinson")]
 LENGTHS = torch.tensor([6, 3, 5, 2])
@@ -90,11 +90,12 @@ def test_only_random_tangents_depend_on_the_path(batch):
         assert torch.equal(first, again) and torch.equal(first, other) == (kind == "explicit")
 
 
-def test_without_a_penalty_it_is_the_noisy_loss(batch):
+def test_without_a_penalty_it_is_the_loss_with_the_noise_on(batch):
     model, objective = setting("noisy", None)
-    assert objective is noisy_loss
-    inputs, labels, lengths, _ = batch
-    assert not torch.allclose(objective(model, *batch)[0], quiet(model, inputs, labels, lengths)[0])
+    assert objective is None
+    inputs, labels, lengths, path = batch
+    sums = TrainingPass(model)(TrainingBatch(inputs, labels, lengths, None, path))
+    assert not torch.allclose(sums.loss, quiet(model, inputs, labels, lengths)[0].sum())
 
 
 @pytest.mark.parametrize(("silent", "other"), [("additive", "multiplicative"), ("multiplicative", "additive")])

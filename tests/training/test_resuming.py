@@ -14,7 +14,7 @@ from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.run_folder import InUseError, RunFolder, locked
 from noisyrnn.training import TrainConfig, fit, fit_seeds
 from noisyrnn.training.checkpoint import Checkpoint
-from noisyrnn.training.objective import noisy_loss, objective_digest
+from noisyrnn.training.objective import objective_digest
 
 CONFIG = TrainConfig(model="gru", hidden_size=3, epochs=2, batch_size=8)
 
@@ -42,6 +42,11 @@ def dataset(**changes: Any) -> Dataset:
 def model(layer: str = "gru", **options: Any) -> SequenceClassifier:
     torch.manual_seed(0)
     return SequenceClassifier(build_layer(layer, 1, options.pop("hidden_size", 3), options), 2)
+
+
+def noisy_loss(model: Any, inputs: Any, labels: Any, lengths: Any, path: Any) -> Any:
+    outputs = model(inputs, lengths=lengths, path=path)
+    return model.losses(outputs, labels), outputs
 
 
 def scaled(factor: float) -> Any:
@@ -144,6 +149,7 @@ def test_objectives_are_told_apart_by_what_they_compute() -> None:
     Doubled.__qualname__ = Weighted.__qualname__
     weights, others = torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0])
     objectives: list[Callable[[], Any]] = [
+        lambda: None,
         lambda: noisy_loss,
         lambda: scaled(1.0),
         lambda: scaled(2.0),

@@ -20,15 +20,14 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.estimators.inputs import Sequences, check_sample_weight, read_sequences
 from noisyrnn.estimators.params_json import from_json, to_json
-from noisyrnn.models import MODELS, build_layer, layer_options
+from noisyrnn.models import MODELS, Head, SequenceModel, build_layer, layer_options
 from noisyrnn.pipeline.devices import make_fabric, resolve_accelerator
 from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.fit import fit
-from noisyrnn.training.objective import Trained
 from noisyrnn.training.saving import load, read_header, save
 from noisyrnn.training.seeding import seeded
 from noisyrnn.training.settings import recommended
+from noisyrnn.training.trainer import fit
 
 _BLOCK = 1000
 _DECAY_FACTOR = 0.1
@@ -44,8 +43,8 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
     rounding, on which others are asked about with it.
     """
 
-    _head: ClassVar[type[Trained]]
-    model_: Trained
+    _head: ClassVar[type[Head]]
+    model_: SequenceModel
     channels_: int
     scale_: dict[str, tuple[float, ...]]
     seed_: int
@@ -190,11 +189,11 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """Indices of a validation part of about `size` sequences, and all others."""
 
     @abstractmethod
-    def _finished(self, model: Trained) -> Trained:
+    def _finished(self, model: SequenceModel) -> SequenceModel:
         """A trained model, in float64, as it is used."""
 
     @abstractmethod
-    def _unfinished(self, model: Trained) -> Trained:
+    def _unfinished(self, model: SequenceModel) -> SequenceModel:
         """A fitted model, in float64, as its training left it."""
 
     def _plain(self, name: str) -> Any:
@@ -339,7 +338,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
                     "Fit without warm_start to begin again."
                 )
 
-    def _new_model(self, config: TrainConfig, dataset: Dataset) -> Trained:
+    def _new_model(self, config: TrainConfig, dataset: Dataset) -> SequenceModel:
         """Weights that depend on the seed alone, and the statistics of the training part."""
         mean, std = dataset.statistics() if self.standardize else (None, None)
         with seeded(config.seed):

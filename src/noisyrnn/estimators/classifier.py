@@ -16,8 +16,7 @@ from noisyrnn.data.scale import Scale
 from noisyrnn.data.split import stratified_draw
 from noisyrnn.estimators.base import SequenceEstimator
 from noisyrnn.estimators.robustness import RobustnessReport, classification_report
-from noisyrnn.models import SequenceClassifier
-from noisyrnn.training.objective import Trained
+from noisyrnn.models import Head, SequenceClassifier, SequenceModel
 
 
 class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
@@ -73,7 +72,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         Lim et al., Noisy Recurrent Neural Networks, NeurIPS 2021.
     """
 
-    _head: ClassVar[type[Trained]] = SequenceClassifier
+    _head: ClassVar[type[Head]] = SequenceClassifier
     classes_: np.ndarray
 
     def __init__(
@@ -233,8 +232,8 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
     def _draw(self, split: Split, size: int, seed: int) -> tuple[Tensor, Tensor]:
         return stratified_draw(split.labels, size, seed=seed)
 
-    def _finished(self, model: Trained) -> Trained:
+    def _finished(self, model: SequenceModel) -> SequenceModel:
         return model
 
-    def _unfinished(self, model: Trained) -> Trained:
+    def _unfinished(self, model: SequenceModel) -> SequenceModel:
         return model

@@ -16,8 +16,7 @@ from noisyrnn.data.scale import Scale
 from noisyrnn.estimators.base import SequenceEstimator
 from noisyrnn.estimators.inputs import float64_tensor
 from noisyrnn.estimators.robustness import RobustnessReport, regression_report
-from noisyrnn.models import SequenceRegressor
-from noisyrnn.training.objective import Trained
+from noisyrnn.models import Head, SequenceModel, SequenceRegressor
 
 
 class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc]
@@ -40,7 +39,7 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         True
     """
 
-    _head: ClassVar[type[Trained]] = SequenceRegressor
+    _head: ClassVar[type[Head]] = SequenceRegressor
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """One epoch over these sequences, from the weights there are; none is set aside for validation.
@@ -122,7 +121,7 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed), device="cpu")
         return order[:size], order[size:]
 
-    def _finished(self, model: Trained) -> Trained:
+    def _finished(self, model: SequenceModel) -> SequenceModel:
         """The model with the units of `y` in its readout."""
         mean, std = (torch.tensor(each, dtype=torch.float64, device="cpu") for each in (self.y_mean_, self.y_std_))
         with torch.no_grad():
@@ -130,7 +129,7 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
             model.readout.bias.mul_(std).add_(mean)
         return model
 
-    def _unfinished(self, model: Trained) -> Trained:
+    def _unfinished(self, model: SequenceModel) -> SequenceModel:
         mean, std = (torch.tensor(each, dtype=torch.float64, device="cpu") for each in (self.y_mean_, self.y_std_))
         with torch.no_grad():
             model.readout.weight.div_(std[:, None])

@@ -9,6 +9,7 @@ import torch
 from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
+from noisyrnn.models import SequenceModel
 from noisyrnn.robustness import (
     MAX_DRAWS,
     PERTURBATIONS,
@@ -22,7 +23,6 @@ from noisyrnn.robustness import (
 )
 from noisyrnn.robustness.default_strengths import ESTIMATOR_ATTACKS, ESTIMATOR_NOISE
 from noisyrnn.robustness.statistics import mean_interval
-from noisyrnn.training.objective import Trained, loss_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ _GUESS = "not above guessing"
 
 
 def classification_report(
-    model: Trained,
+    model: SequenceModel,
     split: Split,
     scale: Scale,
     perturbations: Mapping[str, Sequence[float]] | None,
@@ -113,7 +113,7 @@ def _row(result: RobustnessResult) -> RobustnessRow:
 
 
 def regression_report(
-    model: Trained,
+    model: SequenceModel,
     split: Split,
     scale: Scale,
     perturbations: Mapping[str, Sequence[float]] | None,
@@ -144,7 +144,7 @@ def regression_report(
                 moved = moved or not torch.equal(changed, split.inputs)
             with torch.no_grad():
                 outputs = model(changed, lengths=split.lengths)
-            errors += loss_of(outputs, split.labels) / times
+            errors += model.losses(outputs, split.labels) / times
         interval = mean_interval(errors.tolist())
         notes = [note for note, true in ((_STILL, not moved), (_GUESS, interval.high >= guess)) if true]
         rows.append(

@@ -12,9 +12,9 @@ from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import recurrence_of
 from noisyrnn.models import Cell, Head, SequenceClassifier, SequenceToSequence
 from noisyrnn.models.gated import TorchCell, TorchWeights
-from noisyrnn.models.heads.standardization import standardize
 from noisyrnn.models.modules import check_uncalled, prepare_weights
 from noisyrnn.models.sequences.stack import run_stack
+from noisyrnn.models.standardization import standardize
 from noisyrnn.padding import valid_steps
 
 Graph: TypeAlias = "SequenceGraph | StepGraph"

@@ -5,7 +5,7 @@ from noisyrnn.models.cell import Cell, RecurrenceCell
 from noisyrnn.models.cornn import CoRNN
 from noisyrnn.models.exprnn import ExpRNN
 from noisyrnn.models.gated import GRU, LSTM, TanhRNN
-from noisyrnn.models.heads import HEADS, Head, SequenceClassifier, SequenceRegressor, SequenceToSequence
+from noisyrnn.models.heads import HEADS, Head, SequenceClassifier, SequenceModel, SequenceRegressor, SequenceToSequence
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.lipschitz import LipschitzRNN
 from noisyrnn.models.loops.module_cell import ModuleCell
@@ -32,6 +32,7 @@ __all__ = [
     "RecurrenceCell",
     "RecurrentLayer",
     "SequenceClassifier",
+    "SequenceModel",
     "SequenceRegressor",
     "SequenceToSequence",
     "TanhRNN",

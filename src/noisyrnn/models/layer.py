@@ -70,7 +70,8 @@ class RecurrentLayer(nn.Module):
 
     Attributes:
         cells: The cells by name, in the order of `h_0` and `h_n`.
-        noise_mode: When noise is added: "auto" (in training mode), "on" or "off".
+        noise_mode: When noise is added: "auto" (in training mode), "on" or "off". In a `SequenceModel` training mode
+            means that of both: code that puts only a model's recurrent modules in training mode adds no noise.
         kernel: What runs the loops over time: "auto" (the fastest that can), "cpp", "triton", "eager" or "reference".
 
     Raises:
@@ -218,7 +219,6 @@ class RecurrentLayer(nn.Module):
         mask: Tensor | None = None,
         dt: Tensor | float | None = None,
         path: BrownianPath | None = None,
-        owner_training: bool = True,
         last_only: bool = False,
     ) -> tuple[Any, Tensor]:
         """All outputs and the last states.
@@ -236,8 +236,6 @@ class RecurrentLayer(nn.Module):
                 A step keeps its length when a backward direction takes it.
             path: Where the noise comes from; by default `BrownianPath.random`: a new path for every pass, from
                 torch's default generator.
-            owner_training: Training mode of the model that owns the layer. With `noise_mode="auto"` both must be in
-                training mode, so that code which puts only a model's recurrent layers in training mode adds no noise.
             last_only: Whether the outputs may be `None`, which saves memory; they are not where a hook sees them.
 
         Returns:
@@ -265,10 +263,9 @@ class RecurrentLayer(nn.Module):
                 f"dt must be None for {type(self).__name__}, whose steps have no length, got step lengths."
             )
         sizes = None if dt is None else step_lengths(dt, values, lengths, states[0])
-        training = self.training and owner_training
         noise = self.hidden_noise
-        noisy = noise.acts(self._noise_mode, training)
-        drops = training and self.dropout > 0 and self.num_layers > 1
+        noisy = noise.acts(self._noise_mode, self.training)
+        drops = self.training and self.dropout > 0 and self.num_layers > 1
         if path is None and (noisy or drops):
             path = BrownianPath.random(device=values.device)
         passes: list[Pass] = []
@@ -304,7 +301,8 @@ class RecurrentLayer(nn.Module):
         This is the output at the last valid step, next to that of a backward direction at the first step. Arguments are
         those of `forward`.
         """
-        return last_output(self, inputs, h_0, **options)
+        outputs, h_n = self(inputs, h_0, **options, **pass_options(self))
+        return final_output(self, outputs, h_n, lengths=options.get("lengths"), mask=options.get("mask"))
 
     @torch.no_grad()
     def step(self, inputs: Tensor, state: Tensor | None = None) -> Tensor:
@@ -369,22 +367,25 @@ class RecurrentLayer(nn.Module):
         return list((h_0.unsqueeze(1) if unbatched else h_0).unbind(0))
 
 
-def last_output(
-    layer: Any,
-    inputs: Tensor | PackedSequence,
-    h_0: Tensor | None = None,
-    *,
-    lengths: Tensor | None = None,
-    mask: Tensor | None = None,
-    **options: Any,
-) -> Tensor:
-    """The last layer's final output, `(batch, output_size)`, from a call of `layer`, so that its hooks run.
+def pass_options(layer: Any) -> dict[str, bool]:
+    """Options for a call of `layer` that needs `final_output` only, not all outputs."""
+    return {} if "forward" in vars(layer) else {"last_only": True}  # a replaced `forward` need not know the option
 
-    Where the call returns outputs, which a hook may have changed, it is taken from them.
+
+def final_output(
+    layer: Any, outputs: Any, h_n: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """The last layer's final output, `(batch, output_size)`, from what a call of `layer` with `pass_options` returned.
+
+    Where the call returned outputs, which a hook may have changed, it is taken from them.
+
+    Args:
+        layer: The layer.
+        outputs: What it returned, or `None`.
+        h_n: Last states.
+        lengths: Those of the call.
+        mask: That of the call.
     """
-    if "forward" not in vars(layer):  # who replaces it need not know of our option
-        options["last_only"] = True
-    outputs, h_n = layer(inputs, h_0, lengths=lengths, mask=mask, **options)
     size = layer.hidden_size
     if outputs is None:
         # Views only where they are needed: each is a step of autograd, which a short sequence feels.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_number
 from noisyrnn.models.antisymmetric import AntisymmetricRNN
-from noisyrnn.models.heads.classifier import SequenceClassifier
+from noisyrnn.models.heads import SequenceClassifier
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.noisy import NoisyRNN
 

@@ -35,10 +35,9 @@ from noisyrnn.run_folder import (
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.fit import fit
-from noisyrnn.training.objective import Objective, noisy_loss
-from noisyrnn.training.run import FitResult
+from noisyrnn.training.objective import Objective
 from noisyrnn.training.seeding import seeded
+from noisyrnn.training.trainer import FitResult, fit
 
 _ANNOUNCED: set[str] = set()
 
@@ -61,10 +60,10 @@ def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
         return SequenceClassifier(layer, dataset.classes, mean=mean, std=std)
 
 
-def objective_of(config: TrainConfig) -> Objective:
-    """Return the training objective: the noisy loss, or the noise-free loss plus the regulariser of the noise."""
+def objective_of(config: TrainConfig) -> Objective | None:
+    """Return the noise-free loss plus the regulariser of the noise; `None` for training with the noise."""
     if config.penalty is None:
-        return noisy_loss
+        return None
     kind = config.penalty
 
     def penalized(
@@ -227,6 +226,7 @@ def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | Runti
             "best_validation_accuracy": end.best_validation_accuracy,
             "metrics_sha256": metrics,
             "model_sha256": file_digest(folder.model),
+            "last_model_sha256": file_digest(folder.last_model),
             "validation_sequences": end.validation_sequences,
             "not_fitted": end.not_fitted,
         },

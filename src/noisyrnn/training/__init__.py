@@ -2,9 +2,8 @@
 
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.fit import fit
 from noisyrnn.training.fit_seeds import fit_seeds
-from noisyrnn.training.run import FitResult
 from noisyrnn.training.saving import load, save
+from noisyrnn.training.trainer import FitResult, fit
 
 __all__ = ["FitResult", "RunFolder", "TrainConfig", "fit", "fit_seeds", "load", "save"]

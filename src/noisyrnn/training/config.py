@@ -154,10 +154,6 @@ class TrainConfig:
         """The label, or the model's name."""
         return self.label or self.model
 
-    def learning_rate_at(self, epoch: int) -> float:
-        """Learning rate of epoch number `epoch`, counted from 1."""
-        return self.learning_rate * self.decay_factor ** sum(epoch > last for last in self.decay_epochs)
-
     @classmethod
     def setting_names(cls) -> list[str]:
         """Names that `from_dict` takes: those of this class, and the options of all models."""

@@ -1,9 +1,11 @@
 """Why a loss is no longer finite, in words."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from noisyrnn.models import SequenceClassifier, SequenceRegressor
+from noisyrnn.models.heads import SequenceModel
 from noisyrnn.sde.brownian import BrownianPath
 
 
@@ -12,7 +14,7 @@ class DivergenceError(RuntimeError):
 
 
 def explain_divergence(
-    model: SequenceClassifier | SequenceRegressor,
+    model: SequenceModel,
     inputs: Tensor,
     lengths: Tensor | None,
     path: BrownianPath,
@@ -52,7 +54,7 @@ def explain_divergence(
             f"hidden state became non-finite at step {first + 1} of {steps} {where}; its norm one step earlier was "
             f"{before:.3g} ({levels}). Lower step_size or learning_rate, or set clip_norm."
         )
-    what = f"loss became {loss}" if not abs(loss) < float("inf") else f"norm of the gradient became {gradient_norm}"
+    what = f"loss became {loss}" if not math.isfinite(loss) else f"norm of the gradient became {gradient_norm}"
     return (
         f"{what} {where}; the largest norm of the hidden state was {float(norms.max()):.3g} ({levels}). "
         "Lower learning_rate or step_size, or set clip_norm."

@@ -1,8 +1,8 @@
-"""Several runs that differ in their seed, side by side in one process."""
+"""Trains one model with several seeds side by side in one process."""
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,24 @@ from noisyrnn.checks import check_number
 from noisyrnn.data.base import Dataset
 from noisyrnn.interruption import graceful_interrupt
 from noisyrnn.kernels import select
+from noisyrnn.models.heads import SequenceModel
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, locked
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
+from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError
-from noisyrnn.training.fit import Batch, batches, take_step, to_device, validate
-from noisyrnn.training.objective import Objective, Trained, noisy_loss
-from noisyrnn.training.run import EpochHook, FitResult, Run, fabric_on_cpu
+from noisyrnn.training.objective import Objective
+from noisyrnn.training.trainer import (
+    BatchPart,
+    EpochHook,
+    FitResult,
+    Trainer,
+    TrainingBatch,
+    fabric_on_cpu,
+    select_sequences,
+    step_noise,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -32,11 +41,11 @@ StepEnd = tuple[float, float, int] | DivergenceError
 
 @reproducible_threads()
 def fit_seeds(
-    models: Sequence[Trained],
+    models: Sequence[SequenceModel],
     dataset: Dataset,
     configs: Sequence[TrainConfig],
     *,
-    objective: Objective = noisy_loss,
+    objective: Objective | None = None,
     folders: Sequence[RunFolder] | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
@@ -47,8 +56,8 @@ def fit_seeds(
     """Train every model as `fit` would train it alone: with its own data order, noise, optimiser and best epoch.
 
     Each step takes one batch of every run that goes on. A fused kernel takes all of them in one call, and every run
-    ends as it would alone up to rounding; where none can run the model, the objective is not `noisy_loss` or sequences
-    have weights, the batches follow one another and the bits are the same. Runs that stop early drop out, and so do
+    ends as it would alone up to rounding; where none can run the model, there is an `objective` or sequences have
+    weights, the batches follow one another and the bits are the same. Runs that stop early drop out, and so do
     runs that diverge: the others go on.
 
     Rounding is small at each step, but a training that is unstable at its start enlarges it until a run ends elsewhere,
@@ -82,8 +91,8 @@ def fit_seeds(
     places: Sequence[RunFolder | None] = [None] * len(models) if folders is None else folders
     hooks: Sequence[EpochHook | None] = [None] * len(models) if on_epochs is None else on_epochs
     data = None if folders is None else dataset.fingerprint()
-    runs = [
-        Run(
+    trainers = [
+        Trainer(
             model,
             dataset,
             config,
@@ -96,14 +105,14 @@ def fit_seeds(
         for model, config, folder, hook in zip(models, configs, places, hooks, strict=True)
     ]
     with ExitStack() as locks:
-        for run in runs:
-            if run.folder is not None:
-                locks.enter_context(locked(run.folder.path))
-        checkpoints = [run.read_checkpoint() if resume else None for run in runs]
-        for run, checkpoint in zip(runs, checkpoints, strict=True):
+        for trainer in trainers:
+            if trainer.folder is not None:
+                locks.enter_context(locked(trainer.folder.path))
+        checkpoints = [trainer.read_checkpoint() if resume else None for trainer in trainers]
+        for trainer, checkpoint in zip(trainers, checkpoints, strict=True):
             if checkpoint is not None:
-                run.restore(checkpoint)
-        return _Group(runs, dataset, fabric).train(checkpoint_seconds, show_progress)
+                trainer.restore(checkpoint)
+        return _Group(trainers, dataset).train(checkpoint_seconds, show_progress)
 
 
 def check_alike(configs: Sequence[TrainConfig]) -> None:
@@ -128,152 +137,152 @@ def seed_range(seeds: Sequence[int]) -> str:
 
 
 class _Group:
-    """Runs, and the data that they share.
+    """Trainings of one model with several seeds, and the data that they share.
 
     Args:
-        runs: Each where its training begins or goes on.
+        trainers: Each where its training begins or continues.
         dataset: Its training and validation data are moved to the device once.
-        fabric: Device and precision.
     """
 
-    def __init__(self, runs: Sequence[Run], dataset: Dataset, fabric: "Fabric") -> None:
-        self.runs = list(runs)
-        self.fabric = fabric
-        dtype = next(runs[0].model.parameters()).dtype
-        self.train_split = to_device(dataset.train, fabric, dtype)
-        self.validation = to_device(dataset.validation, fabric, dtype)
-        self.per_epoch = -(-len(dataset.train) // runs[0].config.batch_size)
-        self.outcomes: dict[Run, Outcome] = {}
-        layer, sample = runs[0].model.layer, runs[0].model.standardize(self.train_split.inputs[:1])
+    def __init__(self, trainers: Sequence[Trainer], dataset: Dataset) -> None:
+        first = trainers[0]
+        self.trainers = list(trainers)
+        self.fabric = first.fabric
+        self.train_split = first.to_device(dataset.train)
+        self.validation = first.to_device(dataset.validation)
+        self.per_epoch = -(-len(dataset.train) // first.config.batch_size)
+        self.outcomes: dict[Trainer, Outcome] = {}
+        layer, sample = first.model.layer, first.model.standardize(self.train_split.inputs[:1])
         cell: Any = layer.cells["l0"]  # of all layers the same kind
-        plain = runs[0].noisy.objective is noisy_loss and dataset.train.weights is None
+        plain = first.training_pass.objective is None and dataset.train.weights is None
         self.fused = plain and select.choose(cell, sample, kernel=layer.kernel)[0] != "reference"
 
     @property
-    def active(self) -> list[Run]:
-        """The runs that go on."""
-        return [run for run in self.runs if run not in self.outcomes]
+    def active(self) -> list[Trainer]:
+        """The trainings that continue."""
+        return [trainer for trainer in self.trainers if trainer not in self.outcomes]
 
     def train(self, checkpoint_seconds: float, show_progress: bool) -> list[Outcome]:
-        """Step all runs until each has ended; see `fit_seeds`."""
-        config, seeds = self.runs[0].config, [run.config.seed for run in self.runs]
-        orders = {run: _batches_to_come(run, len(self.train_split)) for run in self.runs}
+        """Step all trainings until each has ended; see `fit_seeds`."""
+        config, seeds = self.trainers[0].config, [trainer.config.seed for trainer in self.trainers]
+        orders = {trainer: _batches_to_come(trainer, len(self.train_split)) for trainer in self.trainers}
         bar = ProgressBar(
             f"{config.shown_label} {seed_range(seeds)}",
-            config.epochs * self.per_epoch,  # of the run that is furthest behind
-            done=min(run.progress.step for run in self.runs),
+            config.epochs * self.per_epoch,  # of the training that is furthest behind
+            done=min(trainer.progress.step for trainer in self.trainers),
             shown=show_progress,
         )
         written = clock = time.monotonic()
-        try:
-            with graceful_interrupt() as stop:
-                while self.end_epochs():
-                    active = self.active
-                    ends = self.step({run: next(orders[run]) for run in active})
-                    now = time.monotonic()
-                    for run, end in ends.items():
-                        if isinstance(end, DivergenceError):
-                            self.outcomes[run] = end
-                        else:
-                            run.count(*end, (now - clock) / len(active))
-                    clock = now
-                    bar.advance()
-                    if stop.made or now - written >= checkpoint_seconds:
-                        for run in self.active:
-                            run.write_checkpoint()
-                        written = time.monotonic()
-                    if stop.made:
-                        break
-        finally:
-            bar.close()
+        with closing(bar), graceful_interrupt() as stop:
+            while self.end_epochs():
+                active = self.active
+                ends = self.step({trainer: next(orders[trainer]) for trainer in active})
+                now = time.monotonic()
+                for trainer, end in ends.items():
+                    if isinstance(end, DivergenceError):
+                        self.outcomes[trainer] = end
+                    else:
+                        trainer.count(*end, (now - clock) / len(active))
+                clock = now
+                bar.advance()
+                if stop.made or now - written >= checkpoint_seconds:
+                    for trainer in self.active:
+                        trainer.write_checkpoint()
+                    written = time.monotonic()
+                if stop.made:
+                    break
         if stop.made:
             raise stop.error()
-        return [self.outcomes[run] for run in self.runs]
+        return [self.outcomes[trainer] for trainer in self.trainers]
 
     def end_epochs(self) -> bool:
-        """Validate the runs whose epoch is over and finish those that are at their end; whether any goes on."""
-        for run in self.active:
-            if run.progress.batch == self.per_epoch:
+        """Validate the trainings whose epoch is over and finish those at their end; whether any continues."""
+        for trainer in self.active:
+            if trainer.progress.batch == self.per_epoch:
                 try:
-                    run.end_epoch(*validate(run.model, self.validation))
+                    trainer.end_epoch(self.validation)
                 except DivergenceError as error:
-                    self.outcomes[run] = error
+                    self.outcomes[trainer] = error
                     continue
-            if run.finished:
-                self.outcomes[run] = run.finish()
-        return len(self.outcomes) < len(self.runs)
+            if trainer.finished:
+                self.outcomes[trainer] = trainer.finish()
+        return len(self.outcomes) < len(self.trainers)
 
-    def step(self, todo: dict[Run, Batch]) -> dict[Run, StepEnd]:
-        """One step of each run: sum of its losses, its right answers and its sequences, or why it failed."""
-        groups = [[run] for run in todo]
-        if self.fused:  # runs resumed from different steps come to the short last batch of an epoch at different times
-            counts = {batch.count for batch in todo.values()}
-            groups = [[run for run in todo if todo[run].count == count] for count in counts]
-        ends: dict[Run, StepEnd] = {}
+    def step(self, parts: dict[Trainer, BatchPart]) -> dict[Trainer, StepEnd]:
+        """One step of each training: sum of its losses, its correct answers and sequences, or why it failed."""
+        groups = [[trainer] for trainer in parts]
+        if self.fused:  # trainings resumed from different steps reach the short last batch at different times
+            counts = {part.count for part in parts.values()}
+            groups = [[trainer for trainer in parts if parts[trainer].count == count] for count in counts]
+        ends: dict[Trainer, StepEnd] = {}
         for group in groups:
             if len(group) > 1:
-                ends.update(self.step_at_once({run: todo[run] for run in group}))
+                ends.update(self.step_at_once({trainer: parts[trainer] for trainer in group}))
                 continue
-            run, batch = group[0], todo[group[0]]
+            trainer, part = group[0], parts[group[0]]
             try:
-                loss, correct, _ = take_step(run, self.fabric, self.train_split, batch)
-                ends[run] = loss, correct, batch.count
+                loss, correct, _ = trainer.take_step(self.train_split, part)
+                ends[trainer] = loss, correct, part.count
             except DivergenceError as error:
-                ends[run] = error
+                ends[trainer] = error
         return ends
 
-    def step_at_once(self, todo: dict[Run, Batch]) -> dict[Run, StepEnd]:
+    def step_at_once(self, parts: dict[Trainer, BatchPart]) -> dict[Trainer, StepEnd]:
         """As `step`, for batches of one size, through the kernels' axis of replicas."""
-        runs, count = list(todo), next(iter(todo.values())).count
-        rows = torch.stack([batch.rows for batch in todo.values()]).to(self.train_split.labels.device)
-        inputs, labels, lengths = self.train_split.inputs[rows], self.train_split.labels[rows], None
-        if self.train_split.lengths is not None:
-            lengths = self.train_split.lengths[rows]
-            inputs = inputs[:, :, : int(lengths.max())]  # the longest of all runs: padding changes nothing
-        seeds = [derive_seed(run.config.seed, "noise", run.progress.step) for run in runs]
-        for run in runs:
-            run.begin_step()
-        losses, correct = self.losses(runs, inputs, labels, lengths, seeds)
-        self.fabric.backward(losses.sum() / count)  # a sum, so that each run gets the gradient of its own loss
-        ends: dict[Run, StepEnd] = {}
-        for r, (run, loss, right) in enumerate(zip(runs, losses.tolist(), correct.tolist(), strict=True)):
+        trainers, count = list(parts), next(iter(parts.values())).count
+        rows = torch.stack([part.rows for part in parts.values()]).to(self.train_split.labels.device)
+        paths = [step_noise(trainer.config, trainer.progress.step) for trainer in trainers]
+        inputs, labels, lengths, _ = select_sequences(self.train_split, rows)  # all as long as the longest of them
+        for trainer in trainers:
+            trainer.begin_step()
+        losses, correct = self.sums(trainers, inputs, labels, lengths, paths)
+        self.fabric.backward(losses.sum() / count)  # a sum, so that each training gets the gradient of its own loss
+        ends: dict[Trainer, StepEnd] = {}
+        for r, (trainer, loss, right) in enumerate(zip(trainers, losses.tolist(), correct.tolist(), strict=True)):
             own_lengths = None if lengths is None else lengths[r]
             try:
-                run.end_step(loss, inputs[r], own_lengths, BrownianPath(seed=seeds[r]))
-                ends[run] = loss, right, count
+                trainer.end_step(TrainingBatch(inputs[r], labels[r], own_lengths, None, paths[r]), loss)
+                ends[trainer] = loss, right, count
             except DivergenceError as error:
-                ends[run] = error
+                ends[trainer] = error
         return ends
 
-    def losses(
-        self, runs: Sequence[Run], inputs: Tensor, labels: Tensor, lengths: Tensor | None, seeds: Sequence[int]
+    def sums(
+        self,
+        trainers: Sequence[Trainer],
+        inputs: Tensor,
+        labels: Tensor,
+        lengths: Tensor | None,
+        paths: Sequence[BrownianPath],
     ) -> tuple[Tensor, Tensor]:
-        """Sum of the losses and number of right answers of each run, both `(runs,)`, from one batched call.
+        """Sums of the losses and of the correct answers of each training, both `(trainings,)`, from one batched call.
 
         Args:
-            runs: Their weights are stacked anew each time, so that every run keeps its own parameters and optimiser.
-            inputs: `(runs, batch, steps, input_size)`.
-            labels: `(runs, batch)`.
-            lengths: `(runs, batch)`, or `None`.
-            seeds: Of the noise, one a run, in [0, 2⁶⁴).
+            trainers: Their weights are stacked each time, so that each keeps its own parameters and optimizer.
+            inputs: `(trainings, batch, steps, input_size)`.
+            labels: `(trainings, batch)`.
+            lengths: `(trainings, batch)`, or `None`.
+            paths: One for each training.
         """
-        states = [{**dict(run.noisy.named_parameters()), **dict(run.noisy.named_buffers())} for run in runs]
+        passes = [trainer.training_pass for trainer in trainers]
+        states = [{**dict(one.named_parameters()), **dict(one.named_buffers())} for one in passes]
         stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
-        bits = [seed - 2**64 if seed >= 2**63 else seed for seed in seeds]
-        noise = torch.tensor(bits, dtype=torch.int64, device=inputs.device)
+        seeds = torch.stack([path.seed_tensor(inputs.device) for path in paths])
 
         def one(
             state: dict[str, Tensor], inputs: Tensor, labels: Tensor, lengths: Tensor | None, seed: Tensor
         ) -> tuple[Tensor, Tensor]:
-            return torch.func.functional_call(runs[0].noisy, state, (inputs, labels, lengths, seed, 0))
+            batch = TrainingBatch(inputs, labels, lengths, None, BrownianPath(seed=seed))
+            sums = torch.func.functional_call(passes[0], state, (batch,))
+            return sums.loss, sums.correct
 
         axes = (0, 0, 0, None if lengths is None else 0, 0)
         with self.fabric.autocast():
-            losses, correct = torch.func.vmap(one, in_dims=axes)(stacked, inputs, labels, lengths, noise)
+            losses, correct = torch.func.vmap(one, in_dims=axes)(stacked, inputs, labels, lengths, seeds)
         return losses, correct
 
 
-def _batches_to_come(run: Run, size: int) -> Iterator[Batch]:
-    """The batches of a run from where it is; its progress is read anew at the start of each epoch."""
+def _batches_to_come(trainer: Trainer, size: int) -> Iterator[BatchPart]:
+    """The batches of a training from where it is; its progress is read at the start of each epoch."""
     while True:
-        yield from batches(run.config, size, run.progress.epoch, run.progress.batch, 0, 1)
+        yield from trainer.batches(size)

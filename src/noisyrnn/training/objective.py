@@ -1,20 +1,14 @@
-"""The training objective."""
+"""Training objectives other than the model's own loss."""
 
 import functools
 import hashlib
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from noisyrnn.data.base import tensor_digest
-from noisyrnn.models import SequenceClassifier, SequenceRegressor
 from noisyrnn.sde.brownian import BrownianPath
-
-Trained = SequenceClassifier | SequenceRegressor
-"""What a run fits: one answer for each sequence."""
 
 
 class Objective(Protocol):
@@ -34,38 +28,7 @@ class Objective(Protocol):
         """
 
 
-def loss_of(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Loss of each sequence `(batch,)`: cross-entropy with classes, mean squared error with numbers.
-
-    Args:
-        outputs: `(batch, classes)` or `(batch, targets)`.
-        labels: Classes `(batch,)`, or numbers `(batch, targets)`.
-
-    Example:
-        >>> loss_of(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 3.0]]))
-        tensor([5.])
-    """
-    if labels.is_floating_point():
-        return (outputs - labels).square().mean(dim=1)
-    return functional.cross_entropy(outputs, labels, reduction="none")
-
-
-def answered(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Which sequences are classified rightly, boolean `(batch,)`; arguments as for `loss_of`. Numbers never are."""
-    if labels.is_floating_point():
-        return torch.zeros_like(labels[:, 0], dtype=torch.bool)
-    return outputs.argmax(1) == labels
-
-
-def noisy_loss(
-    model: Trained, inputs: Tensor, labels: Tensor, lengths: Tensor | None, path: BrownianPath
-) -> tuple[Tensor, Tensor]:
-    """`loss_of` with the hidden noise on: how a noisy RNN is trained. See `Objective`."""
-    outputs = model(inputs, lengths=lengths, path=path)
-    return loss_of(outputs, labels), outputs
-
-
-def objective_digest(objective: Objective) -> str:
+def objective_digest(objective: Objective | None) -> str:
     """A digest that differs between objectives: of name, code, defaults and the values a closure holds.
 
     The code of the library's own functions counts by its name only. Global variables that a function reads, and what

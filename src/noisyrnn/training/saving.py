@@ -14,7 +14,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_file_path, check_integer
-from noisyrnn.models import HEADS, MODELS, Head, SequenceClassifier, build_layer
+from noisyrnn.models import HEADS, MODELS, SequenceClassifier, SequenceModel, build_layer
 from noisyrnn.run_folder import write_atomically
 from noisyrnn.training.seeding import seeded
 
@@ -27,11 +27,11 @@ _FIELDS = {
     2: {"head", "model", "options", "outputs"},
     3: {"head", "model", "options", "outputs"},
 }
-AnyHead = TypeVar("AnyHead", bound=Head)
+AnyHead = TypeVar("AnyHead", bound=SequenceModel)
 
 
 def save(
-    model: Head,
+    model: SequenceModel,
     path: str | Path,
     *,
     class_names: Sequence[str] | None = None,
@@ -56,14 +56,14 @@ def save(
     write_atomically(Path(path), _content(model, class_names, notes))
 
 
-def check_savable(model: Head, *, class_names: Sequence[str] | None = None) -> None:
+def check_savable(model: SequenceModel, *, class_names: Sequence[str] | None = None) -> None:
     """Raise as `save` does, without writing anything."""
     _content(model, class_names, None)
 
 
-def _content(model: Head, class_names: Sequence[str] | None, notes: Mapping[str, Any] | None) -> bytes:
+def _content(model: SequenceModel, class_names: Sequence[str] | None, notes: Mapping[str, Any] | None) -> bytes:
     """What the file of a model holds, once a model was rebuilt from it and compared with the first."""
-    heads = {head: name for name, head in HEADS.items()}
+    heads: dict[type[SequenceModel], str] = {head: name for name, head in HEADS.items()}
     if type(model) not in heads:
         inner = next(
             (name for name in ("_orig_mod", "module") if isinstance(getattr(model, name, None), nn.Module)), ""
@@ -168,7 +168,7 @@ def _check_same_values(model: nn.Module, rebuilt: nn.Module) -> None:
             raise _changed(f"{name} with other values than are saved")
 
 
-def _check_same_outputs(model: Head, rebuilt: Head) -> None:
+def _check_same_outputs(model: SequenceModel, rebuilt: SequenceModel) -> None:
     """Raise if a hook, which no file holds, changes what a model answers; hooks that only look on do not.
 
     Raises:
@@ -285,7 +285,7 @@ def load(path: str | Path, head: type[Any] = SequenceClassifier) -> Any:
     return _filled(_built(header, tensors, str(path)), tensors, str(path)).eval()
 
 
-def _built(header: Header, tensors: Mapping[str, Tensor], path: str) -> Head:
+def _built(header: Header, tensors: Mapping[str, Tensor], path: str) -> SequenceModel:
     """A new model of a header, as large as the tensors of the file at `path`.
 
     Raises:
@@ -302,7 +302,7 @@ def _built(header: Header, tensors: Mapping[str, Tensor], path: str) -> Head:
     return model.to(tensors["readout.weight"].dtype) if "readout.weight" in tensors else model
 
 
-def _filled(model: Head, tensors: Mapping[str, Tensor], path: str) -> Head:
+def _filled(model: SequenceModel, tensors: Mapping[str, Tensor], path: str) -> SequenceModel:
     """The model with the tensors of the file at `path`.
 
     Raises:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data.base import Split, check_split
 from noisyrnn.models import RecurrentLayer
-from noisyrnn.models.heads.standardization import Standardized
+from noisyrnn.models.heads import SequenceModel
 from noisyrnn.robustness.gradient import recording
 from noisyrnn.robustness.logits import as_batch_first
 
@@ -89,7 +89,7 @@ class MeanLoss:
         rows = self._rows[batch]
         first = self.parameters[0]
         inputs = self.split.inputs[rows].to(first.device)
-        if not isinstance(self.model, Standardized):  # which rounds them itself, once it has standardised them
+        if not isinstance(self.model, SequenceModel):  # which rounds them itself, once it has standardised them
             inputs = inputs.to(first.dtype)
         labels = self.split.labels[rows].to(first.device)
         if self.split.lengths is None:

@@ -23,7 +23,7 @@ from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_seeds, load
 from noisyrnn.training import fit as fit_function
 from noisyrnn.training.checkpoint import Checkpoint, Progress, _sealed
-from noisyrnn.training.fit import batches, select, validate
+from noisyrnn.training.trainer import epoch_batches, select_sequences, validate
 
 Build = Callable[[TrainConfig], SequenceClassifier]
 
@@ -44,6 +44,22 @@ def test_it_learns_and_keeps_the_best_epoch(dataset: Dataset, folder: RunFolder,
     assert result.validation_sequences == len(dataset.validation)
     assert result.not_fitted is None
     assert not model.training
+
+
+def test_the_folder_keeps_the_weights_of_the_best_and_of_the_last_epoch(
+    dataset: Dataset, folder: RunFolder, build: Build
+) -> None:
+    config = TrainConfig(hidden_size=12, epochs=8, batch_size=8, learning_rate=0.5)
+    model = build(config)
+    result = fit(model, dataset, config, folder=folder)
+    assert result.best_epoch < 8  # else the two are the same
+    best, last = load(folder.model), load(folder.last_model)
+    checkpoint = torch.load(folder.checkpoint, weights_only=True)
+    for name, value in last.state_dict().items():
+        assert torch.equal(value, checkpoint["model"][name])
+        assert torch.equal(best.state_dict()[name], checkpoint["best"][name])
+    assert not all(torch.equal(one, other) for one, other in zip(weights(best), weights(last), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(weights(best), weights(model), strict=True))
 
 
 @pytest.mark.parametrize(("accuracy", "fitted"), [(0.74, False), (0.76, True)])
@@ -325,8 +341,8 @@ def test_the_optimiser_moves_at_the_decayed_rate(
 
 
 def test_batches_of_all_processes_make_up_the_whole(config: TrainConfig) -> None:
-    alone = list(batches(config, 37, 1, 0, 0, 1))
-    parts = [list(batches(config, 37, 1, 0, rank, 3)) for rank in range(3)]
+    alone = list(epoch_batches(config, 37, 1))
+    parts = [list(epoch_batches(config, 37, 1, rank=rank, world=3)) for rank in range(3)]
     for number, batch in enumerate(alone):
         pieces = [part[number] for part in parts]
         assert torch.equal(torch.cat([p.rows for p in pieces if p.share]), batch.rows)
@@ -336,18 +352,20 @@ def test_batches_of_all_processes_make_up_the_whole(config: TrainConfig) -> None
 
 
 def test_a_process_without_sequences_keeps_step(config: TrainConfig) -> None:
-    parts = [list(batches(dataclasses.replace(config, batch_size=2), 3, 1, 0, rank, 2)) for rank in range(2)]
+    parts = [
+        list(epoch_batches(dataclasses.replace(config, batch_size=2), 3, 1, rank=rank, world=2)) for rank in range(2)
+    ]
     last = [part[-1] for part in parts]
     assert [p.share for p in last] == [0.0, 1.0]
     assert all(len(p.rows) == 1 for p in last)
 
 
-def test_select_cuts_after_the_longest(waves: Callable[..., Split]) -> None:
+def test_sequences_are_cut_after_the_longest(waves: Callable[..., Split]) -> None:
     split = waves(10, 3, unequal=True)
     assert split.lengths is not None
     rows = split.lengths.argsort()[:3]
-    inputs, labels, lengths = select(split, rows)
-    assert lengths is not None
+    inputs, labels, lengths, weights = select_sequences(split, rows)
+    assert lengths is not None and weights is None
     assert inputs.shape[1] == int(lengths.max()) < 12
     assert torch.equal(labels, split.labels[rows])
 

@@ -1,0 +1,46 @@
+"""Standardizes inputs channel by channel."""
+
+import torch
+from torch import Tensor
+
+from noisyrnn.checks import check_finite
+
+
+def standardize(inputs: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
+    """Inputs `(..., input_size)` less their mean over their standard deviation, computed in the type of these.
+
+    Example:
+        >>> mean, std = torch.tensor([1.0, 0.0]).double(), torch.tensor([2.0, 1.0]).double()
+        >>> standardize(torch.tensor([[3.0, 3.0]]), mean, std, torch.float32)
+        tensor([[1., 3.]])
+    """
+    return ((inputs - mean) / std).to(dtype)
+
+
+def float64_statistics(
+    mean: Tensor | None, std: Tensor | None, input_size: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Copies of a mean and a standard deviation in float64; zeros and ones by default.
+
+    Raises:
+        TypeError: If one is not a tensor.
+        ValueError: If one has another shape than `(input_size,)`, is not finite, or `std` is not above 0.
+    """
+    for name, value in (("mean", mean), ("std", std)):
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}. Use torch.tensor({name}).")
+        if value.shape != (input_size,):
+            raise ValueError(f"{name} must have shape ({input_size},), got {tuple(value.shape)}.")
+        if not value.is_meta:
+            check_finite(name, value)
+    if std is not None and not std.is_meta and not bool((std > 0).all()):
+        raise ValueError(f"std must be positive, got {float(std.min()):g} as the smallest.")
+    copies = [
+        torch.full((input_size,), default, dtype=torch.float64, device=device)
+        if value is None
+        else value.detach().clone().to(torch.float64)
+        for value, default in ((mean, 0.0), (std, 1.0))
+    ]
+    return copies[0], copies[1]

@@ -1,0 +1,614 @@
+"""Trains a model: the loop, the order of the data, learning rate, clipping, the epoch that is kept, and the files."""
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from noisyrnn.checks import check_flag, check_number
+from noisyrnn.data.base import Dataset, Split
+from noisyrnn.interruption import graceful_interrupt
+from noisyrnn.models.heads import SequenceModel
+from noisyrnn.progress import ProgressBar
+from noisyrnn.run_folder import RunFolder, content_digest, locked
+from noisyrnn.sde.brownian import BrownianPath, derive_seed
+from noisyrnn.threads import reproducible_threads
+from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
+from noisyrnn.training.config import Precision, TrainConfig
+from noisyrnn.training.divergence import DivergenceError, explain_divergence
+from noisyrnn.training.objective import Objective, objective_digest
+from noisyrnn.training.saving import check_savable, save
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+EpochHook = Callable[[Mapping[str, float]], None]
+"""Called with the metrics of an epoch, the row that metrics.csv gets, once it is written."""
+
+_VALIDATION_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Outcome of a training.
+
+    Args:
+        history: One row of metrics for each epoch.
+        best_epoch: The epoch, from 1, of the weights the model now has.
+        best_validation_accuracy: Its accuracy on the validation data, in [0, 1]; `nan` for a regression.
+        seconds: Training time, over all resumptions; of runs that are trained together, each has its share.
+        validation_sequences: Number of validation sequences behind this accuracy.
+        largest_class: Share of the largest class in the training data; `nan` for a regression.
+    """
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    best_validation_accuracy: float
+    seconds: float
+    validation_sequences: int
+    largest_class: float
+
+    @property
+    def not_fitted(self) -> str | None:
+        """A note if the model did not learn the training data; else `None`, and for a regression.
+
+        It did not if the training accuracy of the last epoch, measured with the noise of training, is below halfway
+        between the share of the largest class and 1.
+        """
+        reached = self.history[-1].get("train_accuracy", math.nan)
+        if not reached < (1 + self.largest_class) / 2:
+            return None
+        return (
+            f"not fitted: the training accuracy is {100 * reached:.1f} % in the last epoch, the largest class has "
+            f"{100 * self.largest_class:.1f} %. Train longer, or change the learning rate, the model or its noise."
+        )
+
+
+@reproducible_threads()
+def fit(
+    model: SequenceModel,
+    dataset: Dataset,
+    config: TrainConfig,
+    *,
+    objective: Objective | None = None,
+    folder: RunFolder | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = 30.0,
+    show_progress: bool = False,
+    fabric: "Fabric | None" = None,
+    on_epoch: EpochHook | None = None,
+) -> FitResult:
+    """Train `model` in place with Adam; it ends with the weights of its best validation epoch.
+
+    The order of the data and the noise depend on the seed, the epoch and the step only, so a resumed run ends in the
+    same bits. The number of threads does not change them either: torch's own operations run on one thread, the kernels
+    and the noise on all. In a distributed run every process takes a part of each batch, and the noise of its own rows.
+
+    Args:
+        model: Its initial weights are where training starts.
+        dataset: `train` is fitted and `validation` decides the best epoch, by accuracy and then loss, or for a
+            regression by loss only; `test` is not read.
+        config: Settings; those of the model are not used, since it is built already.
+        objective: What is minimized; by default the model's loss with the noise on.
+        folder: Where metrics, checkpoints and the weights are written; nowhere by default.
+        resume: Resume from the folder's checkpoint, where there is one.
+        checkpoint_seconds: Time between two checkpoints, at least 0 (after every step); the end gets one too.
+        show_progress: Whether to show a progress bar.
+        fabric: Device, precision and processes; this process's CPU by default.
+        on_epoch: Called on the first process with the metrics of each epoch, the row that metrics.csv gets, once it is
+            written. What it raises ends the training.
+
+    Raises:
+        RuntimeError: If the loss or a gradient is no longer finite; what was saved before is left unchanged.
+        KeyboardInterrupt: If the user stopped the run, after a checkpoint.
+        ValueError: If the model does not fit the data, the checkpoint belongs to other settings, data, architecture or
+            objective, or another process works in the folder.
+    """
+    if not isinstance(config, TrainConfig):
+        raise TypeError(
+            f"config must be a TrainConfig, got {type(config).__name__}. Build one: TrainConfig(epochs=10)."
+        )
+    if folder is not None and not isinstance(folder, RunFolder):
+        raise TypeError(f"folder must be a RunFolder, got {folder!r}. Build one: RunFolder(Path({str(folder)!r})).")
+    check_flag("resume", resume)
+    check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
+    trainer = Trainer(model, dataset, config, fabric=fabric, folder=folder, objective=objective, on_epoch=on_epoch)
+    with nullcontext() if trainer.folder is None else locked(trainer.folder.path):
+        checkpoint = trainer.fabric.broadcast(trainer.read_checkpoint() if resume else None)
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        train, validation = trainer.to_device(dataset.train), trainer.to_device(dataset.validation)
+        bar = ProgressBar(
+            f"{config.shown_label} seed {config.seed}",
+            config.epochs * -(-len(train) // config.batch_size),
+            done=trainer.progress.step,
+            shown=show_progress and trainer.fabric.is_global_zero,
+        )
+        written = clock = time.monotonic()
+        with closing(bar), graceful_interrupt() as stop:
+            while not trainer.finished:
+                for part in trainer.batches(len(train)):
+                    loss, correct, stops = trainer.take_step(train, part, stop=stop.made)
+                    now = time.monotonic()
+                    trainer.count(loss, correct, part.count, now - clock)
+                    clock = now
+                    bar.advance()
+                    if stops > 0:
+                        trainer.write_checkpoint()
+                        raise stop.error()
+                    if now - written >= checkpoint_seconds:
+                        trainer.write_checkpoint()
+                        written = time.monotonic()
+                trainer.end_epoch(validation)
+        result = trainer.finish()
+        if stop.made:
+            raise stop.error()
+    return result
+
+
+@dataclass(frozen=True)
+class BatchPart:
+    """The part of a batch that one process takes.
+
+    Args:
+        rows: Indices of its sequences, int64.
+        first_row: Number of its first sequence within the whole batch.
+        count: Sequences of the whole batch.
+        share: 1, or 0 for a process without a sequence, which only takes part in the exchange of gradients.
+    """
+
+    rows: Tensor
+    first_row: int
+    count: int
+    share: float
+
+
+def epoch_batches(
+    config: TrainConfig, size: int, epoch: int, *, first: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[BatchPart]:
+    """The batches of an epoch in random order, from number `first` on, each cut into one contiguous part per process.
+
+    Args:
+        config: Seed and batch size.
+        size: Number of training sequences.
+        epoch: Number of the epoch, from 1.
+        first: Number of the first batch, from 0.
+        rank: Number of this process.
+        world: Number of processes.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epoch) % 2**63)
+    order = torch.randperm(size, generator=generator, device="cpu")
+    for whole in order.split(config.batch_size)[first:]:
+        edges = [len(whole) * part // world for part in range(world + 1)]
+        rows = whole[edges[rank] : edges[rank + 1]]
+        yield BatchPart(rows if len(rows) else whole[:1], edges[rank], len(whole), float(len(rows) > 0))
+
+
+def step_noise(config: TrainConfig, step: int, first_row: int = 0) -> BrownianPath:
+    """The noise of a training step.
+
+    Args:
+        config: The seed.
+        step: Steps of the optimizer done before.
+        first_row: Number of this process's first sequence within the whole batch.
+    """
+    return BrownianPath(seed=derive_seed(config.seed, "noise", step), first_row=first_row)
+
+
+def learning_rate_at(config: TrainConfig, epoch: int) -> float:
+    """Learning rate of epoch number `epoch`, counted from 1: it decays after each of `decay_epochs`."""
+    return config.learning_rate * config.decay_factor ** sum(epoch > last for last in config.decay_epochs)
+
+
+def clip_gradient(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> float:
+    """Scale the gradient to a norm of at most `clip_norm`; its norm before, over all parameters that have one."""
+    limit = math.inf if clip_norm is None else clip_norm
+    return float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit))
+
+
+def is_better(loss: float, accuracy: float, progress: Progress) -> bool:
+    """Whether an epoch is better than the best so far: by validation accuracy, then loss.
+
+    Args:
+        loss: On the validation data; an epoch whose loss is not finite is never better.
+        accuracy: On the validation data; `nan` for a regression, which is compared by loss only.
+        progress: Holds the best accuracy and loss so far.
+    """
+    if not math.isfinite(loss):
+        return False
+    if math.isnan(accuracy):
+        return loss < progress.best_loss
+    return (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss)
+
+
+def validate(model: SequenceModel, split: Split) -> tuple[float, float]:
+    """Loss and accuracy over a split in evaluation mode, weighted by its weights; the mode is restored.
+
+    The accuracy of a regression is `nan`.
+    """
+    training = model.training
+    model.eval()
+    loss, correct, total = 0.0, 0.0, 0.0
+    with torch.no_grad():
+        for part in torch.arange(len(split), device="cpu").split(_VALIDATION_BATCH):
+            inputs, labels, lengths, weights = select_sequences(split, part.to(split.labels.device))
+            outputs = model(inputs, lengths=lengths).float()
+            losses, right = model.losses(outputs, labels), model.correct(outputs, labels)
+            if weights is not None:
+                losses, right = losses * weights, right * weights
+            loss += float(losses.sum())
+            correct += float(right.sum())
+            total += len(part) if weights is None else float(weights.sum())
+    model.train(training)
+    return loss / total, math.nan if split.classes == 0 else correct / total
+
+
+def select_sequences(split: Split, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Inputs, labels, lengths and weights of the sequences number `rows`, cut after the longest of them.
+
+    Args:
+        split: The data.
+        rows: Of any shape; that of the batch in what is returned.
+    """
+    inputs, lengths, weights = split.inputs[rows], None, None
+    if split.lengths is not None:
+        lengths = split.lengths[rows]
+        inputs = inputs[..., : int(lengths.max()), :]
+    if split.weights is not None:
+        weights = split.weights[rows]
+    return inputs, split.labels[rows], lengths, weights
+
+
+class TrainingBatch:
+    """Sequences of one training step and their noise.
+
+    A plain class, since Fabric converts the tensors in tuples, dictionaries and dataclasses: with mixed precision it
+    would round the inputs, which the model standardizes in float64.
+
+    Args:
+        inputs: `(batch, steps, input_size)`.
+        labels: Classes `(batch,)`, or values `(batch, targets)`.
+        lengths: Valid steps of each sequence, `(batch,)`, or `None`.
+        weights: Weight of each sequence, `(batch,)`, or `None`.
+        path: The noise.
+    """
+
+    def __init__(
+        self, inputs: Tensor, labels: Tensor, lengths: Tensor | None, weights: Tensor | None, path: BrownianPath
+    ) -> None:
+        self.inputs = inputs
+        self.labels = labels
+        self.lengths = lengths
+        self.weights = weights
+        self.path = path
+
+
+class BatchSums:
+    """Sums over a batch of its losses and of its correct answers, weighted; a plain class for the same reason."""
+
+    def __init__(self, loss: Tensor, correct: Tensor) -> None:
+        self.loss = loss
+        self.correct = correct
+
+
+class TrainingPass(nn.Module):
+    """What Fabric wraps: a model with its objective, from a `TrainingBatch` to `BatchSums`.
+
+    Args:
+        model: The model, for inputs with the batch first.
+        objective: What is minimized; `None` for the model's loss with the noise on.
+    """
+
+    def __init__(self, model: SequenceModel, objective: Objective | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, batch: TrainingBatch) -> BatchSums:
+        """Losses and correct answers, summed here so that no conversion of the outputs comes in between."""
+        if self.objective is None:
+            outputs = self.model(batch.inputs, lengths=batch.lengths, path=batch.path)
+            losses = self.model.losses(outputs, batch.labels)
+        else:
+            losses, outputs = self.objective(self.model, batch.inputs, batch.labels, batch.lengths, batch.path)
+        correct = self.model.correct(outputs.detach(), batch.labels)
+        if batch.weights is not None:
+            losses, correct = losses * batch.weights, correct * batch.weights
+        return BatchSums(losses.sum(), correct.sum())
+
+
+class Trainer:
+    """State of one training: model, optimizer and progress; and the files that it writes.
+
+    Args:
+        model: Trained in place.
+        dataset: What it is trained on.
+        config: Settings; those of the model are not used, since it is built already.
+        fabric: Device, precision and processes; only the first process writes. This process's CPU by default.
+        folder: Where to write; `None` for nowhere.
+        objective: What is minimized; by default the model's loss with the noise on.
+        on_epoch: Called at the end of each epoch, on the first process only.
+        fingerprint: That of the data set, if it is known already.
+
+    Attributes:
+        fabric: As above.
+        folder: As above; `None` on the other processes.
+        progress: Epochs and steps done, and the metrics so far.
+        best: Weights of the best epoch so far; `None` before there is one.
+        training_pass: What a step runs, before Fabric wraps it.
+
+    Raises:
+        TypeError: If the model or the data set is none, or the model's answers are of another kind than the labels.
+        ValueError: If the model's sizes are not those of the data set.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        dataset: Dataset,
+        config: TrainConfig,
+        *,
+        fabric: "Fabric | None" = None,
+        folder: RunFolder | None = None,
+        objective: Objective | None = None,
+        on_epoch: EpochHook | None = None,
+        fingerprint: dict[str, Any] | None = None,
+    ) -> None:
+        check_trainable(model, dataset)
+        if folder is not None:  # not after hours of training
+            check_savable(model, class_names=dataset.class_names)
+        self.fabric = fabric or fabric_on_cpu(config.precision)
+        self._model = model
+        self.model = model = model.as_batch_first()
+        self.config = config
+        self.folder = folder if self.fabric.is_global_zero else None
+        self.on_epoch = on_epoch if self.fabric.is_global_zero else None
+        self.progress = Progress()
+        self.best: dict[str, Tensor] | None = None
+        self.training_pass = TrainingPass(model, objective)
+        self._dataset = dataset
+        self._origin: dict[str, Any] = {}
+        if self.folder is not None:
+            self._origin = {**(fingerprint or dataset.fingerprint()), **origin_of(model, objective)}
+        self._optimizer = torch.optim.Adam(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self._wrapped, self._wrapped_optimizer = self.fabric.setup(self.training_pass, self._optimizer)
+        self._wrapped.train()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or too many have passed without a better one."""
+        idle = self.progress.epoch - 1 - self.progress.best_epoch
+        patience = self.config.patience
+        return self.progress.epoch > self.config.epochs or (patience is not None and idle >= patience)
+
+    def to_device(self, split: Split) -> Split:
+        """The same sequences where the model is, labels in its precision; the model rounds the inputs itself."""
+        move, dtype = self.fabric.to_device, next(self.model.parameters()).dtype
+        lengths = None if split.lengths is None else move(split.lengths)
+        weights = None if split.weights is None else move(split.weights.to(dtype))
+        inputs, labels = move(split.inputs), move(split.labels)
+        labels = labels.to(dtype) if labels.is_floating_point() else labels
+        return Split(inputs=inputs, labels=labels, lengths=lengths, weights=weights, classes=split.classes)
+
+    def read_checkpoint(self) -> Checkpoint | None:
+        """The folder's checkpoint, or `None` where there is none.
+
+        Raises:
+            ValueError: If it is damaged or belongs to other settings.
+        """
+        if self.folder is None or not self.folder.checkpoint.is_file():
+            return None
+        return Checkpoint.read(self.folder.checkpoint, self.config, self._origin)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint."""
+        self.model.load_state_dict(checkpoint.model)
+        self._optimizer.load_state_dict(checkpoint.optimizer)
+        self.progress, self.best = checkpoint.progress, checkpoint.best
+
+    def write_checkpoint(self) -> None:
+        """Write what is needed to continue to the same bits."""
+        if self.folder is not None:
+            state = copied(self.model.state_dict())
+            optimizer = self._optimizer.state_dict()
+            checkpoint = Checkpoint(self.config.to_dict(), self._origin, self.progress, state, optimizer, self.best)
+            checkpoint.write(self.folder.checkpoint)
+
+    def batches(self, size: int) -> Iterator[BatchPart]:
+        """The batches of the current epoch that are still to be done; `size` is the number of training sequences."""
+        place = {"rank": self.fabric.global_rank, "world": self.fabric.world_size}
+        return epoch_batches(self.config, size, self.progress.epoch, first=self.progress.batch, **place)
+
+    def take_step(self, train: Split, part: BatchPart, *, stop: bool = False) -> tuple[float, float, float]:
+        """One step of the optimizer; sums over all processes of the loss, the correct answers and the wishes to stop.
+
+        Args:
+            train: The training data on the device.
+            part: Which of them.
+            stop: Whether this process wants to stop.
+
+        Raises:
+            DivergenceError: If the loss or the gradient is not finite.
+        """
+        path = step_noise(self.config, self.progress.step, part.first_row)
+        batch = TrainingBatch(*select_sequences(train, part.rows.to(train.labels.device)), path)
+        self.begin_step()
+        sums = self._wrapped(batch)
+        loss_sum = sums.loss * part.share
+        # Gradients are averaged over processes: the factor makes that the mean over the whole batch.
+        self.fabric.backward(loss_sum * (self.fabric.world_size / part.count))
+        loss = float(loss_sum.detach())
+        self.end_step(batch, loss)
+        totals = torch.tensor([loss, float(sums.correct) * part.share, float(stop)], dtype=torch.float64, device="cpu")
+        if self.fabric.world_size > 1:
+            summed = self.fabric.all_reduce(self.fabric.to_device(totals), reduce_op="sum")
+            assert isinstance(summed, Tensor)
+            totals = summed
+        loss, correct, stops = totals.tolist()
+        return loss, correct, stops
+
+    def begin_step(self) -> None:
+        """Delete the last gradients and set the learning rate of the epoch."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.config, self.progress.epoch)
+        self._wrapped_optimizer.zero_grad()
+
+    def end_step(self, batch: TrainingBatch, loss: float) -> None:
+        """Clip the gradient and update the weights.
+
+        Args:
+            batch: What the gradient was computed from.
+            loss: The sum of its losses.
+
+        Raises:
+            DivergenceError: If the loss or the gradient is not finite; the weights are left unchanged.
+        """
+        norm = clip_gradient(self.model.parameters(), self.config.clip_norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            step, epoch = self.progress.step + 1, self.progress.epoch
+            raise DivergenceError(
+                explain_divergence(self.model, batch.inputs, batch.lengths, batch.path, step, epoch, loss, norm)
+            )
+        self._wrapped_optimizer.step()
+
+    def count(self, loss_sum: float, correct: float, sequences: int, seconds: float) -> None:
+        """Add one step: weighted sums of its losses and correct answers, its number of sequences, and its time."""
+        progress = self.progress
+        progress.loss_sum += loss_sum
+        progress.correct += correct
+        progress.seen += sequences
+        progress.batch += 1
+        progress.step += 1
+        progress.seconds += seconds
+        progress.epoch_seconds += seconds
+
+    def end_epoch(self, validation: Split) -> None:
+        """Validate, keep the weights if they are the best so far, add a row to the history and begin the next epoch.
+
+        Raises:
+            DivergenceError: If the validation loss is not finite and there are no best weights.
+        """
+        progress = self.progress
+        # One answer, so that all processes continue alike.
+        loss, accuracy = self.fabric.broadcast(validate(self.model, validation))
+        if not math.isfinite(loss) and self.best is None:
+            raise DivergenceError(self._explain_validation_loss(loss))
+        if is_better(loss, accuracy, progress):
+            progress.best_epoch, progress.best_accuracy, progress.best_loss = progress.epoch, accuracy, loss
+            self.best = copied(self.model.state_dict())
+        row = {
+            "epoch": progress.epoch,
+            "train_loss": progress.loss_sum / progress.seen,
+            "train_accuracy": progress.correct / progress.seen,
+            "validation_loss": loss,
+            "validation_accuracy": accuracy,
+            "learning_rate": learning_rate_at(self.config, progress.epoch),
+            "seconds": round(progress.epoch_seconds, 3),
+        }
+        regression = math.isnan(accuracy)
+        progress.history.append({name: row[name] for name in row if not (regression and name.endswith("_accuracy"))})
+        progress.epoch += 1
+        progress.batch = progress.correct = progress.seen = 0
+        progress.loss_sum = progress.epoch_seconds = 0.0
+        if self.folder is not None:
+            self.folder.write_metrics(progress.history)
+        if self.on_epoch is not None:
+            self.on_epoch(dict(progress.history[-1]))
+
+    def _explain_validation_loss(self, loss: float) -> str:
+        """Why no epoch can be chosen: a message."""
+        message = f"validation loss is not finite after epoch {self.progress.epoch}, got {loss}"
+        labels = self._dataset.validation.labels
+        largest = 0.0 if self._dataset.classes else float(labels.abs().max())
+        if not largest:
+            return f"{message}. Lower learning_rate or step_size, or set clip_norm."
+        return (
+            f"{message}; the validation targets reach about 1e{round(math.log10(largest))}. Give them in the unit of "
+            "the training targets, or lower learning_rate or step_size."
+        )
+
+    def finish(self) -> FitResult:
+        """Write the weights of the last and of the best epoch; leave the model with the best, in evaluation mode."""
+        self.write_checkpoint()
+        assert self.best is not None
+        self.model.eval()
+        self._model.eval()
+        dataset, progress = self._dataset, self.progress
+        if self.folder is not None:
+            save(self._model, self.folder.last_model, class_names=dataset.class_names)
+        self.model.load_state_dict(self.best)
+        if self.folder is not None:
+            save(self._model, self.folder.model, class_names=dataset.class_names)
+        largest = math.nan
+        if dataset.classes:
+            largest = float(torch.bincount(dataset.train.labels).max()) / len(dataset.train)
+        return FitResult(
+            history=progress.history,
+            best_epoch=progress.best_epoch,
+            best_validation_accuracy=progress.best_accuracy,
+            seconds=progress.seconds,
+            validation_sequences=len(dataset.validation),
+            largest_class=largest,
+        )
+
+
+def fabric_on_cpu(precision: Precision) -> "Fabric":
+    """The engine for one process on the CPU."""
+    from lightning_fabric import Fabric  # two seconds to import
+
+    return Fabric(accelerator="cpu", devices=1, precision=precision)
+
+
+def check_trainable(model: SequenceModel, dataset: Dataset) -> None:
+    """Raise unless a model's kind and sizes are those of a data set.
+
+    Raises:
+        TypeError: If one is of another type, or the model's answers are of another kind than the labels.
+        ValueError: If the model's sizes are others.
+    """
+    if not isinstance(model, SequenceModel) or model.every_step:
+        every_step = isinstance(model, SequenceModel)
+        advice = "It answers at every step: train it in a loop of your own" if every_step else "Wrap it"
+        raise TypeError(
+            f"model must be a SequenceClassifier or a SequenceRegressor, got {type(model).__name__}. {advice}."
+        )
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"dataset must be a Dataset, got {type(dataset).__name__}. Build one: Dataset(name=..., "
+            "train=Split(...), validation=Split(...), ...), or use load_dataset or noisyrnn.estimators."
+        )
+    if (model.loss == "cross_entropy") != (dataset.classes > 0):
+        kind = "SequenceClassifier" if dataset.classes else "SequenceRegressor"
+        raise TypeError(f"model must be a {kind} for data with {dataset.classes} classes, got {type(model).__name__}.")
+    outputs = getattr(model.readout, "out_features", dataset.outputs)  # the user's own readout may not have it
+    sizes = {
+        "classes" if dataset.classes else "targets": (outputs, dataset.outputs),
+        "input_size": (model.layer.input_size, dataset.input_size),
+    }
+    for name, (found, needed) in sizes.items():
+        if found != needed:
+            raise ValueError(f"model must have {name} {needed}, that of the data set, got {found}.")
+
+
+def origin_of(model: SequenceModel, objective: Objective | None) -> dict[str, Any]:
+    """What a checkpoint belongs to besides settings and data: sizes, digests of the architecture and the objective."""
+    tensors = {
+        name: [str(tensor.dtype), list(tensor.shape), tensor.requires_grad]
+        for name, tensor in model.state_dict(keep_vars=True).items()
+    }
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    layer = model.layer
+    sizes = {"hidden_size": layer.hidden_size, "num_layers": layer.num_layers, "bidirectional": layer.bidirectional}
+    return {
+        "sizes": sizes,
+        "architecture": content_digest({"repr": text, "tensors": tensors}),
+        "objective": objective_digest(objective),
+    }
