@@ -20,7 +20,7 @@ from noisyrnn.redact import without_passwords
 from noisyrnn.run_folder import failure_message
 
 COMMANDS = {
-    "train": "Train one model, with one seed or several",
+    "train": "Train one model with one or several seeds",
     "sweep": "Search the settings of a model for accuracy on perturbed validation data",
     "evaluate": "Measure the robustness of trained runs",
     "analyze": "Compute theory diagnostics of trained runs",

@@ -15,7 +15,7 @@ def analyze_command(argv: Sequence[str]) -> int:
     """Compute theory diagnostics of trained runs."""
     parser = command_parser(
         "analyze",
-        "Compute the explicit regulariser, Jacobians, curvature, margins, certified radii and stability of runs.",
+        "Compute theory diagnostics of trained runs: regulariser, Jacobians, curvature, margins, radii and stability.",
         "noisyrnn analyze runs/*-seed* --budget 30",
     )
     parser.add_argument("runs", nargs="+", type=str, help="Folders of trained runs.")

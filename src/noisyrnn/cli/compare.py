@@ -31,7 +31,10 @@ def compare_command(argv: Sequence[str]) -> int:
         "noisyrnn compare --models noisy,lipschitz,lstm --dataset digits --seeds 3",
     )
     parser.add_argument(
-        "--models", type=str | list[str], default=",".join(MODELS), help="Models to compare, separated by commas."
+        "--models",
+        type=str | list[str],
+        default=",".join(MODELS),
+        help="Models to compare, separated by commas; the others are tested against the first.",
     )
     add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "batch_seeds"))
     add_batch_seeds(parser)

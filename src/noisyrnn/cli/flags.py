@@ -1,4 +1,4 @@
-"""Turns flags and configuration files into arguments, for all commands."""
+"""Converts flags and configuration files to arguments, for all commands."""
 
 import dataclasses
 import difflib
@@ -26,8 +26,8 @@ _RUNS = {"analyze": "RUN... ", "evaluate": "RUN... ", "export": "RUN ", "report"
 _GENERAL = ", ".join(f"{name} {value}" for name, value in recommended("", "").items())
 
 RECOMMENDED = (
-    "Defaults of training settings: the ones chosen on validation data for this data set and model, or for other data "
-    f"({_GENERAL}, and some for each model); otherwise the default shown here."
+    "Training settings default to those chosen on validation data for this data set and model. For other data they "
+    f"default to general ones ({_GENERAL}, and some that depend on the model). All other defaults are shown below."
 )
 
 
@@ -35,7 +35,8 @@ class HelpFormatter(DefaultHelpFormatter):
     """Adds a flag's default to its help where it has one, and leaves types to the text."""
 
     def _get_help_string(self, action: Action) -> str:
-        default = "" if action.default in (None, False, (), SUPPRESS) else f" (default: {action.default})"
+        shown = action.default not in (None, (), SUPPRESS) and action.default is not False
+        default = f" (default: {action.default})" if shown else ""
         return f"{action.help}{default}".replace("%", "%%")
 
 
@@ -67,7 +68,7 @@ def command_parser(command: str, description: str, example: str) -> CommandParse
     parser.add_argument(
         "--config", action="config", help="Read settings from a YAML file with the names of the flags as keys."
     )
-    parser.add_argument("--print-config", action="store_true", help="Print all settings as such a file and exit.")
+    parser.add_argument("--print-config", action="store_true", help="Print all settings as a YAML file and exit.")
     return parser
 
 
@@ -141,8 +142,10 @@ def pop_fields(arguments: Arguments, config: type) -> Arguments:
 
 
 def add_batch_seeds(parser: CommandParser) -> None:
-    """Add the flag that trains seeds side by side."""
-    parser.add_argument("--batch-seeds", action="store_true", help="Train all seeds of a model side by side.")
+    """Add the flag that trains all seeds in one batched computation."""
+    parser.add_argument(
+        "--batch-seeds", action="store_true", help="Train all seeds of a model in one batched computation."
+    )
 
 
 def parse(

@@ -13,12 +13,14 @@ from noisyrnn.run_folder import RunFolder, check_writable
 def report_command(argv: Sequence[str]) -> int:
     """Write a report on existing runs."""
     parser = command_parser(
-        "report", "Write one HTML page on trained and evaluated runs.", "noisyrnn report runs/*-seed* --output report"
+        "report",
+        "Write one HTML page about trained and evaluated runs.",
+        "noisyrnn report runs/*-seed* --output report",
     )
     parser.add_argument("runs", nargs="+", type=str, help="Folders of trained runs.")
     parser.add_argument("--title", type=str, default="Comparison", help="Heading of the page.")
     parser.add_argument(
-        "--output", type=str | None, help="Folder the page goes to (default: the one that holds the runs)."
+        "--output", type=str | None, help="Folder for the page (default: the folder that contains the runs)."
     )
     arguments = parse(parser, argv)
     paths = [Path(run) for run in arguments["runs"]]

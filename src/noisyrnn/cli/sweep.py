@@ -23,7 +23,7 @@ def sweep_command(argv: Sequence[str]) -> int:
     parser = command_parser(
         "sweep",
         "Search the settings of a model for accuracy on perturbed validation data, with Optuna. A training setting "
-        "that is given is fixed and not searched. The same command continues a sweep that was stopped.",
+        "in the command is fixed and not searched. Run the same command again to continue an interrupted sweep.",
         "noisyrnn sweep --model noisy --dataset digits --trials 50 --workers 2",
     )
     add_fields(parser, SweepConfig, skip=("train",))

@@ -26,17 +26,19 @@ from noisyrnn.training.settings import read_experiment, recommended
 
 
 def train_command(argv: Sequence[str]) -> int:
-    """Train one model, with one seed or several."""
+    """Train one model with one or several seeds."""
     parser = command_parser(
         "train",
-        f"Train one model, with one seed or several. {RECOMMENDED}",
+        f"Train one model with one or several seeds. {RECOMMENDED}",
         "noisyrnn train --model noisy --dataset digits --seed 1",
     )
     add_training(parser)
     parser.add_argument("--seeds", type=int, default=1, help="Number of runs to train, with seeds SEED, SEED+1, …")
     add_batch_seeds(parser)
     parser.add_argument(
-        "--experiment", type=str, help="Start from the settings of a published experiment (noisyrnn list shows them)."
+        "--experiment",
+        type=str,
+        help="Use the settings of a published experiment; flags replace single settings. `noisyrnn list` shows all.",
     )
     add_context(parser, "output", "data_dir", "resume", "accelerator", "checkpoint_seconds", "logger")
     arguments = parse(parser, argv, settings=_settings)

@@ -33,15 +33,16 @@ class BudgetSpentError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeConfig:
-    """Which diagnostics are computed, and how long that may take.
+    """Diagnostics to compute, and the time limit.
 
     Args:
         diagnostics: Names of diagnostics (default: all); `noisyrnn list` shows them.
-        budget: Minutes for all runs together, above 0. Diagnostics that do not fit are skipped with a reason.
+        budget: Time limit in minutes for all runs together, above 0. Diagnostics that do not fit are skipped, with a
+            reason.
         settings: Sizes and levels of the diagnostics.
 
     Raises:
-        ValueError: If a diagnostic is unknown or a number out of range.
+        ValueError: If a diagnostic is unknown or a value is out of range.
     """
 
     diagnostics: Sequence[str] = ()

@@ -40,18 +40,18 @@ class CompareConfig:
 
     Args:
         models: Models to compare; the others are tested against the first.
-        seeds: Number of seeds, 1, 2, …, at least 1.
-        train: Settings of `TrainConfig` for every model, in place of those recommended for the data set.
+        seeds: Number of runs per model, with seeds 1, 2, …, at least 1.
+        train: Settings of `TrainConfig` for every model (default: those recommended for the data set).
         evaluation: Perturbations and draws.
         analyze: Also compute theory diagnostics, with the default settings of `noisyrnn analyze`.
-        workers: Runs at a time on this machine, at least 1; they share its cores.
-        batch_seeds: Train all seeds of a model side by side, as one task for a worker.
-        backend: "processes" on this machine, or "dask".
-        scheduler: Address of the Dask scheduler; its workers must find the output folder and the data under the same
-            paths.
+        workers: Number of runs at the same time on this machine, at least 1; they share its cores.
+        batch_seeds: Train all seeds of a model in one batched computation, as one task for a worker.
+        backend: Where runs are executed: "processes" on this machine, or "dask" for a cluster.
+        scheduler: Address of the Dask scheduler, for backend dask. Its workers must see the output folder and the data
+            under the same paths.
 
     Raises:
-        ValueError: If a model is unknown, named twice, or a number is out of range.
+        ValueError: If a model is unknown, named twice, or a value is out of range.
     """
 
     models: Sequence[str]

@@ -1,4 +1,4 @@
-"""Where and how commands and stages run: what no result depends on."""
+"""Where and how commands and stages run: settings that do not change results."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,10 @@ from noisyrnn.training.config import TrainConfig
 
 
 class DataReader:
-    """Reads data sets, each once. A copy in another process reads for itself.
+    """Reads each data set once per process.
 
     Args:
-        data_dir: Where to look for data first.
+        data_dir: Folder to search for data first.
     """
 
     def __init__(self, data_dir: Path | None = None) -> None:
@@ -37,19 +37,20 @@ class DataReader:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """Where and how commands and stages run: what no result depends on.
+    """Where and how commands and stages run: settings that do not change results.
 
     Calls that share a context read each data set once.
 
     Args:
         output: Folder for the results; created if missing.
         data_dir: Folder to search for data first (default: only the usual folders, which `noisyrnn doctor` shows).
-        accelerator: "auto" (the GPU if there is one), "cpu" or "cuda".
+        accelerator: Device to use: "auto" (the GPU if there is one), "cpu" or "cuda".
         resume: Resume an unfinished run from its last checkpoint.
-        checkpoint_seconds: Seconds between two checkpoints, at least 0.
+        checkpoint_seconds: Seconds between checkpoints, at least 0.
         show_progress: Show progress on stderr.
-        logger: Also send metrics to "tensorboard" (the folder tensorboard in the run's folder) or "mlflow" (the server
-            that MLFLOW_TRACKING_URI names, or mlflow.db in the output folder); "csv" for metrics.csv only.
+        logger: Where to write metrics: "csv" (metrics.csv only), or in addition "tensorboard" (the folder tensorboard
+            in the run's folder) or "mlflow" (the server that MLFLOW_TRACKING_URI names, or mlflow.db in the output
+            folder).
 
     Attributes:
         read_data: Returns the data set of a `TrainConfig`.

@@ -39,18 +39,20 @@ class EvaluateConfig:
     """Settings of an evaluation.
 
     Args:
-        strengths: Strengths of each perturbation, at least 0 (default: those chosen for the kind of data). They are in
-            the units of the data if the data set states its range of values, as images do, and otherwise in units of
-            each channel's standard deviation in the training data. Tables name the unit.
-        draws: Draws of every random noise, 1 to 35.
-        attack_draws: Random starts of every attack, 1 to 35. A sequence is correct if it is after all of them.
-        evaluation_seed: Seed of the draws; models evaluated with the same seed are given the same noise.
-        clip: Clip perturbed values to the range that the data set states.
+        strengths: Strengths of each perturbation, at least 0, such as {white_noise: [0.1, 0.2]} (default: all
+            perturbations, at strengths for this kind of data). They are in the units of the data if the data set states
+            its range of values, as image data sets do, and otherwise in units of each channel's standard deviation in
+            the training data. Tables name the unit.
+        draws: Number of draws of each random perturbation, 1 to 35.
+        attack_draws: Number of random starts of each attack, 1 to 35. A sequence counts as correct only if it is
+            classified correctly after every start.
+        evaluation_seed: Seed of the draws, at least 0; models evaluated with the same seed get the same noise.
+        clip: Clip perturbed values to the range of values that the data set states.
         test_limit: Evaluate only the first N test sequences (default: all).
         attack_sequences: Attack only the first N test sequences, at least 1.
 
     Raises:
-        ValueError: If a perturbation is unknown or a number out of range.
+        ValueError: If a perturbation is unknown or a value is out of range.
         TypeError: If strengths are not lists of numbers.
     """
 

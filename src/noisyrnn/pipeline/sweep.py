@@ -55,17 +55,18 @@ class SweepConfig:
     """Settings of a sweep.
 
     Args:
-        model: Name of the model; see `noisyrnn list`.
-        trials: Number of trials, at least 1. A sweep that is started again makes the missing ones.
-        strengths: Strengths of each perturbation of the validation data, at least 0 (0 is clean), in the units of
-            `noisyrnn evaluate`. The score of a trial is the mean accuracy over all of them.
-        draws: Draws of every random noise, 1 to 35.
-        seeds: Trainings per trial, with seeds 101, 102, …; the score is their mean.
-        space: Search space in place of the model's own: for each setting of `noisyrnn train` a list of values, or
-            `{low: 0.01, high: 1, log: true}`.
-        train: Fixed settings, in place of those recommended for the data set; they are not searched.
-        sweep_seed: Seed of the choice of settings and of the draws, at least 0.
-        workers: Trials at a time on this machine, at least 1; they share its cores.
+        model: Model to train; `noisyrnn list` shows all.
+        trials: Number of trials, at least 1. The same command with a larger number adds trials.
+        strengths: Strengths of each perturbation of the validation data, at least 0 (0 means clean inputs), in the
+            units of `noisyrnn evaluate` (default: {white_noise: [0.2]}). The score of a trial is the mean accuracy over
+            all of them.
+        draws: Number of draws of each random perturbation, 1 to 35.
+        seeds: Number of trainings per trial, with seeds 101, 102, …; the score is their mean.
+        space: Search space: for each setting of `noisyrnn train` to search, a list of values, or
+            {low: 0.01, high: 1, log: true} (default: the model's search space).
+        train: Fixed training settings, which are not searched (default: those recommended for the data set).
+        sweep_seed: Seed of the search and of the draws, at least 0.
+        workers: Number of trials to run at the same time on this machine, at least 1; they share its cores.
         storage: URL of Optuna's database (default: sweeps.db in the output folder). Several machines share a sweep
             through a PostgreSQL or MySQL database.
 

@@ -1,4 +1,4 @@
-"""Everything that decides the outcome of a training run."""
+"""Settings that determine the outcome of a training run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -17,7 +17,7 @@ class FrozenMapping(Mapping[str, Any]):
     """An immutable, hashable mapping.
 
     Args:
-        values: What it holds; copied.
+        values: Its content, which is copied.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -47,29 +47,30 @@ class TrainConfig:
     (`additive: 0.1`, `--additive 0.1`); `from_dict` and `to_dict` convert between that form and this class.
 
     Args:
-        model: Which network; see `noisyrnn list`.
+        model: Model to train; `noisyrnn list` shows all.
         dataset: Name of a data set, or path of your own .npz, .csv or .ts file.
-        values_per_step: Consecutive values of an image taken as one step, at least 1.
-        label_column: Column of the class in a .csv file: its name in the header, or its number, from 1, or from -1 at
-            the end of each line; by default the column called class, label, target or y, else the first.
-        layout: Of X in a .npz file: "channels-last", (n, steps, channels), which is the default; or "time-last",
-            (n, channels, steps).
-        label: Name of the run in tables; the model's name by default.
-        seed: Decides the initial weights, the order of the data and the noise; in [0, 2⁶³).
-        hidden_size: Hidden units, at least 1.
-        epochs: Passes over the training data, at least 1.
-        batch_size: Sequences of one step of the optimiser, over all processes, at least 1.
-        learning_rate: Of Adam, above 0.
-        decay_epochs: After each of these epochs the learning rate is multiplied by decay_factor.
-        decay_factor: Above 0, at most 1.
-        weight_decay: Of Adam, at least 0.
-        clip_norm: Largest norm of the gradient, above 0; no limit by default.
-        patience: Stop if validation accuracy has not improved for this many epochs; never by default.
-        precision: "32-true", "64-true" or "bf16-mixed".
-        penalty: Train without noise and add the noise's own regulariser to the loss: "explicit" (exact, for the noisy
-            family) or "hutchinson" (one random tangent a step, for any model); by default train with the noise.
-        options: Options of the model by name, such as `{"additive": 0.1}`; the arguments of its class say what they
-            mean. Those left out take the model's defaults, so that the config always holds all of them.
+        values_per_step: Number of consecutive values of an image that form one step, at least 1.
+        label_column: Column with the class in a .csv file: its name in the header, or its number, counted from 1, or
+            from -1 for the last column (default: the column named class, label, target or y, else the first).
+        layout: Layout of X in a .npz file: "channels-last" for (n, steps, channels), or "time-last" for
+            (n, channels, steps) (default: channels-last).
+        label: Name of the run in tables (default: the model's name).
+        seed: Seed of the initial weights, the order of the data and the noise, in [0, 2⁶³).
+        hidden_size: Number of hidden units, at least 1.
+        epochs: Number of passes over the training data, at least 1.
+        batch_size: Sequences per optimizer step, over all processes, at least 1.
+        learning_rate: Learning rate of Adam, above 0.
+        decay_epochs: Multiply the learning rate by decay_factor after each of these epochs (default: never).
+        decay_factor: Factor of the learning rate after each of decay_epochs, above 0, at most 1.
+        weight_decay: Weight decay of Adam, at least 0.
+        clip_norm: Clip the gradient to this norm, above 0 (default: no clipping).
+        patience: Stop if validation accuracy has not improved for this many epochs (default: never).
+        precision: Floating-point precision: "32-true", "64-true" or "bf16-mixed".
+        penalty: Train without noise and add the regulariser of the noise to the loss: "explicit" (exact, for the noisy
+            family only) or "hutchinson" (estimated with one random tangent per training step, for any model) (default:
+            train with noise).
+        options: Options of the model by name, such as `{"additive": 0.1}`; the model's class describes them. Options
+            left out take the model's defaults, so the config always holds all of them.
 
     Raises:
         ValueError: If a value is out of range, or the model has no such option.

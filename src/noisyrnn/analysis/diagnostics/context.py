@@ -1,4 +1,4 @@
-"""What a diagnostic looks at, with which settings."""
+"""Settings of the diagnostics, and the context in which they are computed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,30 +18,35 @@ from noisyrnn.sde.diffusion import HiddenNoise
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisSettings:
-    """Sizes and levels of the diagnostics: everything that decides their results beside the run itself.
+    """Sizes and levels of the diagnostics: all settings that determine their results, apart from the run.
 
     Args:
-        analysis_seed: Decides the sequences drawn and every random number; the same for models to be compared.
-        test_sequences: Test sequences that margins, Jacobians, the regulariser and exponents are computed for.
-        curvature_sequences: Training sequences whose mean loss the curvature and the landscape are of.
-        additive: Level of the additive hidden noise of the regulariser and the exponents: one reference for all models.
-        multiplicative: Level of the multiplicative hidden noise there.
-        smoothing_noise: Standard deviation of the noise of randomised smoothing, above 0. In the units of the data if
-            they state their range of values, as images do, else in each channel's standard deviation s in the training
-            data. 0.1 by default, times the width of a stated range.
-        smoothing_draws: Draws that a certified radius rests on.
-        confidence: Of each certified radius, in (0, 1).
-        max_attack_radius: Largest ℓ2 radius of the attacks that bound margins from above, above 0. In the units of the
-            data where they state their range, 5 by default, times its width; else in s√n for sequences of n values, 0.5
-            by default.
-        probes: Random vectors of the Hessian's trace, at least 4.
-        density_probes: Random vectors of the Hessian's spectral density, at least 2.
-        landscape_points: Points of a landscape along each direction, odd.
-        landscape_extent: Largest multiple of a direction: of a unit eigenvector, or of a random direction as large as
-            the weights.
+        analysis_seed: Seed of the choice of sequences and of all draws, at least 0; use the same for models that you
+            compare.
+        test_sequences: Number of test sequences for margins, Jacobians, regulariser and Lyapunov exponents, at least 2.
+        curvature_sequences: Number of training sequences whose mean loss is used for curvature and landscape, at least
+            1.
+        additive: Level of the additive hidden noise for regulariser and Lyapunov exponents, the same for all models, at
+            least 0.
+        multiplicative: Level of the multiplicative hidden noise for regulariser and Lyapunov exponents, the same for
+            all models, at least 0.
+        smoothing_noise: Standard deviation of the noise of randomised smoothing, above 0 (default: 0.1). It is in the
+            units of the data if the data set states its range of values, as image data sets do, and the default is
+            then multiplied by the width of the range; otherwise in units of each channel's standard deviation s in the
+            training data.
+        smoothing_draws: Number of draws for each certified radius, at least 1.
+        confidence: Confidence of each certified radius, in (0, 1).
+        max_attack_radius: Largest ℓ2 radius of the attacks that bound margins from above, above 0. It is in the units
+            of the data if the data set states its range of values (default: 5 times its width), otherwise in units of
+            s√n for sequences of n values (default: 0.5).
+        probes: Number of random vectors for the Hessian's trace, at least 4.
+        density_probes: Number of random vectors for the Hessian's spectral density, at least 2.
+        landscape_points: Number of points of a landscape along each direction, odd, at least 3.
+        landscape_extent: Largest multiple of a direction, above 0. A direction is a unit eigenvector, or a random
+            direction with the norm of the weights.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a value is out of range.
     """
 
     analysis_seed: int = 0
