@@ -6,8 +6,7 @@ import pytest
 
 from noisyrnn import doctor
 from noisyrnn.kernels import select
-from noisyrnn.kernels.cpp import compiler
-from noisyrnn.kernels.cpp import kernel as cpu_kernel
+from noisyrnn.native import compiler, library
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +34,7 @@ GATED = [
 
 
 def test_each_model_has_its_kernel_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_kernel, "unavailable", lambda: None)
+    monkeypatch.setattr(library, "unavailable", lambda: None)
     assert kernel_lines() == [
         "Kernels on the CPU:",
         "  noisy, lipschitz, antisymmetric: cpp",
@@ -48,8 +47,8 @@ def test_each_model_has_its_kernel_and_the_reason(monkeypatch: pytest.MonkeyPatc
     ]
 
 
-def test_the_cpu_kernel_in_a_line() -> None:
-    reason = cpu_kernel.unavailable()
+def test_the_library_in_a_line() -> None:
+    reason = library.unavailable()
     if reason is not None:
         pytest.skip(reason)
     line = next(line for line in lines() if line.startswith("CPU kernel: "))
@@ -60,10 +59,10 @@ def test_the_cpu_kernel_in_a_line() -> None:
 
 
 def test_threads_of_its_own_and_a_cache_that_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    if cpu_kernel.unavailable() is not None:
+    if library.unavailable() is not None:
         pytest.skip("no compiled kernel")
     monkeypatch.setenv("NOISYRNN_CACHE", f"{tmp_path}/nothing")
-    monkeypatch.setattr(cpu_kernel, "_parallel", lambda: None)
+    monkeypatch.setattr(library, "thread_pool", lambda: None)
     assert any(line.endswith(f"cannot be kept in {tmp_path}/nothing, threads: its own") for line in lines())
 
 
@@ -71,7 +70,7 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise compiler.CompilerError("no C++ compiler was found")
 
-    monkeypatch.setattr(cpu_kernel, "native", missing)
+    monkeypatch.setattr(library, "native", missing)
     assert "CPU kernel: none: no C++ compiler was found" in lines()
     assert kernel_lines()[1] == (
         "  noisy, lipschitz, antisymmetric: eager (kernel 'cpp' cannot run this cell: no C++ compiler was found)"
@@ -100,7 +99,7 @@ def test_nothing_that_breaks_stops_the_report(monkeypatch: pytest.MonkeyPatch) -
     def broken(*arguments: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(cpu_kernel, "native", broken)
+    monkeypatch.setattr(library, "native", broken)
     shown = lines()
     assert "CPU kernel: OSError: no space left on device" in shown
     assert "  noisy, lipschitz, antisymmetric: OSError: no space left on device" in shown

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "src" / "noisyrnn"
 LAYERS = [
     {"checks", "interruption", "padding", "progress", "redact", "registry", "run_folder", "threads"},
     {"data"},
+    {"native"},
     {"sde"},
     {"kernels"},
     {"models"},

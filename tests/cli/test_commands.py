@@ -8,7 +8,7 @@ import pytest
 from tests.cli.commands import SMALL, in_a_process, noisyrnn
 
 from noisyrnn.cli import main
-from noisyrnn.kernels.cpp.compiler import cache_folder
+from noisyrnn.native.compiler import cache_folder
 
 
 def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from noisyrnn.kernels import operator
-from noisyrnn.kernels.cpp.kernel import unavailable
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models import AntisymmetricRNN, NoisyRNN, SequenceClassifier
+from noisyrnn.native.library import unavailable
 from noisyrnn.sde import BrownianPath
 
 REPLICAS, BATCH, STEPS, INPUT, HIDDEN = 2, 3, 4, 2, 5

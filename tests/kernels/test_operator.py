@@ -10,8 +10,8 @@ from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 
 from noisyrnn.kernels import select
 from noisyrnn.kernels.call import Gradients, Kernel, KernelCall
-from noisyrnn.kernels.cpp.kernel import unavailable
 from noisyrnn.models import NoisyRNN, RecurrentLayer, build_layer
+from noisyrnn.native.library import unavailable
 from noisyrnn.sde import BrownianPath
 
 BATCH, STEPS, INPUT, HIDDEN, REPLICAS = 3, 6, 2, 5, 3

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from noisyrnn.kernels import operator, reference, select
-from noisyrnn.kernels.cpp import kernel as cpu_kernel
 from noisyrnn.kernels.select import KernelNotice
 from noisyrnn.models import GRU, MODELS, NoisyRNN, RecurrentLayer, SequenceClassifier, build_layer
+from noisyrnn.native import library
 from noisyrnn.sde import BrownianPath
 
 BATCH, STEPS, INPUT, HIDDEN = 3, 5, 2, 4
@@ -31,7 +31,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def with_cpu() -> None:
-    reason = cpu_kernel.unavailable()
+    reason = library.unavailable()
     if reason is not None:
         pytest.skip(reason)
 
@@ -119,7 +119,7 @@ def test_auto_leaves_float64_to_the_reference(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_without_a_compiler_torch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_kernel, "native", lambda: (_ for _ in ()).throw(cpu_kernel.compiler.CompilerError("none")))
+    monkeypatch.setattr(library, "native", lambda: (_ for _ in ()).throw(library.compiler.CompilerError("none")))
     name, notices = runs(monkeypatch, build("noisy"))
     assert name == "eager"
     assert notices == ["Kernel 'cpp' cannot run this cell: none. Kernel 'eager' runs, which is slower."]
@@ -200,7 +200,7 @@ def test_a_named_kernel_gives_the_references_numbers_or_a_sentence(
         reason = f"{model.upper()} has no fused form"
     elif kernel == "cpp" and model in OTHER:
         reason = rf"the recurrence '{layer.cell.recurrence().kind}' is not compiled \(only 'drift'\)"
-    elif kernel == "cpp" and (missing := cpu_kernel.unavailable()) is not None:
+    elif kernel == "cpp" and (missing := library.unavailable()) is not None:
         pytest.skip(missing)
     elif kernel == "triton" and model in OTHER:
         reason = rf"kind '{layer.cell.recurrence().kind}' is not fused \(only 'drift'\)"
@@ -293,7 +293,7 @@ def test_choose_returns_the_kernel_that_runs(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("every_step", [True, False])
 def test_everything_reaches_the_kernel(kernel: str, every_step: bool) -> None:
     """Row, step, stream, sign and a seed of 64 bits; lengths, step lengths and an initial state."""
-    if kernel == "cpp" and (missing := cpu_kernel.unavailable()) is not None:
+    if kernel == "cpp" and (missing := library.unavailable()) is not None:
         pytest.skip(missing)
     path = BrownianPath(seed=2**64 - 3, first_row=3, first_step=7, stream=2).negated()
     options: dict[str, Any] = {

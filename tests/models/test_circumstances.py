@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
-from noisyrnn.kernels.cpp.kernel import unavailable
 from noisyrnn.models import MODELS, RecurrentLayer, build_layer
+from noisyrnn.native.library import unavailable
 from noisyrnn.sde import BrownianPath
 
 Result = dict[str, Tensor]

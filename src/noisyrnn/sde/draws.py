@@ -1,29 +1,22 @@
-"""Normal and uniform numbers from a path's words, written in place a few steps at a time.
+"""Draws a path's normal and uniform values: by the compiled library on a CPU, else by tensor operations.
 
-On a processor numpy makes them, on as many Python threads as torch has: torch takes up to three times as long for a
-product of integers, and its threads meet after every operation. Elsewhere torch does.
+The tensor operations are the definition. The library gives the same values up to rounding in float32 (uniform values
+exactly), and to the last bits of float64, which it computes with the C library's functions.
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
-from threading import Event
-from types import ModuleType
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.sde.philox import Array, round_keys, rounds
-from noisyrnn.threads import kernel_threads
+from noisyrnn.native import library
+from noisyrnn.sde.philox import philox
 
-_UPPER = 0xFFFFFF00  # of a word, the 24 bits that float32 holds
-_CHUNK = 1 << 17  # counters at a time: with fewer the threads queue for the interpreter, more leave the cache
-_GPU_CHUNK = 1 << 22  # few launches matter more there
-_THREADS = 8  # at most: they share one interpreter
+_CHUNK = 1 << 18
+_GPU_CHUNK = 1 << 22
+"""Counters at a time for the tensor operations: what a CPU's cache holds; on a GPU few launches matter more."""
 
 
 def draw(
@@ -39,25 +32,25 @@ def draw(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Numbers of a path's words: `(len(kinds), *seed.shape, steps, batch, units)`.
+    """Random values of a path: `(len(kinds), *seed.shape, steps, batch, units)`.
 
     Args:
-        seed: See `fill`; `torch.func.vmap` may map it.
-        kinds: See `fill`.
-        first_row: See `BrownianPath`.
-        first_step: See `BrownianPath`.
-        stream: See `BrownianPath`.
-        steps: How many, at least 0.
-        batch: Rows, at least 1.
-        units: How many, at least 1.
-        dtype: Of the result; half types round float32's numbers.
+        seed: In [0, 2⁶⁴); or an int64 tensor with the bits of such numbers, which `torch.func.vmap` may map.
+        kinds: Each "first" or "second", normals of that motion, or "uniform", from the second motion's words.
+        first_row: Number of the path's first row.
+        first_step: Number of the path's first step.
+        stream: That of the path.
+        steps: Number of steps, at least 0.
+        batch: Number of rows, at least 1.
+        units: Number of units, at least 1.
+        dtype: Of the result; half types are rounded from float32.
         device: Of the result.
     """
 
     def make(seeds: int | Tensor) -> Tensor:
         seeds = seed_bits(seeds, device)
         single = torch.promote_types(dtype, torch.float32)
-        # Made by the seeds, so that where `torch.func.vmap` in a compiled graph maps them it maps the numbers.
+        # Made by the seeds, so that where `torch.func.vmap` in a compiled graph maps them it maps the values.
         out = seeds.new_empty(len(kinds), *seeds.shape, steps, batch, units, dtype=single)
         fill(out.unbind(0), seeds, kinds, first_row=first_row, first_step=first_step, stream=stream)
         return out.to(dtype)
@@ -80,7 +73,7 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def forward(seed: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """The numbers of all seeds at once."""
+        """The values of all seeds at once."""
         return make(seed)
 
     @staticmethod
@@ -102,173 +95,68 @@ def fill(
     first_row: int,
     first_step: int,
     stream: int,
-    affine: Sequence[tuple[float, float]] | None = None,
 ) -> None:
-    """Write numbers of a path's words.
+    """Write a path's values into tensors.
 
     Args:
-        targets: One for each kind, float32 or float64 `(*seed.shape, steps, batch, units)`, alike in all but where they
-            lie.
-        seed: In [0, 2⁶⁴); or an int64 tensor of such numbers' bits, each of which gets its own numbers.
-        kinds: Each "first" or "second", normals of that motion, or "uniform", from the second motion's words.
-        first_row: See `BrownianPath`.
-        first_step: See `BrownianPath`.
-        stream: See `BrownianPath`.
-        affine: For each kind, what its numbers are multiplied with, and what is added then; 1 and 0 for `None`.
+        targets: One for each kind, float32 or float64 `(*seed.shape, steps, batch, units)`, of one shape, type and
+            device; rows and units are contiguous.
+        seed: As for `draw`.
+        kinds: As for `draw`.
+        first_row: Number of the path's first row.
+        first_step: Number of the path's first step.
+        stream: That of the path.
     """
-    compiling = torch.compiler.is_compiling()
-    xp = np if targets[0].device.type == "cpu" and not compiling else torch
-    threads = min(kernel_threads(), _THREADS) if xp is np else 1
-    affine = affine or [(1.0, 0.0)] * len(kinds)
-    pen = _Pen(xp, targets, seed, kinds, affine, first_row=first_row, first_step=first_step, stream=stream)
-    steps = pen.steps
-    span = max(1, min(steps, (_CHUNK if xp is np else _GPU_CHUNK) // pen.layer))
-    threads = min(threads, math.ceil(steps / span)) or 1
-    turns = math.ceil(steps / (span * threads)) or 1
-    span = math.ceil(steps / (turns * threads)) or 1  # as many turns for each
-
-    def work(begins: Iterable[int]) -> None:
-        memory = None if compiling else pen.memory(span)  # a compiler fuses what has no memory of its own
-        for begin in begins:
-            pen.write(begin, min(begin + span, steps), memory)
-
-    if threads == 1:
-        work(range(0, steps, span))
-    else:
-        _share(work, range(0, steps, span), threads)
+    seeds, (steps, batch, units) = seed_bits(seed, targets[0].device), targets[0].shape[-3:]
+    if targets[0].device.type == "cpu" and not torch.compiler.is_compiling() and library.unavailable() is None:
+        place = {"first_row": first_row, "first_step": first_step, "stream": stream}
+        flat = {
+            kind: target.view(seeds.numel(), steps, batch, units) for kind, target in zip(kinds, targets, strict=True)
+        }
+        seeds, uniform = seeds.flatten(), "second" not in flat
+        library.draw(seeds, flat.get("first"), flat.get("uniform" if uniform else "second"), uniform=uniform, **place)
+        if not uniform and "uniform" in flat:  # from the words of "second"
+            library.draw(seeds, None, flat["uniform"], uniform=True, **place)
+        return
+    counters = math.prod(seeds.shape) * (batch // 2 + 1) * units
+    most = _CHUNK if targets[0].device.type == "cpu" else _GPU_CHUNK
+    span = max(1, steps if torch.compiler.is_compiling() else most // counters)
+    for begin in range(0, steps, span):
+        count = min(span, steps - begin)
+        chunks = [target[..., begin : begin + count, :, :] for target in targets]
+        _fill_by_tensor_operations(chunks, seeds, kinds, first_row, first_step + begin, stream)
 
 
-def _share(work: Callable[[Iterable[int]], None], items: Sequence[int], threads: int) -> None:
-    """Let this thread and others work on the items, each on the next one when it has done with one."""
-    waiting: SimpleQueue[int | None] = SimpleQueue()
-    for item in (*items, *[None] * threads):
-        waiting.put(item)
-    stopped = Event()
+def _fill_by_tensor_operations(
+    targets: Sequence[Tensor], seeds: Tensor, kinds: Sequence[str], first_row: int, first_step: int, stream: int
+) -> None:
+    """The definition: word 0 and 1 of counter (unit, row pair, step, stream) give the first motion, 2 and 3 the second.
 
-    def part() -> None:
-        try:
-            work(item for item in iter(waiting.get, None) if not stopped.is_set())
-        except BaseException:
-            stopped.set()  # an interruption stops the others too
-            raise
-
-    with ThreadPoolExecutor(threads - 1) as pool:
-        others = []
-        with contextlib.suppress(RuntimeError):  # at the interpreter's end no thread begins; this one goes on alone
-            for _ in range(threads - 1):
-                others.append(pool.submit(part))
-        part()
-    for other in others:
-        other.result()
-
-
-class _Pen:
-    """Writes some steps at a time, with `torch` or `numpy`; other arguments as for `fill`.
-
-    Attributes:
-        steps: Of the targets.
-        layer: Counters of a step.
+    Of two words Box-Muller makes two normals, one for each row of the pair.
     """
+    steps, batch, units = targets[0].shape[-3:]
+    skip = first_row % 2
+    pairs = (skip + batch + 1) // 2
 
-    def __init__(
-        self,
-        xp: ModuleType,
-        targets: Sequence[Tensor],
-        seed: int | Tensor,
-        kinds: Sequence[str],
-        affine: Sequence[tuple[float, float]],
-        *,
-        first_row: int,
-        first_step: int,
-        stream: int,
-    ) -> None:
-        *self._replicas, self.steps, batch, self._units = targets[0].shape
-        self._dtype, self._device = targets[0].dtype, targets[0].device
-        self._skip = first_row % 2
-        self._pairs = (self._skip + batch + 1) // 2
-        self.layer = math.prod(self._replicas) * self._pairs * self._units
-        self._xp = xp
-        self._targets: Sequence[Array] = targets
-        key: Array = seed_bits(seed, self._device)[..., None, None, None]
-        if xp is np:
-            self._targets, key = [target.numpy() for target in targets], key.numpy().view(np.uint64)
-        self._kinds, self._affine = kinds, affine
-        self._keys = round_keys(key)
-        self._unit = self._range(0, self._units)
-        self._row = self._range(first_row // 2, self._pairs)[:, None]
-        self._first_step = first_step
-        self._stream = self._range(stream, 1)
+    def count(first: int, size: int) -> Tensor:
+        return torch.arange(first, first + size, device=seeds.device)
 
-    def _range(self, first: int, count: int) -> Array:
-        """Whole numbers for a counter."""
-        if self._xp is np:
-            return np.arange(first, first + count, dtype=np.uint64)
-        return torch.arange(first, first + count, device=self._device)
-
-    def memory(self, steps: int) -> tuple[Array, Array]:
-        """What `write` uses for so many steps."""
-        size = steps * self.layer
-        if self._xp is np:
-            return np.empty((5, size), np.uint64), np.empty((3, size), self._targets[0].dtype)
-        integers = torch.empty(5, size, dtype=torch.int64, device=self._device)
-        return integers, torch.empty(3, size, dtype=self._dtype, device=self._device)
-
-    def write(self, begin: int, end: int, memory: tuple[Array, Array] | None) -> None:
-        """Write the steps `[begin, end)`, in fresh memory for `None`."""
-        whole = (*self._replicas, end - begin, self._pairs, self._units)
-        integers: Sequence[Array | None] = (None,) * 5
-        floats: Sequence[Array | None] = (None,) * 3
-        if memory is not None:
-            integers, floats = ([part[: math.prod(whole)].reshape(whole) for part in parts] for parts in memory)
-        step = self._range(self._first_step + begin, end - begin)[:, None, None]
-        words = rounds(self._xp, (self._unit, self._row, step, self._stream), self._keys, integers)
-        for kind, (factor, summand), target in zip(self._kinds, self._affine, self._targets, strict=True):
-            pair = words[:2] if kind == "first" else words[2:]
-            even, odd = (self._float(word, part) for word, part in zip(pair, floats, strict=False))
-            if kind != "uniform":
-                even, odd, radius = box_muller(self._xp, even, odd, floats[2])
-                if factor != 1.0:
-                    radius *= factor
-            here, skip = target[..., begin:end, :, :], self._skip
-            for part, first, rows in (even, skip, here[..., skip::2, :]), (odd, 0, here[..., 1 - skip :: 2, :]):
-                used = slice(first, first + rows.shape[-2])
-                by = 2.0**-32 * factor if kind == "uniform" else radius[..., used, :]
-                self._put(part[..., used, :], by, summand, rows)
-
-    def _put(self, numbers: Array, factor: Array | float, summand: float, rows: Array) -> None:
-        """Write `numbers * factor + summand`; the last operation into the rows."""
-        operation, operand = self._xp.multiply, factor
-        if summand != 0.0:
-            numbers *= factor
-            operation, operand = self._xp.add, summand
-        if self._xp is np:
-            operation(numbers, operand, out=rows)
-        else:
-            rows[...] = operation(numbers, operand)
-
-    def _float(self, word: Array, memory: Array | None) -> Array:
-        """The upper 24 bits of a word, which loses the others, as a floating point number below 2³²."""
-        word &= _UPPER
-        if memory is None:
-            return word.to(self._dtype)
-        memory[...] = word.view(np.int64) if self._xp is np else word  # signed numbers convert faster
-        return memory
+    step, pair = count(first_step, steps)[:, None, None], count(first_row // 2, pairs)[:, None]
+    words = philox((count(0, units), pair, step, count(stream, 1)), seeds[..., None, None, None])
+    for kind, target in zip(kinds, targets, strict=True):
+        one, two = (_fraction(word, target.dtype) for word in (words[:2] if kind == "first" else words[2:]))
+        even, odd = (one, two) if kind == "uniform" else box_muller(one, two)
+        rows = torch.stack((even, odd), dim=-2).flatten(-3, -2)  # pairs of rows side by side
+        target[...] = rows[..., skip : skip + batch, :]
 
 
-def box_muller(xp: ModuleType, first: Array, second: Array, memory: Array | None) -> tuple[Array, Array, Array]:
-    """Cosine, sine and radius from two words: cosine times radius and sine times radius are independent normals.
+def _fraction(word: Tensor, dtype: torch.dtype) -> Tensor:
+    """The upper 24 bits of a word, which float32 holds, as a number in [0, 1)."""
+    return (word >> 8).to(dtype) * 2.0**-24
 
-    Args:
-        xp: `torch` or `numpy`.
-        first: A word's upper 24 bits as a floating point number below 2³²; written over.
-        second: The other word's, likewise.
-        memory: Of the same shape and type, or `None` for fresh one.
-    """
-    first += 2.0**7
-    first *= 2.0**-32  # in (0, 1): its logarithm is finite
-    second *= 2.0**-31 * math.pi
-    fresh = memory is None
-    radius = xp.log(first, out=None if fresh else first)
-    radius *= -2.0
-    radius = xp.sqrt(radius, out=None if fresh else radius)
-    return xp.cos(second, out=memory), xp.sin(second, out=None if fresh else second), radius
+
+def box_muller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent normals from two uniform values of 24 bits in [0, 1)."""
+    radius = torch.sqrt(-2.0 * torch.log(first + 2.0**-25))  # in (0, 1): its logarithm is finite
+    angle = 2.0 * math.pi * second
+    return radius * torch.cos(angle), radius * torch.sin(angle)

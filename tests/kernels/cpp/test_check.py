@@ -9,7 +9,8 @@ from tests.kernels.cpp.conftest import a_pass, ends_of, fused
 from tests.kernels.noise_terms import terms
 
 from noisyrnn import NoisyRNN
-from noisyrnn.kernels.cpp import compiler, kernel, recurrent_matrix
+from noisyrnn.kernels.cpp import kernel, recurrent_matrix
+from noisyrnn.native import compiler, library
 
 READ = {
     "pack": ("A", "W", "U", "b", "step", "packed"),
@@ -44,7 +45,7 @@ CASES = [
 @pytest.mark.parametrize(("function", "field", "change"), CASES)
 def test_a_wrong_size(function: str, field: str, change: int, monkeypatch: pytest.MonkeyPatch) -> None:
     call = a_pass(5, 3, 4, noise=terms(2, 0.3, 0.4), dt="row", lengths=True, replicas=2)
-    compiled = kernel.native()
+    compiled = library.native()
     right = getattr(compiled, function)
 
     def wrong(reference: Any) -> int:
@@ -72,7 +73,7 @@ def test_memory_that_is_gone() -> None:
 
 
 def test_matrices_that_are_not_square() -> None:
-    kernel.native()
+    library.native()
     with pytest.raises(RuntimeError, match="must match"):
         recurrent_matrix.skew_damped_together(torch.zeros(4, 3), skew_symmetry=(0.7,), damping=(0.1,))
 
@@ -87,7 +88,7 @@ def test_a_mirror_with_two_fields_exchanged(one: str, other: str, monkeypatch: p
     assert ctypes.sizeof(Mirror) == ctypes.sizeof(kernel.Call)
     monkeypatch.setattr(kernel, "Call", Mirror)
     with pytest.raises(AssertionError, match="mirror differ"):
-        kernel.Native(compiler.level())
+        library.Native(compiler.level())
 
 
 def test_an_infinite_input_reaches_no_more_than_in_the_plain_loop() -> None:

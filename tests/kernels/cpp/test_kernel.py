@@ -10,8 +10,8 @@ from torch import Tensor
 
 from noisyrnn.kernels import cpp
 from noisyrnn.kernels.call import KernelCall
-from noisyrnn.kernels.cpp import compiler, kernel
 from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.native import compiler, library
 
 PLACE = {"first_row": 5, "first_step": 7, "stream": 3}
 NOISES = {
@@ -69,9 +69,9 @@ def test_noise_and_step_lengths(noise: str, dt: str, lengths: bool) -> None:
 @pytest.mark.parametrize("with_A", [True, False], ids=["A", "no A"])
 def test_every_instruction_set(level: str, with_A: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOISYRNN_CPU_LEVEL", level)
-    if kernel.unavailable() is not None:
+    if library.unavailable() is not None:
         pytest.skip(f"this processor has no {level}")
-    assert kernel.native().lanes == {"avx512": 16, "avx2": 8, "portable": 4}[level]
+    assert library.native().lanes == {"avx512": 16, "avx2": 8, "portable": 4}[level]
     for size in ((1, 1, 1, 1), (5, 7, 3, 5), (17, 3, 4, 20), (33, 13, 3, 2), (130, 6, 2, 1)):
         for noise in ("silent", "uniform both", "independent", "shared"):
             dt = "" if "uniform" in noise else "row"

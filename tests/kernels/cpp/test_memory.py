@@ -10,12 +10,13 @@ from torch import Tensor
 
 from noisyrnn.kernels.cpp import buffers, kernel
 from noisyrnn.models import NoisyRNN
+from noisyrnn.native import library
 from noisyrnn.sde import BrownianPath
 
 
 @pytest.fixture(autouse=True)
 def _afresh() -> Iterator[None]:
-    reason = kernel.unavailable()
+    reason = library.unavailable()
     if reason is not None:
         pytest.skip(reason)
     kernel.release()
@@ -34,11 +35,11 @@ def gradients(units: int, rows: int = 3) -> list[Tensor]:
 
 def test_wide_layers_leave_memory_that_is_given_back_on_demand() -> None:
     gradients(64)
-    assert kernel.native().kept_bytes() == 0
+    assert library.native().kept_bytes() == 0
     gradients(300)
-    assert kernel.native().kept_bytes() >= 2 * 4 * 2 * 300 * 300  # sums, and weights transposed
+    assert library.native().kept_bytes() >= 2 * 4 * 2 * 300 * 300  # sums, and weights transposed
     kernel.release()
-    assert kernel.native().kept_bytes() == 0
+    assert library.native().kept_bytes() == 0
     assert buffers.kept_bytes() == 0
 
 
@@ -46,7 +47,7 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first() -> None:
     seen = []
     for units in (700, 900, 1100, 1300, 1500, 1700):
         gradients(units, rows=1)
-        seen.append(kernel.native().kept_bytes())
+        seen.append(library.native().kept_bytes())
     assert max(seen) <= 2**26
     assert seen[1] > seen[0]
     assert seen[-1] >= 4 * 2 * 1700 * 1700

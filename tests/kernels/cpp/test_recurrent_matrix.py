@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyrnn.kernels.cpp import compiler, kernel
 from noisyrnn.kernels.cpp.recurrent_matrix import skew_damped_together
 from noisyrnn.models import LipschitzRNN
+from noisyrnn.native import compiler, library
 from noisyrnn.sde import skew_damped
 
 
 @pytest.fixture(autouse=True)
 def _library() -> None:
-    reason = kernel.unavailable()
+    reason = library.unavailable()
     if reason is not None:
         pytest.skip(reason)
 
@@ -25,14 +25,14 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the matrices that compiled code makes from now on."""
     sizes: list[int] = []
-    library = kernel.native()
-    really = library.structure
+    compiled = library.native()
+    really = compiled.structure
 
     def structure(*arguments: float) -> int:
         sizes.append(int(arguments[4]))
         return int(really(*arguments))
 
-    monkeypatch.setattr(library, "structure", structure)
+    monkeypatch.setattr(compiled, "structure", structure)
     return sizes
 
 
@@ -59,7 +59,7 @@ def test_same_bits_as_the_definition(n: int, skew_symmetry: float, damping: floa
 @pytest.mark.parametrize("level", compiler.LEVELS)
 def test_every_instruction_set(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOISYRNN_CPU_LEVEL", level)
-    reason = kernel.unavailable()
+    reason = library.unavailable()
     if reason is not None:
         pytest.skip(reason)
     m = randn(37, 37)
@@ -121,8 +121,8 @@ def test_transforms_and_graphs_take_the_definition(compiled: list[int]) -> None:
 
 
 def test_without_a_library_that_is_loaded_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "_natives", {})
-    monkeypatch.setattr(kernel, "Native", lambda level: pytest.fail("compiled"))
+    monkeypatch.setattr(library, "_natives", {})
+    monkeypatch.setattr(library, "Native", lambda level: pytest.fail("compiled"))
     (found,) = skew_damped_together(randn(3, 3), skew_symmetry=(0.65,), damping=(0.1,))
     assert torch.equal(found, skew_damped(randn(3, 3), skew_symmetry=0.65, damping=0.1))
 

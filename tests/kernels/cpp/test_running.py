@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from noisyrnn import NoisyRNN
-from noisyrnn.kernels.cpp import kernel
+from noisyrnn.native import library
 from noisyrnn.sde.brownian import BrownianPath
 
 NOISE = terms(2, 0.3, 0.4, first_row=1)
@@ -58,7 +58,7 @@ def test_the_same_bits_by_any_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = list(fused(call, *ends).values())
     for own in (False, True):
         if own:
-            monkeypatch.setattr(kernel, "_parallel", lambda: None)
+            monkeypatch.setattr(library, "thread_pool", lambda: None)
         for threads in (1, 2, 3, 16, 2):
             torch.set_num_threads(threads)
             assert equal(list(fused(call, *ends).values()), expected), (own, threads)
@@ -226,7 +226,7 @@ def test_a_backward_pass_copies_no_states(monkeypatch: pytest.MonkeyPatch) -> No
     layer = NoisyRNN(1, 5)
     layer.kernel = "cpp"
     outputs, _ = layer(torch.randn(3, 4, 1))
-    compiled, states = kernel.native(), []
+    compiled, states = library.native(), []
     backward = compiled.backward
 
     def spy(call: Any) -> int:

@@ -2,17 +2,17 @@
 
 import warnings
 
-from noisyrnn.kernels.cpp import compiler, kernel
+from noisyrnn.native import compiler, library
 
 
 def describe() -> str:
     """Instruction set, compiler, cache and threads of this process's kernel, or why there is none; may compile it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say is in the result
-        reason = kernel.unavailable()
+        reason = library.unavailable()
         if reason is not None:
             return f"none: {reason}"
-        threads = "torch's OpenMP" if kernel._parallel() else "its own"
+        threads = "torch's OpenMP" if library.thread_pool() else "its own"
     instructions, command = compiler.level(), " ".join(compiler._compiler())
     folder = compiler.cache_folder()
     kept = "kept" if any(folder.glob(f"cpu-{instructions}-*.so")) else "cannot be kept"

@@ -10,6 +10,7 @@ from torch import Tensor
 from noisyrnn.kernels.call import KernelCall
 from noisyrnn.kernels.cpp import kernel
 from noisyrnn.kernels.reference import recurrence_of
+from noisyrnn.native import library
 
 
 class _Packed(NamedTuple):
@@ -26,7 +27,7 @@ class _Packed(NamedTuple):
     settings: tuple[Any, ...]
     weights: tuple[Tensor, ...]
     call: KernelCall | None = None
-    step: kernel.Call | None = None
+    step: library.Call | None = None
     keep: Any = None
 
 
@@ -68,11 +69,11 @@ class PackedWeights:
         if not (inputs.is_contiguous() and state.is_contiguous()):
             inputs, state = inputs.contiguous(), state.contiguous()
         after = torch.empty_like(state)
-        call = kernel.Call.from_buffer_copy(packed.step)
+        call = library.Call.from_buffer_copy(packed.step)
         call.rows = len(inputs)
         call.x, call.initial, call.last = inputs.data_ptr(), state.data_ptr(), after.data_ptr()
         call.x_bytes, call.initial_bytes, call.last_bytes = inputs.nbytes, state.nbytes, after.nbytes
-        kernel.check(kernel.native().forward(ctypes.byref(call)))
+        library.check(library.native().forward(ctypes.byref(call)))
         return after
 
     def _up_to_date(self, cell: Any, inputs: Tensor, state: Tensor) -> _Packed | None:
@@ -141,7 +142,7 @@ def _pack(packed: _Packed, cell: Any, inputs: Tensor, state: Tensor) -> _Packed:
     sample = inputs.flatten(0, -2)[None, :, None]
     call = KernelCall._make((kind, sample, state[None], *weights, None, None, seed, coefficients, None, None, "", None))
     step, keep = kernel.arguments(call)
-    call = call._replace(packed=kernel.pack(kernel.native(), step, call))
+    call = call._replace(packed=kernel.pack(library.native(), step, call))
     step.x_row, step.initial_row = inputs.shape[-1], state.shape[1]
     step.threads = 1
     keep = [t for t in keep if t is not call.inputs and t is not call.state]

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyrnn.kernels.cpp import buffers, kernel
+from noisyrnn.kernels.cpp import buffers
+from noisyrnn.native import library
 from noisyrnn.sde.recurrent_matrix import skew_damped
 
 
@@ -18,7 +19,7 @@ def skew_damped_together(
 
     Of operations written out in torch, one that reads a matrix and its transpose takes longer than a short sequence.
     """
-    compiled = kernel.loaded()
+    compiled = library.loaded()
     fast = (
         compiled is not None
         and not torch.compiler.is_compiling()
@@ -41,14 +42,14 @@ class _Structure(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, compiled: kernel.Native, c: tuple[float, ...], damping: tuple[float, ...], *matrices: Tensor
+        ctx: Any, compiled: library.Native, c: tuple[float, ...], damping: tuple[float, ...], *matrices: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.compiled, ctx.c = compiled, c
         found = tuple(buffers.empty(*m.shape) for m in matrices)
         for m, out, factor, gamma in zip(matrices, found, c, damping, strict=True):
-            kernel.check(
+            library.check(
                 compiled.structure(
-                    m.data_ptr(), kernel.room(m), out.data_ptr(), kernel.room(out), len(m), factor, gamma
+                    m.data_ptr(), library.room(m), out.data_ptr(), library.room(out), len(m), factor, gamma
                 )
             )
         return found
@@ -60,9 +61,9 @@ class _Structure(torch.autograd.Function):
             return None, None, None, *(torch.add(g, c * g.T) for g, c in zip(grads, ctx.c, strict=True))
         found = tuple(buffers.empty(*g.shape) for g in grads)
         for g, out, c in zip(grads, found, ctx.c, strict=True):
-            kernel.check(
+            library.check(
                 ctx.compiled.structure_backward(
-                    g.data_ptr(), kernel.room(g), out.data_ptr(), kernel.room(out), len(g), c
+                    g.data_ptr(), library.room(g), out.data_ptr(), library.room(out), len(g), c
                 )
             )
         return None, None, None, *found

@@ -44,7 +44,7 @@ def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, 
             h = h.clone()  # it lies where this block's are written
         if begin % ahead == 0:
             drawn = slice(here.start, here.start + min(ahead, steps - begin))
-            draw_noise(call, time, begin, stored[:, -1, : steps - begin], outputs[:, drawn] if call.additive else None)
+            draw_noise(call, begin, stored[:, -1, : steps - begin], outputs[:, drawn] if call.additive else None)
         scale_noise(call, time, begin, end, part[:, -1], outputs[:, here] if call.additive else None)
         if call.kind != "modrelu":
             memory = None if products is None else products[:, : end - begin]

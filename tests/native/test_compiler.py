@@ -16,7 +16,7 @@ import torch
 
 from noisyrnn import NoisyRNN
 from noisyrnn.kernels import select
-from noisyrnn.kernels.cpp import compiler, kernel
+from noisyrnn.native import compiler, library
 from noisyrnn.run_folder import create_part
 
 SMALL = 'extern "C" int noisyrnn_lanes() { return %d; }\n'
@@ -29,7 +29,7 @@ def _afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("NOISYRNN_CPU_LEVEL", "portable")
     for name in ("CXX", "NOISYRNN_KERNEL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(kernel, "_natives", {})
+    monkeypatch.setattr(library, "_natives", {})
     monkeypatch.setattr(select, "_issued", set())
     compiler.library.cache_clear()
     yield
@@ -261,20 +261,20 @@ def test_a_killed_compilation_leaves_nothing_in_the_cache(
 
 def test_without_torchs_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads of our own, and one warning."""
-    monkeypatch.setattr(kernel, "_OPENMP", ("libnothing.so", "libm.so.6"))
-    monkeypatch.setattr(kernel, "_pool", "unknown")
+    monkeypatch.setattr(library, "_OPENMP", ("libnothing.so", "libm.so.6"))
+    monkeypatch.setattr(library, "_pool", "unknown")
     with pytest.warns(UserWarning, match="torch's OpenMP library was not found") as caught:
-        assert kernel._parallel() is None
+        assert library.thread_pool() is None
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert kernel._parallel() is None
+        assert library.thread_pool() is None
 
 
 def test_torchs_openmp_is_found() -> None:
     if not os.path.exists("/proc/self/maps") or "libgomp" not in Path("/proc/self/maps").read_text():
         pytest.skip("torch has another OpenMP library here")
-    assert kernel._parallel() is not None
+    assert library.thread_pool() is not None
 
 
 def refused(expected: str) -> None:

@@ -1,5 +1,5 @@
 // Philox 4x32-10 (Salmon et al., SC 2011) on the counters (unit, row pair, step, stream), a vector of units at a time,
-// and the normal numbers made of its words. The same words in the same roles as in noisyrnn/sde/brownian.py.
+// and the normal numbers made of its words. The same words in the same roles as in sde/draws.py.
 #pragma once
 #include "lanes.h"
 
@@ -84,6 +84,26 @@ INLINE void philox_round(const Keys& keys, int round, vwide c[4]) {
   c[2] = xor3(p0 >> 32, c[3], keys.second[round]);
   c[1] = p1;
   c[3] = p0;
+}
+
+// The four words of N pairs of rows at one step, for one vector of units: side by side so that the processor always has
+// something to do.
+template <int N>
+INLINE void words_of_pairs(const Keys& keys, const UnitTable& unit, uint32_t pair, uint32_t step, vword words[4][N]) {
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; half++) {
+    vwide counters[N][4];
+#pragma GCC unroll 4
+    for (int i = 0; i < N; i++) philox_begin(keys, unit, RowCounter(keys, pair + i, step), half, counters[i]);
+#pragma GCC unroll 8
+    for (int round = 2; round < 10; round++)
+#pragma GCC unroll 4
+      for (int i = 0; i < N; i++) philox_round(keys, round, counters[i]);
+#pragma GCC unroll 4
+    for (int i = 0; i < N; i++)
+#pragma GCC unroll 4
+      for (int w = 0; w < 4; w++) words[w][i] = half ? interleave((vwide)words[w][i], counters[i][w]) : (vword)counters[i][w];
+  }
 }
 
 INLINE vfloat uniform_of(vword w) { return __builtin_convertvector((vint)(w >> 8), vfloat) * 0x1p-24f; }

@@ -1,4 +1,4 @@
-// What both passes are told, and the order of floats in packed weights. kernel.py mirrors this struct.
+// What both passes are told, and the order of floats in packed weights. library.py mirrors this struct.
 #pragma once
 #include <cstddef>
 
@@ -34,7 +34,7 @@ struct Call {
   Long step_bytes, step_replica;
   float* packed;  // the weights as the forward pass reads them, by noisyrnn_pack; (R or 1, packed size)
   Long packed_bytes, packed_replica;
-  Long source, first_row, first_step, stream;  // of the noise; NoiseSource of call.py
+  Long source, first_row, first_step, stream;  // of the noise; NoiseSource of kernels/call.py
   float additive, base, slope;
   float* states;  // (R, T, B, H), zero past a row's end; null: not kept
   Long states_bytes;
@@ -71,21 +71,7 @@ template <bool ETA, int N>
 static inline void draw_pairs(const Call& c, const Keys& keys, const UnitTable& unit, Long row, Long pair, Long t,
                               const StepScales& s, float* mu, float* eta) {
   vword words[4][N];
-#pragma GCC unroll 2
-  for (int half = 0; half < 2; half++) {
-    vwide counters[N][4];
-#pragma GCC unroll 4
-    for (int i = 0; i < N; i++)
-      philox_begin(keys, unit, RowCounter(keys, (uint32_t)(pair + i), (uint32_t)(c.first_step + t)), half, counters[i]);
-#pragma GCC unroll 8
-    for (int round = 2; round < 10; round++)
-#pragma GCC unroll 4
-      for (int i = 0; i < N; i++) philox_round(keys, round, counters[i]);
-#pragma GCC unroll 4
-    for (int i = 0; i < N; i++)
-#pragma GCC unroll 4
-      for (int w = 0; w < 4; w++) words[w][i] = half ? interleave((vwide)words[w][i], counters[i][w]) : (vword)counters[i][w];
-  }
+  words_of_pairs<N>(keys, unit, (uint32_t)pair, (uint32_t)(c.first_step + t), words);
 #pragma GCC unroll 1
   for (int i = 0; i < N; i++) {
     const Long k = 2 * (pair + i) - c.first_row - row;  // of the pair's first row, among this tile's

@@ -4,7 +4,7 @@
 
 #include "call.h"
 
-// The fields of `Call`, for kernel.py, which compares name, place and size of each with its own.
+// The fields of `Call`, for library.py, which compares name, place and size of each with its own.
 struct Field {
   const char* name;
   Long offset, size;
@@ -30,7 +30,7 @@ static const Field fields[] = {
 #undef FIELD
 constexpr Long FIELDS = sizeof fields / sizeof fields[0];
 
-enum Status : int { WRONG_MATRIX = -1, FINE = 0, NO_MEMORY = 1, WRONG_FIELD = 2 };  // + n: field number n does not fit
+enum Status : int { WRONG_DRAW = -2, WRONG_MATRIX = -1, FINE = 0, NO_MEMORY = 1, WRONG_FIELD = 2 };  // + n: field number n does not fit
 
 // Finds the first field that does not fit. Sizes are compared as double, which absurd ones do not overflow. What is
 // written is new memory and must have the very size; what is read may be part of a larger array.

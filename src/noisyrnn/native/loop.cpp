@@ -1,4 +1,4 @@
-// The C interface of the CPU kernel: pack weights, run forward, run backward. No dependency but the standard library.
+// The C interface: pack weights, run forward, run backward, draw noise. No dependency but the standard library.
 #include <atomic>
 #include <mutex>
 #include <new>
@@ -7,6 +7,7 @@
 
 #include "backward.h"
 #include "check.h"
+#include "draw.h"
 #include "forward.h"
 #include "structure.h"
 
@@ -29,13 +30,13 @@ struct Tasks {
   }
 };
 template <class F>
-static bool run_tasks(const Call& c, Long count, const F& f) {
+static bool run_tasks(Long most, Parallel parallel, Long count, const F& f) {
   Tasks<F> tasks{f, count};
-  const Long threads = c.threads < count ? c.threads : count;
+  const Long threads = most < count ? most : count;
   if (threads <= 1) {
     Tasks<F>::work(&tasks);
-  } else if (c.parallel) {
-    c.parallel(&Tasks<F>::work, &tasks, (unsigned)threads, 0);
+  } else if (parallel) {
+    parallel(&Tasks<F>::work, &tasks, (unsigned)threads, 0);
   } else {
     std::vector<std::thread> crew;
     try {
@@ -86,7 +87,30 @@ struct Slices {
   Long end(const Call& c, Long begin) const { return begin + size < c.rows ? begin + size : c.rows; }
 };
 
+template <class T>
+static int draw(const Draw<T>& d, Long threads, Parallel parallel) {
+  if (!d.fits()) return WRONG_DRAW;
+  const Long block = 16, blocks = (d.steps + block - 1) / block;
+  run_tasks(threads, parallel, d.rows ? d.replicas * blocks : 0, [&](Long i) {
+    const Long begin = i % blocks * block, end = begin + block;
+    draw_steps(d, i / blocks, begin, end < d.steps ? end : d.steps);
+  });
+  return FINE;
+}
+
+#define DRAW(name, T)                                                                                               \
+  int name(const uint64_t* seeds, T* first, Long first_bytes, Long first_replica, Long first_step_stride, T* second, \
+           Long second_bytes, Long second_replica, Long second_step_stride, Long uniform, Long replicas, Long steps,  \
+           Long rows, Long units, Long first_row, Long first_step, Long stream, Long threads, Parallel parallel) {    \
+    return draw<T>({seeds, first, first_bytes, first_replica, first_step_stride, second, second_bytes,               \
+                    second_replica, second_step_stride, uniform, replicas, steps, rows, units, first_row, first_step, \
+                    stream},                                                                                          \
+                   threads, parallel);                                                                                \
+  }
+
 extern "C" {
+DRAW(noisyrnn_draw_float, float)
+DRAW(noisyrnn_draw_double, double)
 void noisyrnn_release() { Memory::release(); }
 void noisyrnn_after_fork() { Memory::after_fork(); }
 int64_t noisyrnn_kept_bytes() { return Memory::floats() * sizeof(float); }
@@ -136,7 +160,7 @@ int noisyrnn_forward(const Call* call) {
   const Slices slices(c);
   const auto run = c.groups == 2 ? (c.scaled() ? forward_slice<2, true> : forward_slice<2, false>)
                                  : (c.scaled() ? forward_slice<1, true> : forward_slice<1, false>);
-  const bool done = run_tasks(c, c.replicas * slices.per_replica, [&](Long i) {
+  const bool done = run_tasks(c.threads, c.parallel, c.replicas * slices.per_replica, [&](Long i) {
     const Long begin = i % slices.per_replica * slices.size;
     run(c, i / slices.per_replica, begin, slices.end(c, begin));
   });
@@ -148,7 +172,7 @@ int noisyrnn_backward(const Call* call) try {
   if (const int wrong = Check(c).backward()) return wrong;
   const Slices slices(c);
   std::vector<Replica> replicas(c.replicas);
-  const bool done = run_tasks(c, c.replicas * slices.per_replica, [&](Long i) {
+  const bool done = run_tasks(c.threads, c.parallel, c.replicas * slices.per_replica, [&](Long i) {
     const Long r = i / slices.per_replica, slice = i % slices.per_replica, begin = slice * slices.size;
     Replica& replica = replicas[r];
     std::call_once(replica.begun, [&] {

@@ -27,7 +27,7 @@ _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-ffp-contract=fa
 _COMPILERS = ("c++", "g++", "clang++")
 LEVEL = "NOISYRNN_CPU_LEVEL"
 """Environment variable that names one of `LEVELS`."""
-_SOURCES = Path(__file__).parent / "native"
+_SOURCES = Path(__file__).parent
 _SECONDS = 120
 
 
@@ -70,7 +70,7 @@ def library(instructions: str) -> ctypes.CDLL:
         CompilerError: If there is no compiler, it fails, or its result does not load.
     """
     compiler = _compiler()
-    sources = sorted(_SOURCES.iterdir())
+    sources = sorted(path for path in _SOURCES.iterdir() if path.suffix in (".h", ".cpp"))
     flags = (*_FLAGS, *(LEVELS[instructions] if platform.machine() in ("x86_64", "AMD64") else ()))
     digest = hashlib.sha256(repr((compiler, flags, platform.machine(), platform.system())).encode())
     for source in sources:
