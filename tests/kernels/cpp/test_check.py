@@ -83,10 +83,10 @@ def test_a_mirror_with_two_fields_exchanged(one: str, other: str, monkeypatch: p
     exchanged = {one: other, other: one}
 
     class Mirror(ctypes.Structure):
-        _fields_ = [(exchanged.get(name, name), kind) for name, kind in kernel.Call._fields_]
+        _fields_ = [(exchanged.get(name, name), kind) for name, kind in library.Call._fields_]
 
-    assert ctypes.sizeof(Mirror) == ctypes.sizeof(kernel.Call)
-    monkeypatch.setattr(kernel, "Call", Mirror)
+    assert ctypes.sizeof(Mirror) == ctypes.sizeof(library.Call)
+    monkeypatch.setattr(library, "Call", Mirror)
     with pytest.raises(AssertionError, match="mirror differ"):
         library.Native(compiler.level())
 

@@ -163,7 +163,7 @@ def test_interpreted() -> None:
         (16, 16, 3, SHARED_NEGATED, False, {"inputs": 1}),
         (7, 5, 6, SHARED, True, {"dt": "rows", "lengths": True}),
         (16, 5, 5, INDEPENDENT, False, {"dt": "shared", "replicas": 2, "shared": True}),
-        (7, 32, 2, ADDITIVE, True, {"dt": "rows", "replicas": 2}),
+        (7, 32, 2, ADDITIVE, True, {"dt": "rows", "replicas": 4}),
     ],
 )  # fmt: skip
 def test_interpreter_parity(
