@@ -9,7 +9,7 @@ from tests.kernels.cpp.conftest import a_pass, ends_of, fused
 from tests.kernels.noise_terms import terms
 
 from noisyrnn import NoisyRNN
-from noisyrnn.kernels.cpp import kernel, recurrent_matrix
+from noisyrnn.kernels.cpp import recurrent_matrix
 from noisyrnn.native import compiler, library
 
 READ = {
