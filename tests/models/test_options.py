@@ -1,7 +1,7 @@
 """Every option of every layer, cell and head refuses what is not of its type, before anything is built."""
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar, get_type_hints
 
 import pytest
 import torch
@@ -9,11 +9,73 @@ from torch import nn
 
 from noisyrnn import NoisyRNN
 from noisyrnn.models import HEADS, MODELS, NoisyCell, RecurrentLayer, WithHiddenNoise
+from noisyrnn.models.lipschitz import LipschitzCell
+from noisyrnn.models.options import LayerOptions, LipschitzOptions
+from noisyrnn.models.registry import describe_option
 
 FLAGS = ("bias", "batch_first", "bidirectional", "learn_step")
 SIZES = ("input_size", "hidden_size", "num_layers")
 CLASSES = {**{name: entry.build for name, entry in MODELS.items()}, "cell": NoisyCell}
 CASES = [(name, option) for name, kind in CLASSES.items() for option in inspect.signature(kind).parameters]
+
+
+@pytest.mark.parametrize(("kind", "declared"), [(RecurrentLayer, LayerOptions), (LipschitzCell, LipschitzOptions)])
+def test_what_is_declared_once_is_what_is_taken(kind: type, declared: type) -> None:
+    taken = inspect.signature(kind).parameters
+    hints = get_type_hints(declared)
+    assert {name: taken[name].annotation for name in hints} == hints
+    assert set(taken) - set(hints) <= {"build", "input_size", "hidden_size", "bias", "dtype"}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_misspelt_option_is_refused(name: str) -> None:
+    kind: Any = CLASSES[name]
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'aditive'"):
+        kind(2, 3, aditive=0.1)
+
+
+def test_a_signature_shows_what_is_passed_on() -> None:
+    class Own(NoisyRNN):
+        def __init__(self, hidden_size: int, *, own: int = 3, additive: float = 0.5, **options: Any) -> None:
+            super().__init__(2, hidden_size, additive=additive, **options)
+            self.own = own
+
+    class OwnDefaults(Own):
+        defaults: ClassVar[Any] = {**NoisyRNN.defaults, "damping": 0.25}
+
+        def __init__(self, hidden_size: int, **options: Any) -> None:
+            super().__init__(hidden_size, **{**self.defaults, **options})
+
+    parameters = inspect.signature(Own).parameters
+    shown = {name: parameters[name].default for name in ("own", "additive", "step_size", "noise_level", "dropout")}
+    assert shown == {"own": 3, "additive": 0.5, "step_size": 0.01, "noise_level": 1.0, "dropout": 0.0}
+    assert next(iter(parameters)) == "hidden_size" and not {"self", "build", "options"} & set(parameters)
+    assert Own(4, bias=False).options() == {**NoisyRNN(2, 4, bias=False, additive=0.5).options(), "own": 3}
+    layer = OwnDefaults(4)
+    for name, parameter in inspect.signature(OwnDefaults).parameters.items():
+        if name not in ("input_size", "hidden_size", "device", "dtype"):
+            assert getattr(layer, name) == parameter.default
+    assert layer.damping == 0.25
+    assert "damping" not in inspect.signature(layer).parameters  # an instance is called like any module
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_option_is_described(name: str) -> None:
+    parameters = inspect.signature(MODELS[name].build).parameters
+    for option in set(parameters) - {"input_size", "hidden_size"}:
+        kind, text = describe_option(name, option)
+        assert kind == parameters[option].annotation and text.endswith(".") and "\n" not in text
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("kind", [RecurrentLayer, *CLASSES.values()])
+def test_a_warning_names_the_line_that_made_the_layer(kind: Any) -> None:
+    if kind is NoisyCell:
+        pytest.skip("it has no dropout")
+    arguments = (nn.GRUCell, 2, 3) if kind is RecurrentLayer else (2, 3)
+    with pytest.warns(UserWarning, match="dropout acts between layers") as record:
+        kind(*arguments, dropout=0.5)
+    assert [each.filename for each in record] == [__file__]
 
 
 @pytest.mark.parametrize(("name", "option"), CASES)

@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from noisyrnn.models import MODELS, layer_options
+from noisyrnn.models.registry import describe_option
 from noisyrnn.pipeline import RunContext
 from noisyrnn.redact import hide_passwords
 from noisyrnn.training.config import TrainConfig
@@ -93,18 +94,8 @@ def add_training(parser: CommandParser, *, skip: Sequence[str] = ()) -> None:
     for name in TrainConfig.setting_names():
         defaults = {model: layer_options(model)[name] for model in MODELS if name in layer_options(model)}
         if defaults:
-            kind, text = _documented(MODELS[next(iter(defaults))].build, name)
+            kind, text = describe_option(next(iter(defaults)), name)
             parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text} {_in_words(defaults)}")
-
-
-def _documented(layer: Any, name: str) -> tuple[Any, str]:
-    """Return type and description of a layer's argument, from the most general class that documents it."""
-    kind: Any = get_type_hints(layer.__init__)[name]
-    for base in reversed(layer.__mro__):
-        for param in docstring_parser.parse(base.__doc__ or "").params:
-            if param.arg_name == name:
-                return kind, " ".join((param.description or "").split()).replace("`", "")
-    return kind, ""
 
 
 def _in_words(defaults: Mapping[str, Any]) -> str:

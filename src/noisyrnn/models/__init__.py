@@ -12,6 +12,7 @@ from noisyrnn.models.loops.module_cell import ModuleCell
 from noisyrnn.models.loops.noisy_cell import NoisyCell
 from noisyrnn.models.loops.with_hidden_noise import WithHiddenNoise
 from noisyrnn.models.noisy import NoisyRNN
+from noisyrnn.models.options import CellOptions, LayerOptions, LipschitzOptions, NoiseOptions
 from noisyrnn.models.registry import MODELS, build_layer, layer_options
 from noisyrnn.models.released import from_released_weights
 
@@ -22,11 +23,15 @@ __all__ = [
     "MODELS",
     "AntisymmetricRNN",
     "Cell",
+    "CellOptions",
     "CoRNN",
     "ExpRNN",
     "Head",
+    "LayerOptions",
+    "LipschitzOptions",
     "LipschitzRNN",
     "ModuleCell",
+    "NoiseOptions",
     "NoisyCell",
     "NoisyRNN",
     "RecurrenceCell",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from noisyrnn.kernels.cpp.recurrent_matrix import skew_damped_together
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
+from noisyrnn.models.options import LayerOptions, cell_options
 from noisyrnn.sde.recurrent_matrix import check_skew_damped
 
 
@@ -67,17 +68,7 @@ class AntisymmetricRNN(RecurrentLayer):
         step_size: δ, above 0.
         damping: γ, at least 0.
         init_std: `C` starts at `N(0, (init_std / hidden_size)²)`, above 0.
-        num_layers: See `RecurrentLayer`.
-        bidirectional: See `RecurrentLayer`.
-        batch_first: See `RecurrentLayer`.
-        dropout: See `RecurrentLayer`.
-        bias: Whether there is the bias b.
-        additive: See `RecurrentLayer`.
-        multiplicative: See `RecurrentLayer`.
-        noise_form: See `RecurrentLayer`.
-        noise_law: See `RecurrentLayer`.
-        device: See `RecurrentLayer`.
-        dtype: See `RecurrentLayer`.
+        options: Keyword arguments of `LayerOptions`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -94,34 +85,12 @@ class AntisymmetricRNN(RecurrentLayer):
         step_size: float = 0.01,
         damping: float = 0.0001,
         init_std: float = 0.1,
-        num_layers: int = 1,
-        bidirectional: bool = False,
-        batch_first: bool = True,
-        dropout: float = 0.0,
-        bias: bool = True,
-        additive: float = 0.0,
-        multiplicative: float = 0.0,
-        noise_form: str = "independent",
-        noise_law: str = "gaussian",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(
-            partial(AntisymmetricCell, step_size=step_size, damping=damping, init_std=init_std, bias=bias, dtype=dtype),
-            input_size,
-            hidden_size,
-            num_layers=num_layers,
-            bidirectional=bidirectional,
-            batch_first=batch_first,
-            dropout=dropout,
-            bias=bias,
-            additive=additive,
-            multiplicative=multiplicative,
-            noise_form=noise_form,
-            noise_law=noise_law,
-            device=device,
-            dtype=dtype,
+        build = partial(
+            AntisymmetricCell, step_size=step_size, damping=damping, init_std=init_std, **cell_options(options)
         )
+        super().__init__(build, input_size, hidden_size, **options)
         self.step_size = step_size
         self.damping = damping
         self.init_std = init_std

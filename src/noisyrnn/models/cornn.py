@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from noisyrnn.checks import check_flag, check_number
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
+from noisyrnn.models.options import LayerOptions, cell_options
 
 
 class CoRNNCell(RecurrenceCell):
@@ -78,23 +79,15 @@ class CoRNNCell(RecurrenceCell):
 class CoRNN(RecurrentLayer):
     """The coupled oscillatory RNN; see `CoRNNCell` for its equations. Its state is `(y, z)`, its output `y`.
 
+    Hidden noise acts on the positions y.
+
     Args:
         input_size: Channels of one step, at least 1.
         hidden_size: Oscillators, at least 1.
         step_size: Δt, above 0.
         stiffness: γ, at least 0.
         friction: ϵ, at least 0.
-        num_layers: See `RecurrentLayer`.
-        bidirectional: See `RecurrentLayer`.
-        batch_first: See `RecurrentLayer`.
-        dropout: See `RecurrentLayer`.
-        bias: Whether there is the bias b.
-        additive: See `RecurrentLayer`; the noise acts on the positions.
-        multiplicative: See `RecurrentLayer`.
-        noise_form: See `RecurrentLayer`.
-        noise_law: See `RecurrentLayer`.
-        device: See `RecurrentLayer`.
-        dtype: See `RecurrentLayer`.
+        options: Keyword arguments of `LayerOptions`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -111,34 +104,10 @@ class CoRNN(RecurrentLayer):
         step_size: float = 0.042,
         stiffness: float = 2.7,
         friction: float = 4.7,
-        num_layers: int = 1,
-        bidirectional: bool = False,
-        batch_first: bool = True,
-        dropout: float = 0.0,
-        bias: bool = True,
-        additive: float = 0.0,
-        multiplicative: float = 0.0,
-        noise_form: str = "independent",
-        noise_law: str = "gaussian",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(
-            partial(CoRNNCell, step_size=step_size, stiffness=stiffness, friction=friction, bias=bias, dtype=dtype),
-            input_size,
-            hidden_size,
-            num_layers=num_layers,
-            bidirectional=bidirectional,
-            batch_first=batch_first,
-            dropout=dropout,
-            bias=bias,
-            additive=additive,
-            multiplicative=multiplicative,
-            noise_form=noise_form,
-            noise_law=noise_law,
-            device=device,
-            dtype=dtype,
-        )
+        build = partial(CoRNNCell, step_size=step_size, stiffness=stiffness, friction=friction, **cell_options(options))
+        super().__init__(build, input_size, hidden_size, **options)
         self.step_size = step_size
         self.stiffness = stiffness
         self.friction = friction

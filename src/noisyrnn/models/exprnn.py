@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from noisyrnn.checks import check_choice, check_flag
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import RecurrenceCell
 from noisyrnn.models.layer import RecurrentLayer
+from noisyrnn.models.options import LayerOptions, cell_options
 
 STARTS = ("cayley", "henaff")
 BASES = ("identity", "initial")
@@ -130,23 +131,15 @@ class ExpCell(RecurrenceCell):
 class ExpRNN(RecurrentLayer):
     r"""The exponential RNN :math:`h \leftarrow \mathrm{modReLU}(\exp(K) h + U x)`, with `exp(K)` orthogonal.
 
+    Without a bias modReLU has no threshold, and the network is linear.
+
     Args:
         input_size: Channels of one step, at least 1.
         hidden_size: Units, at least 1.
         recurrent_init: "cayley" or "henaff": how `K` starts.
         recurrent_base: "identity", as published, where the matrix is `exp(K)` and `K` is trained; or "initial", where
             it is `exp(K₀) exp(L)` with a fixed initial `K₀` and `L`, which starts at zero, is trained.
-        num_layers: See `RecurrentLayer`.
-        bidirectional: See `RecurrentLayer`.
-        batch_first: See `RecurrentLayer`.
-        dropout: See `RecurrentLayer`.
-        bias: Whether modReLU has its threshold; without it the network is linear.
-        additive: See `RecurrentLayer`.
-        multiplicative: See `RecurrentLayer`.
-        noise_form: See `RecurrentLayer`.
-        noise_law: See `RecurrentLayer`.
-        device: See `RecurrentLayer`.
-        dtype: See `RecurrentLayer`.
+        options: Keyword arguments of `LayerOptions`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -162,33 +155,9 @@ class ExpRNN(RecurrentLayer):
         *,
         recurrent_init: str = "cayley",
         recurrent_base: str = "identity",
-        num_layers: int = 1,
-        bidirectional: bool = False,
-        batch_first: bool = True,
-        dropout: float = 0.0,
-        bias: bool = True,
-        additive: float = 0.0,
-        multiplicative: float = 0.0,
-        noise_form: str = "independent",
-        noise_law: str = "gaussian",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(
-            partial(ExpCell, recurrent_init=recurrent_init, recurrent_base=recurrent_base, bias=bias, dtype=dtype),
-            input_size,
-            hidden_size,
-            num_layers=num_layers,
-            bidirectional=bidirectional,
-            batch_first=batch_first,
-            dropout=dropout,
-            bias=bias,
-            additive=additive,
-            multiplicative=multiplicative,
-            noise_form=noise_form,
-            noise_law=noise_law,
-            device=device,
-            dtype=dtype,
-        )
+        build = partial(ExpCell, recurrent_init=recurrent_init, recurrent_base=recurrent_base, **cell_options(options))
+        super().__init__(build, input_size, hidden_size, **options)
         self.recurrent_init = recurrent_init
         self.recurrent_base = recurrent_base

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from noisyrnn.kernels import reference
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.modules import check_uncalled
+from noisyrnn.models.options import LayerOptions, cell_options
 
 KINDS: dict[str, type[nn.RNN | nn.GRU | nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -125,39 +126,9 @@ class _TorchRNN(RecurrentLayer):
 
     kind: ClassVar[str]
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        num_layers: int = 1,
-        bidirectional: bool = False,
-        batch_first: bool = True,
-        dropout: float = 0.0,
-        bias: bool = True,
-        additive: float = 0.0,
-        multiplicative: float = 0.0,
-        noise_form: str = "independent",
-        noise_law: str = "gaussian",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            partial(TorchCell, kind=self.kind, bias=bias, dtype=dtype),
-            input_size,
-            hidden_size,
-            num_layers=num_layers,
-            bidirectional=bidirectional,
-            batch_first=batch_first,
-            dropout=dropout,
-            bias=bias,
-            additive=additive,
-            multiplicative=multiplicative,
-            noise_form=noise_form,
-            noise_law=noise_law,
-            device=device,
-            dtype=dtype,
-        )
+    def __init__(self, input_size: int, hidden_size: int, **options: Unpack[LayerOptions]) -> None:
+        build = partial(TorchCell, kind=self.kind, **cell_options(options))
+        super().__init__(build, input_size, hidden_size, **options)
 
 
 class TanhRNN(_TorchRNN):

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from noisyrnn.kernels.select import KERNELS, uses_cpp
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.loops.module_cell import as_cell
 from noisyrnn.models.modules import called_hooks, check_uncalled, prepare_weights
+from noisyrnn.models.options import LayerOptions, show_options
 from noisyrnn.models.sequences.dropout import apply_dropout
 from noisyrnn.models.sequences.layout import check_dtype, check_form, step_lengths, to_batch_first
 from noisyrnn.models.sequences.stack import Pass, run_stack
@@ -35,11 +36,11 @@ from noisyrnn.sde.diffusion import NOISE_MODES, HiddenNoise
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 NOT_OPTIONS = ("build", "device", "dtype")
-"""Constructor arguments that are no settings: how a cell is made, and where its weights are at first."""
+"""Constructor arguments that are not settings: how a cell is made, and where its weights are at first."""
 
 
 class RecurrentLayer(nn.Module):
-    """Recurrent cells over sequences, one for each layer and direction; the concrete layers only say which cell.
+    """Runs recurrent cells over sequences, one for each layer and direction; the concrete layers only choose the cell.
 
     Layer number l, from 0, has its forward cell at `cells["l0"]`, `cells["l1"]`, … and its backward cell at
     `cells["l0_reverse"]`, …; so a parameter `C` is called `cells.l0.C` in a `state_dict`. Weights saved under the older
@@ -47,26 +48,13 @@ class RecurrentLayer(nn.Module):
     the first cell, and the following ones for the others, in the order of `cells`.
 
     Every constructor argument of a concrete layer is an attribute of the same name, so that `options` can rebuild it.
+    The keyword arguments are those of `LayerOptions`, which describes them.
 
     Args:
         build: Makes a cell of `(input_size, hidden_size)`: a `Cell`, or a module called as `nn.RNNCell` is, such as
             `nn.GRUCell` (see `ModuleCell`).
         input_size: Channels of one step, at least 1.
         hidden_size: Units of each cell, at least 1.
-        num_layers: Layers, each of which reads the outputs of the one below, at least 1.
-        bidirectional: Whether each layer also runs backwards over the valid steps; outputs are then forward and
-            backward side by side.
-        batch_first: Whether inputs and outputs are `(batch, steps, ...)`, not `(steps, batch, ...)`. Unlike in
-            `nn.RNN` that is the default.
-        dropout: Probability in [0, 1) with which, in training mode, each output of a layer but the last is dropped. The
-            mask comes from the pass's `BrownianPath`.
-        bias: Whether the cells have a bias.
-        additive: Standard deviation of the additive hidden noise of one step, at least 0.
-        multiplicative: Relative standard deviation of the multiplicative hidden noise, at least 0.
-        noise_form: "independent" (a number for each of the two noises) or "shared" (one number for both).
-        noise_law: Law of the multiplicative noise, "gaussian" or "uniform".
-        device: Where the weights are; torch's default device by default.
-        dtype: Type of the weights; torch's default type by default.
 
     Attributes:
         cells: The cells by name, in the order of `h_0` and `h_n`.
@@ -83,6 +71,15 @@ class RecurrentLayer(nn.Module):
         >>> outputs.shape, h_n.shape
         (torch.Size([4, 5, 16]), torch.Size([4, 4, 8]))
     """
+
+    defaults: ClassVar[LayerOptions] = {}
+    """Defaults of a subclass in place of those of the class that it extends."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Show in the signature what the subclass passes on as `**options`."""
+        super().__init_subclass__(**arguments)
+        if "__init__" in vars(cls):
+            show_options(cls, _kinds(cls)[1], defaults=cls.defaults, without=("build",))
 
     def __init__(
         self,
@@ -114,7 +111,8 @@ class RecurrentLayer(nn.Module):
             raise ValueError(f"dropout must be less than 1, got {dropout:g}.")
         if dropout > 0 and num_layers == 1:  # as nn.RNN has it
             warnings.warn(
-                f"dropout acts between layers, so that {dropout:g} changes nothing with num_layers 1.", stacklevel=3
+                f"dropout acts between layers, so that {dropout:g} changes nothing with num_layers 1.",
+                stacklevel=2 + sum("__init__" in vars(kind) for kind in _kinds(type(self))[:-1]),
             )
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -196,15 +194,8 @@ class RecurrentLayer(nn.Module):
 
     def options(self) -> dict[str, Any]:
         """Every setting of the constructor and its value; of a class of the user's own, those that it keeps."""
-        found: dict[str, Any] = {}
-        for kind in type(self).__mro__:
-            parameters = list(inspect.signature(kind).parameters.values())
-            for name in (p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)):
-                if name not in NOT_OPTIONS and hasattr(self, name):
-                    found.setdefault(name, getattr(self, name))
-            if all(p.kind is not p.VAR_KEYWORD for p in parameters):  # else it passes them on to the next class
-                break
-        return found
+        names = [name for name in inspect.signature(type(self)).parameters if name not in NOT_OPTIONS]
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def extra_repr(self) -> str:
         """The constructor's settings."""
@@ -365,6 +356,11 @@ class RecurrentLayer(nn.Module):
         if h_0.shape != shape:
             raise ValueError(f"h_0 must have shape {shape}, got {tuple(h_0.shape)}.")
         return list((h_0.unsqueeze(1) if unbatched else h_0).unbind(0))
+
+
+def _kinds(kind: type[RecurrentLayer]) -> list[type[RecurrentLayer]]:
+    """The class itself and those that it extends, up to `RecurrentLayer`."""
+    return [base for base in kind.__mro__ if issubclass(base, RecurrentLayer)]
 
 
 def pass_options(layer: Any) -> dict[str, bool]:

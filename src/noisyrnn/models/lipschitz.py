@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,24 +12,18 @@ from noisyrnn.kernels.cpp.recurrent_matrix import skew_damped_together
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
+from noisyrnn.models.options import LayerOptions, cell_options
 from noisyrnn.sde.recurrent_matrix import check_skew_damped
 
 
 class LipschitzCell(RecurrenceCell):
     r"""The increment :math:`d \odot (A h + \tanh(W h + U x + b))` with `A` and `W` from `skew_damped`.
 
+    The keyword arguments are those of `LipschitzOptions`, which describes them, and two of `CellOptions`.
+
     Args:
         input_size: Channels of one step.
         hidden_size: Units.
-        step_size: Initial value of every unit's step d, above 0.
-        learn_step: Whether d is trained, one value a unit.
-        skew_symmetry: β of both matrices, in [0.5, 1].
-        damping: γ of both matrices, at least 0.
-        skew_symmetry_w: β of `W` where it differs from that of `A`; `None` for the same.
-        damping_w: γ of `W` where it differs from that of `A`; `None` for the same.
-        init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
-        bias: Whether there is the bias b.
-        dtype: Type of the weights; torch's default type by default.
     """
 
     reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"input": (nn.Linear,)}
@@ -101,24 +95,7 @@ class LipschitzRNN(RecurrentLayer):
     Args:
         input_size: Channels of one step, at least 1.
         hidden_size: Units, at least 1.
-        step_size: Step d, above 0.
-        learn_step: Whether d is trained, one value a unit.
-        skew_symmetry: β of `A` and `W`, in [0.5, 1].
-        damping: γ of `A` and `W`, at least 0.
-        skew_symmetry_w: β of `W` where it differs from that of `A`; `None` for the same.
-        damping_w: γ of `W` where it differs from that of `A`; `None` for the same.
-        init_std: The free matrices start at `N(0, (init_std / hidden_size)²)`, above 0.
-        num_layers: See `RecurrentLayer`.
-        bidirectional: See `RecurrentLayer`.
-        batch_first: See `RecurrentLayer`.
-        dropout: See `RecurrentLayer`.
-        bias: Whether there is the bias b.
-        additive: See `RecurrentLayer`.
-        multiplicative: See `RecurrentLayer`.
-        noise_form: See `RecurrentLayer`.
-        noise_law: See `RecurrentLayer`.
-        device: See `RecurrentLayer`.
-        dtype: See `RecurrentLayer`.
+        options: Keyword arguments of `LipschitzOptions` and `LayerOptions`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -139,45 +116,20 @@ class LipschitzRNN(RecurrentLayer):
         skew_symmetry_w: float | None = None,
         damping_w: float | None = None,
         init_std: float = 0.1,
-        num_layers: int = 1,
-        bidirectional: bool = False,
-        batch_first: bool = True,
-        dropout: float = 0.0,
-        bias: bool = True,
-        additive: float = 0.0,
-        multiplicative: float = 0.0,
-        noise_form: str = "independent",
-        noise_law: str = "gaussian",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(
-            partial(
-                LipschitzCell,
-                step_size=step_size,
-                learn_step=learn_step,
-                skew_symmetry=skew_symmetry,
-                damping=damping,
-                skew_symmetry_w=skew_symmetry_w,
-                damping_w=damping_w,
-                init_std=init_std,
-                bias=bias,
-                dtype=dtype,
-            ),
-            input_size,
-            hidden_size,
-            num_layers=num_layers,
-            bidirectional=bidirectional,
-            batch_first=batch_first,
-            dropout=dropout,
-            bias=bias,
-            additive=additive,
-            multiplicative=multiplicative,
-            noise_form=noise_form,
-            noise_law=noise_law,
-            device=device,
-            dtype=dtype,
+        build = partial(
+            LipschitzCell,
+            step_size=step_size,
+            learn_step=learn_step,
+            skew_symmetry=skew_symmetry,
+            damping=damping,
+            skew_symmetry_w=skew_symmetry_w,
+            damping_w=damping_w,
+            init_std=init_std,
+            **cell_options(options),
         )
+        super().__init__(build, input_size, hidden_size, **options)
         self.step_size = step_size
         self.learn_step = learn_step
         self.skew_symmetry = skew_symmetry

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import docstring_parser
 import torch
 
 from noisyrnn.models.antisymmetric import AntisymmetricRNN
@@ -13,6 +14,7 @@ from noisyrnn.models.gated import GRU, LSTM, TanhRNN
 from noisyrnn.models.layer import NOT_OPTIONS, RecurrentLayer
 from noisyrnn.models.lipschitz import LipschitzRNN
 from noisyrnn.models.noisy import NoisyRNN
+from noisyrnn.models.options import SHARED_OPTIONS
 from noisyrnn.registry import Entry
 
 MODELS: dict[str, Entry[type[RecurrentLayer]]] = {
@@ -40,6 +42,17 @@ def layer_options(model: str) -> dict[str, Any]:
     The layout of the inputs (`batch_first`) is not one of them: a data set has only one.
     """
     return {name: value for name, value in _arguments(model).items() if name != "batch_first"}
+
+
+def describe_option(model: str, name: str) -> tuple[Any, str]:
+    """Returns the type of a model's option and its description, one line of text.
+
+    Options that models share are described in `noisyrnn.models.options`, all others in the docstring of the layer.
+    """
+    layer = MODELS[model].build
+    params = [param for kind in (*SHARED_OPTIONS, layer) for param in docstring_parser.parse(kind.__doc__ or "").params]
+    text = next((param.description or "" for param in params if param.arg_name == name), "")
+    return inspect.signature(layer).parameters[name].annotation, " ".join(text.split()).replace("`", "")
 
 
 def _arguments(model: str) -> dict[str, Any]:

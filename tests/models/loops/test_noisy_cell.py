@@ -53,3 +53,9 @@ def test_the_options_are_those_of_the_layer() -> None:
 def test_bad_options(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         NoisyCell(1, 2, **options)
+
+
+@pytest.mark.parametrize("name", ["num_layers", "bidirectional", "batch_first", "dropout", "aditive"])
+def test_options_of_a_stack_of_layers_are_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}'"):
+        NoisyCell(1, 2, **{name: False})
