@@ -181,7 +181,7 @@ def test_unequal_seeds_pair_what_they_share_and_say_so(make_run: Make) -> None:
     test = paired_of(comparison, "b", CLEAN)
     assert (test.pairs, test.difference) == (2, pytest.approx(0.15, abs=1e-12))
     assert comparison.notes == (
-        "The models were not evaluated with the same seeds (a: 1, 2, 3; b: 2, 3, 9); tests pair the seeds they share.",
+        "The models were not evaluated with the same seeds (a: 1, 2, 3; b: 2, 3, 9); tests use the shared seeds only.",
     )
 
 

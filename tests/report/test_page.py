@@ -150,7 +150,7 @@ def test_only_failed_runs_still_make_a_page(make_run: Make) -> None:
 def test_what_was_run_and_every_setting(html: str) -> None:
     texts = read(html).texts
     for name, value in (
-        ("Sequences", "1000 to train, 200 to validate, 20 to test"),
+        ("Sequences", "1000 for training, 200 for validation, 20 for testing"),
         ("Seeds", "1, 2, 3"),
         ("Epochs", "4"),
         ("Runs", "10, of which 9 finished"),
@@ -173,7 +173,7 @@ def test_settings_that_differ_between_seeds_are_shown_as_different(make_run: Mak
 
 def test_size_and_time(html: str) -> None:
     texts = read(html).texts
-    start = texts.index("Training (s)")
+    start = texts.index("Training time (s)")
     row = texts[texts.index("noisy", start) :]
     assert row[1:7] == ["17,290", "14.5", "4", "4", "95.0", "200"]  # seconds: 13.5, 14.5, 15.5
 

@@ -94,7 +94,7 @@ def test_the_page_shows_what_was_searched_and_found(content: dict[str, Any], stu
     rows = page.split('<tr><th class="row" scope="row">')[1:]
     assert [row.split("<")[0] for row in rows] == ["3", "0", "2"]  # from the best to the failed
     assert "<td>failed</td><td>0.2</td><td>0.5</td><td>uniform</td>" in rows[2]
-    assert "To repeat it" not in page_of(content, study, tmp_path)
+    assert "also continues an interrupted sweep" not in page_of(content, study, tmp_path)
 
 
 def test_without_a_scored_trial(content: dict[str, Any], study: Any, tmp_path: Path) -> None:

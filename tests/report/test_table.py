@@ -190,14 +190,14 @@ def test_an_interval_with_one_end_says_so(compared: Callable[..., Comparison]) -
 
 def test_caption_says_what_is_there(compared: Callable[..., Comparison]) -> None:
     one = caption(compared(a=values(1.0), c=values(None, None)).theory, base="a")
-    assert "its own 95 % interval" in one
+    assert "If only one seed has a value" in one
     assert "Student" not in one
     assert "paired" not in one
     few = caption(compared(a=values(1.0, 2.0), b=values(1.0, 3.0)).theory, base="a")
-    assert "fewer than 3 seeds and equal values have none" in few and "paired" not in few
+    assert "there is none for fewer than 3 seeds or equal values" in few and "paired" not in few
     several = caption(compared(a=values(1.0, 2.0, 4.0), b=values(1.0, 3.0, 3.0)).theory, base="a")
     assert "Student t interval" in several
-    assert "paired t test of the difference from a over the seeds both have, corrected for the 1 comparisons" in several
+    assert "paired t test of the difference from a over shared seeds, corrected for the 1 comparisons" in several
     assert "own" not in several
 
 
@@ -214,7 +214,7 @@ def test_markdown_to_the_letter(compared: Callable[..., Comparison]) -> None:
     ]
     assert lines[6] == "## Verdicts"
     assert lines[8] == "- base, seed 1: verdict 1"
-    assert lines[-1].startswith("A row holds values of one kind")
+    assert lines[-1].startswith("Each row has values of one kind")
 
 
 def test_json_holds_every_number(compared: Callable[..., Comparison]) -> None:

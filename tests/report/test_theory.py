@@ -89,7 +89,7 @@ def test_figures_have_their_captions(reader: Reader) -> None:
     for title in ("State-to-state Jacobians over time", "Certified accuracy and attacks"):
         assert title in reader.texts
     text = " ".join(reader.texts)
-    assert "bands run from the lowest to the highest" in text
+    assert "bands range from the lowest to the highest" in text
     assert "All panels share one scale: the same axes, levels, colours and heights." in text
     assert {"landscape_eigen_contours.pdf", "landscape_eigen_surfaces.svg", "jacobian_norms.pdf"} <= set(reader.texts)
 
@@ -99,13 +99,13 @@ def test_verdicts_data_and_what_is_missing(reader: Reader) -> None:
     assert ", seed 1: stable: nearby states approach each other, Λ = -0.130 per step" in texts
     assert ", seed 2: undecided" in texts
     assert ", skipped for lstm seeds 1, 2: the budget of 30 minutes was used up" in texts
-    assert texts[texts.index("Which data were used") + 1 :][:6] == [
+    assert texts[texts.index("Data used") + 1 :][:6] == [
         "Curvature",
-        "256 training sequences, drawn with seed 0; 12 s a run",
+        "256 training sequences, drawn with seed 0; 12 s per run",
         "Margin",
-        "100 test sequences; 41.5 s a run",
+        "100 test sequences; 41.5 s per run",
         "Smoothing",
-        "3 s a run",
+        "3 s per run",
     ]
     assert texts[texts.index("analysis_seed") + 1] == "0"
     assert "Not analysed: gru seed 1." in texts
@@ -151,7 +151,7 @@ def test_an_analysis_without_results_still_says_why(analysed: Callable[..., Path
 def test_time_is_that_of_parts_that_were_done(analysed: Callable[..., Path]) -> None:
     ends = [{"status": "done", "seconds": 2.0}, {"status": "failed", "seconds": 99.0}, {"status": "done"}]
     runs = [analysed("a", seed, diagnostics={"margin": end}) for seed, end in enumerate(ends, start=1)]
-    assert section(runs)["data"] == [("Margin", "2 s a run")]
+    assert section(runs)["data"] == [("Margin", "2 s per run")]
 
 
 def test_only_finished_runs_are_missed(analysed: Callable[..., Path], make_run: Make) -> None:
@@ -173,7 +173,7 @@ def test_what_makes_analyses_less_comparable_is_noted(analysed: Callable[..., Pa
         "The runs were analysed with different settings: analysis_seed was 0 and 7.",
         "The runs were analysed with different settings: only was 1 and null.",
         "Margin was not computed from the same data in all runs; see below.",
-        "Trace is not of one kind in all runs (estimate; exact): each has its own row.",
+        "Trace has different kinds in different runs (estimate; exact): each has its own row.",
     ]
     assert found["data"] == [("Margin", "100 sequences (a seed 1); 50 sequences (a seed 2)"), ("Jacobian", "20")]
     assert found["settings"] == [("analysis_seed", "0 | 7"), ("only", "1 | null")]

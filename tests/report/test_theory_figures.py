@@ -85,14 +85,14 @@ def test_every_curve_has_its_figure(build: Build) -> None:
         assert len(block.figure.svg) < 60_000
     captions = {block.figure.name: block.caption for block in blocks}
     assert captions["jacobian_norms"] == (
-        "Lines are means over the seeds with a value; bands run from the lowest to the highest. "
+        "Lines are means over the seeds with a value; bands range from the lowest to the highest. "
         "Kind of the values: exact. Mean over 20 sequences."
     )
     assert (
         "certified: certificate, confidence 99.9\N{NO-BREAK SPACE}%; attacked: certificate."
         in (captions["certified_accuracy"])
     )
-    assert "drawn one by one" in captions["spectral_density"]
+    assert "drawn as separate lines" in captions["spectral_density"]
 
 
 def test_figures_are_the_same_every_time(build: Build) -> None:
@@ -129,7 +129,7 @@ def test_one_seed_has_its_own_band(build: Build, figures: dict[str, Canvas]) -> 
     )
     (block,) = curve_blocks(build(contents))
     assert band(figures["stabilization"]) == (0.5, 4.0)
-    assert "The band of a model with one seed is the middle half." in block.caption
+    assert "For a model with one seed the band is the middle half." in block.caption
     seeds = [curve([0, 1], [y, 2.0], low=[0, 0], high=[3, 4], band="the middle half") for y in (1.0, 2.0)]
     (block,) = curve_blocks(build(only_curve("stabilization", *seeds)))
     assert block.caption.count("band") == 1 and "from the lowest to the highest" in block.caption
@@ -150,7 +150,7 @@ def test_seeds_that_are_not_alike_are_never_averaged(
     assert [y for _, y in line_data(figure)] == [[1.0, 2.0], [3.0, 7.0]]
     assert not figure.axes[0].collections
     assert len(figure.legends[0].get_texts()) == 1
-    assert "drawn one by one" in block.caption
+    assert "drawn as separate lines" in block.caption
     assert "means" not in block.caption
 
 
@@ -280,7 +280,7 @@ def test_losses_that_are_not_finite_are_left_blank_and_counted(build: Build, fig
     contents = bowls(1.0, 2.0)
     contents["m1", 1]["landscapes"]["eigen"]["loss"][0] = [None] * 21
     contours, _ = landscape_blocks(build(contents))
-    assert "21 of 441 losses of m1 are not finite and left blank." in contours.caption
+    assert "21 of 441 losses of m1 are not finite and are left blank." in contours.caption
     assert "of m0" not in contours.caption
 
 
@@ -288,7 +288,7 @@ def test_a_seed_without_a_finite_loss_is_passed_over(build: Build, figures: dict
     broken = landscape(1.0) | {"loss": [[None] * 21] * 21}
     contents = {("a", 1): broken, ("a", 2): landscape(1.0), ("b", 1): broken}
     contours, _ = landscape_blocks(build({run: {"landscapes": {"eigen": it}} for run, it in contents.items()}))
-    assert "is shown: a seed 2." in contours.caption
+    assert "that has a finite loss: a seed 2." in contours.caption
     assert len(figures["landscape_eigen_contours"].axes) == 2  # one panel and the colour bar
     assert landscape_blocks(build({("b", 1): {"landscapes": {"eigen": broken}}})) == []
 
@@ -298,7 +298,7 @@ def test_losses_far_below_the_highest_are_drawn_at_the_foot(build: Build, figure
     contours, _ = landscape_blocks(build({("a", 1): {"landscapes": {"eigen": content}}}))
     norm = figures["landscape_eigen_contours"].axes[0].collections[0].norm
     assert (norm.vmin, norm.vmax) == pytest.approx((-3.0, 3.0))
-    assert "Losses more than 6 decades below the highest are drawn as that." in contours.caption
+    assert "Losses more than 6 decades below the highest are drawn at that limit." in contours.caption
 
 
 def test_a_flat_landscape_is_drawn(build: Build, figures: dict[str, Canvas]) -> None:

@@ -12,7 +12,7 @@ from noisyrnn.robustness.statistics import SEQUENCES, TRAININGS
 
 
 def accuracy_table(groups: Sequence[Group]) -> Table:
-    """Accuracies of the evaluated runs, clean first, then each perturbation by rising strength; the best are marked."""
+    """Return the accuracies of the evaluated runs: clean, then each perturbation by strength; the best are marked."""
     evaluated = {group.label: group.evaluated for group in groups}
     columns = {column for results in evaluated.values() for result in results for column in result.accuracies}
     values: dict[Quantity, dict[str, dict[int, Value]]] = {}
@@ -39,12 +39,12 @@ def accuracy_table(groups: Sequence[Group]) -> Table:
 
 
 def columns_of(table: Table) -> list[Column]:
-    """The columns of an accuracy table, in order."""
+    """Return the columns of an accuracy table, in order."""
     return [row.quantity.column for row in table.rows if row.quantity.column is not None]
 
 
 def panels(table: Table) -> dict[str, list[Row]]:
-    """The rows of each perturbation, clean included, in order."""
+    """Return the rows of each perturbation, including clean, in order."""
     rows: dict[str, list[Row]] = {}
     for row in table.rows:
         rows.setdefault(row.quantity.name, []).append(row)
@@ -52,7 +52,7 @@ def panels(table: Table) -> dict[str, list[Row]]:
 
 
 def caption(table: Table) -> str:
-    """What the values of the table are, what their intervals cover and, where needed, how strengths are measured."""
+    """Explain the values of the table, their intervals and, if needed, the units of strengths."""
     sentences = ["Test accuracy in %, mean over seeds."]
     if TRAININGS in table.covers:
         sentences.append("[low, high] is the 95 % interval of the mean over other trainings and other test sequences.")
@@ -67,14 +67,15 @@ def caption(table: Table) -> str:
         sentences.append(UNITS)
     if any(column.perturbation.startswith(WORST) for column in columns):
         sentences.append(
-            "Under an attack a sequence counts as right if it is right itself and after every start of the attack; in "
-            "the worst case over attacks, if it is so under every attack of that norm with this or a smaller radius."
+            "Under an attack, a sequence counts as correct only if it is classified correctly without a perturbation "
+            "and after every start of the attack; in the worst case over attacks, only if this holds for every attack "
+            "of that norm with this or a smaller radius."
         )
     return " ".join(sentences)
 
 
 def marks_caption(table: Table) -> str:
-    """What a cell marked `close` means; empty where nothing was tested."""
+    """Explain cells marked `close`; empty if nothing was tested."""
     if not table.comparisons:
         return ""
     return (
@@ -84,14 +85,14 @@ def marks_caption(table: Table) -> str:
 
 
 def untested(table: Table, groups: Sequence[Group]) -> str:
-    """A sentence on what was not tested for want of seeds, or nothing."""
+    """Explain which tests need more seeds; empty if none does."""
     if SEQUENCES not in table.covers or len(groups) < 2:
         return ""
-    return f"Fewer than {FEWEST_SEEDS} shared seeds are too few for a test: such differences are not marked."
+    return f"Fewer than {FEWEST_SEEDS} shared seeds are too few for a test, so such differences are not marked."
 
 
 def markdown(table: Table, groups: Sequence[Group], notes: Sequence[str]) -> str:
-    """The table in GitHub's Markdown, a label a row, with caption and notes."""
+    """Return the table in GitHub's Markdown, one row per label, with caption and notes."""
     head = ["model", "seeds", *(escape(row.quantity.title) for row in table.rows)]
     lines = [
         [
@@ -109,7 +110,7 @@ def markdown(table: Table, groups: Sequence[Group], notes: Sequence[str]) -> str
 
 
 def accuracy_notes(groups: Sequence[Group], table: Table) -> tuple[str, ...]:
-    """Sentences on whatever makes the accuracies less comparable, or says little about robustness."""
+    """Return notes on accuracies that are not comparable, or not informative about robustness."""
     return (*_unlike(groups), *_without_effect(groups), *_guessing(groups, table))
 
 
@@ -122,7 +123,7 @@ def _unlike(groups: Sequence[Group]) -> tuple[str, ...]:
     seeds = {group.label: tuple(result.seed for result in group.evaluated) for group in groups if group.evaluated}
     if len(set(seeds.values())) > 1:
         listed = "; ".join(f"{label}: {', '.join(map(str, values))}" for label, values in seeds.items())
-        notes.append(f"The models were not evaluated with the same seeds ({listed}); tests pair the seeds they share.")
+        notes.append(f"The models were not evaluated with the same seeds ({listed}); tests use the shared seeds only.")
     results = [result for group in groups for result in group.results]
     notes += [f"{result.label}, seed {result.seed}: {why}" for result in results for why in result.stale]
     for result in results:
@@ -139,25 +140,25 @@ def _unlike(groups: Sequence[Group]) -> tuple[str, ...]:
     if len({tuple(result.evaluation.get(name) for name in _DRAWS) for result in evaluated}) > 1:
         notes.append("The runs were evaluated with different numbers of draws or different seeds of the draws.")
     if len({len(accuracy.rates) for result in evaluated for accuracy in result.accuracies.values()}) > 1:
-        notes.append("The accuracies do not all rest on the same number of test sequences.")
+        notes.append("Not all accuracies were measured on the same number of test sequences.")
     return tuple(notes)
 
 
 def _without_effect(groups: Sequence[Group]) -> list[str]:
-    """Perturbations that changed no value of any sequence, with the models under which they did not."""
+    """Return a note for each perturbation that changed no input, with the models concerned."""
     still: dict[Column, list[str]] = {}
     for group in groups:
         accuracies = [item for result in group.evaluated for item in result.accuracies.items()]
         for column in {column for column, accuracy in accuracies if not accuracy.moved}:
             still.setdefault(column, []).append(group.label)
     return [
-        f"{column.title} changed no value ({', '.join(still[column])}): its accuracy says nothing about robustness."
+        f"{column.title} changed no input ({', '.join(still[column])}): its accuracy is no measure of robustness."
         for column in sorted(still, key=lambda column: column.place)
     ]
 
 
 def _guessing(groups: Sequence[Group], table: Table) -> list[str]:
-    """For each label, the columns in which its interval reaches down to always answering with the largest class."""
+    """Return a note for each label whose interval contains the accuracy of always predicting the largest class."""
     notes = []
     for group in groups:
         guesses = {c: accuracy.guess for result in group.evaluated for c, accuracy in result.accuracies.items()}
@@ -171,5 +172,7 @@ def _guessing(groups: Sequence[Group], table: Table) -> list[str]:
             clean = columns[0].perturbation == CLEAN
             where = "even on clean sequences" if clean else f"under {', '.join(column.title for column in columns)}"
             share = f"{100 * guesses[columns[0]]:.1f} %"
-            notes.append(f"{group.label} is not above guessing (always the largest class: {share}) {where}.")
+            notes.append(
+                f"{group.label} is not significantly better than always predicting the largest class ({share}) {where}."
+            )
     return notes

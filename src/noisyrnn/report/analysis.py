@@ -15,10 +15,10 @@ from noisyrnn.run_folder import read_json
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A quantity along an axis; `x`, `y`, and `low` and `high` where there are such, are of one length.
+    """A quantity along an axis; `x`, `y` and, if present, `low` and `high` have the same length.
 
-    `nan` stands for a value that is not finite; `kind` and `confidence` are those of every point of `y`, and `band`
-    describes what lies between `low` and `high`.
+    Values that are not finite are `nan`; `kind` and `confidence` are those of every point of `y`, and `band`
+    describes the range from `low` to `high`.
     """
 
     x: tuple[float, ...]
@@ -46,7 +46,7 @@ class Landscape:
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticStatus:
-    """How one diagnostic ended: `done`, or another status and the `reason`; `seconds` where they are known."""
+    """Status of a diagnostic: `done`, or another status with its `reason`; `seconds` if known."""
 
     status: str
     reason: str
@@ -55,16 +55,16 @@ class DiagnosticStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """What `analysis.json` holds.
+    """Contents of `analysis.json`.
 
     Args:
         settings: Settings of the analysis.
-        data: For each diagnostic, a statement of which data were used.
-        quantities: Values by quantity; each name once in its group.
-        curves: By name.
-        landscapes: By name.
-        verdict: Whether the dynamics are stable, in words; empty where it was not said.
-        diagnostics: How each diagnostic ended.
+        data: Description of the data used, by diagnostic.
+        quantities: Values by quantity; each name once per group.
+        curves: Curves by name.
+        landscapes: Landscapes by name.
+        verdict: Statement on the stability of the dynamics; empty if there is none.
+        diagnostics: Status of each diagnostic.
     """
 
     settings: Mapping[str, Any]
@@ -77,10 +77,10 @@ class Analysis:
 
 
 def read_analysis(folder: Path) -> Analysis | None:
-    """The analysis in the run folder `folder`, `None` where there is none.
+    """Read the analysis in a run folder; `None` if there is none.
 
     Raises:
-        ValueError: If its format is another one, or it is damaged.
+        ValueError: If the file is damaged or has another format.
     """
     file = folder / "analysis.json"
     if not os.path.lexists(file):
@@ -136,7 +136,7 @@ def _curve(entry: Mapping[str, Any]) -> Curve:
     x, y = _numbers(entry["x"]), _numbers(entry["y"])
     low, high = (None if entry.get(end) is None else _numbers(entry[end]) for end in ("low", "high"))
     if any(len(values) != len(x) for values in (y, low, high) if values is not None):
-        raise ValueError("x, y, low and high are not of one length")
+        raise ValueError("x, y, low and high do not have the same length")
     return Curve(
         x=x,
         y=y,
@@ -175,7 +175,7 @@ def _kind(entry: Mapping[str, Any]) -> str:
 
 
 def _number(value: Any) -> float:
-    """`value` as a number; JSON has none for infinity, so `None` is one that is not finite."""
+    """Convert a JSON value to a number; `None` stands for a value that is not finite."""
     return nan if value is None else float(value)
 
 

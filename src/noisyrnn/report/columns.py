@@ -1,4 +1,4 @@
-"""The columns of an accuracy table: a perturbation at one strength, its title and its place in the table."""
+"""Columns of an accuracy table: a perturbation at one strength, its title and its position."""
 
 from dataclasses import dataclass
 
@@ -17,9 +17,9 @@ TITLES = {
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """A perturbation, its strength and the unit of that.
+    """A perturbation, its strength and the unit of the strength.
 
-    `strength` is 0 for clean inputs, and `unit` is empty where strengths are in the units of the data.
+    `strength` is 0 for clean inputs, and `unit` is empty if strengths are in the units of the data.
     """
 
     perturbation: str

@@ -1,4 +1,4 @@
-"""Everything a report states about a set of runs: its tables, and what to keep in mind when reading them."""
+"""Contents of a report: its tables, and notes on runs that are not comparable."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,8 +17,8 @@ class Comparison:
     Args:
         groups: One for each label, in the order given; the first is the base of the paired tests.
         accuracy: Test accuracies.
-        theory: Theory diagnostics; without rows where no run was analysed.
-        notes: Sentences on whatever makes the runs less comparable.
+        theory: Theory diagnostics; without rows if no run was analysed.
+        notes: Notes on runs that are not comparable.
     """
 
     groups: tuple[Group, ...]
@@ -32,7 +32,7 @@ class Comparison:
         return [group.label for group in self.groups]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON scalars, lists and objects; a number that does not exist is `None`."""
+        """Return the contents as JSON scalars, lists and objects; a value that is not finite is `None`."""
         content: dict[str, Any] = {
             "format": 1,
             "base": self.labels[0],
@@ -43,8 +43,8 @@ class Comparison:
         }
         if self.theory.rows:
             content["analysis"] = [row_dict(row) for row in self.theory.rows]
-        found: dict[str, Any] = finite(content)
-        return found
+        content = finite(content)
+        return content
 
     def _label_dict(self, group: Group) -> dict[str, Any]:
         return {
@@ -61,10 +61,10 @@ class Comparison:
 
 
 def compare(results: Sequence[SeedResult]) -> Comparison:
-    """Groups `results` by label and computes every number of the report.
+    """Group `results` by label and compute all values of the report.
 
     Raises:
-        ValueError: If there are none, they are of several data sets, or one label has two runs of one seed.
+        ValueError: If there are no results, or several data sets, or if a label has two runs with the same seed.
     """
     groups = group_by_label(results)
     accuracy = accuracy_table(groups)

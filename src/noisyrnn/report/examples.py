@@ -1,4 +1,4 @@
-"""Perturbed inputs as the models saw them, with what each one said."""
+"""Perturbed inputs with the prediction of each model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,30 +11,31 @@ from noisyrnn.report.results import Example, Group, SeedResult
 
 
 def gallery(groups: Sequence[Group], columns: Sequence[Column], *, count: int) -> list[dict[str, Any]]:
-    """For each of the first `count` test sequences: its picture under every perturbation and each label's answer.
+    """Return the pictures of the first `count` test sequences under every perturbation, and each label's predictions.
 
-    Each label answers through its evaluated run of the lowest seed. Where all labels saw the same input, as under
-    noise, it is pictured once, above their answers; an attack is made against one model, so each has its own picture.
+    The predictions of a label are those of its evaluated run with the lowest seed. If all labels have the same input,
+    as under noise, its picture is shown once, above the predictions; an attack is computed for each model, so each has
+    its own picture.
     """
-    speakers = [(i, group.evaluated[0]) for i, group in enumerate(groups) if group.evaluated]
-    speakers = [(i, run) for i, run in speakers if run.examples]
-    indices = list(dict.fromkeys(example.index for _, run in speakers for example in run.examples))[:count]
-    return [_entry(speakers, index, columns) for index in indices]
+    runs = [(i, group.evaluated[0]) for i, group in enumerate(groups) if group.evaluated]
+    runs = [(i, run) for i, run in runs if run.examples]
+    indices = list(dict.fromkeys(example.index for _, run in runs for example in run.examples))[:count]
+    return [_entry(runs, index, columns) for index in indices]
 
 
-def _entry(speakers: Sequence[tuple[int, SeedResult]], index: int, columns: Sequence[Column]) -> dict[str, Any]:
-    shown = [
-        (i, run, {example.column: example for example in run.examples if example.index == index}) for i, run in speakers
+def _entry(runs: Sequence[tuple[int, SeedResult]], index: int, columns: Sequence[Column]) -> dict[str, Any]:
+    by_run = [
+        (i, run, {example.column: example for example in run.examples if example.index == index}) for i, run in runs
     ]
-    found = {column for _, _, examples in shown for column in examples}
-    columns = [column for column in columns if column in found]
-    first = next(example for _, _, examples in shown for example in examples.values())
-    dataset = shown[0][1].dataset
+    available = {column for _, _, examples in by_run for column in examples}
+    columns = [column for column in columns if column in available]
+    first = next(example for _, _, examples in by_run for example in examples.values())
+    dataset = by_run[0][1].dataset
     label = _class_name(dataset.get("class_names"), first.label)
-    shared = {column: len({ex[column].inputs for _, _, ex in shown if column in ex}) == 1 for column in columns}
+    shared = {column: len({ex[column].inputs for _, _, ex in by_run if column in ex}) == 1 for column in columns}
     head = []
     for column in columns:
-        one = next(examples[column] for _, _, examples in shown if column in examples)
+        one = next(examples[column] for _, _, examples in by_run if column in examples)
         head.append({"title": column.title, "picture": _picture(one, dataset, label) if shared[column] else None})
     rows = [
         {
@@ -43,7 +44,7 @@ def _entry(speakers: Sequence[tuple[int, SeedResult]], index: int, columns: Sequ
             "colour": colour(i),
             "answers": [_answer(examples.get(column), run.dataset, label, shared[column]) for column in columns],
         }
-        for i, run, examples in shown
+        for i, run, examples in by_run
     ]
     return {"index": index, "label": label, "head": head, "rows": rows}
 
@@ -70,7 +71,7 @@ def _picture(example: Example, dataset: Any, label: str) -> dict[str, Any]:
 
 
 def _observed(dataset: Any) -> tuple[float, float] | None:
-    """Extremes of the training data over all channels, where they were recorded."""
+    """Return the extremes of the training data over all channels, if they were recorded."""
     scale = dataset.get("scale")
     return (min(scale["low"]), max(scale["high"])) if scale else None
 

@@ -1,4 +1,4 @@
-"""Figures of a comparison, drawn the same way each time: accuracy against strength, training, one input."""
+"""Figures of a comparison: accuracy against strength, training curves, inputs."""
 
 import base64
 import io
@@ -22,13 +22,13 @@ from noisyrnn.report.columns import CLEAN, perturbation_title, symbol
 from noisyrnn.report.results import Group, SeedResult
 from noisyrnn.report.table import Row, Table
 
-# Okabe and Ito's colours, told apart with any colour vision; markers and dashes repeat the distinction without colour.
+# Okabe and Ito's colours, which can be distinguished with any colour vision; markers and dashes work without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#8A8A8A")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
-# Drawn in these two, which the page replaces by its own colours for light and dark.
+# Figures use these two colours, which the page replaces by its own for light and dark mode.
 INK, RULE = "#1b1c1d", "#dcdddc"
-# Most points a curve or an input keeps, so that neither epochs nor steps make the page large.
+# Maximum number of points of a curve or an input, which limits the size of the page.
 POINTS = 200
 CHANNELS = 4
 STYLE: Any = {
@@ -65,7 +65,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure: `svg` is for the page and takes its colours, `files` maps an ending to a data address, for a paper."""
+    """A figure: `svg` for the page, in its colours, and `files` to download, a data URL by file name extension."""
 
     name: str
     svg: Markup
@@ -73,20 +73,20 @@ class Figure:
 
 
 def colour(position: int) -> str:
-    """Colour of the label at `position`, the same in every figure."""
+    """Return the colour of the label at `position`, the same in every figure."""
     return COLOURS[position % len(COLOURS)]
 
 
 def accuracy_curves(table: Table, labels: Sequence[str], *, chance: float | None) -> Figure | None:
-    """Accuracy against strength, a panel for each perturbation, clean at 0, the intervals as bands.
+    """Draw accuracy against strength, one panel per perturbation, with clean inputs at 0 and intervals as bands.
 
     Args:
         table: Accuracies.
-        labels: One line each.
-        chance: Accuracy of guessing, drawn as a dotted line.
+        labels: Labels to draw, one line each.
+        chance: Accuracy of random guessing, drawn as a dotted line.
 
     Returns:
-        The figure, or `None` where nothing but clean inputs was evaluated.
+        The figure, or `None` if only clean inputs were evaluated.
     """
     rows = panels(table)
     clean = rows.pop(CLEAN, [])
@@ -111,7 +111,7 @@ def accuracy_curves(table: Table, labels: Sequence[str], *, chance: float | None
 
 
 def training_curves(groups: Sequence[Group]) -> Figure | None:
-    """Validation accuracy and training loss by epoch: mean over runs that did not fail, band from lowest to highest."""
+    """Draw validation accuracy and training loss by epoch: mean and range over runs that did not fail."""
     trained = [(i, group) for i, group in enumerate(groups) if any(_epochs(result) for result in group.results)]
     if not trained:
         return None
@@ -133,7 +133,7 @@ def training_curves(groups: Sequence[Group]) -> Figure | None:
 
 
 def heatmap(image: np.ndarray, *, value_range: tuple[float, float]) -> str:
-    """A PNG of `image`, `(rows, columns)`, as a data address; values past the range are drawn as its ends."""
+    """Return `image`, `(rows, columns)`, as a PNG in a data URL; values outside the range are clipped."""
     low, high = value_range
     buffer = io.BytesIO()
     imsave(buffer, image, cmap="gray", vmin=low, vmax=high, format="png", metadata={"Software": ""})
@@ -141,7 +141,7 @@ def heatmap(image: np.ndarray, *, value_range: tuple[float, float]) -> str:
 
 
 def trace(inputs: np.ndarray, *, value_range: tuple[float, float]) -> list[str]:
-    """Points of an SVG line, 100 wide and 60 high, for each of the first channels of `inputs`, `(steps, channels)`."""
+    """Return the points of an SVG line, 100 × 60, for each of the first channels of `inputs`, `(steps, channels)`."""
     low, high = min(value_range[0], float(inputs.min())), max(value_range[1], float(inputs.max()))
     kept = inputs[thinned(len(inputs)), :CHANNELS]
     across = np.linspace(1, 99, len(kept))
@@ -163,7 +163,7 @@ def _accuracy_curve(axis: Axes, rows: Sequence[Row], position: int, label: str) 
 
 
 def _training_curve(axis: Axes, group: Group, position: int, name: str, *, scale: float) -> tuple[float, float]:
-    """Draw one label; lowest and highest finite value drawn."""
+    """Draw one label and return its lowest and highest finite value."""
     by_epoch: dict[int, list[float]] = {}
     for result in group.results:
         for epoch, value in zip(_epochs(result), result.history[name], strict=False):
@@ -181,12 +181,12 @@ def _training_curve(axis: Axes, group: Group, position: int, name: str, *, scale
 
 
 def _epochs(result: SeedResult) -> tuple[float, ...]:
-    """Epochs to draw: none of a failed run, which the page lists by itself."""
+    """Return the epochs to draw: none for a failed run, which the page lists separately."""
     return () if result.status == "failed" else result.history["epoch"]
 
 
 def line_style(position: int, *, markers: bool) -> dict[str, Any]:
-    """Colour of the label at `position`, told apart by its marker as well, or by its dashes."""
+    """Return colour and marker, or colour and dashes, of the label at `position`."""
     return {
         "color": colour(position),
         "linestyle": DASHES[position // len(COLOURS) % len(DASHES)] if markers else DASHES[position % len(DASHES)],
@@ -195,7 +195,7 @@ def line_style(position: int, *, markers: bool) -> dict[str, Any]:
 
 
 def grid(count: int, *, across: int, projection: str | None = None) -> tuple[Canvas, list[Axes]]:
-    """A figure of `count` panels of one size, 7.2 inches wide (two columns of a paper); 3.8 for a single panel."""
+    """Return a figure of `count` equal panels, 7.2 inches wide (two columns of a paper), or 3.8 for one panel."""
     columns = min(count, across)
     rows = math.ceil(count / columns)
     width = 7.2 if columns > 1 else 3.8
@@ -206,12 +206,12 @@ def grid(count: int, *, across: int, projection: str | None = None) -> tuple[Can
 
 
 def legend(figure: Canvas, axes: Sequence[Axes]) -> None:
-    """One legend above all panels, naming each label once."""
+    """Draw one legend above all panels, with each label once."""
     entries: dict[Any, Artist] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    # About what an entry takes: its line, and a fourteenth of an inch for each letter.
+    # Estimated width of an entry: its line, and a fourteenth of an inch per letter.
     room = int(figure.get_figwidth() / (0.5 + max(map(len, entries), default=0) / 14))
     across = max(1, min(len(entries), 6, room))
     figure.set_figheight(figure.get_figheight() + 0.19 * (math.ceil(len(entries) / across) - 1))  # panels keep theirs
@@ -219,11 +219,11 @@ def legend(figure: Canvas, axes: Sequence[Axes]) -> None:
 
 
 def render(figure: Canvas, name: str, description: str) -> Figure:
-    """`figure` as a drawing called `name`, read out as `description`."""
+    """Render `figure` as SVG and PDF under `name`, with `description` for screen readers."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is computed once, not again for each file
     written = {}
-    # No date and no creator: the same numbers give the same bytes.
+    # No date and no creator: the same values give the same bytes.
     for ending, metadata in (("svg", {"Date": None, "Creator": None}), ("pdf", {"CreationDate": None})):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=ending, transparent=True, metadata=metadata)
@@ -236,7 +236,7 @@ def render(figure: Canvas, name: str, description: str) -> Figure:
 
 
 def _inline(svg: str, description: str) -> Markup:
-    """`svg` as part of an HTML page: scaled by it, in its colours, read out as `description`."""
+    """Adapt `svg` to an HTML page: its width, its colours, and `description` for screen readers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
@@ -244,17 +244,17 @@ def _inline(svg: str, description: str) -> Markup:
     spoken = f' role="img" aria-label="{escape(description)}"'
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', lambda found: found[1] + spoken, svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    # Markup: it is matplotlib's own, which escapes the labels in it.
+    # Safe as Markup: matplotlib has escaped the labels.
     return Markup(svg.replace(INK, "currentColor").replace(RULE, "var(--rule)"))
 
 
 def literal(label: str) -> str:
-    """`label` as matplotlib draws it literally: no formulas, and not hidden by a leading underscore."""
+    """Escape `label` so that matplotlib draws it literally: no formulas, not hidden by a leading underscore."""
     return (" " if label.startswith("_") else "") + label.replace("$", r"\$")
 
 
 def thinned(count: int) -> np.ndarray:
-    """At most `POINTS` indices spread over `range(count)`, its ends among them."""
+    """Return at most `POINTS` indices spread over `range(count)`, including both ends."""
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
 
 

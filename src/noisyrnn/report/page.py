@@ -1,4 +1,4 @@
-"""The page, the table and the numbers of a comparison, written into a folder."""
+"""Writes the page, the table and the values of a comparison into a folder."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from noisyrnn.report.table import Row
 from noisyrnn.run_folder import to_json, write_atomically
 
 LARGEST_PAGE = 3_000_000
-# Examples are the one part that grows with the data; fewer are shown until the page is small enough.
+# Numbers of examples to try until the page is small enough: only examples grow with the data.
 EXAMPLES = (3, 2, 1, 0)
 PER_RUN = ("label", "seed")
 
@@ -33,26 +33,27 @@ def write_report(
     command: str | None = None,
     failures: Mapping[Path, str] | None = None,
 ) -> Path:
-    """Compare `runs` in `output/report.html`, with the table in `table.md` and the numbers in `comparison.json`.
+    """Compare `runs` in `output/report.html`, with the table in `table.md` and all values in `comparison.json`.
 
-    Everything is computed before anything is written, and each file replaces its predecessor in one step, so that an
-    interrupted report leaves whole files. The same runs give the same table and numbers; the page also carries a date.
-    Where a run holds an `analysis.json`, page and numbers hold its quantities, and `analysis.md` their table.
+    Everything is computed before anything is written, and each file is replaced atomically, so an interrupted report
+    leaves complete files. The same runs give the same table and values; the page also has a date. If runs have an
+    `analysis.json`, page and values include its quantities, and `analysis.md` has their table.
 
     Args:
-        runs: Run folders; those of one `label` differ in their seed, the first label is the base of the paired tests.
-        output: Folder to write into; made where it does not exist.
+        runs: Run folders; runs with the same `label` differ in their seed, and the first label is the base of the
+            paired tests.
+        output: Folder for the files; created if missing.
         title: Heading of the page.
-        command: Command line that made the runs, shown to repeat it.
-        failures: Why runs failed, shown on the page; those that are not among `runs`, since their files cannot be read,
-            are named there too.
+        command: Command line of the comparison, shown on the page.
+        failures: Reasons of failed runs, shown on the page. Runs that are not among `runs`, because their files cannot
+            be read, are listed too.
 
     Returns:
         Path of the page, which needs no other file.
 
     Raises:
         TypeError: If `runs` is a single path.
-        ValueError: If there are no runs, one cannot be read, two do not go together, or `output` cannot be made.
+        ValueError: If there are no runs, one cannot be read, two cannot be compared, or `output` cannot be created.
         WriteError: If a file cannot be written, for example because the disk is full.
     """
     if isinstance(runs, str | Path):
@@ -79,13 +80,13 @@ def write_report(
         ) from error
     for name, text in files.items():
         write_atomically(output / name, text.encode())
-    if not comparison.theory.rows:  # that of an earlier report would be taken for this one's
+    if not comparison.theory.rows:  # one of an earlier report would be mistaken for this one's
         (output / "analysis.md").unlink(missing_ok=True)
     return output / "report.html"
 
 
 def template_of(name: str) -> Template:
-    """The template of a page; every page has one frame."""
+    """Return the template of a page; all pages share one frame."""
     environment = Environment(
         loader=PackageLoader("noisyrnn", "report"),
         autoescape=True,
@@ -99,7 +100,7 @@ def template_of(name: str) -> Template:
 def build_page(
     comparison: Comparison, *, title: str, command: str | None, date: str, failures: Mapping[Path, str] | None = None
 ) -> str:
-    """The whole page as HTML, below `LARGEST_PAGE` bytes unless the tables alone are larger."""
+    """Return the page as HTML, below `LARGEST_PAGE` bytes unless the tables are larger than that."""
     template = template_of("page.html.j2")
     view = _view(comparison, failures or {}) | {"title": title, "command": command, "date": date}
     page, columns = "", accuracy.columns_of(comparison.accuracy)
@@ -111,7 +112,7 @@ def build_page(
 
 
 def _view(comparison: Comparison, failures: Mapping[Path, str]) -> dict[str, Any]:
-    """What the template shows, as texts and figures: the template only lays them out."""
+    """Return the texts and figures that the template lays out."""
     groups, table = comparison.groups, comparison.accuracy
     results = [result for group in groups for result in group.results]
     dataset = next((result.dataset for result in results if result.dataset), {})
@@ -156,17 +157,17 @@ def _view(comparison: Comparison, failures: Mapping[Path, str]) -> dict[str, Any
 
 
 def _facts(results: Sequence[SeedResult], dataset: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of each line on what was result."""
+    """Return name and value of each line of the overview."""
     names = list(dict.fromkeys(result.label for result in results))
     seeds = sorted({result.seed for result in results})
     finished = sum(result.status == "finished" for result in results)
-    tested = {len(found.rates) for result in results if result.evaluated for found in result.accuracies.values()}
-    parts = (("train", "to train"), ("validation", "to validate"))
+    tested = {len(entry.rates) for result in results if result.evaluated for entry in result.accuracies.values()}
+    parts = (("train", "for training"), ("validation", "for validation"))
     sizes = [f"{dataset[part]} {purpose}" for part, purpose in parts if part in dataset]
     facts = [
         ("Data set", f"{dataset.get('name', results[0].config.get('dataset', 'not read'))}"),
         ("Source", str(dataset.get("source", ""))),
-        ("Sequences", ", ".join([*sizes, *(f"{count} to test" for count in sorted(tested))])),
+        ("Sequences", ", ".join([*sizes, *(f"{count} for testing" for count in sorted(tested))])),
         ("Shape", _shape(dataset)),
         ("Models", ", ".join(names)),
         ("Seeds", ", ".join(map(str, seeds))),
@@ -174,7 +175,7 @@ def _facts(results: Sequence[SeedResult], dataset: Mapping[str, Any]) -> list[tu
         ("Epochs", _range(result.summary.get("epochs") for result in results)),
         (
             "Draws",
-            f"{_range(result.evaluation.get('draws') for result in results)} of each random noise, "
+            f"{_range(result.evaluation.get('draws') for result in results)} of each random perturbation, "
             f"{_range(result.evaluation.get('attack_draws') for result in results)} random starts of each attack, "
             "the same for all models",
         ),
@@ -195,7 +196,7 @@ def _shape(dataset: Mapping[str, Any]) -> str:
 
 
 def _range(values: Iterable[Any]) -> str:
-    """`5`, or `3 to 5`; a dash where there are none."""
+    """Return `5`, or `3 to 5`; a dash if there are no values."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
@@ -223,7 +224,7 @@ def _strength(row: Row) -> str:
 
 
 def _tests(comparison: Comparison) -> list[dict[str, Any]]:
-    """A row for each column of the accuracy table; in it a cell for each label but the base."""
+    """Return a row per column of the accuracy table, with a cell for each label except the base."""
     if not any(row.tests for row in comparison.accuracy.rows):
         return []
     return [
@@ -258,7 +259,7 @@ def _cost(group: Group, position: int) -> dict[str, str]:
 
 
 def _settings(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """A row for each setting: its value in each label, all values where the seeds of a label differ in it."""
+    """Return a row per setting with its value for each label; all values if the seeds of a label differ."""
     configs = [[result.config for result in group.results] for group in groups]
     names = dict.fromkeys(name for by_seed in configs for config in by_seed for name in config if name not in PER_RUN)
     rows = []
@@ -278,20 +279,20 @@ def _value(value: Any) -> str:
 
 
 def _perturbations(comparison: Comparison) -> list[tuple[str, str]]:
-    """What each perturbation was, as its `repr`."""
+    """Return the `repr` of each perturbation."""
     settings: dict[Column, list[str]] = {}
     for group in comparison.groups:
         for result in group.evaluated:
-            for column, found in result.accuracies.items():
+            for column, entry in result.accuracies.items():
                 listed = settings.setdefault(column, [])
-                if found.settings not in listed:
-                    listed.append(found.settings)
+                if entry.settings not in listed:
+                    listed.append(entry.settings)
     columns = accuracy.columns_of(comparison.accuracy)
     return [(column.title, " | ".join(settings[column])) for column in columns if column.perturbation != CLEAN]
 
 
 def _evaluation(groups: Sequence[Group]) -> list[tuple[str, str]]:
-    """Every other setting of the evaluations; all values where they differ."""
+    """Return every other setting of the evaluations; all values if they differ."""
     settings = [result.evaluation for group in groups for result in group.evaluated]
-    names = dict.fromkeys(name for found in settings for name in found if name != "strengths")
-    return [(name, " | ".join(dict.fromkeys(_value(found.get(name)) for found in settings))) for name in names]
+    names = dict.fromkeys(name for entry in settings for name in entry if name != "strengths")
+    return [(name, " | ".join(dict.fromkeys(_value(entry.get(name)) for entry in settings))) for name in names]

@@ -18,13 +18,13 @@ from noisyrnn.run_folder import write_atomically
 
 
 def write_sweep_page(sweep: Mapping[str, Any], study: Any, path: Path, *, command: str | None) -> None:
-    """Write one HTML page on a sweep, which needs no other file.
+    """Write a self-contained HTML page about a sweep.
 
     Args:
         sweep: The content of `sweep.json`.
-        study: The Optuna study that it comes from.
-        path: The page.
-        command: The command that made the sweep, shown to repeat it.
+        study: The Optuna study of the sweep.
+        path: Path of the page.
+        command: Command line of the sweep, shown on the page.
     """
     trials = sweep["trials"]
     failed = sum(trial["score"] is None for trial in trials)
@@ -49,7 +49,7 @@ def write_sweep_page(sweep: Mapping[str, Any], study: Any, path: Path, *, comman
 
 
 def short(value: Any) -> str:
-    """Format a setting's value or its place with four digits, enough to distinguish trials."""
+    """Format the value or the search range of a setting, with four digits."""
     if isinstance(value, dict):
         return f"{short(value['low'])} to {short(value['high'])}" + (", log scale" if value["log"] else "")
     if isinstance(value, list):
@@ -58,7 +58,7 @@ def short(value: Any) -> str:
 
 
 def plots(study: Any) -> list[tuple[str, Figure]]:
-    """Draw Optuna's plots of a study; importances are left out where it has too few trials for them."""
+    """Draw Optuna's plots of a study, without importances if it has too few trials for them."""
     from matplotlib import pyplot
     from optuna.visualization import matplotlib as optuna_plots
 

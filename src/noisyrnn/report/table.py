@@ -1,4 +1,4 @@
-"""The table of quantity × label × seed: means over seeds, intervals, paired tests, marks, and how they are written.
+"""Table of quantity × label × seed: means over seeds, intervals, paired tests and marks, and their texts.
 
 Test accuracies and theory diagnostics are both such tables; a quantity is a perturbation at one strength in the first
 (`accuracy.py`), a diagnostic's value in the second (`theory.py`).
@@ -29,18 +29,17 @@ PERCENT = "%"
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """What one row of the table is about. Values of another kind, confidence or unit are another quantity.
+    """Quantity of a row. Values of another kind, confidence or unit are another quantity.
 
     Args:
-        name: The same in every run.
-        group: Where it belongs, such as the diagnostic `curvature`.
+        name: Name, the same in every run.
+        group: Group of the quantity, such as the diagnostic `curvature`.
         kind: `exact`, `estimate` or `certificate`.
-        confidence: Of a certificate that holds with a probability; `None` where it always holds.
-        unit: Of the values, such as `per step`; empty where they have none, `%` for shares written in
-            per cent.
-        column: The column of the accuracy table, for an accuracy.
-        title: Its name on the page.
-        better: `lower` or `higher`, whichever is more robust; `None` where neither is.
+        confidence: Confidence of a certificate that holds with a probability; `None` if it always holds.
+        unit: Unit of the values, such as `per step`; empty if they have none, `%` for shares shown in per cent.
+        column: Column of the accuracy table, for an accuracy.
+        title: Name on the page.
+        better: `lower` or `higher`, whichever is more robust; `None` if neither is.
     """
 
     name: str
@@ -63,10 +62,10 @@ class Value:
     """A quantity measured on one run.
 
     Args:
-        value: `nan` where it is not finite.
-        by_sequence: The value of each test sequence, in [0, 1], of which `value` is the mean; empty where it has none.
-        interval: The run's own 95 % interval, where it has one; an end that is not finite is `nan`.
-        note: What the value was computed from.
+        value: Value; `nan` if it is not finite.
+        by_sequence: Values of the test sequences, in [0, 1], with mean `value`; empty if there are none.
+        interval: 95 % interval for this run, if there is one; an end that is not finite is `nan`.
+        note: Data from which the value was computed.
     """
 
     value: float
@@ -80,11 +79,11 @@ class Cell:
     """A quantity of one label, over its seeds.
 
     Args:
-        seeds: The value for each seed, `nan` where it is not finite.
-        mean: Over the seeds with a finite value; `nan` where there is none.
-        low: Lower end of the 95 % interval; `nan` where there is none.
-        high: Its upper end.
-        covers: What the interval is over; empty where there is none to state.
+        seeds: Value of each seed; `nan` if it is not finite.
+        mean: Mean over the seeds with a finite value; `nan` if there are none.
+        low: Lower end of the 95 % interval; `nan` if there is none.
+        high: Upper end of the 95 % interval; `nan` if there is none.
+        covers: Variation that the interval covers; may be empty.
     """
 
     seeds: Mapping[int, float]
@@ -99,12 +98,12 @@ class Row:
     """One quantity of all labels.
 
     Args:
-        quantity: What was measured.
-        notes: What the values were computed from, each note once.
-        cells: By label; absent where no run of the label has the quantity.
-        tests: Each label against the base, paired over seeds; absent where nothing can be paired. Their p values are
-            corrected for the tests of all rows.
-        marks: By label, in a ranked table: `best`, `close` where the label is not significantly different from the
+        quantity: Quantity of the row.
+        notes: Data from which the values were computed, each note once.
+        cells: Cells by label; absent if no run of the label has the quantity.
+        tests: Tests of each label against the base, paired over seeds; absent if no seeds can be paired. Their p values
+            are corrected for the tests of all rows.
+        marks: Marks by label, in a ranked table: `best`, `close` if the label is not significantly different from the
             best, else empty.
     """
 
@@ -115,7 +114,7 @@ class Row:
     marks: Mapping[str, str] = field(default_factory=dict)
 
     def cell_dict(self, label: str) -> dict[str, Any]:
-        """The cell of a label with its mark and test, JSON-ready but for numbers that are not finite."""
+        """Return the cell of a label with its mark and test, ready for JSON except for values that are not finite."""
         cell, test = self.cells[label], self.tests.get(label)
         content = asdict(cell) | {"seeds": {str(seed): value for seed, value in cell.seeds.items()}}
         if self.marks:
@@ -123,7 +122,7 @@ class Row:
         return content | {"versus_base": None if test is None else asdict(test)}
 
     def cell_texts(self, label: str, *, absent: str) -> dict[str, str]:
-        """The cell of a label as the page shows it; `absent` explains a cell without a value."""
+        """Return the texts of a label's cell for the page; `absent` explains a cell without a value."""
         if label not in self.cells:
             return {"value": "–", "interval": "", "count": "", "seeds": absent, "mark": ""}
         cell = self.cells[label]
@@ -137,10 +136,10 @@ class Row:
         }
 
     def test_texts(self, label: str) -> dict[str, str]:
-        """The test of a label against the base as the page shows it; `sign` is `above` if it is more robust."""
+        """Return the texts of a label's test against the base; `sign` is `above` if the label is more robust."""
         test = self.tests.get(label)
         if test is None:
-            return {"difference": "–", "interval": "", "p": "", "pairs": "nothing to pair", "sign": ""}
+            return {"difference": "–", "interval": "", "p": "", "pairs": "no shared seeds", "sign": ""}
         low, difference, high = (
             _signed(value, (test.high - test.low) / 2, self.quantity)
             for value in (test.low, test.difference, test.high)
@@ -157,7 +156,7 @@ class Row:
         }
 
     def markdown_cell(self, label: str, *, remarks: bool) -> str:
-        """The cell of a label in Markdown: best in bold, ties with it in italics; `remarks` adds count and p."""
+        """Return a label's cell in Markdown: best in bold, ties in italics; `remarks` adds count and p."""
         if label not in self.cells:
             return "–"
         cell = self.cells[label]
@@ -171,11 +170,11 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """All rows, and what was tested.
+    """Rows of a table, and the number of tests.
 
     Args:
-        rows: In the order in which they are shown.
-        comparisons: Pairs of labels that were tested for the marks, over all rows; 0 in a table without marks.
+        rows: Rows in display order.
+        comparisons: Number of pairs of labels tested for the marks, over all rows; 0 in a table without marks.
     """
 
     rows: tuple[Row, ...]
@@ -183,12 +182,12 @@ class Table:
 
     @property
     def covers(self) -> set[str]:
-        """What the intervals are over."""
+        """The kinds of variation that the intervals cover."""
         return {cell.covers for row in self.rows for cell in row.cells.values()}
 
     @property
     def tested(self) -> int:
-        """Number of tests against the base that gave a p."""
+        """Number of tests against the base that have a p value."""
         return sum(not test.reason for row in self.rows for test in row.tests.values())
 
 
@@ -197,15 +196,15 @@ Values = Mapping[Quantity, Mapping[str, Mapping[int, Value]]]
 
 
 def build_table(values: Values, labels: Sequence[str], *, ranked: bool) -> Table:
-    """Pools the values over seeds and tests the labels against each other.
+    """Pool the values over seeds and test the labels against each other.
 
-    A row that repeats the per-sequence values of an earlier one in all runs takes that one's tests and is not counted
-    again: the worst case over attacks is such a row where only one attack of its norm was run.
+    A row with the same per-sequence values as an earlier row, in all runs, uses the tests of that row and is not
+    counted again: the worst case over attacks is such a row if only one attack of its norm was run.
 
     Args:
-        values: By quantity, label and seed.
-        labels: In the order in which they are shown; the first is the base of the paired tests.
-        ranked: Whether the best label of each row is marked, for which all pairs of labels are tested.
+        values: Values by quantity, label and seed.
+        labels: Labels in display order; the first is the base of the paired tests.
+        ranked: Whether to mark the best label of each row, which needs tests of all pairs of labels.
     """
     cells = {quantity: {label: pool(seeds) for label, seeds in values[quantity].items()} for quantity in values}
     repeats = _repeats(values)
@@ -230,10 +229,10 @@ def build_table(values: Values, labels: Sequence[str], *, ranked: bool) -> Table
 
 
 def pool(values: Mapping[int, Value]) -> Cell:
-    """Mean over the seeds with a finite value, with its 95 % interval.
+    """Return the mean over the seeds with a finite value, with its 95 % interval.
 
-    Values by test sequence give an interval over trainings and sequences, and none where the seeds do not have the same
-    number of sequences. Other values give Student's interval over seeds; a single one keeps its own.
+    Values by test sequence give an interval over trainings and sequences, but none if the numbers of sequences differ
+    between seeds. Other values give Student's interval over seeds; a single value keeps its own interval.
     """
     seeds = {seed: value.value for seed, value in values.items()}
     finite = [value for value in values.values() if math.isfinite(value.value)]
@@ -258,9 +257,9 @@ def _by_sequence(values: Iterable[Value]) -> bool:
 
 
 def _paired(first: Mapping[int, Value] | None, second: Mapping[int, Value] | None) -> PairedTest | None:
-    """First minus second over the seeds for which both are finite; `None` without such a seed.
+    """Test first minus second over the seeds for which both are finite; `None` without such a seed.
 
-    It is also `None` where the test sequences are not the same.
+    It is also `None` if the test sequences differ.
     """
     if first is None or second is None:
         return None
@@ -277,7 +276,7 @@ def _paired(first: Mapping[int, Value] | None, second: Mapping[int, Value] | Non
 
 
 def _repeats(values: Values) -> dict[Quantity, Quantity]:
-    """Quantities whose per-sequence values equal those of an earlier one, which is named, in all runs."""
+    """Map each quantity whose per-sequence values equal those of an earlier one, in all runs, to the earlier one."""
     first: dict[object, Quantity] = {}
     repeats = {}
     for quantity, by_label in values.items():
@@ -291,7 +290,7 @@ def _repeats(values: Values) -> dict[Quantity, Quantity]:
 
 
 def _marks(cells: Mapping[str, Cell], tests: Mapping[tuple[str, str], PairedTest]) -> dict[str, str]:
-    """`best`, `close` or nothing for each label; nothing for a single one."""
+    """Return `best`, `close` or nothing for each label; nothing if there is only one label."""
     best = [label for label in cells if cells[label].mean == max(cell.mean for cell in cells.values())]
     marks = dict.fromkeys(cells, "")
     for label in cells if len(cells) > 1 else ():
@@ -312,7 +311,7 @@ def kind_title(kind: str, confidence: float | None) -> str:
 
 
 def value_texts(cell: Cell, quantity: Quantity) -> tuple[str, str]:
-    """Returns the mean and its interval as texts; the interval is empty where there is none."""
+    """Returns the mean and its interval as texts; the interval is empty if there is none."""
     if not math.isfinite(cell.mean):
         return "none finite", ""
     half = (cell.high - cell.low) / 2
@@ -334,7 +333,7 @@ def seeds_text(cell: Cell, quantity: Quantity) -> str:
 
 
 def count_text(cell: Cell) -> str:
-    """Returns `2 of 3 seeds` where some have no finite value, else nothing."""
+    """Returns `2 of 3 seeds` if some seeds have no finite value, else nothing."""
     finite = sum(math.isfinite(value) for value in cell.seeds.values())
     return "" if finite in (0, len(cell.seeds)) else f"{finite} of {len(cell.seeds)} seeds"
 
@@ -346,16 +345,16 @@ def _signed(value: float, half: float, quantity: Quantity) -> str:
 
 
 def number(value: float, half: float = math.nan, *, size: float | None = None) -> str:
-    """Writes `value` to the second digit of `half`, the half-width of its interval; to four digits where it has none.
+    """Format `value` to the second digit of `half`, the half-width of its interval, or to four digits without one.
 
-    Numbers of one cell are written alike, in powers of ten where `size` (by default `value`) asks for it.
+    All values of a cell have the same format, with a power of ten if `size` (default: `value`) is very large or small.
     """
     if not math.isfinite(value):
         return "not finite"
     size = abs(value if size is None or not math.isfinite(size) else size)
     largest = max(size, half) if half > 0 else size
     power = math.floor(math.log10(largest)) if largest > 0 else 0
-    # A half-width of rounding errors, as that of equal values, decides no digits.
+    # A half-width that is only rounding error, as for equal values, does not determine the digits.
     last = math.floor(math.log10(half)) - 1 if 1e-9 * largest < half < math.inf else power - 3
     if -4 <= power < 6:
         return f"{value:z.{max(0, -last)}f}"
@@ -363,20 +362,20 @@ def number(value: float, half: float = math.nan, *, size: float | None = None) -
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """A table in GitHub's Markdown; the first `left` columns are aligned to the left."""
+    """Return a table in GitHub's Markdown; the first `left` columns are left-aligned."""
     rule = "|" + "---|" * left + "---:|" * (len(head) - left)
     return "\n".join([f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def escape(text: str) -> str:
-    """`text` with the characters escaped that Markdown would interpret."""
+    """Escape the characters of `text` that Markdown would interpret."""
     for character in "\\|<>*_`[]":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())
 
 
 def finite(value: Any) -> Any:
-    """`value` with `None` for every number in it that is not finite."""
+    """Replace every number in `value` that is not finite by `None`."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Theory diagnostics, as a table of quantity × label × seed, and the page's section on them."""
+"""Theory diagnostics as a table of quantity × label × seed, and their section of the page."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ Analyzed = tuple[str, int, Analysis]
 
 
 def theory_table(groups: Sequence[Group]) -> Table:
-    """Every quantity of the analyses in their order, those of one diagnostic and of one name next to each other."""
+    """Return all quantities of the analyses, grouped by diagnostic and by name."""
     values: dict[Quantity, dict[str, dict[int, Value]]] = {}
     for group in groups:
         for seed, analysis in group.analyses.items():
@@ -42,7 +42,7 @@ def theory_table(groups: Sequence[Group]) -> Table:
 
 
 def rows_by_diagnostic(table: Table) -> dict[str, list[Row]]:
-    """The rows of each diagnostic, by its title."""
+    """Return the rows of each diagnostic, by its title."""
     rows: dict[str, list[Row]] = {}
     for row in table.rows:
         rows.setdefault(group_title(row.quantity.group), []).append(row)
@@ -50,7 +50,7 @@ def rows_by_diagnostic(table: Table) -> dict[str, list[Row]]:
 
 
 def theory_section(table: Table, groups: Sequence[Group]) -> dict[str, Any] | None:
-    """What the template shows of the analyses; `None` where no finished run has one."""
+    """Return the data of the section for the template; `None` if no finished run has an analysis."""
     runs = [(group.label, seed, analysis) for group in groups for seed, analysis in group.analyses.items()]
     if not runs:
         return None
@@ -77,32 +77,32 @@ def theory_section(table: Table, groups: Sequence[Group]) -> dict[str, Any] | No
 
 
 def caption(table: Table, *, base: str) -> str:
-    """What the values of the table are, and what their intervals cover."""
+    """Explain the values of the table and their intervals."""
     sentences = [
-        "A row holds values of one kind: exact (computed, up to rounding), an estimate, or a certificate (a bound that "
-        "holds, with its confidence where that is not certain)."
+        "Each row has values of one kind: exact (up to rounding), an estimate, or a certificate (a bound that always "
+        "holds, or holds with the stated confidence)."
     ]
     if OVER_SEEDS in table.covers:
         sentences.append(
-            "A figure is the mean over seeds, [low, high] the 95 % Student t interval over them, which covers what "
-            f"differs between trainings; fewer than {FEWEST_SEEDS} seeds and equal values have none. A seed without a "
-            "finite value is left out, and the count shows it."
+            "Values are means over seeds, [low, high] is the 95 % Student t interval over seeds, which covers the "
+            f"variation between trainings; there is none for fewer than {FEWEST_SEEDS} seeds or equal values. Seeds "
+            "without a finite value are left out; the count shows how many seeds are used."
         )
     if OVER_DRAWS in table.covers:
         sentences.append(
-            "Where one seed has a value, the figure is that value, and [low, high] its own 95 % interval, if it has "
-            "one: over the draws or sequences of this one training."
+            "If only one seed has a value, [low, high] is the 95 % interval over the draws or sequences of this "
+            "training, if there is one."
         )
     if table.tested:
         sentences.append(
-            f"p is that of a paired t test of the difference from {base} over the seeds both have, corrected for the "
+            f"p is that of a paired t test of the difference from {base} over shared seeds, corrected for the "
             f"{table.tested} comparisons of the table by Holm's method."
         )
     return " ".join(sentences)
 
 
 def markdown(table: Table, groups: Sequence[Group]) -> str:
-    """The table in GitHub's Markdown, one for each diagnostic, with each run's verdict and the caption."""
+    """Return GitHub's Markdown: a table per diagnostic, the verdict on each run, and the caption."""
     labels = [group.label for group in groups]
     head = ["quantity", "kind", *map(escape, labels)]
     parts = []
@@ -128,7 +128,7 @@ def markdown(table: Table, groups: Sequence[Group]) -> str:
 
 
 def row_dict(row: Row) -> dict[str, Any]:
-    """A row as it is in `comparison.json`, but for numbers that are not finite."""
+    """Return a row as in `comparison.json`, except for values that are not finite."""
     names = ("name", "title", "group", "kind", "confidence", "unit", "better")
     labels = {label: row.cell_dict(label) for label in row.cells}
     return {name: getattr(row.quantity, name) for name in names} | {"notes": list(row.notes), "labels": labels}
@@ -147,7 +147,7 @@ def _row(row: Row, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _notes(groups: Sequence[Group], runs: Sequence[Analyzed]) -> list[str]:
-    """Sentences on whatever makes the analyses less comparable."""
+    """Return notes on analyses that are not comparable."""
     notes = []
     analyzed = {(label, seed) for label, seed, _ in runs}
     absent = [
@@ -171,12 +171,14 @@ def _notes(groups: Sequence[Group], runs: Sequence[Analyzed]) -> list[str]:
             kinds.setdefault(quantity.title, set()).add(quantity.kind_title)
     for title, names in kinds.items():
         if len(names) > 1:
-            notes.append(f"{title} is not of one kind in all runs ({'; '.join(sorted(names))}): each has its own row.")
+            notes.append(
+                f"{title} has different kinds in different runs ({'; '.join(sorted(names))}): each has its own row."
+            )
     return notes
 
 
 def _missing(runs: Sequence[Analyzed]) -> list[dict[str, str]]:
-    """What was not done, why, and in which runs."""
+    """Return the diagnostics that were not computed, with reason and runs."""
     found: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
     for label, seed, analysis in runs:
         for name, diagnostic in analysis.diagnostics.items():
@@ -194,7 +196,7 @@ def _missing(runs: Sequence[Analyzed]) -> list[dict[str, str]]:
 
 
 def _data(runs: Sequence[Analyzed]) -> list[tuple[str, str]]:
-    """For each diagnostic, which data it used, and how long it took."""
+    """Return for each diagnostic which data it used, and how long it took."""
     lines = []
     for diagnostic in dict.fromkeys(
         diagnostic for _, _, analysis in runs for diagnostic in (*analysis.data, *analysis.diagnostics)
@@ -208,21 +210,21 @@ def _data(runs: Sequence[Analyzed]) -> list[tuple[str, str]]:
         seconds = [
             diagnostic.seconds for diagnostic in ended if diagnostic.status == "done" and diagnostic.seconds is not None
         ]
-        texts += [f"{fmean(seconds):.3g} s a run"] if seconds else []
+        texts += [f"{fmean(seconds):.3g} s per run"] if seconds else []
         if texts:
             lines.append((group_title(diagnostic), "; ".join(texts)))
     return lines
 
 
 def _settings(runs: Sequence[Analyzed]) -> list[tuple[str, str]]:
-    """Every setting of the analyses; all values where they differ."""
+    """Return every setting of the analyses; all values if they differ."""
     settings: Iterable[Mapping[str, Any]] = [analysis.settings for _, _, analysis in runs]
     names = dict.fromkeys(name for found in settings for name in found)
     return [(name, " | ".join(dict.fromkeys(_value(found.get(name)) for found in settings))) for name in names]
 
 
 def _listed(runs: Sequence[tuple[str, int]]) -> str:
-    """`noisy seeds 1, 2; lstm seed 1`."""
+    """Return `noisy seeds 1, 2; lstm seed 1`."""
     seeds: dict[str, list[int]] = {}
     for label, seed in runs:
         seeds.setdefault(label, []).append(seed)

@@ -1,4 +1,4 @@
-"""Figures of the analyses: curves with bands over seeds, loss landscapes of all models on one scale."""
+"""Figures of the diagnostics: curves with bands over seeds, loss landscapes of all models on one scale."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from noisyrnn.report.figures import INK, STYLE, Figure, colour, grid, legend, li
 from noisyrnn.report.results import Group
 from noisyrnn.report.table import group_title, kind_title
 
-# A log axis shows this many decades below the highest value; what lies lower is drawn at its foot.
+# A log axis shows this many decades below the highest value; lower values are drawn at its lower end.
 DECADES = 6
 LEVELS = 12
 COLOURS = "viridis"
@@ -37,14 +37,14 @@ class FigureBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """How a figure of curves is drawn.
+    """Design of a figure of curves.
 
     Args:
-        title: Its heading.
-        curves: Names of the curves in it, and what each is called in the legend; the second is dashed.
-        log: Whether its vertical axis is logarithmic.
-        zero: Whether a line is drawn at zero.
-        remark: A sentence of the caption.
+        title: Heading.
+        curves: Names of its curves, with their names in the legend; the second curve is dashed.
+        log: Whether the vertical axis is logarithmic.
+        zero: Whether to draw a line at zero.
+        remark: First part of the caption.
     """
 
     title: str
@@ -54,7 +54,7 @@ class Design:
     remark: str = ""
 
 
-# By the name of the file; a curve in none of them is drawn plainly, under its own name.
+# By the name of the file. A curve in none of them gets a default design under its own name.
 DESIGNS = {
     "jacobian_norms": Design(title="State-to-state Jacobians over time", curves={"jacobian_norms": ""}),
     "gradient_norms": Design(title="Gradients over time", curves={"gradient_norms": ""}),
@@ -63,22 +63,22 @@ DESIGNS = {
         title="Certified accuracy and attacks",
         curves={"certified_accuracy": "certified", "attack_accuracy": "attacked"},
         remark=(
-            "Solid: the share of sequences certified at a radius, a lower bound for the classifier that the "
-            "certificate is about. Dashed: the share that an attack within the radius did not break, an upper bound "
-            "for the classifier attacked."
+            "Solid: the share of sequences certified at a radius, a lower bound on the accuracy of the smoothed "
+            "classifier. Dashed: the share still classified correctly after an attack within the radius, an upper "
+            "bound on the accuracy of the attacked classifier."
         ),
     ),
     "stabilization": Design(
-        title="Largest exponent against the noise",
+        title="Largest Lyapunov exponent against noise level",
         curves={"stabilization": ""},
         zero=True,
-        remark="Below the dotted line at zero, nearby states approach each other.",
+        remark="Below the dotted line at zero, nearby states converge.",
     ),
 }
 
 
 def curve_blocks(groups: Sequence[Group]) -> list[FigureBlock]:
-    """A figure for each kind of curve of which at least one run has a finite value."""
+    """Return a figure for each kind of curve with a finite value in at least one run."""
     found = dict.fromkeys(name for group in groups for analysis in group.analyses.values() for name in analysis.curves)
     known = {name for design in DESIGNS.values() for name in design.curves}
     plain = {name: Design(title=group_title(name), curves={name: ""}) for name in found if name not in known}
@@ -91,7 +91,7 @@ def curve_blocks(groups: Sequence[Group]) -> list[FigureBlock]:
 
 
 def _curves(groups: Sequence[Group], name: str) -> dict[tuple[int, str], list[Curve]]:
-    """Curves with a finite value by position and label, one a seed."""
+    """Return the curves with a finite value by position and label, one per seed."""
     found = {}
     for position, group in enumerate(groups):
         curves = [analysis.curves[name] for analysis in group.analyses.values() if name in analysis.curves]
@@ -103,7 +103,7 @@ def _curves(groups: Sequence[Group], name: str) -> dict[tuple[int, str], list[Cu
 
 @dataclass
 class _Caption:
-    """What a figure of curves turned out to hold."""
+    """Facts about a figure of curves, collected while drawing, and their text."""
 
     over_seeds: bool = False
     own_bands: dict[str, None] = field(default_factory=dict)
@@ -114,12 +114,12 @@ class _Caption:
     def text(self, remark: str) -> str:
         sentences = [remark] if remark else []
         if self.over_seeds:
-            sentences.append("Lines are means over the seeds with a value; bands run from the lowest to the highest.")
+            sentences.append("Lines are means over the seeds with a value; bands range from the lowest to the highest.")
         if self.own_bands:
-            sentences.append(f"The band of a model with one seed is {' and '.join(self.own_bands)}.")
+            sentences.append(f"For a model with one seed the band is {' and '.join(self.own_bands)}.")
         if self.apart:
             sentences.append(
-                "Seeds that were not measured at the same places, or not by the same kind, are drawn one by one."
+                "Seeds with values at different positions or of different kinds are drawn as separate lines."
             )
         sentences.append(f"Kind of the values: {'; '.join(self.kinds)}.")
         return " ".join([*sentences, *map(_sentence, self.notes)])
@@ -154,7 +154,7 @@ def _curve_block(name: str, design: Design, curves: Mapping[str, Mapping[tuple[i
 
 
 def _draw(axis: Axes, curves: Sequence[Curve], label: str, look: dict[str, Any], caption: _Caption) -> float:
-    """Draw the curves of one label, one a seed; the highest value drawn."""
+    """Draw the curves of one label, one per seed, and return the highest value."""
     caption.notes |= dict.fromkeys(curve.note for curve in curves if curve.note)
     if len({(curve.x, curve.kind, curve.confidence) for curve in curves}) > 1:
         caption.apart = True
@@ -182,18 +182,18 @@ class _Panel:
 
     @property
     def title(self) -> str:
-        """The label, in lines that a third of a page holds."""
+        """The label, wrapped to a third of the page's width."""
         return literal("\n".join(wrap(self.label, 22)))
 
     @property
     def loss(self) -> np.ndarray:
-        """`(betas, alphas)`, as matplotlib has it: rows go up."""
+        """Loss as `(betas, alphas)`, the order that matplotlib expects."""
         return np.array(self.landscape.loss).T
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """One scale of the loss for all panels, in the drawn unit: the loss, or its log10."""
+    """Scale of the loss that all panels share, linear or logarithmic; `low` and `high` are in drawn units."""
 
     log: bool
     low: float
@@ -219,7 +219,7 @@ class _Scale:
         return Normalize(self.low, self.high)
 
     def show_on(self, axis: Axis) -> None:
-        """Ticks of `axis` at round losses."""
+        """Put the ticks of `axis` at round losses."""
         axis.set_major_locator(MaxNLocator(5))
         if self.log:
             powers = range(math.floor(self.low), math.ceil(self.high) + 1)
@@ -233,7 +233,7 @@ class _Scale:
 
 
 def landscape_blocks(groups: Sequence[Group]) -> list[FigureBlock]:
-    """For each landscape, contours and surfaces of all models side by side, on one scale."""
+    """Return contours and surfaces of each landscape, for all models side by side on one scale."""
     blocks = []
     analyses = [analysis for group in groups for analysis in group.analyses.values()]
     names = dict.fromkeys(name for analysis in analyses for name in analysis.landscapes)
@@ -262,28 +262,28 @@ def _landscape_blocks(name: str, panels: Sequence[_Panel]) -> list[FigureBlock]:
     return [
         FigureBlock(title=f"{title}: contours", caption=caption, figure=flat),
         FigureBlock(
-            title=f"{title}: surfaces", caption="The same losses as heights, on the same scale.", figure=raised
+            title=f"{title}: surfaces", caption="The same losses as surfaces, on the same scale.", figure=raised
         ),
     ]
 
 
 def _landscape_caption(panels: Sequence[_Panel], scale: _Scale) -> str:
     sentences = [
-        "Training loss on a plane through the weights, which lie at (0, 0). All panels share one scale: the same axes, "
-        "levels, colours and heights."
+        "Training loss on a plane through the trained weights, which are at (0, 0). All panels share one scale: the "
+        "same axes, levels, colours and heights."
     ]
     if scale.log:
         sentences.append(
             "Levels are evenly spaced in the logarithm of the loss, since it spans more than a factor of ten."
         )
         if any(np.nanmin(panel.loss) < 10**scale.low * (1 - 1e-9) for panel in panels):
-            sentences.append(f"Losses more than {DECADES} decades below the highest are drawn as that.")
+            sentences.append(f"Losses more than {DECADES} decades below the highest are drawn at that limit.")
     seeds = ", ".join(f"{panel.label} seed {panel.seed}" for panel in panels)
-    sentences.append(f"Of each model the lowest seed with a finite loss is shown: {seeds}.")
+    sentences.append(f"Each model is shown with its lowest seed that has a finite loss: {seeds}.")
     for panel in panels:
         holes = int((~np.isfinite(panel.loss)).sum())
         if holes:
-            sentences.append(f"{holes} of {panel.loss.size} losses of {panel.label} are not finite and left blank.")
+            sentences.append(f"{holes} of {panel.loss.size} losses of {panel.label} are not finite and are left blank.")
     notes = dict.fromkeys(panel.landscape.note for panel in panels if panel.landscape.note)
     return " ".join([*sentences, *map(_sentence, notes)])
 
@@ -293,7 +293,7 @@ def _sentence(note: str) -> str:
 
 
 def _plane(panels: Sequence[_Panel]) -> dict[str, Any]:
-    """Limits and ticks of α and β; the ends stay free, since there the numbers of two axes would meet."""
+    """Return limits and ticks of α and β, without ticks at the ends, where labels of two axes would overlap."""
     found: dict[str, Any] = {}
     for name in ("x", "y"):
         ends = [panel.landscape.alphas if name == "x" else panel.landscape.betas for panel in panels]

@@ -79,7 +79,7 @@ PERTURBATIONS: dict[str, PerturbationEntry] = {
 
 UNITS = (
     "Strengths are in units of each channel's scale in the training data: s is its standard deviation, m its mean and "
-    "n the number of values of a sequence. Multiplicative noise acts on (x − m), an ℓ2 radius ϵ s√n bounds the root "
+    "n the number of values of a sequence. Multiplicative noise acts on (x − m), an ℓ2 radius ϵ s√n limits the root "
     "mean square of (x' − x)/s by ϵ, and salt and pepper sets values to the channel's 0.1 % and 99.9 % quantiles."
 )
 """Explains the units of strengths for data that state no range of values."""
