@@ -23,7 +23,7 @@ from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_seeds, load
 from noisyrnn.training import fit as fit_function
 from noisyrnn.training.checkpoint import Checkpoint, Progress, _sealed
-from noisyrnn.training.trainer import epoch_batches, select_sequences, validate
+from noisyrnn.training.trainer import epoch_batches, is_better, select_sequences, validate
 
 Build = Callable[[TrainConfig], SequenceClassifier]
 
@@ -349,6 +349,49 @@ def test_batches_of_all_processes_make_up_the_whole(config: TrainConfig) -> None
         assert [p.first_row for p in pieces] == [len(batch.rows) * r // 3 for r in range(3)]
         assert {p.count for p in pieces} == {len(batch.rows)}
     assert sorted(torch.cat([b.rows for b in alone]).tolist()) == list(range(37))
+
+
+def test_each_epoch_and_each_seed_has_an_order_of_its_own(config: TrainConfig) -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        parts = epoch_batches(dataclasses.replace(config, seed=seed), 37, epoch)
+        return torch.cat([part.rows for part in parts]).tolist()
+
+    orders = [order(1, 1), order(1, 2), order(2, 1)]
+    assert all(sorted(rows) == list(range(37)) for rows in orders)
+    assert orders[0] != orders[1] and orders[0] != orders[2] and orders[1] != orders[2]
+    assert order(1, 2) == orders[1]
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "better"),
+    [
+        (0.5, 0.81, True),
+        (0.1, 0.79, False),  # accuracy comes first
+        (0.39, 0.8, True),  # then the loss
+        (0.4, 0.8, False),  # the first of two equal epochs stays
+        (0.41, 0.8, False),
+        (math.nan, 0.9, False),
+        (-math.inf, 0.9, False),
+        (0.39, math.nan, True),  # a regression
+        (0.4, math.nan, False),
+    ],
+)
+def test_which_epoch_is_kept(loss: float, accuracy: float, better: bool) -> None:
+    assert is_better(loss, accuracy, Progress(best_accuracy=0.8, best_loss=0.4)) is better
+
+
+def test_a_gradient_that_is_not_finite_ends_the_training_before_it_reaches_the_weights(
+    dataset: Dataset, config: TrainConfig, build: Build
+) -> None:
+    def vanishing(model: Any, inputs: Any, labels: Any, lengths: Any, path: Any) -> Any:
+        outputs = model(inputs, lengths=lengths, path=path)
+        return (0 * outputs).abs().sum(1).sqrt(), outputs  # 0, with a derivative that is not finite
+
+    model = build(config)
+    before = weights(model)
+    with pytest.raises(RuntimeError, match="norm of the gradient became nan"):
+        fit(model, dataset, config, objective=vanishing)
+    assert all(torch.equal(one, other) for one, other in zip(before, weights(model), strict=True))
 
 
 def test_a_process_without_sequences_keeps_step(config: TrainConfig) -> None:
