@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 from noisyrnn.data import load_dataset
+from noisyrnn.files import file_digest, read_json, write_json
 from noisyrnn.pipeline import EvaluateConfig, RunContext
 from noisyrnn.pipeline.compare import CompareConfig
 from noisyrnn.pipeline.train import train_run
 from noisyrnn.robustness import build_perturbation, evaluate, worst_cases
-from noisyrnn.run_folder import RunFolder, file_digest, read_json, write_json
+from noisyrnn.run_folder import RunFolder
 from noisyrnn.training import load
 
 MODELS = ("noisy", "lipschitz", "antisymmetric", "cornn", "exprnn", "lstm")

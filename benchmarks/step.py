@@ -27,7 +27,7 @@ from benchmarks.speed.page import build_page, write_documentation
 from benchmarks.speed.peers import CONTESTANTS
 from benchmarks.speed.rounds import SETUP_SECONDS, Worker, WorkerError, measure_case, measure_memory
 from benchmarks.speed.tables import Document, figure, title_of
-from noisyrnn.run_folder import read_json, write_atomically, write_json
+from noisyrnn.files import read_json, write_atomically, write_json
 
 PARTS = ("cases", "memory", "stream", "epochs")
 START_WEIGHT = 1.5  # of a process

@@ -15,9 +15,9 @@ import joblib
 import torch
 
 from noisyrnn.data import load_dataset
+from noisyrnn.files import write_json
 from noisyrnn.pipeline.train import build_model
 from noisyrnn.robustness import WhiteNoise, evaluate
-from noisyrnn.run_folder import write_json
 from noisyrnn.training import TrainConfig, fit
 
 SHARED: dict[str, dict[str, Any]] = {

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "noisyrnn"
 
 LAYERS = [
-    {"checks", "interruption", "padding", "progress", "redact", "registry", "run_folder", "threads"},
+    {"checks", "files", "interruption", "padding", "progress", "redact", "registry", "threads"},
+    {"locks"},
+    {"run_folder"},
     {"data"},
     {"native"},
     {"sde"},

@@ -1,196 +1,26 @@
-"""Files of a run: written whole or not at all, never through a planted link, and read only as they were written."""
+"""The files of a run: what is refused when they are read, and when a result no longer belongs to the run."""
 
-import errno
-import json
-import os
-import random
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from noisyrnn.run_folder import (
-    FORMAT,
-    InUseError,
-    RunFolder,
-    WriteError,
-    changes,
-    check_writable,
-    locked,
-    read_json,
-    remove_leftovers,
-    write_atomically,
-    write_json,
-)
+from noisyrnn.files import file_digest, write_json
+from noisyrnn.run_folder import METRICS, RunFolder, StoredResult, changes
 
-CONTENT = {"config": {"label": "a", "seed": 1, "rate": 0.002, "none": None}, "rows": [1, 2.5, "τ"], "dataset": {}}
+SOUND = {"config": {"label": "a", "seed": 1}}
 
 
-def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    for content in (b"one", b"another"):
-        write_atomically(path, content)
-        assert path.read_bytes() == content
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Links under names that could be foreseen, and one under the very name that will be drawn."""
-    victim, folder = tmp_path / "victim", tmp_path / "out"
-    folder.mkdir()
-    victim.write_text("mine")
-    names = iter(["0" * 16, "1" * 16])
-    monkeypatch.setattr("secrets.token_hex", lambda count: next(names))
-    for link in (".file.part", f".file.{os.getpid()}.part", f".file.{16 * '0'}.part"):
-        (folder / link).symlink_to(victim)
-    with pytest.raises(WriteError, match=r"file could not be written \(File exists\)"):
-        write_atomically(folder / "file", b"content")
-    write_atomically(folder / "file", b"content")
-    assert victim.read_text() == "mine" and not (folder / "file").is_symlink()
-    (folder / "file").unlink()
-    (folder / "file").symlink_to(victim)
-    monkeypatch.undo()
-    write_atomically(folder / "file", b"content")
-    assert victim.read_text() == "mine" and not (folder / "file").is_symlink()
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EIO])
-def test_a_write_that_fails_names_file_and_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"before")
-
-    def fail(_: int) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(WriteError) as failed:
-        write_atomically(path, b"after")
-    cause = os.strerror(code)
-    assert str(failed.value) == f"{path} could not be written ({cause}). Files that were saved before are unchanged."
-    assert failed.value.errno == code
-    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
-
-
-def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    program = f"""
-import os, sys, time
-from pathlib import Path
-from noisyrnn import run_folder
-def wait(*_):
-    print("writing", flush=True)
-    time.sleep(60)
-os.replace = wait
-run_folder.write_atomically(Path({str(tmp_path / "file")!r}), b"content")
-"""
-    writer = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    try:
-        assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
-        remove_leftovers(tmp_path)
-        assert len(list(tmp_path.glob(".file.*.part"))) == 1
-    finally:
-        writer.send_signal(signal.SIGKILL)
-        writer.communicate()
-    assert len(list(tmp_path.glob(".file.*.part"))) == 1
-    own = tmp_path / ".notes.1.part"
-    own.write_text("the user's own")
-    write_atomically(tmp_path / "other", b"content")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".notes.1.part", "other"]
-
-
-def test_a_part_that_is_removed_before_it_is_locked_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []
-
-    def lock(descriptor: int, wait: bool = False) -> None:
-        calls.append(descriptor)
-        if len(calls) == 1:  # another process took the new file for a leftover
-            next(tmp_path.glob(".*.part")).unlink()
-
-    monkeypatch.setattr("noisyrnn.run_folder._flock", lock)
-    write_atomically(tmp_path / "file", b"content")
-    assert len(calls) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", CONTENT)
-    assert read_json(tmp_path / "a.json") == {"format": FORMAT, **CONTENT}
-    assert json.loads((tmp_path / "a.json").read_text())["rows"] == [1, 2.5, "τ"]
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "b.json", {"value": float("nan")})
-
-
-def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, CONTENT)
-    whole, expected = path.read_bytes(), read_json(path)
-    unnoticed = 0
-    bits = range(0, 8 * len(whole), 3)
-    for bit in bits:
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(damaged)
-        try:
-            assert read_json(path) == expected
-            unnoticed += 1
-        except ValueError:
-            continue
-    assert unnoticed < 0.1 * len(bits)  # blanks that stay blanks
-
-
-def test_lost_and_added_bytes_are_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, CONTENT)
-    whole, draw = path.read_bytes(), random.Random(0)
-    for _ in range(50):
-        start = draw.randrange(len(whole) - 10)
-        for damaged in (whole[:start], whole[:start] + whole[start + 9 :], whole[:start] + b"\0\0" + whole[start:]):
-            path.write_bytes(damaged)
-            with pytest.raises(ValueError, match=str(path)):
-                read_json(path)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "null", "[]", "3", "{", '{"format": NaN}', '{"format": 3}', '{"format": 1}', '{"format": 3, "a": 1e999}'),
-        *('{"format": 3, "a": ' + 100_000 * "[" + 100_000 * "]" + "}", '{"a": ' + 10_000 * "9" + "}", "\ufeff{}", "\0"),
-    ],
-    ids=lambda text: text[:24],
-)
-def test_what_is_no_file_of_ours_gets_one_message(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "a.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=rf"^{path} must be "):
-        read_json(path)
-
-
-def test_what_is_no_regular_file_gets_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    write_json(tmp_path / "huge", CONTENT)
-    monkeypatch.setattr("noisyrnn.run_folder.LARGEST_JSON", 10)
-    for name in ("folder", "pipe", "loop", "binary", "huge", "absent"):
-        with pytest.raises(ValueError, match=rf"^{tmp_path / name} must be "):
-            read_json(tmp_path / name)
-    monkeypatch.undo()
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(ValueError, match=r"must be a file that can be read, got an error \(Permission denied\)"):
-        read_json(tmp_path / "huge")
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run with weights, four epochs of metrics, and an evaluation that belongs to it."""
+    folder = RunFolder(tmp_path)
+    write_json(folder.config, {**SOUND, "dataset": {"name": "waves"}, "version": "0.2.0"})
+    folder.model.write_bytes(b"weights")
+    folder.write_metrics([dict.fromkeys(METRICS, 0.5) | {"epoch": epoch} for epoch in range(1, 5)])
+    depends_on = {"test": {"labels": "x"}, **folder.dependencies()}
+    write_json(folder.robustness, {"settings": {"draws": 2}, "depends_on": depends_on})
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -201,6 +31,12 @@ def test_what_is_no_regular_file_gets_one_message(tmp_path: Path, monkeypatch: p
         ({"config": {"label": "a", "seed": 1}, "dataset": None}, "must hold an object 'dataset', got None"),
         ({"config": {"label": 1, "seed": 1}}, "must hold a label and an integer seed, got 1 and 1"),
         ({"config": {"label": "a", "seed": True}}, "must hold a label and an integer seed, got 'a' and True"),
+        ({"config": {"label": "a", "seed": "1"}}, "must hold a label and an integer seed, got 'a' and '1'"),
+        ({"config": {"label": None, "seed": 1}}, "must hold a label and an integer seed, got None and 1"),
+        ({**SOUND, "dataset": {"classes": "ten"}}, "must hold a classes of another type, got 'ten'"),
+        ({**SOUND, "dataset": {"classes": True}}, "must hold a classes of another type, got True"),
+        ({**SOUND, "dataset": {"value_range": [0]}}, r"must hold two numbers as value_range, got \[0\]"),
+        ({**SOUND, "dataset": {"image_shape": ["8", 8]}}, r"must hold two numbers as image_shape, got \['8', 8\]"),
     ],
 )
 def test_a_config_of_another_shape_gets_one_message(tmp_path: Path, content: dict[str, Any], message: str) -> None:
@@ -216,6 +52,14 @@ def test_a_summary_without_a_status_gets_one_message(tmp_path: Path, content: di
     write_json(folder.summary, content)
     with pytest.raises(ValueError, match=rf"^{folder.summary} must hold the status 'finished' or 'failed', got "):
         _ = folder.finished
+
+
+@pytest.mark.parametrize("name", ["epochs", "metrics_sha256", "model_sha256", "error"])
+def test_an_entry_of_a_summary_of_another_type_is_refused(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path)
+    write_json(folder.summary, {"status": "finished", name: [4]})
+    with pytest.raises(ValueError, match=rf"^{folder.summary} must hold a {name} of another type, got \[4\]\. Train"):
+        folder.read_summary()
 
 
 def test_what_changed_in_words() -> None:
@@ -235,95 +79,118 @@ def test_what_changed_in_words() -> None:
     assert changes({}, {"test": {"inputs": "a"}}) == ["the test part"]
 
 
-def test_a_folder_is_left_as_it_was_by_the_check(tmp_path: Path) -> None:
-    check_writable(tmp_path / "new" / "folder")
-    assert list((tmp_path / "new" / "folder").iterdir()) == []
+def test_a_result_belongs_to_its_run_until_weights_or_settings_change(run: RunFolder) -> None:
+    stored = run.read_result(run.robustness)
+    assert stored.measured and stored.stale == ""
+    assert stored.is_measured_with({"draws": 2}) and not stored.is_measured_with({"draws": 3})
+    config = run.read_config()
+    write_json(run.config, {**config, "version": "0.3.0", "environment": {"python": "4"}})
+    assert run.read_result(run.robustness).stale == "", "no result depends on the version or the environment"
+    run.model.write_bytes(b"others")
+    assert run.read_result(run.robustness).stale == "model.safetensors changed since"
+    write_json(run.config, {**config, "dataset": {"name": "digits"}})
+    assert run.read_result(run.robustness).stale == "model.safetensors and config.json changed since"
+    run.model.unlink()  # to save space
+    assert run.read_result(run.robustness).stale == "config.json changed since"
+    write_json(run.config, config)
+    assert run.read_result(run.robustness).stale == ""
 
 
-def hold(folder: Path) -> subprocess.Popen[str]:
-    """A process that holds a folder until it is killed."""
-    program = f"""
-import time
-from pathlib import Path
-from noisyrnn.run_folder import locked
-with locked(Path({str(folder)!r})):
-    print("held", flush=True)
-    time.sleep(100)
-"""
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    return process
+def test_a_result_is_compared_with_every_dependency_that_is_named(run: RunFolder) -> None:
+    now = {"test": {"labels": "x"}, **run.dependencies()}
+    assert run.read_result(run.robustness, now).stale == ""
+    other = {**now, "test": {"labels": "y"}}
+    assert run.read_result(run.robustness, other).stale == "the labels of the test part changed since"
+    newer = {**now, "results": 5}  # not recorded by the result
+    assert run.read_result(run.robustness, newer).stale == "the way noisyrnn computes it changed since"
 
 
-def test_a_folder_in_use_is_refused_and_free_when_its_user_is_killed(tmp_path: Path) -> None:
-    process = hold(tmp_path)
-    try:
-        user = f"got process {process.pid} on {socket.gethostname()}, which works in it"
-        with pytest.raises(InUseError, match=rf"^{tmp_path} must not be in use, {user}\."), locked(tmp_path):
-            pass
-        remove_leftovers(tmp_path)
-        assert (tmp_path / ".lock").exists(), "a living process keeps its lock"
-    finally:
-        process.kill()
-        process.communicate()
-    remove_leftovers(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    with locked(tmp_path), locked(tmp_path):
-        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-    assert list(tmp_path.iterdir()) == []
+def test_a_result_that_does_not_record_its_weights_is_stale(run: RunFolder) -> None:
+    write_json(run.robustness, {"settings": {}, "depends_on": {"config": run.config_digest()}})
+    assert run.read_result(run.robustness).stale == "model.safetensors changed since"
 
 
-def test_waiting_for_a_folder(tmp_path: Path) -> None:
-    process = hold(tmp_path)
-    killer = threading.Timer(0.5, process.kill)
-    killer.start()
-    with locked(tmp_path, wait=60):
-        assert process.wait() == -signal.SIGKILL
+def test_a_failed_evaluation_is_no_result_and_never_stale(run: RunFolder) -> None:
+    write_json(run.robustness, {"error": "Memory ran out.", "columns": []})
+    stored = run.read_result(run.robustness, {"model": "another"})
+    assert (stored.measured, stored.stale, stored.content["error"]) == (False, "", "Memory ran out.")
+    write_json(run.robustness, {"settings": {"draws": 2}, "columns": []})
+    assert not run.read_result(run.robustness).is_measured_with({"draws": 2}), "it does not record its dependencies"
 
 
-def test_a_lock_is_not_shared_between_threads(tmp_path: Path) -> None:
-    def work(_: int) -> bool:
-        try:
-            with locked(tmp_path, wait=0):
-                time.sleep(0.5)
-                return True
-        except InUseError:
-            return False
-
-    with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(work, range(4))).count(True) == 1
-    assert work(0)
+def test_a_result_that_is_missing_is_empty(run: RunFolder) -> None:
+    assert run.read_result(run.analysis) == StoredResult({})
 
 
-def test_no_two_are_inside_at_once(tmp_path: Path) -> None:
-    inside: list[int] = []
-
-    def work(_: int) -> None:
-        for _ in range(20):
-            with locked(tmp_path, wait=60):
-                inside.append(1)
-                assert len(inside) == 1
-                inside.pop()
-            remove_leftovers(tmp_path)
-
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(work, range(4)))
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"settings": [1]}, r"must hold an object 'settings', got \[1\]"),
+        ({"depends_on": None}, "must hold an object 'depends_on', got None"),
+        ({"error": 3}, "must hold a error of another type, got 3"),
+    ],
+)
+def test_a_result_of_another_shape_is_refused(run: RunFolder, content: dict[str, Any], message: str) -> None:
+    write_json(run.robustness, content)
+    with pytest.raises(ValueError, match=rf"^{run.robustness} {message}\."):
+        run.read_result(run.robustness)
 
 
-def test_a_planted_lock_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "victim").write_text("mine")
-    (tmp_path / ".lock").symlink_to(tmp_path / "victim")
-    with pytest.raises(WriteError, match=r"\.lock could not be written"), locked(tmp_path):
-        pass
-    assert (tmp_path / "victim").read_text() == "mine"
+def test_a_training_that_has_not_finished_is_refused(run: RunFolder) -> None:
+    with pytest.raises(ValueError, match=rf"^run must be finished, got {run.path}, which is not\. Resume it: noisyrnn"):
+        run.check_finished()
+    write_json(run.summary, {"status": "failed"})
+    with pytest.raises(ValueError, match=r"^run must be finished"):
+        run.check_finished()
+    write_json(run.summary, {"status": "finished"})
+    run.check_finished()
 
 
-def test_a_file_system_without_locks_keeps_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+def test_metrics_are_read_as_they_were_written(run: RunFolder) -> None:
+    columns = run.read_metrics()
+    assert tuple(columns) == METRICS
+    assert (columns["epoch"], columns["seconds"]) == ((1.0, 2.0, 3.0, 4.0), (0.5,) * 4)
+    run.metrics.unlink()
+    assert run.read_metrics() == dict.fromkeys(METRICS, ())
 
-    monkeypatch.setattr("fcntl.flock", refuse)
-    with locked(tmp_path):
-        write_atomically(tmp_path / "file", b"content")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+@pytest.mark.parametrize("cut", ["5,0.1", "5,0.1,,,,,"])
+def test_a_last_line_of_metrics_that_was_cut_short_is_left_out(run: RunFolder, cut: str) -> None:
+    run.metrics.write_text(run.metrics.read_text() + cut)
+    assert run.read_metrics()["epoch"] == (1.0, 2.0, 3.0, 4.0)
+
+
+def test_a_damaged_line_of_metrics_is_refused(run: RunFolder) -> None:
+    lines = run.metrics.read_text().splitlines()
+    lines[2] = "2,x,0,0,0,0,0"
+    run.metrics.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"^metrics.csv must hold numbers, got '2,x,0,0,0,0,0' in line 3 of "):
+        run.read_metrics()
+
+
+def test_every_changed_bit_of_the_metrics_of_a_finished_training_is_noticed(run: RunFolder) -> None:
+    write_json(run.summary, {"status": "finished", "metrics_sha256": file_digest(run.metrics)})
+    whole = run.metrics.read_bytes()
+    assert len(run.read_metrics()["epoch"]) == 4
+    for bit in range(0, 8 * len(whole), 5):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        run.metrics.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=rf"^{run.metrics} must be as noisyrnn wrote it, got a file that was changed"
+        ):
+            run.read_metrics()
+
+
+@pytest.mark.parametrize("content", [b"\xff", b'epoch,"', b"\0"])
+def test_metrics_that_are_no_text_are_refused(run: RunFolder, content: bytes) -> None:
+    run.metrics.write_bytes(content)
+    with pytest.raises(ValueError, match=r"metrics\.csv must"):
+        run.read_metrics()
+
+
+@pytest.mark.parametrize(("text", "absent"), [("epoch,train_loss\n1,2\n", "train_accuracy"), ("", "epoch")])
+def test_metrics_without_a_column_are_refused(run: RunFolder, text: str, absent: str) -> None:
+    run.metrics.write_text(text)
+    with pytest.raises(ValueError, match=f"^metrics.csv must have the columns .* got none named '{absent}' in "):
+        run.read_metrics()

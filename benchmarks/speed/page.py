@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from benchmarks.speed.figures import growth, ranking
 from benchmarks.speed.tables import Document, tables, threads_of
-from noisyrnn.run_folder import write_atomically
+from noisyrnn.files import write_atomically
 
 DISTURBED = 0.25
 """Cores; threads that wait for one another suffer far more than in proportion."""

@@ -1,39 +1,43 @@
-"""The folder of one run: which files it holds, and how they are written, checked and locked."""
+"""The folder of one run: its name, its files, and whether a stored result still belongs to the run."""
 
 import csv
-import hashlib
 import io
-import json
 import os
 import re
-import secrets
-import socket
-import stat
-import tempfile
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows: no locks, so leftovers stay
-    fcntl = None  # type: ignore[assignment]
+from noisyrnn.files import content_digest as content_digest  # also imported from here, as the two below
+from noisyrnn.files import file_digest, read_json, remove_leftovers
+from noisyrnn.files import write_atomically as write_atomically
+from noisyrnn.locks import locked as locked
 
-FORMAT = 3
-"""Of the JSON files and checkpoints of a run folder; version 0.1 wrote format 2."""
-LARGEST_JSON = 1 << 29
-"""Bytes: a larger file is not read, since none of ours comes near."""
+METRICS = (
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "learning_rate",
+    "seconds",
+)
+"""Columns of `metrics.csv`."""
 
-_PART = re.compile(r"\..+\.[0-9a-f]{16}\.part", re.DOTALL)
-_LOCK = ".lock"
-_held: dict[Path, tuple[int, int]] = {}
-"""Lock files that this process holds, with the process and the thread that took each."""
-
-_WORDS = {
+_NUMBER = (int, float)
+_DATASET_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("name", "source"), str),
+    **dict.fromkeys(("steps", "input_size", "classes", "train", "validation"), int),
+    **dict.fromkeys(("class_names", "value_range", "image_shape"), list),
+}
+_SUMMARY_TYPES: dict[str, Any] = {
+    "error": str,
+    "metrics_sha256": str,
+    "model_sha256": str,
+    **dict.fromkeys(("parameters", "seconds", "epochs", "best_epoch", "best_validation_accuracy"), _NUMBER),
+}
+_NAMES_IN_MESSAGES = {
     "train": "the training part",
     "validation": "the validation part",
     "test": "the test part",
@@ -44,324 +48,92 @@ _WORDS = {
 
 
 def failure_message(error: BaseException) -> str:
-    """What the command line prints of an error that ends a run, and what `summary.json` keeps."""
+    """Return the message of an error that ends a run, for the command line and for `summary.json`."""
     if isinstance(error, MemoryError):
         reason = f" ({str(error).rstrip('.')})" if str(error) else ""
         return f"Memory ran out{reason}. Use smaller sizes, fewer workers or a larger machine."
     return str(error) or type(error).__name__
 
 
-class WriteError(OSError):
-    """A file could not be written. Its message names the file and the cause."""
-
-    def __str__(self) -> str:
-        return f"{self.filename} could not be written ({self.strerror}). Files that were saved before are unchanged."
-
-
-def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> None:
-    """Replace `path` by `content` at once: a reader, or a crash, sees the old file or the new one whole.
-
-    What a process that was killed while it wrote has left in the same folder is removed.
-
-    Args:
-        path: Of the file.
-        content: All of it.
-        mode: Permissions, whatever the umask is; those of a new file by default.
-
-    Raises:
-        WriteError: If it cannot be written, for example because the disk is full.
-    """
-    path = Path(path)
-    remove_leftovers(path.parent)
-    part = None
-    try:
-        descriptor, part = create_part(path)
-        with os.fdopen(descriptor, "wb") as file:
-            if mode is not None and hasattr(os, "fchmod"):
-                os.fchmod(descriptor, mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(part, path)  # before its lock is gone, else it could be taken for a leftover
-    except OSError as error:
-        raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        if part is not None:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-
-
-def create_part(path: Path) -> tuple[int, Path]:
-    """A new file next to `path`, open and locked: by a name that nobody can foresee, never through a link."""
-    while True:
-        part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        with suppress(OSError):  # a file system without locks: nothing is removed there either
-            _flock(descriptor, wait=True)
-        if os.fstat(descriptor).st_nlink:
-            return descriptor, part
-        os.close(descriptor)  # removed as a leftover before it was locked
-
-
-def _flock(descriptor: int, *, wait: bool = False) -> None:
-    """Lock an open file until it is closed, or its process ends in whatever way.
-
-    Raises:
-        BlockingIOError: If another process holds it and `wait` is false.
-        OSError: If there are no locks.
-    """
-    if fcntl is None:
-        raise OSError("no file locks on this system")
-    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete half-written files and the lock of processes that have ended: a living one holds a lock on its own."""
-    with suppress(OSError):
-        for file in (*folder.glob(".*.part"), *folder.glob(_LOCK)):
-            if file.name == _LOCK or _PART.fullmatch(file.name):
-                with suppress(OSError):
-                    _remove_if_unlocked(file)
-
-
-def _remove_if_unlocked(file: Path) -> None:
-    if not stat.S_ISREG(file.lstat().st_mode):
-        return
-    descriptor = os.open(file, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    try:
-        _flock(descriptor)
-        if _is_at(descriptor, file):
-            file.unlink()
-    finally:
-        os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False
-
-
-class InUseError(ValueError):
-    """Another process, or another thread of this one, works in a folder."""
-
-
-@contextmanager
-def locked(folder: Path, *, wait: float = 0.5) -> Iterator[None]:
-    """Keep every other process out of `folder`, which is made where it is missing, until the block ends.
-
-    The lock belongs to the process: if it ends, in whatever way, the folder is free. Within the block the same thread
-    may lock the folder again. Where a file system has no locks, nothing is kept out.
-
-    Args:
-        folder: A run folder, or the output folder of a comparison.
-        wait: Seconds to wait for another process.
-
-    Raises:
-        InUseError: If another process works in it.
-        WriteError: If it cannot be written.
-    """
-    path, owner = folder.resolve() / _LOCK, (os.getpid(), threading.get_ident())
-    if _held.get(path) == owner:
-        yield
-        return
-    descriptor = _acquire(path, time.monotonic() + wait)
-    _held[path] = owner
-    try:
-        yield
-    finally:
-        del _held[path]
-        with suppress(OSError):
-            path.unlink()  # while it is locked: whoever has opened it meanwhile sees that it is gone
-        os.close(descriptor)
-
-
-def _acquire(path: Path, deadline: float) -> int:
-    """The lock file at `path`, open and locked."""
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        except OSError as error:
-            raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
-        try:
-            _flock(descriptor)
-        except BlockingIOError:
-            user = os.read(descriptor, 300).decode(errors="replace") or "another process"
-            os.close(descriptor)
-            if time.monotonic() > deadline:
-                raise InUseError(
-                    f"{path.parent} must not be in use, got {user}, which works in it. Wait until it ends, or end it."
-                ) from None
-            time.sleep(0.05)
-            continue
-        except OSError:  # a file system without locks
-            return descriptor
-        if _is_at(descriptor, path):
-            with suppress(OSError):  # a full disk: the message is poorer
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            return descriptor
-        os.close(descriptor)
-
-
-def to_json(content: Mapping[str, Any]) -> str:
-    """`content` as JSON, with a digest of it at the end by which `read_json` notices damage."""
-    plain = json.loads(json.dumps(content, allow_nan=False))
-    return json.dumps({**plain, "sha256": content_digest(plain)}, indent=1) + "\n"
-
-
-def content_digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the content whatever its layout; a number that JSON has not raises `ValueError`."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` atomically, with the format number first and its digest last."""
-    write_atomically(path, to_json({"format": FORMAT, **content}).encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of this format, without its digest.
-
-    Raises:
-        ValueError: If it cannot be read, is not JSON, was changed since it was written, or another version wrote it.
-    """
-    try:
-        text = _read_regular(path)
-        content = json.loads(text, parse_constant=_refuse_constant)
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds {type(content).__name__}, not an object")
-    except OSError as error:
-        raise ValueError(f"{path} must be a file that can be read, got an error ({error.strerror}).") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{path} must be a JSON file, got one that breaks off or is damaged ({error}).") from error
-    found = content.get("format")
-    if found != FORMAT:
-        older = "noisyrnn 0.1, or train the run again in another output folder; its model.safetensors still loads"
-        writer = older if found in (1, 2) else "the version of noisyrnn that wrote it"
-        raise ValueError(f"{path} must be of format {FORMAT}, got {found}. Read it with {writer}.")
-    digest = content.pop("sha256", None)
-    try:
-        whole = digest == content_digest(content)
-    except (ValueError, RecursionError):
-        whole = False
-    if not whole:
-        raise ValueError(
-            f"{path} must be as noisyrnn wrote it, got a file that was changed or damaged since (its sha256 differs)."
-        )
-    return content
-
-
-def _read_regular(path: Path) -> str:
-    """The text of a regular file of a size that can be ours; a directory or a pipe raises `OSError`."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(0, "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file")
-    if status.st_size > LARGEST_JSON:
-        raise ValueError(f"{status.st_size} bytes are too many")
-    return path.read_text(encoding="utf-8")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def json_object(content: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    """The object under `name` in what `read_json` gave.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    found = content.get(name)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold an object {name!r}, got {found!r}. Train the run again.")
-    return found
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ValueError(f"{path} must be a file that can be read, got an error ({error.strerror}).") from error
-
-
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two records of what a result depends on, in words such as "the labels of the test part".
+    """Return the differences between two records of dependencies, such as "the labels of the test part".
 
     A record maps a name ("test") to a value, or to one value for each of its fields ("labels").
     """
-    found = []
+    changed = []
     for name in dict.fromkeys((*before, *now)):
         old, new = before.get(name), now.get(name)
         if old == new:
             continue
-        words = _WORDS.get(name, f"the {name.replace('_', ' ')}")
+        shown = _NAMES_IN_MESSAGES.get(name, f"the {name.replace('_', ' ')}")
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            fields = [field for field in dict.fromkeys((*old, *new)) if old.get(field) != new.get(field)]
-            found.append(f"the {listed(fields)} of {words}")
-        else:
-            found.append(words)
-    return found
+            shown = f"the {listed(changed_names(old, new))} of {shown}"
+        changed.append(shown)
+    return changed
+
+
+def changed_names(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the names of the entries that differ."""
+    return [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a`, `a and b`, or `a, b and c`."""
+    """Return `a`, `a and b`, or `a, b and c`."""
     return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
 
 
 def folder_name(name: str, identity: Mapping[str, Any], *, suffix: str = "") -> str:
-    """Name of a run's or a sweep's folder: `name-suffix-digest`, such as `digits-noisy-seed1-0a1b2c3d`.
+    """Return the name of a run's or a sweep's folder: `name-suffix-digest`, such as `digits-noisy-seed1-0a1b2c3d`.
 
     Args:
         name: Data set and label; characters that a file name should not have become underscores.
-        identity: What the digest is of: everything that the results depend on and that is not at its default, so
-            that no two runs share a folder and a new setting with a default renames none.
+        identity: Everything that the results depend on and that is not at its default; the digest is computed from
+            it. So no two runs share a folder, and a new setting with a default renames none.
         suffix: What else to show, such as the seed.
     """
     plain = re.sub(r"[^\w.-]+", "_", name)
     return "-".join([plain, *([suffix] if suffix else []), content_digest(identity)[:8]])
 
 
-def check_writable(folder: Path) -> None:
-    """Make `folder` and raise unless files can be written in it.
+@dataclass(frozen=True)
+class StoredResult:
+    """The content of a result file, and whether it still belongs to its run.
 
-    Raises:
-        ValueError: If it cannot be made or written to.
+    Args:
+        content: Content of the file; empty if there is no file.
+        stale: What has changed since the result was computed, such as "config.json and model.safetensors changed
+            since"; empty if it still belongs to the run.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"output must be a folder that can be written to, got {folder} ({error.strerror}).") from error
+
+    content: Mapping[str, Any]
+    stale: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Whether this is a result; an evaluation that failed leaves a file with its message."""
+        return "depends_on" in self.content
+
+    def is_measured_with(self, settings: Mapping[str, Any]) -> bool:
+        """Return whether this is a result, stale or not, that was computed with `settings`."""
+        return self.measured and bool(self.content.get("settings") == settings)
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run. Its readers check the digest and the types of what they return.
 
     Args:
-        path: Where it is.
+        path: The folder.
     """
 
     path: Path
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """An existing run of this format.
+        """Return the folder of an existing run, without the half-written files of processes that have ended.
 
         Raises:
-            ValueError: If there is none, or another version wrote it.
+            ValueError: If there is no run, or `config.json` cannot be read.
         """
         folder = cls(path)
         if not os.path.lexists(folder.config):
@@ -379,7 +151,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """One row for each epoch."""
+        """One row per epoch."""
         return self.path / "metrics.csv"
 
     @property
@@ -394,12 +166,12 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Everything needed to go on."""
+        """Everything needed to resume training."""
         return self.path / "checkpoint.pt"
 
     @property
     def summary(self) -> Path:
-        """How the training ended."""
+        """The outcome of training."""
         return self.path / "summary.json"
 
     @property
@@ -417,45 +189,41 @@ class RunFolder:
         """Whether training reached its end."""
         return self.read_summary()["status"] == "finished"
 
+    def check_finished(self) -> None:
+        """Raise `ValueError` unless training reached its end."""
+        if not self.finished:
+            raise ValueError(
+                f"run must be finished, got {self.path}, which is not. Resume it: noisyrnn train --resume."
+            )
+
     def read_config(self) -> dict[str, Any]:
-        """What `config.json` holds: at least the objects `config`, with a label and a seed, and `dataset`.
+        """Return the content of `config.json`: at least the objects `config`, with a label and a seed, and `dataset`.
 
         Raises:
-            ValueError: If it cannot be read, or lacks one of them.
+            ValueError: If it cannot be read, lacks one of these, or an entry has another type.
         """
         content = read_json(self.config)
-        settings = json_object(content, "config", self.config)
+        settings = _read_object(content, "config", self.config)
+        content = {"dataset": {}, "environment": {}, **content}
         for name in ("dataset", "environment"):
-            if name in content:
-                json_object(content, name, self.config)
+            _read_object(content, name, self.config)
         label, seed = settings.get("label"), settings.get("seed")
         if not isinstance(label, str) or type(seed) is not int:
             raise ValueError(
                 f"{self.config} must hold a label and an integer seed, got {label!r} and {seed!r}. Train the run again."
             )
-        return {"dataset": {}, "environment": {}, **content}
-
-    def config_digest(self) -> str:
-        """SHA-256 of what `config.json` holds, but for the version and the environment: no result depends on these."""
-        content = self.read_config()
-        return content_digest({name: content[name] for name in content if name not in ("version", "environment")})
-
-    def foreign_model(self) -> str:
-        """Why `model.safetensors` is not the file that the training of this run wrote; empty if it is, or is not known.
-
-        Raises:
-            ValueError: If a file cannot be read.
-        """
-        written = self.read_summary().get("model_sha256")
-        if written is None or not os.path.lexists(self.model) or written == file_digest(self.model):
-            return ""
-        return f"{self.model} is not the file that the training of this run wrote, but one that was put there since."
+        _check_types(self.config, content["dataset"], _DATASET_TYPES)
+        for name in ("value_range", "image_shape"):
+            pair = content["dataset"].get(name)
+            if pair is not None and not (len(pair) == 2 and all(type(value) in _NUMBER for value in pair)):
+                raise ValueError(f"{self.config} must hold two numbers as {name}, got {pair!r}. Train the run again.")
+        return content
 
     def read_summary(self) -> dict[str, Any]:
-        """What `summary.json` holds: `status` is "finished" or "failed", and "unfinished" where there is no file.
+        """Return the content of `summary.json`; `status` is "finished", "failed", or "unfinished" if there is no file.
 
         Raises:
-            ValueError: If it cannot be read, or has no such status.
+            ValueError: If it cannot be read, has no such status, or an entry has another type.
         """
         if not os.path.lexists(self.summary):
             return {"status": "unfinished"}
@@ -465,6 +233,7 @@ class RunFolder:
             raise ValueError(
                 f"{self.summary} must hold the status 'finished' or 'failed', got {status!r}. Train the run again."
             )
+        _check_types(self.summary, content, _SUMMARY_TYPES)
         return content
 
     def write_metrics(self, rows: Iterable[Mapping[str, float]]) -> None:
@@ -475,3 +244,112 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.metrics, text.getvalue().encode())
+
+    def read_metrics(self) -> dict[str, tuple[float, ...]]:
+        """Return the columns of `metrics.csv`, without rows if there is no file.
+
+        A last line that an interruption cut short is left out. A training that has ended records the digest of the
+        file in its summary.
+
+        Raises:
+            ValueError: If it cannot be read, was changed since the training ended, or lacks a column or a number.
+        """
+        file, digest = self.metrics, self.read_summary().get("metrics_sha256")
+        if not os.path.lexists(file):
+            return {name: () for name in METRICS}
+        if digest not in (None, file_digest(file)):
+            raise ValueError(f"{file} must be as noisyrnn wrote it, got a file that was changed or damaged since.")
+        try:
+            lines = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8"), newline="")))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(
+                f"{file} must be a CSV file, got one that cannot be read ({error}). Train again."
+            ) from error
+        header, rows = (lines[0], lines[1:]) if lines else ([], [])
+        absent = [name for name in METRICS if name not in header]
+        if absent:
+            raise ValueError(
+                f"metrics.csv must have the columns {', '.join(METRICS)}, got none named {absent[0]!r} in "
+                f"{str(file)!r}. Train again."
+            )
+        numbers: list[dict[str, float]] = []
+        for number, row in enumerate(rows, start=2):
+            try:
+                numbers.append({name: float(value) for name, value in zip(header, row, strict=True)})
+            except ValueError as error:
+                if number == len(lines):
+                    break
+                raise ValueError(
+                    f"metrics.csv must hold numbers, got {','.join(row)!r} in line {number} of {str(file)!r}. "
+                    "Train again."
+                ) from error
+        return {name: tuple(row[name] for row in numbers) for name in METRICS}
+
+    def config_digest(self) -> str:
+        """Return the SHA-256 of `config.json` without the version and the environment: no result depends on these."""
+        content = self.read_config()
+        return content_digest({name: content[name] for name in content if name not in ("version", "environment")})
+
+    def foreign_model(self) -> str:
+        """Return why `model.safetensors` is not the file that the training wrote; empty if it is, or if not known.
+
+        Raises:
+            ValueError: If a file cannot be read.
+        """
+        written = self.read_summary().get("model_sha256")
+        if written is None or not os.path.lexists(self.model) or written == file_digest(self.model):
+            return ""
+        return f"{self.model} is not the file that the training of this run wrote, but one that was put there since."
+
+    def dependencies(self) -> dict[str, str]:
+        """Return the digests of the files that every result of this run depends on.
+
+        The weights are left out if their file is missing: it may have been deleted to save space.
+        """
+        model = {"model": file_digest(self.model)} if os.path.lexists(self.model) else {}
+        return {**model, "config": self.config_digest()}
+
+    def read_result(self, file: Path, depends_on: Mapping[str, Any] | None = None) -> StoredResult:
+        """Read a result file, and compare what the result depends on with what is there now.
+
+        Args:
+            file: `robustness` or `analysis`.
+            depends_on: What the same computation would depend on now (default: `dependencies`); what it does not
+                name is not compared.
+
+        Raises:
+            ValueError: If the file cannot be read, or an entry has another type.
+        """
+        if not os.path.lexists(file):
+            return StoredResult({})
+        content = read_json(file)
+        for name in ("settings", "depends_on"):
+            if name in content:
+                _read_object(content, name, file)
+        _check_types(file, content, {"error": str})
+        result = StoredResult(content)
+        if not result.measured:
+            return result
+        now = self.dependencies() if depends_on is None else depends_on
+        changed = changes({name: content["depends_on"].get(name) for name in now}, now)
+        return StoredResult(content, f"{listed(changed)} changed since" if changed else "")
+
+
+def _read_object(content: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """Return the object under `name` in the content of the JSON file at `path`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    value = content.get(name)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold an object {name!r}, got {value!r}. Train the run again.")
+    return value
+
+
+def _check_types(file: Path, content: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if an entry has another type; entries may be missing or null."""
+    for name, kind in types.items():
+        value = content.get(name)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ValueError(f"{file} must hold a {name} of another type, got {value!r}. Train the run again.")

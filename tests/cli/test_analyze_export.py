@@ -8,8 +8,9 @@ import pytest
 
 from noisyrnn.analysis.diagnostics import AnalysisSettings
 from noisyrnn.cli import main
+from noisyrnn.files import write_json
 from noisyrnn.pipeline import RunContext
-from noisyrnn.run_folder import RunFolder, write_json
+from noisyrnn.run_folder import RunFolder
 
 analyze = importlib.import_module("noisyrnn.cli.analyze")
 export = importlib.import_module("noisyrnn.cli.export")

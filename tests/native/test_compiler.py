@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from noisyrnn import NoisyRNN
+from noisyrnn.files import create_part
 from noisyrnn.kernels import select
 from noisyrnn.native import compiler, library
-from noisyrnn.run_folder import create_part
 
 SMALL = 'extern "C" int noisyrnn_lanes() { return %d; }\n'
 

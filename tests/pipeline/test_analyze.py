@@ -15,10 +15,10 @@ from noisyrnn.analysis.margins.margin import output_margins
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Split
+from noisyrnn.files import write_json
 from noisyrnn.pipeline import AnalyzeConfig, RunContext, analyze_run, train_run
 from noisyrnn.pipeline import analyze as module
-from noisyrnn.pipeline.train import run_config
-from noisyrnn.run_folder import write_json
+from noisyrnn.pipeline.dependencies import run_config
 from noisyrnn.training import RunFolder, TrainConfig, load
 
 SMALL = AnalysisSettings(

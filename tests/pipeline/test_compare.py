@@ -18,9 +18,10 @@ import pytest
 from noisyrnn.analysis import AnalysisSettings
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import tensor_digest
+from noisyrnn.files import WriteError
+from noisyrnn.locks import InUseError, locked
 from noisyrnn.pipeline import AnalyzeConfig, CompareConfig, EvaluateConfig, RunContext, compare
 from noisyrnn.pipeline.train import run_path
-from noisyrnn.run_folder import InUseError, WriteError, locked
 from noisyrnn.training import TrainConfig, fit_seeds
 
 EVALUATION = EvaluateConfig(strengths={"white_noise": [0.5]}, draws=2)

@@ -12,6 +12,7 @@ import pytest
 
 from noisyrnn.analysis.diagnostics import AnalysisSettings
 from noisyrnn.data import load_dataset
+from noisyrnn.files import read_json, write_json
 from noisyrnn.pipeline import (
     AnalyzeConfig,
     CompareConfig,
@@ -24,7 +25,7 @@ from noisyrnn.pipeline import (
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.report import write_report
 from noisyrnn.robustness import evaluate
-from noisyrnn.run_folder import RunFolder, read_json, write_json
+from noisyrnn.run_folder import RunFolder
 from noisyrnn.training import TrainConfig, load, save
 
 QUICK = EvaluateConfig(strengths={"white_noise": [0.5]}, draws=2)

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from noisyrnn.data.base import Dataset
+from noisyrnn.files import read_json, write_json
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.pipeline import RunContext, train_run, train_seeds
 from noisyrnn.pipeline.train import build_model, run_path
-from noisyrnn.run_folder import read_json, write_json
 from noisyrnn.training import RunFolder, TrainConfig
 
 

@@ -278,7 +278,7 @@ def test_other_settings_are_another_sweep(waves_file: Path, tmp_path: Path, no_t
 
 def test_a_folder_with_another_sweep_at_work_is_refused(waves_file: Path, tmp_path: Path, no_training: None) -> None:
     folder, _ = sweep(settings(waves_file, trials=1), RunContext(output=tmp_path))
-    program = f"from noisyrnn.run_folder import locked\nfrom pathlib import Path\nwith locked(Path({str(folder)!r})):"
+    program = f"from noisyrnn.locks import locked\nfrom pathlib import Path\nwith locked(Path({str(folder)!r})):"
     program += " print(flush=True); input()"
     holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from noisyrnn.files import FORMAT, to_json
 from noisyrnn.report import write_report
-from noisyrnn.run_folder import FORMAT, to_json
 
 SEQUENCES = 20
 SETTINGS = {"clean": "clean", "white_noise": "WhiteNoise(strength={})", "pgd_linf": "PGDLinf(strength={})"}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tests.report.conftest import column, write
 
+from noisyrnn.files import file_digest, read_json
 from noisyrnn.report import accuracy, read_run, split_readable
 from noisyrnn.report.accuracy import caption, columns_of
 from noisyrnn.report.columns import Column
@@ -13,7 +14,7 @@ from noisyrnn.report.comparison import Comparison, compare
 from noisyrnn.report.table import Cell, Row, value_texts
 from noisyrnn.robustness import PERTURBATIONS, accuracy_interval, seeds_interval, seeds_test
 from noisyrnn.robustness.statistics import PairedTest
-from noisyrnn.run_folder import RunFolder, file_digest, read_json
+from noisyrnn.run_folder import RunFolder
 
 Make = Callable[..., Path]
 CLEAN, WHITE, PGD = Column("clean", 0.0), Column("white_noise", 0.2), Column("pgd_linf", 0.1)
@@ -267,7 +268,8 @@ def test_results_on_different_test_data_are_never_in_one_table(make_run: Make) -
     for seed, labels in ((1, "a"), (2, "b")):
         path = make_run(label="a", seed=seed, columns=[column("clean", None, 0.5)])
         content = read_json(path / "robustness.json")
-        write(path / "robustness.json", content | {"depends_on": {"test": {"inputs": "x", "labels": labels}}})
+        depends_on = {"test": {"inputs": "x", "labels": labels}, "config": RunFolder(path).config_digest()}
+        write(path / "robustness.json", content | {"depends_on": depends_on})
         runs.append(path)
     first, second = (re.escape(str(path / "robustness.json")) for path in runs)
     with pytest.raises(ValueError, match=rf"got {first} and {second}, which differ in the labels of the test part\."):

@@ -10,7 +10,6 @@ from tests.report.analysis_files import analysis, write_analysis
 from tests.report.conftest import write
 
 from noisyrnn.report import read_run
-from noisyrnn.report.analysis import read_analysis
 
 Make = Callable[..., Path]
 
@@ -60,7 +59,7 @@ def test_a_run_without_analysis_has_none(make_run: Make) -> None:
 def test_an_analysis_without_results_is_empty(make_run: Make) -> None:
     folder = make_run(label="a", seed=1)
     for content in ({}, {"quantities": None, "curves": None, "landscapes": None, "verdict": None, "diagnostics": None}):
-        found = read_analysis(write_analysis(folder, content))
+        found = read_run(write_analysis(folder, content)).analysis
         assert found is not None
         assert (found.quantities, found.curves, found.landscapes, found.verdict) == ({}, {}, {}, "")
         assert (found.diagnostics, found.data, found.settings) == ({}, {}, {})
@@ -71,7 +70,7 @@ def test_null_is_a_number_that_is_not_finite(make_run: Make) -> None:
     content["quantities"][0] |= {"value": None, "interval": [1.0, None]}
     content["curves"]["jacobian_norms"]["y"][3] = None
     content["landscapes"]["eigen"]["loss"][0][2] = None
-    found = read_analysis(write_analysis(make_run(label="a", seed=1), content))
+    found = read_run(write_analysis(make_run(label="a", seed=1), content)).analysis
     assert found is not None
     quantity = next(iter(found.quantities.values()))
     assert math.isnan(quantity.value)
@@ -131,6 +130,6 @@ def test_another_format_and_broken_json_are_refused(make_run: Make) -> None:
 
 def test_a_landscape_has_a_row_for_each_alpha(make_run: Make) -> None:
     entry = {"directions": "d", "alphas": [0, 1], "betas": [0, 1, 2], "loss": [[1, 2, 3], [4, 5, 6]]}
-    found = read_analysis(write_analysis(make_run(label="a", seed=1), {"landscapes": {"eigen": entry}}))
+    found = read_run(write_analysis(make_run(label="a", seed=1), {"landscapes": {"eigen": entry}})).analysis
     assert found is not None
     assert found.landscapes["eigen"].loss == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))

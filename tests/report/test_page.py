@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tests.report.conftest import column, example
 
+from noisyrnn.files import WriteError
 from noisyrnn.report import page, read_run, write_report
 from noisyrnn.report.comparison import compare
-from noisyrnn.run_folder import WriteError
 
 Make = Callable[..., Path]
 VOID = {"meta", "link", "img", "br", "use", "path", "polyline", "rect", "stop"}

@@ -1,13 +1,12 @@
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.report.conftest import column, example, write
 
+from noisyrnn.files import file_digest
 from noisyrnn.report import read_run
 from noisyrnn.report.columns import Column
-from noisyrnn.run_folder import file_digest
 
 Make = Callable[..., Path]
 
@@ -79,14 +78,6 @@ def test_something_that_is_no_path_is_refused() -> None:
         read_run(3)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("label", "seed", "shown"), [("a", "1", "'a' and '1'"), (None, 1, "None and 1")])
-def test_a_config_without_label_or_seed_is_refused(make_run: Make, label: object, seed: object, shown: str) -> None:
-    folder = make_run(label="a", seed=1)
-    write(folder / "config.json", {"config": {"label": label, "seed": seed}})
-    with pytest.raises(ValueError, match=f"config.json must hold a label and an integer seed, got {shown}"):
-        read_run(folder)
-
-
 def test_broken_json_is_refused(make_run: Make) -> None:
     folder = make_run(label="a", seed=1)
     (folder / "summary.json").write_text('{"format": 1,', encoding="utf-8")
@@ -118,86 +109,40 @@ def test_a_damaged_example_is_refused(make_run: Make, inputs: list[list[float]])
         read_run(folder)
 
 
-def test_a_last_line_cut_short_is_left_out(make_run: Make) -> None:
-    folder = make_run(label="a", seed=1, epochs=3)
-    whole = (folder / "metrics.csv").read_text(encoding="utf-8")
-    for cut in (whole + "4,0.1", whole + "4,0.1,,,,,"):
-        (folder / "metrics.csv").write_text(cut, encoding="utf-8")
-        assert read_run(folder).history["epoch"] == (1.0, 2.0, 3.0)
-
-
-def test_a_damaged_line_of_metrics_is_refused(make_run: Make) -> None:
-    folder = make_run(label="a", seed=1, epochs=3)
-    lines = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
-    lines[2] = "2,x,0,0,0,0,0"
-    (folder / "metrics.csv").write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"^metrics.csv must hold numbers, got '2,x,0,0,0,0,0' in line 3 of "):
-        read_run(folder)
-
-
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content"),
     [
-        ("config.json", {"dataset": None}, "must hold an object 'dataset', got None"),
-        ("config.json", {"dataset": {"classes": "ten"}}, "must hold a classes of another type, got 'ten'"),
-        ("config.json", {"dataset": {"value_range": [0]}}, r"must hold two numbers as value_range, got \[0\]"),
-        ("summary.json", {}, "must hold the status"),
-        ("summary.json", {"status": "finished", "epochs": "4"}, "must hold a epochs of another type, got '4'"),
-        ("robustness.json", {"columns": {"a": 1}}, "must hold complete columns"),
-        ("robustness.json", {"columns": [1]}, "must hold complete columns"),
-        ("robustness.json", {"examples": 3}, "must hold complete columns"),
-        ("robustness.json", {"depends_on": []}, "must hold an object 'depends_on'"),
-        ("robustness.json", {"settings": [1]}, "must hold an object 'settings'"),
-        ("analysis.json", {"quantities": 3}, "must hold complete quantities"),
+        ("config.json", {"dataset": {"classes": "ten"}}),
+        ("summary.json", {"status": "finished", "epochs": "4"}),
+        ("robustness.json", {"columns": {"a": 1}}),
+        ("robustness.json", {"columns": [1]}),
+        ("robustness.json", {"examples": 3}),
+        ("robustness.json", {"settings": [1]}),
+        ("analysis.json", {"quantities": 3}),
     ],
 )
-def test_files_of_another_shape_get_one_message(
-    make_run: Make, name: str, content: dict[str, object], message: str
-) -> None:
+def test_a_damaged_file_of_a_run_is_refused(make_run: Make, name: str, content: dict[str, object]) -> None:
     folder = make_run(label="a", seed=1, columns=[column("clean", None, 0.9)])
     if name == "config.json":
         content = {"config": {"label": "a", "seed": 1}, **content}
     write(folder / name, content)
-    with pytest.raises(ValueError, match=rf"{name} {message}"):
+    with pytest.raises(ValueError, match=rf"{name} must hold"):
         read_run(folder)
-    for damage in ("remove", "folder", "empty"):
-        (folder / name).unlink() if (folder / name).is_file() else None
-        if damage == "folder":
-            (folder / name).mkdir()
-        if damage == "empty":
-            (folder / name).rmdir()
-            (folder / name).write_text("")
-        if damage != "remove":
-            with pytest.raises(ValueError, match=rf"{name} must be "):
-                read_run(folder)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(ValueError, match=rf"{name} must be"):
+        read_run(folder)
+    (folder / name).rmdir()
+    (folder / name).write_text("")
+    with pytest.raises(ValueError, match=rf"{name} must be"):
+        read_run(folder)
 
 
 def test_metrics_that_changed_since_the_training_ended_are_refused(make_run: Make) -> None:
     folder = make_run(label="a", seed=1)
     metrics = folder / "metrics.csv"
     write(folder / "summary.json", {"status": "finished", "metrics_sha256": file_digest(metrics)})
-    whole = metrics.read_bytes()
     assert read_run(folder).history["epoch"] == (1.0, 2.0, 3.0, 4.0)
-    for bit in range(0, 8 * len(whole), 5):
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << bit % 8
-        metrics.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"metrics\.csv must be as noisyrnn wrote it"):
-            read_run(folder)
-
-
-@pytest.mark.parametrize("content", [b"\xff", b'epoch,"', b"\0"])
-def test_metrics_that_are_no_text_are_refused(make_run: Make, content: bytes) -> None:
-    folder = make_run(label="a", seed=1)
-    (folder / "metrics.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=r"metrics\.csv must"):
+    metrics.write_text(metrics.read_text() + "\n")
+    with pytest.raises(ValueError, match=r"metrics\.csv"):
         read_run(folder)
-
-
-def test_metrics_without_a_column_are_refused(make_run: Make) -> None:
-    folder = make_run(label="a", seed=1)
-    for text in ("epoch,train_loss\n1,2\n", ""):
-        (folder / "metrics.csv").write_text(text, encoding="utf-8")
-        absent = "train_accuracy" if text else "epoch"
-        with pytest.raises(ValueError, match=re.escape(f"got none named '{absent}' in ")):
-            read_run(folder)

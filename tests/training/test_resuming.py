@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from noisyrnn.data import Dataset, Split
+from noisyrnn.locks import InUseError, locked
 from noisyrnn.models import SequenceClassifier, build_layer
-from noisyrnn.run_folder import InUseError, RunFolder, locked
+from noisyrnn.run_folder import RunFolder
 from noisyrnn.training import TrainConfig, fit, fit_seeds
 from noisyrnn.training.checkpoint import Checkpoint
 from noisyrnn.training.objective import objective_digest

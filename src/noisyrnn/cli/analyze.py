@@ -8,7 +8,7 @@ from noisyrnn.analysis.diagnostics import AnalysisSettings
 from noisyrnn.cli.flags import add_context, add_fields, command_parser, parse, pop_fields, split_names
 from noisyrnn.pipeline import AnalyzeConfig, RunContext, analyze_run
 from noisyrnn.progress import tell
-from noisyrnn.run_folder import RunFolder, read_json
+from noisyrnn.run_folder import RunFolder
 
 
 def analyze_command(argv: Sequence[str]) -> int:
@@ -38,7 +38,7 @@ def analyze_command(argv: Sequence[str]) -> int:
         share = (end - time.monotonic()) / (len(folders) - position)
         analyze_run(folder, config, context, seconds=share)
         print(f"Analyzed: {folder.analysis}")
-        for name, entry in read_json(folder.analysis)["diagnostics"].items():
+        for name, entry in folder.read_result(folder.analysis).content["diagnostics"].items():
             if entry["status"] != "done":
                 tell(f"Not computed: {name}: {entry['reason']}")
                 failed = failed or entry["status"] == "failed"  # skipped or impossible is not a failure

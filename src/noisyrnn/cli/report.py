@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from noisyrnn.cli.flags import command_line, command_parser, parse, pop_path
+from noisyrnn.files import check_writable
 from noisyrnn.progress import tell
 from noisyrnn.report import split_readable, write_report
-from noisyrnn.run_folder import RunFolder, check_writable
+from noisyrnn.run_folder import RunFolder
 
 
 def report_command(argv: Sequence[str]) -> int:

@@ -10,8 +10,9 @@ from noisyrnn.checks import check_choice
 from noisyrnn.export.agreement import check_agreement
 from noisyrnn.export.formats import FORMATS
 from noisyrnn.export.graph import SequenceGraph, StepGraph
+from noisyrnn.files import check_writable, write_atomically
 from noisyrnn.models import HEADS, Head
-from noisyrnn.run_folder import RunFolder, check_writable, write_atomically
+from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.saving import check_class_names, load, read_header
 
 EXPORT_FORMAT = 1
@@ -74,8 +75,7 @@ def export_run(
         ValueError: If the run has not finished, the output cannot be written to, or as `export_model` does.
         RuntimeError: If a file does not agree with the model; none is then written.
     """
-    if not folder.finished:
-        raise ValueError(f"run must be finished, got {folder.path}, which is not. Resume it: noisyrnn train --resume.")
+    folder.check_finished()
     check_choice("format", format, FORMATS)
     header = read_header(folder.model)
     model = load(folder.model, HEADS[header.head])

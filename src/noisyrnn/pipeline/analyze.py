@@ -1,6 +1,5 @@
 """Computes the theory diagnostics of trained runs."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from time import monotonic
@@ -11,17 +10,19 @@ import torch
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, DiagnosticContext
 from noisyrnn.checks import check_choice, check_number
 from noisyrnn.data.base import Split
+from noisyrnn.files import json_ready, write_json
+from noisyrnn.locks import locked
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import (
     ANALYSIS_RESULTS,
     check_same_data,
     dependencies,
     known_result,
+    run_config,
 )
 from noisyrnn.pipeline.devices import resolve_accelerator
-from noisyrnn.pipeline.train import run_config
 from noisyrnn.progress import ProgressBar
-from noisyrnn.run_folder import RunFolder, failure_message, locked, write_json
+from noisyrnn.run_folder import RunFolder, failure_message
 from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.saving import load
@@ -76,17 +77,13 @@ def analyze_run(
         ValueError: If the run has not finished, its data have changed, or there is no such accelerator.
     """
     context = context or RunContext()
-    if not folder.finished:
-        raise ValueError(f"run must be finished, got {folder.path}, which is not. Resume it: noisyrnn train --resume.")
+    folder.check_finished()
     device = resolve_accelerator(context.accelerator)
     end = monotonic() + (60 * config.budget if seconds is None else seconds)
-    run = run_config(folder)
-    dataset = context.read_data(run)
+    dataset = context.read_data(run_config(folder))
     settings = config.settings.for_data(dataset.value_range)
     check_same_data(folder, dataset)
-    results = _stored_results(
-        folder, json.loads(json.dumps(asdict(settings))), dependencies(folder, dataset, ANALYSIS_RESULTS)
-    )
+    results = _stored_results(folder, json_ready(asdict(settings)), dependencies(folder, dataset, ANALYSIS_RESULTS))
     todo = [
         name
         for name in config.diagnostics
@@ -122,7 +119,7 @@ def analyze_run(
 
 def _stored_results(folder: RunFolder, settings: dict[str, Any], depends_on: dict[str, Any]) -> dict[str, Any]:
     """Return stored results with the same settings and inputs, or empty ones."""
-    before = known_result(folder.analysis, settings, depends_on)
+    before = known_result(folder, folder.analysis, settings, depends_on)
     if before is not None:
         del before["format"]
         return before

@@ -15,17 +15,19 @@ import torch
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data import Dataset
+from noisyrnn.files import WriteError, check_writable, write_json
+from noisyrnn.locks import locked
 from noisyrnn.models import MODELS, layer_options
 from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.context import RunContext
-from noisyrnn.pipeline.dependencies import check_same_data
+from noisyrnn.pipeline.dependencies import check_same_data, check_same_settings
 from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run, is_current
 from noisyrnn.pipeline.seeds import train_seeds
-from noisyrnn.pipeline.train import announce, check_same_settings, run_path, train_run
+from noisyrnn.pipeline.train import announce, run_path, train_run
 from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_on_cluster, run_tasks
 from noisyrnn.progress import ProgressBar
-from noisyrnn.run_folder import RunFolder, WriteError, check_writable, failure_message, locked, write_json
+from noisyrnn.run_folder import RunFolder, failure_message
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import recommended
 

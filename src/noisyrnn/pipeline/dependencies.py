@@ -1,13 +1,14 @@
-"""Records what a stored result depends on, so that it is used again only if none of that has changed."""
+"""What the results of a run depend on: its settings and data, and the versions of the computations."""
 
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from noisyrnn.data.base import Dataset
-from noisyrnn.run_folder import RunFolder, changes, file_digest, listed, read_json
+from noisyrnn.files import file_digest
+from noisyrnn.run_folder import RunFolder, changes, listed
+from noisyrnn.training.config import TrainConfig
 
 # Raise a number when the same inputs and settings give another result: stored results are then not used again.
 TRAINING_RESULTS = {"32-true": 2, "bf16-mixed": 2, "64-true": 3}
@@ -16,10 +17,35 @@ EVALUATION_RESULTS = 4
 ANALYSIS_RESULTS = 5
 
 
+def run_config(folder: RunFolder) -> TrainConfig:
+    """Return the settings that a run was trained with.
+
+    Raises:
+        ValueError: If `config.json` cannot be read, or holds other settings.
+    """
+    settings = folder.read_config()["config"]
+    try:
+        return TrainConfig.from_dict(settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder.config} must hold the settings of a training, got others: {error}") from error
+
+
+def check_same_settings(folder: RunFolder, config: TrainConfig) -> None:
+    """Raise `ValueError` if `config.json` holds other settings than those that name the folder."""
+    if not folder.config.is_file():
+        return
+    stored = run_config(folder).identity()
+    if stored != config.identity():
+        raise ValueError(
+            f"{folder.config} must hold the settings that its folder is named after, got others: "
+            f"{listed(changes(stored, config.identity()))} changed since. Restore it, or choose another output folder."
+        )
+
+
 def check_same_data(folder: RunFolder, dataset: Dataset) -> None:
-    """Raise `ValueError` if a run was trained on other data than these; the message says what has changed."""
+    """Raise `ValueError` if a run was trained on other data; the message names the changes."""
     trained_on = folder.read_config()["dataset"].get("fingerprint")
-    if trained_on is None:  # it failed before it had read them
+    if trained_on is None:  # the run failed before it had read its data
         return
     changed = changes(trained_on, dataset.fingerprint()) if isinstance(trained_on, dict) else ["the whole"]
     if changed:
@@ -30,7 +56,7 @@ def check_same_data(folder: RunFolder, dataset: Dataset) -> None:
 
 
 def dependencies(folder: RunFolder, dataset: Dataset, results: int) -> dict[str, Any]:
-    """Return everything except settings that a result on the test data of `dataset` depends on, JSON-ready.
+    """Return what a result on the test data of `dataset` depends on, apart from its own settings, JSON-ready.
 
     The training and validation data, the names of the classes and the range of values are in `config.json`, and
     `check_same_data` compares them.
@@ -52,22 +78,20 @@ def dependencies(folder: RunFolder, dataset: Dataset, results: int) -> dict[str,
     }
 
 
-def known_result(path: Path, settings: Mapping[str, Any], depends_on: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the stored result at `path`, or `None` if there is none with these settings and inputs.
+def known_result(
+    folder: RunFolder, file: Path, settings: Mapping[str, Any], depends_on: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return the content of a result file, or `None` if it is missing or stale, or has other settings.
 
-    A warning names the inputs that have changed.
+    A warning names what has changed if the result is stale.
 
     Raises:
         ValueError: If the file cannot be read.
     """
-    if not os.path.lexists(path):
+    stored = folder.read_result(file, depends_on)
+    if not stored.is_measured_with(settings):
         return None
-    content = read_json(path)
-    if content.get("settings") != settings:
+    if stored.stale:
+        warnings.warn(f"{file} is computed again: {stored.stale}.", stacklevel=3)
         return None
-    before = content.get("depends_on")
-    changed = changes(before, depends_on) if isinstance(before, dict) else ["its inputs"]
-    if changed:
-        warnings.warn(f"{path} is computed again: {listed(changed)} changed since.", stacklevel=3)
-        return None
-    return content
+    return dict(stored.content)

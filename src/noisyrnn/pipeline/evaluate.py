@@ -1,6 +1,5 @@
 """Measures the accuracy of trained runs under perturbations."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -9,10 +8,18 @@ import torch
 
 from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
 from noisyrnn.data import Dataset
+from noisyrnn.files import json_ready, write_json
+from noisyrnn.locks import locked
 from noisyrnn.pipeline.context import RunContext
-from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, check_same_data, dependencies, known_result
+from noisyrnn.pipeline.dependencies import (
+    EVALUATION_RESULTS,
+    check_same_data,
+    dependencies,
+    known_result,
+    run_config,
+)
 from noisyrnn.pipeline.devices import resolve_accelerator
-from noisyrnn.pipeline.train import announce, run_config
+from noisyrnn.pipeline.train import announce
 from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness import (
     MAX_DRAWS,
@@ -27,7 +34,7 @@ from noisyrnn.robustness import (
     examples,
     worst_cases,
 )
-from noisyrnn.run_folder import RunFolder, locked, read_json, write_json
+from noisyrnn.run_folder import RunFolder
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.saving import load
 
@@ -120,17 +127,15 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
         ValueError: If the run has not finished, its data have changed, or there is no such accelerator.
     """
     context = context or RunContext()
-    if not folder.finished:
-        raise ValueError(f"run must be finished, got {folder.path}, which is not. Resume it: noisyrnn train --resume.")
+    folder.check_finished()
     device = resolve_accelerator(context.accelerator)
-    run = run_config(folder)
-    dataset = context.read_data(run)
+    dataset = context.read_data(run_config(folder))
     config = config.for_data(dataset)
-    settings = json.loads(json.dumps(asdict(config)))
+    settings = json_ready(asdict(config))
     check_same_data(folder, dataset)
     depends_on = dependencies(folder, dataset, EVALUATION_RESULTS)
     announce(dataset, context.show_progress)
-    if known_result(folder.robustness, settings, depends_on) is not None:
+    if known_result(folder, folder.robustness, settings, depends_on) is not None:
         return folder
     with locked(folder.path):
         measured = _measure(folder, dataset, config, device, context.show_progress)
@@ -142,15 +147,12 @@ def is_current(folder: RunFolder, config: EvaluateConfig, dataset: Dataset) -> b
     """Return whether the stored accuracies of a run, if any, belong to these settings and test data."""
     if not folder.robustness.is_file() or not folder.model.is_file():
         return True
+    settings = json_ready(asdict(config.for_data(dataset)))
     try:
-        content = read_json(folder.robustness)
-        if "depends_on" not in content:  # an evaluation that failed
-            return True
-        settings = json.loads(json.dumps(asdict(config.for_data(dataset))))
-        now = dependencies(folder, dataset, EVALUATION_RESULTS)
-        return bool(content.get("settings") == settings and content["depends_on"] == now)
-    except ValueError:  # it is reported where it is read
+        stored = folder.read_result(folder.robustness, dependencies(folder, dataset, EVALUATION_RESULTS))
+    except ValueError:  # the report shows the message
         return True
+    return not stored.measured or (stored.is_measured_with(settings) and not stored.stale)
 
 
 def _measure(

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from noisyrnn.files import check_writable
+from noisyrnn.locks import locked
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import check_same_data
 from noisyrnn.pipeline.devices import make_fabric, processes, resolve_accelerator
@@ -18,7 +20,7 @@ from noisyrnn.pipeline.train import (
     open_run,
     train_run,
 )
-from noisyrnn.run_folder import RunFolder, check_writable, failure_message, locked
+from noisyrnn.run_folder import RunFolder, failure_message
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.fit_seeds import check_alike, fit_seeds

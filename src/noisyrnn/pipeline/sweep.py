@@ -16,6 +16,8 @@ import yaml
 
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer
+from noisyrnn.files import check_writable, content_digest, write_atomically, write_json
+from noisyrnn.locks import locked
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
@@ -28,15 +30,7 @@ from noisyrnn.pipeline.workers import WorkerDiedError, run_tasks
 from noisyrnn.progress import ProgressBar
 from noisyrnn.redact import sqlite_url, without_passwords
 from noisyrnn.robustness import build_perturbation, evaluate
-from noisyrnn.run_folder import (
-    RunFolder,
-    check_writable,
-    content_digest,
-    folder_name,
-    locked,
-    write_atomically,
-    write_json,
-)
+from noisyrnn.run_folder import RunFolder, folder_name
 from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.saving import load

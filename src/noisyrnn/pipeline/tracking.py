@@ -8,8 +8,9 @@ from contextlib import suppress
 from typing import Any
 
 from noisyrnn.checks import check_choice
+from noisyrnn.files import read_json, write_json
 from noisyrnn.redact import sqlite_url, without_passwords
-from noisyrnn.run_folder import RunFolder, read_json, write_json
+from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.config import TrainConfig
 
 Log = tuple[Callable[..., None], Callable[[str], None]]  # sends the metrics of an epoch; closes with a status

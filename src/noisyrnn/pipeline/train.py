@@ -13,25 +13,15 @@ from torch import Tensor
 from noisyrnn import __version__
 from noisyrnn.analysis.regularizer_draws import penalized_loss
 from noisyrnn.data.base import Dataset
+from noisyrnn.files import check_writable, content_digest, file_digest, remove_leftovers, write_json
+from noisyrnn.locks import locked
 from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.pipeline.context import RunContext
-from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data
+from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data, check_same_settings
 from noisyrnn.pipeline.devices import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking
 from noisyrnn.progress import tell
-from noisyrnn.run_folder import (
-    RunFolder,
-    changes,
-    check_writable,
-    content_digest,
-    failure_message,
-    file_digest,
-    folder_name,
-    listed,
-    locked,
-    remove_leftovers,
-    write_json,
-)
+from noisyrnn.run_folder import RunFolder, failure_message, folder_name
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
@@ -179,18 +169,6 @@ def open_run(config: TrainConfig, context: RunContext) -> RunFolder:
     return folder
 
 
-def check_same_settings(folder: RunFolder, config: TrainConfig) -> None:
-    """Raise `ValueError` if `config.json` holds other settings than those that name the folder."""
-    if not folder.config.is_file():
-        return
-    stored = run_config(folder).identity()
-    if stored != config.identity():
-        raise ValueError(
-            f"{folder.config} must hold the settings that its folder is named after, got others: "
-            f"{listed(changes(stored, config.identity()))} changed since. Restore it, or choose another output folder."
-        )
-
-
 def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -> None:
     """Write `config.json` before a run starts; `data` is the result of `describe` for its data set."""
     folder.summary.unlink(missing_ok=True)
@@ -231,12 +209,3 @@ def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | Runti
             "not_fitted": end.not_fitted,
         },
     )
-
-
-def run_config(folder: RunFolder) -> TrainConfig:
-    """Return the settings that a run was trained with."""
-    settings = folder.read_config()["config"]
-    try:
-        return TrainConfig.from_dict(settings)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder.config} must hold the settings of a training, got others: {error}") from error

@@ -1,6 +1,5 @@
 """Reads `analysis.json` of a run: quantities with their values, curves, landscapes and the verdict."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
@@ -10,7 +9,6 @@ from typing import Any
 from noisyrnn.analysis.measurement import KINDS
 from noisyrnn.checks import check_choice
 from noisyrnn.report.table import Quantity, Value
-from noisyrnn.run_folder import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +74,12 @@ class Analysis:
     diagnostics: Mapping[str, DiagnosticStatus]
 
 
-def read_analysis(folder: Path) -> Analysis | None:
-    """Read the analysis in a run folder; `None` if there is none.
+def read_analysis(content: Mapping[str, Any], folder: Path) -> Analysis:
+    """Return what the content of the `analysis.json` in `folder` describes.
 
     Raises:
-        ValueError: If the file is damaged or has another format.
+        ValueError: If an entry is incomplete or has another type.
     """
-    file = folder / "analysis.json"
-    if not os.path.lexists(file):
-        return None
-    content = read_json(file)
     try:
         return _analysis(content)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from noisyrnn.files import to_json, write_atomically
 from noisyrnn.report import accuracy, theory
 from noisyrnn.report.columns import CLEAN, Column, perturbation_title
 from noisyrnn.report.comparison import Comparison, compare
@@ -17,7 +18,6 @@ from noisyrnn.report.examples import gallery
 from noisyrnn.report.figures import accuracy_curves, colour, training_curves
 from noisyrnn.report.results import Group, SeedResult, read_run
 from noisyrnn.report.table import Row
-from noisyrnn.run_folder import to_json, write_atomically
 
 LARGEST_PAGE = 3_000_000
 # Numbers of examples to try until the page is small enough: only examples grow with the data.

@@ -3,8 +3,6 @@
 Nothing here opens a model.
 """
 
-import csv
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,17 +11,7 @@ from typing import Any
 
 from noisyrnn.report.analysis import Analysis, read_analysis
 from noisyrnn.report.columns import Column
-from noisyrnn.run_folder import RunFolder, changes, file_digest, json_object, listed, read_json
-
-METRICS = (
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "learning_rate",
-    "seconds",
-)
+from noisyrnn.run_folder import RunFolder, changes, listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,20 +184,18 @@ def read_run(path: Path) -> SeedResult:
             "Name the folder of a run, such as runs/noisy-1."
         )
     config, summary = folder.read_config(), folder.read_summary()
-    _check_types(folder.config, config["dataset"], _DATASET)
-    _check_types(folder.summary, summary, _SUMMARY)
-    robustness, stale = _result(folder, folder.robustness, "Evaluate the run again: noisyrnn evaluate")
-    analysis, stale_analysis = _result(folder, folder.analysis, "Analyze the run again: noisyrnn analyze")
-    test_parts = {
-        file.name: content["depends_on"]["test"]
-        for file, content, reason in (
-            (folder.robustness, robustness, stale),
-            (folder.analysis, analysis, stale_analysis),
-        )
-        if not reason and "test" in content.get("depends_on", {})
+    stored = {
+        "evaluate": (folder.robustness, folder.read_result(folder.robustness)),
+        "analyze": (folder.analysis, folder.read_result(folder.analysis)),
     }
-    if stale:
-        robustness = {"error": stale}
+    stale = {
+        command: f"{file.name} is out of date: {result.stale}. {command.capitalize()} the run again: "
+        f"noisyrnn {command} {path}."
+        for command, (file, result) in stored.items()
+        if result.stale
+    }
+    current = {command: {} if command in stale else result.content for command, (_, result) in stored.items()}
+    robustness = current["evaluate"]
     try:
         accuracies = dict(_accuracy(entry) for entry in robustness.get("columns", []))
         examples = tuple(_example(entry) for entry in robustness.get("examples", []))
@@ -218,9 +204,6 @@ def read_run(path: Path) -> SeedResult:
             f"robustness.json must hold complete columns and examples, got a damaged entry in {str(path)!r} "
             f"({type(error).__name__}: {error}). Evaluate the run again."
         ) from error
-    if "settings" in robustness:
-        json_object(robustness, "settings", folder.robustness)
-    _check_types(folder.robustness, robustness, {"error": str})
     foreign = f"its results are not those of its training: {why}" if (why := folder.foreign_model()) else ""
     return SeedResult(
         path=path,
@@ -228,14 +211,18 @@ def read_run(path: Path) -> SeedResult:
         dataset=config["dataset"],
         environment=config["environment"],
         summary=summary,
-        history=_read_metrics(folder.metrics, summary.get("metrics_sha256")),
+        history=folder.read_metrics(),
         accuracies=accuracies,
         examples=examples,
-        evaluation=robustness.get("settings") or {},
-        evaluation_error=robustness.get("error"),
-        analysis=None if stale_analysis else read_analysis(path),
-        test_parts=test_parts,
-        stale=tuple(reason for reason in (stale, stale_analysis, foreign) if reason),
+        evaluation=robustness.get("settings", {}),
+        evaluation_error=stale.get("evaluate", robustness.get("error")),
+        analysis=read_analysis(current["analyze"], path) if current["analyze"] else None,
+        test_parts={
+            stored[command][0].name: content["depends_on"]["test"]
+            for command, content in current.items()
+            if "test" in content.get("depends_on", {})
+        },
+        stale=tuple(reason for reason in (*stale.values(), foreign) if reason),
     )
 
 
@@ -253,51 +240,6 @@ def split_readable(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
         if run.stale and run.evaluation_error:
             others[path] = run.evaluation_error
     return readable, others
-
-
-_DEPENDENCIES = {"model": "model.safetensors", "config": "config.json"}
-_NUMBER = (int, float)
-_DATASET: dict[str, Any] = {
-    **dict.fromkeys(("name", "source"), str),
-    **dict.fromkeys(("steps", "input_size", "classes", "train", "validation"), int),
-    **dict.fromkeys(("class_names", "value_range", "image_shape"), list),
-}
-_SUMMARY: dict[str, Any] = {
-    "error": str,
-    "metrics_sha256": str,
-    "model_sha256": str,
-    **dict.fromkeys(("parameters", "seconds", "epochs", "best_epoch", "best_validation_accuracy"), _NUMBER),
-}
-
-
-def _check_types(file: Path, content: Mapping[str, Any], types: Mapping[str, Any]) -> None:
-    """Raise `ValueError` where an entry that the report uses has another type; entries may be missing or null."""
-    for name, kind in types.items():
-        value = content.get(name)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise ValueError(f"{file} must hold a {name} of another type, got {value!r}. Train the run again.")
-    for name in ("value_range", "image_shape"):
-        pair = content.get(name)
-        if name in types and pair is not None and not (len(pair) == 2 and all(type(x) in _NUMBER for x in pair)):
-            raise ValueError(f"{file} must hold two numbers as {name}, got {pair!r}. Train the run again.")
-
-
-def _result(folder: RunFolder, file: Path, advice: str) -> tuple[dict[str, Any], str]:
-    """What a result file holds, nothing where there is none; and why it no longer belongs to the run, if so."""
-    if not os.path.lexists(file):
-        return {}, ""
-    content = read_json(file)
-    if "depends_on" not in content:  # an evaluation that failed
-        return content, ""
-    depends = json_object(content, "depends_on", file)
-    now = {"config": folder.config_digest()}
-    if os.path.lexists(folder.model):  # it may have been deleted to save space
-        now["model"] = file_digest(folder.model)
-    now = {name: digest for name, digest in now.items() if name in depends}
-    changed = changes({name: depends[name] for name in now}, now)
-    if not changed:
-        return content, ""
-    return content, f"{file.name} is out of date: {listed(changed)} changed since. {advice} {folder.path}."
 
 
 def _column(entry: Mapping[str, Any]) -> Column:
@@ -328,36 +270,3 @@ def _example(entry: Mapping[str, Any]) -> Example:
         confidence=float(entry["confidence"]),
         inputs=inputs,
     )
-
-
-def _read_metrics(file: Path, digest: str | None) -> dict[str, tuple[float, ...]]:
-    """Columns of `metrics.csv`. A last line cut short by an interruption is left out; any other damage raises.
-
-    A training that has ended leaves the `digest` of the file in its summary.
-    """
-    if not os.path.lexists(file):
-        return {name: () for name in METRICS}
-    if digest not in (None, file_digest(file)):
-        raise ValueError(f"{file} must be as noisyrnn wrote it, got a file that was changed or damaged since.")
-    try:
-        lines = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8"), newline="")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{file} must be a CSV file, got one that cannot be read ({error}). Train again.") from error
-    header, rows = (lines[0], lines[1:]) if lines else ([], [])
-    absent = [name for name in METRICS if name not in header]
-    if absent:
-        raise ValueError(
-            f"metrics.csv must have the columns {', '.join(METRICS)}, got none named {absent[0]!r} in {str(file)!r}. "
-            "Train again."
-        )
-    numbers: list[dict[str, float]] = []
-    for number, row in enumerate(rows, start=2):
-        try:
-            numbers.append({name: float(value) for name, value in zip(header, row, strict=True)})
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise ValueError(
-                f"metrics.csv must hold numbers, got {','.join(row)!r} in line {number} of {str(file)!r}. Train again."
-            ) from error
-    return {name: tuple(row[name] for row in numbers) for name in METRICS}

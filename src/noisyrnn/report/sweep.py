@@ -10,11 +10,11 @@ from typing import Any, cast
 import matplotlib
 import numpy as np
 
+from noisyrnn.files import write_atomically
 from noisyrnn.report.columns import Column
 from noisyrnn.report.figures import Figure, render
 from noisyrnn.report.page import template_of
 from noisyrnn.robustness import UNITS
-from noisyrnn.run_folder import write_atomically
 
 
 def write_sweep_page(sweep: Mapping[str, Any], study: Any, path: Path, *, command: str | None) -> None:

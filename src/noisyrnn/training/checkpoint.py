@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyrnn.run_folder import FORMAT, changes, listed, write_atomically
+from noisyrnn.files import FORMAT, write_atomically
+from noisyrnn.run_folder import changes, listed
 from noisyrnn.training.config import TrainConfig
 
 

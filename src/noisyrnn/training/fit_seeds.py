@@ -13,9 +13,10 @@ from noisyrnn.checks import check_number
 from noisyrnn.data.base import Dataset
 from noisyrnn.interruption import graceful_interrupt
 from noisyrnn.kernels import select
+from noisyrnn.locks import locked
 from noisyrnn.models.heads import SequenceModel
 from noisyrnn.progress import ProgressBar
-from noisyrnn.run_folder import RunFolder, locked
+from noisyrnn.run_folder import RunFolder
 from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig

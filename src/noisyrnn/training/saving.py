@@ -14,8 +14,8 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_file_path, check_integer
+from noisyrnn.files import write_atomically
 from noisyrnn.models import HEADS, MODELS, SequenceClassifier, SequenceModel, build_layer
-from noisyrnn.run_folder import write_atomically
 from noisyrnn.training.seeding import seeded
 
 FORMAT = 3
