@@ -1,4 +1,4 @@
-"""What a diagnostic found, in the form that `analysis.json` holds and a report shows."""
+"""Results of a diagnostic, as `analysis.json` stores them and a report shows them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ Better = Literal["lower", "higher"]
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """One number of a model, with its kind: a cell of the table of models and quantities.
+    """One value of a model, with its kind: a cell of the table of models and quantities.
 
     Args:
-        name: Its key, such as `hessian_trace`.
-        title: As a table shows it.
-        measurement: A single number.
-        interval: 95 % interval; by default that of the measurement's standard error, where it has one.
-        better: Which direction the theory calls more robust; `None` where it names none.
-        unit: Of the value; empty for a plain number.
-        note: What it was computed from, in words.
+        name: Key, such as `hessian_trace`.
+        title: Name in tables.
+        measurement: A measurement with a single value.
+        interval: 95 % interval (default: from the measurement's standard error, if it has one).
+        better: Direction that is more robust according to the theory; `None` if there is none.
+        unit: Unit of the value; empty for a plain number.
+        note: Data from which it was computed.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Quantity:
     note: str = ""
 
     def to_dict(self, group: str) -> dict[str, Any]:
-        """JSON-ready form; a number that is not finite becomes `None`."""
+        """Return a JSON-ready form; a value that is not finite becomes `None`."""
         interval = self.interval
         if interval is None and self.measurement.standard_error is not None:
             low, high = self.measurement.interval()
@@ -57,16 +57,16 @@ class Curve:
     """A quantity along an axis, with a band.
 
     Args:
-        x: The axis, `(points,)`.
-        y: The values, `(points,)`.
-        low: Lower ends of the band, `(points,)`; `None` without one.
-        high: Upper ends.
+        x: Positions on the axis, `(points,)`.
+        y: Values, `(points,)`.
+        low: Lower ends of the band, `(points,)`; `None` without a band.
+        high: Upper ends of the band, `(points,)`; `None` without a band.
         xlabel: Name of the axis, with its unit.
         ylabel: Name of the values, with their unit.
-        kind: As for `Measurement`.
-        confidence: Of certificates that hold with a probability.
-        note: What the values are, in words.
-        band: What the band is, in words; empty without one.
+        kind: "exact", "estimate" or "certificate", as in `Measurement`.
+        confidence: Confidence of certificates that hold with a probability.
+        note: Description of the values.
+        band: Description of the band; empty without a band.
     """
 
     x: Tensor
@@ -81,7 +81,7 @@ class Curve:
     band: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; a number that is not finite becomes `None`."""
+        """Return a JSON-ready form; a value that is not finite becomes `None`."""
         return {
             **{name: listed(getattr(self, name)) for name in ("x", "y", "low", "high")},
             "xlabel": self.xlabel,
@@ -95,14 +95,14 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticResults:
-    """All that one diagnostic found about one model.
+    """All results of a diagnostic for one model.
 
     Args:
-        quantities: Numbers for the table.
-        curves: By name.
-        landscapes: By name; JSON-ready already.
-        verdict: A sentence on stability, where there is one.
-        data: Which sequences were used, in words.
+        quantities: Values for the table.
+        curves: Curves by name.
+        landscapes: Landscapes by name, JSON-ready.
+        verdict: Statement on stability, if there is one.
+        data: Description of the sequences used.
     """
 
     quantities: Sequence[Quantity] = ()
@@ -112,7 +112,7 @@ class DiagnosticResults:
     data: str = ""
 
     def to_dict(self, group: str) -> dict[str, Any]:
-        """JSON-ready form; `group` is the diagnostic's name."""
+        """Return a JSON-ready form; `group` is the diagnostic's name."""
         return {
             "data": self.data,
             "quantities": [quantity.to_dict(group) for quantity in self.quantities],
@@ -123,7 +123,7 @@ class DiagnosticResults:
 
 
 def listed(values: Tensor | None) -> list[float | None] | None:
-    """Numbers as JSON has them: `None` for one that is not finite."""
+    """Convert values for JSON: `None` for values that are not finite."""
     return None if values is None else [_finite(value) for value in values.detach().double().tolist()]
 
 

@@ -1,4 +1,4 @@
-"""The state of a training run between two steps, and how it survives a crash."""
+"""Checkpoints: the state of a training run between two steps, from which it resumes after a crash."""
 
 import hashlib
 import io
@@ -18,21 +18,21 @@ from noisyrnn.training.config import TrainConfig
 
 @dataclass
 class Progress:
-    """How far a run is, besides weights and optimiser. The noise and the order of the data follow from it and the seed.
+    """Progress of a run, apart from weights and optimizer. It and the seed determine noise and order of the data.
 
     Args:
-        epoch: The current epoch, from 1.
-        batch: Batches of it that are done.
-        step: Steps of the optimiser done in all.
-        loss_sum: Sum over the sequences seen in this epoch.
-        correct: Sequences of this epoch that were classified rightly, by their weights.
-        seen: Sequences of this epoch seen.
+        epoch: Current epoch, from 1.
+        batch: Batches completed in this epoch.
+        step: Optimizer steps completed in total.
+        loss_sum: Sum of the losses of the sequences seen in this epoch.
+        correct: Sum of the weights of the sequences classified correctly in this epoch.
+        seen: Sequences seen in this epoch.
         seconds: Training time so far.
         epoch_seconds: Training time of this epoch so far.
-        best_epoch: The epoch of the best weights, 0 before there is one.
-        best_accuracy: Its validation accuracy.
-        best_loss: Its validation loss.
-        history: One row of metrics for each finished epoch.
+        best_epoch: Epoch of the best weights; 0 before the first epoch ends.
+        best_accuracy: Validation accuracy of the best epoch.
+        best_loss: Validation loss of the best epoch.
+        history: One row of metrics per finished epoch.
     """
 
     epoch: int = 1
@@ -51,15 +51,15 @@ class Progress:
 
 @dataclass
 class Checkpoint:
-    """Everything a run needs to go on to the same bits.
+    """Everything needed to resume a run with bit-identical results.
 
     Args:
-        settings: The settings it belongs to; others refuse it.
-        origin: What else it belongs to: the model's sizes, digests of the data, the architecture and the objective.
-        progress: How far it is.
+        settings: Settings of the run; a run with other settings rejects the checkpoint.
+        origin: Further identity of the run: the model's sizes, digests of the data, the architecture and the objective.
+        progress: Progress of the run.
         model: Weights.
-        optimizer: State of the optimiser.
-        best: Weights of the best epoch so far; `None` before there is one.
+        optimizer: State of the optimizer.
+        best: Weights of the best epoch so far; `None` before the first epoch ends.
     """
 
     settings: dict[str, Any]
@@ -70,7 +70,7 @@ class Checkpoint:
     best: dict[str, Tensor] | None
 
     def write(self, path: Path) -> None:
-        """Write atomically: the file at `path` is always a whole checkpoint."""
+        """Write the checkpoint atomically: the file at `path` is always complete."""
         buffer = io.BytesIO()
         content = {"format": FORMAT, **{name: getattr(self, name) for name in self.__dataclass_fields__}}
         torch.save({**content, "progress": asdict(self.progress)}, buffer)
@@ -78,15 +78,15 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path, config: TrainConfig, origin: dict[str, Any]) -> "Checkpoint":
-        """The checkpoint at `path`; nothing in it is executed.
+        """Read the checkpoint at `path`; no code in it is executed.
 
         Raises:
-            ValueError: If it is damaged, of another format, or of a run with other settings, data, architecture or
-                objective.
+            ValueError: If it is damaged, has another format, or is from a run with other settings, data, architecture
+                or objective.
         """
         try:
             content = torch.load(io.BytesIO(_unsealed(path.read_bytes())), weights_only=True, map_location="cpu")
-            found = content.pop("format", None)
+            version = content.pop("format", None)
         except (
             RuntimeError,
             EOFError,
@@ -101,9 +101,9 @@ class Checkpoint:
                 f"checkpoint must be whole and of this version, got {path}, which is damaged or older. "
                 "Start again without it."
             ) from error
-        if found != FORMAT:
-            raise ValueError(f"checkpoint must be of format {FORMAT}, got {found} in {path}.")
-        stored = TrainConfig.from_dict(content["settings"]).to_dict()  # with the default of a setting it lacks
+        if version != FORMAT:
+            raise ValueError(f"checkpoint must be of format {FORMAT}, got {version} in {path}.")
+        stored = TrainConfig.from_dict(content["settings"]).to_dict()  # a missing setting has its default
         for name, value in config.to_dict().items():
             if stored.get(name) != value:
                 raise ValueError(f"{name} must be {stored.get(name)!r} to resume {path.parent}, got {value!r}.")
@@ -127,27 +127,27 @@ def _in_words(sizes: Mapping[str, Any]) -> str:
 
 
 _SEAL = b"\nsha256:"
-"""What stands between a checkpoint and its digest."""
+"""Separator between a checkpoint and its digest."""
 
 
 def _sealed(content: bytes) -> bytes:
-    """The content with its digest behind it, where `torch.load` does not look."""
+    """Append the digest of the content, where `torch.load` does not read."""
     return content + _SEAL + hashlib.sha256(content).digest()
 
 
 def _unsealed(content: bytes) -> bytes:
-    """The content without its digest.
+    """Check the digest of the content and remove it.
 
     Raises:
-        ValueError: If the content has no digest, or that of another.
+        ValueError: If the content has no digest, or a wrong one.
     """
     size = len(content) - len(_SEAL) - hashlib.sha256().digest_size
-    found = content[: max(size, 0)]
-    if _sealed(found) != content:
+    unsealed = content[: max(size, 0)]
+    if _sealed(unsealed) != content:
         raise ValueError("the digest is not that of the content")
-    return found
+    return unsealed
 
 
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of a state dictionary on the CPU that later steps leave alone."""
+    """Copy a state dictionary to the CPU, so that later steps do not change it."""
     return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}

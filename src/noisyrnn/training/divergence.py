@@ -1,4 +1,4 @@
-"""Why a loss is no longer finite, in words."""
+"""Explains why a loss is not finite."""
 
 import math
 
@@ -10,7 +10,7 @@ from noisyrnn.sde.brownian import BrownianPath
 
 
 class DivergenceError(RuntimeError):
-    """A loss or a gradient of one run is no longer finite."""
+    """Raised if the loss or the gradient of a run is not finite."""
 
 
 def explain_divergence(
@@ -23,16 +23,16 @@ def explain_divergence(
     loss: float,
     gradient_norm: float,
 ) -> str:
-    """A sentence: at which training step, where in the sequence the state left the finite numbers, and what to lower.
+    """Return the message: the training step, the step of the sequence at which the state diverged, and what to lower.
 
     Args:
-        model: As it was when the loss was computed.
-        inputs: The batch, `(batch, steps, input_size)`.
-        lengths: Its lengths, or `None`.
-        path: Its noise.
-        step: Number of the step of the optimiser, from 1.
+        model: Model with the weights for which the loss was computed.
+        inputs: Batch, `(batch, steps, input_size)`.
+        lengths: Lengths of the sequences, or `None`.
+        path: Noise of the batch.
+        step: Number of the optimizer step, from 1.
         epoch: Number of the epoch, from 1.
-        loss: The loss, finite or not.
+        loss: Loss, finite or not.
         gradient_norm: Norm of the gradient, finite or not.
     """
     with torch.no_grad():
@@ -43,7 +43,7 @@ def explain_divergence(
     noise = model.layer.hidden_noise
     levels = f"additive {noise.additive:g}, multiplicative {noise.multiplicative:g}"
     step_size = getattr(model.layer.cells["l0"], "step_size", None)
-    if step_size is not None:  # one value, or one a unit
+    if step_size is not None:  # one value, or one per unit
         largest = torch.as_tensor(step_size, dtype=torch.float64, device="cpu").detach().max()
         levels = f"step_size {float(largest):g}, {levels}"
     bad = (~torch.isfinite(norms)).nonzero()

@@ -12,33 +12,33 @@ from noisyrnn.sde.brownian import BrownianPath
 
 
 class Objective(Protocol):
-    """The loss of each sequence of a batch under a noise path, and the outputs that count as its answers."""
+    """Computes the loss of each sequence of a batch under a noise path, and the outputs to evaluate."""
 
     def __call__(
         self, model: Any, inputs: Tensor, labels: Tensor, lengths: Tensor | None, path: BrownianPath
     ) -> tuple[Tensor, Tensor]:
-        """Losses `(batch,)` and outputs: logits `(batch, classes)`, or numbers `(batch, targets)`.
+        """Return losses `(batch,)` and outputs: logits `(batch, classes)`, or values `(batch, targets)`.
 
         Args:
-            model: A classifier, or a regressor where the objective is meant for both; in training mode.
+            model: Classifier, or regressor if the objective supports it, in training mode.
             inputs: `(batch, steps, input_size)`.
-            labels: Classes `(batch,)`, or numbers `(batch, targets)`.
-            lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
-            path: A new one for every training step; where all random numbers come from.
+            labels: Classes `(batch,)`, or values `(batch, targets)`.
+            lengths: Valid steps of each sequence, `(batch,)`; `None` if all steps are valid.
+            path: Source of all random numbers, a new path for every training step.
         """
 
 
 def objective_digest(objective: Objective | None) -> str:
-    """A digest that differs between objectives: of name, code, defaults and the values a closure holds.
+    """Return a digest that identifies an objective: name, code, defaults and values of closures.
 
-    The code of the library's own functions counts by its name only. Global variables that a function reads, and what
-    the functions do that it calls, are not seen.
+    Functions of this library are identified by name only. The digest does not cover global variables that a function
+    reads, nor the functions that it calls.
     """
     return hashlib.sha256(repr(_described(objective)).encode()).hexdigest()
 
 
 def _described(value: Any) -> Any:
-    """A description whose `repr` is the same in every process."""
+    """Return a description with the same `repr` in every process."""
     if isinstance(value, Tensor):
         return tensor_digest(value)
     if isinstance(value, tuple | list):
@@ -56,7 +56,7 @@ def _described(value: Any) -> Any:
     name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     if isinstance(value, MethodType):
         return [_described(value.__func__), _plain(value.__self__)]
-    if not isinstance(value, FunctionType):  # an object that can be called
+    if not isinstance(value, FunctionType):  # a callable object
         return [name, _described(getattr(type(value), "__call__", None)), _plain(value)]  # noqa: B004
     code = None if name.startswith("noisyrnn.") else _described(value.__code__)
     held = [_contents(cell) for cell in value.__closure__ or ()]
@@ -71,7 +71,7 @@ def _contents(cell: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The numbers, texts and tensors among an object's attributes."""
+    """Return the numbers, strings and tensors among an object's attributes."""
     held = getattr(value, "__dict__", {})
     kept = {
         key: item for key, item in held.items() if isinstance(item, str | int | float | tuple | list | Tensor | None)

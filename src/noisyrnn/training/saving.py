@@ -1,4 +1,4 @@
-"""A trained model as one safetensors file: weights, and in its header what is needed to rebuild it."""
+"""Saves a trained model as one safetensors file: weights, and a header with everything needed to rebuild it."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from noisyrnn.models import HEADS, MODELS, SequenceClassifier, SequenceModel, bu
 from noisyrnn.training.seeding import seeded
 
 FORMAT = 3
-"""Written by `save`; `load` still reads the others. Format 1 had classifiers of one cell only, format 2 no digest."""
+"""Format that `save` writes. `load` also reads format 1, classifiers of one cell only, and format 2, without digest."""
 
 _KEY, _DIGEST = "noisyrnn", "sha256"
 _FIELDS = {
@@ -37,32 +37,32 @@ def save(
     class_names: Sequence[str] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `model` atomically; standardisation and class names travel with it, nothing is pickled.
+    """Write a model atomically, with its standardisation and class names; nothing is pickled.
 
     Args:
-        model: A head on a layer that is one of `MODELS`.
-        path: The file, by custom `.safetensors`.
-        class_names: One for each class of a classifier.
-        notes: What the caller wants kept with it, as JSON holds it; `read_header` gives it back.
+        model: Head on a layer that is one of `MODELS`.
+        path: Path of the file, usually ending in `.safetensors`.
+        class_names: Names of the classes of a classifier, in order.
+        notes: Further content, JSON-ready; `read_header` returns it.
 
     Tied parameters are saved as copies of one another.
 
     Raises:
-        TypeError: If the head or its layer is not the library's, or names or notes are nothing that JSON holds.
-        ValueError: If `load` would not rebuild the same model, for example because a module of it was replaced or
-            parametrized, or if the number of class names is not that of the outputs. Nothing is written then.
+        TypeError: If the head or its layer is not from this library, or names or notes cannot be written as JSON.
+        ValueError: If `load` would not rebuild the same model, for example because one of its modules was replaced
+            or parametrized, or if the number of class names differs from that of the outputs. Nothing is written then.
     """
     check_file_path("path", path)
     write_atomically(Path(path), _content(model, class_names, notes))
 
 
 def check_savable(model: SequenceModel, *, class_names: Sequence[str] | None = None) -> None:
-    """Raise as `save` does, without writing anything."""
+    """Raise the same errors as `save`, without writing a file."""
     _content(model, class_names, None)
 
 
 def _content(model: SequenceModel, class_names: Sequence[str] | None, notes: Mapping[str, Any] | None) -> bytes:
-    """What the file of a model holds, once a model was rebuilt from it and compared with the first."""
+    """Return the content of a model's file, after rebuilding a model from it and comparing the two."""
     heads: dict[type[SequenceModel], str] = {head: name for name, head in HEADS.items()}
     if type(model) not in heads:
         inner = next(
@@ -110,7 +110,7 @@ def _content(model: SequenceModel, class_names: Sequence[str] | None, notes: Map
 
 
 def _changed(what: str) -> ValueError:
-    """The error for a model that `load` would not rebuild."""
+    """Return the error for a model that `load` would not rebuild."""
     return ValueError(
         f"model must have the modules and settings of its class to be saved, got {what}. Undo the change, for example "
         "with torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove, or save "
@@ -122,7 +122,7 @@ def _check_same_modules(model: nn.Module, rebuilt: nn.Module) -> None:
     """Raise unless two models have the same modules and settings, and tensors of the same names and shapes.
 
     Raises:
-        ValueError: If not; it names the first difference.
+        ValueError: If they differ; the message names the first difference.
     """
     modules, others = dict(model.named_modules(remove_duplicate=False)), dict(rebuilt.named_modules())
     for name in [*modules, *others]:
@@ -131,7 +131,7 @@ def _check_same_modules(model: nn.Module, rebuilt: nn.Module) -> None:
             raise _changed(f"{name} {'missing' if one is None else 'added'}")
         if type(one) is not type(other) or "forward" in vars(one):
             raise _changed(f"{name or 'forward'} as {type(one).__name__}")
-        if name == "":  # the readout has the number of outputs, whatever the head was built with
+        if name == "":  # the readout defines the number of outputs, not the arguments of the head
             continue
         for setting, value in vars(other).items():
             plain = (
@@ -148,7 +148,7 @@ def _check_same_modules(model: nn.Module, rebuilt: nn.Module) -> None:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers, also those that a state dictionary leaves out."""
+    """Return all parameters and buffers, including those that a state dictionary leaves out."""
     return {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -159,7 +159,7 @@ def _check_same_values(model: nn.Module, rebuilt: nn.Module) -> None:
     """Raise unless all tensors of two models with the same modules are equal.
 
     Raises:
-        ValueError: If not; it names the first difference.
+        ValueError: If they differ; the message names the first difference.
     """
     theirs = _tensors(rebuilt)
     for name, tensor in _tensors(model).items():
@@ -169,10 +169,10 @@ def _check_same_values(model: nn.Module, rebuilt: nn.Module) -> None:
 
 
 def _check_same_outputs(model: SequenceModel, rebuilt: SequenceModel) -> None:
-    """Raise if a hook, which no file holds, changes what a model answers; hooks that only look on do not.
+    """Raise if a hook changes the outputs of a model: hooks cannot be saved. Hooks that only observe are allowed.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If a hook changes the outputs.
     """
     model, example = deepcopy(model).eval(), next(model.parameters())
     model.layer.noise_mode = "off"
@@ -190,7 +190,7 @@ def _same_bytes(one: Tensor, other: Tensor) -> bool:
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file whose metadata are in order: the package writes them in another order each time."""
+    """Return a safetensors file with sorted metadata: the package writes them in a different order each time."""
     content = safetensors_bytes(dict(tensors), metadata=dict(metadata))
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
@@ -201,12 +201,12 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    """The numbers of a tensor as they are in memory."""
+    """Return the values of a tensor as bytes, as they are in memory."""
     return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the header and of names, types, shapes and numbers of the tensors."""
+    """Return the SHA-256 of the header and of names, types, shapes and values of the tensors."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -216,7 +216,7 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def check_class_names(class_names: Sequence[str] | None, outputs: int) -> None:
-    """Raise unless there are no names, or one text for each output."""
+    """Raise unless there are no names, or one string for each output."""
     if class_names is None:
         return
     if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
@@ -227,15 +227,15 @@ def check_class_names(class_names: Sequence[str] | None, outputs: int) -> None:
 
 @dataclass(frozen=True)
 class Header:
-    """What a model file says of its model.
+    """Description of a model in the header of its file.
 
     Args:
         head: Key of `HEADS`.
         model: Key of `MODELS`.
-        options: Of the layer, with `input_size` and `hidden_size`.
-        outputs: Of the readout.
-        class_names: One for each output of a classifier, or `None`.
-        notes: What the caller of `save` gave it.
+        options: Options of the layer, with `input_size` and `hidden_size`.
+        outputs: Number of outputs of the readout.
+        class_names: Names of the outputs of a classifier, or `None`.
+        notes: The `notes` passed to `save`.
     """
 
     head: str
@@ -248,13 +248,13 @@ class Header:
 
 _RENAMED = {"skewness": "skew_symmetry", "skewness_w": "skew_symmetry_w", "parametrisation": "noise_units"}
 _NOISE_UNITS = {"published": "per_step", "paper": "per_time"}
-"""Options of version 0.1 by their names of now."""
+"""Current names of options of version 0.1."""
 
 _HEADER = ("head", "model", "options", "outputs", "class_names")
 
 
 def read_header(path: str | Path) -> Header:
-    """What the file says of its model; raises as `load` does."""
+    """Read the description of the model in a file; raises the same errors as `load`."""
     return _read(Path(path))[0]
 
 
@@ -263,30 +263,31 @@ def load(path: str | Path) -> SequenceClassifier: ...
 @overload
 def load(path: str | Path, head: type[AnyHead]) -> AnyHead: ...
 def load(path: str | Path, head: type[Any] = SequenceClassifier) -> Any:
-    """The model that `save` wrote, in evaluation mode, on the CPU.
+    """Load a model written by `save`, in evaluation mode, on the CPU.
 
     Args:
-        path: The file. Nothing in it is unpickled.
-        head: What it must hold: `SequenceClassifier`, `SequenceRegressor` or `SequenceToSequence`.
+        path: Path of the file. Nothing in it is unpickled.
+        head: Required type of the model: `SequenceClassifier`, `SequenceRegressor` or `SequenceToSequence`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, a pickle, not written by `save`, of another format or with another head, or if its
-            weights are not those of the model in its header.
+        ValueError: If the file is damaged, a pickle, not written by `save`, of another format or with another head, or
+            if its weights do not match the model in its header.
     """
     check_file_path("path", path)
     path = Path(path)
     header, tensors = _read(path)
-    found = HEADS[header.head]
-    if found is not head:
+    saved_head = HEADS[header.head]
+    if saved_head is not head:
         raise ValueError(
-            f"path must hold a {head.__name__}, got {path} with a {found.__name__}. Use load(path, {found.__name__})."
+            f"path must hold a {head.__name__}, got {path} with a {saved_head.__name__}. "
+            f"Use load(path, {saved_head.__name__})."
         )
     return _filled(_built(header, tensors, str(path)), tensors, str(path)).eval()
 
 
 def _built(header: Header, tensors: Mapping[str, Tensor], path: str) -> SequenceModel:
-    """A new model of a header, as large as the tensors of the file at `path`.
+    """Build the model of a header, with the sizes of the tensors of the file at `path`.
 
     Raises:
         ValueError: If a setting has the wrong type or range.
@@ -303,13 +304,13 @@ def _built(header: Header, tensors: Mapping[str, Tensor], path: str) -> Sequence
 
 
 def _filled(model: SequenceModel, tensors: Mapping[str, Tensor], path: str) -> SequenceModel:
-    """The model with the tensors of the file at `path`.
+    """Copy the tensors of the file at `path` into the model.
 
     Raises:
-        ValueError: If they are not those of the model.
+        ValueError: If they do not match the model.
     """
     try:
-        # Not strict about names: those get our own sentence. Assigned, so that each keeps its type.
+        # Not strict about names: wrong ones get a message of this module. Assigned, so that each keeps its type.
         names = model.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError as error:
         mismatch = str(error).splitlines()[-1].strip()
@@ -323,7 +324,7 @@ def _filled(model: SequenceModel, tensors: Mapping[str, Tensor], path: str) -> S
 
 
 def _check_sizes(header: Header, tensors: Mapping[str, Tensor]) -> None:
-    """Raise if the header asks for a larger model than its tensors are: building it could take all memory.
+    """Raise if the header describes a larger model than its tensors: building it could take all memory.
 
     Raises:
         TypeError: If a size is not an integer.
@@ -343,7 +344,7 @@ def _check_sizes(header: Header, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    """Header and tensors of a file of a format that is known."""
+    """Read header and tensors of a file in a known format."""
     if not path.is_file():
         reason = "which is a folder. Name the file in it" if path.is_dir() else "which does not exist"
         raise FileNotFoundError(f"path must be a model file, got {path}, {reason}.")
@@ -379,14 +380,14 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     options = header["options"]
     if not (isinstance(options, dict) and {"input_size", "hidden_size"} <= options.keys()):
         raise foreign
-    options.pop("noise_seed", None)  # of version 0.1, whose layers drew their noise from a counter of their own
+    options.pop("noise_seed", None)  # a file of version 0.1, whose layers drew their noise from a counter
     for former, now in _RENAMED.items():
         if former in options:
             options[now] = options.pop(former)
     if "noise_units" in options:
         options["noise_units"] = _NOISE_UNITS.get(options["noise_units"], options["noise_units"])
     if header["model"] == "exprnn":
-        options.setdefault("recurrent_base", "initial")  # all there was before the option
+        options.setdefault("recurrent_base", "initial")  # the only value before the option existed
     check_choice("head", header["head"], HEADS)
     check_choice("model", header["model"], MODELS)
     notes = header.get("notes", {})
@@ -396,7 +397,7 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
 
 
 def _looks_pickled(path: Path) -> bool:
-    """Whether a file that is no safetensors file begins as `pickle.dump`, or `torch.save`, begin one."""
+    """Return whether a file begins like one written by `pickle.dump` or `torch.save`."""
     with path.open("rb") as file:
         start = file.read(4)
     return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")

@@ -1,4 +1,4 @@
-"""Named settings: what was published, and what was chosen on validation data for a data set."""
+"""Named settings: published ones, and those chosen on validation data for a data set."""
 
 import tomllib
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ _FOLDER = files("noisyrnn") / "experiments"
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One published row, or one model's settings for one data set.
+    """Published settings of an experiment, or settings of a model for a data set.
 
     Args:
-        name: Its file's name.
+        name: Name of the file.
         source: Table and paper, or how the settings were chosen.
         train: Settings of `TrainConfig`.
-        published: Published test accuracies in percent, by column; empty where there are none.
+        published: Published test accuracies in percent, by column; empty if there are none.
     """
 
     name: str
@@ -30,22 +30,22 @@ class Experiment:
 
 
 def published_experiments() -> dict[str, Experiment]:
-    """The published rows, by name."""
-    found = {}
+    """Return all published experiments by name."""
+    experiments = {}
     for file in sorted((_FOLDER / "published").iterdir(), key=lambda entry: entry.name):
         content = tomllib.loads(file.read_text(encoding="utf-8"))
         name = file.name.removesuffix(".toml")
-        found[name] = Experiment(
+        experiments[name] = Experiment(
             name=name, source=content["source"], train=content["train"], published=content.get("published", {})
         )
-    return found
+    return experiments
 
 
 def read_experiment(name: str) -> Experiment:
-    """The published row called `name`.
+    """Return the published experiment called `name`.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no such experiment.
     """
     experiments = published_experiments()
     check_choice("experiment", name, experiments)
@@ -53,9 +53,9 @@ def read_experiment(name: str) -> Experiment:
 
 
 def recommended(dataset: str, model: str) -> dict[str, Any]:
-    """Settings of `TrainConfig` chosen on validation data for a model on a data set, or the general ones.
+    """Return the settings chosen on validation data for a model on a data set, or the general settings.
 
-    The file of a data set has a table `all` and one for each model; both leave out what stays at its default.
+    The file of a data set has a table `all` and one per model; both leave out settings with default values.
     """
     if not isinstance(dataset, str):
         raise TypeError(f"dataset must be a string, got {dataset!r}.")

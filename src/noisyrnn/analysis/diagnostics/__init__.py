@@ -1,4 +1,4 @@
-"""Every diagnostic by name, in the order in which they are computed: what is cheap comes first."""
+"""All diagnostics by name, in the order in which they are computed: the cheap ones first."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ DIAGNOSTICS: dict[str, Entry[Callable[[DiagnosticContext], DiagnosticResults]]] 
     "margins": Entry(description="Output margins, input margins estimated and bounded from below", build=margins),
     "jacobians": Entry(description="Norms of Jacobians and gradients over time", build=jacobians),
     "stability": Entry(description="Lyapunov exponents, bounds, and their change with noise", build=stability),
-    "regularizer": Entry(description="What hidden noise adds to the loss", build=regularizer),
+    "regularizer": Entry(description="Increase of the loss by hidden noise", build=regularizer),
     "smoothing": Entry(description="Certified radii by randomised smoothing", build=smoothing),
     "landscape": Entry(description="Loss along two filter-normalised directions", build=landscape),
     "attack": Entry(description="Input margins bounded from above by attacks", build=attack),

@@ -79,7 +79,7 @@ class AnalysisSettings:
             raise ValueError("additive or multiplicative must be above 0, got 0 for both.")
 
     def for_data(self, value_range: tuple[float, float] | None) -> "AnalysisSettings":
-        """The same with the defaults for data of this range of values, `None` where they state none."""
+        """Fill in the defaults for data with this range of values (`None`: no stated range)."""
         noise, radius = self.smoothing_noise, self.max_attack_radius
         width = 1.0 if value_range is None else value_range[1] - value_range[0]
         return replace(
@@ -96,16 +96,16 @@ class AnalysisSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DiagnosticContext:
-    """A trained classifier, and what it is looked at with.
+    """A trained classifier, with the data and settings of its diagnostics.
 
     Args:
-        model: In evaluation mode.
-        train: Training sequences, the same ones for every model.
-        test: Test sequences, likewise.
+        model: Classifier in evaluation mode.
+        train: Training sequences, the same for every model.
+        test: Test sequences, the same for every model.
         settings: Sizes and levels.
-        check_time: Called between pieces of work; raises when the time is used up.
-        scale: Scale of the channels, where the data state no range of values: distances between inputs are then in
-            units of it, else in the units of the data.
+        check_time: Function to call between computations; it raises an error when the time is used up.
+        scale: Scale of the channels, if the data state no range of values: distances between inputs are then in
+            units of it, otherwise in the units of the data.
     """
 
     model: SequenceClassifier
@@ -117,12 +117,12 @@ class DiagnosticContext:
 
     @property
     def test_data(self) -> str:
-        """The test sequences, in words."""
+        """Description of the test sequences."""
         return f"{len(self.test)} test sequences drawn with seed {self.settings.analysis_seed}"
 
     @property
     def train_data(self) -> str:
-        """The training sequences, in words."""
+        """Description of the training sequences."""
         return f"{len(self.train)} training sequences drawn with seed {self.settings.analysis_seed}"
 
 
@@ -135,10 +135,10 @@ def mean_quantity(
     unit: str = "",
     note: str,
 ) -> Quantity:
-    """The mean over sequences of a quantity `(sequences,)`, with its interval over them; its kind is that of each.
+    """Return the mean over sequences of a quantity `(sequences,)`, of the same kind, with its interval over sequences.
 
-    Entries that are not finite (a norm that rounding hides, a gradient of zero) are left out, and the note counts the
-    rest.
+    Entries that are not finite (a norm below rounding errors, a gradient of zero) are left out, and the note counts the
+    others.
     """
     values = each.value.detach().double()
     finite = values[values.isfinite()]
@@ -163,7 +163,7 @@ def median_quantity(
     unit: str = "",
     note: str,
 ) -> Quantity:
-    """The median over sequences, which a few infinite ones do not change; otherwise as `mean_quantity`."""
+    """Like `mean_quantity`, but with the median, which a few infinite values do not change."""
     from scipy.stats import quantile_test  # slow to import
 
     values = each.value.detach().double().cpu()
@@ -184,5 +184,5 @@ def median_quantity(
 
 
 def _ends(low: Tensor | float, high: Tensor | float) -> tuple[float, float]:
-    """An interval as two numbers."""
+    """Convert an interval to two numbers."""
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""How flat the training loss is around the trained weights."""
+"""Diagnostics of the curvature of the training loss at the trained weights."""
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from noisyrnn.analysis.loss.trace import hessian_trace
 
 
 def curvature(context: DiagnosticContext) -> DiagnosticResults:
-    """Ends of the Hessian's spectrum, its trace and its density, and the loss along the two leading eigenvectors."""
+    """Compute the Hessian's extreme eigenvalues, trace and density, and the loss along the two leading eigenvectors."""
     settings, data = context.settings, context.train_data
     seed = settings.analysis_seed
     hessian = _Timed(LossHessian(context.model, context.train), context)
@@ -58,7 +58,7 @@ def curvature(context: DiagnosticContext) -> DiagnosticResults:
 
 
 def landscape(context: DiagnosticContext) -> DiagnosticResults:
-    """The loss along two random directions that are as large as the weights, row by row."""
+    """Compute the loss along two random directions whose rows have the norms of the rows of the weights."""
     settings = context.settings
     plane = loss_landscape(
         context.model,
@@ -72,13 +72,13 @@ def landscape(context: DiagnosticContext) -> DiagnosticResults:
 
 
 class _Timed:
-    """A Hessian that looks at the clock before every product."""
+    """A Hessian that checks the time limit before every product."""
 
     def __init__(self, hessian: LossHessian, context: DiagnosticContext) -> None:
         self._hessian, self._subject = hessian, context
         self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
 
     def matvec(self, vectors: Tensor) -> Tensor:
-        """The product with a vector `(size,)`."""
+        """Return the product with a vector `(size,)`."""
         self._subject.check_time()
         return self._hessian.matvec(vectors)

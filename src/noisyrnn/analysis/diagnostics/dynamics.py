@@ -1,4 +1,4 @@
-"""How states, gradients and noise move through a network: Jacobians, regulariser, exponents."""
+"""Diagnostics of the dynamics: Jacobians, regulariser, Lyapunov exponents."""
 
 import copy
 import math
@@ -23,7 +23,7 @@ _LN10 = math.log(10)
 
 
 def jacobians(context: DiagnosticContext) -> DiagnosticResults:
-    """Norms over time of the state-to-state Jacobians and of the gradient, and of the Jacobian of the logits."""
+    """Compute norms over time of state-to-state Jacobians and gradients, and norms of the Jacobian of the logits."""
     model, test, data = context.model, context.test, context.test_data
     norms = []
     few = f"{min(_FEW, len(test))} of {data}"
@@ -81,9 +81,9 @@ def jacobians(context: DiagnosticContext) -> DiagnosticResults:
 
 
 def _over_time(logs: Tensor, counts: Tensor, ylabel: str) -> Curve:
-    """Median and the middle 80 % over sequences of natural logarithms `(n, steps)`, against the steps before the end.
+    """Return median and middle 80 % over sequences of natural logarithms `(n, steps)`, by steps before the end.
 
-    `counts` says how many entries each row has, `(n,)`.
+    `counts` `(n,)` is the number of entries in each row.
     """
     back = torch.arange(logs.shape[1], device="cpu")
     place = counts[:, None] - 1 - back
@@ -104,7 +104,7 @@ def _over_time(logs: Tensor, counts: Tensor, ylabel: str) -> Curve:
 
 
 def regularizer(context: DiagnosticContext) -> DiagnosticResults:
-    """What the reference noise adds to the loss: to second order, and in all."""
+    """Compute the increase of the loss by the reference noise: to second order, and in total."""
     test, settings = context.test, context.settings
     noise, labels = settings.noise, test.labels
     model = copy.deepcopy(context.model).double()
@@ -159,7 +159,7 @@ def regularizer(context: DiagnosticContext) -> DiagnosticResults:
 
 
 def stability(context: DiagnosticContext) -> DiagnosticResults:
-    """Largest Lyapunov exponent without and with the reference noise, its bounds, and its change with the noise."""
+    """Compute the largest Lyapunov exponent without and with reference noise, bounds, and its change with noise."""
     model, test, settings = context.model, context.test, context.settings
     shortest = test.inputs.shape[1] if test.lengths is None else int(test.lengths.min())
     burn_in = shortest // 4

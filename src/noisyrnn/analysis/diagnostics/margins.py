@@ -1,4 +1,4 @@
-"""How far sequences are from being misclassified: exactly, estimated, certified and attacked."""
+"""Diagnostics of margins: exact output margins, and estimates, certificates and attacks for input margins."""
 
 from dataclasses import replace
 
@@ -22,27 +22,27 @@ _ATTACKED = 25  # sequences between two looks at the clock
 
 
 class _Distances:
-    """Test sequences in the unit that distances are given in, and the model as a function of them.
+    """Test sequences in the unit of distances, and the model as a function of them.
 
-    The unit is that of the data where they state their range of values. Else it is the standard deviation s of each
+    The unit is that of the data if they state their range of values. Otherwise it is the standard deviation s of each
     channel in the training data, and s√n for the ℓ2 norm of a whole sequence, with n the number of its values that
     vary, so that the unit depends neither on the scale of the data nor on the length of a sequence.
 
     Args:
-        context: Its test sequences.
-        rows: Which of them; all by default.
+        context: Context with the test sequences.
+        rows: Indices of the sequences to use (default: all).
         per_value: Whether sequences are in units of s√n.
 
     Attributes:
-        model: From `inputs` to logits.
-        inputs: The sequences.
-        labels: Their classes.
-        lengths: Their lengths, or `None`.
+        model: Function from `inputs` to logits.
+        inputs: Sequences.
+        labels: Classes of the sequences.
+        lengths: Lengths of the sequences, or `None`.
         step_unit: Name of the unit of the change of one step.
         unit: Name of the unit of the ℓ2 norm of a whole sequence.
-        about: What the units mean.
+        about: Explanation of the units.
         root: √n of each sequence, `(rows,)`; 1 in the units of the data.
-        largest_scale: The largest s; 1 in the units of the data.
+        largest_scale: Largest s; 1 in the units of the data.
     """
 
     def __init__(self, context: DiagnosticContext, rows: slice = slice(None), *, per_value: bool = False) -> None:
@@ -69,7 +69,7 @@ class _Distances:
 
 
 def margins(context: DiagnosticContext) -> DiagnosticResults:
-    """Output margins, estimates of the input margin, and its rigorous lower bound where there is one."""
+    """Compute output margins, estimates of the input margin, and its rigorous lower bound if there is one."""
     model, test, data = context.model, context.test, context.test_data
     space = _Distances(context)
     given = (space.model, space.inputs, space.labels)
@@ -112,7 +112,7 @@ def margins(context: DiagnosticContext) -> DiagnosticResults:
 
 
 def attack(context: DiagnosticContext) -> DiagnosticResults:
-    """Upper bounds on the input margin: the smallest successful attack."""
+    """Compute upper bounds on the input margin: the smallest successful attack."""
     test, settings = context.test, context.settings
     assert settings.max_attack_radius is not None
     sizes = []
@@ -153,7 +153,7 @@ def attack(context: DiagnosticContext) -> DiagnosticResults:
 
 
 def smoothing(context: DiagnosticContext) -> DiagnosticResults:
-    """Certified radii of the classifier smoothed with white noise."""
+    """Compute certified radii of the classifier smoothed with white noise."""
     test, settings = context.test, context.settings
     assert settings.smoothing_noise is not None
     parts, roots = [], []
@@ -210,7 +210,7 @@ def smoothing(context: DiagnosticContext) -> DiagnosticResults:
 
 
 def _share_curve(held: list[Tensor], radii: Tensor, *, unit: str, note: str, confidence: float | None = None) -> Curve:
-    """Shares of sequences for which something held at each radius, with their intervals."""
+    """Return the share of sequences for which a condition holds at each radius, with its interval."""
     shares = [accuracy_interval(one.int().tolist(), draws=1) for one in held]
     mean, low, high = (
         torch.tensor([getattr(share, end) for share in shares], dtype=torch.float32, device="cpu")

@@ -1,1 +1,1 @@
-"""How states, gradients and noise move: Jacobians, Lyapunov exponents, stability."""
+"""Dynamics of the hidden state: Jacobians, Lyapunov exponents, stability."""

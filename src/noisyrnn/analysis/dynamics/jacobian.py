@@ -1,4 +1,4 @@
-"""How states and logits answer to a change: products of state-to-state Jacobians, and the gradients they carry."""
+"""Sensitivity of states and logits: products of state-to-state Jacobians, and gradients over time."""
 
 import contextlib
 from copy import deepcopy
@@ -17,10 +17,10 @@ from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.sde.diffusion import HiddenNoise
 
 Recurrent = SequenceClassifier | RecurrentLayer | Cell
-"""A model with a cell inside; a classifier standardises its inputs, the others take them as they are."""
+"""A model with a cell inside; a classifier standardises its inputs, the others use them unchanged."""
 
 ACCURACY = 1e-3
-"""Largest relative error, as estimated, of a singular value that is returned."""
+"""Largest estimated relative error of a singular value that is returned."""
 
 
 def float64_trajectory(
@@ -32,7 +32,7 @@ def float64_trajectory(
     lengths: Tensor | None = None,
     dt: Tensor | None = None,
 ) -> Trajectory:
-    """The trajectory of a float64 copy of the model's cell; arguments as for `Trajectory.of`, the state starts at zero.
+    """Return the trajectory of a float64 copy of the model's cell from state zero; arguments as for `Trajectory.of`.
 
     Raises:
         ValueError: If a shape does not fit, or `dt` is given for a cell whose steps have no length.
@@ -72,30 +72,30 @@ def jacobian_spectra(
     dt: Tensor | None = None,
     leading: int | None = None,
 ) -> Measurement:
-    r"""Logarithms of the singular values of every noise-free product of state-to-state Jacobians.
+    r"""Compute the logarithms of the singular values of all noise-free products of state-to-state Jacobians.
 
     .. math:: \Phi_{M,m} = \frac{\partial h_M}{\partial h_m} = J_{M-1} \cdots J_m, \quad
         J_m = \frac{\partial h_{m+1}}{\partial h_m}, \quad m = 0, \dots, M - 1 .
 
-    A sequence that ends early has its own end as M. The product is made backwards in float64, and its size kept
-    apart as a logarithm, so that it neither overflows nor vanishes. Its small singular values drown in the rounding of
-    the large ones. How far is followed along the product:
+    M is the length of each sequence. The product is computed backwards in time in float64, and its norm is stored
+    separately as a logarithm, so that it neither overflows nor vanishes. Rounding errors of large singular values hide
+    small ones. The size of these errors is tracked along the product:
 
     .. math:: E_m = E_{m+1} J_m + \Phi_{M,m+1} \, \big((|J_m| + I) \circ S_m\big)
 
-    is its response when every Jacobian, itself the identity and an increment, is rounded with random signs. A value
+    is the response of the product if every Jacobian, identity plus increment, is rounded with random signs. A value
     below :math:`10^3 \sqrt{d}\, u \|E_m\|_F` (u the unit roundoff) may be wrong by more than 0.1 % and is NaN.
 
     Args:
-        model: Noise-free, whatever its switch says; computed in float64, whatever its dtype.
+        model: Model, used without noise for any `noise_mode`; the computation is in float64 for any dtype.
         inputs: `(batch, steps, input_size)`.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
         dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
-        leading: How many singular values, from the largest, in [1, state size]; all by default. It saves memory alone.
+        leading: Number of singular values, from the largest, in [1, state size]; all by default. It saves memory only.
 
     Returns:
-        Exact, natural logarithms, `(batch, steps, leading)`, float64; entry `m` belongs to `Φ_{M,m}`. NaN past a
-        sequence's end, and where rounding hides the value.
+        Exact, natural logarithms, `(batch, steps, leading)`, float64; entry `m` belongs to `Φ_{M,m}`. NaN after a
+        sequence's end, and where rounding errors hide the value.
 
     Raises:
         ValueError: If a shape or `leading` is out of range.
@@ -140,7 +140,7 @@ def jacobian_spectra(
 def jacobian_norms(
     model: Recurrent, inputs: Tensor, *, lengths: Tensor | None = None, dt: Tensor | None = None
 ) -> Measurement:
-    """Logarithm of the spectral norm of every product of Jacobians: exact, `(batch, steps)`; see `jacobian_spectra`."""
+    """Compute the log spectral norm of every product of Jacobians: exact, `(batch, steps)`; see `jacobian_spectra`."""
     spectra = jacobian_spectra(model, inputs, lengths=lengths, dt=dt, leading=1)
     return Measurement(value=spectra.value[..., 0], kind="exact")
 
@@ -155,7 +155,7 @@ def gradient_norms(
     lengths: Tensor | None = None,
     dt: Tensor | None = None,
 ) -> Measurement:
-    r"""Logarithm of the norm of the loss's gradient in every state.
+    r"""Compute the logarithm of the norm of the loss's gradient with respect to every state.
 
     .. math:: \log \|\partial \ell / \partial h_m\|, \quad
         \frac{\partial \ell}{\partial h_M} = V^T (p - e_y), \quad
@@ -166,20 +166,20 @@ def gradient_norms(
     sequence nor a confident model makes it vanish.
 
     Args:
-        model: Noise-free, whatever its switch says; computed in float64, whatever its dtype.
+        model: Model, used without noise for any `noise_mode`; the computation is in float64 for any dtype.
         inputs: `(batch, steps, input_size)`.
         labels: True classes, int64 `(batch,)`.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
         dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
 
     Returns:
-        Exact, natural logarithms, `(batch, steps + 1)`, float64, of the gradient in `h_0, …, h_M`; NaN past a
-        sequence's last state, -inf where the gradient is zero.
+        Exact, natural logarithms, `(batch, steps + 1)`, float64, of the gradient with respect to
+        `h_0, …, h_M`; NaN after a sequence's last state, -inf where the gradient is zero.
 
     Raises:
         ValueError: If a shape does not fit or a label has no logit.
         RuntimeError: If the state becomes non-finite.
-        TypeError: If the model is no `SequenceClassifier`.
+        TypeError: If the model is not a `SequenceClassifier`.
     """
     if not isinstance(model, SequenceClassifier):
         raise TypeError(f"model must be a SequenceClassifier for a gradient of its loss, got {type(model).__name__}.")
@@ -206,12 +206,12 @@ def gradient_norms(
 
 
 def gradient_rate(norms: Measurement) -> Measurement:
-    """Growth of the gradient for one step back in time: below 0 it vanishes, above 0 it explodes.
+    """Compute the growth rate of the gradient per step back in time: negative if it vanishes, positive if it explodes.
 
-    The least-squares slope of the logarithms that `gradient_norms` returns, against the steps before the end.
+    It is the least-squares slope of the logarithms that `gradient_norms` returns, against the steps before the end.
 
     Args:
-        norms: As `gradient_norms` returns it, `(batch, steps + 1)`; entries that are not finite are left out.
+        norms: Result of `gradient_norms`, `(batch, steps + 1)`; entries that are not finite are left out.
 
     Returns:
         Exact, `(batch,)`, in natural logarithms per step; NaN where fewer than two entries are finite.
@@ -227,7 +227,7 @@ def gradient_rate(norms: Measurement) -> Measurement:
 
 @recording
 def input_jacobian(model: Model, inputs: Tensor, *, lengths: Tensor | None = None) -> Measurement:
-    """Jacobian of the logits in the inputs, by one backward pass a class.
+    """Compute the Jacobian of the logits with respect to the inputs, with one backward pass per class.
 
     Args:
         model: Any differentiable callable from inputs to logits that treats its rows separately; a module in eval mode.
@@ -265,7 +265,7 @@ def input_jacobian(model: Model, inputs: Tensor, *, lengths: Tensor | None = Non
 def input_jacobian_norms(
     model: Model, inputs: Tensor, *, lengths: Tensor | None = None
 ) -> tuple[Measurement, Measurement]:
-    """Spectral and Frobenius norm of the Jacobian of the logits in all inputs of a sequence.
+    """Compute spectral and Frobenius norm of the Jacobian of the logits with respect to all inputs of a sequence.
 
     Arguments and exceptions as for `input_jacobian`.
 
@@ -279,7 +279,7 @@ def input_jacobian_norms(
 
 
 def _within(logs: Tensor, counts: Tensor | None) -> Tensor:
-    """`logs`, `(batch, steps, ...)`, with NaN past each row's first `counts` entries."""
+    """Return `logs`, `(batch, steps, ...)`, with NaN after the first `counts` entries of each row."""
     if counts is None:
         return logs
     valid = valid_steps(counts.to(logs.device), logs.shape[1])

@@ -1,4 +1,4 @@
-"""Lyapunov exponents: how fast nearby hidden states part or meet, two paths sharing their inputs and their noise."""
+"""Lyapunov exponents: the rate at which nearby hidden states with the same inputs and noise diverge or converge."""
 
 from dataclasses import replace
 
@@ -29,26 +29,25 @@ def lyapunov_spectrum(
     lengths: Tensor | None = None,
     dt: Tensor | None = None,
 ) -> Measurement:
-    r"""Lyapunov exponents of the hidden state along driven, noisy paths, per nominal step or per unit of time.
+    r"""Estimate Lyapunov exponents of the hidden state along driven, noisy paths, per nominal step or per unit of time.
 
-    A frame of tangent vectors follows the Jacobians of the *noisy* map and is made orthonormal again at every step:
+    A frame of tangent vectors is multiplied by the Jacobians of the *noisy* map and orthonormalized at every step:
 
     .. math:: J_m Q_m = Q_{m+1} R_m, \quad
         \Lambda_i \approx \frac{1}{T} \sum_{m=b}^{M-1} \log |(R_m)_{ii}|, \quad T = \delta \sum_{m=b}^{M-1} dt_m .
 
-    They depend on the inputs and belong to a stretch of finite length: those of a driven network hold for such inputs,
-    and the frame, which starts at random, needs a burn-in to turn towards the directions that grow most. The error
-    that a short stretch leaves is not in the standard error. All exponents of one run add up to the mean of
-    `log |det J_m|` whatever the burn-in.
+    The exponents depend on the inputs and on the finite length of the sequences. The frame starts at random and needs a
+    burn-in to align with the fastest growing directions. The standard error does not include the error due to short
+    sequences. For any burn-in, the sum of all exponents is the mean of `log |det J_m|`.
 
     Args:
-        model: Computed in float64, whatever its dtype. Without `noise` it is noise-free, whatever its switch says.
+        model: Model; the computation is in float64 for any dtype, and noise-free without `noise`, for any `noise_mode`.
         inputs: Driving sequences, `(batch, steps, input_size)`; zeros for autonomous dynamics.
-        exponents: How many, from the largest, in [1, state size]; all by default.
-        noise: Laws and levels, common to a path and its neighbours; noise-free by default.
-        paths: Noise paths for each sequence, at least 1.
-        seed: Of the noise and of the frames, at least 0.
-        burn_in: Steps left out of the mean, at least 0 and fewer than the shortest sequence has.
+        exponents: Number of exponents, from the largest, in [1, state size]; all by default.
+        noise: Laws and levels of the noise, which a path and its neighbours share; noise-free by default.
+        paths: Number of noise paths per sequence, at least 1.
+        seed: Seed of the noise and of the frames, at least 0.
+        burn_in: Number of steps left out of the mean, at least 0 and fewer than the shortest sequence has.
         step_size: Length δ of one nominal step in units of time, above 0. With 1 the result is per nominal step, the
             only unit for a cell whose units have steps of their own.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
@@ -57,7 +56,7 @@ def lyapunov_spectrum(
     Returns:
         An estimate `(exponents,)`, in 1/time, in the order of the frame, which is descending but for short stretches:
         the mean over sequences of the mean over paths. Its standard error is over the sequences, or over the paths of
-        a single sequence, and `None` for a single path. Negative: nearby states approach each other.
+        a single sequence, and `None` for a single path. Negative: nearby states converge.
 
     Raises:
         ValueError: If an argument is out of range, or there are several paths without noise.
@@ -108,7 +107,7 @@ def lyapunov_spectrum(
     for m in range(trajectory.steps):
         frames, log_factors = _orthonormal(trajectory.tangent(m, frames.movedim(2, 0)).movedim(0, 2))
         if m >= burn_in:
-            growth += log_factors  # zero past a sequence's end, where the Jacobian is the identity
+            growth += log_factors  # zero after a sequence's end, where the Jacobian is the identity
 
     counted = torch.ones(batch, steps, dtype=torch.float64, device=inputs.device) if dt is None else dt.double()
     step = torch.arange(steps, device=inputs.device)
@@ -116,7 +115,7 @@ def lyapunov_spectrum(
     time = step_size * (counted * inside).expand(batch, steps).sum(dim=1)
     rates = growth.unflatten(0, (batch, paths)) / time[:, None, None]
     if batch > 1:
-        return mean_of_draws(rates.mean(dim=1))  # paths of one sequence are no independent draws of what drives them
+        return mean_of_draws(rates.mean(dim=1))  # paths of the same sequence are not independent draws of inputs
     if paths > 1:
         return mean_of_draws(rates[0])
     return Measurement(value=rates[0, 0], kind="estimate")
@@ -134,7 +133,7 @@ def largest_exponent(
     lengths: Tensor | None = None,
     dt: Tensor | None = None,
 ) -> Measurement:
-    """The largest Lyapunov exponent, an estimate of shape `()`, by one tangent vector; see `lyapunov_spectrum`."""
+    """Estimate the largest Lyapunov exponent, of shape `()`, with one tangent vector; see `lyapunov_spectrum`."""
     first = lyapunov_spectrum(
         model,
         inputs,
@@ -152,7 +151,7 @@ def largest_exponent(
 
 
 def _orthonormal(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal frames of the same flags, and the logarithms of the factors `|R_ii|`.
+    """Orthonormalize frames, and return the logarithms of the factors `|R_ii|`.
 
     Args:
         frames: `(batch, state_size, k)`.

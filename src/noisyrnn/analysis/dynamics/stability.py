@@ -1,4 +1,4 @@
-"""Whether a network is stable: bounds on its Lyapunov exponents, a verdict in words, and what noise does to it."""
+"""Stability of a network: bounds on its Lyapunov exponents, a verdict, and the effect of noise."""
 
 import math
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from noisyrnn.models import RecurrentLayer, SequenceClassifier
 from noisyrnn.sde.diffusion import HiddenNoise
 
 Bounds = tuple[Measurement, Measurement]
-"""A lower and an upper bound, both certificates of shape `()`."""
+"""Lower and upper bound, both certificates of shape `()`."""
 
 
 def continuous_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = None) -> Bounds:
-    r"""Bounds on the largest Lyapunov exponent of the stochastic differential equation that a cell discretises.
+    r"""Bound the largest Lyapunov exponent of the stochastic differential equation that a cell discretises.
 
     With `A`, `W` the drift's matrices, each row times its unit's step, time counted in nominal steps and μ the relative
     noise of one, two solutions with the same inputs and noise differ by `u`, with
@@ -68,7 +68,7 @@ def continuous_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = 
 
 
 def discrete_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = None) -> Bounds:
-    r"""Bounds on the Lyapunov exponents of the network as it runs, with steps of nominal length.
+    r"""Bound the Lyapunov exponents of the discretised network, with steps of nominal length.
 
     A step multiplies a tangent vector by :math:`J = I + \mathrm{diag}(\mu) K`, :math:`K = A + D W`, in the notation of
     `continuous_exponent_bounds`, with factors μ of mean c and standard deviation s that are independent of the vector.
@@ -112,7 +112,7 @@ def discrete_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = No
 
 
 def expected_log(ratio: float) -> float:
-    r"""The expectation of :math:`\log|1 + r \xi|` for a standard normal ξ: what relative noise r adds to an exponent.
+    r"""Return the expectation of :math:`\log|1 + r \xi|` for a standard normal ξ: the effect of relative noise r.
 
     .. math:: E \log|1 + r \xi| = \log r - \tfrac{1}{2} (\gamma + \log 2) + 2 \int_0^{1 / (r \sqrt 2)} F(y)\,dy
 
@@ -144,15 +144,15 @@ _WORST = 0.7651521  # 1 / (√2 · 0.9241389), where `expected_log` is smallest
 
 
 def verdict(exponent: Measurement, *, confidence: float = 0.95, unit: str = "per step") -> str:
-    """What a largest exponent says of stability, in words with its interval.
+    """Describe the stability that a largest exponent and its interval imply.
 
     Args:
-        exponent: As `largest_exponent` returns it, of shape `()`.
-        confidence: Of the interval, in (0, 1).
-        unit: Of the exponent, for the sentence.
+        exponent: Result of `largest_exponent`, of shape `()`.
+        confidence: Confidence of the interval, in (0, 1).
+        unit: Unit of the exponent, for the text.
 
     Raises:
-        ValueError: If it is not one estimate.
+        ValueError: If `exponent` is not a single estimate.
 
     Example:
         >>> verdict(Measurement(value=torch.tensor(-0.12), kind="estimate", standard_error=torch.tensor(0.01)))
@@ -187,21 +187,21 @@ def stabilization_scan(
     lengths: Tensor | None = None,
     dt: Tensor | None = None,
 ) -> Measurement:
-    """The largest exponent against the level of the noise: where it falls below zero, noise has stabilised the network.
+    """Estimate the largest exponent at several noise levels: where it falls below zero, noise stabilises the network.
 
-    All levels share their random numbers, so that their differences are less noisy than their values.
+    All levels use the same random numbers, so their differences vary less than their values.
 
     Args:
-        model: See `lyapunov_spectrum`.
-        inputs: See `lyapunov_spectrum`.
-        levels: Factors of both levels of the noise, at least 0; at 0 the network is noise-free.
-        noise: The noise at level 1; by default the model's own.
-        paths: Noise paths for each sequence, at least 1.
-        seed: See `lyapunov_spectrum`.
-        burn_in: See `lyapunov_spectrum`.
-        step_size: See `lyapunov_spectrum`.
-        lengths: See `lyapunov_spectrum`.
-        dt: See `lyapunov_spectrum`.
+        model: Model with a cell; the computation is in float64 for any dtype.
+        inputs: Driving sequences, `(batch, steps, input_size)`.
+        levels: Factors of both noise levels, at least 0; at 0 the network is noise-free.
+        noise: Noise at level 1 (default: the model's own).
+        paths: Number of noise paths per sequence, at least 1.
+        seed: Seed of the noise and of the tangent vectors, at least 0.
+        burn_in: Number of steps left out of the mean, at least 0 and fewer than the shortest sequence has.
+        step_size: Length of one nominal step in units of time, above 0.
+        lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
+        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
 
     Returns:
         An estimate `(len(levels),)`, in 1/time. The standard error is `None` for a single sequence and path.
@@ -245,7 +245,7 @@ def stabilization_scan(
 
 
 def _drift_disc(model: Recurrent) -> tuple[Tensor, float]:
-    """`A + W / 2` and `σ_max(W) / 2`, rows times their unit's step: centre and radius of all `A + D W`; float64.
+    """Return `A + W / 2` and `σ_max(W) / 2`, rows times their unit's step: centre and radius of all `A + D W`; float64.
 
     Raises:
         TypeError: If the cell is not of the noisy family.
@@ -264,12 +264,12 @@ def _drift_disc(model: Recurrent) -> tuple[Tensor, float]:
 
 
 def _largest(matrix: Tensor) -> float:
-    """The largest singular value."""
+    """Return the largest singular value."""
     return float(torch.linalg.matrix_norm(matrix, ord=2))
 
 
 def _certified(lower: float, upper: float) -> Bounds:
-    """Both as certificates."""
+    """Return both bounds as certificates."""
     low, high = (
         Measurement(value=torch.tensor(end, dtype=torch.float64, device="cpu"), kind="certificate")
         for end in (lower, upper)

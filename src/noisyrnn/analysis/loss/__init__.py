@@ -1,1 +1,1 @@
-"""The training loss around the weights: its Hessian, spectrum, trace and landscape."""
+"""Curvature of the training loss: Hessian, spectrum, trace and landscape."""

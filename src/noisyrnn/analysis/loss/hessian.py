@@ -1,4 +1,4 @@
-"""The Hessian of the loss in the weights, as an operator: its products with vectors, never its entries."""
+"""The Hessian of the loss with respect to the weights, as a linear operator that never stores its entries."""
 
 import copy
 import math
@@ -18,11 +18,11 @@ _DTYPES = ("float32", "float64")
 
 
 class SymmetricOperator(Protocol):
-    """A symmetric matrix known by its products with vectors: what eigenvalues, trace and density are computed from."""
+    """A symmetric matrix given by its products with vectors, from which eigenvalues, trace and density are computed."""
 
     @property
     def size(self) -> int:
-        """Rows, and columns."""
+        """Number of rows and of columns."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -33,7 +33,7 @@ class SymmetricOperator(Protocol):
         """Of the vectors."""
 
     def matvec(self, vectors: Tensor) -> Tensor:
-        """The product with a vector `(size,)`."""
+        """Return the product with a vector `(size,)`."""
 
 
 class MeanLoss:
@@ -42,14 +42,14 @@ class MeanLoss:
     The copy is in eval mode (dropout off, running statistics fixed) and without hidden noise, so that `L` is one fixed
     function of its trainable parameters `w`, those that require a gradient, in the module's order, as one vector. Of a
     parametrised weight, such as an orthogonal one, these are the free parameters beneath. The caller's model is left
-    as it is.
+    unchanged.
 
     Args:
-        model: Any module from `(batch, steps, input_size)` to logits; called with `lengths=` where the split has them.
+        model: Any module from `(batch, steps, input_size)` to logits; called with `lengths=` if the split has lengths.
         split: The n sequences, moved to the device of the parameters batch by batch.
-        batch_size: Sequences of one pass; it changes the memory, not the result.
-        dtype: Of the copy; that of the model by default.
-        kernel: What the copy's recurrent layers run by; theirs by default.
+        batch_size: Number of sequences per pass; it affects memory, not the result.
+        dtype: Type of the copy (default: that of the model).
+        kernel: Kernel of the copy's recurrent layers (default: unchanged).
 
     Raises:
         TypeError: If `model` is not a module.
@@ -85,11 +85,11 @@ class MeanLoss:
         return len(self._rows)
 
     def share(self, batch: int) -> Tensor:
-        """What a batch adds to `L(w)`, a scalar; over all batches it sums to `L(w)`."""
+        """Return the share of a batch in `L(w)`, a scalar; the sum over all batches is `L(w)`."""
         rows = self._rows[batch]
         first = self.parameters[0]
         inputs = self.split.inputs[rows].to(first.device)
-        if not isinstance(self.model, SequenceModel):  # which rounds them itself, once it has standardised them
+        if not isinstance(self.model, SequenceModel):  # the model rounds inputs itself, after standardising them
             inputs = inputs.to(first.dtype)
         labels = self.split.labels[rows].to(first.device)
         if self.split.lengths is None:
@@ -108,19 +108,20 @@ class LossHessian:
 
     A product :math:`H v = \nabla_w (\nabla_w L \cdot v)` is exact up to rounding: the reference loop is differentiated
     twice. With a single batch the graph of the gradient is kept, and a product costs about two gradients. With more,
-    the graph is built anew for every batch of every product, which costs about three, and the memory is that of one
+    the graph is built again for every batch of every product, which costs about three, and the memory is that of one
     batch. At a kink (modReLU, ReLU) the second derivative of the two sides counts, not the jump between them.
 
     Args:
-        model: As for `MeanLoss`; it is copied, so later training does not change the operator.
-        split: As for `MeanLoss`.
-        batch_size: As for `MeanLoss`.
-        dtype: Of all computation. In float32, twice as fast, products carry a relative error of about 1e-6.
+        model: Any module from `(batch, steps, input_size)` to logits; it is copied, so later training does not change
+            the operator.
+        split: Sequences and labels of the loss.
+        batch_size: Number of sequences per pass; it affects memory and time, not the result.
+        dtype: Type of all computation. In float32, twice as fast, products carry a relative error of about 1e-6.
 
     Attributes:
         size: Number of trainable parameters.
-        dtype: Of the products.
-        device: Of the products.
+        dtype: Type of the products.
+        device: Device of the products.
         loss: `L(w)`.
 
     Raises:
@@ -166,20 +167,20 @@ class LossHessian:
             )
 
     def __repr__(self) -> str:
-        """How many parameters and sequences, and the precision."""
+        """Show the numbers of parameters and sequences, and the precision."""
         dtype = str(self.dtype).removeprefix("torch.")
         return f"LossHessian({self.size} parameters, {len(self._mean.split)} sequences, {dtype})"
 
     def gradient(self) -> Tensor:
-        """`∇L(w)`, `(size,)`."""
+        """Return `∇L(w)`, `(size,)`."""
         return self._gradient.clone()
 
     @recording
     def matvec(self, vectors: Tensor) -> Tensor:
-        """`H v` for a vector `(size,)`, or for each column of `(size, k)`.
+        """Return `H v` for a vector `(size,)`, or for each column of `(size, k)`.
 
         Raises:
-            ValueError: If the shape is another one.
+            ValueError: If the shape is wrong.
         """
         if vectors.ndim not in (1, 2) or len(vectors) != self.size:
             raise ValueError(f"vectors must have shape ({self.size},) or ({self.size}, k), got {tuple(vectors.shape)}.")
@@ -194,11 +195,11 @@ class LossHessian:
         return products.view_as(vectors)
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """As `matvec`."""
+        """Return the product, like `matvec`."""
         return self.matvec(vectors)
 
     def _slope(self, batch: int) -> tuple[float, Tensor]:
-        """A batch's share of the loss, and of the gradient with its graph."""
+        """Return the share of a batch in the loss, and in the gradient with its graph."""
         # The fused recurrent networks of cuDNN have no second derivative; PyTorch's own loops, behind them, do.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
             share = self._mean.share(batch)
@@ -207,9 +208,9 @@ class LossHessian:
 
 
 def _flat_gradient(value: Tensor, parameters: list[nn.Parameter], vector: Tensor | None = None) -> Tensor:
-    """The gradient of `value`, or of its product with `vector`, as one vector; 0 for what it does not depend on.
+    """Return the gradient of `value`, or of its product with `vector`, as one vector; 0 where there is no dependence.
 
-    The graph of `value` is kept; the gradient has one of its own unless a vector is given.
+    The graph of `value` is kept. The gradient has a graph too, unless there is a vector.
     """
     gradients = torch.autograd.grad(
         value,
@@ -224,11 +225,11 @@ def _flat_gradient(value: Tensor, parameters: list[nn.Parameter], vector: Tensor
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that require a gradient, in the module's order; one that is shared comes once.
+    """Return the parameters that require a gradient, in the module's order, shared ones once.
 
     Raises:
         TypeError: If `model` is not a module.
-        ValueError: If there is none.
+        ValueError: If there are none.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module for a loss in its weights, got {type(model).__name__}.")
@@ -239,5 +240,5 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def random_signs(size: int, generator: torch.Generator) -> Tensor:
-    """Independent entries -1 and 1 with equal chance, `(size,)`, float64 on the CPU."""
+    """Draw independent entries -1 and 1 with equal probability, `(size,)`, float64 on the CPU."""
     return 2.0 * torch.randint(2, (size,), generator=generator, device="cpu").double() - 1.0

@@ -1,4 +1,4 @@
-"""The loss over a plane of weights through a model."""
+"""The loss on a plane through the weights of a model."""
 
 import math
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Directions:
     """Two directions in the space of the trainable parameters.
 
     Args:
-        first: In the module's order, `(size,)`.
-        second: Likewise.
+        first: First direction, in the module's order, `(size,)`.
+        second: Second direction, `(size,)`.
         kind: "eigenvectors" or "filter-normalised".
-        seed: Of random directions, else `None`.
+        seed: Seed of random directions, else `None`.
     """
 
     first: Tensor
@@ -33,15 +33,15 @@ class Directions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Landscape:
-    r"""The mean loss :math:`L(w + \alpha u + \beta v)` around the weights `w`, exact for the sequences it was taken on.
+    r"""The mean loss :math:`L(w + \alpha u + \beta v)` around the weights `w`, exact for its sequences.
 
     Args:
         alphas: Multiples of the first direction, float64 `(points,)`, from `-extent` to `extent`.
         betas: Multiples of the second direction, likewise.
         loss: Float64 `(points, points)`: a row for each alpha, a column for each beta; NaN where it is not finite. The
             middle entry is the model's own loss.
-        directions: Their kind.
-        seed: Theirs.
+        directions: Kind of the directions.
+        seed: Seed of the directions.
     """
 
     alphas: Tensor
@@ -52,11 +52,11 @@ class Landscape:
 
     @property
     def non_finite(self) -> int:
-        """How many entries of the loss are not finite."""
+        """Number of entries of the loss that are not finite."""
         return int(self.loss.isnan().sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, with `None` for a loss that is not finite."""
+        """Return a JSON-ready form, with `None` for a loss that is not finite."""
         return {
             "directions": self.directions,
             "seed": self.seed,
@@ -68,7 +68,7 @@ class Landscape:
 
 
 def eigen_directions(pairs: Eigenpairs) -> Directions:
-    """The unit eigenvectors of the largest eigenvalue and of the next, along which the loss bends most.
+    """Return the unit eigenvectors of the two largest eigenvalues, the directions of largest curvature.
 
     Raises:
         ValueError: If there is only one eigenvector.
@@ -80,16 +80,16 @@ def eigen_directions(pairs: Eigenpairs) -> Directions:
 
 
 def filter_normalized_directions(model: nn.Module, *, seed: int = 0) -> Directions:
-    r"""Two random directions as large as the weights, row by row: landscapes of different models compare.
+    r"""Draw two random directions, each row with the norm of the weights, so that landscapes of models are comparable.
 
     Each row `d` of a normal random matrix is rescaled to the norm of the same row `w` of a trainable weight,
-    :math:`d \leftarrow d\, \|w\| / \|d\|`; of a weight with more than two axes, a row is all that one unit takes in.
-    Parameters with a single axis (biases, thresholds, step sizes) stay as they are: their directions are 0, as the
-    reference has it.
+    :math:`d \leftarrow d\, \|w\| / \|d\|`; in a weight with more than two axes, a row is all inputs of one unit.
+    Parameters with a single axis (biases, thresholds, step sizes) remain unchanged: their directions are 0, as in the
+    reference.
 
     Args:
         model: Any module.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: If no trainable parameter has two axes.
@@ -116,18 +116,18 @@ def loss_landscape(
     points: int = 21,
     batch_size: int = 256,
 ) -> Landscape:
-    """The loss of a model along two directions in its weights.
+    """Compute the loss of a model along two directions in its weights.
 
-    The model itself is left as it is; see `MeanLoss` for the loss. The passes are in its own precision and by its own
-    kernel, without gradients.
+    The loss is that of `MeanLoss`. The model is left unchanged. The passes use its precision and its kernel, without
+    gradients.
 
     Args:
-        model: As for `MeanLoss`.
-        split: As for `MeanLoss`.
-        directions: Of the model's trainable parameters.
-        extent: The largest multiple of either direction, above 0.
-        points: Multiples of each direction, odd, so that the model itself is among them; at least 3.
-        batch_size: As for `MeanLoss`.
+        model: Any module from `(batch, steps, input_size)` to logits.
+        split: Sequences and labels of the loss.
+        directions: Directions in the model's trainable parameters.
+        extent: Largest multiple of either direction, above 0.
+        points: Number of multiples of each direction, at least 3 and odd, so that the model itself is among them.
+        batch_size: Number of sequences per pass; it affects memory, not the result.
 
     Raises:
         TypeError: If `model` is not a module.
@@ -149,7 +149,7 @@ def loss_landscape(
     half = points // 2
     steps = (
         extent * torch.arange(-half, half + 1, dtype=torch.float64, device="cpu") / half
-    )  # the middle one is 0 to the bit
+    )  # the middle one is exactly 0
     losses = []
     for alpha in steps.tolist():
         for beta in steps.tolist():
@@ -161,7 +161,7 @@ def loss_landscape(
 
 
 def _rescaled(parameter: Tensor, generator: torch.Generator) -> Tensor:
-    """A random direction for one parameter, float64, flat."""
+    """Draw a random direction for one parameter, float64, flat."""
     if parameter.ndim < 2:
         return parameter.new_zeros(parameter.numel(), dtype=torch.float64)
     draws = (
