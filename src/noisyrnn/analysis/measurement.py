@@ -1,4 +1,4 @@
-"""What a computed quantity is, and how far it may be trusted."""
+"""A computed quantity with its kind and its error."""
 
 import math
 from dataclasses import dataclass
@@ -18,13 +18,15 @@ class Measurement:
     """A value with its kind, so that an estimate is never read as a proof.
 
     Args:
-        value: Of any shape; one entry a sequence, an eigenvalue or a time, as the function says that returns it.
+        value: Value of any shape, with one entry per sequence, eigenvalue or time, as the function that returns it
+            documents.
         kind: "exact" (computed up to rounding), "estimate" (from random draws, or by a method with an unknown error),
             or "certificate" (a bound that holds, with the stated confidence).
-        standard_error: Of an estimate, in the shape of `value`, where random draws are its only error; else `None`.
+        standard_error: Standard error of an estimate, in the shape of `value`, if random draws are its only error; else
+            `None`.
         draws: Number of independent draws behind the standard error, at least 2: it has `draws - 1` degrees of freedom.
-            `None` where the standard error is known rather than estimated from draws.
-        confidence: Of a certificate that holds with a probability, in (0, 1); `None` where it always holds.
+            `None` if the standard error is known rather than estimated from draws.
+        confidence: Confidence of a certificate that holds with a probability, in (0, 1); `None` if it always holds.
 
     Raises:
         ValueError: If the kind is unknown, or a field belongs to another kind or has another shape.
@@ -62,7 +64,7 @@ class Measurement:
                 raise ValueError(f"confidence must be less than 1, got {self.confidence:g}.")
 
     def __repr__(self) -> str:
-        """The value, its error and its kind; for more than one entry, the shape and the mean."""
+        """Show the value, its error and its kind; for more than one entry, the shape and the mean."""
         if self.value.numel() == 1:
             text = f"{float(self.value):.6g}"
             if self.standard_error is not None:
@@ -73,9 +75,9 @@ class Measurement:
         return f"Measurement({text}, {self.kind}{confidence})"
 
     def interval(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Ends of a confidence interval around an estimate with a standard error: Student's t with `draws - 1` degrees.
+        """Return the ends of a confidence interval from the standard error: Student's t with `draws - 1` degrees.
 
-        The draws are taken to be nearly normal. Where `draws` is `None`, the interval is the normal one.
+        It assumes that the draws are nearly normal. If `draws` is `None`, the interval is the normal one.
 
         Raises:
             ValueError: If there is no standard error, or `confidence` is not in (0, 1).
@@ -91,17 +93,17 @@ class Measurement:
         return self.value - reach, self.value + reach
 
     def over_sequences(self) -> "Measurement":
-        """The mean over the first axis, as an estimate for the population that the sequences were drawn from.
+        """Return the mean over the first axis, as an estimate for the population of sequences.
 
-        Its standard error is that of a mean of independent entries; it holds the sampling of the sequences and, where
-        the entries are estimates themselves, their own noise. It is `None` for a single sequence.
+        Its standard error is that of a mean of independent entries. It covers the sampling of the sequences and, if the
+        entries are estimates, their errors. It is `None` for a single sequence.
         """
         values = self.value.detach().double()
         count = len(values)
         return mean_of_draws(values) if count > 1 else Measurement(value=values.mean(dim=0), kind="estimate")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form: numbers in (nested) lists, with `None` for one that is not finite."""
+        """Return a JSON-ready form: values in (nested) lists, with `None` for values that are not finite."""
         return {
             "value": _listed(self.value),
             "kind": self.kind,
@@ -112,7 +114,7 @@ class Measurement:
 
 
 def mean_of_draws(draws: Tensor) -> Measurement:
-    """The mean over the first axis of independent draws, with its standard error; float64.
+    """Return the mean over the first axis of independent draws, with its standard error; float64.
 
     Raises:
         ValueError: If there are fewer than two draws.
@@ -125,7 +127,7 @@ def mean_of_draws(draws: Tensor) -> Measurement:
 
 
 def _listed(values: Tensor) -> Any:
-    """Nested lists of floats; `None` where a number is not finite."""
+    """Convert to nested lists of floats; `None` for values that are not finite."""
 
     def clean(entry: Any) -> Any:
         if isinstance(entry, list):

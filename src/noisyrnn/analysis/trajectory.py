@@ -1,4 +1,4 @@
-"""The path of a hidden state along its inputs, and the linear maps between neighbouring states."""
+"""Trajectory of a hidden state along its inputs, with the Jacobians between successive states."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,14 +46,14 @@ class Trajectory:
         lengths: Tensor | None = None,
         dt: Tensor | None = None,
     ) -> "Trajectory":
-        """The trajectory of `cell` along `inputs`.
+        """Compute the trajectory of `cell` along `inputs`.
 
         Args:
-            cell: Iterated by the reference loop.
-            inputs: As the cell takes them (standardised already), `(batch, steps, input_size)`.
+            cell: Cell, run by the reference loop.
+            inputs: Inputs of the cell, already standardised, `(batch, steps, input_size)`.
             state: Initial state, `(batch, state_size)`; zeros by default.
-            noise: Laws and levels; noise-free by default.
-            path: Where the random numbers come from; needed with `noise`.
+            noise: Laws and levels of the noise; noise-free by default.
+            path: Source of the random numbers, required with `noise`.
             lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
             dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
 
@@ -82,24 +82,24 @@ class Trajectory:
 
     @property
     def end(self) -> Tensor:
-        """The last valid state, `(batch, state_size)`."""
+        """Last valid state, `(batch, state_size)`."""
         return self.states[-1]
 
     def tangent(self, m: int, vectors: Tensor) -> Tensor:
-        """`J_m v` for vectors `(..., batch, state_size)` with any leading axes."""
+        """Return `J_m v` for vectors `(..., batch, state_size)` with any leading axes."""
         if self.linear is not None:
             return self._drift_product(m, vectors, transposed=False)
         return _over_leading(lambda v: jvp(self._map(m), (self.states[m],), (v,))[1], vectors)
 
     def cotangent(self, m: int, vectors: Tensor) -> Tensor:
-        """`J_mᵀ v` for vectors `(..., batch, state_size)` with any leading axes."""
+        """Return `J_mᵀ v` for vectors `(..., batch, state_size)` with any leading axes."""
         if self.linear is not None:
             return self._drift_product(m, vectors, transposed=True)
         pull = vjp(self._map(m), self.states[m])[1]
         return _over_leading(lambda v: pull(v)[0], vectors)
 
     def jacobian(self, m: int) -> Tensor:
-        """`J_m` itself, `(batch, state_size, state_size)`: rows are outputs, columns inputs."""
+        """Return `J_m`, `(batch, state_size, state_size)`: rows are outputs, columns inputs."""
         batch, size = self.states[m].shape
         eye = torch.eye(size, dtype=self.states[m].dtype, device=self.states[m].device)
         if self.linear is None:
@@ -112,14 +112,14 @@ class Trajectory:
         return eye + rate[..., None] * inner
 
     def valid(self, m: int) -> Tensor | None:
-        """Which sequences have step `m`, bool `(batch, 1)`; `None` where all do."""
+        """Return which sequences have step `m`, bool `(batch, 1)`; `None` if all do."""
         return None if self.maps.valid is None else self.maps.valid[m]
 
     def _map(self, m: int) -> Callable[[Tensor], Tensor]:
         return lambda h: self.maps(m, h)
 
     def _rates(self, m: int) -> tuple[Tensor, Tensor]:
-        """The drift's weight in the step, noise and step length included, and tanh' there; `(batch, hidden_size)`."""
+        """Return the factor of the drift in the step, with noise and step length, and tanh'; `(batch, hidden_size)`."""
         assert self.linear is not None
         state = self.states[m]
         slope = 1 - torch.tanh(state @ self.linear.W.T + self.maps.drives[m]) ** 2
@@ -134,7 +134,7 @@ class Trajectory:
         return rate if valid is None else rate * valid, slope
 
     def _drift_product(self, m: int, vectors: Tensor, *, transposed: bool) -> Tensor:
-        """`J v` or `Jᵀ v` with `J = I + diag(rate) (A + diag(slope) W)`."""
+        """Return `J v` or `Jᵀ v` with `J = I + diag(rate) (A + diag(slope) W)`."""
         assert self.linear is not None
         rate, slope = self._rates(m)
         A, W = self.linear.A, self.linear.W
@@ -147,16 +147,16 @@ class Trajectory:
 
 
 def standardized_inputs(model: SequenceClassifier, inputs: Tensor) -> Tensor:
-    """`inputs` as the layer of `model` sees them, `(batch, steps, input_size)`."""
+    """Return the inputs of the layer of `model`: standardised by a classifier, `(batch, steps, input_size)`."""
     check_sequences("inputs", inputs, input_size=model.layer.input_size)
     return model.standardize(inputs)
 
 
 def cell_of(model: object) -> Cell:
-    """The cell of a classifier, a layer or a cell.
+    """Return the cell of a classifier, a layer or a cell.
 
     Raises:
-        TypeError: If there is none: a quantity of the hidden state needs a model of this library.
+        TypeError: If there is none: quantities of the hidden state need a model of this library.
     """
     if isinstance(model, SequenceClassifier):
         model = model.layer
@@ -172,7 +172,7 @@ def cell_of(model: object) -> Cell:
 
 
 def _over_leading(apply: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
-    """`apply` for `(batch, state_size)` over all leading axes of `vectors`."""
+    """Call `apply`, a function of `(batch, state_size)`, over all leading axes of `vectors`."""
     leading = vectors.shape[:-2]
     if not leading:
         return apply(vectors)

@@ -1,4 +1,4 @@
-"""Scikit-learn's view of the library: arrays in, labels or numbers out."""
+"""Estimators with scikit-learn's interface: from arrays to labels or numbers."""
 
 from noisyrnn.estimators.classifier import NoisyRNNClassifier
 from noisyrnn.estimators.regressor import NoisyRNNRegressor

@@ -1,4 +1,4 @@
-"""The estimators as aeon has them; needs aeon, `pip install noisyrnn[ucr]`."""
+"""The estimators with aeon's interface; requires aeon, `pip install noisyrnn[ucr]`."""
 
 from typing import Any, ClassVar
 
@@ -20,11 +20,12 @@ _TAGS = {
 
 
 class AeonNoisyRNNClassifier(BaseClassifier):  # type: ignore[misc]
-    """`NoisyRNNClassifier` behind aeon's interface.
+    """`NoisyRNNClassifier` with aeon's interface.
 
     Args:
-        estimator: The settings, with the layout "channels_first"; a default one by default. It is cloned.
-        random_state: Replaces that of `estimator` where it is given.
+        estimator: Estimator with the settings and the layout "channels_first" (default: default settings). It is
+            cloned.
+        random_state: Replaces the `random_state` of `estimator` unless it is `None`.
     """
 
     _tags: ClassVar[dict[str, Any]] = _TAGS
@@ -50,7 +51,7 @@ class AeonNoisyRNNClassifier(BaseClassifier):  # type: ignore[misc]
 
 
 class AeonNoisyRNNRegressor(BaseRegressor):  # type: ignore[misc]
-    """`NoisyRNNRegressor` behind aeon's interface; arguments as for `AeonNoisyRNNClassifier`."""
+    """`NoisyRNNRegressor` with aeon's interface; arguments as for `AeonNoisyRNNClassifier`."""
 
     _tags: ClassVar[dict[str, Any]] = _TAGS
 
@@ -72,6 +73,6 @@ class AeonNoisyRNNRegressor(BaseRegressor):  # type: ignore[misc]
 
 
 def _fresh(estimator: Any, random_state: int | None) -> Any:
-    """An unfitted copy with the random state of the one who asks."""
+    """Return an unfitted copy with the random state of the adapter."""
     copy = clone(estimator)
     return copy if random_state is None else copy.set_params(random_state=random_state)

@@ -1,4 +1,4 @@
-"""What the two estimators share: settings, the training and validation parts, training, saving."""
+"""Base class of the estimators: settings, training and validation parts, training, saving."""
 
 import copy
 import secrets
@@ -37,10 +37,10 @@ _TRAIN_SETTINGS = "hidden_size batch_size learning_rate weight_decay clip_norm p
 
 
 class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
-    """A recurrent network behind scikit-learn's interface; `NoisyRNNClassifier` describes the arguments.
+    """A recurrent network with scikit-learn's interface; `NoisyRNNClassifier` describes the arguments.
 
-    Training is in float32; the fitted model answers in float64, so that a sequence's answer does not depend, by
-    rounding, on which others are asked about with it.
+    Training is in float32. The fitted model predicts in float64, so that rounding does not make the prediction for a
+    sequence depend on the other sequences of the same call.
     """
 
     _head: ClassVar[type[Head]]
@@ -103,10 +103,11 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """Train on labelled sequences; with `warm_start` from the weights of the last fit.
 
         Args:
-            X: `(n, time)`, `(n, channels, time)`, or a list of `(time,)` or `(channels, time)`; see `layout`.
+            X: `(n, time)`, `(n, channels, time)`, or a list of `(time,)` or `(channels, time)`; `layout` can change the
+                order of the axes.
             y: `(n,)`, or for a regression also `(n, targets)`.
             sample_weight: `(n,)`, at least 0; a sequence of weight 0 is left out. Weights count in training, in
-                validation, in the standardisation of `X` and in that of a regression's `y`. All alike by default.
+                validation, in the standardisation of `X` and in that of a regression's `y`. Equal weights by default.
 
         Raises:
             ValueError: If shapes disagree, a value is not finite or a setting is out of range.
@@ -125,10 +126,10 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         return self
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted estimator as one safetensors file, which `noisyrnn.load` reads as a model too.
+        """Write the fitted estimator as one safetensors file, which `noisyrnn.load` can also read, as a model.
 
         Raises:
-            NotFittedError: If it is not fitted.
+            NotFittedError: If the estimator is not fitted.
             TypeError: If a parameter is an object, such as a generator as `random_state`.
         """
         self._check_fitted()
@@ -142,11 +143,11 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The fitted estimator that `save` wrote.
+        """Load a fitted estimator that `save` wrote.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is damaged, or holds something else.
+            ValueError: If the file is damaged, or does not contain this estimator.
         """
         notes = read_header(path).notes
         if notes.get("estimator") != cls.__name__:
@@ -166,43 +167,43 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
 
     @abstractmethod
     def _checked(self, y: Any) -> np.ndarray:
-        """`y` as an array of the right kind and shape."""
+        """Convert `y` to an array of the right type and shape."""
 
     @abstractmethod
     def _learn(self, y: np.ndarray, weights: np.ndarray | None = None) -> None:
-        """Hold what a first fit takes from `y` and its weights."""
+        """Store the attributes that the first fit derives from `y` and its weights."""
 
     @abstractmethod
     def _labels(self, y: np.ndarray) -> Tensor:
-        """What `Split` takes as labels."""
+        """Convert `y` to the labels of a `Split`."""
 
     @abstractmethod
     def _class_names(self) -> tuple[str, ...]:
-        """One for each class, none for a regression."""
+        """Names of the classes; none for a regression."""
 
     @abstractmethod
     def _row_weights(self, y: np.ndarray) -> np.ndarray | None:
-        """Weights `(n,)` that the labels bring with them; `None` where there are none."""
+        """Return weights `(n,)` derived from the labels; `None` if there are none."""
 
     @abstractmethod
     def _draw(self, split: Split, size: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Indices of a validation part of about `size` sequences, and all others."""
+        """Return the indices of a validation part of about `size` sequences, and all others."""
 
     @abstractmethod
     def _finished(self, model: SequenceModel) -> SequenceModel:
-        """A trained model, in float64, as it is used."""
+        """Convert a trained model, in float64, to the model for prediction."""
 
     @abstractmethod
     def _unfinished(self, model: SequenceModel) -> SequenceModel:
-        """A fitted model, in float64, as its training left it."""
+        """Convert the model for prediction, in float64, back to the trained model."""
 
     def _plain(self, name: str) -> Any:
-        """A parameter; a number of NumPy, as searches over grids give them, becomes one of Python."""
+        """Return a parameter; NumPy numbers, which grid searches pass, become Python numbers."""
         value = getattr(self, name)
         return value.item() if isinstance(value, np.generic) else value
 
     def _config(self, seed: int, epochs: int) -> TrainConfig:
-        """The settings of a training.
+        """Return the settings of a training.
 
         Raises:
             ValueError: If one of them is out of range.
@@ -229,7 +230,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         )
 
     def _new_seed(self) -> int:
-        """Seed of a fit, from `random_state`; fresh from the operating system where there is none."""
+        """Return the seed of a fit, from `random_state`, or from the operating system if it is `None`."""
         state = self.random_state
         if state is None:
             return secrets.randbits(31)
@@ -242,7 +243,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         return int(seed)
 
     def _read(self, X: Any, *, first: bool) -> Sequences:
-        """The sequences of `X`, with as many channels as in the first fit."""
+        """Return the sequences of `X`, with as many channels as in the first fit."""
         sequences = read_sequences(self, X, layout=self.layout, first=first)
         channels = sequences.inputs.shape[2]
         if first:
@@ -254,11 +255,11 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         return sequences
 
     def _split(self, X: Any, y: Any, sample_weight: Any, *, first: bool, learn: bool) -> Split:
-        """The sequences of positive weight with their labels; `learn` says whether to hold what `y` tells."""
+        """Return the labelled sequences of positive weight; with `learn`, store the attributes derived from `y`."""
         sequences = self._read(X, first=first)
         y = self._targets(y, len(sequences))
         weights = None if sample_weight is None else check_sample_weight(sample_weight, len(y))
-        if weights is not None:  # as if the others were not there
+        if weights is not None:  # sequences of weight 0 are ignored
             kept = weights > 0
             sequences, y, weights = (
                 sequences.subset(torch.tensor(kept, dtype=torch.bool, device="cpu")),
@@ -289,7 +290,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         )
 
     def _targets(self, y: Any, count: int) -> np.ndarray:
-        """`y`, of which there must be `count` rows."""
+        """Return `y`, which must have `count` rows."""
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         y = self._checked(y)
@@ -298,7 +299,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         return y
 
     def _train(self, split: Split, config: TrainConfig, fraction: float, first: bool) -> None:
-        """Train a new model, or the one there is, and hold it."""
+        """Train a new model or the existing one, and store it."""
         resolve_accelerator(self.device, argument="device")
         if not first:
             self._check_same_model(config)
@@ -325,7 +326,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         self.best_epoch_ = result.best_epoch
 
     def _check_same_model(self, config: TrainConfig) -> None:
-        """Raise `ValueError` if settings of the model are no longer those of the one to go on with."""
+        """Raise `ValueError` if the settings differ from those of the model to continue with."""
         layer = self.model_.layer
         with seeded(0):
             wanted = build_layer(config.model, layer.input_size, config.hidden_size, config.options)
@@ -339,16 +340,16 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
                 )
 
     def _new_model(self, config: TrainConfig, dataset: Dataset) -> SequenceModel:
-        """Weights that depend on the seed alone, and the statistics of the training part."""
+        """Build a model: weights depend on the seed only, standardisation on the training part."""
         mean, std = dataset.statistics() if self.standardize else (None, None)
         with seeded(config.seed):
             layer = build_layer(config.model, dataset.input_size, config.hidden_size, config.options)
             return self._head(layer, dataset.outputs, mean=mean, std=std)
 
     def _parts(self, split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-        """Training and validation part; both are everything where one would be empty."""
+        """Return training and validation part; both are all sequences if one would be empty."""
         size = round(fraction * len(split))
-        if size == 0:  # a stratified draw of none would still take one of each class
+        if size == 0:  # a stratified draw of size 0 would still take one sequence of each class
             return split, split
         drawn, rest = self._draw(split, size, seed)
         if len(drawn) == 0 or len(rest) == 0:
@@ -356,7 +357,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         return split.subset(rest), split.subset(drawn)
 
     def _continue(self, X: Any, y: Any, sample_weight: Any, *, learn: bool) -> None:
-        """One epoch over some sequences, all of which train."""
+        """Train for one epoch on all these sequences, without a validation part."""
         first = not hasattr(self, "model_")
         seed = self._new_seed() if first else self.seed_
         calls = 0 if first else self.partial_fits_
@@ -367,7 +368,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
 
     @contextmanager
     def _unchanged_by_failure(self) -> Iterator[None]:
-        """What was fitted before stays as it was where this fit fails: classes of one with weights of the other lie."""
+        """Restore the attributes of the last fit if this fit fails, so that classes and weights always match."""
         before = dict(self.__dict__)
         try:
             yield
@@ -377,12 +378,12 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             raise
 
     def _check_fitted(self) -> None:
-        """Raise unless there is a fitted model."""
+        """Raise unless the estimator is fitted."""
         if not hasattr(self, "model_"):
             raise NotFittedError(f"{type(self).__name__} must be fitted first, got one that is not. Call fit.")
 
     def _outputs(self, X: Any) -> Tensor:
-        """What the model gives for each sequence, float64 `(n, outputs)`."""
+        """Return the model's outputs for each sequence, float64 `(n, outputs)`."""
         self._check_fitted()
         sequences = self._read(X, first=False)
         found = []

@@ -1,4 +1,4 @@
-"""The classifier of sequences."""
+"""Classifier of sequences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -20,45 +20,45 @@ from noisyrnn.models import Head, SequenceClassifier, SequenceModel
 
 
 class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
-    """A recurrent network that classifies whole sequences, trained with noise on its hidden state.
+    """A recurrent network that classifies sequences, trained with noise added to its hidden state.
 
     Args:
         model: Key of `noisyrnn.models.MODELS`: "noisy", "lipschitz", "gru", "lstm", …
-        hidden_size: Units of each layer, at least 1.
-        num_layers: Recurrent layers, one above another.
-        bidirectional: Whether each layer also reads backwards.
-        step_size: Step of the discretisation, above 0; by default the library's general setting for the model.
-        additive: Level of the additive hidden noise of one step, at least 0; the model's own by default.
-        multiplicative: Relative level of the multiplicative hidden noise, at least 0; the model's own by default.
+        hidden_size: Number of hidden units per layer, at least 1.
+        num_layers: Number of stacked recurrent layers, at least 1.
+        bidirectional: Whether each layer also reads the sequence backwards.
+        step_size: Step of the discretisation, above 0 (default: the general setting for the model).
+        additive: Level of the additive hidden noise per step, at least 0 (default: that of the model).
+        multiplicative: Relative level of the multiplicative hidden noise, at least 0 (default: that of the model).
         options: Further options of the model by name, such as `{"skew_symmetry": 1.0}`.
-        epochs: Passes over the training part, at least 1.
-        batch_size: Sequences of one step of the optimiser, at least 1.
-        learning_rate: Of Adam, above 0.
-        decay_after: Share of the epochs, in (0, 1], after which the learning rate is a tenth.
-        weight_decay: Of Adam, at least 0.
-        clip_norm: Largest norm of the gradient, above 0; `None` for no limit.
-        validation_fraction: Share of the sequences, in [0, 1), set aside to choose the best epoch on: by accuracy and
-            then by loss, or for a regression by loss. With 0, or too few sequences, the training part decides.
-        patience: Stop if it has not improved for this many epochs; `None` never stops early.
-        standardize: Whether each channel is standardised by the mean and standard deviation of the training part.
+        epochs: Number of passes over the training part, at least 1.
+        batch_size: Sequences per optimizer step, at least 1.
+        learning_rate: Learning rate of Adam, above 0.
+        decay_after: Share of the epochs, in (0, 1], after which the learning rate is divided by ten.
+        weight_decay: Weight decay of Adam, at least 0.
+        clip_norm: Clip the gradient to this norm, above 0; `None` for no clipping.
+        validation_fraction: Share of the sequences, in [0, 1), held out to choose the best epoch: by accuracy, then by
+            loss; for a regression by loss. With 0, or too few sequences, the training part is used for this choice.
+        patience: Stop if the validation score has not improved for this many epochs; `None` never stops early.
+        standardize: Whether to standardise each channel by the mean and standard deviation of the training part.
         layout: "channels_first" for `(n, channels, time)`, as in aeon and sktime, or "channels_last" for
             `(n, time, channels)`.
         warm_start: Whether `fit` continues from the weights, the classes and the standardisation of the last fit.
         device: "cpu", "cuda" or "auto", for training; the fitted model is on the CPU.
-        random_state: An integer gives the same bits each time; a generator is drawn from; `None` is different each
-            time, and `seed_` tells how.
+        random_state: Seed or generator of all randomness. An integer gives identical results each time; `None` gives
+            different results, and `seed_` is the seed that was used.
         verbose: Above 0 shows a progress bar.
-        class_weight: Weight of each class, `{class: weight}`, or "balanced" for the inverse of how often it comes.
+        class_weight: Weight of each class, `{class: weight}`, or "balanced" for weights inverse to the class frequency.
 
     Attributes:
-        classes_: The classes in order, `(classes,)`.
+        classes_: Classes in order, `(classes,)`.
         model_: The fitted `SequenceClassifier`, in float64 and evaluation mode.
-        history_: One row of metrics for each epoch.
-        n_iter_: Epochs done.
-        best_epoch_: The epoch, from 1, of the weights.
-        seed_: What the randomness came from: as `random_state` it gives the same fit again.
+        history_: One row of metrics per epoch.
+        n_iter_: Number of epochs trained.
+        best_epoch_: Epoch of the weights, from 1.
+        seed_: Seed that was used; as `random_state` it repeats the fit.
         channels_: Number of channels.
-        n_features_in_: Number of columns, where `X` was a table.
+        n_features_in_: Number of columns, if `X` was a table.
 
     Example:
         >>> t = np.linspace(0, 6, 20)
@@ -129,19 +129,19 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         self.class_weight = class_weight
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """One epoch over these sequences, from the weights there are; none is set aside for validation.
+        """Train for one epoch on these sequences, from the current weights, without a validation part.
 
-        Standardisation stays that of the first call. The optimiser's moments start again with each call, so that many
-        small calls train worse than one `fit`.
+        Standardisation is that of the first call. Each call resets the optimizer's moments, so many small calls train
+        worse than one `fit`.
 
         Args:
-            X: As for `fit`.
-            y: As for `fit`.
-            classes: All classes that will come, needed in the first call.
-            sample_weight: As for `fit`.
+            X: Sequences in a form that `fit` accepts.
+            y: Classes, `(n,)`.
+            classes: All classes of all calls, required in the first call.
+            sample_weight: Weights `(n,)`, at least 0; equal by default.
 
         Raises:
-            ValueError: If the first call is without `classes`, or `y` holds another class.
+            ValueError: If the first call is without `classes`, or `y` contains another class.
         """
         first = not hasattr(self, "model_")
         if first and classes is None:
@@ -155,12 +155,12 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The class of each sequence, `(n,)`."""
+        """Predict the class of each sequence, `(n,)`."""
         best = self._outputs(X).argmax(1).numpy()
         return self.classes_[best]
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities `(n, classes)`, in the order of `classes_`."""
+        """Predict probabilities `(n, classes)`, in the order of `classes_`."""
         return self._outputs(X).softmax(1).numpy()
 
     def robustness_report(
@@ -172,19 +172,19 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         draws: int = 5,
         seed: int = 0,
     ) -> RobustnessReport:
-        """Accuracies on perturbed sequences, with intervals; print it for a table.
+        """Measure the accuracy on perturbed sequences, with intervals; printing the result shows a table.
 
         Strengths are in units of each channel's standard deviation over the training part, with `standardize=False`
-        too; `noisyrnn.robustness.UNITS` says what that is for each perturbation. The last rows are the worst cases over
+        too; `noisyrnn.robustness.UNITS` explains this for each perturbation. The last rows are the worst cases over
         the attacks.
 
         Args:
-            X: As for `fit`.
+            X: Sequences in a form that `fit` accepts.
             y: True classes.
             perturbations: Strengths by key of `noisyrnn.robustness.PERTURBATIONS`; white noise, salt and pepper, FGSM
                 and PGD by default.
-            draws: Draws of a random noise and random starts of an attack, 1 to 35.
-            seed: Of the draws; the same for all models that are to be compared.
+            draws: Number of draws of random noise, and of random starts of an attack, 1 to 35.
+            seed: Seed of the draws; use the same for all models that you compare.
         """
         self._check_fitted()
         sequences = self._read(X, first=False)
@@ -201,7 +201,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
             values = np.empty(len(labels), dtype=object)  # NumPy rounds [2**63, -1] to float64, and makes [1, "1"] text
             values[:] = [value.item() if isinstance(value, np.generic) else value for value in labels]
             if len({isinstance(value, str) for value in values}) > 1:
-                label_values(labels)  # says what is wrong
+                label_values(labels)  # raises an error that describes the problem
             if all(isinstance(value, int) or (isinstance(value, float) and value.is_integer()) for value in values):
                 return values
         if y.dtype.kind == "O" and len({isinstance(value, str) for value in y}) > 1:

@@ -1,4 +1,4 @@
-"""Sequences as scikit-learn, aeon and sktime lay them out, as one padded tensor."""
+"""Converts sequences in the layouts of scikit-learn, aeon and sktime to one padded tensor."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from noisyrnn.data.numbers import check_real
 from noisyrnn.data.split import pad_sequences
 
 LAYOUTS = ("channels_first", "channels_last")
-"""(n, channels, time), as aeon and sktime have it, and (n, time, channels)."""
+"""(n, channels, time), as in aeon and sktime, and (n, time, channels)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Sequences:
 
     Args:
         inputs: Float64 `(n, steps, channels)`, padded with zeros at the end.
-        lengths: Int64 `(n,)`, valid steps of each; `None` where all have `steps`.
+        lengths: Int64 `(n,)`, valid steps of each; `None` if all have `steps`.
     """
 
     inputs: Tensor
@@ -33,24 +33,24 @@ class Sequences:
         return len(self.inputs)
 
     def subset(self, kept: Tensor) -> "Sequences":
-        """The sequences where the boolean `kept`, `(n,)`, is true."""
+        """Select the sequences for which the boolean `kept`, `(n,)`, is true."""
         return Sequences(self.inputs[kept], None if self.lengths is None else self.lengths[kept])
 
 
 def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool) -> Sequences:
-    """The sequences of `X`, checked.
+    """Check `X` and return its sequences.
 
     Args:
-        estimator: In whose name scikit-learn checks a table; it holds the number of columns, `n_features_in_`.
+        estimator: Estimator for which scikit-learn checks a table; it stores the number of columns, `n_features_in_`.
         X: `(n, time)` for one channel; `(n, channels, time)` or `(n, time, channels)`; or a list, or an object array,
             of sequences `(time,)`, `(channels, time)` or `(time, channels)` of any lengths.
-        layout: Key of `LAYOUTS`, for what has channels.
-        first: Whether this is the fit that decides the number of columns. A table has as many ever after; what comes
-            in another form may have any number of steps.
+        layout: Key of `LAYOUTS`, for inputs with channels.
+        first: Whether this is the first fit, which determines the number of columns of all later tables; inputs in
+            another form may have any number of steps.
 
     Raises:
-        ValueError: If `X` has another form, is empty, or holds NaN or infinite values.
-        TypeError: If it is sparse or does not hold numbers.
+        ValueError: If `X` has another form, is empty, or contains NaN or infinite values.
+        TypeError: If it is sparse or does not contain numbers.
 
     Example:
         >>> sequences = read_sequences(BaseEstimator(), [[1.0, 2.0], [3.0]], layout="channels_first", first=True)
@@ -70,7 +70,7 @@ def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool
             raise ValueError(f"X must hold sequences with one number of channels, got {sizes[0]} and {sizes[-1]}.")
         _forget_columns(estimator, first)
         return Sequences(*pad_sequences(X))
-    if not hasattr(X, "toarray"):  # scikit-learn refuses sparse ones
+    if not hasattr(X, "toarray"):  # scikit-learn rejects sparse ones
         check_real("X", X)
     axes = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
     if axes == 3:
@@ -85,12 +85,12 @@ def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool
 
 
 def float64_tensor(array: Any) -> Tensor:
-    """A copy as torch takes it: torch knows no negative strides, foreign byte orders or read-only arrays."""
+    """Copy to an array that torch accepts: without negative strides, foreign byte orders or read-only flags."""
     return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
 
 
 def _is_regular(x: Any) -> bool:
-    """Whether `x` has a shape: a list of lists of several lengths has none."""
+    """Return whether `x` has a shape: a list of lists of several lengths has none."""
     try:
         np.asarray(x)
     except ValueError:
@@ -99,27 +99,27 @@ def _is_regular(x: Any) -> bool:
 
 
 def _one_sequence(x: Any, index: int, layout: str) -> Tensor:
-    """Float64 `(length, channels)` from one sequence of a list."""
+    """Convert one sequence of a list to float64 `(length, channels)`."""
     check_real(f"X[{index}]", x)
     array = check_array(x, ensure_2d=False, ensure_min_features=1, dtype=np.float64, input_name=f"X[{index}]")
     return float64_tensor(array)[:, None] if array.ndim == 1 else _steps_first(array, layout)
 
 
 def _steps_first(array: np.ndarray, layout: str) -> Tensor:
-    """The array as a tensor whose last two axes are steps and channels."""
+    """Convert an array to a tensor whose last two axes are steps and channels."""
     tensor = float64_tensor(array)
     return tensor.transpose(-1, -2).contiguous() if layout == "channels_first" else tensor
 
 
 def _forget_columns(estimator: BaseEstimator, first: bool) -> None:
-    """Let no number of columns remain from an earlier fit on a table."""
+    """Remove the number of columns of an earlier fit on a table."""
     if first:
         for name in ("n_features_in_", "feature_names_in_"):
             vars(estimator).pop(name, None)
 
 
 def check_sample_weight(sample_weight: Any, count: int) -> np.ndarray:
-    """`sample_weight` as float64 `(count,)`; raise unless its values are finite, at least 0 and not all 0."""
+    """Return `sample_weight` as float64 `(count,)`; raise unless its values are finite, at least 0 and not all 0."""
     check_real("sample_weight", sample_weight)
     weights = np.asarray(sample_weight, dtype=np.float64)
     if weights.shape != (count,):

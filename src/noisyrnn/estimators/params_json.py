@@ -1,4 +1,4 @@
-"""What an estimator holds besides its weights, as JSON and back; nothing in it can be executed."""
+"""Converts the parameters of an estimator to JSON and back; nothing in it can be executed."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 def to_json(argument: str, value: Any) -> Any:
-    """`value` as JSON can hold it; arrays, tuples and dictionaries are marked as such.
+    """Convert `value` to JSON; arrays, tuples and dictionaries are marked as such.
 
     Args:
-        argument: What it is called, for the message.
+        argument: Name of the value in messages.
         value: Numbers, strings, `None`, and lists, tuples, dictionaries and arrays of them.
 
     Raises:
-        TypeError: If it is something else.
+        TypeError: If `value` has another type.
 
     Example:
         >>> to_json("class_weight", {0: 1.5})
@@ -35,7 +35,7 @@ def to_json(argument: str, value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """The value that `to_json` was given.
+    """Convert the result of `to_json` back.
 
     Example:
         >>> from_json({"dict": [[0, 1.5]]})

@@ -1,4 +1,4 @@
-"""The regressor of sequences."""
+"""Regressor of sequences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -20,11 +20,11 @@ from noisyrnn.models import Head, SequenceModel, SequenceRegressor
 
 
 class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc]
-    """A recurrent network that gives numbers for whole sequences, trained with noise on its hidden state.
+    """A recurrent network that predicts values for sequences, trained with noise added to its hidden state.
 
-    It makes the squared error of the standardised targets small. The arguments are those of `NoisyRNNClassifier` but
-    for `class_weight`; so are the attributes but for `classes_`, and `model_` is a `SequenceRegressor` that answers in
-    the units of `y`.
+    It minimizes the squared error of the standardised targets. The arguments are those of `NoisyRNNClassifier` without
+    `class_weight`. The attributes are the same without `classes_`, and `model_` is a `SequenceRegressor` with outputs
+    in the units of `y`.
 
     Attributes:
         y_mean_: Mean of each target in the first fit, `(targets,)`.
@@ -42,16 +42,16 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
     _head: ClassVar[type[Head]] = SequenceRegressor
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """One epoch over these sequences, from the weights there are; none is set aside for validation.
+        """Train for one epoch on these sequences, from the current weights, without a validation part.
 
-        Standardisation stays that of the first call. The optimiser's moments start again with each call, so that many
-        small calls train worse than one `fit`.
+        Standardisation is that of the first call. Each call resets the optimizer's moments, so many small calls train
+        worse than one `fit`.
         """
         self._continue(X, y, sample_weight, learn=not hasattr(self, "model_"))
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The numbers of each sequence, `(n,)` or `(n, targets)` as `y` was."""
+        """Predict the values of each sequence, `(n,)` or `(n, targets)`, the shape of `y` in `fit`."""
         found = self._outputs(X).numpy()
         return found if self.tabular_ else found[:, 0]
 
@@ -64,17 +64,17 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         draws: int = 5,
         seed: int = 0,
     ) -> RobustnessReport:
-        """Mean squared errors on perturbed sequences, with intervals; print it for a table.
+        """Measure the mean squared error on perturbed sequences, with intervals; printing the result shows a table.
 
-        As for `NoisyRNNClassifier`, without the attacks, which follow the gradient of a classification.
+        Attacks are not supported, because they need a classification.
 
         Args:
-            X: As for `fit`.
-            y: True numbers.
-            perturbations: Strengths by key of `noisyrnn.robustness.PERTURBATIONS`, attacks excepted; white noise and
-                salt and pepper by default.
-            draws: Draws of a perturbation, 1 to 35.
-            seed: Of the draws.
+            X: Sequences in a form that `fit` accepts.
+            y: True values.
+            perturbations: Strengths by key of `noisyrnn.robustness.PERTURBATIONS`, except attacks; white noise and salt
+                and pepper by default.
+            draws: Number of draws per perturbation, 1 to 35.
+            seed: Seed of the draws.
 
         Raises:
             ValueError: If a perturbation is an attack.
@@ -122,7 +122,7 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         return order[:size], order[size:]
 
     def _finished(self, model: SequenceModel) -> SequenceModel:
-        """The model with the units of `y` in its readout."""
+        """Return the model with the units of `y` in its readout."""
         mean, std = (torch.tensor(each, dtype=torch.float64, device="cpu") for each in (self.y_mean_, self.y_std_))
         with torch.no_grad():
             model.readout.weight.mul_(std[:, None])

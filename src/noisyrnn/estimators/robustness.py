@@ -1,4 +1,4 @@
-"""How well a fitted estimator answers on perturbed sequences: a table with intervals."""
+"""Robustness of a fitted estimator: a table of scores on perturbed sequences, with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,12 +31,12 @@ class RobustnessRow:
 
     Args:
         perturbation: Key of `PERTURBATIONS`, or "clean".
-        strength: Its strength; 0 for clean.
+        strength: Strength; 0 for clean.
         unit: Unit of the strength, as `noisyrnn.robustness.UNITS` describes it; empty for a probability.
         score: Mean over sequences and, for a noise, over draws; for an attack the worst case over its starts.
         low: Lower end of its 95 % interval over sequences and draws, for this one trained model.
-        high: Upper end.
-        note: What limits the meaning of the score: that nothing was changed, or that it is not above guessing.
+        high: Upper end of the interval.
+        note: Limitation of the score: that no input was changed, or that it is not better than guessing.
     """
 
     perturbation: str
@@ -53,10 +53,10 @@ class RobustnessReport:
     """Scores of one fitted estimator under perturbations; `str` of it is a table.
 
     Args:
-        measure: What a score is: "accuracy", the higher the better, or "mean squared error", the lower the better.
-        sequences: How many sequences it rests on.
-        draws: Draws of each random noise, and random starts of each attack.
-        rows: The unperturbed sequences first.
+        measure: Type of the scores: "accuracy", the higher the better, or "mean squared error", the lower the better.
+        sequences: Number of sequences.
+        draws: Number of draws of each random noise, and of random starts of each attack.
+        rows: Scores, those of the unperturbed sequences first.
     """
 
     measure: str
@@ -65,7 +65,7 @@ class RobustnessReport:
     rows: tuple[RobustnessRow, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
+        """Return a JSON-ready form."""
         return asdict(self) | {"rows": [asdict(row) for row in self.rows]}
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ def classification_report(
     draws: int,
     seed: int,
 ) -> RobustnessReport:
-    """Accuracies; see `NoisyRNNClassifier.robustness_report`."""
+    """Measure accuracies for `NoisyRNNClassifier.robustness_report`."""
     chosen = _chosen({**ESTIMATOR_NOISE, **ESTIMATOR_ATTACKS} if perturbations is None else perturbations, scale)
     results = [evaluate(model, split, perturbation, draws=draws, seed=seed) for perturbation in (None, *chosen)]
     rows = tuple(_row(result) for result in (*results, *worst_cases(results)))
@@ -121,7 +121,7 @@ def regression_report(
     draws: int,
     seed: int,
 ) -> RobustnessReport:
-    """Mean squared errors; see `NoisyRNNRegressor.robustness_report`."""
+    """Measure mean squared errors for `NoisyRNNRegressor.robustness_report`."""
     check_integer("draws", draws, minimum=1)
     check_number("draws", draws, maximum=MAX_DRAWS)
     check_integer("seed", seed, minimum=0)
@@ -129,7 +129,7 @@ def regression_report(
     attacks = [perturbation.name for perturbation in chosen if perturbation.is_attack]
     if attacks:
         raise ValueError(f"perturbations must be without attacks for a regression, got {attacks[0]!r}.")
-    guess = float(split.labels.double().var(dim=0, correction=0).mean())  # of always answering with the mean
+    guess = float(split.labels.double().var(dim=0, correction=0).mean())  # of always predicting the mean
     rows = []
     todo: list[Perturbation | None] = [None, *chosen]
     for perturbation in todo:
@@ -162,7 +162,7 @@ def regression_report(
 
 
 def _chosen(strengths: Mapping[str, Sequence[float]], scale: Scale) -> list[Perturbation]:
-    """The perturbations of every strength."""
+    """Build the perturbations of every strength."""
     found = []
     for name, values in strengths.items():
         check_choice("perturbation", name, PERTURBATIONS)

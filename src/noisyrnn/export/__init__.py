@@ -1,4 +1,4 @@
-"""A trained model as a file that runs without this library: ONNX, or an archive of `torch.export`."""
+"""Exports trained models to files that run without this library: ONNX, or an archive of `torch.export`."""
 
 from noisyrnn.export.formats import FORMATS
 from noisyrnn.export.write import export_model, export_run

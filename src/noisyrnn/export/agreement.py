@@ -1,4 +1,4 @@
-"""Whether an exported file gives the model's own answers."""
+"""Checks that an exported file gives the outputs of its model."""
 
 from copy import deepcopy
 
@@ -13,22 +13,23 @@ STEPS = (1, 17, 100)
 BATCHES = (1, 3)
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-"""Of the largest answer, or of 1 where that is larger."""
+"""Tolerance, relative to the largest output or to 1, whichever is larger."""
 
 
 def check_agreement(model: Head, graph: Graph, run: Run) -> None:
-    """Raise unless a file that has been read again agrees with the model it was made of.
+    """Raise unless an exported file, read from its content, agrees with its model.
 
-    Random inputs of the model's own mean and deviation, of several lengths, none of which was exported. The answers are
-    held against the model in double precision. A model that amplifies rounding errors is allowed ten times its own.
+    The inputs are random, with the mean and standard deviation of the model's data, and have several lengths that
+    differ from the example of the export. The outputs are compared with those of the model in double precision. If the
+    model amplifies rounding errors, the tolerance is ten times its own error.
 
     Args:
-        model: Noise-free, on the CPU.
-        graph: What was exported.
-        run: What was written.
+        model: Noise-free model on the CPU.
+        graph: Exported graph.
+        run: Function that runs the file.
 
     Raises:
-        RuntimeError: If an answer differs by more than is allowed, or is not finite.
+        RuntimeError: If an output differs by more than the tolerance, or is not finite.
     """
     exact = deepcopy(model).double()
     generator = torch.Generator().manual_seed(0)
@@ -56,7 +57,7 @@ def check_agreement(model: Head, graph: Graph, run: Run) -> None:
 
 
 def _answer(model: Head, graph: Graph, run: Run, inputs: Tensor, lengths: Tensor) -> Tensor:
-    """What the file says of sequences; of a stream, what it says at its end."""
+    """Return the file's outputs for sequences; for a single-step file, those after the last step."""
     if not isinstance(graph, StepGraph):
         return run([inputs, lengths])[0]
     example = graph.signature().example[1]
@@ -67,7 +68,7 @@ def _answer(model: Head, graph: Graph, run: Run, inputs: Tensor, lengths: Tensor
 
 
 def _last(model: Head, graph: Graph, answers: Tensor) -> Tensor:
-    """Of an answer for each step that for the last, where the graph gives no more."""
+    """Return the last step of outputs for every step, if the graph returns only that."""
     if not (isinstance(graph, StepGraph) and isinstance(model, SequenceToSequence)):
         return answers
     return answers.select(1 if model.layer.batch_first else 0, -1)

@@ -1,4 +1,4 @@
-"""The two forms of an exported graph: an ONNX file and an archive of `torch.export`."""
+"""Formats of an exported graph: an ONNX file and an archive of `torch.export`."""
 
 import importlib.util
 import io
@@ -17,18 +17,18 @@ from noisyrnn.export.graph import Graph, Signature
 from noisyrnn.registry import Entry
 
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
-"""An exported graph that has been read again: its inputs to its outputs."""
+"""Function that runs an exported file: inputs to outputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FormatEntry(Entry[Callable[[Graph, Mapping[str, str]], bytes]]):
-    """One entry of `FORMATS`, a form of an exported graph.
+    """One entry of `FORMATS`, a format of an exported graph.
 
     Args:
         description: One line for lists and help.
-        build: Writes a graph and its metadata as the content of a file.
-        read: Reads the content of a file as a function.
-        suffix: Of its files.
+        build: Converts a graph and its metadata to the content of a file.
+        read: Converts the content of a file to a function.
+        suffix: Suffix of the files.
         needs: Modules that must be installed.
     """
 
@@ -37,7 +37,7 @@ class FormatEntry(Entry[Callable[[Graph, Mapping[str, str]], bytes]]):
     needs: tuple[str, ...] = ()
 
     def check_installed(self) -> None:
-        """Raise `ValueError` unless the modules that it needs are installed."""
+        """Raise `ValueError` unless the required modules are installed."""
         for module in self.needs:
             if importlib.util.find_spec(module) is None:
                 raise ValueError(
@@ -47,7 +47,7 @@ class FormatEntry(Entry[Callable[[Graph, Mapping[str, str]], bytes]]):
 
 
 def write_torch(graph: Graph, metadata: Mapping[str, str]) -> bytes:
-    """A `.pt2` archive, of which `torch.export.load` makes a program; `metadata` are its extra files."""
+    """Return the content of a `.pt2` archive for `torch.export.load`; `metadata` become its extra files."""
     file = io.BytesIO()
     with _quiet():
         torch.export.save(_program(graph, graph.signature()), file, extra_files=dict(metadata))
@@ -55,7 +55,7 @@ def write_torch(graph: Graph, metadata: Mapping[str, str]) -> bytes:
 
 
 def read_torch(content: bytes) -> Run:
-    """The program of a `.pt2` archive."""
+    """Load the program of a `.pt2` archive."""
     with _quiet():
         module = torch.export.load(io.BytesIO(content)).module()
 
@@ -68,14 +68,14 @@ def read_torch(content: bytes) -> Run:
 
 
 def write_onnx(graph: Graph, metadata: Mapping[str, str]) -> bytes:
-    """An ONNX file; `metadata` are its metadata properties, and `lengths`, where there are any, may be left out."""
+    """Return the content of an ONNX file with `metadata` as properties; its input `lengths`, if any, is optional."""
     signature = graph.signature()
     with _quiet():
         exported = torch.onnx.export(
             _program(graph, signature),
             input_names=signature.inputs,
             output_names=signature.outputs,
-            dynamic_shapes=signature.axes,  # for the names of the sizes alone
+            dynamic_shapes=signature.axes,  # only for the names of the sizes
             verbose=False,
         )
     assert exported is not None
@@ -89,12 +89,12 @@ def write_onnx(graph: Graph, metadata: Mapping[str, str]) -> bytes:
 
 
 def read_onnx(content: bytes) -> Run:
-    """A session of onnxruntime on one core."""
+    """Open a session of onnxruntime on one core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # else it says that lengths, which may be given, are not constant
+    options.log_severity_level = 3  # else it warns that lengths, an optional input, are not constant
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in (*session.get_inputs(), *session.get_overridable_initializers())]
 
@@ -120,7 +120,7 @@ FORMATS = {
 
 
 def _program(graph: Graph, signature: Signature) -> torch.export.ExportedProgram:
-    """The graph as `torch.export` traces it."""
+    """Trace the graph with `torch.export`."""
     sizes = {name: torch.export.Dim(name) for axes in signature.axes for name in axes.values()}
     shapes = tuple({axis: sizes[name] for axis, name in axes.items()} for axes in signature.axes)
     with torch.no_grad():
@@ -128,10 +128,10 @@ def _program(graph: Graph, signature: Signature) -> torch.export.ExportedProgram
 
 
 def _default_lengths(model: Any, batch_axis: int) -> None:
-    """Give the input `lengths` of an ONNX model a default, longer than any sequence.
+    """Add a default for the input `lengths` of an ONNX model, longer than any sequence.
 
-    Inputs that may be left out have an initialiser of the same name. It can have no size that is open, so it has one
-    entry, and the graph begins by repeating that for every sequence.
+    Optional inputs have an initializer of the same name. An initializer cannot have an open size, so it has one entry,
+    which the graph first repeats for every sequence.
     """
     from onnx import helper, numpy_helper
 
@@ -153,7 +153,7 @@ def _default_lengths(model: Any, batch_axis: int) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notes that torch's exporters make of themselves."""
+    """Suppress the messages of torch's exporters."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnx_ir", "onnxscript")]
     levels = [logger.level for logger in loggers]
     try:

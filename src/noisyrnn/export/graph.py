@@ -1,4 +1,4 @@
-"""A model without its noise, as a graph whose batch size and number of steps are open."""
+"""Noise-free models as graphs with any batch size and number of steps."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from torch._higher_order_ops.scan import scan  # a prototype of torch's, and its one loop of a length that stays open
+from torch._higher_order_ops.scan import scan  # a prototype in torch, and its only loop of open length
 
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import recurrence_of
@@ -21,13 +21,13 @@ Graph: TypeAlias = "SequenceGraph | StepGraph"
 
 
 class Signature(NamedTuple):
-    """What goes into a graph and comes out.
+    """Inputs and outputs of a graph.
 
     Args:
         inputs: Names of the inputs.
         outputs: Names of the outputs.
-        example: Inputs of some batch size and number of steps, both above 1: torch takes 0 and 1 for constants.
-        axes: For each input the axes whose size is open, and the name of that size.
+        example: Inputs for tracing, with batch size and number of steps above 1: torch treats 0 and 1 as constants.
+        axes: Axes of open size of each input, with the names of the sizes.
     """
 
     inputs: tuple[str, ...]
@@ -37,21 +37,21 @@ class Signature(NamedTuple):
 
 
 _ROUNDING = 1e-3
-"""Largest error, in standard deviations, that rounding the inputs may make."""
+"""Largest permitted rounding error of the inputs, in standard deviations."""
 
 
 def input_dtype(model: Head) -> torch.dtype:
-    """Type of a file's inputs: that of the weights, or float64 where the inputs would lose their spread in it."""
+    """Return the type of a file's inputs: that of the weights, or float64 if rounding would hide variation."""
     dtype = next(model.layer.parameters()).dtype
     error = torch.finfo(dtype).eps * (model.mean.abs() / model.std).max()
     return torch.float64 if float(error) > _ROUNDING else dtype
 
 
 class WrittenCell(nn.Module):
-    """A cell with its weights computed once: the graph then needs no matrix exponential.
+    """A cell with precomputed weights, so that the graph needs no matrix exponential.
 
     Args:
-        cell: A cell with a recurrence, or one of torch's.
+        cell: Cell with a recurrence, or one of torch's cells.
     """
 
     def __init__(self, cell: Cell) -> None:
@@ -71,7 +71,7 @@ class WrittenCell(nn.Module):
         self._count = len(weights)
 
     def _increment(self, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
-        """The input's part of all steps, and the increment of one as a function of it and the state."""
+        """Return the part of the inputs in all steps, and the increment of a step as a function of it and the state."""
         cell, weights = self.cell, [getattr(self, f"weight_{k}") for k in range(self._count)]
         if isinstance(cell, TorchCell):
             return inputs, lambda drive, state: cell.advance(drive, state, TorchWeights(*weights)) - state
@@ -84,14 +84,14 @@ class WrittenCell(nn.Module):
         return recurrence.drive(inputs), lambda drive, state: recurrence.increment(drive, state, matrices, None)
 
     def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
-        """The state after one step; as `Cell.step`."""
+        """Return the state after one step, like `Cell.step`."""
         drive, increment = self._increment(inputs)
         return state + increment(drive, state)
 
     def over(
         self, valid: Tensor, inputs: Tensor, state: Tensor, *, dt: None, every_step: bool
     ) -> tuple[Tensor | None, Tensor]:
-        """A whole pass, with the results of `kernels.reference.run`; `valid` is bool `(steps, batch, 1)`."""
+        """Run a whole pass, with the results of `kernels.reference.run`; `valid` is bool `(steps, batch, 1)`."""
         drives, increment = self._increment(inputs)
 
         def step(state: Tensor, now: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -134,10 +134,10 @@ class _Graph(nn.Module):
 
 
 class SequenceGraph(_Graph):
-    """The model's pass over whole sequences: inputs and their lengths to logits or outputs, in the model's own shapes.
+    """The model's pass over whole sequences: inputs and lengths to logits or outputs, in the model's shapes.
 
     Args:
-        model: On the CPU.
+        model: Model on the CPU.
     """
 
     def __init__(self, model: Head) -> None:
@@ -147,17 +147,17 @@ class SequenceGraph(_Graph):
         self.every_step = isinstance(model, SequenceToSequence)
 
     def signature(self) -> Signature:
-        """Inputs, of which `lengths` is int64 `(batch,)`, and the answer."""
+        """Inputs, including `lengths`, int64 `(batch,)`, and output of the graph."""
         sizes, axes = ((2, 3), {0: "batch", 1: "steps"}) if self.batch_first else ((3, 2), {0: "steps", 1: "batch"})
         inputs = self.mean.new_zeros(*sizes, self.input_size, dtype=self.input_dtype)
         example = (inputs, torch.tensor([3, 2], dtype=torch.int64, device="cpu"))
         return Signature(("inputs", "lengths"), (self.answer,), example, (axes, {0: "batch"}))
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """As the model's own; lengths are not checked, and those above the number of steps count as it."""
+        """Run the model; lengths are not checked, and lengths above the number of steps count as that number."""
         values = standardize(inputs if self.batch_first else inputs.transpose(0, 1), self.mean, self.std, self.dtype)
         valid = valid_steps(lengths, values.shape[1]).T[..., None]
-        # A backward direction meets the padding first. Its state rests there, so that nothing need be moved.
+        # A backward direction meets the padding first. Its state does not change there, so no step has to be moved.
         masks = (valid, valid.flip(0))
         passes = [partial(cell.over, masks[k % self.directions]) for k, cell in enumerate(self._written())]
         outputs, ends = run_stack(
@@ -178,12 +178,12 @@ class SequenceGraph(_Graph):
 
 
 class StepGraph(_Graph):
-    """One step of a stream: the next value and the state to the answer so far and the new state.
+    """A single step: the next value and the state to the output so far and the new state.
 
-    States are shaped as those of `RecurrentLayer.step`; a stream starts with zeros.
+    States have the shape of those of `RecurrentLayer.step`; the first state is zero.
 
     Args:
-        model: On the CPU.
+        model: Model on the CPU.
 
     Raises:
         ValueError: If the layer is bidirectional.
@@ -197,14 +197,14 @@ class StepGraph(_Graph):
             )
 
     def signature(self) -> Signature:
-        """Inputs `(batch, input_size)` and state, and the answer and the next state."""
+        """Inputs `(batch, input_size)` and state, output and next state of the graph."""
         inputs = self.mean.new_zeros(2, self.input_size, dtype=self.input_dtype)
         example = (inputs, self._joined(self._initial_states(2)))
         axes = ({0: "batch"}, {example[1].ndim - 2: "batch"})
         return Signature(("inputs", "state"), (self.answer, "next_state"), example, axes)
 
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The answer `(batch, outputs)` after this step, and the state for the next."""
+        """Return the output `(batch, outputs)` after this step, and the state for the next."""
         values = standardize(inputs, self.mean, self.std, self.dtype)
         after: list[Tensor] = []
         for cell, before in zip(self._written(), [state] if state.ndim == 2 else state.unbind(0), strict=True):

@@ -1,4 +1,4 @@
-"""From a trained model to a file for programs without this library."""
+"""Writes a trained model to a file for programs without this library."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.saving import check_class_names, load, read_header
 
 EXPORT_FORMAT = 1
-"""Of names, shapes and metadata in the files."""
+"""Version of the names, shapes and metadata in the files."""
 
 
 def export_model(
@@ -27,30 +27,30 @@ def export_model(
     streaming: bool = False,
     class_names: Sequence[str] | None = None,
 ) -> Path:
-    """Write a model, without its noise and with its standardisation, after a check that the file gives its answers.
+    """Export a model, without noise and with its standardisation, and check that the file gives the same outputs.
 
-    A file takes `inputs`, shaped as the model's own and of the type of its weights, and `lengths`, int64 `(batch,)` in
-    [1, steps], which it does not check; an ONNX file may be run without them. It gives `logits`, or `outputs` where the
-    model is not a classifier, for any batch size and number of steps, each of which lasts 1. Where the mean of a
-    channel is so many standard deviations from zero that the inputs would lose their spread in float32 (about 8,000), a
-    file takes float64 inputs.
+    The inputs of a file are `inputs`, in the shape of the model's inputs and of the type of its weights, and `lengths`,
+    int64 `(batch,)` in [1, steps], which it does not check and which an ONNX file does not require. Its output is
+    `logits`, or `outputs` if the model is not a classifier, for any batch size and number of steps of length 1. If the
+    mean of a channel is so many standard deviations from zero (about 8,000) that rounding to float32 would hide the
+    variation of the inputs, the inputs are float64.
 
-    A file for streams takes `inputs` `(batch, input_size)` and `state`, zeros at first, shaped as in
-    `RecurrentLayer.step`. It gives the answer so far and `next_state`.
+    The inputs of a single-step file are `inputs` `(batch, input_size)` and `state`, zero at first, in the shape of
+    `RecurrentLayer.step`. Its outputs are those so far, and `next_state`.
 
     Args:
-        model: It is left as it is.
-        path: The file.
+        model: Model to export; it is left unchanged.
+        path: Path of the file.
         format: "onnx", or "torch" for an archive that `torch.export.load` reads.
-        streaming: Whether the file makes a single step instead of a whole pass.
-        class_names: Go into the file's metadata.
+        streaming: Whether the file computes a single step instead of a whole pass.
+        class_names: Names of the classes, for the file's metadata.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: If the format is unknown or needs what is not installed, a bidirectional layer is to stream, or the
-            number of class names is not that of the outputs.
+        ValueError: If the format is unknown or needs a package that is not installed, `streaming` is set for a
+            bidirectional layer, or the number of class names differs from that of the outputs.
         RuntimeError: If the file does not agree with the model; it is then not written.
     """
     write_atomically(path, _content(model, format=format, streaming=streaming, class_names=class_names))
@@ -60,19 +60,19 @@ def export_model(
 def export_run(
     folder: RunFolder, *, output: Path | None = None, format: str = "onnx", streaming: bool = False
 ) -> list[Path]:
-    """Write the model of a finished run: `model.onnx`, and for streams `model-step.onnx` too; or the same as `.pt2`.
+    """Export the model of a finished run: `model.onnx`, with `streaming` also `model-step.onnx`; or both as `.pt2`.
 
     Args:
-        folder: A finished run.
-        output: Folder the files go to; that of the run by default.
-        format: See `export_model`.
-        streaming: Whether to write the file for streams too.
+        folder: Finished run.
+        output: Folder for the files (default: that of the run).
+        format: "onnx", or "torch" for archives that `torch.export.load` reads.
+        streaming: Whether to write a single-step file too.
 
     Returns:
-        The files.
+        Paths of the files.
 
     Raises:
-        ValueError: If the run has not finished, the output cannot be written to, or as `export_model` does.
+        ValueError: If the run has not finished, the output is not writable, or for the reasons of `export_model`.
         RuntimeError: If a file does not agree with the model; none is then written.
     """
     folder.check_finished()
@@ -91,7 +91,7 @@ def export_run(
 
 
 def _content(model: Head, *, format: str, streaming: bool, class_names: Sequence[str] | None) -> bytes:
-    """A file that has been read again and agrees with the model."""
+    """Return the content of an exported file, after checking that it agrees with the model."""
     check_choice("format", format, FORMATS)
     form = FORMATS[format]
     form.check_installed()

@@ -14,17 +14,17 @@ from noisyrnn.checks import check_integer, check_number
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Eigenpairs:
-    r"""Eigenvalues from both ends of a spectrum, with their vectors.
+    r"""Eigenvalues from both ends of a spectrum, with their eigenvectors.
 
-    With :math:`r = \|H v - \lambda v\|` and a unit vector `v` there is an eigenvalue of `H` within `r` of `λ`: that is
-    a theorem. That none nearer to an end was missed is not, so the kind of every value is "estimate"; Lanczos's method
-    finds the ends first, and misses one only where the random starts have next to no part along its vector.
+    With :math:`r = \|H v - \lambda v\|` and a unit vector `v`, a theorem guarantees an eigenvalue of `H` within `r` of
+    `λ`. There is no guarantee that no eigenvalue nearer to an end was missed, so the kind of every value is "estimate".
+    Lanczos's method finds the ends first, and misses one only if the random starts are almost orthogonal to its vector.
 
     Args:
         values: Float64 `(k,)`, ascending: first the smallest ones, then the largest.
         vectors: Orthonormal columns, `(size, k)`.
-        residuals: r of each pair, float64 `(k,)`, from products with the vectors themselves.
-        products: Number of products with `H` that were taken.
+        residuals: r of each pair, float64 `(k,)`, computed with the vectors themselves.
+        products: Number of products with `H`.
     """
 
     values: Tensor
@@ -46,10 +46,10 @@ class Eigenpairs:
     def condition_number(self) -> Measurement:
         r""":math:`\kappa = |\lambda_{\max}| / |\lambda_{\min}|`, with the largest and the smallest eigenvalue.
 
-        It compares the two ends of the spectrum: the steepest direction with the most negative one at a saddle, and
-        infinity where the smallest eigenvalue is 0. It is not the condition number of a linear system, the ratio of
-        the extreme *moduli*: the Hessian of a softmax classifier is singular (adding a constant to all logits changes
-        nothing), so that one is always infinite.
+        It compares the two ends of the spectrum: at a saddle, the direction of largest with that of most negative
+        curvature. It is infinite if the smallest eigenvalue is 0. It is not the condition number of a linear system,
+        the ratio of the extreme *absolute values*: the Hessian of a softmax classifier is singular (adding a constant
+        to all logits changes nothing), so that one is always infinite.
         """
         smallest, largest = self.values[0].abs(), self.values[-1].abs()
         return Measurement(value=largest / smallest, kind="estimate")
@@ -60,7 +60,7 @@ class SpectralDensity:
     r"""Density :math:`\phi(t) = \frac{1}{n} \sum_i g_w(t - \lambda_i)` of n eigenvalues, :math:`g_w` a normal density.
 
     Args:
-        grid: Where it is given, float64 `(points,)`, ascending.
+        grid: Positions of the values, float64 `(points,)`, ascending.
         density: φ on the grid, an estimate with its standard error over the probes. It integrates to 1.
         width: w, the standard deviation of the normal density, in units of the eigenvalues.
     """
@@ -79,20 +79,20 @@ def hessian_eigenvalues(
     tolerance: float = 1e-4,
     seed: int = 0,
 ) -> Eigenpairs:
-    """The largest and the smallest eigenvalues of a symmetric operator, such as `LossHessian`.
+    """Compute the largest and the smallest eigenvalues of a symmetric operator, such as `LossHessian`.
 
-    Lanczos's method from as many random starts as values are wanted at either end, every new vector made orthogonal to
-    all before. From one start it would see a single copy of a repeated eigenvalue; from k, it sees the k copies that
-    can be among k wanted values. It stops when the residuals of all wanted pairs are small enough, or after `steps`:
-    then the residuals say how far it got.
+    Lanczos's method with full orthogonalization, from as many random starts as there are wanted values at either end.
+    One start finds a single copy of a repeated eigenvalue; k starts find the k copies that can be among k wanted
+    values. It stops when the residuals of all wanted pairs are small enough, or after `steps`; then the residuals show
+    the accuracy reached.
 
     Args:
-        operator: n rows.
-        leading: How many of the largest, at least 1.
-        trailing: How many of the smallest, at least 1.
-        steps: Products at most, beside one for each pair; as many vectors of n numbers are kept.
-        tolerance: Residuals to reach, as a share of the largest modulus found.
-        seed: Of the starts.
+        operator: Symmetric operator with n rows.
+        leading: Number of largest eigenvalues, at least 1.
+        trailing: Number of smallest eigenvalues, at least 1.
+        steps: Maximum number of products, plus one per pair; as many vectors of size n are stored.
+        tolerance: Residuals to reach, relative to the largest absolute eigenvalue.
+        seed: Seed of the starts.
 
     Raises:
         ValueError: If the operator has fewer rows, or `steps` allows fewer products, than there are wanted pairs.
@@ -118,7 +118,7 @@ def hessian_eigenvalues(
     width = max(leading, trailing)
     starts = torch.randn(
         width, operator.size, generator=generator, dtype=torch.float64, device="cpu"
-    )  # signs may miss a vector
+    )  # vectors of signs may be orthogonal to an eigenvector
     krylov = _Krylov(operator, starts, min(steps, operator.size), generator)
     while True:
         krylov.advance()
@@ -152,21 +152,21 @@ def spectral_density(
     grid: Tensor | None = None,
     width: float | None = None,
 ) -> SpectralDensity:
-    r"""The density of the eigenvalues of a symmetric operator, by stochastic Lanczos quadrature.
+    r"""Estimate the density of the eigenvalues of a symmetric operator, by stochastic Lanczos quadrature.
 
     For a random vector `z` of signs, :math:`E\, z^\top g(H) z = \operatorname{tr} g(H)`; `steps` of Lanczos's method
     give nodes θ and weights ω with :math:`z^\top g(H) z \approx n \sum_k \omega_k g(\theta_k)`, exact for polynomials
-    of degree `2 steps - 1`. The standard error holds the choice of the probes, not the error of the quadrature. That is
-    below a thousandth of the peak for any spectrum where `width` is at least the range divided by `steps`; for one with
-    a few outliers around a tight bulk, as trained networks have it, a third of that width will do.
+    of degree `2 steps - 1`. The standard error covers the choice of the probes, not the error of the quadrature. That
+    error is below a thousandth of the peak for any spectrum if `width` is at least the range divided by `steps`; for a
+    few outliers around a tight bulk, as in trained networks, a third of that width is enough.
 
     Args:
-        operator: n rows.
-        probes: Random vectors, at least 2.
-        steps: Products for each of them, at least 1; n at most are taken.
-        seed: Of the probes.
-        grid: Where to give the density, `(points,)`; by default 401 points from 4 widths below the spectrum's range to
-            4 widths above.
+        operator: Symmetric operator with n rows.
+        probes: Number of random vectors, at least 2.
+        steps: Number of products per vector, at least 1; at most n are computed.
+        seed: Seed of the probes.
+        grid: Positions at which to return the density, `(points,)`; by default 401 points from 4 widths below the
+            spectrum's range to 4 widths above.
         width: Standard deviation of the normal densities, above 0; by default a hundredth of the range.
 
     Raises:
@@ -203,22 +203,22 @@ def spectral_density(
 
 
 class _Krylov:
-    """Lanczos's method from one or several starts: an orthonormal basis, grown by one vector per product.
+    """Lanczos's method from one or several starts: an orthonormal basis that grows by one vector per product.
 
-    The products with the vectors of the basis become its next vectors, in the same order, so that b starts give a
-    matrix of bandwidth b. Where a product adds nothing, the basis takes a fresh random direction instead, so that
-    `size` steps give every eigenvalue, repeated ones too. Such a direction has no part in a start's quadrature: its
-    weights are 0.
+    The products with the vectors of the basis become its next vectors, in the same order, so b starts give a matrix of
+    bandwidth b. If a product adds no new direction, the basis gets a random one instead, so `size` steps give every
+    eigenvalue, including repeated ones. Such a direction does not contribute to a start's quadrature: its weights are
+    0.
 
     Args:
-        operator: Multiplied by.
+        operator: Symmetric operator.
         starts: First directions, `(b, size)`.
-        steps: Vectors at most, `1 <= steps <= operator.size`.
-        generator: Draws fresh directions.
+        steps: Maximum number of vectors, `1 <= steps <= operator.size`.
+        generator: Source of the random directions.
 
     Attributes:
-        basis: Rows, `(steps, size)`; those taken so far are filled.
-        count: How many were taken.
+        basis: Vectors as rows, `(steps, size)`; the first `count` are filled.
+        count: Number of vectors so far.
     """
 
     def __init__(self, operator: SymmetricOperator, starts: Tensor, steps: int, generator: torch.Generator) -> None:
@@ -229,7 +229,7 @@ class _Krylov:
         self._waiting = deque(starts.to(self.basis))  # products, in order, whose part outside the basis comes next
 
     def advance(self) -> None:
-        """Take one more vector into the basis, and its product."""
+        """Add a vector and its product to the basis."""
         rest = self._outside(self._waiting.popleft())
         scale = float(self._entries.abs().max())
         rounding = 10 * math.sqrt(self.operator.size) * torch.finfo(self.basis.dtype).eps * scale
@@ -244,18 +244,18 @@ class _Krylov:
         self._waiting.append(product)
 
     def ritz(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues, ascending, and eigenvectors as columns of the operator in the basis, float64 on the CPU."""
+        """Return the eigenvalues, ascending, and eigenvectors, as columns in the basis; float64 on the CPU."""
         values, combinations = torch.linalg.eigh(self._entries[: self.count, : self.count])
         return values, combinations
 
     def residuals(self, combinations: Tensor) -> Tensor:
-        """Norms `(k,)` of what the products of combinations of the basis, columns `(count, k)`, have outside it."""
+        """Return the norms `(k,)` outside the basis of the products of its combinations, columns `(count, k)`."""
         outside = torch.stack([self._outside(product) for product in self._waiting])
         last = combinations[-len(outside) :].to(outside)  # all earlier products lie within the basis
         return (outside.T @ last).norm(dim=0)
 
     def _outside(self, vector: Tensor) -> Tensor:
-        """The part of a vector outside the basis; taken out twice, since once leaves rounding errors along it."""
+        """Return the part of a vector outside the basis, projected twice to remove rounding errors along the basis."""
         basis = self.basis[: self.count]
         for _ in range(2):
             vector = vector - basis.T @ (basis @ vector)
@@ -263,5 +263,5 @@ class _Krylov:
 
 
 def _normal(x: Tensor) -> Tensor:
-    """The standard normal density."""
+    """Return the standard normal density."""
     return torch.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)

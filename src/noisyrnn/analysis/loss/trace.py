@@ -15,14 +15,14 @@ METHODS = ("hutch++", "hutchinson")
 def hessian_trace(
     operator: SymmetricOperator, *, method: str = "hutch++", probes: int = 32, seed: int = 0
 ) -> Measurement:
-    r"""The trace of a symmetric operator, such as `LossHessian`: an unbiased estimate with its standard error.
+    r"""Estimate the trace of a symmetric operator, such as `LossHessian`, without bias and with a standard error.
 
     - "hutchinson": the mean of :math:`z^\top H z` over random vectors `z` of signs.
     - "hutch++": with an orthonormal basis `Q` of the range of `H S`, for a third of the probes as `S`,
       :math:`\operatorname{tr} H = \operatorname{tr} Q^\top H Q + \operatorname{tr} P H P`, where
-      :math:`P = I - Q Q^\top`. The first part takes another third of the products and is exact; the second, without the
-      large eigenvalues, is left to Hutchinson's estimator with the rest. `Q` depends on `S` alone, so that given it the
-      rest is still unbiased, and the standard error of the rest is that of the whole.
+      :math:`P = I - Q Q^\top`. The first part uses another third of the products and is exact; the second, without the
+      large eigenvalues, is estimated by Hutchinson's estimator with the rest. `Q` depends on `S` only, so given `Q` the
+      rest is unbiased, and its standard error is that of the sum.
 
     `Measurement.interval` uses Student's t with the degrees of freedom of the vectors behind the standard error: all
     probes, or a third of them for "hutch++". It takes the forms to be nearly normal, as they are where many eigenvalues
@@ -30,10 +30,10 @@ def hessian_trace(
     "hutchinson" and 92 % for 30, and 93 % for 32 of "hutch++".
 
     Args:
-        operator: n rows.
+        operator: Symmetric operator with n rows.
         method: "hutch++" or "hutchinson".
         probes: Products with the operator: at least 4, or 2 for "hutchinson".
-        seed: Of the random vectors.
+        seed: Seed of the random vectors.
 
     Raises:
         ValueError: If the method is unknown or the probes are too few for a standard error.
@@ -72,5 +72,5 @@ def hessian_trace(
 
 
 def _form(operator: SymmetricOperator, z: Tensor) -> Tensor:
-    """`zᵀ H z`."""
+    """Return `zᵀ H z`."""
     return z @ operator.matvec(z)

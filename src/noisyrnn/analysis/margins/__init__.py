@@ -1,1 +1,1 @@
-"""How far sequences are from being misclassified: exactly, estimated, certified, attacked."""
+"""Margins: distances of sequences from misclassification, exact, estimated, certified or by attacks."""

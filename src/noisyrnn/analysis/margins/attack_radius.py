@@ -1,4 +1,4 @@
-"""An upper bound on the distance to the decision boundary: the size of the smallest attack found."""
+"""An upper bound on the distance to the decision boundary: the size of the smallest successful attack."""
 
 from functools import partial
 from typing import Literal
@@ -12,7 +12,7 @@ from noisyrnn.robustness.gradient import recording
 from noisyrnn.robustness.logits import Model, check_model, predict
 from noisyrnn.robustness.pgd import PGD
 
-_SHRINKINGS = 12  # a found attack is shortened to within 2^-12 of where its segment crosses the boundary
+_SHRINKINGS = 12  # a successful attack is shortened to within 2^-12 of where its segment crosses the boundary
 
 
 @recording
@@ -29,12 +29,12 @@ def attack_radius(
     seed: int = 0,
     lengths: Tensor | None = None,
 ) -> Measurement:
-    """Size of the smallest perturbation found that changes the class of each sequence.
+    """Search for the smallest perturbation that changes the class of each sequence, and return its size.
 
-    Projected gradient descent of the margin, first within `upper`, then within the size of the smallest attack so far,
-    each sequence with a radius of its own. What is found is shortened by bisection of the segment to the sequence, as
-    far as the class stays wrong. The value is the size of a perturbation with which the model was seen to err, so the
-    distance to the boundary is at most that: a certificate. That nothing was found proves nothing.
+    Projected gradient descent on the margin, first within `upper`, then within the size of the smallest attack so far,
+    with a separate radius per sequence. A successful attack is shortened by bisection of the segment to the sequence,
+    as long as the class stays wrong. The model misclassifies the perturbed sequence, so the distance to the boundary is
+    at most the size of the perturbation: a certificate. A search without success proves nothing.
 
     Args:
         model: Deterministic and differentiable, treating its rows separately; a module must be in eval mode.
@@ -42,15 +42,15 @@ def attack_radius(
         labels: True classes, `(batch,)`.
         upper: Largest radius tried, in units of the inputs, above 0.
         norm: `"l2"`, over the valid steps and channels of a sequence together, or `"linf"`.
-        steps: Gradient steps of one start; see `PGD`.
-        restarts: Random starts of one round.
-        rounds: Attacks one after the other, at least 1.
-        seed: Of the random starts, `>= 0`.
+        steps: Gradient steps per start, as in `PGD`.
+        restarts: Random starts per round.
+        rounds: Number of successive attacks, at least 1.
+        seed: Seed of the random starts, `>= 0`.
         lengths: Valid steps of each sequence, `(batch,)`; padding is not perturbed.
 
     Returns:
-        A certificate (an upper bound), float64 `(batch,)`, in units of the inputs: 0 where misclassified already,
-        infinite where nothing was found.
+        A certificate (an upper bound), float64 `(batch,)`, in units of the inputs: 0 if misclassified already,
+        infinite if no attack succeeded.
 
     Raises:
         ValueError: If a number is out of range, a shape does not fit, or the model is in training mode.
@@ -83,13 +83,13 @@ def _nearest_attacks(
     seed: int,
     lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Size of the smallest attack on each sequence, `(batch,)`, and what it turns the sequence into, as `inputs`."""
+    """Return the size of the smallest attack on each sequence, `(batch,)`, and the attacked inputs."""
     generator = torch.Generator().manual_seed(seed)
     nearest = inputs.clone()
     reach = torch.where(_wrong(model, inputs, labels, lengths), 0.0, torch.inf).double()
     for _ in range(rounds):
         scale = reach.clamp(max=upper).to(inputs.dtype)[:, None, None]
-        # The unit ball around zero, in this view of the model, is the ball of its own radius around each sequence.
+        # In this view of the model, the unit ball around zero is the ball around each sequence, with its radius.
         view = partial(_rivals, model, inputs, labels, scale)
         unit = attack(view, torch.zeros_like(inputs), torch.zeros_like(labels), generator=generator, lengths=lengths)
         found = _shortened(model, inputs, scale * unit, labels, lengths)
@@ -103,9 +103,9 @@ def _nearest_attacks(
 def _rivals(
     model: Model, inputs: Tensor, labels: Tensor, scale: Tensor, unit: Tensor, lengths: Tensor | None = None
 ) -> Tensor:
-    """The label's logit and the largest other one at `inputs + scale * unit`, `(batch, 2)`.
+    """Return the label's logit and the largest other one at `inputs + scale * unit`, `(batch, 2)`.
 
-    The cross-entropy of these two climbs against the margin; that of all would climb towards a mixture of classes.
+    Ascent on the cross-entropy of these two reduces the margin; that of all logits would lead to a mixture of classes.
     """
     logits = predict(model, inputs + scale * unit, labels, lengths)
     own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
@@ -113,7 +113,7 @@ def _rivals(
 
 
 def _shortened(model: Model, inputs: Tensor, offset: Tensor, labels: Tensor, lengths: Tensor | None) -> Tensor:
-    """The wrong input nearest to each sequence on the segment from it to `inputs + offset`, by bisection."""
+    """Return the nearest misclassified input on the segment from each sequence to `inputs + offset`, by bisection."""
     low, high = torch.zeros_like(offset[:, :1, :1]), torch.ones_like(offset[:, :1, :1])
     for _ in range(_SHRINKINGS):
         middle = (low + high) / 2
@@ -124,10 +124,10 @@ def _shortened(model: Model, inputs: Tensor, offset: Tensor, labels: Tensor, len
 
 @torch.no_grad()
 def _wrong(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> Tensor:
-    """Which sequences are misclassified, bool `(batch,)`."""
+    """Return which sequences are misclassified, bool `(batch,)`."""
     return predict(model, inputs, labels, lengths).argmax(dim=1) != labels
 
 
 def _size(offset: Tensor, norm: str) -> Tensor:
-    """Norm of each sequence's offset, float64 `(batch,)`."""
+    """Return the norm of each sequence's offset, float64 `(batch,)`."""
     return torch.linalg.vector_norm(offset, ord=2 if norm == "l2" else torch.inf, dim=(1, 2))

@@ -41,8 +41,8 @@ def margin_certificate(
 
     .. math:: \min_{j \neq y} \frac{\mathrm{logit}_y - \mathrm{logit}_j}{K \, \|V_y - V_j\|_2} .
 
-    The constants hold for all states and inputs, so over many steps the bound is small; it is computed in logarithms
-    and may come out as 0. It holds up to rounding: singular values are float64, of the weights as the model has them.
+    The constants hold for all states and inputs, so the bound is small for many steps; it is computed in logarithms and
+    may be 0. It holds up to rounding: singular values are computed in float64 from the model's weights.
     An expRNN is Lipschitz only if no threshold is positive, since modReLU then has no jump at zero.
 
     Args:
@@ -87,7 +87,7 @@ def margin_certificate(
 
 
 def _log_gain(model: SequenceClassifier, inputs: Tensor, lengths: Tensor | None, dt: Tensor | float | None) -> Tensor:
-    """Log K of each sequence, float64 `(batch,)`."""
+    """Return log K of each sequence, float64 `(batch,)`."""
     batch, steps, _ = inputs.shape
     sizes = torch.as_tensor(1.0 if dt is None else dt, dtype=torch.float64, device=inputs.device)
     values, place = sizes.unique(return_inverse=True)
@@ -101,14 +101,14 @@ def _log_gain(model: SequenceClassifier, inputs: Tensor, lengths: Tensor | None,
 
 
 def _step_bounds(model: SequenceClassifier, dt: float) -> Tensor:
-    """`L` and `c` of a step that lasts `dt` nominal steps, float64 `(2,)`."""
+    """Return `L` and `c` of a step of `dt` nominal steps, float64 `(2,)`."""
     B, GW, GU = _step_matrices(cell_of(model), type(model.layer).__name__, dt)
     norm = partial(torch.linalg.matrix_norm, ord=2)
     return torch.stack([norm(B + GW / 2) + norm(GW) / 2, norm(GU / model.std.double())])
 
 
 def _step_matrices(cell: Cell, name: str, dt: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`B`, `G W` and `G U`, float64."""
+    """Return `B`, `G W` and `G U`, float64."""
     if isinstance(cell, TorchCell) and cell.kind == "rnn":
         weights = cell.weights()
         W = weights.recurrent.double()

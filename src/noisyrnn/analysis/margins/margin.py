@@ -1,4 +1,4 @@
-"""How far sequences are from a decision boundary: in the logits exactly, in the inputs to first order."""
+"""Distances of sequences from a decision boundary: exact in the logits, to first order in the inputs."""
 
 import math
 from typing import Literal
@@ -17,21 +17,21 @@ from noisyrnn.robustness.logits import Model, check_model, predict
 
 
 def leads(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logit of the label less each other logit, float64 `(batch, classes)`; infinite at the label itself."""
+    """Return the label's logit minus each other logit, float64 `(batch, classes)`; infinite at the label itself."""
     logits, column = logits.double(), labels[:, None]
     return (logits.gather(1, column) - logits).scatter(1, column, math.inf)
 
 
 @torch.no_grad()
 def output_margins(model: Model, split: Split) -> Measurement:
-    r"""Output margin :math:`o = \mathrm{logit}_y - \max_{j \neq y} \mathrm{logit}_j` of each sequence.
+    r"""Compute the output margin :math:`o = \mathrm{logit}_y - \max_{j \neq y} \mathrm{logit}_j` of each sequence.
 
     Args:
         model: Deterministic callable from inputs to logits, on the device of `split`; a module must be in eval mode.
         split: Sequences and their labels.
 
     Returns:
-        Exact, float64 `(n,)`, in units of the logits; negative where another class has the larger logit.
+        Exact, float64 `(n,)`, in units of the logits; negative if another class has a larger logit.
 
     Raises:
         ValueError: If the model is in training mode or returns another shape.
@@ -54,21 +54,21 @@ def output_margins(model: Model, split: Split) -> Measurement:
 
 @recording
 def linearised_margin(model: Model, inputs: Tensor, labels: Tensor, *, lengths: Tensor | None = None) -> Measurement:
-    r"""ℓ2 distance to the nearest decision boundary of the model linearised at each sequence.
+    r"""Compute the ℓ2 distance to the nearest decision boundary of the model linearised at each sequence.
 
     .. math:: \min_{j \neq y} \frac{\mathrm{logit}_y - \mathrm{logit}_j}
         {\|\nabla_x (\mathrm{logit}_y - \mathrm{logit}_j)\|_2}
 
-    It is the distance itself for a model linear in its inputs, and neither a lower nor an upper bound for another.
+    It is the exact distance for a model that is linear in its inputs, and neither a lower nor an upper bound otherwise.
 
     Args:
         model: Deterministic and differentiable, treating its rows separately; a module must be in eval mode.
         inputs: `(batch, steps, input_size)`.
         labels: True classes, `(batch,)`.
-        lengths: Valid steps of each sequence, `(batch,)`; padding counts for nothing.
+        lengths: Valid steps of each sequence, `(batch,)`; padding has no effect.
 
     Returns:
-        An estimate, float64 `(batch,)`, in units of the inputs: 0 where misclassified, infinite where no gradient
+        An estimate, float64 `(batch,)`, in units of the inputs: 0 if misclassified, infinite if no gradient
         leads to another class.
 
     Raises:
@@ -98,7 +98,7 @@ def input_margin_estimate(
     points: int = 1,
     lengths: Tensor | None = None,
 ) -> Measurement:
-    r"""Estimated lower bound on the distance to the decision boundary, from the gain of each step.
+    r"""Estimate a lower bound on the distance to the decision boundary, from the gain of each step.
 
     .. math:: \frac{o}{\sqrt 2 \, \sum_m g_m}, \quad
         g_m = \sup \left\| \frac{\partial\, \mathrm{logits}}{\partial x_m} \right\|_2, \quad
@@ -106,9 +106,9 @@ def input_margin_estimate(
 
     with `o` the output margin and the sup over the segment from the sequence to the boundary. With the true sup the
     logits differ by at most :math:`\sum_m g_m \|\Delta x_m\|`, so this bounds :math:`\max_m \|\Delta x_m\|_2`, and
-    with :math:`(\sum_m g_m^2)^{1/2}` in place of the sum it bounds :math:`\|\Delta x\|_2`. The sup is not known: the
-    largest value at a few points of the segment to the boundary of the linearised model stands for it, which makes
-    this an estimate.
+    with :math:`(\sum_m g_m^2)^{1/2}` in place of the sum it bounds :math:`\|\Delta x\|_2`. The sup is not known: it is
+    replaced by the largest value at a few points of the segment to the boundary of the linearised model, so the result
+    is an estimate.
 
     Args:
         model: Deterministic and differentiable, treating its rows separately; a module must be in eval mode. For steps
@@ -117,10 +117,10 @@ def input_margin_estimate(
         labels: True classes, `(batch,)`.
         norm: `"largest_step"`, the largest change of one step, as published; or `"l2"`, of the whole sequence.
         points: Points of the segment, equally spaced from the sequence to the boundary, `>= 1`; 1 is the sequence.
-        lengths: Valid steps of each sequence, `(batch,)`; padding counts for nothing.
+        lengths: Valid steps of each sequence, `(batch,)`; padding has no effect.
 
     Returns:
-        An estimate, float64 `(batch,)`, in units of the inputs: 0 where misclassified, infinite where nothing counts.
+        An estimate, float64 `(batch,)`, in units of the inputs: 0 if misclassified, infinite if no step has an effect.
 
     Raises:
         ValueError: If a shape does not fit, an option is out of range, or the model is in training mode.
@@ -152,23 +152,23 @@ def input_margin_estimate(
 
 
 def _distance(lead: Tensor, gain: Tensor) -> Tensor:
-    """`lead / gain`, and 0 where there is no lead: on the boundary or beyond."""
+    """Return `lead / gain`, and 0 where there is no lead: on the boundary or beyond."""
     return torch.where(lead > 0, lead / gain, 0.0)
 
 
 def _gains(jacobian: Tensor) -> Tensor:
-    """Spectral norm of each step's block of the Jacobian, `(batch, steps)`."""
+    """Return the spectral norm of each step's block of the Jacobian, `(batch, steps)`."""
     return torch.linalg.matrix_norm(jacobian.transpose(1, 2), ord=2)
 
 
 def _class_distances(ahead: Tensor, jacobian: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """First-order distance to each class `(batch, classes)`, and the gradients of the leads, shaped as the Jacobian."""
+    """Return the first-order distance to each class `(batch, classes)`, and the gradients of the leads."""
     gradients = jacobian[torch.arange(len(labels), device=labels.device), labels][:, None] - jacobian
     return _distance(ahead, gradients.flatten(2).norm(dim=2)), gradients
 
 
 def _to_boundary(ahead: Tensor, jacobian: Tensor, labels: Tensor) -> Tensor:
-    """Shortest move to the boundary of the linearised model, shaped as the inputs; zero where there is none."""
+    """Return the shortest move to the boundary of the linearised model, shaped as the inputs; zero if there is none."""
     distances, gradients = _class_distances(ahead, jacobian, labels)
     distance, nearest = distances.min(dim=1)
     gradient = gradients[torch.arange(len(labels), device=labels.device), nearest]
@@ -178,7 +178,7 @@ def _to_boundary(ahead: Tensor, jacobian: Tensor, labels: Tensor) -> Tensor:
 
 
 def _linearisation(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Leads `(batch, classes)` and Jacobian of the logits `(batch, classes, steps, input_size)`, float64."""
+    """Return leads `(batch, classes)` and the Jacobian of the logits `(batch, classes, steps, input_size)`, float64."""
     with torch.no_grad():
         logits = predict(model, inputs, labels, lengths)
     jacobian = input_jacobian(model, inputs, lengths=lengths).value.double()

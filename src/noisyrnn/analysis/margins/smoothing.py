@@ -21,13 +21,13 @@ ABSTAIN = -1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Smoothed:
-    """What the smoothed classifier predicts, and how far around each sequence it does so.
+    """Predictions of the smoothed classifier, and the radius within which each one holds.
 
     Args:
         predictions: Classes, int64 `(n,)`; `ABSTAIN`, which is -1, where undecided.
         probability: Lower bound on the probability of the most voted class under the noise, certificate `(n,)`.
         radius: ℓ2 radius within which the prediction does not change, certificate `(n,)`; 0 where undecided.
-        sigma: Standard deviation of the noise: part of what the smoothed classifier is.
+        sigma: Standard deviation of the noise, which defines the smoothed classifier.
     """
 
     predictions: Tensor
@@ -48,29 +48,29 @@ def certify(
     lengths: Tensor | None = None,
     batch_size: int = 1000,
 ) -> Smoothed:
-    r"""Certified radii of the smoothed classifier :math:`\hat c(x) = \argmax_k P(\argmax_j f_j(x + \sigma \xi) = k)`.
+    r"""Certify radii for the smoothed classifier :math:`\hat c(x) = \argmax_k P(\argmax_j f_j(x + \sigma \xi) = k)`.
 
     A first set of draws selects a class, a second one bounds its probability from below by :math:`\underline p`
     (Clopper and Pearson). If :math:`\underline p > 1/2`, that class is the smoothed classifier's within
 
     .. math:: R = \sigma \, \Phi^{-1}(\underline p),
 
-    and otherwise it abstains. What is certified is the smoothed classifier, not `model`; each sequence on its own is
-    right with probability at least `confidence` over the draws, whatever the model. The ℓ2 norm runs over the valid
-    steps, which alone get noise; the noisy inputs are not clipped. The largest radius that can come out is
+    and otherwise it abstains. The certificates are for the smoothed classifier, not for `model`. For any model, each
+    certificate holds with probability at least `confidence` over the draws. The ℓ2 norm is over the valid steps; only
+    these get noise, and the noisy inputs are not clipped. The largest possible radius is
     :math:`\sigma \Phi^{-1}((1 - \mathrm{confidence})^{1/\mathrm{draws}})`. The model must be deterministic or draw
-    noise of its own that is independent of this one.
+    noise that is independent of this noise.
 
     Args:
         model: Callable from inputs to logits; a module must be in eval mode.
         inputs: `(n, steps, input_size)`.
         sigma: Standard deviation of the noise, in units of the inputs, above 0.
-        selection_draws: Draws that select the class, at least 1.
-        draws: Draws that bound its probability, at least 1.
-        confidence: Of each certificate, in (0, 1).
-        seed: `>= 0`; the noise of sequence `k` is a function of (seed, k, draw, step, channel) alone.
+        selection_draws: Number of draws that select the class, at least 1.
+        draws: Number of draws that bound its probability, at least 1.
+        confidence: Confidence of each certificate, in (0, 1).
+        seed: `>= 0`; the noise of sequence `k` is a function of (seed, k, draw, step, channel) only.
         lengths: Valid steps of each sequence, `(n,)`; `None` where all are.
-        batch_size: Noisy copies of one sequence classified at once, at least 1; changes nothing but memory and time.
+        batch_size: Noisy copies of one sequence classified at once, at least 1; it affects only memory and time.
 
     Raises:
         ValueError: If a number is out of range, a shape does not fit, or the model is in training mode.
@@ -119,11 +119,11 @@ def smoothed_predictions(
     lengths: Tensor | None = None,
     batch_size: int = 1000,
 ) -> Tensor:
-    """Classes of the smoothed classifier, int64 `(n,)`: the most voted one, or `ABSTAIN` where it is not clear.
+    """Predict the classes of the smoothed classifier, int64 `(n,)`: the class with most votes, or `ABSTAIN` if unclear.
 
-    It abstains unless a two-sided binomial test tells the first two classes apart. With probability at least
-    `confidence`, each sequence on its own gets the smoothed classifier's class or none. Arguments as for `certify`,
-    which needs more draws for the same decision, and says how far it holds.
+    It abstains unless a two-sided binomial test finds a significant difference between the first two classes. With
+    probability at least `confidence`, each sequence gets the class of the smoothed classifier or none. Arguments as for
+    `certify`, which needs more draws for the same decision, and also returns a radius.
 
     Raises:
         ValueError: If a number is out of range, a shape does not fit, or the model is in training mode.
@@ -153,17 +153,17 @@ def smoothed_predictions(
 def certified_accuracy(
     smoothed: Smoothed, labels: Tensor, radii: Sequence[float], *, confidence: float = 0.95
 ) -> tuple[Interval, ...]:
-    """Share of sequences predicted rightly with a radius of at least r, for each r of `radii`.
+    """Compute the share of sequences classified correctly with a radius of at least r, for each r of `radii`.
 
     Args:
-        smoothed: What `certify` returned for the sequences.
-        labels: Their true classes, `(n,)`.
-        radii: At least 0, in units of the inputs.
-        confidence: Of the intervals over sequences, in (0, 1).
+        smoothed: Result of `certify` for the sequences.
+        labels: True classes, `(n,)`.
+        radii: Radii, at least 0, in units of the inputs.
+        confidence: Confidence of the intervals over sequences, in (0, 1).
 
     Returns:
-        For each radius the share and its interval: another sample of sequences, the same model. Each of the
-        certificates counted holds with a probability of its own.
+        For each radius the share and its interval, which covers other samples of sequences for the same model. Each
+        certificate holds with the probability stated in `smoothed`.
 
     Raises:
         ValueError: If there is not one label for each sequence, or a number is out of range.
@@ -222,7 +222,7 @@ def _votes(
     lengths: Tensor | None,
     batch_size: int,
 ) -> Tensor:
-    """Class of each noisy copy of one sequence, int64 `(draws,)`."""
+    """Return the class of each noisy copy of one sequence, int64 `(draws,)`."""
     rows = slice(index, index + 1)
     sequence, length = inputs[rows], None if lengths is None else lengths[rows]
     _, steps, channels = sequence.shape
@@ -235,7 +235,7 @@ def _votes(
             steps=steps, batch=count, units=channels, motions=1, dtype=inputs.dtype, device=inputs.device
         )
         noisy = torch.where(valid, sequence + sigma * noise[0].transpose(0, 1), sequence)
-        any_class = torch.zeros(count, dtype=torch.long, device=inputs.device)  # a vote knows no label
+        any_class = torch.zeros(count, dtype=torch.long, device=inputs.device)  # there is no label to check
         logits = predict(model, noisy, any_class, None if length is None else length.expand(count))
         votes.append(logits.argmax(dim=1).cpu())
     return torch.cat(votes)
