@@ -11,7 +11,7 @@ from torch import Tensor
 
 from noisyrnn.kernels import reference
 from noisyrnn.models import GRU, LSTM, AntisymmetricRNN, CoRNN, ExpRNN, NoisyRNN, RecurrentLayer
-from noisyrnn.models.noisy import LipschitzCell
+from noisyrnn.models.lipschitz import LipschitzCell
 from noisyrnn.sde import BrownianPath, HiddenNoise
 
 BATCH, STEPS, INPUT, HIDDEN = 4, 6, 2, 5
