@@ -15,9 +15,10 @@ import noisyrnn
 from noisyrnn import HiddenNoise, NoisyRNN, SequenceClassifier, TrainConfig, analysis
 from noisyrnn.analysis.dynamics.stability import expected_log
 from noisyrnn.models import Cell
+from noisyrnn.noise import BrownianPath
 from noisyrnn.report.figures import COLOURS, DASHES, MARKERS, STYLE
 from noisyrnn.robustness import WhiteNoise, evaluate, seeds_interval
-from noisyrnn.sde import SDE, BrownianPath, EulerMaruyama, Integrator, Milstein
+from noisyrnn.sde import SDE, EulerMaruyama, Integrator, Milstein
 
 FOLDER = Path(__file__).parent / "figures"
 DRAWS = 5

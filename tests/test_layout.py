@@ -16,6 +16,7 @@ LAYERS = [
     {"run_folder"},
     {"data"},
     {"native"},
+    {"noise"},
     {"sde"},
     {"kernels"},
     {"models"},
@@ -33,7 +34,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # To its left, and still not for it: perturbations take any callable, and the report reads files.
 NOT_FOR = {
     "robustness": {"models", "training"},
-    "report": {"data", "sde", "kernels", "models", "training"},
+    "report": {"data", "native", "noise", "sde", "kernels", "models", "training"},
 }
 
 _STARTS = "home|root|Users|work|opt|mnt|tmp|var"

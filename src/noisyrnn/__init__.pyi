@@ -4,6 +4,7 @@ from . import estimators as estimators
 from . import export as export
 from . import kernels as kernels
 from . import models as models
+from . import noise as noise
 from . import pipeline as pipeline
 from . import report as report
 from . import robustness as robustness
@@ -24,8 +25,8 @@ from .models import SequenceRegressor as SequenceRegressor
 from .models import SequenceToSequence as SequenceToSequence
 from .models import TanhRNN as TanhRNN
 from .models import WithHiddenNoise as WithHiddenNoise
-from .sde import BrownianPath as BrownianPath
-from .sde import HiddenNoise as HiddenNoise
+from .noise import BrownianPath as BrownianPath
+from .noise import HiddenNoise as HiddenNoise
 from .training import TrainConfig as TrainConfig
 from .training import fit as fit
 from .training import load as load

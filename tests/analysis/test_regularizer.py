@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from noisyrnn.analysis.regularizer import explicit_regularizer
 from noisyrnn.models import SequenceClassifier, build_layer
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 BATCH, STEPS, CHANNELS, UNITS, CLASSES = 3, 15, 2, 6, 4
 DRIFTS = ("noisy", "lipschitz", "antisymmetric")

@@ -15,8 +15,8 @@ from noisyrnn.analysis.regularizer_draws import (
     tangent_regularizer,
 )
 from noisyrnn.models import MODELS, SequenceClassifier, build_layer
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.brownian import BrownianPath, derive_seed
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 BATCH, STEPS, CHANNELS, UNITS, CLASSES = 3, 15, 2, 6, 4
 DRIFTS = ("noisy", "lipschitz", "antisymmetric")

@@ -4,8 +4,8 @@ from torch import nn
 
 from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardized_inputs
 from noisyrnn.models import MODELS, SequenceClassifier, build_layer
-from noisyrnn.sde.brownian import BrownianPath
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 BATCH, STEPS, CHANNELS, UNITS = 3, 5, 2, 4
 

@@ -1,7 +1,7 @@
 """Noise for tests of kernels, written as the numbers that a kernel sees."""
 
 from noisyrnn.kernels.call import NoiseSource
-from noisyrnn.sde import BrownianPath, HiddenNoise
+from noisyrnn.noise import BrownianPath, HiddenNoise
 
 Terms = tuple[HiddenNoise | None, BrownianPath | None]
 

@@ -13,7 +13,7 @@ from noisyrnn.kernels.cpp import buffers
 from noisyrnn.kernels.eager import blocks
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import run_call
-from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.noise.brownian import BrownianPath
 
 BATCH, INPUT, HIDDEN = 3, 2, 5
 PLACE = {"first_row": 3, "first_step": 7, "stream": 2}

@@ -13,7 +13,7 @@ from noisyrnn.kernels import operator
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models import AntisymmetricRNN, NoisyRNN, SequenceClassifier
 from noisyrnn.native.library import unavailable
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 REPLICAS, BATCH, STEPS, INPUT, HIDDEN = 2, 3, 4, 2, 5
 LENGTHS = torch.tensor([7, 2, 3])

@@ -12,7 +12,7 @@ from noisyrnn.kernels import select
 from noisyrnn.kernels.call import Gradients, Kernel, KernelCall
 from noisyrnn.models import NoisyRNN, RecurrentLayer, build_layer
 from noisyrnn.native.library import unavailable
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 BATCH, STEPS, INPUT, HIDDEN, REPLICAS = 3, 6, 2, 5, 3
 LENGTHS = torch.tensor([6, 1, 4])

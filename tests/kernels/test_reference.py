@@ -12,7 +12,7 @@ from torch import Tensor
 from noisyrnn.kernels import reference
 from noisyrnn.models import GRU, LSTM, AntisymmetricRNN, CoRNN, ExpRNN, NoisyRNN, RecurrentLayer
 from noisyrnn.models.lipschitz import LipschitzCell
-from noisyrnn.sde import BrownianPath, HiddenNoise
+from noisyrnn.noise import BrownianPath, HiddenNoise
 
 BATCH, STEPS, INPUT, HIDDEN = 4, 6, 2, 5
 PATH = BrownianPath(seed=21, first_row=3, first_step=7)

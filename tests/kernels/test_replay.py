@@ -12,7 +12,7 @@ from noisyrnn.kernels.call import KernelCall
 from noisyrnn.kernels.reference import run_call
 from noisyrnn.models import build_layer
 from noisyrnn.models.cell import Cell
-from noisyrnn.sde import BrownianPath, HiddenNoise
+from noisyrnn.noise import BrownianPath, HiddenNoise
 
 BATCH, STEPS, INPUT, HIDDEN = 3, 5, 2, 4
 LEVELS = [(0.2, 0.3), (0.2, 0.0), (0.0, 0.3)]

@@ -14,7 +14,7 @@ from noisyrnn.kernels import operator, reference, select
 from noisyrnn.kernels.select import KernelNotice
 from noisyrnn.models import GRU, MODELS, NoisyRNN, RecurrentLayer, SequenceClassifier, build_layer
 from noisyrnn.native import library
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 BATCH, STEPS, INPUT, HIDDEN = 3, 5, 2, 4
 DRIFT, OTHER, GATED = ["noisy", "lipschitz", "antisymmetric"], ["cornn", "exprnn"], ["rnn", "gru", "lstm"]

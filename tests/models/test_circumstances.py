@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from noisyrnn.models import MODELS, RecurrentLayer, build_layer
 from noisyrnn.native.library import unavailable
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 Result = dict[str, Tensor]
 Call = Callable[[RecurrentLayer, Tensor], Tensor]

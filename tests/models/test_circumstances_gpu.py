@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from noisyrnn.models import MODELS, NoisyCell, RecurrentLayer, build_layer
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 from noisyrnn.training.seeding import seeded
 
 pytestmark = [

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.models import MODELS, RecurrentLayer, SequenceClassifier, layer_options
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 Make = Callable[..., Any]
 

@@ -7,7 +7,7 @@ import torch
 import torchrecurrent
 
 from noisyrnn.models import CoRNN
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 Make = Callable[..., Any]
 OPTIONS = {"step_size": 0.3, "stiffness": 1.1, "friction": 0.7}

@@ -9,7 +9,7 @@ from torch import nn
 
 from noisyrnn.kernels import reference
 from noisyrnn.models import RecurrentLayer, build_layer
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 Make = Callable[..., Any]
 

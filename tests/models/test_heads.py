@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from noisyrnn.models import GRU, HEADS, SequenceClassifier, SequenceModel, SequenceRegressor, SequenceToSequence
 from noisyrnn.models.heads import LOSSES
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 Make = Callable[..., Any]
 LENGTHS = torch.tensor([6, 1, 3, 2])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from noisyrnn.kernels import reference
 from noisyrnn.models import MODELS, NoisyCell, RecurrentLayer, SequenceClassifier, build_layer, layer_options
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 Make = Callable[..., Any]
 

@@ -11,8 +11,8 @@ from torch.nn.utils import parametrize, prune
 from noisyrnn import GRU, NoisyRNN, SequenceClassifier, SequenceRegressor, SequenceToSequence
 from noisyrnn.models import HEADS, MODELS, RecurrentLayer, WithHiddenNoise, build_layer
 from noisyrnn.models.lipschitz import LipschitzCell
-from noisyrnn.sde.brownian import BrownianPath
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 KERNELS = ("auto", "eager", "reference")
 INPUTS = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from noisyrnn.models import LipschitzRNN, NoisyRNN, build_layer
-from noisyrnn.sde import SDE, BrownianPath, EulerMaruyama, HiddenNoise, RecurrentDrift, skew_damped
+from noisyrnn.noise import BrownianPath, HiddenNoise
+from noisyrnn.sde import SDE, EulerMaruyama, RecurrentDrift, skew_damped
 
 Make = Callable[..., Any]
 PATH = BrownianPath(seed=3)

@@ -16,10 +16,10 @@ from noisyrnn.analysis import penalty as analysis_penalty
 from noisyrnn.data import load_dataset
 from noisyrnn.files import FORMAT, file_digest, write_json
 from noisyrnn.models import MODELS
+from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.pipeline import EvaluateConfig, RunContext, evaluate_run, train_run, train_seeds
 from noisyrnn.pipeline.dependencies import run_config
 from noisyrnn.pipeline.train import build_model, run_path
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.training import RunFolder, TrainConfig, load
 from noisyrnn.training.checkpoint import Checkpoint, Progress
 from noisyrnn.training.trainer import validate

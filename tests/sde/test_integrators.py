@@ -9,7 +9,8 @@ import torch
 import torchsde
 from torch import Tensor
 
-from noisyrnn.sde import INTEGRATORS, SDE, BrownianPath, EulerMaruyama, Integrator, Milstein, StochasticHeun, TimeGrid
+from noisyrnn.noise import BrownianPath
+from noisyrnn.sde import INTEGRATORS, SDE, EulerMaruyama, Integrator, Milstein, StochasticHeun, TimeGrid
 
 FINEST = 9  # steps 2^-4 to 2^-9 of the unit interval
 LEVELS = range(4, FINEST + 1)

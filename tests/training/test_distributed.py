@@ -14,7 +14,7 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.training import TrainConfig, fit
 from noisyrnn.training import fit as _
-import noisyrnn.sde.diffusion as diffusion
+import noisyrnn.noise.hidden_noise as diffusion
 from noisyrnn.pipeline.devices import make_fabric
 
 torch.set_num_threads(1)

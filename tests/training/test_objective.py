@@ -5,7 +5,7 @@ import torch
 
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import GRU, SequenceClassifier, SequenceRegressor
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 from noisyrnn.training import TrainConfig, fit
 from noisyrnn.training.trainer import TrainingBatch, TrainingPass, validate
 

@@ -5,8 +5,8 @@ import torch
 
 from noisyrnn.analysis import penalty
 from noisyrnn.models import SequenceClassifier, build_layer
+from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.pipeline.train import objective_of
-from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.training import TrainConfig
 from noisyrnn.training.trainer import TrainingBatch, TrainingPass
 

@@ -10,7 +10,7 @@ import torch
 
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import SequenceClassifier
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds
 from noisyrnn.training.checkpoint import _sealed
 from noisyrnn.training.divergence import explain_divergence

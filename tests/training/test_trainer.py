@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import NoisyRNN, SequenceClassifier, build_layer
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
+from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_seeds, load
 from noisyrnn.training import fit as fit_function
 from noisyrnn.training.checkpoint import Checkpoint, Progress, _sealed

@@ -13,9 +13,9 @@ from noisyrnn.analysis.measurement import Measurement, mean_of_draws
 from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardized_inputs
 from noisyrnn.checks import check_choice, check_labels, check_lengths, check_sequences, values_hidden
 from noisyrnn.models import SequenceClassifier
+from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.robustness.gradient import recording
-from noisyrnn.sde.brownian import BrownianPath
-from noisyrnn.sde.diffusion import HiddenNoise
 
 _BITS = 24  # random bits in a uniform number of a path
 

@@ -12,9 +12,9 @@ from noisyrnn.analysis.trajectory import cell_of, standardized_inputs
 from noisyrnn.checks import check_choice, check_integer, check_number
 from noisyrnn.kernels import operator
 from noisyrnn.models import SequenceClassifier
+from noisyrnn.noise.brownian import BrownianPath, derive_seed
+from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.robustness.gradient import recording
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
-from noisyrnn.sde.diffusion import HiddenNoise
 
 PENALTIES = ("explicit", "hutchinson")
 _ROWS = 1024  # sequences in one simulated pass: enough to fill the products, few enough for their noise to fit

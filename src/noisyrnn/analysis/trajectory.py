@@ -12,8 +12,8 @@ from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import StepMaps
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
 from noisyrnn.models.modules import prepare_weights
-from noisyrnn.sde.brownian import BrownianPath
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 
 @dataclass(frozen=True, eq=False)

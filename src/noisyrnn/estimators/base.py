@@ -21,8 +21,8 @@ from noisyrnn.data.scale import Scale
 from noisyrnn.estimators.inputs import Sequences, check_sample_weight, read_sequences
 from noisyrnn.estimators.params_json import from_json, to_json
 from noisyrnn.models import MODELS, Head, SequenceModel, build_layer, layer_options
+from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.devices import make_fabric, resolve_accelerator
-from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.saving import load, read_header, save
 from noisyrnn.training.seeding import seeded

@@ -6,8 +6,8 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from noisyrnn.kernels.recurrence import Recurrence
-from noisyrnn.sde.brownian import BrownianPath
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 
 class NoiseSource(IntEnum):

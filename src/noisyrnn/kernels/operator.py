@@ -22,8 +22,8 @@ from noisyrnn.kernels.cpp.packed import PackedWeights
 from noisyrnn.kernels.reference import Dynamics
 from noisyrnn.kernels.select import FAST, choose, uses_cpp
 from noisyrnn.kernels.triton.kernel import product_precision
-from noisyrnn.sde.brownian import BrownianPath
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 WITHOUT_AXIS = frozenset({"cpp"})
 """Kernels that take a single replica without its axis: for a short sequence, adding it takes longer than the loop."""

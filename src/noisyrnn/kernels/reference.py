@@ -8,9 +8,9 @@ from torch import Tensor
 
 from noisyrnn.kernels.call import KernelCall
 from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.noise.hidden_noise import HiddenNoise, NoiseDraws
 from noisyrnn.padding import valid_steps
-from noisyrnn.sde.brownian import BrownianPath
-from noisyrnn.sde.diffusion import HiddenNoise, NoiseDraws
 
 
 class Dynamics(Protocol):

@@ -12,7 +12,7 @@ from noisyrnn.checks import autocasts, check_choice
 from noisyrnn.kernels import cpp, eager, triton
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import Dynamics, recurrence_of
-from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.noise.brownian import BrownianPath
 
 FAST: dict[str, ModuleType] = {"cpp": cpp, "triton": triton, "eager": eager}
 """The fast kernels, each a `noisyrnn.kernels.call.Kernel`."""

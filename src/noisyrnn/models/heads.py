@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 from noisyrnn.checks import LARGEST_SIZE, check_choice, check_flag, check_integer
 from noisyrnn.models.layer import RecurrentLayer, final_output, pass_options, shared_view
 from noisyrnn.models.standardization import float64_statistics, standardize
+from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.padding import valid_steps
-from noisyrnn.sde.brownian import BrownianPath
 
 
 class Loss(NamedTuple):

@@ -30,8 +30,8 @@ from noisyrnn.models.options import LayerOptions, show_options
 from noisyrnn.models.sequences.dropout import apply_dropout
 from noisyrnn.models.sequences.layout import check_dtype, check_form, step_lengths, to_batch_first
 from noisyrnn.models.sequences.stack import Pass, run_stack
-from noisyrnn.sde.brownian import BrownianPath, check_path
-from noisyrnn.sde.diffusion import NOISE_MODES, HiddenNoise
+from noisyrnn.noise.brownian import BrownianPath, check_path
+from noisyrnn.noise.hidden_noise import NOISE_MODES, HiddenNoise
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

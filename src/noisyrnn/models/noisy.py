@@ -5,7 +5,7 @@ from typing import ClassVar, Unpack
 from noisyrnn.checks import check_choice, check_number
 from noisyrnn.models.lipschitz import LipschitzRNN
 from noisyrnn.models.options import LayerOptions, LipschitzOptions
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 NOISE_UNITS = ("per_step", "per_time")
 

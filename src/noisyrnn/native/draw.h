@@ -1,5 +1,5 @@
 // Random values of a path written out, for passes that do not draw them in their loop: the same as those of draw_pairs in
-// float, and of sde/draws.py in double up to the rounding of log, cos and sin.
+// float, and of noise/draws.py in double up to the rounding of log, cos and sin.
 #pragma once
 #include <cmath>
 #include <vector>

@@ -1,5 +1,5 @@
 // Philox 4x32-10 (Salmon et al., SC 2011) on the counters (unit, row pair, step, stream), a vector of units at a time,
-// and the normal numbers made of its words. The same words in the same roles as in sde/draws.py.
+// and the normal numbers made of its words. The same words in the same roles as in noise/draws.py.
 #pragma once
 #include "lanes.h"
 

@@ -12,6 +12,7 @@ from noisyrnn.checks import check_choice, check_number
 from noisyrnn.data.base import Split
 from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
+from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import (
     ANALYSIS_RESULTS,
@@ -23,7 +24,6 @@ from noisyrnn.pipeline.dependencies import (
 from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, failure_message
-from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.saving import load
 

@@ -19,6 +19,7 @@ from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.files import check_writable, content_digest, write_atomically, write_json
 from noisyrnn.locks import locked
 from noisyrnn.models import MODELS
+from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
 from noisyrnn.pipeline.devices import resolve_accelerator
@@ -31,7 +32,6 @@ from noisyrnn.progress import ProgressBar
 from noisyrnn.redact import sqlite_url, without_passwords
 from noisyrnn.robustness import build_perturbation, evaluate
 from noisyrnn.run_folder import RunFolder, folder_name
-from noisyrnn.sde.brownian import derive_seed
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.saving import load
 from noisyrnn.training.settings import recommended, stated

@@ -16,13 +16,13 @@ from noisyrnn.data.base import Dataset
 from noisyrnn.files import check_writable, content_digest, file_digest, remove_leftovers, write_json
 from noisyrnn.locks import locked
 from noisyrnn.models import SequenceClassifier, build_layer
+from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data, check_same_settings
 from noisyrnn.pipeline.devices import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking
 from noisyrnn.progress import tell
 from noisyrnn.run_folder import RunFolder, failure_message, folder_name
-from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.objective import Objective

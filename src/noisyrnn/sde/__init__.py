@@ -1,7 +1,5 @@
-"""The stochastic differential equation and one step of it: no loop over a sequence, no loss."""
+"""The stochastic differential equation: its drift, its matrices, and integration schemes."""
 
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
-from noisyrnn.sde.diffusion import HiddenNoise
 from noisyrnn.sde.drift import RecurrentDrift
 from noisyrnn.sde.grid import TimeGrid
 from noisyrnn.sde.integrators import SDE, EulerMaruyama, Integrator, Milstein, StochasticHeun
@@ -16,14 +14,11 @@ INTEGRATORS: dict[str, Integrator] = {
 __all__ = [
     "INTEGRATORS",
     "SDE",
-    "BrownianPath",
     "EulerMaruyama",
-    "HiddenNoise",
     "Integrator",
     "Milstein",
     "RecurrentDrift",
     "StochasticHeun",
     "TimeGrid",
-    "derive_seed",
     "skew_damped",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.models.heads import SequenceModel
-from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.noise.brownian import BrownianPath
 
 
 class DivergenceError(RuntimeError):

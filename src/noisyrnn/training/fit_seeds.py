@@ -15,9 +15,9 @@ from noisyrnn.interruption import graceful_interrupt
 from noisyrnn.kernels import select
 from noisyrnn.locks import locked
 from noisyrnn.models.heads import SequenceModel
+from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder
-from noisyrnn.sde.brownian import BrownianPath
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from noisyrnn.data.base import tensor_digest
-from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.noise.brownian import BrownianPath
 
 
 class Objective(Protocol):

@@ -15,9 +15,9 @@ from noisyrnn.checks import check_flag, check_number
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.interruption import graceful_interrupt
 from noisyrnn.models.heads import SequenceModel
+from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, content_digest, locked
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import Precision, TrainConfig

@@ -11,7 +11,7 @@ from tests.analysis.diagnostics.context_cases import TimeIsUpError, stopping_aft
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings
 from noisyrnn.analysis.diagnostics.context import mean_quantity, median_quantity
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 VALUES = [3.0, 1.0, 4.0, 1.5, 9.0, 2.6, 5.0, 3.5, 8.0]
 

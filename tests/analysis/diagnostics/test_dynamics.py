@@ -13,7 +13,7 @@ from noisyrnn.analysis.dynamics.lyapunov import largest_exponent
 from noisyrnn.analysis.dynamics.stability import discrete_exponent_bounds, verdict
 from noisyrnn.analysis.regularizer import explicit_regularizer
 from noisyrnn.analysis.regularizer_draws import antithetic_regularizer, tangent_regularizer
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 NOISE = HiddenNoise(additive=0.2, multiplicative=0.1)
 

@@ -8,8 +8,8 @@ from torch import nn
 from noisyrnn.analysis.dynamics.jacobian import float64_trajectory
 from noisyrnn.analysis.dynamics.lyapunov import largest_exponent, lyapunov_spectrum
 from noisyrnn.models import MODELS, Cell, SequenceClassifier, build_layer
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.brownian import BrownianPath, derive_seed
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 
 class LinearCell(Cell):

@@ -19,7 +19,7 @@ from noisyrnn.analysis.dynamics.stability import (
 )
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.models import Cell, LipschitzRNN, NoisyRNN, SequenceClassifier, build_layer
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 
 class LinearCell(Cell):

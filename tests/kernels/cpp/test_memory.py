@@ -11,7 +11,7 @@ from torch import Tensor
 from noisyrnn.kernels.cpp import buffers, kernel
 from noisyrnn.models import NoisyRNN
 from noisyrnn.native import library
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 
 @pytest.fixture(autouse=True)

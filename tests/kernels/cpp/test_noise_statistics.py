@@ -12,7 +12,7 @@ from torch import Tensor
 
 from noisyrnn.kernels import cpp
 from noisyrnn.kernels.call import KernelCall
-from noisyrnn.sde import BrownianPath, HiddenNoise
+from noisyrnn.noise import BrownianPath, HiddenNoise
 
 STEPS, ROWS, UNITS = 64, 128, 128
 COUNT = STEPS * ROWS * UNITS  # about a million, fixed before any was looked at

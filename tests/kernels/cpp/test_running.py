@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from noisyrnn import NoisyRNN
 from noisyrnn.native import library
-from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.noise.brownian import BrownianPath
 
 NOISE = terms(2, 0.3, 0.4, first_row=1)
 SECONDS = 30  # a pass takes milliseconds: past this it hangs

@@ -4,7 +4,7 @@ from torch import nn
 
 from noisyrnn.models import LipschitzRNN, ModuleCell, RecurrentLayer, WithHiddenNoise
 from noisyrnn.models.loops.module_cell import as_cell
-from noisyrnn.sde import HiddenNoise
+from noisyrnn.noise import HiddenNoise
 
 
 @pytest.mark.parametrize(("kind", "parts"), [(nn.RNNCell, 1), (nn.GRUCell, 1), (nn.LSTMCell, 2)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from noisyrnn.models import NoisyCell, NoisyRNN
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 Make = Callable[..., Any]
 PATH = BrownianPath(seed=6)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.models import MODELS, ModuleCell, RecurrentLayer, WithHiddenNoise
-from noisyrnn.sde import BrownianPath, HiddenNoise
+from noisyrnn.noise import BrownianPath, HiddenNoise
 
 Make = Callable[..., Any]
 NOISE = HiddenNoise(additive=0.1, multiplicative=0.2)

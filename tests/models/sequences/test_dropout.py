@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from noisyrnn.models.sequences.dropout import apply_dropout
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 Make = Callable[..., Any]
 PATH = BrownianPath(seed=4)

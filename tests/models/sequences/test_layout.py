@@ -7,8 +7,8 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from noisyrnn.models.sequences.layout import reverse_valid, step_lengths, to_batch_first
+from noisyrnn.noise import BrownianPath
 from noisyrnn.padding import valid_steps
-from noisyrnn.sde import BrownianPath
 
 Make = Callable[..., Any]
 LENGTHS = torch.tensor([3, 1, 6, 2])  # sorting them is not its own inverse

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from noisyrnn.models import MODELS, RecurrentLayer
 from noisyrnn.models.sequences.stack import run_stack
-from noisyrnn.sde import BrownianPath
+from noisyrnn.noise import BrownianPath
 
 Make = Callable[..., Any]
 

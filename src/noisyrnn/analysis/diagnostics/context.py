@@ -13,7 +13,7 @@ from noisyrnn.checks import check_integer, check_number
 from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.models import SequenceClassifier
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import Trajectory, cell_of
 from noisyrnn.checks import check_batch, check_integer, check_labels, check_sequences
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
+from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.padding import valid_steps
 from noisyrnn.robustness.gradient import recording
 from noisyrnn.robustness.logits import Model, check_model, predict
-from noisyrnn.sde.brownian import BrownianPath
-from noisyrnn.sde.diffusion import HiddenNoise
 
 Recurrent = SequenceClassifier | RecurrentLayer | Cell
 """A model with a cell inside; a classifier standardises its inputs, the others use them unchanged."""

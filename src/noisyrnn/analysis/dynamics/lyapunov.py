@@ -9,9 +9,9 @@ from noisyrnn.analysis.dynamics.jacobian import Recurrent, float64_trajectory
 from noisyrnn.analysis.measurement import Measurement, mean_of_draws
 from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import check_batch, check_integer, check_number
+from noisyrnn.noise.brownian import BrownianPath, derive_seed
+from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.robustness.gradient import recording
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
-from noisyrnn.sde.diffusion import HiddenNoise
 
 
 @recording

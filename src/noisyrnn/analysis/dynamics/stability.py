@@ -14,7 +14,7 @@ from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import check_number
 from noisyrnn.models import RecurrentLayer, SequenceClassifier
-from noisyrnn.sde.diffusion import HiddenNoise
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 Bounds = tuple[Measurement, Measurement]
 """Lower and upper bound, both certificates of shape `()`."""

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.checks import check_batch, check_integer, check_number
+from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.base import check_strengths
 from noisyrnn.robustness.logits import Model, check_model, predict
 from noisyrnn.robustness.statistics import Interval, accuracy_interval
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
 
 ABSTAIN = -1
 """The class of a sequence on which the vote was not clear enough."""

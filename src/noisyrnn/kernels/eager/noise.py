@@ -4,7 +4,7 @@ from torch import Tensor
 
 from noisyrnn.kernels.call import KernelCall, NoiseSource
 from noisyrnn.kernels.eager.blocks import Time
-from noisyrnn.sde.draws import fill
+from noisyrnn.noise.draws import fill
 
 
 def draw_noise(call: KernelCall, begin: int, mean: Tensor, shift: Tensor | None) -> None:

@@ -56,7 +56,7 @@ def _cos_sin(word):
 
 @triton.jit
 def _normals(first, second):
-    """Two standard normals from two words, as `noisyrnn.sde.draws.box_muller` makes them."""
+    """Two standard normals from two words, as `noisyrnn.noise.draws.box_muller` makes them."""
     radius = tl.sqrt(-2.0 * _log(((first >> 8).to(tl.float32) + 0.5) * (1.0 / 16777216.0)))
     cos, sin = _cos_sin(second)
     return radius * cos, radius * sin

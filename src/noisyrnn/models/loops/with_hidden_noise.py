@@ -10,8 +10,8 @@ from noisyrnn.kernels import reference
 from noisyrnn.models.loops.module_cell import ModuleCell, as_cell
 from noisyrnn.models.modules import prepare_weights
 from noisyrnn.models.sequences.layout import check_dtype, step_lengths
-from noisyrnn.sde.brownian import BrownianPath, check_path
-from noisyrnn.sde.diffusion import NOISE_MODES, HiddenNoise
+from noisyrnn.noise.brownian import BrownianPath, check_path
+from noisyrnn.noise.hidden_noise import NOISE_MODES, HiddenNoise
 
 
 class WithHiddenNoise(nn.Module):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.noise.brownian import BrownianPath
 
 
 def apply_dropout(outputs: Tensor, rate: float, path: BrownianPath, stream: int) -> Tensor:

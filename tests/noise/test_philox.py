@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from noisyrnn.sde.draws import seed_bits
-from noisyrnn.sde.philox import WORD, philox
+from noisyrnn.noise.draws import seed_bits
+from noisyrnn.noise.philox import WORD, philox
 
 # Known answers of the authors' library (Random123, kat_vectors, philox4x32 with ten rounds).
 KNOWN = [

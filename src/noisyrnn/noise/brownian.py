@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_integer
-from noisyrnn.sde.draws import draw, seed_bits
+from noisyrnn.noise.draws import draw, seed_bits
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyrnn.sde.brownian import BrownianPath, derive_seed
+from noisyrnn.noise.brownian import BrownianPath, derive_seed
 
 MASK = 2**32 - 1
 
@@ -113,7 +113,7 @@ def test_does_not_depend_on_units_steps_motions_or_chunks(monkeypatch: pytest.Mo
     assert torch.equal(draw(BrownianPath(seed=SEED), steps=9, units=11, motions=1), whole[:1])
     uniforms = BrownianPath(seed=SEED).uniforms(steps=9, batch=5, units=11)
     for chunk in (1, 70, 100):  # one step at a time; two; three
-        monkeypatch.setattr("noisyrnn.sde.draws._CHUNK", chunk)
+        monkeypatch.setattr("noisyrnn.noise.draws._CHUNK", chunk)
         assert torch.equal(draw(BrownianPath(seed=SEED), steps=9, units=11), whole)
         assert torch.equal(BrownianPath(seed=SEED).uniforms(steps=9, batch=5, units=11), uniforms)
 
@@ -168,7 +168,7 @@ def test_a_seed_can_be_a_tensor(seed: int) -> None:
 @pytest.mark.parametrize("first_row", [0, 3])
 @pytest.mark.parametrize("chunk", [1, 2**15])
 def test_mapped_seeds_give_each_its_own_path(first_row: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("noisyrnn.sde.draws._CHUNK", chunk)
+    monkeypatch.setattr("noisyrnn.noise.draws._CHUNK", chunk)
     size = {"steps": 4, "batch": 5, "units": 7}
 
     def values(seed: int | Tensor) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_number
-from noisyrnn.sde.brownian import BrownianPath
+from noisyrnn.noise.brownian import BrownianPath
 
 FORMS = ("independent", "shared")
 LAWS = ("gaussian", "uniform")

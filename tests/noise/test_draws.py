@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from noisyrnn.native import library
-from noisyrnn.sde import draws
-from noisyrnn.sde.brownian import BrownianPath
-from noisyrnn.sde.draws import box_muller
+from noisyrnn.noise import draws
+from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.noise.draws import box_muller
 
 SEED = (7 << 32) + 3
 PLACE = {"first_row": 3, "first_step": 2, "stream": 1}

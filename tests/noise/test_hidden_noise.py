@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyrnn.sde import BrownianPath, HiddenNoise
+from noisyrnn.noise import BrownianPath, HiddenNoise
 
 PATH = BrownianPath(seed=5)
 SIZES = {"steps": 4, "batch": 3, "units": 5}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.native import library
-from noisyrnn.sde.philox import philox
+from noisyrnn.noise.philox import philox
 
 _CHUNK = 1 << 18
 _GPU_CHUNK = 1 << 22
