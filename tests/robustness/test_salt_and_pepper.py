@@ -33,7 +33,7 @@ def test_larger_probability_extends_the_smaller():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match=r"^strength must lie in \[0, 1\], got 1\.5\.$"):
+    with pytest.raises(ValueError, match=r"^strength must"):
         SaltAndPepper(1.5)
     with pytest.raises(ValueError, match="high"):
         SaltAndPepper(0.1, low=1.0, high=0.0)

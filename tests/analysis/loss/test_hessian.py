@@ -189,7 +189,7 @@ def test_signs_are_signs():
 
 def test_wrong_vectors_are_refused():
     hessian = LossHessian(classifier(), sequences())
-    with pytest.raises(ValueError, match=r"vectors must have shape \(59,\) or \(59, k\), got \(58,\)"):
+    with pytest.raises(ValueError, match=r"^vectors must have shape \(59,\) or \(59, k\), got \(58,\)"):
         hessian @ torch.ones(58)
     with pytest.raises(ValueError, match=r"got \(59, 1, 1\)"):
         hessian.matvec(torch.ones(59, 1, 1))
@@ -210,9 +210,9 @@ def test_wrong_models_are_refused():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"^batch_size must"):
         LossHessian(classifier(), sequences(), batch_size=0)
-    with pytest.raises(ValueError, match="dtype must be one of float32, float64, got 'float16'"):
+    with pytest.raises(ValueError, match=r"^dtype must"):
         LossHessian(classifier(), sequences(), dtype=torch.float16)
 
 

@@ -135,9 +135,9 @@ def test_what_is_not_finite_is_counted():
 def test_wrong_arguments_are_refused():
     model, split = classifier(), sequences()
     plane = random_plane(model)
-    with pytest.raises(ValueError, match="extent must be greater than 0, got 0"):
+    with pytest.raises(ValueError, match=r"^extent must"):
         loss_landscape(model, split, plane, extent=0)
-    with pytest.raises(ValueError, match="points must be at least 3, got 1"):
+    with pytest.raises(ValueError, match=r"^points must"):
         loss_landscape(model, split, plane, points=1)
     with pytest.raises(ValueError, match=r"points must be odd, got 4\. Take 5: the model is the point in the middle"):
         loss_landscape(model, split, plane, points=4)

