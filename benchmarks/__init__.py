@@ -1,1 +1,1 @@
-"""Measurements and searches that are run by hand."""
+"""Measurements and searches, to be run by hand."""

@@ -35,19 +35,19 @@ RADII = (("linf", 0.02), ("linf", 0.05), ("l2", 0.2), ("l2", 0.5))
 
 
 class Image(torch.nn.Module):
-    """A model of sequences behind the interface of images, which the Square attack needs."""
+    """Adapter from images, which the Square attack needs, to a model of sequences."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of images `(n, 1, 8, 8)`."""
+        """Return the logits of images `(n, 1, 8, 8)`."""
         return self.model(images.reshape(len(images), -1, 1))
 
 
 def trained(model: str, seed: int, output: Path) -> RunFolder:
-    """The run of one model with its recommended settings, trained where it is not there yet."""
+    """Return the run of a model with its recommended settings; train it if it does not exist."""
     torch.set_num_threads(1)
     (config,) = (
         config
@@ -58,7 +58,7 @@ def trained(model: str, seed: int, output: Path) -> RunFolder:
 
 
 def measured(folder: RunFolder, norm: str, radius: float, sequences: int, queries: int) -> dict[str, Any]:
-    """What `measure` returns, read back where it was computed before for the same weights."""
+    """Return the result of `measure`, from the run's folder if it was computed for the same weights."""
     file = folder.path / f"attack-{norm}-{radius:g}-{sequences}-{queries}.json"
     model = file_digest(folder.model)
     if file.is_file():
@@ -71,7 +71,7 @@ def measured(folder: RunFolder, norm: str, radius: float, sequences: int, querie
 
 
 def measure(folder: RunFolder, norm: str, radius: float, sequences: int, queries: int) -> dict[str, Any]:
-    """Accuracy under our attack and under AutoAttack, with the seconds each took."""
+    """Measure the accuracy under our attack and under AutoAttack, and the seconds of each."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     sys.modules.setdefault("multiprocess", multiprocessing)  # AutoAttack imports it, though it starts no process here

@@ -32,7 +32,7 @@ def sequences(name: str, part: str, folder: Path | None) -> tuple[list[np.ndarra
 
 
 def answers(name: str, model: str, seed: int, folder: Path | None) -> list[float]:
-    """For each test sequence 1 where one training classifies it correctly, else 0."""
+    """Train once and return 1 for each test sequence that is classified correctly, else 0."""
     torch.set_num_threads(1)
     fitted = NoisyRNNClassifier(model, random_state=seed).fit(*sequences(name, "TRAIN", folder))
     X, y = sequences(name, "TEST", folder)

@@ -32,7 +32,7 @@ TIMES = {"seconds", "epoch_seconds", "metrics_sha256", "sha256", "environment"}
 
 
 def commands(data: Path) -> dict[str, list[str]]:
-    """What follows `noisyrnn` for each command; `{runs}` stands for the folders of finished runs."""
+    """Arguments of `noisyrnn` for each command; `{runs}` stands for the folders of finished runs."""
     quick = ["--checkpoint-seconds", "0"]
     source = ["--dataset", str(data)]
     return {
@@ -48,7 +48,7 @@ def commands(data: Path) -> dict[str, list[str]]:
 
 
 def call(words: list[str], folder: Path) -> list[str]:
-    """The command line in a folder, which holds its runs and gets its output."""
+    """Return the command line for a folder, which contains the runs and receives the output."""
     runs = sorted(str(path.parent) for path in folder.glob("waves-*/config.json"))
     words = [part for word in words for part in (runs if word == "{runs}" else [word])]
     if words[0] not in ("evaluate", "analyze"):
@@ -57,7 +57,7 @@ def call(words: list[str], folder: Path) -> list[str]:
 
 
 def start(words: list[str], folder: Path, limit: int | None = None) -> "subprocess.Popen[str]":
-    """The command in a session of its own, whose members can be counted afterwards."""
+    """Start the command in a new session, whose processes can be counted afterwards."""
 
     def prepare() -> None:
         if limit is not None:
@@ -77,7 +77,7 @@ def start(words: list[str], folder: Path, limit: int | None = None) -> "subproce
 
 
 def left_over(folder: Path) -> list[int]:
-    """Processes that a command in this folder has started, by a variable of their environment."""
+    """Return the processes that a command in this folder has started, found by an environment variable."""
     mark, found = f"FAULTS_FOLDER={folder}\0".encode(), []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -90,14 +90,14 @@ def left_over(folder: Path) -> list[int]:
 
 
 def without_times(content: Any) -> Any:
-    """JSON without what differs from run to run."""
+    """Remove values that differ from run to run from JSON content."""
     if isinstance(content, dict):
         return {key: without_times(value) for key, value in content.items() if key not in TIMES}
     return [without_times(entry) for entry in content] if isinstance(content, list) else content
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """What must not depend on a fault: weights and figures of every run, and the trials of sweeps."""
+    """Return what must not depend on a fault: weights and metrics of every run, and the trials of sweeps."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -116,7 +116,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def differences(folder: Path, expected: dict[str, Any]) -> list[str]:
-    """What a rerun left wrong."""
+    """Return the differences from the run without a fault after a rerun."""
     found = results(folder)
     wrong = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
     stale = [path.name for path in folder.rglob("*") if ".part" in path.name or path.suffix == ".tmp"]
@@ -126,7 +126,7 @@ def differences(folder: Path, expected: dict[str, Any]) -> list[str]:
 def one_fault(
     kind: str, words: list[str], base: Path, folder: Path, expected: dict[str, Any], seconds: float, draw: random.Random
 ) -> list[str]:
-    """Start, disturb, rerun; what is wrong afterwards."""
+    """Start a command, disturb it, rerun it, and return the differences."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(base, folder)
     wrong = []
@@ -154,7 +154,7 @@ def one_fault(
 
 
 def main() -> int:
-    """Run the campaign; 1 if any fault left something wrong."""
+    """Run the campaign; return 1 if any fault changed a result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=100)

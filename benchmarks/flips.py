@@ -49,7 +49,7 @@ ANALYSIS = AnalyzeConfig(
 
 
 def make_data(path: Path) -> None:
-    """Two frequencies, with a test part of its own."""
+    """Write a data set of two frequencies, with a test part."""
     rng, t = np.random.default_rng(0), np.arange(12)
 
     def part(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,12 +61,12 @@ def make_data(path: Path) -> None:
 
 
 def comparison(data: Path) -> CompareConfig:
-    """The comparison whose folder is damaged."""
+    """Settings of the comparison whose folder is damaged."""
     return CompareConfig(models=["lstm", "gru"], seeds=2, train={"dataset": str(data), **TRAIN}, evaluation=EVALUATION)
 
 
 def make_folder(folder: Path) -> Path:
-    """An output folder with everything in it, of the data set at the path that is returned."""
+    """Create a complete output folder, and return the path of its data set."""
     data = folder.parent / "two.npz"
     make_data(data)
     compare(comparison(data), RunContext(output=folder, accelerator="cpu"))
@@ -79,19 +79,19 @@ def make_folder(folder: Path) -> Path:
 
 
 def runs_of(folder: Path) -> list[Path]:
-    """Its runs, without those of the sweep."""
+    """Return the runs in a folder, without those of the sweep."""
     return sorted(path.parent for path in folder.glob("*/config.json") if (path.parent / "robustness.json").exists())
 
 
 def tables(folder: Path) -> dict[str, str]:
-    """The tables that lie in a folder; the digest at the end of one belongs to its other content."""
+    """Read the tables in a folder, without the digest at the end of one, which depends on other content."""
     found = {name: (folder / name).read_text() for name in TABLES if (folder / name).is_file()}
     found["comparison.json"] = json.dumps({**json.loads(found["comparison.json"]), "sha256": None}, sort_keys=True)
     return found
 
 
 def by_report(folder: Path, runs: list[Path], data: Path) -> tuple[dict[str, str], set[str]]:
-    """Tables as `noisyrnn report` makes them, and the runs that it names as damaged."""
+    """Return the tables of `noisyrnn report`, and the runs that it reports as damaged."""
     readable, failures = split_readable(runs)
     with tempfile.TemporaryDirectory() as output:
         write_report(readable, Path(output), title="Flips", failures=failures)
@@ -99,20 +99,20 @@ def by_report(folder: Path, runs: list[Path], data: Path) -> tuple[dict[str, str
 
 
 def by_compare(folder: Path, runs: list[Path], data: Path) -> tuple[dict[str, str], set[str]]:
-    """Tables as the same comparison makes them, and the runs that it names."""
+    """Return the tables of the same comparison, and the runs that it reports as damaged."""
     _, failures = compare(comparison(data), RunContext(output=folder, accelerator="cpu"))
     return tables(folder), {path.name for path in failures}
 
 
 def damage(content: bytes, draw: random.Random) -> bytes:
-    """The content with one bit, or one byte, changed."""
+    """Change one bit or one byte of the content."""
     place = draw.randrange(len(content))
     new = content[place] ^ (1 << draw.randrange(8) if draw.random() < 0.5 else draw.randrange(1, 256))
     return content[:place] + bytes([new]) + content[place + 1 :]
 
 
 def campaign(output: Path, *, flips: int, seed: int, tell: Callable[[str], None] = print) -> dict[str, Counter[str]]:
-    """How many flips were noticed, changed nothing, or changed a table in silence, for each file."""
+    """Count for each file the flips that were detected, changed nothing, or changed a table without an error."""
     output.mkdir(parents=True, exist_ok=True)
     whole, now = output / "whole", output / "now"
     for folder in (whole, now):
@@ -152,7 +152,7 @@ def campaign(output: Path, *, flips: int, seed: int, tell: Callable[[str], None]
 
 
 def main() -> int:
-    """Run the campaign; 1 if any flip changed a table in silence."""
+    """Run the campaign; return 1 if any flip changed a table without an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--flips", type=int, default=500)

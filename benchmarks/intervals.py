@@ -4,10 +4,10 @@
 
 Populations of trainings and test sequences, at mean accuracies 0.5, 0.8, 0.95, 0.99 and 1:
 
-- latent: an answer is correct if the sum of a training's, a sequence's and its own normal effect exceeds a threshold;
-- clipped: a training's accuracy is normal, cut to [0, 1], and its answers are independent;
-- hard: a share of the sequences is wrong for every training: all errors, or half of them with the rest as in clipped;
-- beta: each sequence has its own rate of errors, by a beta distribution, and each training its own factor to it;
+- latent: an answer is correct if the sum of three normal effects (training, sequence, answer) exceeds a threshold;
+- clipped: a training's accuracy is normal, clipped to [0, 1], and its answers are independent;
+- hard: all trainings misclassify a share of the sequences: all errors, or half of them with the rest as in clipped;
+- beta: each sequence has an error rate with a beta distribution, multiplied by a factor of each training;
 - failing (the rule is not meant for it): one training in ten loses a part of its accuracy.
 
 All populations of a row, and all numbers of seeds, are computed from the same random numbers.
@@ -29,7 +29,7 @@ SEEDS = (3, 4, 5, 10, 20)
 
 @dataclass
 class Draws:
-    """Random numbers for `trials` test sets, made when asked for: by answer, by training or by sequence."""
+    """Random numbers for `trials` test sets, drawn at first use: by answer, by training or by sequence."""
 
     rng: np.random.Generator
     trials: int
@@ -51,7 +51,7 @@ class Draws:
         return self._normal("training", self.trainings, 1)
 
     def latent(self, shared: float) -> np.ndarray:
-        """Standard normal for each answer; `shared` of its variance is the sequence's."""
+        """Standard normal for each answer; the sequence contributes the share `shared` of its variance."""
         own = self._normal("own", self.trainings, self.sequences)
         sequence = self._normal("sequence", 1, self.sequences)
         mixed = lambda: own * np.float32(math.sqrt(1 - shared)) + sequence * np.float32(math.sqrt(shared))  # noqa: E731
@@ -82,9 +82,9 @@ class Population:
 
     Args:
         name: Kind and parameters.
-        truth: Mean accuracy over both.
+        truth: Mean accuracy over trainings and sequences.
         spread: Whether trainings differ.
-        answers: Whether each answer is right, `(trials, trainings, sequences)`.
+        answers: Whether each answer is correct, `(trials, trainings, sequences)`.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Population:
 
 
 def latent(accuracy: float, spread: float, shared: float) -> Population:
-    """`spread` is the standard deviation between trainings, about, in accuracy."""
+    """Build the latent population; `spread` is about the standard deviation of accuracy between trainings."""
     slope = float(stats.norm.pdf(special.ndtri(accuracy)))
     training = spread / slope / math.sqrt(1 - min(0.9, (spread / slope) ** 2))
     centre = float(special.ndtri(accuracy)) * math.sqrt(1 + training**2)
@@ -107,7 +107,7 @@ def latent(accuracy: float, spread: float, shared: float) -> Population:
 
 
 def _cut(mean: float, spread: float) -> float:
-    """Mean of a normal variable cut to [0, 1]."""
+    """Return the mean of a normal variable clipped to [0, 1]."""
     return float(np.clip(special.ndtri((np.arange(200_000) + 0.5) / 200_000) * spread + mean, 0, 1).mean())
 
 
@@ -147,7 +147,7 @@ def failing(accuracy: float, loss: float) -> Population:
 
 
 def populations() -> Iterator[Population]:
-    """Those that every interval and test is judged by."""
+    """Return the populations by which every interval and test is judged."""
     for accuracy in (0.5, 0.8, 0.95, 0.99):
         room = 1 - accuracy
         for spread in (0.0, room / 10, room / 3):
@@ -342,9 +342,9 @@ def _squares(products: np.ndarray, one: np.ndarray, two: np.ndarray) -> np.ndarr
 
 
 def power(*, sequences: int, trials: int, seed: int, seeds: Sequence[int] = SEEDS) -> dict[int, tuple[float, float]]:
-    """Share with p < 0.05 of our test and of the paired t test, where 93 % is compared with 90 %.
+    """Return the share with p < 0.05 of our test and of the paired t test, for accuracies of 93 and 90 %.
 
-    Trainings differ by 1 point, and 30 % of the variance is the sequence's.
+    Trainings differ by 1 point, and sequences contribute 30 % of the variance.
     """
     rng, most = np.random.default_rng(seed), seeds[-1]
     better, worse = latent(0.93, 0.01, 0.3), latent(0.9, 0.01, 0.3)

@@ -41,7 +41,7 @@ class StepConfig:
         size: The main size.
         extent: "main", "growth" or "full"; see `sizes`.
         modes: Of `MODES`.
-        threads: Numbers of threads; other sizes than the main one are measured with the first alone.
+        threads: Numbers of threads; sizes other than the main one are measured with the first only.
         device: "cpu" or "cuda".
         contestants: Keys of `CONTESTANTS`; those that do not run on the device are left out.
         parts: Of `PARTS`.
@@ -73,12 +73,12 @@ class StepConfig:
 
     def cases(self, threads: int) -> list[Case]:
         """Those of one number of threads."""
-        extent = self.extent if threads == self.threads[0] else "main"  # other sizes with one number of threads alone
+        extent = self.extent if threads == self.threads[0] else "main"  # other sizes with one number of threads only
         measured = sizes(self.size, extent) if "cases" in self.parts else []
         return [Case(size=size, mode=mode, threads=threads) for size in measured for mode in self.modes]
 
     def streams(self, threads: int) -> list[Case]:
-        """The streamed step, with the fewest threads alone: it has work for no more."""
+        """The streamed step, with the smallest number of threads only: it has no work for more."""
         size = Size(steps=1, batch=1, hidden=self.size.hidden)
         wanted = "stream" in self.parts and threads == min(self.threads)
         return [Case(size=size, mode="stream", threads=threads)] if wanted else []
@@ -282,7 +282,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--output", type=Path, default=Path("runs/step"), help="folder of step.json and step.html")
     add("--docs", type=Path, help="Markdown file that gets the tables, such as docs/performance.md")
     add("--from", type=Path, dest="source", metavar="JSON", help="measure nothing: write the page from this step.json")
-    add("--resume", action="store_true", help="go on from the step.json of an unfinished run with the same options")
+    add("--resume", action="store_true", help="continue from the step.json of an unfinished run with the same options")
     add("--extent", choices=("main", "growth", "full"), default="growth", help="the main size, one axis at a time, all")
     add("--full", action="store_const", const="full", dest="extent", help="the same as --extent full")
     add("--steps", type=positive, default=main.steps, help="of the main size")

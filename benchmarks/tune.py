@@ -83,7 +83,7 @@ SEEDS = (101, 102)
 
 
 def score(config: TrainConfig, strengths: tuple[float, ...], output: Path) -> dict[str, Any]:
-    """Validation accuracies of one point of the grid; read back where they were computed before."""
+    """Return the validation accuracies of a point of the grid, from the run's folder if already computed."""
     point = {"model": config.model, **config.identity()}
     file = output / (joblib.hash(point) + ".json")
     if file.is_file():

@@ -1,1 +1,1 @@
-"""What `python -m benchmarks.step` is made of: cases, contestants, workers that time them, and the page."""
+"""Parts of `python -m benchmarks.step`: cases, contestants, workers that time them, and the page."""

@@ -1,4 +1,4 @@
-"""What is measured: sizes, modes, how many operations they take, and how samples become a result."""
+"""Cases of the benchmark: sizes, modes, numbers of operations, and the summary of samples."""
 
 import itertools
 import statistics
@@ -35,13 +35,13 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What all contestants do in turn.
+    """A task that all contestants perform in turn.
 
     Args:
-        size: How large a pass is.
+        size: Size of a pass.
         mode: "training" (forward, loss, backward, noise on), "inference" (last state, no gradient, no noise) or
             "stream" (one step of one sequence at a time).
-        threads: Threads of a contestant.
+        threads: Number of threads of a contestant.
     """
 
     size: Size
@@ -53,19 +53,19 @@ class Case:
         return f"{self.threads} thread{'s' if self.threads > 1 else ''}, {name}"
 
     def describe(self) -> dict[str, Any]:
-        """As the JSON file has it."""
+        """Return the form of the JSON file."""
         return {"threads": self.threads, "mode": self.mode, **asdict(self.size)}
 
     def operations(self) -> int:
         """Of the two products of each step, two a multiplication and addition; the backward pass takes twice as many.
 
-        What the input, the noise and tanh take comes on top: no implementation can do with less than these.
+        Input, noise and tanh come on top: no implementation can use fewer operations.
         """
         forward = 4 * self.size.steps * self.size.batch * self.size.hidden**2
         return 3 * forward if self.mode == "training" else forward
 
     def weight(self) -> float:
-        """About how long it takes, in seconds of some machine; for the estimate of the time left."""
+        """Estimate the duration in seconds of a typical machine, for the estimate of the remaining time."""
         if self.mode == "stream":
             return 0.1
         size = self.size
@@ -74,11 +74,11 @@ class Case:
 
 
 def sizes(main: Size, extent: str) -> list[Size]:
-    """The sizes to measure, the main one first.
+    """Return the sizes to measure, the main one first.
 
     Args:
-        main: Where one axis grows the others stay here.
-        extent: "main" for this size alone, "growth" for one axis at a time, "full" for the whole product.
+        main: Main size; if one axis grows, the others keep this size.
+        extent: "main" for this size only, "growth" for one axis at a time, "full" for the whole product.
     """
     found = [main]
     if extent == "growth":

@@ -1,4 +1,4 @@
-"""Who takes part: our kernels, the plain loop, and torch's own networks. All have the same readout and loss."""
+"""Contestants: our kernels, the plain loop, and torch's networks, all with the same readout and loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from noisyrnn import NoisyRNN, SequenceClassifier
 from noisyrnn.models import RecurrentLayer
 
 STREAMED = 100
-"""Streamed steps of one timed run: one alone is shorter than the clock is fine."""
+"""Streamed steps per timed run: a single step is too short for the clock's resolution."""
 ADDITIVE, MULTIPLICATIVE = 0.05, 0.02
 
 
 def nothing() -> None:
-    """What a contestant does between two runs if it keeps no gradients."""
+    """Do nothing between two runs, for a contestant without gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +38,15 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """One who takes part.
+    """An implementation to be timed.
 
     Args:
-        title: As tables name it.
-        build: Prepares a case on a device, compilation included.
-        modes: What it takes part in.
-        growth: Whether it is measured at other sizes than the main one too.
-        pinned: Whether the number of threads can only be set by binding the process to so many cores.
-        devices: Kinds of device it runs on.
+        title: Name in tables.
+        build: Prepares a case on a device, including compilation.
+        modes: Modes that it supports.
+        growth: Whether it is also measured at other sizes than the main one.
+        pinned: Whether the number of threads can only be limited by binding the process to that many cores.
+        devices: Types of device that it supports.
     """
 
     title: str
@@ -65,7 +65,7 @@ def sequences(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def classifier_step(model: nn.Module, case: Case, device: torch.device) -> Step:
-    """Forward, loss and backward of a model that gives logits; in inference, forward alone."""
+    """Run forward, loss and backward of a model that returns logits; in inference, only forward."""
     inputs, labels = sequences(case, device)
     model = model.to(device)
     if case.mode == "inference":
@@ -100,7 +100,7 @@ def streamed_step(one: Callable[[Tensor, Tensor], Tensor], case: Case, state_siz
 
 
 class NotAvailable(RuntimeError):  # noqa: N818, since it is no error: the reason goes into the table
-    """Why a contestant cannot take part."""
+    """Raised with the reason why a contestant cannot be measured."""
 
 
 def choose_kernel(layer: RecurrentLayer, kernel: str) -> None:
@@ -108,12 +108,12 @@ def choose_kernel(layer: RecurrentLayer, kernel: str) -> None:
     if not hasattr(layer, "kernel"):
         if kernel in ("auto", "reference"):
             return
-        raise NotAvailable("this version of noisyrnn has the reference loop alone")
+        raise NotAvailable("this version of noisyrnn has only the reference loop")
     layer.kernel = kernel
 
 
 def build_ours(case: Case, device: torch.device, *, kernel: str, noise: bool = True) -> Step:
-    """The noisy RNN as its users have it, on one kernel."""
+    """The noisy RNN of this library, on one kernel."""
     layer = NoisyRNN(1, case.size.hidden, additive=ADDITIVE, multiplicative=MULTIPLICATIVE)
     choose_kernel(layer, kernel)
     if case.mode == "stream":
@@ -126,7 +126,7 @@ def build_ours(case: Case, device: torch.device, *, kernel: str, noise: bool = T
 
 
 class PlainLoop(nn.Module):
-    """The noisy RNN as everyone writes it: a Python loop over the steps, noise by `torch.randn`, autograd on.
+    """The noisy RNN as a plain Python loop over the steps, with noise from `torch.randn` and autograd.
 
     Args:
         hidden: Units.

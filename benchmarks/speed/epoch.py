@@ -29,7 +29,7 @@ def measure_epoch(*, kernel: str, sequences: int, batch: int, hidden: int, repea
         repeats: Epochs, at least 1.
 
     Returns:
-        Seconds of each epoch (validation on a few sequences included), of its training alone, and of a bare step:
+        Seconds of each epoch (validation on a few sequences included), of its training part, and of a bare step:
         forward, loss and backward, without the optimiser; number of steps; the ratio of the medians.
     """
     missing = DATASETS["smnist"].missing(data_folders(None))

@@ -1,4 +1,4 @@
-"""What the machine is, in words that name nobody, and how much memory a step takes."""
+"""Anonymous description of the machine, and the memory of a step."""
 
 import ctypes
 import gc
@@ -55,7 +55,7 @@ class Others:
     """How much of the machine other processes take, from its making on.
 
     Args:
-        processes: Numbers of the processes that are not others, beside this one.
+        processes: Ids of further processes that do not count as others.
     """
 
     def __init__(self, processes: Sequence[int]) -> None:
@@ -96,7 +96,7 @@ def bind(threads: int) -> None:
 def limit_memory(share: float) -> None:
     """Refuse this process more than a share of the machine's memory, so that it fails and not the machine.
 
-    On Linux alone; elsewhere this does nothing.
+    Only on Linux; elsewhere this does nothing.
     """
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_DATA, (int(share * _memory()), resource.RLIM_INFINITY))

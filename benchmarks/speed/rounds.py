@@ -1,4 +1,4 @@
-"""Contestants measured in turns: in each round everyone once, so that a drift of the machine meets all alike."""
+"""Measures contestants in turns, once per round, so that a drift of the machine affects all equally."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ class Worker:
         if self._process is not None:
             return
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, since it lives as long as the process
-        # No kernel but the one named, and no pool of compiling processes beside the contestant.
+        # Only the named kernel, and no pool of compiling processes next to the contestant.
         environment = {key: value for key, value in os.environ.items() if key != "NOISYRNN_KERNEL"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.speed.worker", self.name, str(self.threads), self.device],
@@ -59,7 +59,7 @@ class Worker:
             bufsize=0,
             cwd=ROOT,
             env={"TORCHINDUCTOR_COMPILE_THREADS": "1", **environment},
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others
+            start_new_session=True,  # Ctrl-C reaches only this process, which then ends the others
         )
 
     def ask(self, do: str, *, limit: float, **arguments: Any) -> dict[str, Any]:

@@ -234,7 +234,7 @@ def epoch_table(document: Document) -> Table | None:
         title="Epochs of smnist",
         note="`noisyrnn.training.fit` from its call to its return, against steps × the time of a bare step (forward, "
         "loss, backward) measured before and after.",
-        header=["kernel", "bare step, ms", "steps × step, s", "epoch, s", "÷ steps × step", "training part alone"],
+        header=["kernel", "bare step, ms", "steps × step, s", "epoch, s", "÷ steps × step", "training part only"],
         rows=rows,
     )
 

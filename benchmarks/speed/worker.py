@@ -1,7 +1,7 @@
-"""The process of one contestant: it prepares a case, runs a few steps when its turn comes, and is idle in between.
+"""The process of one contestant: it prepares a case, runs a few steps in its turn, and is idle in between.
 
-One process each keeps thread pools, memory and crashes apart. It reads one request a line from stdin, as JSON, and
-answers each by one line on stdout; it ends with its stdin.
+Separate processes isolate thread pools, memory and crashes. A worker reads one JSON request per line from stdin and
+writes one line per answer to stdout; it ends when stdin is closed.
 """
 
 import gc
@@ -43,12 +43,12 @@ class Session:
         self.last = 0.0
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do what a request asks; what goes wrong is an answer too."""
+        """Handle a request; errors are returned as answers."""
         try:
             return getattr(self, "do_" + request.pop("do"))(**request)
         except NotAvailable as reason:
             return {"error": str(reason)}
-        except Exception as error:  # whatever a contestant does, the others go on
+        except Exception as error:  # a failure of one contestant must not stop the others
             first = (str(error).strip().splitlines() or [""])[0]
             return {"error": without_paths(f"{type(error).__name__}: {first}")[:200]}
 
