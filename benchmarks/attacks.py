@@ -65,9 +65,9 @@ def measured(folder: RunFolder, norm: str, radius: float, sequences: int, querie
         known = read_json(file)
         if known["model"] == model:
             return known
-    found = {**measure(folder, norm, radius, sequences, queries), "model": model}
-    write_json(file, found)
-    return found
+    record = {**measure(folder, norm, radius, sequences, queries), "model": model}
+    write_json(file, record)
+    return record
 
 
 def measure(folder: RunFolder, norm: str, radius: float, sequences: int, queries: int) -> dict[str, Any]:

@@ -85,9 +85,9 @@ def runs_of(folder: Path) -> list[Path]:
 
 def tables(folder: Path) -> dict[str, str]:
     """Read the tables in a folder, without the digest at the end of one, which depends on other content."""
-    found = {name: (folder / name).read_text() for name in TABLES if (folder / name).is_file()}
-    found["comparison.json"] = json.dumps({**json.loads(found["comparison.json"]), "sha256": None}, sort_keys=True)
-    return found
+    tables = {name: (folder / name).read_text() for name in TABLES if (folder / name).is_file()}
+    tables["comparison.json"] = json.dumps({**json.loads(tables["comparison.json"]), "sha256": None}, sort_keys=True)
+    return tables
 
 
 def by_report(folder: Path, runs: list[Path], data: Path) -> tuple[dict[str, str], set[str]]:

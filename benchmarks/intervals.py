@@ -215,17 +215,17 @@ def coverage(
     Student's interval over seeds is cut to [0, 1]. Wilson's is over sequences only, at their effective number.
     """
     rng = np.random.default_rng(seed)
-    found = {count: np.zeros((len(cases), 3, 2)) for count in seeds}
+    coverages = {count: np.zeros((len(cases), 3, 2)) for count in seeds}
     for size in _chunks(trials, seeds[-1] * sequences):
         draws = Draws(rng, size, seeds[-1], sequences)
         for i, case in enumerate(cases):
             for crossed in nested(case.answers(draws), seeds):
                 for j, (low, high) in enumerate(_rules(crossed)):
                     hit = (low <= case.truth + 1e-9) & (case.truth - 1e-9 <= high)
-                    found[crossed.seeds][i, j] += hit.sum(), (high - low).sum()
+                    coverages[crossed.seeds][i, j] += hit.sum(), (high - low).sum()
     return {
         count: [Coverage(tuple(one[:, 0] / trials), tuple(one[:, 1] / trials)) for one in sums]
-        for count, sums in found.items()
+        for count, sums in coverages.items()
     }
 
 
@@ -368,10 +368,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def coverage_table(sizes: Sequence[int], trials: int) -> None:
     """Print coverage and widths: the worst of all populations in each row."""
     cases = list(populations())
-    found = {sequences: coverage(cases, sequences=sequences, trials=trials, seed=sequences) for sequences in sizes}
+    results = {sequences: coverage(cases, sequences=sequences, trials=trials, seed=sequences) for sequences in sizes}
     rows = []
     for count in SEEDS:
-        for sequences, by_seeds in found.items():
+        for sequences, by_seeds in results.items():
             one = by_seeds[count]
             shares = 100 * np.array([case.shares for case in one])
             ratios = np.array([case.ratio for case in one])

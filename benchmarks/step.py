@@ -231,8 +231,8 @@ def _measure_memories(config: StepConfig, case: Case, document: Document, meter:
     for name in config.able(case.mode, case.size):
         entry["results"][name] = measure_memory(name, case, config.device, budget=config.budget)
         meter.advance(START_WEIGHT + case.weight())
-    found = [f"{title_of(document, name)} {r['mib']:.0f}" for name, r in entry["results"].items() if "mib" in r]
-    meter.say(f"{case}, peak memory: {', '.join(found)} MiB")
+    peaks = [f"{title_of(document, name)} {r['mib']:.0f}" for name, r in entry["results"].items() if "mib" in r]
+    meter.say(f"{case}, peak memory: {', '.join(peaks)} MiB")
 
 
 def _measure_epochs(config: StepConfig, threads: int, meter: Meter) -> dict[str, Any]:

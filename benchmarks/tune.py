@@ -95,11 +95,11 @@ def score(config: TrainConfig, strengths: tuple[float, ...], output: Path) -> di
         result = fit(model, dataset, config)
         accuracies = [evaluate(model, dataset.validation).accuracy]
         accuracies += [evaluate(model, dataset.validation, WhiteNoise(s), seed=1).accuracy for s in strengths]
-        found = {"point": point, "best_epoch": result.best_epoch, "seconds": result.seconds, "accuracies": accuracies}
+        record = {"point": point, "best_epoch": result.best_epoch, "seconds": result.seconds, "accuracies": accuracies}
     except RuntimeError as error:
-        found = {"point": point, "error": str(error), "accuracies": [0.0] * (1 + len(strengths))}
-    write_json(file, found)
-    return found
+        record = {"point": point, "error": str(error), "accuracies": [0.0] * (1 + len(strengths))}
+    write_json(file, record)
+    return record
 
 
 def main() -> None:

@@ -80,12 +80,12 @@ def sizes(main: Size, extent: str) -> list[Size]:
         main: Main size; if one axis grows, the others keep this size.
         extent: "main" for this size only, "growth" for one axis at a time, "full" for the whole product.
     """
-    found = [main]
+    grid = [main]
     if extent == "growth":
-        found += [Size(**{**asdict(main), axis: value}) for axis, values in GROWTH.items() for value in values]
+        grid += [Size(**{**asdict(main), axis: value}) for axis, values in GROWTH.items() for value in values]
     if extent == "full":
-        found += [Size(**dict(zip(GROWTH, values, strict=True))) for values in itertools.product(*GROWTH.values())]
-    return list(dict.fromkeys(found))
+        grid += [Size(**dict(zip(GROWTH, values, strict=True))) for values in itertools.product(*GROWTH.values())]
+    return list(dict.fromkeys(grid))
 
 
 def summary(rounds: Sequence[float]) -> dict[str, Any]:

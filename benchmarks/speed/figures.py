@@ -54,13 +54,13 @@ def growth(document: Document, threads: int) -> str | None:
     modes = [mode for mode in MODES if any(len(v) > 1 for a in GROWTH for v in lines[mode, a].values())]
     if not modes:
         return None
-    drawn = [name for name in document["contestants"] if not name.endswith("-quiet")]
+    names = [name for name in document["contestants"] if not name.endswith("-quiet")]
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "growth"}):
         figure = Figure(figsize=(8.6, 0.7 + 2.5 * len(modes)), layout="constrained")
         panels = figure.subplots(len(modes), len(GROWTH), squeeze=False)
         for mode, row in zip(modes, panels, strict=True):
             for axis_name, panel in zip(GROWTH, row, strict=True):
-                _draw(panel, document, drawn, lines[mode, axis_name])
+                _draw(panel, document, names, lines[mode, axis_name])
                 panel.set(xlabel=TITLES[axis_name], title=mode if panel is row[0] else "")
             row[0].set_ylabel("ms")
         handles = {label: h for p in figure.axes for h, label in zip(*p.get_legend_handles_labels(), strict=True)}

@@ -133,28 +133,28 @@ def build_torchsde(case: Case, device: torch.device, *, adjoint: bool) -> Step:
 
 def _ours() -> dict[str, Contestant]:
     """Each kernel with noise, and without it in training."""
-    found = {}
+    contestants = {}
     for kernel, devices in (
         ("cpp", ("cpu",)),
         ("triton", ("cuda",)),
         ("eager", ("cpu", "cuda")),
         ("reference", ("cpu", "cuda")),
     ):
-        found[kernel] = Contestant(
+        contestants[kernel] = Contestant(
             title=f"ours, kernel {kernel}",
             build=partial(build_ours, kernel=kernel),
             modes=ALL,
             growth=kernel in ("cpp", "triton"),
             devices=devices,
         )
-        found[f"{kernel}-quiet"] = Contestant(
+        contestants[f"{kernel}-quiet"] = Contestant(
             title=f"ours, kernel {kernel}, no noise",
             build=partial(build_ours, kernel=kernel, noise=False),
             modes=("training",),
             growth=False,
             devices=devices,
         )
-    return found
+    return contestants
 
 
 def _torch(kind: type[nn.RNNBase], cell: type[nn.RNNCellBase]) -> Contestant:

@@ -112,12 +112,12 @@ def main_table(document: Document, threads: int) -> Table | None:
             result = {} if entry is None else entry["results"].get(name, {})
             floor = (entry or {}).get("floor", {})
             mine = result.get("median")
-            taken = (memory[mode] or {}).get("results", {}).get(name, {}).get("mib")
+            mib = (memory[mode] or {}).get("results", {}).get(name, {}).get("mib")
             row += [
                 _spread(result) if result else "",
                 _ratio(mine, seconds_of(entry, "plain")),
                 _share(floor, mine) if floor and mine and name.split("-")[0] in document["ours"] else "",
-                "" if taken is None else _digits(max(taken, 0.0)),
+                "" if mib is None else _digits(max(mib, 0.0)),
             ]
         rows.append(row)
     return Table(

@@ -140,9 +140,9 @@ def _label_place(path: Path, header: list[str] | None, label_column: str | int |
             )
         return known[0] if known else 0
     if names.count(label_column) != 1:
-        shown = ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "")
+        columns = ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "")
         raise ValueError(
-            f"label_column must be the name of one column of {path}, got {label_column!r} and a first line {shown}. "
+            f"label_column must be the name of one column of {path}, got {label_column!r} and a first line {columns}. "
             "Give the exact name, or the number of the column, from 1."
         )
     return names.index(label_column)

@@ -386,12 +386,12 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """Return the model's outputs for each sequence, float64 `(n, outputs)`."""
         self._check_fitted()
         sequences = self._read(X, first=False)
-        found = []
+        outputs = []
         with torch.no_grad():
             for rows in torch.arange(len(sequences), device="cpu").split(_BLOCK):
                 inputs, lengths = sequences.inputs[rows], None
                 if sequences.lengths is not None:
                     lengths = sequences.lengths[rows]
                     inputs = inputs[:, : int(lengths.max())]
-                found.append(self.model_(inputs, lengths=lengths))
-        return torch.cat(found)
+                outputs.append(self.model_(inputs, lengths=lengths))
+        return torch.cat(outputs)

@@ -163,9 +163,9 @@ def regression_report(
 
 def _chosen(strengths: Mapping[str, Sequence[float]], scale: Scale) -> list[Perturbation]:
     """Build the perturbations of every strength."""
-    found = []
+    built = []
     for name, values in strengths.items():
         check_choice("perturbation", name, PERTURBATIONS)
         check_strengths(f"perturbations[{name!r}]", values)
-        found += [build_perturbation(name, float(value), scale=scale) for value in values]
-    return found
+        built += [build_perturbation(name, float(value), scale=scale) for value in values]
+    return built

@@ -99,8 +99,8 @@ def read_onnx(content: bytes) -> Run:
     names = [value.name for value in (*session.get_inputs(), *session.get_overridable_initializers())]
 
     def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        given = {name: value.numpy() for name, value in zip(names, inputs, strict=False)}
-        return [torch.from_numpy(value) for value in session.run(None, given)]
+        feeds = {name: value.numpy() for name, value in zip(names, inputs, strict=False)}
+        return [torch.from_numpy(value) for value in session.run(None, feeds)]
 
     return run
 

@@ -206,9 +206,11 @@ def _data(runs: Sequence[Analyzed]) -> list[tuple[str, str]]:
             if analysis.data.get(diagnostic):
                 by_text.setdefault(analysis.data[diagnostic], []).append((label, seed))
         texts = [text if len(by_text) == 1 else f"{text} ({_listed(where)})" for text, where in by_text.items()]
-        ended = [analysis.diagnostics[diagnostic] for _, _, analysis in runs if diagnostic in analysis.diagnostics]
+        statuses = [analysis.diagnostics[diagnostic] for _, _, analysis in runs if diagnostic in analysis.diagnostics]
         seconds = [
-            diagnostic.seconds for diagnostic in ended if diagnostic.status == "done" and diagnostic.seconds is not None
+            diagnostic.seconds
+            for diagnostic in statuses
+            if diagnostic.status == "done" and diagnostic.seconds is not None
         ]
         texts += [f"{fmean(seconds):.3g} s per run"] if seconds else []
         if texts:

@@ -92,13 +92,13 @@ def curve_blocks(groups: Sequence[Group]) -> list[FigureBlock]:
 
 def _curves(groups: Sequence[Group], name: str) -> dict[tuple[int, str], list[Curve]]:
     """Return the curves with a finite value by position and label, one per seed."""
-    found = {}
+    by_label = {}
     for position, group in enumerate(groups):
         curves = [analysis.curves[name] for analysis in group.analyses.values() if name in analysis.curves]
         curves = [curve for curve in curves if any(map(math.isfinite, curve.y))]
         if curves:
-            found[position, group.label] = curves
-    return found
+            by_label[position, group.label] = curves
+    return by_label
 
 
 @dataclass

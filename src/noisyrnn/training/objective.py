@@ -73,7 +73,7 @@ def _contents(cell: Any) -> Any:
 def _plain(value: Any) -> Any:
     """Return the numbers, strings and tensors among an object's attributes."""
     held = getattr(value, "__dict__", {})
-    kept = {
+    values = {
         key: item for key, item in held.items() if isinstance(item, str | int | float | tuple | list | Tensor | None)
     }
-    return [_described(kept)]
+    return [_described(values)]

@@ -114,12 +114,14 @@ def regularizer(context: DiagnosticContext) -> DiagnosticResults:
     for rows in torch.arange(len(test), device="cpu").split(25):
         context.check_time()
         lengths = None if test.lengths is None else test.lengths[rows]
-        given = (model, test.inputs[rows].double(), labels[rows])
+        arguments = (model, test.inputs[rows].double(), labels[rows])
         if exact:
             with torch.no_grad():
-                found = explicit_regularizer(*given, noise=noise, lengths=lengths)
+                found = explicit_regularizer(*arguments, noise=noise, lengths=lengths)
         else:
-            found = tangent_regularizer(*given, noise=noise, lengths=lengths, draws=_DRAWS, seed=settings.analysis_seed)
+            found = tangent_regularizer(
+                *arguments, noise=noise, lengths=lengths, draws=_DRAWS, seed=settings.analysis_seed
+            )
         totals.append(found.measurement().value)
         first.append(found.measurement("P").value)
         second.append(found.measurement("Q").value)

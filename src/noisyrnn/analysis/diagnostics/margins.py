@@ -72,8 +72,8 @@ def margins(context: DiagnosticContext) -> DiagnosticResults:
     """Compute output margins, estimates of the input margin, and its rigorous lower bound if there is one."""
     model, test, data = context.model, context.test, context.test_data
     space = _Distances(context)
-    given = (space.model, space.inputs, space.labels)
-    linearised = linearised_margin(*given, lengths=space.lengths)
+    arguments = (space.model, space.inputs, space.labels)
+    linearised = linearised_margin(*arguments, lengths=space.lengths)
     quantities = [
         mean_quantity("output_margin", "Output margin", output_margins(model, test), better="higher", note=data),
         median_quantity(
@@ -87,7 +87,7 @@ def margins(context: DiagnosticContext) -> DiagnosticResults:
         median_quantity(
             "input_margin_estimate",
             "Input margin, from Jacobians",
-            input_margin_estimate(*given, lengths=space.lengths),
+            input_margin_estimate(*arguments, lengths=space.lengths),
             better="higher",
             unit=space.step_unit,
             note=f"largest change of one step, the supremum taken at the sequence; {data}{space.about}",

@@ -221,7 +221,7 @@ def stabilization_scan(
     scaled = [
         replace(noise, additive=level * noise.additive, multiplicative=level * noise.multiplicative) for level in levels
     ]
-    found = [
+    spectra = [
         largest_exponent(
             model,
             inputs,
@@ -235,12 +235,12 @@ def stabilization_scan(
         )
         for one in scaled
     ]
-    errors = [one.standard_error for one in found if one.standard_error is not None]
+    errors = [one.standard_error for one in spectra if one.standard_error is not None]
     return Measurement(
-        value=torch.stack([one.value for one in found]),
+        value=torch.stack([one.value for one in spectra]),
         kind="estimate",
         standard_error=torch.stack(errors) if errors else None,
-        draws=found[0].draws,
+        draws=spectra[0].draws,
     )
 
 
