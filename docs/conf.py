@@ -29,7 +29,6 @@ default_role = "literal"  # the docstrings write `name` where reStructuredText w
 python_maximum_signature_line_length = 100
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # an attribute that is also a property is described once
