@@ -25,8 +25,14 @@ from noisyrnn.analysis.margins.lipschitz_bound import margin_certificate
 from noisyrnn.analysis.margins.margin import input_margin_estimate, linearised_margin, output_margins
 from noisyrnn.analysis.margins.smoothing import Smoothed, certified_accuracy, certify, smoothed_predictions
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.analysis.regularizer import Regularizer, explicit_regularizer
-from noisyrnn.analysis.regularizer_draws import antithetic_regularizer, penalized_loss, penalty, tangent_regularizer
+from noisyrnn.analysis.regularizer import (
+    Regularizer,
+    antithetic_regularizer,
+    explicit_regularizer,
+    penalized_loss,
+    penalty,
+    tangent_regularizer,
+)
 from noisyrnn.analysis.trajectory import Trajectory
 
 __all__ = [

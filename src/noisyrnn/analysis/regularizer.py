@@ -1,7 +1,7 @@
-"""The regulariser that hidden noise adds to the loss, to second order: what it is, and its exact value."""
+"""The regulariser that hidden noise adds to the loss, to second order: exact, estimated, or as a penalty."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -11,18 +11,29 @@ from torch.nn import functional
 
 from noisyrnn.analysis.measurement import Measurement, mean_of_draws
 from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardized_inputs
-from noisyrnn.checks import check_choice, check_labels, check_lengths, check_sequences, values_hidden
+from noisyrnn.checks import (
+    check_choice,
+    check_integer,
+    check_labels,
+    check_lengths,
+    check_number,
+    check_sequences,
+    values_hidden,
+)
+from noisyrnn.kernels import operator
 from noisyrnn.models import SequenceClassifier
-from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.robustness.gradient import recording
 
+PENALTIES = ("explicit", "hutchinson")
 _BITS = 24  # random bits in a uniform number of a path
+_ROWS = 1024  # sequences in one simulated pass: enough to use the cores, few enough for their noise to fit in memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Regularizer:
-    r"""The two parts of the second-order effect of the noise on the loss, in units of the loss.
+    r"""The two terms of the second-order effect of the noise on the loss, in units of the loss.
 
     .. math:: E\,\ell(h_M) = \ell(\bar h_M) + \tfrac{1}{2} (P + Q) + \text{fourth order in the levels}.
 
@@ -30,9 +41,9 @@ class Regularizer:
     by ε² for those. `Q` is at least 0; `P` is signed and may outweigh it.
 
     Args:
-        P: Through the curvature of the dynamics, `(batch,)` if exact and `(draws, batch)` if estimated.
-        Q: Through the curvature of the loss, shaped like `P`.
-        kind: "exact", or "estimate": row k then comes from the k-th of independent draws, and their mean is unbiased.
+        P: Effect through the curvature of the dynamics, `(batch,)` if exact and `(draws, batch)` if estimated.
+        Q: Effect through the curvature of the loss, shaped like `P`.
+        kind: "exact", or "estimate": each row then comes from an independent draw, and their mean is unbiased.
 
     Reference:
         Lim et al., Noisy Recurrent Neural Networks, NeurIPS 2021.
@@ -48,10 +59,10 @@ class Regularizer:
         return 0.5 * (self.P + self.Q)
 
     def measurement(self, part: str = "total") -> Measurement:
-        """`part` ("P", "Q" or "total") of every sequence, `(batch,)`; an estimate is the mean of its draws.
+        """Return `part` ("P", "Q" or "total") of each sequence, `(batch,)`; an estimate is the mean of its draws.
 
         Raises:
-            ValueError: If there is no such part, or a single draw, which has no standard error.
+            ValueError: If there is no such part, or only one draw, which has no standard error.
         """
         check_choice("part", part, ("P", "Q", "total"))
         value: Tensor = getattr(self, part)
@@ -68,7 +79,7 @@ def explicit_regularizer(
     lengths: Tensor | None = None,
     dt: Tensor | None = None,
 ) -> Regularizer:
-    r"""The exact regulariser of a noisy, Lipschitz or antisymmetric RNN, by one recursion forward in time.
+    r"""Compute the exact regulariser of a noisy, Lipschitz or antisymmetric RNN, by one recursion forward in time.
 
     Along the noise-free path, with :math:`J_m` the Jacobian of step m, :math:`N_m` the diagonal covariance of its noise
     and :math:`C_0 = 0, w_0 = 0`:
@@ -85,20 +96,20 @@ def explicit_regularizer(
     memory O(batch · d²), or O(batch · steps · d²) where gradients are recorded: use `torch.no_grad()` without them.
 
     Args:
-        model: Its noise switch and mode do not matter.
-        inputs: `(batch, steps, input_size)`, of the model's dtype; float64 for figures that are to be trusted.
+        model: A classifier with one of these cells; its `noise_mode` has no effect.
+        inputs: `(batch, steps, input_size)`, of the model's dtype; use float64 for accurate values.
         labels: True classes, `(batch,)`.
-        noise: Laws and levels; those of the model's layer by default.
-        lengths: Valid steps of each sequence, `(batch,)`; all by default.
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+        noise: Laws and levels of the noise (default: those of the model's layer).
+        lengths: Valid steps of each sequence, `(batch,)` (default: all).
+        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)` (default: 1).
 
     Returns:
         `P` and `Q` of each sequence, exact.
 
     Raises:
-        TypeError: If the model is not a classifier, or its cell is another one.
-        ValueError: If the noise is uniform (its mean is below 1, so that it acts to first order already), or a shape
-            or a label does not fit.
+        TypeError: If the model is not a classifier, or has another cell.
+        ValueError: If the noise is uniform (its mean is below 1, so that it already acts to first order), or a shape
+            or a label is wrong.
 
     Example:
         >>> from noisyrnn.models import NoisyRNN
@@ -107,48 +118,195 @@ def explicit_regularizer(
         'exact'
 
     Reference:
-        Lim et al., Noisy Recurrent Neural Networks, NeurIPS 2021; the double sums there, folded.
+        Lim et al., Noisy Recurrent Neural Networks, NeurIPS 2021; the double sums there, computed recursively.
     """
-    return Expansion.of(model, inputs, labels, noise=noise, lengths=lengths, dt=dt).exact()
+    return _Expansion.of(model, inputs, labels, noise=noise, lengths=lengths, dt=dt).exact()
 
 
-def checked_noise(
+@recording
+@torch.no_grad()
+def tangent_regularizer(
     model: SequenceClassifier,
     inputs: Tensor,
     labels: Tensor,
     *,
-    noise: HiddenNoise | None,
-    lengths: Tensor | None,
-    dt: Tensor | None,
-) -> HiddenNoise:
-    """The noise that is meant, `None` standing for the layer's own, once all arguments are known to fit."""
-    if not isinstance(model, SequenceClassifier):
-        raise TypeError(f"model must be a SequenceClassifier, got {type(model).__name__}.")
-    check_sequences("inputs", inputs, input_size=model.layer.input_size)
-    batch, steps, _ = inputs.shape
-    if not values_hidden():
-        check_labels(labels, count=batch, classes=model.classes)
-    if lengths is not None:
-        check_lengths(lengths, batch=batch, steps=steps)
-    if dt is not None and not cell_of(model).supports_dt:
-        name = type(model.layer).__name__
-        raise ValueError(f"dt must be None for {name}, whose steps have no length, got step lengths.")
-    if dt is not None and dt.shape not in ((steps,), (batch, steps)):
-        raise ValueError(f"dt must have shape ({steps},) or {(batch, steps)}, got {tuple(dt.shape)}.")
-    noise = model.layer.hidden_noise if noise is None else noise
-    if noise.law == "uniform":
-        raise ValueError(
-            "noise_law must be 'gaussian' for a second-order effect, got 'uniform', which acts to first order: its "
-            "mean is not 1. Give another noise."
+    noise: HiddenNoise | None = None,
+    draws: int = 64,
+    seed: int = 0,
+    lengths: Tensor | None = None,
+    dt: Tensor | None = None,
+) -> Regularizer:
+    r"""Estimate the regulariser of any cell with tangent vectors carried along the noise-free path; unbiased.
+
+    .. math:: v_{m+1} = J_m v_m + N_m^{1/2} \zeta_m, \quad w_{m+1} = J_m w_m + \tfrac{1}{2} h_m''[v_m, v_m], \quad
+        Q = E\, v_M^T \nabla^2 \ell\, v_M, \quad P = 2\, E\, \nabla \ell \cdot w_M .
+
+    Both hold for any independent ζ with unit covariance. Random signs have the smallest variance. One sign per unit is
+    enough for both terms of the noise, as `N_m` is diagonal in both of its forms; the contribution of the noise's
+    dependence on the state has mean zero at second order.
+
+    The step must be twice differentiable. That of the exponential RNN is not differentiable where a pre-activation
+    crosses its threshold: its regulariser holds for noise too weak to cause that.
+
+    Args:
+        model: A classifier with any cell.
+        inputs: `(batch, steps, input_size)`, of the model's dtype.
+        labels: True classes, `(batch,)`.
+        noise: Laws and levels of the noise (default: those of the model's layer).
+        draws: Independent draws, at least 1, and at least 2 for a standard error; memory is proportional to it.
+        seed: Seed of the draws, at least 0.
+        lengths: Valid steps of each sequence, `(batch,)` (default: all).
+        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+
+    Returns:
+        Draws of `P` and `Q`, `(draws, batch)`, without gradients; `penalty` is differentiable.
+
+    Raises:
+        TypeError: If the model is not a classifier.
+        ValueError: If the noise is uniform, a shape or a label is wrong, or `draws` or `seed` is out of range.
+    """
+    check_integer("draws", draws, minimum=1)
+    check_integer("seed", seed, minimum=0)
+    path = BrownianPath(seed=derive_seed(seed, "tangent"))
+    return _Expansion.of(model, inputs, labels, noise=noise, lengths=lengths, dt=dt).sampled(path, draws)
+
+
+@recording
+@torch.no_grad()
+def antithetic_regularizer(
+    model: SequenceClassifier,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    noise: HiddenNoise | None = None,
+    scale: float = 1.0,
+    pairs: int = 256,
+    seed: int = 0,
+    lengths: Tensor | None = None,
+    dt: Tensor | None = None,
+) -> Measurement:
+    r"""Simulate the effect of the noise on the loss of any cell, with pairs of the noise and its negative.
+
+    With all levels multiplied by `scale` s, each pair gives
+    :math:`[\ell(h^{+s}) + \ell(h^{-s}) - 2 \ell(\bar h)] / (2 s^2)`. Its mean is ½ (P + Q) + O(s²); with s = 1 it is
+    the whole effect of the noise, all orders together.
+
+    The difference of losses is divided by s², so use a model in float64 for a small `scale`.
+
+    Args:
+        model: A classifier with any cell; its `kernel` runs the passes.
+        inputs: `(batch, steps, input_size)`, of the model's dtype.
+        labels: True classes, `(batch,)`.
+        noise: Laws and levels of the noise (default: those of the model's layer).
+        scale: Factor s of all noise levels, above 0.
+        pairs: Number of independent pairs, at least 2.
+        seed: Seed of the noise, at least 0; it gives the same random numbers for every scale.
+        lengths: Valid steps of each sequence, `(batch,)` (default: all).
+        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+
+    Returns:
+        An estimate for each sequence, `(batch,)`, with its standard error over the pairs, in units of the loss.
+
+    Raises:
+        TypeError: If the model is not a classifier.
+        ValueError: If the noise is uniform, a shape or a label is wrong, or `scale`, `pairs` or `seed` is out of range.
+    """
+    check_number("scale", scale, above=0.0)
+    check_integer("pairs", pairs, minimum=2)
+    check_integer("seed", seed, minimum=0)
+    noise = _check_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
+    noise = replace(noise, additive=scale * noise.additive, multiplicative=scale * noise.multiplicative)
+    labels, batch, cell = labels.long(), len(inputs), cell_of(model)
+    inputs = standardized_inputs(model, inputs)
+
+    def losses(copies: int, path: BrownianPath | None) -> Tensor:
+        _, end = operator.run(
+            cell,
+            inputs.repeat(copies, 1, 1),
+            cell.initial_state(copies * batch),
+            noise=None if path is None else noise,
+            path=path,
+            lengths=None if lengths is None else lengths.repeat(copies),
+            dt=dt.repeat(copies, 1) if dt is not None and dt.ndim == 2 else dt,
+            every_step=False,
+            kernel=model.layer.kernel,
         )
-    return noise
+        logits = model.readout(end[:, : cell.hidden_size])
+        return functional.cross_entropy(logits, labels.repeat(copies), reduction="none").unflatten(0, (copies, batch))
+
+    noise_free, pairs_per_pass = losses(1, None), max(1, _ROWS // batch)
+    sums = []
+    for first in range(0, pairs, pairs_per_pass):
+        copies = min(pairs_per_pass, pairs - first)
+        path = BrownianPath(seed=derive_seed(seed, "antithetic"), first_row=first * batch)
+        sums.append(losses(copies, path) + losses(copies, path.negated()) - 2 * noise_free)
+    return mean_of_draws(torch.cat(sums) / (2 * scale**2))
+
+
+@recording
+def penalty(
+    model: SequenceClassifier,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    kind: str = "explicit",
+    draws: int = 1,
+    path: BrownianPath | None = None,
+    noise: HiddenNoise | None = None,
+    lengths: Tensor | None = None,
+    dt: Tensor | None = None,
+) -> Tensor:
+    """Return ½ (P + Q) of each sequence, differentiable: the effect of training with the noise, without drawing it.
+
+    Args:
+        model: A classifier with any cell.
+        inputs: `(batch, steps, input_size)`, of the model's dtype.
+        labels: True classes, `(batch,)`.
+        kind: "explicit" (see `explicit_regularizer`), or "hutchinson": the mean of a few draws of
+            `tangent_regularizer`, unbiased in value and gradient, for any cell and in O(batch · steps · d²).
+        draws: Number of draws for "hutchinson", at least 1.
+        path: Source of the draws for "hutchinson"; give each training step a new one.
+        noise: Laws and levels of the noise (default: those of the model's layer).
+        lengths: Valid steps of each sequence, `(batch,)` (default: all).
+        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+
+    Returns:
+        `(batch,)`, signed.
+
+    Raises:
+        TypeError: If the model is not a classifier, or `kind` is "explicit" and its cell has no exact regulariser.
+        ValueError: If the noise is uniform, a shape or a label is wrong, `kind` or `draws` is out of range, or `path`
+            is missing.
+    """
+    return _penalized(model, inputs, labels, kind, draws, path, noise, lengths, dt)[1]
+
+
+@recording
+def penalized_loss(
+    model: SequenceClassifier,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    kind: str = "explicit",
+    draws: int = 1,
+    path: BrownianPath | None = None,
+    noise: HiddenNoise | None = None,
+    lengths: Tensor | None = None,
+    dt: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the noise-free loss of each sequence plus its `penalty`, `(batch,)`, and the logits, in one forward pass.
+
+    It takes the arguments of `penalty` and raises the same errors.
+    """
+    expansion, effect = _penalized(model, inputs, labels, kind, draws, path, noise, lengths, dt)
+    return expansion.loss.value + effect, expansion.loss.logits
 
 
 class _Loss(NamedTuple):
     """The cross-entropy of each sequence, and its derivatives in the last output h.
 
     With `D` the readout's rows less that of the true class, the gradient is `Σ p_c D_c`, and the Hessian
-    `Σ p_c (D_c - gradient)(D_c - gradient)ᵀ`: no term cancels another where the softmax is saturated.
+    `Σ p_c (D_c - gradient)(D_c - gradient)ᵀ`: no terms cancel where the softmax is saturated.
 
     Args:
         value: `(batch,)`.
@@ -166,7 +324,7 @@ class _Loss(NamedTuple):
 
     @classmethod
     def at(cls, readout: nn.Linear, outputs: Tensor, labels: Tensor) -> "_Loss":
-        """The loss of the last outputs `(batch, hidden_size)`."""
+        """Return the loss of the last outputs, `(batch, hidden_size)`."""
         logits = readout(outputs)
         differences = readout.weight - readout.weight[labels][:, None]
         probabilities = logits.softmax(1)
@@ -175,11 +333,11 @@ class _Loss(NamedTuple):
         return cls(value, logits, gradient, probabilities, differences - gradient[:, None])
 
     def trace(self, covariance: Tensor) -> Tensor:
-        """`tr(∇²ℓ C)`, `(batch,)`, for `(batch, hidden_size, hidden_size)`."""
+        """Return `tr(∇²ℓ C)`, `(batch,)`, for `(batch, hidden_size, hidden_size)`."""
         return (self.probabilities * ((self.rows @ covariance) * self.rows).sum(-1)).sum(-1)
 
     def along(self, vectors: Tensor) -> Tensor:
-        """`vᵀ ∇²ℓ v`, `(draws, batch)`, for `(draws, batch, hidden_size)`."""
+        """Return `vᵀ ∇²ℓ v`, `(draws, batch)`, for `(draws, batch, hidden_size)`."""
         return (self.probabilities * torch.einsum("kbd,bcd->kbc", vectors, self.rows) ** 2).sum(-1)
 
 
@@ -204,7 +362,7 @@ class _Drift(NamedTuple):
 
     @classmethod
     def along(cls, trajectory: Trajectory, dt: Tensor | None, valid: Tensor | None) -> "_Drift":
-        """Of a trajectory of the drift family."""
+        """Return the steps along a trajectory of the drift family."""
         assert trajectory.linear is not None
         A, W = trajectory.linear.A, trajectory.linear.W
         states = torch.stack(trajectory.states[:-1])
@@ -218,7 +376,7 @@ class _Drift(NamedTuple):
         return cls(A, W, rate.unbind(0), slope.unbind(0), bend.unbind(0), rate * drift)
 
     def push(self, m: int, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """`J v` and `J u + h''[v, v]`, for vectors `(draws, batch, d)`."""
+        """Return `J v` and `J u + h''[v, v]`, for vectors `(draws, batch, d)`."""
         both = torch.stack([v, u])
         inner = both @ self.W.T
         after = both + self.slope[m] * inner
@@ -228,7 +386,7 @@ class _Drift(NamedTuple):
         return moved, carried + self.bend[m] * inner.unbind(0)[0] ** 2
 
     def spread(self, m: int, covariance: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """`J C Jᵀ` and `J u + h'' : C`, for `(batch, d, d)` and `(batch, d)`."""
+        """Return `J C Jᵀ` and `J u + h'' : C`, for `(batch, d, d)` and `(batch, d)`."""
         jacobian = self.slope[m][..., None] * self.W  # J - I
         if self.A is not None:
             jacobian = torch.addcmul(jacobian, self.rate[m][..., None], self.A)
@@ -238,14 +396,14 @@ class _Drift(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Expansion:
-    """What the second-order effect of a noise needs of the noise-free path.
+class _Expansion:
+    """Second-order expansion of the loss in the noise, along the noise-free path.
 
     Args:
         trajectory: The noise-free path.
-        drift: Its derivatives written out, where its cell allows that.
+        drift: Its derivatives in closed form, for cells of the drift family; otherwise `None`.
         root: Standard deviation of the noise of each step and unit, up to its sign, `(steps, batch, hidden_size)`.
-        loss: The loss at the end.
+        loss: The loss at the end of the path, and its derivatives.
     """
 
     trajectory: Trajectory
@@ -263,9 +421,9 @@ class Expansion:
         noise: HiddenNoise | None,
         lengths: Tensor | None,
         dt: Tensor | None,
-    ) -> "Expansion":
-        """Run the model without noise; arguments and errors as for `explicit_regularizer`."""
-        noise = checked_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
+    ) -> "_Expansion":
+        """Run the model without noise, after a check of all arguments."""
+        noise = _check_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
         labels = labels.long()
         trajectory = Trajectory.of(cell_of(model), standardized_inputs(model, inputs), lengths=lengths, dt=dt)
         maps, size = trajectory.maps, model.layer.hidden_size
@@ -282,7 +440,7 @@ class Expansion:
         return cls(trajectory, drift, root, _Loss.at(model.readout, trajectory.end[:, :size], labels))
 
     def exact(self) -> Regularizer:
-        """`P` and `Q` of each sequence by the recursion for the covariance.
+        """Return `P` and `Q` of each sequence, by the recursion for the covariance.
 
         Raises:
             TypeError: If the cell is not of the drift family.
@@ -300,7 +458,7 @@ class Expansion:
         return Regularizer(P=(self.loss.gradient * u).sum(-1), Q=self.loss.trace(covariance), kind="exact")
 
     def sampled(self, path: BrownianPath, draws: int) -> Regularizer:
-        """Draws of `P` and `Q`, `(draws, batch)`, by tangents; see `tangent_regularizer`."""
+        """Return draws of `P` and `Q`, `(draws, batch)`, by the recursion for tangent vectors."""
         trajectory, size = self.trajectory, self.root.shape[-1]
         v = u = trajectory.end.new_zeros(draws, *trajectory.end.shape)  # u is 2 w
         behind = v.shape[-1] - size  # entries without noise
@@ -314,8 +472,63 @@ class Expansion:
         return Regularizer(P=P, Q=Q, kind="estimate")
 
 
+def _penalized(
+    model: SequenceClassifier,
+    inputs: Tensor,
+    labels: Tensor,
+    kind: str,
+    draws: int,
+    path: BrownianPath | None,
+    noise: HiddenNoise | None,
+    lengths: Tensor | None,
+    dt: Tensor | None,
+) -> tuple[_Expansion, Tensor]:
+    """Return the expansion, and the penalty `(batch,)`."""
+    check_choice("kind", kind, PENALTIES)
+    check_integer("draws", draws, minimum=1)
+    if kind == "hutchinson" and path is None:
+        raise ValueError("path must be given for kind 'hutchinson', got None. Use BrownianPath(seed=...).")
+    with torch.autocast(inputs.device.type, enabled=False):  # half precision is too coarse for many Jacobians
+        expansion = _Expansion.of(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
+        if path is None or kind == "explicit":
+            return expansion, expansion.exact().total
+        return expansion, expansion.sampled(path, draws).total.mean(0)
+
+
+def _check_noise(
+    model: SequenceClassifier,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    noise: HiddenNoise | None,
+    lengths: Tensor | None,
+    dt: Tensor | None,
+) -> HiddenNoise:
+    """Check all arguments and return the noise, which is that of the model's layer if `noise` is `None`."""
+    if not isinstance(model, SequenceClassifier):
+        raise TypeError(f"model must be a SequenceClassifier, got {type(model).__name__}.")
+    check_sequences("inputs", inputs, input_size=model.layer.input_size)
+    batch, steps, _ = inputs.shape
+    if not values_hidden():
+        check_labels(labels, count=batch, classes=model.classes)
+    if lengths is not None:
+        check_lengths(lengths, batch=batch, steps=steps)
+    if dt is not None and not cell_of(model).supports_dt:
+        name = type(model.layer).__name__
+        raise ValueError(f"dt must be None for {name}, whose steps have no length, got step lengths.")
+    if dt is not None and dt.shape not in ((steps,), (batch, steps)):
+        raise ValueError(f"dt must have shape ({steps},) or {(batch, steps)}, got {tuple(dt.shape)}.")
+    noise = model.layer.hidden_noise if noise is None else noise
+    if noise.law == "uniform":
+        raise ValueError(
+            "noise_law must be 'gaussian' for a second-order effect, got 'uniform', which acts to first order: its "
+            "mean is not 1. Give another noise."
+        )
+    return noise
+
+
 def _push(trajectory: Trajectory, m: int, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """As `_Drift.push` for any cell: the derivative of `(h, v) -> J(h) v` along `(v, u)` holds both."""
+    """Return `J v` and `J u + h''[v, v]` for any cell, as the derivative of `(h, v) -> J(h) v` along `(v, u)`."""
 
     def along(h: Tensor, v: Tensor) -> Tensor:
         return jvp(lambda state: trajectory.maps(m, state), (h,), (v,))[1]
@@ -325,7 +538,7 @@ def _push(trajectory: Trajectory, m: int, v: Tensor, u: Tensor) -> tuple[Tensor,
 
 
 def _root(noise: HiddenNoise, increment: Tensor, dt: Tensor | None) -> Tensor:
-    """A number whose square is the variance of the noise on the increments of all steps."""
+    """Return a value whose square is the variance of the noise on the increments of all steps."""
     additive = increment.new_tensor(noise.additive) if dt is None else noise.additive * dt.sqrt()
     relative = noise.multiplicative * increment if dt is None else noise.multiplicative / dt.sqrt() * increment
     if noise.form == "shared" or noise.additive == 0 or noise.multiplicative == 0:
@@ -334,9 +547,9 @@ def _root(noise: HiddenNoise, increment: Tensor, dt: Tensor | None) -> Tensor:
 
 
 def _signs(path: BrownianPath, draws: int, like: Tensor) -> Iterator[Tensor]:
-    """Independent random signs, `(draws, batch, units)` for each step of `like`, `(steps, batch, units)`.
+    """Yield independent random signs, `(draws, batch, units)`, for each step of `like`, `(steps, batch, units)`.
 
-    Each bit of the path's numbers is one. Draws lie along the path's units, so that no two rows share any.
+    Each bit of the path's numbers is a sign. Draws take consecutive units of the path, so no two rows share any.
     """
     steps, batch, units = like.shape
     words = -(-units // _BITS)

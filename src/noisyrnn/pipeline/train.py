@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn import __version__
-from noisyrnn.analysis.regularizer_draws import penalized_loss
+from noisyrnn.analysis.regularizer import penalized_loss
 from noisyrnn.data.base import Dataset
 from noisyrnn.files import check_writable, content_digest, file_digest, remove_leftovers, write_json
 from noisyrnn.locks import locked

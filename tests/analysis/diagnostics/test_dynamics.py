@@ -11,8 +11,7 @@ from noisyrnn.analysis.diagnostics.dynamics import LEVELS, _over_time, jacobians
 from noisyrnn.analysis.dynamics.jacobian import gradient_norms, gradient_rate, input_jacobian, jacobian_norms
 from noisyrnn.analysis.dynamics.lyapunov import largest_exponent
 from noisyrnn.analysis.dynamics.stability import discrete_exponent_bounds, verdict
-from noisyrnn.analysis.regularizer import explicit_regularizer
-from noisyrnn.analysis.regularizer_draws import antithetic_regularizer, tangent_regularizer
+from noisyrnn.analysis.regularizer import antithetic_regularizer, explicit_regularizer, tangent_regularizer
 from noisyrnn.noise.hidden_noise import HiddenNoise
 
 NOISE = HiddenNoise(additive=0.2, multiplicative=0.1)

@@ -12,8 +12,7 @@ from noisyrnn.analysis.dynamics.jacobian import gradient_norms, gradient_rate, i
 from noisyrnn.analysis.dynamics.lyapunov import largest_exponent
 from noisyrnn.analysis.dynamics.stability import discrete_exponent_bounds, stabilization_scan, verdict
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.analysis.regularizer import explicit_regularizer
-from noisyrnn.analysis.regularizer_draws import antithetic_regularizer, tangent_regularizer
+from noisyrnn.analysis.regularizer import antithetic_regularizer, explicit_regularizer, tangent_regularizer
 from noisyrnn.analysis.trajectory import cell_of
 
 LEVELS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
