@@ -18,6 +18,17 @@ def kernel_threads() -> int:
 
 
 @contextmanager
+def limit_threads(count: int) -> Iterator[None]:
+    """Set torch's number of threads until the block ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def reproducible_threads() -> Iterator[None]:
     """Runs torch's own operations on one thread, so that results do not depend on the number of threads.
 

@@ -9,9 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import joblib
-import torch
-
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data import Dataset
@@ -25,9 +22,10 @@ from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run, is_current
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.train import announce, run_path, train_run
-from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_on_cluster, run_tasks
+from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_on_cluster, run_tasks, threads_per_worker
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, failure_message
+from noisyrnn.threads import limit_threads
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import recommended
 
@@ -82,7 +80,7 @@ class CompareConfig:
     @property
     def threads(self) -> int:
         """Threads of each run: its share of this machine's cores, or 1 on a cluster."""
-        return max(1, joblib.cpu_count() // self.workers) if self.backend == "processes" else 1
+        return threads_per_worker(self.workers) if self.backend == "processes" else 1
 
     def run_configs(self) -> list[TrainConfig]:
         """Return the settings of every run, seed by seed, so that a report is useful before the last run ends."""
@@ -127,9 +125,7 @@ def run_group(group: RunGroup) -> dict[Path, str | None]:
         Their folders, each with `None` or the message of its failure.
     """
     context, failures = group.context, dict[Path, str | None]()
-    before = torch.get_num_threads()
-    torch.set_num_threads(group.threads)
-    try:
+    with limit_threads(group.threads):
         if len(group.configs) > 1:
             try:
                 failures = train_seeds(group.configs, context, batch_seeds=True)
@@ -151,8 +147,6 @@ def run_group(group: RunGroup) -> dict[Path, str | None]:
             except Exception as error:  # whatever it is, the other runs continue and the report shows it
                 failures[path] = failure_message(error)
                 note_failure(path, config, failure_message(error))
-    finally:
-        torch.set_num_threads(before)
     return failures
 
 

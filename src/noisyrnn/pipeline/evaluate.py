@@ -10,6 +10,7 @@ from noisyrnn.checks import check_choice, check_flag, check_integer, check_numbe
 from noisyrnn.data import Dataset
 from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
+from noisyrnn.models import SequenceClassifier
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import (
     EVALUATION_RESULTS,
@@ -110,6 +111,22 @@ class EvaluateConfig:
             return self
         return replace(self, strengths=default_strengths(dataset.value_range))
 
+    def perturbations(self, dataset: Dataset) -> list[Perturbation]:
+        """Return the perturbations of a data set's inputs, one for each strength."""
+        return [
+            build_perturbation(name, strength, value_range=dataset.value_range, scale=dataset.scale, clip=self.clip)
+            for name, strengths in (self.strengths or {}).items()
+            for strength in strengths
+        ]
+
+
+def load_noise_free(folder: RunFolder, device: str) -> SequenceClassifier:
+    """Return the model of a finished run on `device`, with its noise off."""
+    model = load(folder.model).to(device)
+    # Off, not "auto": a library that attacks the model may put it in training mode.
+    model.layer.noise_mode = "off"
+    return model
+
 
 @reproducible_threads()
 def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext | None = None) -> RunFolder:
@@ -165,15 +182,8 @@ def _measure(
         else dataset.test.subset(torch.arange(len(dataset.test), device="cpu")[: config.test_limit])
     )
     attacked = test.subset(torch.arange(len(test), device="cpu")[: config.attack_sequences])
-    model = load(folder.model).to(device)
-    # Off, not "auto": a library that attacks the model may put it in training mode.
-    model.layer.noise_mode = "off"
-    perturbations: list[Perturbation | None] = [None]
-    perturbations += [
-        build_perturbation(name, strength, value_range=dataset.value_range, scale=dataset.scale, clip=config.clip)
-        for name, strengths in (config.strengths or {}).items()
-        for strength in strengths
-    ]
+    model = load_noise_free(folder, device)
+    perturbations: list[Perturbation | None] = [None, *config.perturbations(dataset)]
     bar = ProgressBar(f"evaluate {folder.path.name}", len(perturbations), shown=show_progress)
     results: list[RobustnessResult] = []
     try:

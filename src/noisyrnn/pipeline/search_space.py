@@ -6,13 +6,10 @@ A place is a list of at least two values, or `{"low": 0.01, "high": 1, "log": Tr
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from noisyrnn.checks import check_choice
 from noisyrnn.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from optuna import Trial
 
 Place = list[Any] | dict[str, Any]
 
@@ -27,7 +24,7 @@ def default_space(model: str) -> dict[str, Place]:
 
 
 def read_space(space: Mapping[str, Any]) -> dict[str, Place]:
-    """Check a search space from a configuration file and fill in `log`.
+    """Check a search space and fill in `log`.
 
     Raises:
         ValueError: If a name is not a setting that can be searched, or its place has another form.
@@ -61,8 +58,8 @@ def limits(place: Place) -> Sequence[Any]:
     return place if isinstance(place, list) else (place["low"], place["high"])
 
 
-def suggest(trial: "Trial", name: str, place: Place) -> Any:
-    """Let Optuna choose a value; a whole number if both limits are."""
+def suggest(trial: Any, name: str, place: Place) -> Any:
+    """Let an Optuna trial choose a value: a whole number if both limits are."""
     if isinstance(place, list):
         return trial.suggest_categorical(name, place)
     whole = isinstance(place["low"], int) and isinstance(place["high"], int)

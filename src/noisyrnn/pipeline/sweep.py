@@ -1,39 +1,34 @@
 """Searches the settings of a model with Optuna, for accuracy on perturbed validation data."""
 
-import json
-import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import joblib
-import torch
 import yaml
 
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice, check_integer
-from noisyrnn.files import check_writable, content_digest, write_atomically, write_json
+from noisyrnn.files import check_writable, content_digest, json_ready, write_atomically, write_json
 from noisyrnn.locks import locked
 from noisyrnn.models import MODELS
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
 from noisyrnn.pipeline.devices import resolve_accelerator
-from noisyrnn.pipeline.evaluate import EvaluateConfig
+from noisyrnn.pipeline.evaluate import EvaluateConfig, load_noise_free
 from noisyrnn.pipeline.search_space import Place, default_space, limits, read_space, suggest
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.train import announce
-from noisyrnn.pipeline.workers import WorkerDiedError, run_tasks
+from noisyrnn.pipeline.workers import WorkerDiedError, run_tasks, threads_per_worker
 from noisyrnn.progress import ProgressBar
 from noisyrnn.redact import sqlite_url, without_passwords
-from noisyrnn.robustness import build_perturbation, evaluate
+from noisyrnn.robustness import evaluate
 from noisyrnn.run_folder import RunFolder, folder_name
+from noisyrnn.threads import limit_threads
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.saving import load
 from noisyrnn.training.settings import recommended, stated
 
 if TYPE_CHECKING:
@@ -85,10 +80,9 @@ class SweepConfig:
         for name in ("trials", "seeds", "workers"):
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("sweep_seed", self.sweep_seed, minimum=0)
-        strengths = EvaluateConfig(strengths=self.strengths or None, draws=self.draws).strengths
-        if strengths is None:
+        if not self.strengths:
             raise ValueError("strengths must name at least one perturbation, got none. Write {white_noise: [0.1]}.")
-        object.__setattr__(self, "strengths", strengths)
+        object.__setattr__(self, "strengths", self.evaluation.strengths)
         both = sorted(set(self.space or {}) & set(self.train))
         if both:
             raise ValueError(f"{both[0]} must be fixed or searched, got both. Leave one of them out.")
@@ -115,20 +109,18 @@ class SweepConfig:
 
     def identity(self, data: str) -> dict[str, Any]:
         """Return everything that decides a trial's score, JSON-ready; `data` is a digest of the data's fingerprint."""
-        run = self.run_config({})
-        varied = {"seed", "label", *self.searched()}
-        identity = {
-            "model": self.model,
-            "data": data,
-            "results": [TRAINING_RESULTS[run.precision], EVALUATION_RESULTS],
-            "fixed": {name: value for name, value in run.identity().items() if name not in varied},
-            "space": self.searched(),
-            "strengths": self.strengths,
-            "draws": self.draws,
-            "seeds": self.seeds,
-            "sweep_seed": self.sweep_seed,
-        }
-        return json.loads(json.dumps(identity))
+        run, space = self.run_config({}), self.searched()
+        fixed = {name: value for name, value in run.identity().items() if name not in {"seed", "label", *space}}
+        results = [TRAINING_RESULTS[run.precision], EVALUATION_RESULTS]
+        chosen = {name: getattr(self, name) for name in ("model", "strengths", "draws", "seeds", "sweep_seed")}
+        return json_ready({**chosen, "data": data, "results": results, "fixed": fixed, "space": space})
+
+    @property
+    def evaluation(self) -> EvaluateConfig:
+        """Perturbations and draws that score a trial."""
+        return EvaluateConfig(
+            strengths=self.strengths, draws=self.draws, attack_draws=self.draws, evaluation_seed=self.sweep_seed
+        )
 
 
 @dataclass(frozen=True)
@@ -169,8 +161,7 @@ def open_study(task: SweepTask) -> "Study":
             storage = optuna.storages.RDBStorage(
                 task.storage,
                 engine_kwargs={"connect_args": {"timeout": 60}} if local else {},
-                heartbeat_interval=20,
-                grace_period=120,
+                heartbeat_interval=60,
                 heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
             )
         study = optuna.create_study(
@@ -202,12 +193,8 @@ def run_trial(task: SweepTask) -> None:
     study = open_study(task)
     if len(finished(study)) >= task.config.trials:
         return
-    before = torch.get_num_threads()
-    torch.set_num_threads(_threads(task.config))
-    try:
-        study.optimize(partial(score_trial, task=task), n_trials=1)
-    finally:
-        torch.set_num_threads(before)
+    with limit_threads(threads_per_worker(task.config.workers)):
+        study.optimize(lambda trial: score_trial(trial, task), n_trials=1)
 
 
 def score_trial(trial: "Trial", task: SweepTask) -> float:
@@ -218,7 +205,7 @@ def score_trial(trial: "Trial", task: SweepTask) -> float:
     """
     import optuna
 
-    start, config = time.monotonic(), task.config
+    config = task.config
     # Trials that were interrupted do not count, so that a resumed sweep chooses what it would have chosen.
     failed = trial.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.FAIL,))
     place = trial.number - sum(other.number < trial.number for other in failed)
@@ -227,39 +214,29 @@ def score_trial(trial: "Trial", task: SweepTask) -> float:
     runs = [config.run_config(values, seed=FIRST_SEED + k) for k in range(config.seeds)]
     try:
         failures = train_seeds(runs, task.context)
-        error = next((message for message in failures.values() if message is not None), None)
-        if error is None:
-            columns = [validation_columns(RunFolder(path), task) for path in failures]
+        for message in filter(None, failures.values()):
+            raise RuntimeError(message)
+        columns = [validation_columns(RunFolder(path), task) for path in failures]
     except KeyboardInterrupt:
         trial.study.enqueue_trial(trial.params)  # its training is resumed from the checkpoint
         raise
-    except RuntimeError as failure:  # logits that are not finite
-        error = str(failure)
-    trial.set_user_attr("seconds", round(time.monotonic() - start, 3))
-    if error is not None:
-        trial.set_user_attr("error", error)
-        raise optuna.TrialPruned
+    except RuntimeError as error:  # of a training, or logits that are not finite
+        trial.set_user_attr("error", str(error))
+        raise optuna.TrialPruned from error
     trial.set_user_attr("columns", columns)
     return fmean(column["accuracy"] for run in columns for column in run)
 
 
 def validation_columns(folder: RunFolder, task: SweepTask) -> list[dict[str, Any]]:
     """Measure a finished run on the validation data under each perturbation, with the same draws for every trial."""
-    config = task.config
-    dataset = task.context.read_data(config.run_config({}))
-    device = resolve_accelerator(task.context.accelerator)
-    model = load(folder.model).to(device)
-    model.layer.noise_mode = "off"
-    columns = []
-    for name, strengths in config.strengths.items():
-        for strength in strengths:
-            perturbation = build_perturbation(name, strength, value_range=dataset.value_range, scale=dataset.scale)
-            result = evaluate(
-                model, dataset.validation, perturbation, draws=config.draws, seed=config.sweep_seed, device=device
-            ).to_dict()
-            names = ("perturbation", "strength", "unit", "accuracy", "interval", "sequences")
-            columns.append({name: result[name] for name in names if name in result})
-    return columns
+    config, device = task.config, resolve_accelerator(task.context.accelerator)
+    dataset, model = task.context.read_data(config.run_config({})), load_noise_free(folder, device)
+    kept = ("perturbation", "strength", "unit", "accuracy", "interval", "sequences")
+    results = [
+        evaluate(model, dataset.validation, perturbation, draws=config.draws, seed=config.sweep_seed, device=device)
+        for perturbation in config.evaluation.perturbations(dataset)
+    ]
+    return [{name: value for name, value in result.to_dict().items() if name in kept} for result in results]
 
 
 def sweep(
@@ -298,11 +275,10 @@ def sweep(
     stem = f"{Path(run.dataset).stem}-{config.model}"
     folder = output / folder_name(f"sweep-{stem}", identity)
     check_writable(folder)
-    storage = config.storage or sqlite_url(output / "sweeps.db")
     data_dir = None if context.data_dir is None else context.data_dir.resolve()
     runs = RunContext(output=folder, data_dir=data_dir, accelerator=context.accelerator, resume=True)
-    task = SweepTask(config, identity, storage, folder, runs)
-    deaths: list[WorkerDiedError] = []
+    task = SweepTask(config, identity, config.storage or sqlite_url(output / "sweeps.db"), folder, runs)
+    ends: list[WorkerDiedError | None] = []
     with locked(folder):
         study = open_study(task)
         if config.storage is None:  # the database is of this command only: the processes of its trials have ended
@@ -313,16 +289,16 @@ def sweep(
         bar = ProgressBar(f"sweep {stem}", config.trials, done=done, shown=context.show_progress)
 
         def count(task: SweepTask, end: WorkerDiedError | None) -> None:
-            deaths.extend([] if end is None else [end])
+            ends.append(end)
             bar.advance()
 
         try:
             tasks = [task] * (config.trials - done)
-            run_tasks(run_trial, tasks, count, workers=config.workers, threads=_threads(config))
+            run_tasks(run_trial, tasks, count, workers=config.workers, threads=threads_per_worker(config.workers))
         finally:
             bar.close()
             content = write_sweep(study, config, folder, command)
-    if deaths:
+    if any(ends):
         raise RuntimeError(
             "A worker process died before its trial ended; it may have run out of memory. "
             "Run the same command again with fewer workers."
@@ -332,39 +308,36 @@ def sweep(
     return folder, content
 
 
-def _threads(config: SweepConfig) -> int:
-    return max(1, int(joblib.cpu_count()) // config.workers)
+def trial_content(trial: "FrozenTrial") -> dict[str, Any]:
+    """Return what `sweep.json` holds of a trial."""
+    return {
+        "number": trial.number,
+        "values": trial.params,
+        "score": trial.value,
+        "columns": trial.user_attrs.get("columns"),
+        "error": trial.user_attrs.get("error"),
+        "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 3),
+    }
 
 
 def write_sweep(study: "Study", config: SweepConfig, folder: Path, command: str | None) -> dict[str, Any]:
     """Write the results so far: `sweep.json` and `sweep.html`, and `best.yaml` if a trial has a score."""
     from noisyrnn.report.sweep import write_sweep_page  # matplotlib, which the trials need not wait for
 
-    trials: list[dict[str, Any]] = [
-        {
-            "number": trial.number,
-            "values": trial.params,
-            "score": trial.value,
-            **{name: trial.user_attrs.get(name) for name in ("columns", "error", "seconds")},
-        }
-        for trial in finished(study)
-    ]
-    scored = [trial for trial in trials if trial["score"] is not None]
-    best = max(scored, key=lambda trial: trial["score"]) if scored else None  # the first of equal ones
-    run = config.run_config({} if best is None else best["values"])
-    identity = {name: value for name, value in study.user_attrs["settings"].items() if name != "data"}
+    ended = finished(study)
+    best = study.best_trial if any(trial.value is not None for trial in ended) else None
+    run = config.run_config({} if best is None else best.params)
     content = {
         "version": __version__,
-        "model": config.model,
         "dataset": run.dataset,
         "wanted": config.trials,
-        **identity,
-        "trials": trials,
-        "best": None if best is None else best["number"],
+        **{name: value for name, value in study.user_attrs["settings"].items() if name != "data"},
+        "trials": [trial_content(trial) for trial in ended],
+        "best": None if best is None else best.number,
     }
     write_json(folder / "sweep.json", content)
     if best is not None:
-        settings = {k: v for k, v in stated(run).items() if k not in ("seed", "label")}
+        settings = {name: value for name, value in stated(run).items() if name not in ("seed", "label")}
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         write_atomically(folder / "best.yaml", text.encode())
     write_sweep_page(content, study, folder / "sweep.html", command=command)

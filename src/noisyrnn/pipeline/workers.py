@@ -18,6 +18,8 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any, BinaryIO
 
+import joblib
+
 from noisyrnn.interruption import interruptible, signal_of
 
 _PATIENCE = 6.0
@@ -32,6 +34,11 @@ _THREADS = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+
+
+def threads_per_worker(workers: int) -> int:
+    """Return a worker's share of this machine's cores, at least 1."""
+    return max(1, int(joblib.cpu_count()) // workers)
 
 
 class WorkerDiedError(RuntimeError):

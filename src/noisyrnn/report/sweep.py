@@ -27,7 +27,6 @@ def write_sweep_page(sweep: Mapping[str, Any], study: Any, path: Path, *, comman
         command: Command line of the sweep, shown on the page.
     """
     trials = sweep["trials"]
-    failed = sum(trial["score"] is None for trial in trials)
     best = next((trial for trial in trials if trial["number"] == sweep["best"]), None)
     cells = [] if best is None else best["columns"][0]
     titles = [Column(cell["perturbation"], cell["strength"], cell["unit"]).title for cell in cells]
@@ -36,7 +35,7 @@ def write_sweep_page(sweep: Mapping[str, Any], study: Any, path: Path, *, comman
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
         "sweep": sweep,
-        "failed": failed,
+        "failed": sum(trial["score"] is None for trial in trials),
         "titles": titles,
         "units": UNITS if any(cell["unit"] for cell in cells) else None,
         "best": best,
