@@ -24,7 +24,7 @@ def test_what_is_declared_once_is_what_is_taken(kind: type, declared: type) -> N
     taken = inspect.signature(kind).parameters
     hints = get_type_hints(declared)
     assert {name: taken[name].annotation for name in hints} == hints
-    assert set(taken) - set(hints) <= {"build", "input_size", "hidden_size", "bias", "dtype"}
+    assert set(taken) - set(hints) <= {"build", "input_size", "hidden_size", "options"}
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -7,12 +7,12 @@ from typing import ClassVar, Unpack
 import torch
 from torch import nn
 
-from noisyrnn.checks import check_flag, check_number
+from noisyrnn.checks import check_number
 from noisyrnn.kernels.cpp.recurrent_matrix import skew_damped_together
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
-from noisyrnn.models.options import LayerOptions, cell_options
+from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
 from noisyrnn.sde.recurrent_matrix import check_skew_damped
 
 
@@ -25,8 +25,7 @@ class AntisymmetricCell(RecurrenceCell):
         step_size: δ, above 0.
         damping: γ, at least 0.
         init_std: `C` starts at `N(0, (init_std / hidden_size)²)`, above 0.
-        bias: Whether there is the bias b.
-        dtype: Type of the weights; torch's default type by default.
+        options: Keyword arguments of `CellOptions`.
     """
 
     reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"input": (nn.Linear,)}
@@ -39,18 +38,17 @@ class AntisymmetricCell(RecurrenceCell):
         step_size: float,
         damping: float,
         init_std: float,
-        bias: bool = True,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[CellOptions],
     ) -> None:
-        super().__init__(input_size, hidden_size)
-        check_flag("bias", bias)
+        super().__init__(input_size, hidden_size, **options)
         check_number("step_size", step_size, above=0.0)
         check_skew_damped(1.0, damping)
         check_number("init_std", init_std, above=0.0)
         self.step_size = step_size
         self.damping = damping
+        dtype = options.get("dtype")
         self.C = nn.Parameter(torch.randn(hidden_size, hidden_size, dtype=dtype) * (init_std / hidden_size))
-        self.input = nn.Linear(input_size, hidden_size, bias=bias, dtype=dtype)
+        self.input = nn.Linear(input_size, hidden_size, **options)
 
     def recurrence(self) -> Recurrence:
         """The step in tensors."""

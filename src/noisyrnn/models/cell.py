@@ -2,14 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import LARGEST_SIZE, check_integer
+from noisyrnn.checks import LARGEST_SIZE, check_flag, check_integer
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.modules import prepare_weights
+from noisyrnn.models.options import CellOptions
 
 
 class Cell(nn.Module, ABC):
@@ -20,6 +21,7 @@ class Cell(nn.Module, ABC):
     Args:
         input_size: Channels of one step of the input, at least 1.
         hidden_size: Units, at least 1.
+        options: Keyword arguments of `CellOptions`, which are checked; a subclass makes its weights by them.
     """
 
     supports_dt = True
@@ -40,8 +42,9 @@ class Cell(nn.Module, ABC):
         if "recurrence" in vars(cls) or "increment" in vars(cls):
             cls.changes_step = "recurrence" not in vars(cls)
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size: int, hidden_size: int, **options: Unpack[CellOptions]) -> None:
         super().__init__()
+        check_flag("bias", options.get("bias", True))
         check_integer("input_size", input_size, minimum=1, maximum=LARGEST_SIZE)
         check_integer("hidden_size", hidden_size, minimum=1, maximum=LARGEST_SIZE)
         self.input_size = input_size

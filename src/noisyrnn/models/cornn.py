@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar, Unpack
 
-import torch
 from torch import nn
 
-from noisyrnn.checks import check_flag, check_number
+from noisyrnn.checks import check_number
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
-from noisyrnn.models.options import LayerOptions, cell_options
+from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
 
 
 class CoRNNCell(RecurrenceCell):
@@ -31,8 +30,7 @@ class CoRNNCell(RecurrenceCell):
         step_size: Δt, above 0.
         stiffness: γ, at least 0.
         friction: ϵ, at least 0.
-        bias: Whether there is the bias b.
-        dtype: Type of the weights; torch's default type by default.
+        options: Keyword arguments of `CellOptions`.
     """
 
     reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"input": (nn.Linear,), "recurrent": (nn.Linear,)}
@@ -45,19 +43,17 @@ class CoRNNCell(RecurrenceCell):
         step_size: float,
         stiffness: float,
         friction: float,
-        bias: bool = True,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[CellOptions],
     ) -> None:
-        super().__init__(input_size, hidden_size)
-        check_flag("bias", bias)
+        super().__init__(input_size, hidden_size, **options)
         check_number("step_size", step_size, above=0.0)
         check_number("stiffness", stiffness, minimum=0.0)
         check_number("friction", friction, minimum=0.0)
         self.step_size = step_size
         self.stiffness = stiffness
         self.friction = friction
-        self.input = nn.Linear(input_size, hidden_size, bias=bias, dtype=dtype)
-        self.recurrent = nn.Linear(2 * hidden_size, hidden_size, bias=False, dtype=dtype)
+        self.input = nn.Linear(input_size, hidden_size, **options)
+        self.recurrent = nn.Linear(2 * hidden_size, hidden_size, bias=False, dtype=options.get("dtype"))
         reach = 1 / math.sqrt(input_size + 2 * hidden_size)
         for weight in self.parameters():
             nn.init.uniform_(weight, -reach, reach)

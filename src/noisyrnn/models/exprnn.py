@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_choice, check_flag
+from noisyrnn.checks import check_choice
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import RecurrenceCell
 from noisyrnn.models.layer import RecurrentLayer
-from noisyrnn.models.options import LayerOptions, cell_options
+from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
 
 STARTS = ("cayley", "henaff")
 BASES = ("identity", "initial")
@@ -93,8 +93,7 @@ class ExpCell(RecurrenceCell):
         hidden_size: Units.
         recurrent_init: "cayley" or "henaff"; see `skew_blocks`.
         recurrent_base: "identity" or "initial"; see `Rotation`.
-        bias: Whether modReLU has its threshold; without it the cell is linear.
-        dtype: Type of the weights; torch's default type by default.
+        options: Keyword arguments of `CellOptions`. Without a bias modReLU has no threshold, and the cell is linear.
     """
 
     supports_dt = False
@@ -107,17 +106,16 @@ class ExpCell(RecurrenceCell):
         *,
         recurrent_init: str,
         recurrent_base: str,
-        bias: bool = True,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[CellOptions],
     ) -> None:
-        super().__init__(input_size, hidden_size)
-        check_flag("bias", bias)
+        super().__init__(input_size, hidden_size, **options)
+        dtype = options.get("dtype")
         self.input = nn.Linear(input_size, hidden_size, bias=False, dtype=dtype)
         nn.init.kaiming_normal_(self.input.weight)
         self.recurrent = Rotation(skew_blocks(hidden_size, recurrent_init), base=recurrent_base, dtype=dtype)
         self.threshold: Tensor
         threshold = torch.zeros(hidden_size, dtype=dtype)
-        if bias:
+        if options.get("bias", True):
             self.threshold = nn.Parameter(nn.init.uniform_(threshold, -THRESHOLD, THRESHOLD))
         else:
             self.register_buffer("threshold", threshold, persistent=False)

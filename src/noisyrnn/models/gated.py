@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from noisyrnn.checks import check_choice, check_flag
+from noisyrnn.checks import check_choice
 from noisyrnn.kernels import reference
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.modules import check_uncalled
-from noisyrnn.models.options import LayerOptions, cell_options
+from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
 
 KINDS: dict[str, type[nn.RNN | nn.GRU | nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -35,21 +35,17 @@ class TorchCell(Cell):
         input_size: Channels of one step.
         hidden_size: Units.
         kind: "rnn", "gru" or "lstm".
-        bias: Whether there are biases.
-        dtype: Type of the weights; torch's default type by default.
+        options: Keyword arguments of `CellOptions`.
     """
 
     supports_dt = False
     reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"rnn": tuple(KINDS.values())}
 
-    def __init__(
-        self, input_size: int, hidden_size: int, *, kind: str, bias: bool = True, dtype: torch.dtype | None = None
-    ) -> None:
-        super().__init__(input_size, hidden_size)
+    def __init__(self, input_size: int, hidden_size: int, *, kind: str, **options: Unpack[CellOptions]) -> None:
+        super().__init__(input_size, hidden_size, **options)
         check_choice("kind", kind, KINDS)
-        check_flag("bias", bias)
         self.kind = kind
-        self.rnn = KINDS[kind](input_size, hidden_size, bias=bias, batch_first=True, dtype=dtype)
+        self.rnn = KINDS[kind](input_size, hidden_size, batch_first=True, **options)
 
     @property
     def state_size(self) -> int:

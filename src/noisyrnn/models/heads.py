@@ -1,7 +1,7 @@
 """Sequence models: a recurrent layer, a linear readout of its outputs, and the loss that they are trained with."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from noisyrnn.checks import LARGEST_SIZE, check_choice, check_flag, check_integer
 from noisyrnn.models.layer import RecurrentLayer, final_output, pass_options, shared_view
+from noisyrnn.models.options import show_options
 from noisyrnn.models.standardization import float64_statistics, standardize
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.padding import valid_steps
@@ -179,14 +180,20 @@ class SequenceModel(nn.Module):
         return self
 
 
+class ChannelStatistics(TypedDict, total=False):
+    """Statistics of the inputs' channels, by which every sequence model standardizes; see `SequenceModel`."""
+
+    mean: Tensor | None
+    std: Tensor | None
+
+
 class SequenceClassifier(SequenceModel):
     """A `SequenceModel` with logits for each sequence, trained with the cross-entropy.
 
     Args:
         layer: The layer.
         classes: At least 2.
-        mean: As for `SequenceModel`.
-        std: As for `SequenceModel`.
+        statistics: `mean` and `std` of `SequenceModel`.
 
     Raises:
         TypeError: If `layer` is not a `RecurrentLayer`, or `mean` or `std` is not a tensor.
@@ -199,11 +206,9 @@ class SequenceClassifier(SequenceModel):
         torch.Size([2, 3])
     """
 
-    def __init__(
-        self, layer: RecurrentLayer, classes: int, *, mean: Tensor | None = None, std: Tensor | None = None
-    ) -> None:
+    def __init__(self, layer: RecurrentLayer, classes: int, **statistics: Unpack[ChannelStatistics]) -> None:
         check_integer("classes", classes, minimum=2, maximum=LARGEST_SIZE)
-        super().__init__(layer, classes, loss="cross_entropy", mean=mean, std=std)
+        super().__init__(layer, classes, loss="cross_entropy", **statistics)
         self.classes = classes
 
 
@@ -213,8 +218,7 @@ class SequenceRegressor(SequenceModel):
     Args:
         layer: The layer.
         targets: Values for each sequence, at least 1.
-        mean: As for `SequenceModel`.
-        std: As for `SequenceModel`.
+        statistics: `mean` and `std` of `SequenceModel`.
 
     Raises:
         TypeError: If `layer` is not a `RecurrentLayer`, or `mean` or `std` is not a tensor.
@@ -226,11 +230,9 @@ class SequenceRegressor(SequenceModel):
         torch.Size([4, 2])
     """
 
-    def __init__(
-        self, layer: RecurrentLayer, targets: int = 1, *, mean: Tensor | None = None, std: Tensor | None = None
-    ) -> None:
+    def __init__(self, layer: RecurrentLayer, targets: int = 1, **statistics: Unpack[ChannelStatistics]) -> None:
         check_integer("targets", targets, minimum=1)
-        super().__init__(layer, targets, loss="squared_error", mean=mean, std=std)
+        super().__init__(layer, targets, loss="squared_error", **statistics)
         self.targets = targets
 
 
@@ -240,8 +242,7 @@ class SequenceToSequence(SequenceModel):
     Args:
         layer: The layer.
         targets: Values for each step, at least 1.
-        mean: As for `SequenceModel`.
-        std: As for `SequenceModel`.
+        statistics: `mean` and `std` of `SequenceModel`.
 
     Raises:
         TypeError: If `layer` is not a `RecurrentLayer`, or `mean` or `std` is not a tensor.
@@ -253,13 +254,14 @@ class SequenceToSequence(SequenceModel):
         torch.Size([4, 5, 2])
     """
 
-    def __init__(
-        self, layer: RecurrentLayer, targets: int = 1, *, mean: Tensor | None = None, std: Tensor | None = None
-    ) -> None:
+    def __init__(self, layer: RecurrentLayer, targets: int = 1, **statistics: Unpack[ChannelStatistics]) -> None:
         check_integer("targets", targets, minimum=1)
-        super().__init__(layer, targets, loss="squared_error", every_step=True, mean=mean, std=std)
+        super().__init__(layer, targets, loss="squared_error", every_step=True, **statistics)
         self.targets = targets
 
+
+for _head in (SequenceClassifier, SequenceRegressor, SequenceToSequence):
+    show_options(_head, SequenceModel, without=("outputs", "loss", "every_step"))
 
 Head = SequenceClassifier | SequenceRegressor | SequenceToSequence
 

@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from noisyrnn.checks import (
     LARGEST_SIZE,
     MOST_LAYERS,
-    check_choice,
     check_flag,
     check_integer,
     check_number,
@@ -25,7 +24,7 @@ from noisyrnn.kernels.cpp.packed import PackedWeights
 from noisyrnn.kernels.select import KERNELS, uses_cpp
 from noisyrnn.models.cell import Cell
 from noisyrnn.models.loops.module_cell import as_cell
-from noisyrnn.models.modules import called_hooks, check_uncalled, prepare_weights
+from noisyrnn.models.modules import Switch, called_hooks, check_uncalled, prepare_weights
 from noisyrnn.models.options import LayerOptions, show_options
 from noisyrnn.models.sequences.dropout import apply_dropout
 from noisyrnn.models.sequences.layout import check_dtype, check_form, step_lengths, to_batch_first
@@ -61,6 +60,7 @@ class RecurrentLayer(nn.Module):
         noise_mode: When noise is added: "auto" (in training mode), "on" or "off". In a `SequenceModel` training mode
             means that of both: code that puts only a model's recurrent modules in training mode adds no noise.
         kernel: What runs the loops over time: "auto" (the fastest that can), "cpp", "triton", "eager" or "reference".
+            The environment variable NOISYRNN_KERNEL overrides it.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -71,6 +71,11 @@ class RecurrentLayer(nn.Module):
         >>> outputs.shape, h_n.shape
         (torch.Size([4, 5, 16]), torch.Size([4, 4, 8]))
     """
+
+    noise_mode = Switch(NOISE_MODES)
+    kernel = Switch(KERNELS)
+    _noise_mode: str
+    _kernel: str
 
     defaults: ClassVar[LayerOptions] = {}
     """Defaults of a subclass in place of those of the class that it extends."""
@@ -130,8 +135,8 @@ class RecurrentLayer(nn.Module):
             for direction in ("", "_reverse") if bidirectional else ("",):
                 cell = as_cell(build(self.output_size if level else input_size, hidden_size))
                 self.cells[f"l{level}{direction}"] = cell
-        self._noise_mode = "auto"
-        self._kernel = "auto"
+        self.noise_mode = "auto"
+        self.kernel = "auto"
         self._packed = tuple(PackedWeights() for _ in self.cells)
         self.register_load_state_dict_pre_hook(_rename_older_weights)
         self.to(device=device, dtype=dtype)
@@ -152,26 +157,6 @@ class RecurrentLayer(nn.Module):
     def output_size(self) -> int:
         """Entries of one output: `hidden_size`, twice that for two directions."""
         return self.hidden_size * (2 if self.bidirectional else 1)
-
-    @property
-    def noise_mode(self) -> str:
-        """When hidden noise is added: "auto" (in training mode), "on" or "off"."""
-        return self._noise_mode
-
-    @noise_mode.setter
-    def noise_mode(self, mode: str) -> None:
-        check_choice("noise_mode", mode, NOISE_MODES)
-        self._noise_mode = mode
-
-    @property
-    def kernel(self) -> str:
-        """What runs the loops over time; the environment variable NOISYRNN_KERNEL overrides it."""
-        return self._kernel
-
-    @kernel.setter
-    def kernel(self, name: str) -> None:
-        check_choice("kernel", name, KERNELS)
-        self._kernel = name
 
     @property
     def hidden_noise(self) -> HiddenNoise:

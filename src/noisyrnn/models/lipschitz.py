@@ -12,7 +12,7 @@ from noisyrnn.kernels.cpp.recurrent_matrix import skew_damped_together
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
-from noisyrnn.models.options import LayerOptions, cell_options
+from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
 from noisyrnn.sde.recurrent_matrix import check_skew_damped
 
 
@@ -40,11 +40,10 @@ class LipschitzCell(RecurrenceCell):
         init_std: float,
         skew_symmetry_w: float | None = None,
         damping_w: float | None = None,
-        bias: bool = True,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[CellOptions],
     ) -> None:
-        super().__init__(input_size, hidden_size)
-        check_flag("bias", bias)
+        super().__init__(input_size, hidden_size, **options)
+        dtype = options.get("dtype")
         check_flag("learn_step", learn_step)
         check_number("step_size", step_size, above=0.0)
         check_skew_damped(skew_symmetry, damping)
@@ -61,7 +60,7 @@ class LipschitzCell(RecurrenceCell):
         std = init_std / hidden_size
         self.B = nn.Parameter(torch.randn(hidden_size, hidden_size, dtype=dtype) * std)
         self.C = nn.Parameter(torch.randn(hidden_size, hidden_size, dtype=dtype) * std)
-        self.input = nn.Linear(input_size, hidden_size, bias=bias, dtype=dtype)
+        self.input = nn.Linear(input_size, hidden_size, **options)
         step = torch.full((hidden_size,), self.initial_step, dtype=dtype)
         if learn_step:
             self.step_size = nn.Parameter(step)

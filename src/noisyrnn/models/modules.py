@@ -4,13 +4,15 @@ A fused kernel takes a cell's weights as tensors. It calls neither the cell nor 
 their hooks and their `forward` do not run by themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+
+from noisyrnn.checks import check_choice
 
 _HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",
@@ -20,6 +22,27 @@ _HOOKS = {
 }
 _WEIGHT_HOOKS = (BasePruningMethod, WeightNorm, SpectralNorm)
 """Pre-hooks that only set a parameter of their module, which they need no inputs for."""
+
+
+class Switch:
+    """An attribute of a module that takes one of several values; the value itself is kept as `_name`.
+
+    Args:
+        choices: What it takes.
+    """
+
+    def __init__(self, choices: Collection[str]) -> None:
+        self.choices = choices
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: nn.Module | None, owner: type | None = None) -> Any:
+        return self if module is None else module.__dict__[f"_{self.name}"]
+
+    def __set__(self, module: nn.Module, value: str) -> None:
+        check_choice(self.name, value, self.choices)
+        module.__dict__[f"_{self.name}"] = value
 
 
 def prepare_weights(cell: Any) -> None:

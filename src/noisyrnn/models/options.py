@@ -8,16 +8,14 @@ import torch
 
 
 class CellOptions(TypedDict, total=False):
-    """Options of the weights of every layer and of `NoisyCell`.
+    """Options of every cell, and of every layer, which passes them on to its cells.
 
     Args:
         bias: Whether the cells have a bias.
-        device: Where the weights are; torch's default device by default.
         dtype: Type of the weights; torch's default type by default.
     """
 
     bias: bool
-    device: torch.device | str | None
     dtype: torch.dtype | None
 
 
@@ -48,12 +46,14 @@ class LayerOptions(NoiseOptions, CellOptions, total=False):
             `nn.RNN` that is the default.
         dropout: Probability in [0, 1) with which, in training mode, each output of a layer but the last is dropped. The
             mask comes from the pass's `BrownianPath`.
+        device: Where the weights are; torch's default device by default.
     """
 
     num_layers: int
     bidirectional: bool
     batch_first: bool
     dropout: float
+    device: torch.device | str | None
 
 
 class LipschitzOptions(TypedDict, total=False):
@@ -82,9 +82,10 @@ SHARED_OPTIONS = (CellOptions, NoiseOptions, LayerOptions, LipschitzOptions)
 """The declarations above, whose docstrings describe the options."""
 
 
-def cell_options(options: LayerOptions) -> dict[str, Any]:
+def cell_options(options: LayerOptions) -> CellOptions:
     """Returns those options of a layer that its cells take as well."""
-    return {name: value for name, value in options.items() if name in ("bias", "dtype")}
+    chosen: Any = {name: value for name, value in options.items() if name in CellOptions.__annotations__}
+    return chosen
 
 
 def show_options(

@@ -3,13 +3,19 @@
 import inspect
 from typing import Unpack
 
+import torch
+
 from noisyrnn.models.loops.with_hidden_noise import WithHiddenNoise
 from noisyrnn.models.noisy import NoisyRNN
 from noisyrnn.models.options import CellOptions, LipschitzOptions, NoiseOptions, show_options
 
 
 class NoisyCellOptions(LipschitzOptions, NoiseOptions, CellOptions, total=False):
-    """Options that a `NoisyCell` shares with layers."""
+    """Options of a `NoisyCell`; see `NoisyRNN` for `noise_level` and `noise_units`, `LayerOptions` for `device`."""
+
+    noise_level: float
+    noise_units: str
+    device: torch.device | str | None
 
 
 class NoisyCell(WithHiddenNoise):
@@ -20,17 +26,14 @@ class NoisyCell(WithHiddenNoise):
     Args:
         input_size: Channels of one step, at least 1.
         hidden_size: Units, at least 1.
-        noise_level: ε; other than 1 for "per_time" only.
-        noise_units: "per_step" or "per_time"; see `NoisyRNN`.
-        options: Keyword arguments of `LipschitzOptions`, `NoiseOptions` and `CellOptions`, with the defaults of
-            `NoisyRNN`.
+        options: `noise_level`, `noise_units` and `device` of `NoisyRNN`, and the keyword arguments of
+            `LipschitzOptions`, `NoiseOptions` and `CellOptions`, with the defaults of `NoisyRNN`.
 
     Raises:
         ValueError: If an argument is out of range.
         TypeError: If an option is unknown.
 
     Example:
-        >>> import torch
         >>> cell = NoisyCell(input_size=3, hidden_size=8)
         >>> h = cell(torch.zeros(4, 3))
         >>> cell(torch.zeros(4, 3), h).shape
@@ -40,17 +43,9 @@ class NoisyCell(WithHiddenNoise):
         Lim et al., Noisy Recurrent Neural Networks, NeurIPS 2021.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        noise_level: float = 1.0,
-        noise_units: str = "per_step",
-        **options: Unpack[NoisyCellOptions],
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, **options: Unpack[NoisyCellOptions]) -> None:
         inspect.signature(NoisyCell).bind(input_size, hidden_size, **options)  # no options of a stack of layers
-        layer = NoisyRNN(input_size, hidden_size, noise_level=noise_level, noise_units=noise_units, **options)
+        layer = NoisyRNN(input_size, hidden_size, **options)
         super().__init__(layer.cell, layer.hidden_noise)
 
 

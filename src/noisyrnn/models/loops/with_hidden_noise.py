@@ -5,10 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_choice, check_integer
+from noisyrnn.checks import check_integer
 from noisyrnn.kernels import reference
 from noisyrnn.models.loops.module_cell import ModuleCell, as_cell
-from noisyrnn.models.modules import prepare_weights
+from noisyrnn.models.modules import Switch, prepare_weights
 from noisyrnn.models.sequences.layout import check_dtype, step_lengths
 from noisyrnn.noise.brownian import BrownianPath, check_path
 from noisyrnn.noise.hidden_noise import NOISE_MODES, HiddenNoise
@@ -41,6 +41,9 @@ class WithHiddenNoise(nn.Module):
         torch.Size([4, 8])
     """
 
+    noise_mode = Switch(NOISE_MODES)
+    _noise_mode: str
+
     def __init__(self, cell: nn.Module, noise: HiddenNoise) -> None:
         super().__init__()
         if not isinstance(noise, HiddenNoise):
@@ -49,17 +52,7 @@ class WithHiddenNoise(nn.Module):
         self.hidden_noise = noise
         self.input_size = self.cell.input_size
         self.hidden_size = self.cell.hidden_size
-        self._noise_mode = "auto"
-
-    @property
-    def noise_mode(self) -> str:
-        """When hidden noise is added: "auto" (in training mode), "on" or "off"."""
-        return self._noise_mode
-
-    @noise_mode.setter
-    def noise_mode(self, mode: str) -> None:
-        check_choice("noise_mode", mode, NOISE_MODES)
-        self._noise_mode = mode
+        self.noise_mode = "auto"
 
     def extra_repr(self) -> str:
         """The noise."""
