@@ -48,8 +48,8 @@ ANALYSIS = AnalyzeConfig(
 )
 
 
-def make_data(path: Path) -> None:
-    """Write a data set of two frequencies, with a test part."""
+def two_frequencies() -> dict[str, np.ndarray]:
+    """Return the arrays of a small data set of two frequencies, with a test part."""
     rng, t = np.random.default_rng(0), np.arange(12)
 
     def part(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +57,7 @@ def make_data(path: Path) -> None:
         return np.sin((1 + 0.8 * y)[:, None] * t / 2 + rng.random((n, 1))) + rng.normal(0, 0.1, (n, 12)), y
 
     (X, y), (X_test, y_test) = part(60), part(40)
-    np.savez(path, X=X, y=y, X_test=X_test, y_test=y_test)
+    return {"X": X, "y": y, "X_test": X_test, "y_test": y_test}
 
 
 def comparison(data: Path) -> CompareConfig:
@@ -68,7 +68,7 @@ def comparison(data: Path) -> CompareConfig:
 def make_folder(folder: Path) -> Path:
     """Create a complete output folder, and return the path of its data set."""
     data = folder.parent / "two.npz"
-    make_data(data)
+    np.savez(data, **two_frequencies())  # type: ignore[arg-type]
     compare(comparison(data), RunContext(output=folder, accelerator="cpu"))
     for run in runs_of(folder):
         analyze_run(RunFolder(run), ANALYSIS)

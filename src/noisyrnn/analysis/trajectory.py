@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -14,6 +15,22 @@ from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
 from noisyrnn.models.modules import prepare_weights
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.noise.hidden_noise import HiddenNoise
+
+
+class PathOptions(TypedDict, total=False):
+    """Options of the path of a hidden state along given inputs.
+
+    Args:
+        noise: Laws and levels of the noise; noise-free by default.
+        path: Source of the random numbers, required with `noise`.
+        lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
+        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+    """
+
+    noise: HiddenNoise | None
+    path: BrownianPath | None
+    lengths: Tensor | None
+    dt: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +58,7 @@ class Trajectory:
         inputs: Tensor,
         *,
         state: Tensor | None = None,
-        noise: HiddenNoise | None = None,
-        path: BrownianPath | None = None,
-        lengths: Tensor | None = None,
-        dt: Tensor | None = None,
+        **options: Unpack[PathOptions],
     ) -> "Trajectory":
         """Compute the trajectory of `cell` along `inputs`.
 
@@ -52,22 +66,20 @@ class Trajectory:
             cell: Cell, run by the reference loop.
             inputs: Inputs of the cell, already standardised, `(batch, steps, input_size)`.
             state: Initial state, `(batch, state_size)`; zeros by default.
-            noise: Laws and levels of the noise; noise-free by default.
-            path: Source of the random numbers, required with `noise`.
-            lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
-            dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+            options: Keyword arguments of `PathOptions`.
 
         Raises:
             ValueError: If a shape does not fit, or a step's length is not positive.
         """
+        lengths, dt = options.get("lengths"), options.get("dt")
         check_sequences("inputs", inputs, input_size=cell.input_size)
         if lengths is not None:
             check_lengths(lengths, batch=inputs.shape[0], steps=inputs.shape[1])
         if dt is not None and not values_hidden() and not float(dt.detach().min()) > 0:
             raise ValueError(f"dt must be positive, got {float(dt.detach().min()):g} as the smallest.")
-        if (noise is None) != (path is None):
+        if (options.get("noise") is None) != (options.get("path") is None):
             raise ValueError("noise and path must be given together, got one of them.")
-        maps = StepMaps(cell, inputs, noise=noise, path=path, lengths=lengths, dt=dt)
+        maps = StepMaps(cell, inputs, **options)
         states = [cell.initial_state(len(inputs)) if state is None else state]
         for m in range(len(maps)):
             states.append(maps(m, states[-1]))

@@ -3,20 +3,7 @@
 from argparse import SUPPRESS
 from collections.abc import Sequence
 
-from noisyrnn.cli.flags import (
-    RECOMMENDED,
-    Arguments,
-    absolute_dataset,
-    add_batch_seeds,
-    add_context,
-    add_fields,
-    add_training,
-    command_line,
-    command_parser,
-    parse,
-    pop_fields,
-    split_names,
-)
+from noisyrnn.cli import flags
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline import CompareConfig, EvaluateConfig, RunContext, compare
 from noisyrnn.progress import tell
@@ -25,9 +12,9 @@ from noisyrnn.training.config import TrainConfig
 
 def compare_command(argv: Sequence[str]) -> int:
     """Train and evaluate several models, then report."""
-    parser = command_parser(
+    parser = flags.command_parser(
         "compare",
-        f"Train several models with several seeds, measure their robustness and write one report. {RECOMMENDED}",
+        f"Train several models with several seeds, measure their robustness and write one report. {flags.RECOMMENDED}",
         "noisyrnn compare --models noisy,lipschitz,lstm --dataset digits --seeds 3",
     )
     parser.add_argument(
@@ -36,14 +23,14 @@ def compare_command(argv: Sequence[str]) -> int:
         default=",".join(MODELS),
         help="Models to compare, separated by commas; the others are tested against the first.",
     )
-    add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "batch_seeds"))
-    add_batch_seeds(parser)
-    add_training(parser, skip=("model", "seed", "label"))
-    add_fields(parser, EvaluateConfig)
-    add_context(parser, "output", "data_dir", "accelerator", "logger")
-    arguments = parse(parser, argv, settings=_settings)
-    context = RunContext(show_progress=True, **pop_fields(arguments, RunContext))
-    page, failures = compare(_compare_config(arguments), context, command=command_line("compare", argv))
+    flags.add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "batch_seeds"))
+    flags.add_batch_seeds(parser)
+    flags.add_training(parser, skip=("model", "seed", "label"))
+    flags.add_fields(parser, EvaluateConfig)
+    flags.add_context(parser, "output", "data_dir", "accelerator", "logger")
+    arguments = flags.parse(parser, argv, settings=_settings)
+    context = RunContext(show_progress=True, **flags.pop_fields(arguments, RunContext))
+    page, failures = compare(_compare_config(arguments), context, command=flags.command_line("compare", argv))
     if page not in failures:
         print((page.parent / "table.md").read_text(encoding="utf-8"))
     for folder, reason in failures.items():
@@ -53,16 +40,16 @@ def compare_command(argv: Sequence[str]) -> int:
     return 1 if failures else 0
 
 
-def _compare_config(arguments: Arguments) -> CompareConfig:
-    evaluation = EvaluateConfig(**pop_fields(arguments, EvaluateConfig))
-    models = split_names(arguments.pop("models", list(MODELS)))
-    settings = pop_fields(arguments, CompareConfig)
-    return CompareConfig(models=models, train=absolute_dataset(arguments), evaluation=evaluation, **settings)
+def _compare_config(arguments: flags.Arguments) -> CompareConfig:
+    evaluation = EvaluateConfig(**flags.pop_fields(arguments, EvaluateConfig))
+    models = flags.split_names(arguments.pop("models", list(MODELS)))
+    settings = flags.pop_fields(arguments, CompareConfig)
+    return CompareConfig(models=models, train=flags.absolute_dataset(arguments), evaluation=evaluation, **settings)
 
 
-def _settings(arguments: Arguments) -> Arguments:
+def _settings(arguments: flags.Arguments) -> flags.Arguments:
     rest = dict(arguments)
-    pop_fields(rest, RunContext)
+    flags.pop_fields(rest, RunContext)
     config = _compare_config(rest)
     for run in config.run_configs()[: len(config.models)]:  # they differ from model to model, so no flag holds them
         values = {name: value for name, value in run.to_dict().items() if value is not None}

@@ -3,35 +3,24 @@
 from argparse import SUPPRESS
 from collections.abc import Sequence
 
-from noisyrnn.cli.flags import (
-    Arguments,
-    absolute_dataset,
-    add_context,
-    add_fields,
-    add_training,
-    command_line,
-    command_parser,
-    parse,
-    pop_fields,
-    printed,
-)
+from noisyrnn.cli import flags
 from noisyrnn.pipeline import RunContext, SweepConfig, sweep
 
 
 def sweep_command(argv: Sequence[str]) -> int:
     """Search the settings of a model on perturbed validation data."""
-    parser = command_parser(
+    parser = flags.command_parser(
         "sweep",
         "Search the settings of a model for accuracy on perturbed validation data, with Optuna. A training setting "
         "in the command is fixed and not searched. Run the same command again to continue an interrupted sweep.",
         "noisyrnn sweep --model noisy --dataset digits --trials 50 --workers 2",
     )
-    add_fields(parser, SweepConfig, skip=("train",))
-    add_training(parser, skip=("model", "seed", "label"))
-    add_context(parser, "output", "data_dir", "accelerator")
-    arguments = parse(parser, argv, settings=_settings)
-    context = RunContext(show_progress=True, **pop_fields(arguments, RunContext))
-    folder, content = sweep(_sweep_config(arguments), context, command=command_line("sweep", argv))
+    flags.add_fields(parser, SweepConfig, skip=("train",))
+    flags.add_training(parser, skip=("model", "seed", "label"))
+    flags.add_context(parser, "output", "data_dir", "accelerator")
+    arguments = flags.parse(parser, argv, settings=_settings)
+    context = RunContext(show_progress=True, **flags.pop_fields(arguments, RunContext))
+    folder, content = sweep(_sweep_config(arguments), context, command=flags.command_line("sweep", argv))
     trials = content["trials"]
     failed = sum(trial["score"] is None for trial in trials)
     best = next(trial for trial in trials if trial["number"] == content["best"])
@@ -44,15 +33,17 @@ def sweep_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def _sweep_config(arguments: Arguments) -> SweepConfig:
-    settings = pop_fields(arguments, SweepConfig)
-    return SweepConfig(train=absolute_dataset(arguments), **settings)
+def _sweep_config(arguments: flags.Arguments) -> SweepConfig:
+    settings = flags.pop_fields(arguments, SweepConfig)
+    return SweepConfig(train=flags.absolute_dataset(arguments), **settings)
 
 
-def _settings(arguments: Arguments) -> Arguments:
+def _settings(arguments: flags.Arguments) -> flags.Arguments:
     rest = dict(arguments)
-    pop_fields(rest, RunContext)
+    flags.pop_fields(rest, RunContext)
     config = _sweep_config(rest)
     space = config.searched()
-    fixed = {name: value for name, value in printed(config.run_config({})).items() if name not in ("seed", "label")}
+    fixed = {
+        name: value for name, value in flags.printed(config.run_config({})).items() if name not in ("seed", "label")
+    }
     return {**fixed, **dict.fromkeys(space, SUPPRESS), **arguments, "strengths": config.strengths, "space": space}

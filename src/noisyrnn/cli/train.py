@@ -5,18 +5,7 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 
 from noisyrnn.checks import check_integer
-from noisyrnn.cli.flags import (
-    RECOMMENDED,
-    Arguments,
-    absolute_dataset,
-    add_batch_seeds,
-    add_context,
-    add_training,
-    command_parser,
-    parse,
-    pop_fields,
-    printed,
-)
+from noisyrnn.cli import flags
 from noisyrnn.pipeline import RunContext, train_run, train_seeds
 from noisyrnn.progress import tell
 from noisyrnn.robustness.statistics import accuracy_interval
@@ -27,22 +16,22 @@ from noisyrnn.training.settings import read_experiment, recommended
 
 def train_command(argv: Sequence[str]) -> int:
     """Train one model with one or several seeds."""
-    parser = command_parser(
+    parser = flags.command_parser(
         "train",
-        f"Train one model with one or several seeds. {RECOMMENDED}",
+        f"Train one model with one or several seeds. {flags.RECOMMENDED}",
         "noisyrnn train --model noisy --dataset digits --seed 1",
     )
-    add_training(parser)
+    flags.add_training(parser)
     parser.add_argument("--seeds", type=int, default=1, help="Number of runs to train, with seeds SEED, SEED+1, …")
-    add_batch_seeds(parser)
+    flags.add_batch_seeds(parser)
     parser.add_argument(
         "--experiment",
         type=str,
         help="Use the settings of a published experiment; flags replace single settings. `noisyrnn list` shows all.",
     )
-    add_context(parser, "output", "data_dir", "resume", "accelerator", "checkpoint_seconds", "logger")
-    arguments = parse(parser, argv, settings=_settings)
-    context = RunContext(show_progress=True, **pop_fields(arguments, RunContext))
+    flags.add_context(parser, "output", "data_dir", "resume", "accelerator", "checkpoint_seconds", "logger")
+    arguments = flags.parse(parser, argv, settings=_settings)
+    context = RunContext(show_progress=True, **flags.pop_fields(arguments, RunContext))
     seeds, batch_seeds = arguments.pop("seeds", 1), arguments.pop("batch_seeds", False)
     check_integer("seeds", seeds, minimum=1)
     config = _train_config(arguments)
@@ -76,7 +65,7 @@ def _print_end(folder: RunFolder) -> None:
         tell(f"Note: {summary['not_fitted']}")
 
 
-def _train_config(arguments: Arguments) -> TrainConfig:
+def _train_config(arguments: flags.Arguments) -> TrainConfig:
     """Return the arguments, completed by those of a published row or the recommended ones."""
     arguments = dict(arguments)
     experiment = arguments.pop("experiment", None)
@@ -84,10 +73,10 @@ def _train_config(arguments: Arguments) -> TrainConfig:
         base = dict(read_experiment(experiment).train)
     else:
         base = recommended(arguments.get("dataset", TrainConfig.dataset), arguments.get("model", TrainConfig.model))
-    return TrainConfig.from_dict({**base, **absolute_dataset(arguments)})
+    return TrainConfig.from_dict({**base, **flags.absolute_dataset(arguments)})
 
 
-def _settings(arguments: Arguments) -> Arguments:
+def _settings(arguments: flags.Arguments) -> flags.Arguments:
     names = {"experiment", *TrainConfig.setting_names()}
     config = _train_config({name: value for name, value in arguments.items() if name in names})
-    return {**arguments, **printed(config), "experiment": SUPPRESS}
+    return {**arguments, **flags.printed(config), "experiment": SUPPRESS}

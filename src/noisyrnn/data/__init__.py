@@ -31,28 +31,20 @@ class DatasetEntry(Entry[Callable[[list[Path], int], Dataset]]):
     missing: Callable[[list[Path]], list[str]] = lambda folders: []
 
 
+def _mnist(description: str, build: Callable[[list[Path], int], Dataset]) -> DatasetEntry:
+    """A data set of the files of MNIST."""
+    return DatasetEntry(description=description, build=build, supports_values_per_step=True, missing=missing_mnist)
+
+
 DATASETS: dict[str, DatasetEntry] = {
     "digits": DatasetEntry(
         description="8 × 8 handwritten digits bundled with scikit-learn, 64 steps × 1, 10 classes; no download",
         build=load_digits,
     ),
-    "smnist": DatasetEntry(
-        description="MNIST pixel by pixel, 784 steps × 1, 10 classes",
-        build=load_smnist,
-        supports_values_per_step=True,
-        missing=missing_mnist,
-    ),
-    "psmnist": DatasetEntry(
-        description="MNIST under one fixed permutation of its pixels, 784 steps × 1, 10 classes",
-        build=load_psmnist,
-        supports_values_per_step=True,
-        missing=missing_mnist,
-    ),
-    "psmnist255": DatasetEntry(
-        description="psmnist with pixels from 0 to 255, as the published permuted experiments read them",
-        build=load_psmnist255,
-        supports_values_per_step=True,
-        missing=missing_mnist,
+    "smnist": _mnist("MNIST pixel by pixel, 784 steps × 1, 10 classes", load_smnist),
+    "psmnist": _mnist("MNIST under one fixed permutation of its pixels, 784 steps × 1, 10 classes", load_psmnist),
+    "psmnist255": _mnist(
+        "psmnist with pixels from 0 to 255, as the published permuted experiments read them", load_psmnist255
     ),
     "ecg5000": DatasetEntry(
         description="heartbeats, normal against abnormal, 140 steps × 1, 2 classes; its files must be in a data folder",

@@ -3,11 +3,11 @@
 import copy
 import secrets
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.estimators.inputs import Sequences, check_sample_weight, read_sequences
 from noisyrnn.estimators.params_json import from_json, to_json
+from noisyrnn.estimators.robustness import ReportOptions, RobustnessReport
 from noisyrnn.models import MODELS, Head, SequenceModel, build_layer, layer_options
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.devices import make_fabric, resolve_accelerator
@@ -125,6 +126,45 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             self.seed_, self.partial_fits_ = seed, 0
         return self
 
+    def robustness_report(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        perturbations: Mapping[str, Sequence[float]] | None = None,
+        draws: int = 5,
+        seed: int = 0,
+    ) -> RobustnessReport:
+        """Measure the accuracy, or the mean squared error of a regression, on perturbed sequences, with intervals.
+
+        Printing the result shows a table. Strengths are in units of each channel's standard deviation over the training
+        part, with `standardize=False` too; `noisyrnn.robustness.UNITS` explains this for each perturbation. For a
+        classification the last rows are the worst cases over the attacks.
+
+        Args:
+            X: Sequences in a form that `fit` accepts.
+            y: True classes or values.
+            perturbations: Strengths by key of `noisyrnn.robustness.PERTURBATIONS`; by default white noise, salt and
+                pepper and, for a classification, FGSM and PGD. A regression supports no attacks, because they need a
+                classification.
+            draws: Number of draws of random noise, and of random starts of an attack, 1 to 35.
+            seed: Seed of the draws; use the same for all models that you compare.
+
+        Raises:
+            NotFittedError: If it is not fitted.
+            ValueError: If an argument is out of range, or a perturbation of a regression is an attack.
+        """
+        self._check_fitted()
+        sequences = self._read(X, first=False)
+        split = Split(
+            inputs=sequences.inputs,
+            labels=self._true(self._targets(y, len(sequences))),
+            lengths=sequences.lengths,
+            classes=len(self._class_names()),
+        )
+        scale = Scale.from_dict(self.scale_)
+        return self._report(split, scale=scale, perturbations=perturbations, draws=draws, seed=seed)
+
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator as one safetensors file, which `noisyrnn.load` can also read, as a model.
 
@@ -176,6 +216,14 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
     @abstractmethod
     def _labels(self, y: np.ndarray) -> Tensor:
         """Convert `y` to the labels of a `Split`."""
+
+    @abstractmethod
+    def _report(self, split: Split, **options: Unpack[ReportOptions]) -> RobustnessReport:
+        """Return the report of `robustness_report`."""
+
+    @abstractmethod
+    def _true(self, y: np.ndarray) -> Tensor:
+        """Return the labels of a report, in the units of `y`."""
 
     @abstractmethod
     def _class_names(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Classifier of sequences."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -12,10 +12,9 @@ from torch import Tensor
 
 from noisyrnn.data.base import Split
 from noisyrnn.data.labels import array_labels, check_classes, encode, label_values, sorted_classes
-from noisyrnn.data.scale import Scale
 from noisyrnn.data.split import stratified_draw
 from noisyrnn.estimators.base import SequenceEstimator
-from noisyrnn.estimators.robustness import RobustnessReport, classification_report
+from noisyrnn.estimators.robustness import ReportOptions, RobustnessReport, classification_report
 from noisyrnn.models import Head, SequenceClassifier, SequenceModel
 
 
@@ -163,37 +162,6 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         """Predict probabilities `(n, classes)`, in the order of `classes_`."""
         return self._outputs(X).softmax(1).numpy()
 
-    def robustness_report(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        perturbations: Mapping[str, Sequence[float]] | None = None,
-        draws: int = 5,
-        seed: int = 0,
-    ) -> RobustnessReport:
-        """Measure the accuracy on perturbed sequences, with intervals; printing the result shows a table.
-
-        Strengths are in units of each channel's standard deviation over the training part, with `standardize=False`
-        too; `noisyrnn.robustness.UNITS` explains this for each perturbation. The last rows are the worst cases over
-        the attacks.
-
-        Args:
-            X: Sequences in a form that `fit` accepts.
-            y: True classes.
-            perturbations: Strengths by key of `noisyrnn.robustness.PERTURBATIONS`; white noise, salt and pepper, FGSM
-                and PGD by default.
-            draws: Number of draws of random noise, and of random starts of an attack, 1 to 35.
-            seed: Seed of the draws; use the same for all models that you compare.
-        """
-        self._check_fitted()
-        sequences = self._read(X, first=False)
-        labels = self._labels(self._targets(y, len(sequences)))
-        split = Split(inputs=sequences.inputs, labels=labels, lengths=sequences.lengths, classes=len(self.classes_))
-        return classification_report(
-            self.model_, split, Scale.from_dict(self.scale_), perturbations, draws=draws, seed=seed
-        )
-
     def _checked(self, y: Any) -> np.ndarray:
         labels = y
         y = column_or_1d(y, warn=True)
@@ -222,6 +190,12 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         if unknown:
             raise ValueError(f"y must hold only the classes {self.classes_.tolist()}, got {unknown.pop().value!r}.")
         return encode(labels, classes)
+
+    def _report(self, split: Split, **options: Unpack[ReportOptions]) -> RobustnessReport:
+        return classification_report(self.model_, split, **options)
+
+    def _true(self, y: np.ndarray) -> Tensor:
+        return self._labels(y)
 
     def _class_names(self) -> tuple[str, ...]:
         return tuple(map(str, self.classes_.tolist()))

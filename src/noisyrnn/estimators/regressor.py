@@ -1,7 +1,6 @@
 """Regressor of sequences."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 import torch
@@ -12,10 +11,9 @@ from torch import Tensor
 from noisyrnn.checks import check_values
 from noisyrnn.data.base import Split
 from noisyrnn.data.numbers import check_real
-from noisyrnn.data.scale import Scale
 from noisyrnn.estimators.base import SequenceEstimator
 from noisyrnn.estimators.inputs import float64_tensor
-from noisyrnn.estimators.robustness import RobustnessReport, regression_report
+from noisyrnn.estimators.robustness import ReportOptions, RobustnessReport, regression_report
 from noisyrnn.models import Head, SequenceModel, SequenceRegressor
 
 
@@ -55,38 +53,6 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         found = self._outputs(X).numpy()
         return found if self.tabular_ else found[:, 0]
 
-    def robustness_report(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        perturbations: Mapping[str, Sequence[float]] | None = None,
-        draws: int = 5,
-        seed: int = 0,
-    ) -> RobustnessReport:
-        """Measure the mean squared error on perturbed sequences, with intervals; printing the result shows a table.
-
-        Attacks are not supported, because they need a classification.
-
-        Args:
-            X: Sequences in a form that `fit` accepts.
-            y: True values.
-            perturbations: Strengths by key of `noisyrnn.robustness.PERTURBATIONS`, except attacks; white noise and salt
-                and pepper by default.
-            draws: Number of draws per perturbation, 1 to 35.
-            seed: Seed of the draws.
-
-        Raises:
-            ValueError: If a perturbation is an attack.
-        """
-        self._check_fitted()
-        sequences = self._read(X, first=False)
-        y = float64_tensor(self._targets(y, len(sequences)).reshape(len(sequences), -1))
-        split = Split(inputs=sequences.inputs, labels=y, lengths=sequences.lengths, classes=0)
-        return regression_report(
-            self.model_, split, Scale.from_dict(self.scale_), perturbations, draws=draws, seed=seed
-        )
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
@@ -111,6 +77,12 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
             raise ValueError(f"y must hold {len(self.y_mean_)} targets, as before, got {rows.shape[1]}.")
         return torch.tensor((rows - self.y_mean_) / self.y_std_, dtype=torch.float32, device="cpu")
 
+    def _report(self, split: Split, **options: Unpack[ReportOptions]) -> RobustnessReport:
+        return regression_report(self.model_, split, **options)
+
+    def _true(self, y: np.ndarray) -> Tensor:
+        return float64_tensor(y.reshape(len(y), -1))
+
     def _class_names(self) -> tuple[str, ...]:
         return ()
 
@@ -123,15 +95,20 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
 
     def _finished(self, model: SequenceModel) -> SequenceModel:
         """Return the model with the units of `y` in its readout."""
-        mean, std = (torch.tensor(each, dtype=torch.float64, device="cpu") for each in (self.y_mean_, self.y_std_))
+        mean, std = self._target_scale()
         with torch.no_grad():
             model.readout.weight.mul_(std[:, None])
             model.readout.bias.mul_(std).add_(mean)
         return model
 
     def _unfinished(self, model: SequenceModel) -> SequenceModel:
-        mean, std = (torch.tensor(each, dtype=torch.float64, device="cpu") for each in (self.y_mean_, self.y_std_))
+        mean, std = self._target_scale()
         with torch.no_grad():
             model.readout.weight.div_(std[:, None])
             model.readout.bias.sub_(mean).div_(std)
         return model
+
+    def _target_scale(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the targets, float64 `(targets,)`."""
+        mean, std = (torch.tensor(each, dtype=torch.float64, device="cpu") for each in (self.y_mean_, self.y_std_))
+        return mean, std

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 
@@ -78,20 +78,29 @@ class RobustnessReport:
         return "\n".join([*lines, UNITS])
 
 
+class ReportOptions(TypedDict):
+    """Arguments of a report; `SequenceEstimator.robustness_report` describes them.
+
+    Args:
+        scale: Scale of the channels, in whose units strengths are.
+        perturbations: Strengths by name.
+        draws: Draws of a perturbation.
+        seed: Of the draws.
+    """
+
+    scale: Scale
+    perturbations: Mapping[str, Sequence[float]] | None
+    draws: int
+    seed: int
+
+
 _STILL = "changed no value"
 _GUESS = "not above guessing"
 
 
-def classification_report(
-    model: SequenceModel,
-    split: Split,
-    scale: Scale,
-    perturbations: Mapping[str, Sequence[float]] | None,
-    *,
-    draws: int,
-    seed: int,
-) -> RobustnessReport:
-    """Measure accuracies for `NoisyRNNClassifier.robustness_report`."""
+def classification_report(model: SequenceModel, split: Split, **options: Unpack[ReportOptions]) -> RobustnessReport:
+    """Measure accuracies for `SequenceEstimator.robustness_report`."""
+    perturbations, scale, draws, seed = options["perturbations"], options["scale"], options["draws"], options["seed"]
     chosen = _chosen({**ESTIMATOR_NOISE, **ESTIMATOR_ATTACKS} if perturbations is None else perturbations, scale)
     results = [evaluate(model, split, perturbation, draws=draws, seed=seed) for perturbation in (None, *chosen)]
     rows = tuple(_row(result) for result in (*results, *worst_cases(results)))
@@ -112,16 +121,9 @@ def _row(result: RobustnessResult) -> RobustnessRow:
     )
 
 
-def regression_report(
-    model: SequenceModel,
-    split: Split,
-    scale: Scale,
-    perturbations: Mapping[str, Sequence[float]] | None,
-    *,
-    draws: int,
-    seed: int,
-) -> RobustnessReport:
-    """Measure mean squared errors for `NoisyRNNRegressor.robustness_report`."""
+def regression_report(model: SequenceModel, split: Split, **options: Unpack[ReportOptions]) -> RobustnessReport:
+    """Measure mean squared errors for `SequenceEstimator.robustness_report`."""
+    perturbations, scale, draws, seed = options["perturbations"], options["scale"], options["draws"], options["seed"]
     check_integer("draws", draws, minimum=1)
     check_number("draws", draws, maximum=MAX_DRAWS)
     check_integer("seed", seed, minimum=0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from noisyrnn.checks import check_choice
 from noisyrnn.data.scale import Scale
@@ -44,36 +45,34 @@ class PerturbationEntry(Entry[Callable[[float, ValueRange | None, Scale | None, 
     symbol: str
 
 
+def _in_units(kind: Callable[..., Perturbation], symbol: str, description: str, **options: Any) -> PerturbationEntry:
+    """A perturbation whose strength is in units of the channels' scale."""
+    return PerturbationEntry(
+        symbol=symbol,
+        description=description,
+        build=lambda strength, clip, scale, limits: kind(strength, clip, scale=scale, **options),
+    )
+
+
 PERTURBATIONS: dict[str, PerturbationEntry] = {
-    "white_noise": PerturbationEntry(
-        symbol=WhiteNoise.symbol,
-        description="adds N(0, σ²) to every value",
-        build=lambda strength, clip, scale, limits: WhiteNoise(strength, clip, scale=scale),
-    ),
-    "multiplicative_noise": PerturbationEntry(
-        symbol=MultiplicativeNoise.symbol,
-        description="multiplies every value by N(1, σ²)",
-        build=lambda strength, clip, scale, limits: MultiplicativeNoise(strength, clip, scale=scale),
+    "white_noise": _in_units(WhiteNoise, WhiteNoise.symbol, "adds N(0, σ²) to every value"),
+    "multiplicative_noise": _in_units(
+        MultiplicativeNoise, MultiplicativeNoise.symbol, "multiplies every value by N(1, σ²)"
     ),
     "salt_and_pepper": PerturbationEntry(
         symbol=SaltAndPepper.symbol,
         description="sets each value, with probability α, to the smallest or the largest value",
         build=lambda strength, clip, scale, limits: SaltAndPepper(strength, clip, low=limits[0], high=limits[1]),
     ),
-    "fgsm": PerturbationEntry(
-        symbol=FGSM.symbol,
-        description="one signed gradient step of size ϵ up the loss",
-        build=lambda strength, clip, scale, limits: FGSM(strength, clip, scale=scale),
+    "fgsm": _in_units(FGSM, FGSM.symbol, "one signed gradient step of size ϵ up the loss"),
+    "pgd_linf": _in_units(
+        PGD, PGD.symbol, "20 projected gradient steps from each start, within ±ϵ of every value", norm="linf"
     ),
-    "pgd_linf": PerturbationEntry(
-        symbol=PGD.symbol,
-        description="20 projected gradient steps from each start, within ±ϵ of every value",
-        build=lambda strength, clip, scale, limits: PGD(strength, clip, scale=scale, norm="linf"),
-    ),
-    "pgd_l2": PerturbationEntry(
-        symbol=PGD.symbol,
-        description="20 projected gradient steps from each start, within Euclidean distance ϵ of the whole sequence",
-        build=lambda strength, clip, scale, limits: PGD(strength, clip, scale=scale, norm="l2"),
+    "pgd_l2": _in_units(
+        PGD,
+        PGD.symbol,
+        "20 projected gradient steps from each start, within Euclidean distance ϵ of the whole sequence",
+        norm="l2",
     ),
 }
 

@@ -2,16 +2,15 @@
 
 import contextlib
 from copy import deepcopy
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.analysis.trajectory import Trajectory, cell_of
+from noisyrnn.analysis.trajectory import PathOptions, Trajectory, cell_of
 from noisyrnn.checks import check_batch, check_integer, check_labels, check_sequences
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
-from noisyrnn.noise.brownian import BrownianPath
-from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.padding import valid_steps
 from noisyrnn.robustness.gradient import recording
 from noisyrnn.robustness.logits import Model, check_model, predict
@@ -23,15 +22,7 @@ ACCURACY = 1e-3
 """Largest estimated relative error of a singular value that is returned."""
 
 
-def float64_trajectory(
-    model: Recurrent,
-    inputs: Tensor,
-    *,
-    noise: HiddenNoise | None = None,
-    path: BrownianPath | None = None,
-    lengths: Tensor | None = None,
-    dt: Tensor | None = None,
-) -> Trajectory:
+def float64_trajectory(model: Recurrent, inputs: Tensor, **options: Unpack[PathOptions]) -> Trajectory:
     """Return the trajectory of a float64 copy of the model's cell from state zero; arguments as for `Trajectory.of`.
 
     Raises:
@@ -40,18 +31,19 @@ def float64_trajectory(
         TypeError: If the model has no cell.
     """
     cell = deepcopy(cell_of(model)).double()
-    check_batch(inputs, lengths)
+    check_batch(inputs, options.get("lengths"))
+    dt = options.get("dt")
     if dt is not None:
         if not cell.supports_dt:
             raise ValueError(
                 f"dt must be None for {type(cell).__name__}, whose steps have no length, got step lengths."
             )
-        dt = dt.double()
+        options["dt"] = dt.double()
     inputs = inputs.detach().double()
     if isinstance(model, SequenceClassifier):
         check_sequences("inputs", inputs, input_size=model.layer.input_size)
         inputs = model.standardize(inputs, torch.float64)
-    trajectory = Trajectory.of(cell, inputs, noise=noise, path=path, lengths=lengths, dt=dt)
+    trajectory = Trajectory.of(cell, inputs, **options)
     for m, state in enumerate(trajectory.states):
         bad = int((~torch.isfinite(state)).any(dim=1).sum())
         if bad:

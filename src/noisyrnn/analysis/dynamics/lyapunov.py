@@ -1,6 +1,7 @@
 """Lyapunov exponents: the rate at which nearby hidden states with the same inputs and noise diverge or converge."""
 
 from dataclasses import replace
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -12,6 +13,16 @@ from noisyrnn.checks import check_batch, check_integer, check_number
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.robustness.gradient import recording
+
+
+class ExponentOptions(TypedDict, total=False):
+    """Options of `lyapunov_spectrum`, which describes them, that all measurements of exponents share."""
+
+    seed: int
+    burn_in: int
+    step_size: float
+    lengths: Tensor | None
+    dt: Tensor | None
 
 
 @recording
@@ -127,25 +138,10 @@ def largest_exponent(
     *,
     noise: HiddenNoise | None = None,
     paths: int = 1,
-    seed: int = 0,
-    burn_in: int = 0,
-    step_size: float = 1.0,
-    lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    **options: Unpack[ExponentOptions],
 ) -> Measurement:
     """Estimate the largest Lyapunov exponent, of shape `()`, with one tangent vector; see `lyapunov_spectrum`."""
-    first = lyapunov_spectrum(
-        model,
-        inputs,
-        exponents=1,
-        noise=noise,
-        paths=paths,
-        seed=seed,
-        burn_in=burn_in,
-        step_size=step_size,
-        lengths=lengths,
-        dt=dt,
-    )
+    first = lyapunov_spectrum(model, inputs, exponents=1, noise=noise, paths=paths, **options)
     error = first.standard_error
     return replace(first, value=first.value[0], standard_error=None if error is None else error[0])
 

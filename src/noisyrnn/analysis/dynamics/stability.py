@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Unpack
 
 import torch
 from scipy.special import dawsn
 from torch import Tensor
 
 from noisyrnn.analysis.dynamics.jacobian import Recurrent
-from noisyrnn.analysis.dynamics.lyapunov import largest_exponent
+from noisyrnn.analysis.dynamics.lyapunov import ExponentOptions, largest_exponent
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import check_number
@@ -181,11 +182,7 @@ def stabilization_scan(
     levels: Sequence[float],
     noise: HiddenNoise | None = None,
     paths: int = 8,
-    seed: int = 0,
-    burn_in: int = 0,
-    step_size: float = 1.0,
-    lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    **options: Unpack[ExponentOptions],
 ) -> Measurement:
     """Estimate the largest exponent at several noise levels: where it falls below zero, noise stabilises the network.
 
@@ -197,11 +194,7 @@ def stabilization_scan(
         levels: Factors of both noise levels, at least 0; at 0 the network is noise-free.
         noise: Noise at level 1 (default: the model's own).
         paths: Number of noise paths per sequence, at least 1.
-        seed: Seed of the noise and of the tangent vectors, at least 0.
-        burn_in: Number of steps left out of the mean, at least 0 and fewer than the shortest sequence has.
-        step_size: Length of one nominal step in units of time, above 0.
-        lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+        options: `seed`, `burn_in`, `step_size`, `lengths` and `dt` of `lyapunov_spectrum`.
 
     Returns:
         An estimate `(len(levels),)`, in 1/time. The standard error is `None` for a single sequence and path.
@@ -221,20 +214,7 @@ def stabilization_scan(
     scaled = [
         replace(noise, additive=level * noise.additive, multiplicative=level * noise.multiplicative) for level in levels
     ]
-    spectra = [
-        largest_exponent(
-            model,
-            inputs,
-            noise=one,
-            paths=paths,
-            seed=seed,
-            burn_in=burn_in,
-            step_size=step_size,
-            lengths=lengths,
-            dt=dt,
-        )
-        for one in scaled
-    ]
+    spectra = [largest_exponent(model, inputs, noise=one, paths=paths, **options) for one in scaled]
     errors = [one.standard_error for one in spectra if one.standard_error is not None]
     return Measurement(
         value=torch.stack([one.value for one in spectra]),
