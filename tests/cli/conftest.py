@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tests.waves import write_waves
 
 
 @pytest.fixture(autouse=True)
@@ -13,9 +13,4 @@ def _undrawn(undrawn: None) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    generator = np.random.default_rng(0)
-    labels = np.arange(120) % 2
-    X = np.sin((1 + labels[:, None]) * np.linspace(0, 6.28, 10)) + 0.1 * generator.standard_normal((120, 10))
-    path = tmp_path / "waves.npz"
-    np.savez(path, X=X[..., None], y=labels)
-    return path
+    return write_waves(tmp_path, [0, 1])

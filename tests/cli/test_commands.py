@@ -81,15 +81,16 @@ def test_train_export(data: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("batch_seeds", [[], ["--batch-seeds"]])
-def test_train_several_seeds(
-    data: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    batch_seeds: list[str],
-) -> None:
+@pytest.fixture(params=[[], ["--batch-seeds"]])
+def batch_seeds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Words that train seeds one after another or side by side, by the kernel with the same bits in both."""
     monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+    return request.param
+
+
+def test_train_several_seeds(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], batch_seeds: list[str]
+) -> None:
     words = ["train", "--dataset", str(data), *map(str, SMALL), "--seed", "3", "--output", str(tmp_path)]
     assert main([*words, "--seeds", "2", *batch_seeds]) == 0
     runs = [Path(line.removeprefix("Trained: ")) for line in capsys.readouterr().out.splitlines()]
@@ -101,15 +102,9 @@ def test_train_several_seeds(
     assert [path.stat().st_mtime_ns for run in runs for path in sorted(run.iterdir())] == stamps
 
 
-@pytest.mark.parametrize("batch_seeds", [[], ["--batch-seeds"]])
 def test_seeds_that_fail_are_named(
-    data: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    batch_seeds: list[str],
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], batch_seeds: list[str]
 ) -> None:
-    monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
     wild = ["--step-size", "1e30", "--learn-step", "false", "--damping", "1", "--seeds", "2", *batch_seeds]
     assert main(["train", "--dataset", str(data), *map(str, SMALL), *wild, "--output", str(tmp_path)]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Failed: ")]

@@ -12,7 +12,6 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from noisyrnn.kernels import operator
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models import AntisymmetricRNN, NoisyRNN, SequenceClassifier
-from noisyrnn.native.library import unavailable
 from noisyrnn.noise import BrownianPath
 
 REPLICAS, BATCH, STEPS, INPUT, HIDDEN = 2, 3, 4, 2, 5
@@ -22,14 +21,6 @@ LENGTHS = torch.tensor([7, 2, 3])
 @pytest.fixture(autouse=True)
 def _nothing_compiled_before() -> None:
     torch.compiler.reset()  # graphs count towards a limit for each function, not for each model
-
-
-@pytest.fixture(params=["cpp", "eager"])
-def kernel(request: pytest.FixtureRequest) -> str:
-    reason = unavailable() if request.param == "cpp" else None
-    if reason is not None:
-        pytest.skip(reason)
-    return request.param
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

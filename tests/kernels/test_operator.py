@@ -11,7 +11,6 @@ from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 from noisyrnn.kernels import select
 from noisyrnn.kernels.call import Gradients, Kernel, KernelCall
 from noisyrnn.models import NoisyRNN, RecurrentLayer, build_layer
-from noisyrnn.native.library import unavailable
 from noisyrnn.noise import BrownianPath
 
 BATCH, STEPS, INPUT, HIDDEN, REPLICAS = 3, 6, 2, 5, 3
@@ -39,14 +38,6 @@ class Counting:
         self.backward_calls.append((call, with_inputs))
         self.narrow.append(torch.is_autocast_enabled("cpu"))
         return self.backend.backward(call, *tensors, with_inputs=with_inputs)
-
-
-@pytest.fixture(params=["cpp", "eager"])
-def kernel(request: pytest.FixtureRequest) -> str:
-    reason = unavailable() if request.param == "cpp" else None
-    if reason is not None:
-        pytest.skip(reason)
-    return request.param
 
 
 @pytest.fixture

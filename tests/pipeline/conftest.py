@@ -1,7 +1,16 @@
+import math
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
+from tests.waves import write_waves
+
+from noisyrnn.data.base import Dataset
+from noisyrnn.models import SequenceModel
+from noisyrnn.pipeline.train import build_model
+from noisyrnn.training import TrainConfig
 
 
 @pytest.fixture(autouse=True)
@@ -12,10 +21,22 @@ def _undrawn(undrawn: None) -> None:
 @pytest.fixture
 def waves_file(tmp_path: Path) -> Path:
     """A data set of the user's own: 120 noisy sines of two frequencies, 10 steps."""
-    generator = np.random.default_rng(0)
-    labels = np.arange(120) % 2
-    time = np.linspace(0, 6.28, 10)
-    X = np.sin((1 + labels[:, None]) * time) + 0.1 * generator.standard_normal((120, 10))
-    path = tmp_path / "waves.npz"
-    np.savez(path, X=X[..., None], y=np.array(["slow", "fast"])[labels])
-    return path
+    return write_waves(tmp_path, ["slow", "fast"])
+
+
+@pytest.fixture
+def diverging(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A function of a seed: trainings with it then diverge in their first step."""
+
+    def diverge(seed: int) -> None:
+        def build(config: TrainConfig, dataset: Dataset) -> SequenceModel:
+            model = build_model(config, dataset)
+            if config.seed == seed:
+                with torch.no_grad():
+                    model.readout.weight.mul_(math.inf)
+            return model
+
+        for module in ("noisyrnn.pipeline.train", "noisyrnn.pipeline.seeds"):
+            monkeypatch.setattr(sys.modules[module], "build_model", build)
+
+    return diverge

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.flips import two_frequencies
 
 from noisyrnn.analysis.diagnostics import AnalysisSettings
 from noisyrnn.data import load_dataset
@@ -38,16 +39,9 @@ SETTINGS: dict[str, Any] = {"hidden_size": 4, "epochs": 4, "batch_size": 16, "le
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
     """Two frequencies, with a test part and lengths of its own."""
-    rng, t = np.random.default_rng(0), np.arange(12)
-
-    def part(n: int) -> tuple[np.ndarray, np.ndarray]:
-        y = np.arange(n) % 2
-        return np.sin((1 + 0.8 * y)[:, None] * t / 2 + rng.random((n, 1))) + rng.normal(0, 0.1, (n, 12)), y
-
-    (X, y), (Xt, yt) = part(60), part(40)
     path = tmp_path / "two.npz"
     lengths = {"lengths": np.full(60, 12), "lengths_test": np.full(40, 12)}
-    np.savez(path, X=X, y=y, X_test=Xt, y_test=yt, **lengths)  # type: ignore[arg-type]
+    np.savez(path, **two_frequencies(), **lengths)  # type: ignore[arg-type]
     return path
 
 

@@ -2,19 +2,16 @@
 
 import dataclasses
 import json
-import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from noisyrnn.data.base import Dataset
 from noisyrnn.files import read_json, write_json
-from noisyrnn.models import SequenceClassifier
 from noisyrnn.pipeline import RunContext, train_run, train_seeds
-from noisyrnn.pipeline.train import build_model, run_path
+from noisyrnn.pipeline.train import run_path
 from noisyrnn.training import RunFolder, TrainConfig
 
 
@@ -69,17 +66,9 @@ def test_finished_runs_are_left_alone_and_unfinished_ones_go_on(configs: list[Tr
 
 @pytest.mark.parametrize("batch_seeds", [False, True])
 def test_a_run_that_diverges_is_named_and_stops_no_other(
-    configs: list[TrainConfig], tmp_path: Path, batch_seeds: bool, monkeypatch: pytest.MonkeyPatch
+    configs: list[TrainConfig], tmp_path: Path, batch_seeds: bool, diverging: Callable[[int], None]
 ) -> None:
-    def build(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
-        model = build_model(config, dataset)
-        if config.seed == 4:
-            with torch.no_grad():
-                model.readout.weight.mul_(math.inf)
-        return model
-
-    for module in ("noisyrnn.pipeline.train", "noisyrnn.pipeline.seeds"):
-        monkeypatch.setattr(sys.modules[module], "build_model", build)
+    diverging(4)
     ends = train_seeds(configs, RunContext(output=tmp_path), batch_seeds=batch_seeds)
     failed = run_path(configs[1], tmp_path)
     assert [path for path, sentence in ends.items() if sentence is not None] == [failed]

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from lightning_fabric import Fabric
 
-from noisyrnn.data.base import Dataset
-from noisyrnn.models import SequenceClassifier
 from noisyrnn.pipeline import CompareConfig, EvaluateConfig, RunContext, compare, train_run, train_seeds
 from noisyrnn.pipeline import tracking as module
 from noisyrnn.pipeline.tracking import Tracking
-from noisyrnn.pipeline.train import build_model, run_path
+from noisyrnn.pipeline.train import run_path
 from noisyrnn.training import RunFolder, TrainConfig
 
 Points = dict[str, list[tuple[int, float]]]
@@ -145,18 +141,15 @@ def test_a_resumed_run_logs_no_epoch_twice(
 
 @pytest.mark.parametrize("batch_seeds", [False, True])
 def test_mlflow_status_of_runs_of_which_one_diverges(
-    batch_seeds: bool, store: str, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch_seeds: bool,
+    store: str,
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    diverging: Callable[[int], None],
 ) -> None:
-    def build(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
-        model = build_model(config, dataset)
-        if config.seed == 2:
-            with torch.no_grad():
-                model.readout.weight.mul_(math.inf)
-        return model
-
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    for name in ("noisyrnn.pipeline.train", "noisyrnn.pipeline.seeds"):
-        monkeypatch.setattr(sys.modules[name], "build_model", build)
+    diverging(2)
     configs = [dataclasses.replace(config, seed=seed, hidden_size=5 + batch_seeds) for seed in (1, 2)]
     folders = list(
         map(RunFolder, train_seeds(configs, RunContext(output=tmp_path, logger="mlflow"), batch_seeds=batch_seeds))

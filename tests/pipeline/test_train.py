@@ -149,21 +149,17 @@ def test_output_without_permission(config: TrainConfig, tmp_path: Path, monkeypa
         train_run(config, RunContext(output=tmp_path / "locked"))
 
 
-def test_a_run_folder_of_another_version(config: TrainConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        (7, rf"config\.json must be of format {FORMAT}, got 7\. Read it with the version of noisyrnn"),
+        (2, r"got 2\. Read it with noisyrnn 0\.1, or train the run again in another output"),
+    ],
+)
+def test_a_run_folder_of_another_version(config: TrainConfig, tmp_path: Path, version: int, sentence: str) -> None:
     folder = train_run(config, RunContext(output=tmp_path))
-    folder.config.write_text(folder.config.read_text().replace(f'"format": {FORMAT}', '"format": 7'))
-    with pytest.raises(
-        ValueError, match=rf"config\.json must be of format {FORMAT}, got 7\. Read it with the version of noisyrnn"
-    ):
-        RunFolder.open(folder.path)
-
-
-def test_a_run_folder_of_version_0_1(config: TrainConfig, tmp_path: Path) -> None:
-    folder = train_run(config, RunContext(output=tmp_path))
-    folder.config.write_text(folder.config.read_text().replace(f'"format": {FORMAT}', '"format": 2'))
-    with pytest.raises(
-        ValueError, match=r"got 2\. Read it with noisyrnn 0\.1, or train the run again in another output"
-    ):
+    folder.config.write_text(folder.config.read_text().replace(f'"format": {FORMAT}', f'"format": {version}'))
+    with pytest.raises(ValueError, match=sentence):
         RunFolder.open(folder.path)
 
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.interrupts import interrupt_at
 from torch import Tensor
 
 from noisyrnn.data.base import Dataset, Split
@@ -29,6 +28,12 @@ TOLERANCE = 1e-12
 @pytest.fixture
 def reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOISYRNN_KERNEL", "reference")
+
+
+@pytest.fixture(params=["reference", "eager"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("NOISYRNN_KERNEL", request.param)
+    return request.param
 
 
 @pytest.fixture
@@ -79,19 +84,6 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
         torch.testing.assert_close(found[name], expected[name], rtol=tolerance, atol=tolerance, msg=name)
 
 
-def interrupt_at(model: SequenceClassifier, call: int) -> None:
-    """Ask to stop in the `call`-th training pass of a model."""
-    calls = 0
-
-    def count(module: torch.nn.Module, inputs: object) -> None:
-        nonlocal calls
-        calls += module.training
-        if calls == call and module.training:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    model.register_forward_pre_hook(count)
-
-
 @pytest.mark.usefixtures("reference")
 @pytest.mark.parametrize("model", ["noisy", "lstm"])
 @pytest.mark.parametrize("lengths", ["equal", "unequal"])
@@ -128,11 +120,9 @@ def test_a_run_that_stops_early_drops_out(dataset: Dataset, config: TrainConfig,
         assert_same(end_of(folder), wanted)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "eager"])
 def test_a_run_that_diverges_stops_no_other(
-    kernel: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kernel: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("NOISYRNN_KERNEL", kernel)
     config = dataclasses.replace(config, precision="64-true")
     expected = alone(seeds(config), dataset, build, tmp_path)
     folders = places(tmp_path / "batch_seeds", 3)
@@ -169,12 +159,10 @@ def test_interrupted_and_resumed_runs_end_in_the_same_bits(
         assert isinstance(result, FitResult)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "eager"])
 def test_runs_go_on_from_different_steps(
-    kernel: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kernel: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path
 ) -> None:
     """One has not begun, one is within an epoch, one at the end: their batches differ in size now and then."""
-    monkeypatch.setenv("NOISYRNN_KERNEL", kernel)
     config = dataclasses.replace(config, precision="64-true")
     expected = alone(seeds(config), dataset, build, tmp_path)
     folders = places(tmp_path / "batch_seeds", 3)

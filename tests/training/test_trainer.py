@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tests.defaults import defaults
+from tests.interrupts import interrupt_at
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -164,15 +165,7 @@ def test_resumed_history_equals_the_whole_one(
 ) -> None:
     whole = fit(build(config), dataset, config).history
     model = build(config)
-    calls = 0
-
-    def interrupt(module: torch.nn.Module, inputs: object) -> None:
-        nonlocal calls
-        calls += module.training
-        if calls == 5 and module.training:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    model.register_forward_pre_hook(interrupt)
+    interrupt_at(model, 5, signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         fit(model, dataset, config, folder=folder)
     again = fit(build(config), dataset, config, folder=folder, resume=True).history
@@ -221,19 +214,12 @@ def test_checkpoint_of_other_settings_is_refused(
         fit(build(other), dataset, other, folder=folder, resume=True)
 
 
-def test_damaged_checkpoint_is_named(dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build) -> None:
-    fit(build(config), dataset, config, folder=folder)
-    folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:200])
-    with pytest.raises(
-        ValueError, match=r"checkpoint must be whole and of this version, got .*checkpoint\.pt, which is damaged"
-    ):
-        fit(build(config), dataset, config, folder=folder, resume=True)
-
-
-def test_a_file_that_is_no_checkpoint_is_named(
-    dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
+@pytest.mark.parametrize("start", [200, 0], ids=["cut short", "something else"])
+def test_damaged_checkpoint_is_named(
+    dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build, start: int
 ) -> None:
-    folder.checkpoint.write_bytes(b"broken")
+    fit(build(config), dataset, config, folder=folder)
+    folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:start] or b"broken")
     with pytest.raises(
         ValueError, match=r"checkpoint must be whole and of this version, got .*checkpoint\.pt, which is damaged"
     ):
@@ -271,15 +257,7 @@ def test_a_request_to_stop_in_the_last_step_is_honoured(
     dataset: Dataset, config: TrainConfig, folder: RunFolder, build: Build
 ) -> None:
     model = build(config)
-    calls = 0
-
-    def interrupt(module: torch.nn.Module, inputs: object) -> None:
-        nonlocal calls
-        calls += module.training
-        if calls == 9 and module.training:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    model.register_forward_pre_hook(interrupt)
+    interrupt_at(model, 9)
     with pytest.raises(KeyboardInterrupt):
         fit(model, dataset, config, folder=folder)
     assert torch.load(folder.checkpoint, weights_only=True)["progress"]["epoch"] == 4
