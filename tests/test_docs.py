@@ -57,7 +57,15 @@ def run_command(line: str) -> None:
     assert main([command, *found, *SMALL.get(command, [])]) == 0, line
 
 
-@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+LONG = ("existing_model", "irregular_sampling", "sensor_data", "streaming", "sweeps", "tracking")
+"""Pages whose blocks take several seconds."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page.stem in LONG else ()) for page in RUNNABLE],
+    ids=name_of,
+)
 @pytest.mark.usefixtures("undrawn")
 def test_blocks_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     for module in NEEDS.get(name_of(page), ()):

@@ -217,6 +217,7 @@ def test_the_printed_configuration_trains_the_same_run(
     assert capsys.readouterr().out == before
 
 
+@pytest.mark.slow
 def test_paths_with_marks_of_addresses_keep_their_databases(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     pytest.importorskip("mlflow")

@@ -240,6 +240,7 @@ def test_a_trial_elsewhere_is_queued_again_once_it_is_silent(
     assert [values for values, _, _ in trials_of(folder)] == [lost.params]
 
 
+@pytest.mark.slow
 def test_kill_minus_9_then_the_same_command_ends_the_same(waves_file: Path, tmp_path: Path) -> None:
     words = ["sweep", "--dataset", str(waves_file), "--hidden-size", "8", "--epochs", "12", "--trials", "2"]
     command = [sys.executable, "-m", "noisyrnn", *words, "--output", str(tmp_path / "killed")]
