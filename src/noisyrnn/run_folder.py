@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noisyrnn.files import content_digest as content_digest  # also imported from here, as the two below
-from noisyrnn.files import file_digest, read_json, remove_leftovers
-from noisyrnn.files import write_atomically as write_atomically
-from noisyrnn.locks import locked as locked
+from noisyrnn.files import content_digest, file_digest, read_json, remove_leftovers, write_atomically
 
 METRICS = (
     "epoch",

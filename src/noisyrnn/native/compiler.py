@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from noisyrnn.run_folder import write_atomically
+from noisyrnn.files import write_atomically
 
 LEVELS: dict[str, tuple[str, ...]] = {
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),

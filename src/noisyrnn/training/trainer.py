@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from noisyrnn.checks import check_flag, check_number
 from noisyrnn.data.base import Dataset, Split
+from noisyrnn.files import content_digest
 from noisyrnn.interruption import graceful_interrupt
+from noisyrnn.locks import locked
 from noisyrnn.models.heads import SequenceModel
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.progress import ProgressBar
-from noisyrnn.run_folder import RunFolder, content_digest, locked
+from noisyrnn.run_folder import RunFolder
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import Precision, TrainConfig
