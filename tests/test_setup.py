@@ -167,6 +167,11 @@ class Checkout:
         path.unlink(missing_ok=True)
         return [line.split()[0] for line in lines]
 
+    def assert_setup_runs(self, *steps: str) -> None:
+        """The set-up succeeds and takes these steps."""
+        assert self.make("setup").returncode == 0
+        assert self.log() == list(steps)
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
@@ -201,8 +206,7 @@ def test_setup_installs_again_after_an_edit(checkout, name):
     checkout.log()
     with (checkout.folder / name).open("a") as file:
         file.write("# edited\n")
-    assert checkout.make("setup").returncode == 0
-    assert checkout.log() == ["pip", "pip"]
+    checkout.assert_setup_runs("pip", "pip")
 
 
 @needs_sh
@@ -211,8 +215,7 @@ def test_setup_installs_again_after_a_move(checkout):
     checkout.make("setup")
     checkout.log()
     checkout.folder = checkout.folder.rename(checkout.folder.with_name("moved"))
-    assert checkout.make("setup").returncode == 0
-    assert checkout.log() == ["pip", "pip"]
+    checkout.assert_setup_runs("pip", "pip")
 
 
 @needs_sh
@@ -226,8 +229,7 @@ def test_a_failed_installation_is_not_taken_for_a_finished_one(checkout):
     )
     checkout.log()
     (checkout.folder / "pip-fails").unlink()
-    assert checkout.make("setup").returncode == 0
-    assert checkout.log() == ["pip", "pip"]
+    checkout.assert_setup_runs("pip", "pip")
 
 
 @needs_sh
@@ -242,8 +244,7 @@ def test_an_edit_that_failed_and_was_taken_back_installs_again(checkout):
     checkout.log()
     constraints.write_text(before, encoding="utf-8")
     (checkout.folder / "pip-fails").unlink()
-    assert checkout.make("setup").returncode == 0
-    assert checkout.log() == ["pip", "pip"]
+    checkout.assert_setup_runs("pip", "pip")
 
 
 @needs_sh
@@ -253,8 +254,7 @@ def test_a_broken_environment_is_made_again(checkout):
     checkout.log()
     (checkout.folder / ".venv" / "bin" / "python").unlink()
     (checkout.folder / ".venv" / "bin" / "python").symlink_to("nowhere")
-    assert checkout.make("setup").returncode == 0
-    assert checkout.log() == ["venv", "pip", "pip"]
+    checkout.assert_setup_runs("venv", "pip", "pip")
 
 
 @needs_sh

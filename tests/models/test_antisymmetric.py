@@ -37,12 +37,6 @@ def test_recurrent_matrix_is_skew_less_the_damping(make_layer: Make) -> None:
     assert float(W[0, 1]) == pytest.approx(layer.cell.C[0, 1].item() - layer.cell.C[1, 0].item(), abs=1e-15)
 
 
-def test_published_defaults() -> None:
-    layer = AntisymmetricRNN(1, 4)
-    assert (layer.step_size, layer.damping, layer.init_std) == (0.01, 0.0001, 0.1)
-    assert layer.hidden_noise.silent
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

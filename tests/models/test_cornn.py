@@ -62,12 +62,6 @@ def test_noise_acts_on_the_positions(make_layer: Make, make_inputs: Make) -> Non
     torch.testing.assert_close(difference, torch.cat([0.2 * xi, 0 * xi], dim=1), rtol=0, atol=1e-15)
 
 
-def test_published_defaults() -> None:
-    layer = CoRNN(1, 4)
-    assert (layer.step_size, layer.stiffness, layer.friction) == (0.042, 2.7, 4.7)
-    assert layer.hidden_noise.silent
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

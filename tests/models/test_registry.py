@@ -17,6 +17,19 @@ def test_built_with_its_defaults(name: str) -> None:
     assert layer.options() == {"input_size": 3, "hidden_size": 4, "batch_first": True, **layer_options(name)}
 
 
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("antisymmetric", {"step_size": 0.01, "damping": 0.0001, "init_std": 0.1}),
+        ("cornn", {"step_size": 0.042, "stiffness": 2.7, "friction": 4.7}),
+    ],
+)
+def test_published_defaults(name: str, published: dict[str, float]) -> None:
+    layer = MODELS[name].build(1, 4)
+    assert {option: getattr(layer, option) for option in published} == published
+    assert layer.hidden_noise.silent
+
+
 def test_options_override_the_defaults() -> None:
     layer = build_layer("antisymmetric", 3, 4, {"step_size": 0.5, "additive": 0.25})
     assert isinstance(layer, AntisymmetricRNN)

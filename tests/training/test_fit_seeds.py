@@ -59,6 +59,12 @@ def places(parent: Path, count: int) -> list[RunFolder]:
     return folders
 
 
+@pytest.fixture
+def folders(tmp_path: Path) -> list[RunFolder]:
+    """The folders of three runs that train together."""
+    return places(tmp_path / "batch_seeds", 3)
+
+
 def end_of(folder: RunFolder) -> dict[str, Tensor]:
     """The best weights, the last ones, what the optimiser remembers, and the history."""
     content = torch.load(folder.checkpoint, weights_only=True)
@@ -88,14 +94,13 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
 @pytest.mark.parametrize("model", ["noisy", "lstm"])
 @pytest.mark.parametrize("lengths", ["equal", "unequal"])
 def test_reference_gives_the_same_bits(
-    model: str, lengths: str, dataset: Dataset, unequal: Dataset, build: Build, tmp_path: Path
+    model: str, lengths: str, dataset: Dataset, unequal: Dataset, build: Build, tmp_path: Path, folders: list[RunFolder]
 ) -> None:
     options: dict[str, Any] = {"step_size": 0.2} if model == "noisy" else {}
     config = TrainConfig(model=model, hidden_size=6, epochs=3, batch_size=16, learning_rate=0.01, options=options)
     config = dataclasses.replace(config, clip_norm=0.5, decay_epochs=(1,))
     data = dataset if lengths == "equal" else unequal
     expected = alone(seeds(config), data, build, tmp_path)
-    folders = places(tmp_path / "batch_seeds", 3)
     models = [build(c) for c in seeds(config)]
     results = fit_seeds(models, data, seeds(config), folders=folders)
     for folder, wanted, result, trained in zip(folders, expected, results, models, strict=True):
@@ -110,10 +115,11 @@ def test_reference_gives_the_same_bits(
 
 
 @pytest.mark.usefixtures("reference")
-def test_a_run_that_stops_early_drops_out(dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path) -> None:
+def test_a_run_that_stops_early_drops_out(
+    dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path, folders: list[RunFolder]
+) -> None:
     patient = dataclasses.replace(config, epochs=12, patience=1, learning_rate=0.02)
     expected = alone(seeds(patient), dataset, build, tmp_path)
-    folders = places(tmp_path / "batch_seeds", 3)
     results = fit_seeds([build(c) for c in seeds(patient)], dataset, seeds(patient), folders=folders)
     assert len({len(result.history) for result in results if isinstance(result, FitResult)}) > 1
     for folder, wanted in zip(folders, expected, strict=True):
@@ -121,11 +127,10 @@ def test_a_run_that_stops_early_drops_out(dataset: Dataset, config: TrainConfig,
 
 
 def test_a_run_that_diverges_stops_no_other(
-    kernel: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path
+    kernel: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path, folders: list[RunFolder]
 ) -> None:
     config = dataclasses.replace(config, precision="64-true")
     expected = alone(seeds(config), dataset, build, tmp_path)
-    folders = places(tmp_path / "batch_seeds", 3)
     models = [build(c) for c in seeds(config)]
     with torch.no_grad():
         models[1].readout.weight.mul_(math.inf)
@@ -140,10 +145,9 @@ def test_a_run_that_diverges_stops_no_other(
 @pytest.mark.usefixtures("reference")
 @pytest.mark.parametrize("call", [2, 3, 9])  # within an epoch of three batches, at its end, and at the end of all
 def test_interrupted_and_resumed_runs_end_in_the_same_bits(
-    call: int, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path
+    call: int, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path, folders: list[RunFolder]
 ) -> None:
     expected = alone(seeds(config), dataset, build, tmp_path)
-    folders = places(tmp_path / "batch_seeds", 3)
     models = [build(c) for c in seeds(config)]
     interrupt_at(models[1], call)
     with pytest.raises(KeyboardInterrupt):
@@ -160,12 +164,11 @@ def test_interrupted_and_resumed_runs_end_in_the_same_bits(
 
 
 def test_runs_go_on_from_different_steps(
-    kernel: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path
+    kernel: str, dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path, folders: list[RunFolder]
 ) -> None:
     """One has not begun, one is within an epoch, one at the end: their batches differ in size now and then."""
     config = dataclasses.replace(config, precision="64-true")
     expected = alone(seeds(config), dataset, build, tmp_path)
-    folders = places(tmp_path / "batch_seeds", 3)
     half = build(seeds(config)[1])
     interrupt_at(half, 4)
     with pytest.raises(KeyboardInterrupt):
@@ -178,7 +181,9 @@ def test_runs_go_on_from_different_steps(
 
 @pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("model", ["noisy", "lipschitz", "antisymmetric", "cornn", "exprnn"])
-def test_a_fused_kernel_takes_all_runs_in_one_call(model: str, unequal: Dataset, build: Build, tmp_path: Path) -> None:
+def test_a_fused_kernel_takes_all_runs_in_one_call(
+    model: str, unequal: Dataset, build: Build, tmp_path: Path, folders: list[RunFolder]
+) -> None:
     config = TrainConfig(
         model=model, hidden_size=6, epochs=3, batch_size=3, learning_rate=0.01, clip_norm=0.5, precision="64-true"
     )
@@ -186,7 +191,6 @@ def test_a_fused_kernel_takes_all_runs_in_one_call(model: str, unequal: Dataset,
     if model != "noisy":
         config = dataclasses.replace(config, options={**config.options, "additive": 0.1, "multiplicative": 0.1})
     expected = alone(seeds(config), unequal, build, tmp_path)
-    folders = places(tmp_path / "batch_seeds", 3)
     models = [build(c) for c in seeds(config)]
     calls = [0, 0, 0]
     for k, one in enumerate(models):
@@ -202,7 +206,12 @@ def test_a_fused_kernel_takes_all_runs_in_one_call(model: str, unequal: Dataset,
 
 
 def test_the_compiled_kernel_ends_where_each_run_would_alone(
-    unequal: Dataset, config: TrainConfig, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unequal: Dataset,
+    config: TrainConfig,
+    build: Build,
+    tmp_path: Path,
+    folders: list[RunFolder],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = dataclasses.replace(
         config, hidden_size=41, learning_rate=0.001, options={**config.options, "step_size": 0.1}
@@ -213,7 +222,6 @@ def test_the_compiled_kernel_ends_where_each_run_would_alone(
         pytest.skip(reason)
     monkeypatch.setenv("NOISYRNN_KERNEL", "cpp")
     expected = alone(seeds(config), unequal, build, tmp_path)
-    folders = places(tmp_path / "batch_seeds", 3)
     fit_seeds([build(c) for c in seeds(config)], unequal, seeds(config), folders=folders)
     for folder, wanted in zip(folders, expected, strict=True):
         assert_same(end_of(folder), wanted, 1e-5)  # float32: a hundred times the 6e-8 that was seen

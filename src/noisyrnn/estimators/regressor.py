@@ -96,19 +96,23 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
     def _finished(self, model: SequenceModel) -> SequenceModel:
         """Return the model with the units of `y` in its readout."""
         mean, std = self._target_scale()
-        with torch.no_grad():
-            model.readout.weight.mul_(std[:, None])
-            model.readout.bias.mul_(std).add_(mean)
-        return model
+        weight, bias = model.readout.weight, model.readout.bias
+        return _with_readout(model, weight * std[:, None], bias * std + mean)
 
     def _unfinished(self, model: SequenceModel) -> SequenceModel:
         mean, std = self._target_scale()
-        with torch.no_grad():
-            model.readout.weight.div_(std[:, None])
-            model.readout.bias.sub_(mean).div_(std)
-        return model
+        weight, bias = model.readout.weight, model.readout.bias
+        return _with_readout(model, weight / std[:, None], (bias - mean) / std)
 
     def _target_scale(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the targets, float64 `(targets,)`."""
         mean, std = (torch.tensor(each, dtype=torch.float64, device="cpu") for each in (self.y_mean_, self.y_std_))
         return mean, std
+
+
+@torch.no_grad()
+def _with_readout(model: SequenceModel, weight: Tensor, bias: Tensor) -> SequenceModel:
+    """Set the weights of a model's readout and return the model."""
+    model.readout.weight.copy_(weight)
+    model.readout.bias.copy_(bias)
+    return model

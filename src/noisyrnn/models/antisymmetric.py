@@ -1,8 +1,7 @@
 """The antisymmetric RNN."""
 
-from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -10,7 +9,7 @@ from torch import nn
 from noisyrnn.checks import check_number
 from noisyrnn.kernels.cpp.recurrent_matrix import skew_damped_together
 from noisyrnn.kernels.recurrence import Recurrence
-from noisyrnn.models.cell import RecurrenceCell, bias_of
+from noisyrnn.models.cell import LINEAR_INPUT, RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
 from noisyrnn.sde.recurrent_matrix import check_skew_damped
@@ -28,7 +27,7 @@ class AntisymmetricCell(RecurrenceCell):
         options: Keyword arguments of `CellOptions`.
     """
 
-    reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"input": (nn.Linear,)}
+    reads = LINEAR_INPUT
 
     def __init__(
         self,

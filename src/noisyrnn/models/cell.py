@@ -12,6 +12,12 @@ from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.modules import prepare_weights
 from noisyrnn.models.options import CellOptions
 
+Reads = Mapping[str, tuple[type[nn.Module], ...]]
+"""Names of modules that a step reads and does not call, and the classes one of which must have their `forward`."""
+
+LINEAR_INPUT: Reads = {"input": (nn.Linear,)}
+"""For a cell that reads one linear layer, of its inputs."""
+
 
 class Cell(nn.Module, ABC):
     r"""A map :math:`h \leftarrow h + \Delta(h, x)`, given by its increment Δ: the one method that a new cell writes.
@@ -27,8 +33,8 @@ class Cell(nn.Module, ABC):
     supports_dt = True
     """Whether a step has a length, so that `dt` has a meaning."""
 
-    reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {}
-    """Modules that a step reads and does not call, and the classes one of which must have their `forward`."""
+    reads: ClassVar[Reads] = {}
+    """The modules that a step reads."""
 
     calls: ClassVar[tuple[str, ...]] = ()
     """Modules that every step calls."""

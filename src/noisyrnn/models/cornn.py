@@ -1,7 +1,6 @@
 """The coupled oscillatory RNN."""
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar, Unpack
 
@@ -9,7 +8,7 @@ from torch import nn
 
 from noisyrnn.checks import check_number
 from noisyrnn.kernels.recurrence import Recurrence
-from noisyrnn.models.cell import RecurrenceCell, bias_of
+from noisyrnn.models.cell import Reads, RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
 
@@ -33,7 +32,7 @@ class CoRNNCell(RecurrenceCell):
         options: Keyword arguments of `CellOptions`.
     """
 
-    reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"input": (nn.Linear,), "recurrent": (nn.Linear,)}
+    reads: ClassVar[Reads] = {"input": (nn.Linear,), "recurrent": (nn.Linear,)}
 
     def __init__(
         self,

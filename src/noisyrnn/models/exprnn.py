@@ -1,7 +1,6 @@
 """The exponential RNN: an orthogonal recurrent matrix through the matrix exponential."""
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Unpack
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice
 from noisyrnn.kernels.recurrence import Recurrence
-from noisyrnn.models.cell import RecurrenceCell
+from noisyrnn.models.cell import Reads, RecurrenceCell
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
 
@@ -97,7 +96,7 @@ class ExpCell(RecurrenceCell):
     """
 
     supports_dt = False
-    reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"input": (nn.Linear,), "recurrent": (Rotation,)}
+    reads: ClassVar[Reads] = {"input": (nn.Linear,), "recurrent": (Rotation,)}
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """torch's own recurrent networks behind the same interface, so that they can have the same noise."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar, NamedTuple, Unpack
 
@@ -11,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from noisyrnn.checks import check_choice
 from noisyrnn.kernels import reference
-from noisyrnn.models.cell import Cell
+from noisyrnn.models.cell import Cell, Reads
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.modules import check_uncalled
 from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
@@ -39,7 +38,7 @@ class TorchCell(Cell):
     """
 
     supports_dt = False
-    reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"rnn": tuple(KINDS.values())}
+    reads: ClassVar[Reads] = {"rnn": tuple(KINDS.values())}
 
     def __init__(self, input_size: int, hidden_size: int, *, kind: str, **options: Unpack[CellOptions]) -> None:
         super().__init__(input_size, hidden_size, **options)

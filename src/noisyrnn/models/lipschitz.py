@@ -1,8 +1,8 @@
 """The Lipschitz RNN, by default with a fixed step and no noise, and the cell that it shares with the noisy RNN."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from noisyrnn.checks import check_flag, check_number
 from noisyrnn.kernels.cpp.recurrent_matrix import skew_damped_together
 from noisyrnn.kernels.recurrence import Recurrence
-from noisyrnn.models.cell import RecurrenceCell, bias_of
+from noisyrnn.models.cell import LINEAR_INPUT, RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
 from noisyrnn.sde.recurrent_matrix import check_skew_damped
@@ -26,7 +26,7 @@ class LipschitzCell(RecurrenceCell):
         hidden_size: Units.
     """
 
-    reads: ClassVar[Mapping[str, tuple[type[nn.Module], ...]]] = {"input": (nn.Linear,)}
+    reads = LINEAR_INPUT
 
     def __init__(
         self,

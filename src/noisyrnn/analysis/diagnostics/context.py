@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NotRequired, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -126,15 +127,21 @@ class DiagnosticContext:
         return f"{len(self.train)} training sequences drawn with seed {self.settings.analysis_seed}"
 
 
-def mean_quantity(
-    name: str,
-    title: str,
-    each: Measurement,
-    *,
-    better: Better | None,
-    unit: str = "",
-    note: str,
-) -> Quantity:
+class Presentation(TypedDict):
+    """How a quantity is shown.
+
+    Args:
+        better: Whether higher or lower values are better; `None` for neither.
+        note: What was measured, and on which sequences.
+        unit: Unit of the value (default: none).
+    """
+
+    better: Better | None
+    note: str
+    unit: NotRequired[str]
+
+
+def mean_quantity(name: str, title: str, each: Measurement, **shown: Unpack[Presentation]) -> Quantity:
     """Return the mean over sequences of a quantity `(sequences,)`, of the same kind, with its interval over sequences.
 
     Entries that are not finite (a norm below rounding errors, a gradient of zero) are left out, and the note counts the
@@ -148,21 +155,13 @@ def mean_quantity(
         title=title,
         measurement=Measurement(value=mean.value, kind=each.kind, confidence=each.confidence),
         interval=None if mean.standard_error is None else _ends(*mean.interval()),
-        better=better,
-        unit=unit,
-        note=f"{note}; mean over {len(finite)} sequences with its interval over them",
+        better=shown["better"],
+        unit=shown.get("unit", ""),
+        note=f"{shown['note']}; mean over {len(finite)} sequences with its interval over them",
     )
 
 
-def median_quantity(
-    name: str,
-    title: str,
-    each: Measurement,
-    *,
-    better: Better | None,
-    unit: str = "",
-    note: str,
-) -> Quantity:
+def median_quantity(name: str, title: str, each: Measurement, **shown: Unpack[Presentation]) -> Quantity:
     """Like `mean_quantity`, but with the median, which a few infinite values do not change."""
     from scipy.stats import quantile_test  # slow to import
 
@@ -177,9 +176,9 @@ def median_quantity(
             confidence=each.confidence,
         ),
         interval=_ends(ends.low, ends.high),
-        better=better,
-        unit=unit,
-        note=f"{note}; median over {len(values)} sequences with its interval over them",
+        better=shown["better"],
+        unit=shown.get("unit", ""),
+        note=f"{shown['note']}; median over {len(values)} sequences with its interval over them",
     )
 
 
