@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
-@pytest.fixture(params=["tensorboard", "mlflow"])
+@pytest.fixture(params=["tensorboard", pytest.param("mlflow", marks=pytest.mark.slow)])
 def logger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A logger's name; what it needs is there."""
     pytest.importorskip(request.param, reason="the extra tracking is not installed")

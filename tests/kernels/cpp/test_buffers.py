@@ -69,7 +69,9 @@ HOLDS: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize("hold", HOLDS)
+@pytest.mark.parametrize(
+    "hold", [pytest.param(hold, marks=() if hold in ("slice", "storage") else pytest.mark.slow) for hold in HOLDS]
+)
 def test_what_is_held_is_not_used_again(hold: str) -> None:
     tensor = buffers.empty(2, LARGE).fill_(1.0)
     held = HOLDS[hold](tensor)
