@@ -59,7 +59,7 @@ def test_a_run_folder_holds_all_that_is_promised(config: TrainConfig, tmp_path: 
 
 
 def test_the_summary_has_the_digests_of_the_best_and_of_the_last_weights(config: TrainConfig, tmp_path: Path) -> None:
-    config = dataclasses.replace(config, epochs=8, learning_rate=0.5)
+    config = dataclasses.replace(config, epochs=8, learning_rate=1.0)
     folder = train_run(config, RunContext(output=tmp_path / "runs"))
     summary = folder.read_summary()
     assert summary["best_epoch"] < 8  # otherwise the two files are equal
