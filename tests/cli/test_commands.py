@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.cli.commands import SMALL, in_a_process, noisyrnn
+from tests.cli.commands import SMALL, noisyrnn
 
 from noisyrnn.cli import main
 from noisyrnn.native.compiler import cache_folder
@@ -14,13 +14,13 @@ from noisyrnn.native.compiler import cache_folder
 def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:
     trained = noisyrnn("train", "--dataset", data, *SMALL, "--seed", 3, "--output", tmp_path / "runs")
     assert trained.returncode == 0, trained.stderr
+    assert f"Read {data}: 72 training, 24 validation and 24 test sequences; 10 steps of 1 ch" in trained.stderr
     run = Path(trained.stdout.strip().removeprefix("Trained: "))
     assert run.parent == tmp_path / "runs"
     assert json.loads((run / "config.json").read_text())["config"]["seed"] == 3
     strengths = "{white_noise: [0.1, 0.2]}"
-    evaluated = in_a_process("evaluate", run, "--strengths", strengths, "--draws", 2)
+    evaluated = noisyrnn("evaluate", run, "--strengths", strengths, "--draws", 2)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert f"Read {data}: 72 training, 24 validation and 24 test sequences; 10 steps of 1 ch" in evaluated.stderr
     columns = json.loads((run / "robustness.json").read_text())["columns"]
     assert [(c["perturbation"], c["strength"]) for c in columns] == [
         ("clean", None),

@@ -5,20 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 from tests.cli.commands import SMALL, noisyrnn
+from tests.forked import Forked, command, wait_for
 
 from noisyrnn.cli import main
 from noisyrnn.redact import hide_passwords, without_passwords
-
-
-def start(*words: object) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "noisyrnn", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def workers_of(process: int) -> list[int]:
@@ -33,13 +28,6 @@ def workers_of(process: int) -> list[int]:
     return found
 
 
-def wait_for(what: "object", seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def running(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -48,19 +36,14 @@ def running(process: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's list of processes")
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "status"),
-    [
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
-        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-    ],
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 )
 def test_workers_end_with_their_command(data: Path, tmp_path: Path, number: int, status: int) -> None:
     words = ["compare", "--models", "noisy,lstm", "--dataset", data, "--hidden-size", 8, "--epochs", 100000]
-    process = start(*words, "--workers", 2, "--output", tmp_path / "out")
-    wait_for(lambda: len(list(tmp_path.glob("out/*/metrics.csv"))) == 2 or process.poll() is not None)
+    process = Forked(tmp_path, command, [*words, "--workers", 2, "--output", tmp_path / "out"])
+    wait_for(lambda: len(list(tmp_path.glob("out/*/metrics.csv"))) == 2 or process.poll() is not None, seconds=240)
     workers = workers_of(process.pid)
     assert len(workers) == 2
     process.send_signal(number)
@@ -90,10 +73,24 @@ def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
     assert done.stdout == "False\n"
 
 
-@pytest.mark.parametrize(
-    "closed", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("2>&-", ">&-")), "0<&- >&- 2>&-"]
-)
-def test_training_needs_no_standard_streams(data: Path, tmp_path: Path, closed: str) -> None:
+def close_standard_streams() -> None:
+    """Leave the process as Python starts it without standard streams."""
+    sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    for number in range(3):
+        os.close(number)
+
+
+def test_training_needs_no_standard_streams(data: Path, tmp_path: Path) -> None:
+    words = ["train", "--dataset", data, *SMALL, "--output", tmp_path / "out"]
+    process = Forked(tmp_path, command, words, close_standard_streams)
+    process.communicate()
+    assert process.returncode == 0
+    assert len(list(tmp_path.glob("out/*/model.safetensors"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "0<&- >&- 2>&-"])
+def test_training_from_a_shell_needs_no_standard_streams(data: Path, tmp_path: Path, closed: str) -> None:
     words = f"train --dataset {data} --hidden-size 4 --epochs 2 --output {tmp_path / 'out'}"
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m noisyrnn {words} {closed}"], capture_output=True, text=True, check=False
@@ -103,14 +100,17 @@ def test_training_needs_no_standard_streams(data: Path, tmp_path: Path, closed: 
     assert len(list(tmp_path.glob("out/*/model.safetensors"))) == 1
 
 
-def test_a_broken_pipe_is_quiet() -> None:
+def leave_no_reader() -> None:
+    """Make the output a pipe that nobody reads."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-m", "noisyrnn", "list"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
-    )
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (141, "")
+    sys.stdout = os.fdopen(writer, "w")
+
+
+def test_a_broken_pipe_is_quiet(tmp_path: Path) -> None:
+    process = Forked(tmp_path, command, ["list"], leave_no_reader)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 141
 
 
 @pytest.mark.parametrize(

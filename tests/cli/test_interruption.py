@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.cli.commands import noisyrnn
+from tests.forked import Forked, command, wait_for
 
 
 def train_words(data: Path, output: Path) -> list[str]:
@@ -18,29 +19,24 @@ def train_words(data: Path, output: Path) -> list[str]:
     return [*words, "--output", str(output), "--checkpoint-seconds", "0", "--accelerator", "cpu"]
 
 
-def start_and_wait_for_checkpoint(data: Path, output: Path) -> tuple[subprocess.Popen[str], Path]:
+def start_and_wait_for_checkpoint(data: Path, output: Path) -> tuple[Forked, Path]:
     """A training run in a process of its own, some steps past its first checkpoint."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "noisyrnn", *train_words(data, output)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        checkpoints = list(output.glob("*/checkpoint.pt"))
-        metrics = list(output.glob("*/metrics.csv"))
-        if checkpoints and metrics and len(metrics[0].read_text().splitlines()) >= 3:
-            stamp = checkpoints[0].stat().st_mtime_ns
-            changes = 0
-            while changes < 2 and process.poll() is None:  # an epoch has just ended: go a few steps into the next one
-                now = checkpoints[0].stat().st_mtime_ns
-                changes, stamp = changes + (now != stamp), now
-                time.sleep(0.001)  # the other core may be at work on another test
-            return process, checkpoints[0].parent
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
-    raise AssertionError("no checkpoint after a minute")
+    process = Forked(output.parent, command, train_words(data, output))
+    wait_for(lambda: process.poll() is not None or epochs(output) >= 2)
+    checkpoint = next(output.glob("*/checkpoint.pt"))
+    stamp, changes = checkpoint.stat().st_mtime_ns, 0
+    while changes < 2 and process.poll() is None:  # an epoch has just ended: go a few steps into the next one
+        now = checkpoint.stat().st_mtime_ns
+        changes, stamp = changes + (now != stamp), now
+        time.sleep(0.001)  # the other core may be at work on another test
+    assert process.poll() is None, process.read()
+    return process, checkpoint.parent
+
+
+def epochs(output: Path) -> int:
+    """Epochs that a run has finished, once there is a checkpoint."""
+    metrics = [path for path in output.glob("*/metrics.csv") if (path.parent / "checkpoint.pt").exists()]
+    return len(metrics[0].read_text().splitlines()) - 1 if metrics else 0
 
 
 def assert_same_end(one: Path, other: Path) -> None:
@@ -80,14 +76,14 @@ def test_kill_minus_9_in_mid_epoch_then_resume_gives_the_same_bits(data: Path, t
 
 
 def test_ctrl_c_saves_and_exits_with_130(data: Path, tmp_path: Path) -> None:
-    process, run = start_and_wait_for_checkpoint(data, tmp_path)
+    process, run = start_and_wait_for_checkpoint(data, tmp_path / "out")
     process.send_signal(signal.SIGINT)
     _, words = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "continue with the same command with --resume" in words
     assert "Traceback" not in words
     assert (run / "checkpoint.pt").is_file()
-    assert noisyrnn(*train_words(data, tmp_path), "--resume").returncode == 0
+    assert noisyrnn(*train_words(data, tmp_path / "out"), "--resume").returncode == 0
 
 
 @pytest.mark.slow

@@ -1,64 +1,48 @@
-"""Two CPU processes under torchrun do what one does with the whole batch."""
+"""Two CPU processes do what one does with the whole batch, under torchrun or with the environment that it sets."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-PROGRAM = """
-import sys, torch
-from lightning_fabric import Fabric
-from noisyrnn.data.base import Dataset, Split
-from noisyrnn.models import SequenceClassifier, build_layer
-from noisyrnn.training import TrainConfig, fit
-from noisyrnn.training import fit as _
-import noisyrnn.noise.hidden_noise as diffusion
-from noisyrnn.pipeline.devices import make_fabric
-
-torch.set_num_threads(1)
-generator = torch.Generator().manual_seed(0)
-inputs = torch.randn(22, 7, 1, generator=generator)
-split = Split(inputs=inputs, labels=(inputs.sum((1, 2)) > 0).long(), classes=2)
-dataset = Dataset(name="sums", train=split, validation=split, read_test=lambda: split, class_names=("a", "b"),
-                  value_range=(-3.0, 3.0), standardize=False)
-config = TrainConfig(hidden_size=5, epochs=1, batch_size=8, learning_rate=0.01, precision="64-true",
-                     clip_norm=0.7, options={"step_size": 0.2, "additive": 0.5})
-torch.manual_seed(config.seed)
-model = SequenceClassifier(build_layer("noisy", 1, 5, config.options), 2)
-draws = []
-inner = diffusion.HiddenNoise.draw
-def draw(self, *arguments, **named):
-    found = inner(self, *arguments, **named)
-    draws.append(found.additive)
-    return found
-diffusion.HiddenNoise.draw = draw
-gradients = []
-hook = torch.optim.Adam.step
-def step(self, *arguments, **named):
-    gradients.append(torch.cat([p.grad.flatten().clone() for group in self.param_groups for p in group["params"]]))
-    return hook(self, *arguments, **named)
-torch.optim.Adam.step = step
-fabric = make_fabric(config.precision, "cpu")
-result = fit(model, dataset, config, fabric=fabric)
-torch.save({"gradients": torch.stack(gradients), "noise": draws, "history": result.history,
-            "weights": torch.cat([p.detach().flatten() for p in model.parameters()])},
-           f"{sys.argv[1]}/{fabric.world_size}-{fabric.global_rank}.pt")
-"""
+from tests.forked import Forked
+from tests.training import ranks
+from tests.training.ranks import train_rank
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    program = folder / "program.py"
-    program.write_text(PROGRAM)
+def under_torchrun(folder: Path) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for words in ([], launch):
-        command = [sys.executable, *words, str(program), str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-    return {path.stem: torch.load(path, weights_only=True) for path in Path(folder).glob("*.pt")}
+    command = [sys.executable, *launch, ranks.__file__, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def side_by_side(folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
+    processes = [
+        Forked(folder, train_rank, folder, environment={**shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+    ]
+    for process in processes:
+        _, shown = process.communicate(timeout=180)
+        assert process.returncode == 0, shown[-3000:]
+
+
+@pytest.fixture(scope="module", params=[side_by_side, pytest.param(under_torchrun, marks=pytest.mark.slow)])
+def results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, torch.Tensor]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    alone = Forked(folder, train_rank, folder)
+    _, shown = alone.communicate()
+    assert alone.returncode == 0, shown[-3000:]
+    request.param(folder)
+    return {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
 
 
 def test_gradients_equal_those_of_one_process(results: dict[str, dict[str, torch.Tensor]]) -> None:
