@@ -103,7 +103,7 @@ def given(call: KernelCall) -> tuple[Tensor, Tensor]:
 
 def kernel(call: KernelCall, grad_outputs: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor, Tensor, Gradients]:
     outputs, saved, last = eager.forward(call, every_step=True, save=True)
-    return outputs, last, eager.backward(call, outputs, saved, grad_outputs, grad_last, with_inputs=True)
+    return outputs, last, eager.backward(call, outputs, saved, (grad_outputs, grad_last), with_inputs=True)
 
 
 def assert_equal(found: tuple[Tensor, Tensor, Gradients], expected: tuple[Tensor, Tensor, Gradients]) -> None:
@@ -219,10 +219,10 @@ def test_arguments_stay_as_they_are(kind: str) -> None:
     grads = given(call)
     outputs, saved, _ = eager.forward(call, every_step=True, save=True)
     kept = outputs.clone(), saved.clone(), *(grad.clone() for grad in grads)
-    first = eager.backward(call, outputs, saved, *grads, with_inputs=False)
+    first = eager.backward(call, outputs, saved, grads, with_inputs=False)
     assert all(torch.equal(one, other) for one, other in zip(tensors, before, strict=True))
     assert all(torch.equal(one, other) for one, other in zip((outputs, saved, *grads), kept, strict=True))
-    again = eager.backward(call, outputs, saved, *grads, with_inputs=True)
+    again = eager.backward(call, outputs, saved, grads, with_inputs=True)
     assert first.inputs.shape == (1, 0)
     assert first.inputs is not first.A  # an operator's results are tensors of their own
     assert all(torch.equal(one, other) for one, other in zip(first[1:], again[1:], strict=True))
@@ -296,7 +296,7 @@ def test_memory_in_use_is_left_alone(kind: str, noise: str, monkeypatch: pytest.
         kernel(other, *grads)
         assert buffers.kept_bytes() > 0  # the next pass finds some
     assert all(torch.equal(one, two) for one, two in zip(taken, before, strict=True))
-    again = eager.backward(call, held, saved, *grads, with_inputs=True)
+    again = eager.backward(call, held, saved, grads, with_inputs=True)
     assert all(torch.equal(one, two) for one, two in zip(again, expected, strict=True))
 
 

@@ -105,6 +105,10 @@ class Gradients(NamedTuple):
     step: Tensor
 
 
+EndGradients = tuple[Tensor | None, Tensor | None]
+"""Gradients of a pass's outputs and of its last state, shaped like these; `None` stands for zero."""
+
+
 class Kernel(Protocol):
     """What a fast kernel provides; a module can be one."""
 
@@ -126,14 +130,7 @@ class Kernel(Protocol):
         ...
 
     def backward(
-        self,
-        call: KernelCall,
-        outputs: Tensor,
-        saved: Tensor,
-        grad_outputs: Tensor | None,
-        grad_last: Tensor | None,
-        *,
-        with_inputs: bool,
+        self, call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradients, *, with_inputs: bool
     ) -> Gradients:
-        """Gradients from those of the outputs and of the last state; `None` stands for zero."""
+        """Gradients in the tensors of a call; `outputs` and `saved` are those of `forward`."""
         ...

@@ -250,7 +250,7 @@ def recurrence_backward(
     tensors = (inputs, state, A, W, U, b, step, dt, lengths, seed)
     call = _call(tensors, kind, precision, coefficients, form, law, levels, place)
     with _without_autocast(call):
-        return FAST[kernel].backward(call, outputs, saved, grad_outputs, grad_last, with_inputs=with_inputs)
+        return FAST[kernel].backward(call, outputs, saved, (grad_outputs, grad_last), with_inputs=with_inputs)
 
 
 @recurrence_backward.register_fake
@@ -357,10 +357,10 @@ class FusedBackward(torch.autograd.Function):
         """The kernel's backward pass."""
         *tensors, options, with_inputs = arguments
         adds = options.single and options.kernel not in WITHOUT_AXIS
-        tensors = _with_axis(tensors) if adds else tensors
-        call = options.call(tensors[:_TENSORS])
+        *tensors, outputs, saved, grad_outputs, grad_last = _with_axis(tensors) if adds else tensors
+        call, grads = options.call(tensors), (grad_outputs, grad_last)
         with _without_autocast(call):
-            gradients = FAST[options.kernel].backward(call, *tensors[_TENSORS:], with_inputs=with_inputs)
+            gradients = FAST[options.kernel].backward(call, outputs, saved, grads, with_inputs=with_inputs)
         return tuple(t[0] for t in gradients) if adds else gradients
 
     @staticmethod

@@ -81,7 +81,7 @@ def plain(call: KernelCall, of_outputs: Tensor | None, of_last: Tensor | None, d
 def fused(call: KernelCall, of_outputs: Tensor | None, of_last: Tensor | None) -> dict[str, Tensor]:
     """The same by the CPU kernel."""
     outputs, saved, last = cpp.forward(call, every_step=True, save=True)
-    found = cpp.backward(call, outputs, saved, of_outputs, of_last, with_inputs=True)
+    found = cpp.backward(call, outputs, saved, (of_outputs, of_last), with_inputs=True)
     given = {n: t for n, t in found._asdict().items() if n != "A" or call.A is not None}
     return {"outputs": outputs, "last": last, **given}
 

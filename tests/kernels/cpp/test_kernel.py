@@ -161,22 +161,22 @@ def test_what_is_not_asked_for_is_not_made_and_changes_nothing() -> None:
     none, nothing, last = cpp.forward(call, every_step=False, save=False)
     assert none.numel() == 0 and nothing.numel() == 0 and torch.equal(last, end)
     grads = ends_of(call)
-    with_inputs = cpp.backward(call, kept, saved, *grads, with_inputs=True)
-    without = cpp.backward(call, kept, saved, *grads, with_inputs=False)
+    with_inputs = cpp.backward(call, kept, saved, grads, with_inputs=True)
+    without = cpp.backward(call, kept, saved, grads, with_inputs=False)
     assert without.inputs.shape == (2, 0)
     assert all(torch.equal(one, other) for one, other in zip(without[1:], with_inputs[1:], strict=True))
     no_A = call._replace(A=None)
     outputs, saved, _ = cpp.forward(no_A, every_step=True, save=True)
-    assert cpp.backward(no_A, outputs, saved, *grads, with_inputs=False).A.shape == (2, 0)
+    assert cpp.backward(no_A, outputs, saved, grads, with_inputs=False).A.shape == (2, 0)
 
 
 def test_copied_outputs_serve_as_well() -> None:
     call = a_pass(13, 5, 3)
     outputs, saved, _ = cpp.forward(call, every_step=True, save=True)
     grads = ends_of(call)
-    expected = cpp.backward(call, outputs, saved, *grads, with_inputs=True)
+    expected = cpp.backward(call, outputs, saved, grads, with_inputs=True)
     for copy in (outputs.contiguous(), outputs.transpose(1, 2).contiguous().transpose(1, 2)):
-        found = cpp.backward(call, copy, saved, *grads, with_inputs=True)
+        found = cpp.backward(call, copy, saved, grads, with_inputs=True)
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
@@ -186,7 +186,7 @@ def test_arguments_stay_as_they_are() -> None:
     outputs, saved, _ = cpp.forward(call, every_step=True, save=True)
     grads = ends_of(call)
     kept = [t.clone() for t in (outputs, saved, *grads)]
-    cpp.backward(call, outputs, saved, *grads, with_inputs=True)
+    cpp.backward(call, outputs, saved, grads, with_inputs=True)
     now = [t for t in call if isinstance(t, Tensor)]
     assert all(torch.equal(one, other) for one, other in zip(now, before, strict=True))
     assert all(torch.equal(one, other) for one, other in zip((outputs, saved, *grads), kept, strict=True))

@@ -202,7 +202,7 @@ held = []
 for i in range(10000):
     call, ends = large[i // 50 % 8] if i % 50 == 0 else small[i % 24]
     outputs, saved, _ = cpp.forward(call, every_step=True, save=True)
-    cpp.backward(call, outputs, saved, *ends, with_inputs=i % 2 == 0)
+    cpp.backward(call, outputs, saved, ends, with_inputs=i % 2 == 0)
     held = [*held[-2:], outputs]  # some outlive their call
     if i == 2000:
         early = resident()

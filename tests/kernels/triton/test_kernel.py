@@ -105,7 +105,7 @@ def by_reference(
 def by_kernel(call: KernelCall, grads: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, ...]:
     """The kernel forwards and backwards."""
     outputs, saved, last = kernel.forward(call, every_step=True, save=True)
-    found = kernel.backward(call, outputs, saved, *grads, with_inputs=True)
+    found = kernel.backward(call, outputs, saved, grads, with_inputs=True)
     assert found.A.shape == ((len(call.b), 0) if call.A is None else call.A.shape)
     return outputs, last, *(g for name, g in found._asdict().items() if name != "A" or call.A is not None)
 
@@ -196,9 +196,9 @@ def test_interpreter_nothing_flows_from_padding() -> None:
     outputs, saved, _ = kernel.forward(call, every_step=True, save=True)
     assert (outputs[past] == 0).all()
     dirty = kernel.backward(
-        call, outputs, saved, grad_outputs.masked_fill(past[..., None], torch.nan), grad_last, with_inputs=True
+        call, outputs, saved, (grad_outputs.masked_fill(past[..., None], torch.nan), grad_last), with_inputs=True
     )
-    clean = kernel.backward(call, outputs, saved, grad_outputs, grad_last, with_inputs=True)
+    clean = kernel.backward(call, outputs, saved, (grad_outputs, grad_last), with_inputs=True)
     assert (dirty.inputs[past] == 0).all()
     assert all(torch.equal(a, b) and torch.isfinite(a).all() for a, b in zip(dirty, clean, strict=True))
 
@@ -209,9 +209,9 @@ def test_interpreter_last_state_alone_and_what_is_saved() -> None:
     outputs, saved, last = kernel.forward(call, every_step=True, save=True)
     assert saved.shape == (2, 4, 5, 7)
     kept = saved.clone()  # a graph may be kept for another backward pass
-    first = kernel.backward(call, outputs, saved, None, last, with_inputs=False)
+    first = kernel.backward(call, outputs, saved, (None, last), with_inputs=False)
     assert first.inputs.shape == (2, 0)
-    again = kernel.backward(call, outputs, saved, None, last, with_inputs=False)
+    again = kernel.backward(call, outputs, saved, (None, last), with_inputs=False)
     assert torch.equal(saved, kept)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     for every_step, save in ((True, False), (False, True), (False, False)):

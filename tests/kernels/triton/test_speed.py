@@ -69,7 +69,7 @@ def milliseconds(run: Callable[[], object], *, repeats: int = 9) -> float:
 def fused_step(call: KernelCall, grad_last: Tensor) -> None:
     """One pass forwards and backwards by the kernel, the loss on the last state."""
     outputs, saved, _ = triton_kernel.forward(call, every_step=False, save=True)
-    triton_kernel.backward(call, outputs, saved, None, grad_last, with_inputs=False)
+    triton_kernel.backward(call, outputs, saved, (None, grad_last), with_inputs=False)
 
 
 @pytest.mark.gpu

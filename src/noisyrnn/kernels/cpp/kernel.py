@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyrnn.kernels.call import Gradients, KernelCall
+from noisyrnn.kernels.call import EndGradients, Gradients, KernelCall
 from noisyrnn.kernels.cpp import buffers
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.native import library
@@ -64,16 +64,9 @@ def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, 
     return states.transpose(-3, -2), tanhs, last
 
 
-def backward(
-    call: KernelCall,
-    outputs: Tensor,
-    saved: Tensor,
-    grad_outputs: Tensor | None,
-    grad_last: Tensor | None,
-    *,
-    with_inputs: bool,
-) -> Gradients:
+def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradients, *, with_inputs: bool) -> Gradients:
     """As in `Kernel`. One replica may come without its axis."""
+    grad_outputs, grad_last = grads
     compiled = native()
     c, keep = arguments(call)
     # `vmap` may have expanded the replicas, or a copy come between.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from noisyrnn.kernels.call import Gradients, KernelCall
+from noisyrnn.kernels.call import EndGradients, Gradients, KernelCall
 from noisyrnn.kernels.eager import blocks
 from noisyrnn.kernels.eager.blocks import Time, add_product, each_step, empty, squeezed, valid_inputs
 
@@ -169,16 +169,9 @@ class _Gathering:
 
 
 @torch.no_grad()
-def backward(
-    call: KernelCall,
-    outputs: Tensor,
-    saved: Tensor,
-    grad_outputs: Tensor | None,
-    grad_last: Tensor | None,
-    *,
-    with_inputs: bool,
-) -> Gradients:
+def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradients, *, with_inputs: bool) -> Gradients:
     """As in `Kernel`."""
+    grad_outputs, grad_last = grads
     replicas, batch, steps, _ = call.inputs.shape
     time = Time.of(call)
     parts = saved.reshape(replicas, -1, steps, batch, call.W.shape[1])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import autocasts
-from noisyrnn.kernels.call import Gradients, KernelCall
+from noisyrnn.kernels.call import EndGradients, Gradients, KernelCall
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.padding import valid_steps
 
@@ -99,16 +99,9 @@ def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, 
     return outputs.transpose(1, 2), active if save else active.new_empty(replicas, 0, 0, 0), last
 
 
-def backward(
-    call: KernelCall,
-    outputs: Tensor,
-    saved: Tensor,
-    grad_outputs: Tensor | None,
-    grad_last: Tensor | None,
-    *,
-    with_inputs: bool,
-) -> Gradients:
+def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradients, *, with_inputs: bool) -> Gradients:
     """As in `Kernel`."""
+    grad_outputs, grad_last = grads
     replicas, batch, steps, _ = call.inputs.shape
     hidden = call.b.shape[1]
     product = call.precision or product_precision(call.state.device.type)
