@@ -177,80 +177,54 @@ def _with_axis(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if t is None else t.unsqueeze(0) for t in tensors]
 
 
-@torch.library.custom_op("noisyrnn::recurrence", mutates_args=())
-def recurrence_operator(
-    inputs: Tensor,
-    state: Tensor,
-    A: Tensor | None,
-    W: Tensor,
-    U: Tensor,
-    b: Tensor,
-    step: Tensor,
-    dt: Tensor | None,
-    lengths: Tensor | None,
-    seed: Tensor,
-    kernel: str,
-    kind: str,
-    precision: str,
-    coefficients: Sequence[float],
-    form: str,
-    law: str,
-    levels: Sequence[float],
-    place: Sequence[int],
-    every_step: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+_TENSOR_SCHEMA = (
+    "Tensor inputs, Tensor state, Tensor? A, Tensor W, Tensor U, Tensor b, Tensor step, Tensor? dt, Tensor? lengths, "
+    "Tensor seed"
+)
+_OPTION_SCHEMA = (
+    "str kernel, str kind, str precision, float[] coefficients, str form, str law, float[] levels, SymInt[] place"
+)
+
+
+@torch.library.custom_op(
+    "noisyrnn::recurrence",
+    mutates_args=(),
+    schema=f"({_TENSOR_SCHEMA}, {_OPTION_SCHEMA}, bool every_step, bool save) -> (Tensor, Tensor, Tensor)",
+)
+def recurrence_operator(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """`Kernel.forward` as a custom operator."""
-    tensors = (inputs, state, A, W, U, b, step, dt, lengths, seed)
-    call = _call(tensors, kind, precision, coefficients, form, law, levels, place)
+    tensors, (kernel, *options, every_step, save) = arguments[:_TENSORS], arguments[_TENSORS:]
+    call = _call(tensors, *options)
     _check_lengths(call)
     with _without_autocast(call):
         return FAST[kernel].forward(call, every_step=every_step, save=save)
 
 
 @recurrence_operator.register_fake
-def _(inputs: Tensor, state: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *weights, kernel = rest[:9]
-    kind, precision, coefficients, form, law, levels, _, every_step, save = rest[9:]
-    call = _call((inputs, state, *weights), kind, precision, coefficients, form, law, levels, ())
-    replicas, batch, steps, _ = inputs.shape
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    tensors, (kernel, *options, every_step, save) = arguments[:_TENSORS], arguments[_TENSORS:]
+    options[-1] = ()  # the place of the paths changes no shape, and may be symbolic
+    call = _call(tensors, *options)
+    (replicas, batch, steps, _), state = call.inputs.shape, call.state
     behind, width = FAST[kernel].layout(call)
     outputs = state.new_empty((replicas, steps, batch, behind) if every_step or save else (replicas, 0, 0, 0))
     saved = state.new_empty((replicas, steps, batch, width) if save else (replicas, 0, 0, 0))
     return outputs[..., : call.b.shape[1]].transpose(1, 2), saved, state.new_empty(state.shape)
 
 
-@torch.library.custom_op("noisyrnn::recurrence_backward", mutates_args=())
-def recurrence_backward(
-    inputs: Tensor,
-    state: Tensor,
-    A: Tensor | None,
-    W: Tensor,
-    U: Tensor,
-    b: Tensor,
-    step: Tensor,
-    dt: Tensor | None,
-    lengths: Tensor | None,
-    seed: Tensor,
-    outputs: Tensor,
-    saved: Tensor,
-    grad_outputs: Tensor | None,
-    grad_last: Tensor | None,
-    kernel: str,
-    kind: str,
-    precision: str,
-    coefficients: Sequence[float],
-    form: str,
-    law: str,
-    levels: Sequence[float],
-    place: Sequence[int],
-    with_inputs: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+@torch.library.custom_op(
+    "noisyrnn::recurrence_backward",
+    mutates_args=(),
+    schema=f"({_TENSOR_SCHEMA}, Tensor outputs, Tensor saved, Tensor? grad_outputs, Tensor? grad_last, "
+    f"{_OPTION_SCHEMA}, bool with_inputs) -> ({', '.join(['Tensor'] * len(Gradients._fields))})",
+)
+def recurrence_backward(*arguments: Any) -> Gradients:
     """`Kernel.backward` as a custom operator."""
-    tensors = (inputs, state, A, W, U, b, step, dt, lengths, seed)
-    call = _call(tensors, kind, precision, coefficients, form, law, levels, place)
+    tensors, rest = arguments[:_TENSORS], arguments[_TENSORS:]
+    outputs, saved, grad_outputs, grad_last, kernel, *options, with_inputs = rest
+    call, grads = _call(tensors, *options), (grad_outputs, grad_last)
     with _without_autocast(call):
-        return FAST[kernel].backward(call, outputs, saved, (grad_outputs, grad_last), with_inputs=with_inputs)
+        return FAST[kernel].backward(call, outputs, saved, grads, with_inputs=with_inputs)
 
 
 @recurrence_backward.register_fake
