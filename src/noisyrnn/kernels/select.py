@@ -4,6 +4,7 @@ import inspect
 import os
 import warnings
 from types import ModuleType
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -49,24 +50,30 @@ def uses_cpp(kernel: str) -> bool:
     return requested(kernel) in ("auto", "cpp")
 
 
+class PassTensors(TypedDict, total=False):
+    """What a pass may have besides a cell and its inputs, as far as a kernel may refuse it; each `None` by default.
+
+    Args:
+        state: Initial state, `(batch, state_size)`; `None` for one of the weights' dtype and device.
+        path: The noise's path; `None` without noise.
+        dt: Step lengths; `None` for 1.
+    """
+
+    state: Tensor | None
+    path: BrownianPath | None
+    dt: Tensor | None
+
+
 def choose(
-    cell: Dynamics,
-    inputs: Tensor,
-    *,
-    state: Tensor | None = None,
-    path: BrownianPath | None = None,
-    dt: Tensor | None = None,
-    kernel: str = "auto",
+    cell: Dynamics, inputs: Tensor, *, kernel: str = "auto", **options: Unpack[PassTensors]
 ) -> tuple[str, Recurrence | None]:
     """The name of the kernel that runs a pass, and the recurrence it runs (`None` for the reference loop).
 
     Args:
         cell: As for `operator.run`.
         inputs: `(batch, steps, input_size)`.
-        state: Initial state, `(batch, state_size)`; `None` for one of the weights' dtype and device.
-        path: The noise's path, or `None`.
-        dt: Step lengths, or `None`.
         kernel: One of `KERNELS`; the environment variable NOISYRNN_KERNEL overrides it.
+        options: Keyword arguments of `PassTensors`.
 
     Raises:
         ValueError: If a kernel other than "auto" is named and cannot run this.
@@ -81,15 +88,15 @@ def choose(
         with torch.autocast(inputs.device.type, enabled=False):  # the kernels need the weights in their own precision
             recurrence = recurrence_of(cell)
         if recurrence is not None:  # `operator.run` widens what autocast made narrower
-            inputs, state = inputs.to(recurrence.W.dtype), None
+            inputs, options["state"] = inputs.to(recurrence.W.dtype), None
     else:
         recurrence = recurrence_of(cell)
     if name == "auto":
-        name, reasons = fastest(cell, inputs, recurrence=recurrence, state=state, path=path, dt=dt)
+        name, reasons = fastest(cell, inputs, recurrence=recurrence, **options)
         if reasons:
             _warn(f"{reasons[0].upper()}{reasons[1:]}. Kernel {name!r} runs, which is slower.")
         return name, recurrence
-    reason = refusal(name, cell, inputs, recurrence=recurrence, state=state, path=path, dt=dt)
+    reason = refusal(name, cell, inputs, recurrence=recurrence, **options)
     if reason is not None:
         advice = f"Unset {ENVIRONMENT}" if os.environ.get(ENVIRONMENT) else "Use kernel='auto'"
         raise ValueError(f"kernel {name!r} cannot run this cell: {reason}. {advice}.")
@@ -97,19 +104,13 @@ def choose(
 
 
 def fastest(
-    cell: Dynamics,
-    inputs: Tensor,
-    *,
-    recurrence: Recurrence | None,
-    state: Tensor | None = None,
-    path: BrownianPath | None = None,
-    dt: Tensor | None = None,
+    cell: Dynamics, inputs: Tensor, *, recurrence: Recurrence | None, **options: Unpack[PassTensors]
 ) -> tuple[str, str]:
     """The fastest kernel that can run a pass, and why faster ones cannot, as a clause; "" if there is none faster.
 
     Arguments as for `refusal`.
     """
-    reason = _no_fast_kernel(cell, inputs, recurrence, state, path, dt)
+    reason = _no_fast_kernel(cell, inputs, recurrence, **options)
     if reason is not None:
         return "reference", f"no fast kernel can run this cell: {reason}"
     if inputs.dtype == torch.float64:  # float64 is chosen for its exactness: run the definition
@@ -127,14 +128,7 @@ def fastest(
 
 
 def refusal(
-    name: str,
-    cell: Dynamics,
-    inputs: Tensor,
-    *,
-    recurrence: Recurrence | None,
-    state: Tensor | None = None,
-    path: BrownianPath | None = None,
-    dt: Tensor | None = None,
+    name: str, cell: Dynamics, inputs: Tensor, *, recurrence: Recurrence | None, **options: Unpack[PassTensors]
 ) -> str | None:
     """Why kernel `name` cannot run a pass, as the end of a sentence; `None` if it can.
 
@@ -143,13 +137,11 @@ def refusal(
         cell: As for `operator.run`.
         inputs: `(batch, steps, input_size)`.
         recurrence: `recurrence_of(cell)`.
-        state: As for `choose`.
-        path: As for `choose`.
-        dt: As for `choose`.
+        options: Keyword arguments of `PassTensors`.
     """
     if name == "reference":
         return None
-    reason = _no_fast_kernel(cell, inputs, recurrence, state, path, dt)
+    reason = _no_fast_kernel(cell, inputs, recurrence, **options)
     if reason is not None or recurrence is None:
         return reason
     return FAST[name].supports(recurrence, inputs)
@@ -159,9 +151,10 @@ def _no_fast_kernel(
     cell: Dynamics,
     inputs: Tensor,
     recurrence: Recurrence | None,
-    state: Tensor | None,
-    path: BrownianPath | None,
-    dt: Tensor | None,
+    *,
+    state: Tensor | None = None,
+    path: BrownianPath | None = None,
+    dt: Tensor | None = None,
 ) -> str | None:
     """Why no fast kernel at all can run a pass."""
     if recurrence is None:
