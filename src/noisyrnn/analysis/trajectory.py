@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -10,27 +10,9 @@ from torch.func import jvp, vjp, vmap
 
 from noisyrnn.checks import check_lengths, check_sequences, values_hidden
 from noisyrnn.kernels.recurrence import Recurrence
-from noisyrnn.kernels.reference import StepMaps
+from noisyrnn.kernels.reference import PathOptions, StepMaps
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
 from noisyrnn.models.modules import prepare_weights
-from noisyrnn.noise.brownian import BrownianPath
-from noisyrnn.noise.hidden_noise import HiddenNoise
-
-
-class PathOptions(TypedDict, total=False):
-    """Options of the path of a hidden state along given inputs.
-
-    Args:
-        noise: Laws and levels of the noise; noise-free by default.
-        path: Source of the random numbers, required with `noise`.
-        lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
-    """
-
-    noise: HiddenNoise | None
-    path: BrownianPath | None
-    lengths: Tensor | None
-    dt: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)

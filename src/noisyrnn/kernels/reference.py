@@ -1,7 +1,7 @@
 """The loop over time in plain PyTorch: any cell, dtype and device. It defines what every other kernel computes."""
 
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -36,6 +36,22 @@ def recurrence_of(cell: Any) -> Recurrence | None:
     return None if patched else cell.recurrence()
 
 
+class PathOptions(TypedDict, total=False):
+    """Options of the path of a hidden state along given inputs.
+
+    Args:
+        noise: Laws and levels of the noise; noise-free by default.
+        path: Source of the random numbers, required with `noise`.
+        lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
+        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+    """
+
+    noise: HiddenNoise | None
+    path: BrownianPath | None
+    lengths: Tensor | None
+    dt: Tensor | None
+
+
 class StepMaps:
     r"""The maps :math:`h \leftarrow h + \mu \odot \Delta(h, x_m) + \eta_m` of one pass, one for each step.
 
@@ -44,10 +60,10 @@ class StepMaps:
     Args:
         cell: A cell, or its recurrence.
         inputs: `(batch, steps, input_size)`.
-        noise: Laws and levels; `None` for none.
-        path: Where the random numbers come from; needed with `noise`.
-        lengths: Valid steps of each sequence, int64 `(batch,)`.
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`.
+        noise: As in `PathOptions`, like the following.
+        path: Needed with `noise`.
+        lengths: `(batch,)`.
+        dt: `(steps,)` or `(batch, steps)`.
 
     Attributes:
         recurrence: The cell's recurrence, or `None`.
@@ -117,20 +133,24 @@ def run(
     inputs: Tensor,
     state: Tensor,
     *,
-    noise: HiddenNoise | None = None,
-    path: BrownianPath | None = None,
-    lengths: Tensor | None = None,
-    dt: Tensor | None = None,
     every_step: bool = True,
+    **options: Unpack[PathOptions],
 ) -> tuple[Tensor | None, Tensor]:
-    """Iterate the step maps over a sequence, from an initial state `(batch, state_size)`; arguments as for `StepMaps`.
+    """Iterate the step maps over a sequence.
 
     Past a sequence's end its outputs are zero, so padding changes nothing.
+
+    Args:
+        cell: A cell, or its recurrence.
+        inputs: `(batch, steps, input_size)`.
+        state: Initial state, `(batch, state_size)`.
+        every_step: Whether outputs are wanted, or the last state only.
+        options: Keyword arguments of `PathOptions`.
 
     Returns:
         Outputs `(batch, steps, hidden_size)`, or `None` without `every_step`; last valid state `(batch, state_size)`.
     """
-    maps = StepMaps(cell, inputs, noise=noise, path=path, lengths=lengths, dt=dt)
+    maps = StepMaps(cell, inputs, **options)
     size = cell.hidden_size
     outputs = []
     for m in range(len(maps)):

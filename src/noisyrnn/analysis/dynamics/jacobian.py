@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.analysis.trajectory import PathOptions, Trajectory, cell_of
+from noisyrnn.analysis.trajectory import Trajectory, cell_of
 from noisyrnn.checks import check_batch, check_integer, check_labels, check_sequences
+from noisyrnn.kernels.reference import PathOptions
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
 from noisyrnn.padding import valid_steps
 from noisyrnn.robustness.gradient import recording
