@@ -18,8 +18,8 @@ class Forked:
 
     Args:
         folder: Where the files for the output are made.
-        function: Called with `arguments`; what it returns is the exit status, None for 0. Processes find it by its name,
-            so it must be one of a module.
+        function: Called with `arguments`; what it returns is the exit status, None for 0. Processes find it by its
+            name, so it must be one of a module.
         environment: Variables of the environment beside those of this process.
     """
 

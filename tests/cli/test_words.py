@@ -161,7 +161,7 @@ def test_a_flag_has_one_type_in_all_commands(monkeypatch: pytest.MonkeyPatch) ->
         raise KeyboardInterrupt  # the flags are known; nothing is to run
 
     monkeypatch.setattr(CommandParser, "parse_args", note)
-    for command in COMMANDS:
-        assert main([command]) == 130
+    for name in COMMANDS:
+        assert main([name]) == 130
     assert {"--attack-sequences", "--max-attack-radius", "--strengths"} <= kinds.keys()
     assert {flag: found for flag, found in kinds.items() if len(found) > 1} == {}
