@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -243,32 +243,36 @@ def antithetic_regularizer(
     return mean_of_draws(torch.cat(sums) / (2 * scale**2))
 
 
+class PenaltyOptions(TypedDict, total=False):
+    """Options of `penalty` and `penalized_loss`.
+
+    Args:
+        kind: "explicit" (default, see `explicit_regularizer`), or "hutchinson": the mean of a few draws of
+            `tangent_regularizer`, unbiased in value and gradient, for any cell and in O(batch · steps · d²).
+        draws: Number of draws for "hutchinson", at least 1 (default: 1).
+        path: Source of the draws, required for "hutchinson"; give each training step a new one.
+        noise: Laws and levels of the noise (default: those of the model's layer).
+        lengths: Valid steps of each sequence, `(batch,)` (default: all).
+        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+    """
+
+    kind: str
+    draws: int
+    path: BrownianPath | None
+    noise: HiddenNoise | None
+    lengths: Tensor | None
+    dt: Tensor | None
+
+
 @recording
-def penalty(
-    model: SequenceClassifier,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    kind: str = "explicit",
-    draws: int = 1,
-    path: BrownianPath | None = None,
-    noise: HiddenNoise | None = None,
-    lengths: Tensor | None = None,
-    dt: Tensor | None = None,
-) -> Tensor:
+def penalty(model: SequenceClassifier, inputs: Tensor, labels: Tensor, **options: Unpack[PenaltyOptions]) -> Tensor:
     """Return ½ (P + Q) of each sequence, differentiable: the effect of training with the noise, without drawing it.
 
     Args:
         model: A classifier with any cell.
         inputs: `(batch, steps, input_size)`, of the model's dtype.
         labels: True classes, `(batch,)`.
-        kind: "explicit" (see `explicit_regularizer`), or "hutchinson": the mean of a few draws of
-            `tangent_regularizer`, unbiased in value and gradient, for any cell and in O(batch · steps · d²).
-        draws: Number of draws for "hutchinson", at least 1.
-        path: Source of the draws for "hutchinson"; give each training step a new one.
-        noise: Laws and levels of the noise (default: those of the model's layer).
-        lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+        options: Keyword arguments of `PenaltyOptions`.
 
     Returns:
         `(batch,)`, signed.
@@ -278,27 +282,18 @@ def penalty(
         ValueError: If the noise is uniform, a shape or a label is wrong, `kind` or `draws` is out of range, or `path`
             is missing.
     """
-    return _penalized(model, inputs, labels, kind, draws, path, noise, lengths, dt)[1]
+    return _penalized(model, inputs, labels, **options)[1]
 
 
 @recording
 def penalized_loss(
-    model: SequenceClassifier,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    kind: str = "explicit",
-    draws: int = 1,
-    path: BrownianPath | None = None,
-    noise: HiddenNoise | None = None,
-    lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    model: SequenceClassifier, inputs: Tensor, labels: Tensor, **options: Unpack[PenaltyOptions]
 ) -> tuple[Tensor, Tensor]:
     """Return the noise-free loss of each sequence plus its `penalty`, `(batch,)`, and the logits, in one forward pass.
 
     It takes the arguments of `penalty` and raises the same errors.
     """
-    expansion, effect = _penalized(model, inputs, labels, kind, draws, path, noise, lengths, dt)
+    expansion, effect = _penalized(model, inputs, labels, **options)
     return expansion.loss.value + effect, expansion.loss.logits
 
 
@@ -418,9 +413,9 @@ class _Expansion:
         inputs: Tensor,
         labels: Tensor,
         *,
-        noise: HiddenNoise | None,
-        lengths: Tensor | None,
-        dt: Tensor | None,
+        noise: HiddenNoise | None = None,
+        lengths: Tensor | None = None,
+        dt: Tensor | None = None,
     ) -> "_Expansion":
         """Run the model without noise, after a check of all arguments."""
         noise = _check_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
@@ -476,12 +471,11 @@ def _penalized(
     model: SequenceClassifier,
     inputs: Tensor,
     labels: Tensor,
-    kind: str,
-    draws: int,
-    path: BrownianPath | None,
-    noise: HiddenNoise | None,
-    lengths: Tensor | None,
-    dt: Tensor | None,
+    *,
+    kind: str = "explicit",
+    draws: int = 1,
+    path: BrownianPath | None = None,
+    **options: Any,
 ) -> tuple[_Expansion, Tensor]:
     """Return the expansion, and the penalty `(batch,)`."""
     check_choice("kind", kind, PENALTIES)
@@ -489,7 +483,7 @@ def _penalized(
     if kind == "hutchinson" and path is None:
         raise ValueError("path must be given for kind 'hutchinson', got None. Use BrownianPath(seed=...).")
     with torch.autocast(inputs.device.type, enabled=False):  # half precision is too coarse for many Jacobians
-        expansion = _Expansion.of(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
+        expansion = _Expansion.of(model, inputs, labels, **options)
         if path is None or kind == "explicit":
             return expansion, expansion.exact().total
         return expansion, expansion.sampled(path, draws).total.mean(0)
