@@ -34,6 +34,7 @@ from noisyrnn.cli import main
 with contextlib.suppress(SystemExit):
     main(["train", "--help"])
 main(["list"])
+import noisyrnn.kernels.triton.kernel
 print("loaded", *sys.modules)
 """
     found = lines(program)
