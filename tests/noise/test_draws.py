@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from noisyrnn.native import library
+from noisyrnn.native.library import Place
 from noisyrnn.noise import draws
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.noise.draws import box_muller
 
 SEED = (7 << 32) + 3
-PLACE = {"first_row": 3, "first_step": 2, "stream": 1}
+PLACE = Place(first_row=3, first_step=2, stream=1)
 SIZE = {"steps": 4, "batch": 5, "units": 6}
 SEEDS = (0, SEED, 2**63 - 1, 2**63, 2**64 - 1)
 KINDS = ("first", "second", "uniform")
@@ -44,7 +45,7 @@ def test_box_muller_is_finite_at_the_extreme_words(dtype: torch.dtype) -> None:
 
 
 def drawn(**options: Any) -> Tensor:
-    return draws.draw(SEED, KINDS, **PLACE, **{**SIZE, **options})
+    return draws.draw(SEED, KINDS, PLACE, **{**SIZE, **options})
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
@@ -77,12 +78,12 @@ def test_the_library_draws_the_values_of_the_tensor_operations(
     monkeypatch.setenv(library.compiler.LEVEL, level)
     if library.unavailable() is not None:
         pytest.skip(f"this processor has no {level}")
-    place = {"first_row": first_row, "first_step": 2**32 - 9, "stream": 2**32 - 1}
+    place = Place(first_row, first_step=2**32 - 9, stream=2**32 - 1)
     seeds = torch.tensor([3, -1])
     size = {"steps": 4, "batch": batch, "units": units, "dtype": dtype}
-    found = draws.draw(seeds, KINDS, **place, **size)
+    found = draws.draw(seeds, KINDS, place, **size)
     by_tensor_operations(monkeypatch)
-    expected = draws.draw(seeds, KINDS, **place, **size)
+    expected = draws.draw(seeds, KINDS, place, **size)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 if dtype == torch.float32 else 1e-14)
     assert torch.equal(found[2], expected[2])
 
@@ -94,7 +95,7 @@ def test_a_value_does_not_depend_on_the_others_asked_for(
 ) -> None:
     if not with_library:
         by_tensor_operations(monkeypatch)
-    whole, part = drawn(), draws.draw(SEED, kinds, **PLACE, **SIZE)
+    whole, part = drawn(), draws.draw(SEED, kinds, PLACE, **SIZE)
     for kind, values in zip(kinds, part, strict=True):
         assert torch.equal(values, whole[KINDS.index(kind)])
 
@@ -133,24 +134,24 @@ def test_filling_tensors_that_lie_apart(
 ) -> None:
     if not with_library:
         by_tensor_operations(monkeypatch)
-    place = PLACE | {"first_row": first_row}
+    place = PLACE._replace(first_row=first_row)
     kinds = ("uniform", "first", "second")
     seeds = torch.tensor([3, -1])
-    whole = draws.draw(seeds, kinds, **place, steps=4, batch=5, units=6, dtype=dtype)
+    whole = draws.draw(seeds, kinds, place, steps=4, batch=5, units=6, dtype=dtype)
     room = torch.full((2, 4, 3, 5, 6), torch.nan, dtype=dtype)  # steps before kinds
-    draws.fill(room.unbind(2), seeds, kinds, **place)
+    draws.fill(room.unbind(2), seeds, kinds, place)
     assert torch.equal(room.movedim(2, 0), whole)
-    alone = draws.draw(2**64 - 1, ("second",), **place, steps=4, batch=5, units=6, dtype=dtype)
+    alone = draws.draw(2**64 - 1, ("second",), place, steps=4, batch=5, units=6, dtype=dtype)
     assert torch.equal(whole[2, 1], alone[0])
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_drawing_for_many_seeds_at_once(batch: int) -> None:
     seeds, kinds = torch.tensor([0, SEED, 2**63 - 1, -(2**63), -1]), ("uniform", "first", "second")
-    found = draws.draw(seeds, kinds, **PLACE, steps=4, batch=batch, units=7)
+    found = draws.draw(seeds, kinds, PLACE, steps=4, batch=batch, units=7)
     assert found.shape == (3, len(SEEDS), 4, batch, 7)
     for r, seed in enumerate(SEEDS):
-        path = BrownianPath(seed=seed, **PLACE)
+        path = BrownianPath(seed=seed, **PLACE._asdict())
         assert torch.equal(found[0, r], path.uniforms(steps=4, batch=batch, units=7))
         assert torch.equal(found[1:, r], path.normals(steps=4, batch=batch, units=7))
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.native.library import Place
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.noise.hidden_noise import HiddenNoise
 
@@ -88,9 +89,9 @@ class KernelCall(NamedTuple):
         return self.sign * level, 1.0
 
     @property
-    def place(self) -> tuple[int, int, int]:
-        """First row, first step and stream of the paths."""
-        return (0, 0, 0) if self.path is None else (self.path.first_row, self.path.first_step, self.path.stream)
+    def place(self) -> Place:
+        """Where the paths begin."""
+        return Place() if self.path is None else self.path.place
 
 
 class Gradients(NamedTuple):

@@ -135,7 +135,7 @@ class KernelOptions:
         noise, path = self.noise, self.path
         form, law = ("", "") if noise is None else (noise.form, noise.law)
         levels = [] if noise is None else [noise.additive, noise.multiplicative]
-        place = [] if path is None else [path.first_row, path.first_step, path.stream, path.sign]
+        place = [] if path is None else [*path.place, path.sign]
         return self.kernel, self.kind, self.precision, list(self.coefficients), form, law, levels, place
 
 

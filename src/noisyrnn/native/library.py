@@ -4,7 +4,7 @@ import ctypes
 import itertools
 import os
 import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -209,16 +209,21 @@ def release() -> None:
             found.release()
 
 
-def draw(
-    seeds: Tensor,
-    first: Tensor | None,
-    second: Tensor | None,
-    *,
-    uniform: bool,
-    first_row: int,
-    first_step: int,
-    stream: int,
-) -> None:
+class Place(NamedTuple):
+    """Where a pass begins in its path; `noise.brownian.BrownianPath` gives the ranges.
+
+    Args:
+        first_row: Number of the first sequence.
+        first_step: Number of the first step.
+        stream: Stream of the path.
+    """
+
+    first_row: int = 0
+    first_step: int = 0
+    stream: int = 0
+
+
+def draw(seeds: Tensor, first: Tensor | None, second: Tensor | None, place: Place, *, uniform: bool) -> None:
     """Write random values of a path's words; `noise.draws.fill` describes them.
 
     Args:
@@ -226,10 +231,8 @@ def draw(
         first: Gets the normals of the first motion: float32 or float64 `(replicas, steps, batch, units)` on the CPU, of
             which the last two axes are contiguous; `None` where they are not wanted.
         second: Likewise the values of the second motion.
+        place: Where the values begin in the path.
         uniform: Whether those are uniform, not normal.
-        first_row: Of the path.
-        first_step: Of the path.
-        stream: Of the path.
     """
     targets = [target for target in (first, second) if target is not None]
     shape, dtype = targets[0].shape, targets[0].dtype
@@ -239,7 +242,7 @@ def draw(
     assert seeds.is_cpu and seeds.dtype == torch.int64 and seeds.shape == shape[:1]
     compiled, seeds = native(), seeds.contiguous()
     function = compiled.draw_float if dtype == torch.float32 else compiled.draw_double
-    places = [
+    targets_in_memory = [
         (None, 0, 0, 0) if target is None else (target.data_ptr(), room(target), *target.stride()[:2])
         for target in (first, second)
     ]
@@ -248,16 +251,14 @@ def draw(
     replicas, steps, batch, units = shape
     status = function(
         seeds.data_ptr(),
-        *places[0],
-        *places[1],
+        *targets_in_memory[0],
+        *targets_in_memory[1],
         int(uniform),
         replicas,
         steps,
         batch,
         units,
-        first_row,
-        first_step,
-        stream,
+        *place,
         threads,
         pool,
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_integer
+from noisyrnn.native.library import Place
 from noisyrnn.noise.draws import draw, seed_bits
 
 
@@ -102,6 +103,11 @@ class BrownianPath:
         """The seed as an int64 tensor `()` on a device, which holds the bits of an unsigned number."""
         return seed_bits(self.seed, device)
 
+    @property
+    def place(self) -> Place:
+        """Where it begins."""
+        return Place(self.first_row, self.first_step, self.stream)
+
     def check_place(self, *, steps: int, batch: int) -> None:
         """Raise `ValueError` unless the path has `batch` rows and `steps` steps from its first ones on."""
         if torch.compiler.is_compiling():  # sizes may then be symbols, which a comparison would fix
@@ -183,9 +189,7 @@ class BrownianPath:
         return draw(
             self.seed,
             kinds,
-            first_row=self.first_row,
-            first_step=self.first_step,
-            stream=self.stream,
+            self.place,
             steps=steps,
             batch=batch,
             units=units,

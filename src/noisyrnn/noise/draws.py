@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.native import library
+from noisyrnn.native.library import Place
 from noisyrnn.noise.philox import philox
 
 _CHUNK = 1 << 18
@@ -22,10 +23,8 @@ _GPU_CHUNK = 1 << 22
 def draw(
     seed: int | Tensor,
     kinds: Sequence[str],
+    place: Place,
     *,
-    first_row: int,
-    first_step: int,
-    stream: int,
     steps: int,
     batch: int,
     units: int,
@@ -37,9 +36,7 @@ def draw(
     Args:
         seed: In [0, 2⁶⁴); or an int64 tensor with the bits of such numbers, which `torch.func.vmap` may map.
         kinds: Each "first" or "second", normals of that motion, or "uniform", from the second motion's words.
-        first_row: Number of the path's first row.
-        first_step: Number of the path's first step.
-        stream: That of the path.
+        place: Where the values begin in the path.
         steps: Number of steps, at least 0.
         batch: Number of rows, at least 1.
         units: Number of units, at least 1.
@@ -52,7 +49,7 @@ def draw(
         single = torch.promote_types(dtype, torch.float32)
         # Made by the seeds, so that where `torch.func.vmap` in a compiled graph maps them it maps the values.
         out = seeds.new_empty(len(kinds), *seeds.shape, steps, batch, units, dtype=single)
-        fill(out.unbind(0), seeds, kinds, first_row=first_row, first_step=first_step, stream=stream)
+        fill(out.unbind(0), seeds, kinds, place)
         return out.to(dtype)
 
     if torch._C._are_functorch_transforms_active():
@@ -87,15 +84,7 @@ class _Transformed(torch.autograd.Function):
         return _Transformed.apply(seed.movedim(in_dims[0], 0), make), 1
 
 
-def fill(
-    targets: Sequence[Tensor],
-    seed: int | Tensor,
-    kinds: Sequence[str],
-    *,
-    first_row: int,
-    first_step: int,
-    stream: int,
-) -> None:
+def fill(targets: Sequence[Tensor], seed: int | Tensor, kinds: Sequence[str], place: Place) -> None:
     """Write a path's values into tensors.
 
     Args:
@@ -103,38 +92,35 @@ def fill(
             device; rows and units are contiguous.
         seed: As for `draw`.
         kinds: As for `draw`.
-        first_row: Number of the path's first row.
-        first_step: Number of the path's first step.
-        stream: That of the path.
+        place: As for `draw`.
     """
     seeds, (steps, batch, units) = seed_bits(seed, targets[0].device), targets[0].shape[-3:]
     if targets[0].device.type == "cpu" and not torch.compiler.is_compiling() and library.unavailable() is None:
-        place = {"first_row": first_row, "first_step": first_step, "stream": stream}
         flat = {
             kind: target.view(seeds.numel(), steps, batch, units) for kind, target in zip(kinds, targets, strict=True)
         }
         seeds, uniform = seeds.flatten(), "second" not in flat
-        library.draw(seeds, flat.get("first"), flat.get("uniform" if uniform else "second"), uniform=uniform, **place)
+        library.draw(seeds, flat.get("first"), flat.get("uniform" if uniform else "second"), place, uniform=uniform)
         if not uniform and "uniform" in flat:  # from the words of "second"
-            library.draw(seeds, None, flat["uniform"], uniform=True, **place)
+            library.draw(seeds, None, flat["uniform"], place, uniform=True)
         return
     counters = math.prod(seeds.shape) * (batch // 2 + 1) * units
     most = _CHUNK if targets[0].device.type == "cpu" else _GPU_CHUNK
     span = max(1, steps if torch.compiler.is_compiling() else most // counters)
+    first_row, first_step, stream = place
     for begin in range(0, steps, span):
         count = min(span, steps - begin)
         chunks = [target[..., begin : begin + count, :, :] for target in targets]
-        _fill_by_tensor_operations(chunks, seeds, kinds, first_row, first_step + begin, stream)
+        _fill_by_tensor_operations(chunks, seeds, kinds, Place(first_row, first_step + begin, stream))
 
 
-def _fill_by_tensor_operations(
-    targets: Sequence[Tensor], seeds: Tensor, kinds: Sequence[str], first_row: int, first_step: int, stream: int
-) -> None:
+def _fill_by_tensor_operations(targets: Sequence[Tensor], seeds: Tensor, kinds: Sequence[str], place: Place) -> None:
     """The definition: word 0 and 1 of counter (unit, row pair, step, stream) give the first motion, 2 and 3 the second.
 
     Of two words Box-Muller makes two normals, one for each row of the pair.
     """
     steps, batch, units = targets[0].shape[-3:]
+    first_row, first_step, stream = place
     skip = first_row % 2
     pairs = (skip + batch + 1) // 2
 

@@ -17,15 +17,14 @@ def draw_noise(call: KernelCall, begin: int, mean: Tensor, shift: Tensor | None)
             the additive noise.
         shift: The same shape; `None` if there is no additive noise.
     """
-    first_row, first_step, stream = call.place
     targets = {} if shift is None else {"first": shift}
     if call.source in (NoiseSource.UNIFORM, NoiseSource.SECOND_MOTION):
         targets["uniform" if call.source is NoiseSource.UNIFORM else "second"] = mean
     elif call.source is NoiseSource.FIRST_MOTION and shift is None:
         targets["first"] = mean
     if targets:
-        place = {"first_row": first_row, "first_step": first_step + begin, "stream": stream}
-        fill(list(targets.values()), call.seed, list(targets), **place)
+        place = call.place._replace(first_step=call.place.first_step + begin)
+        fill(list(targets.values()), call.seed, list(targets), place)
 
 
 def scale_noise(call: KernelCall, time: Time, begin: int, end: int, mean: Tensor, shift: Tensor | None) -> None:
