@@ -183,7 +183,7 @@ def test_setup_installs_once(checkout):
     checkout.add_python()
     first = checkout.make("setup")
     assert first.returncode == 0, first.stderr
-    assert checkout.log() == ["venv", "pip", "pip"]
+    assert checkout.log() == ["venv", "pip", "pip", "pip"]
     second = checkout.make("setup")
     assert (second.returncode, second.stdout) == (0, "")
     assert checkout.log() == []
@@ -194,6 +194,7 @@ def test_setup_installs_with_the_constraints(checkout):
     checkout.add_python()
     checkout.make("setup")
     log = (checkout.folder / "log").read_text()
+    assert "install --disable-pip-version-check --quiet --upgrade -c constraints.txt pip" in log
     assert "install --disable-pip-version-check --no-compile -c constraints.txt -e .[dev]" in log
     assert "install --disable-pip-version-check --no-compile --no-deps -r oracles.txt" in log
 
@@ -206,7 +207,7 @@ def test_setup_installs_again_after_an_edit(checkout, name):
     checkout.log()
     with (checkout.folder / name).open("a") as file:
         file.write("# edited\n")
-    checkout.assert_setup_runs("pip", "pip")
+    checkout.assert_setup_runs("pip", "pip", "pip")
 
 
 @needs_sh
@@ -215,7 +216,7 @@ def test_setup_installs_again_after_a_move(checkout):
     checkout.make("setup")
     checkout.log()
     checkout.folder = checkout.folder.rename(checkout.folder.with_name("moved"))
-    checkout.assert_setup_runs("pip", "pip")
+    checkout.assert_setup_runs("pip", "pip", "pip")
 
 
 @needs_sh
@@ -229,7 +230,7 @@ def test_a_failed_installation_is_not_taken_for_a_finished_one(checkout):
     )
     checkout.log()
     (checkout.folder / "pip-fails").unlink()
-    checkout.assert_setup_runs("pip", "pip")
+    checkout.assert_setup_runs("pip", "pip", "pip")
 
 
 @needs_sh
@@ -244,7 +245,7 @@ def test_an_edit_that_failed_and_was_taken_back_installs_again(checkout):
     checkout.log()
     constraints.write_text(before, encoding="utf-8")
     (checkout.folder / "pip-fails").unlink()
-    checkout.assert_setup_runs("pip", "pip")
+    checkout.assert_setup_runs("pip", "pip", "pip")
 
 
 @needs_sh
@@ -254,7 +255,7 @@ def test_a_broken_environment_is_made_again(checkout):
     checkout.log()
     (checkout.folder / ".venv" / "bin" / "python").unlink()
     (checkout.folder / ".venv" / "bin" / "python").symlink_to("nowhere")
-    checkout.assert_setup_runs("venv", "pip", "pip")
+    checkout.assert_setup_runs("venv", "pip", "pip", "pip")
 
 
 @needs_sh

@@ -282,14 +282,14 @@ def test_an_evaluation_that_fails_leaves_the_trained_run_whole(
     def fail(*arguments: Any, **named: Any) -> None:
         raise RuntimeError("logits became non-finite")
 
-    monkeypatch.setattr(module, "evaluate_run", fail)
-    page, failures = compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path))
+    with monkeypatch.context() as changed:
+        changed.setattr(module, "evaluate_run", fail)
+        page, failures = compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path))
     assert set(failures.values()) == {"logits became non-finite"}
     assert len(failures) == 4
     assert "logits became non-finite" in page.read_text()
     summaries = [json.loads(path.read_text()) for path in tmp_path.glob("*/summary.json")]
     assert [summary["status"] for summary in summaries] == ["finished"] * 4
-    monkeypatch.undo()
     _, failures = compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path))
     assert failures == {}
 

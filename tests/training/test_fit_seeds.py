@@ -180,7 +180,10 @@ def test_runs_go_on_from_different_steps(
 
 
 @pytest.mark.usefixtures("fused")
-@pytest.mark.parametrize("model", ["noisy", "lipschitz", "antisymmetric", "cornn", "exprnn"])
+@pytest.mark.parametrize(
+    "model",
+    ["noisy", "cornn", *(pytest.param(m, marks=pytest.mark.slow) for m in ("lipschitz", "antisymmetric", "exprnn"))],
+)
 def test_a_fused_kernel_takes_all_runs_in_one_call(
     model: str, unequal: Dataset, build: Build, tmp_path: Path, folders: list[RunFolder]
 ) -> None:
