@@ -33,8 +33,8 @@ def run(tmp_path: Path) -> RunFolder:
         ({"config": {"label": "a", "seed": True}}, "must hold a label and an integer seed, got 'a' and True"),
         ({"config": {"label": "a", "seed": "1"}}, "must hold a label and an integer seed, got 'a' and '1'"),
         ({"config": {"label": None, "seed": 1}}, "must hold a label and an integer seed, got None and 1"),
-        ({**SOUND, "dataset": {"classes": "ten"}}, "must hold a classes of another type, got 'ten'"),
-        ({**SOUND, "dataset": {"classes": True}}, "must hold a classes of another type, got True"),
+        ({**SOUND, "dataset": {"classes": "ten"}}, "must hold another type of value as 'classes', got 'ten'"),
+        ({**SOUND, "dataset": {"classes": True}}, "must hold another type of value as 'classes', got True"),
         ({**SOUND, "dataset": {"value_range": [0]}}, r"must hold two numbers as value_range, got \[0\]"),
         ({**SOUND, "dataset": {"image_shape": ["8", 8]}}, r"must hold two numbers as image_shape, got \['8', 8\]"),
     ],
@@ -58,7 +58,9 @@ def test_a_summary_without_a_status_gets_one_message(tmp_path: Path, content: di
 def test_an_entry_of_a_summary_of_another_type_is_refused(tmp_path: Path, name: str) -> None:
     folder = RunFolder(tmp_path)
     write_json(folder.summary, {"status": "finished", name: [4]})
-    with pytest.raises(ValueError, match=rf"^{folder.summary} must hold a {name} of another type, got \[4\]\. Train"):
+    with pytest.raises(
+        ValueError, match=rf"^{folder.summary} must hold another type of value as '{name}', got \[4\]\. Train"
+    ):
         folder.read_summary()
 
 
@@ -127,12 +129,12 @@ def test_a_result_that_is_missing_is_empty(run: RunFolder) -> None:
     [
         ({"settings": [1]}, r"must hold an object 'settings', got \[1\]"),
         ({"depends_on": None}, "must hold an object 'depends_on', got None"),
-        ({"error": 3}, "must hold a error of another type, got 3"),
+        ({"error": 3}, "must hold another type of value as 'error', got 3"),
     ],
 )
 def test_a_result_of_another_shape_is_refused(run: RunFolder, content: dict[str, Any], message: str) -> None:
     write_json(run.robustness, content)
-    with pytest.raises(ValueError, match=rf"^{run.robustness} {message}\."):
+    with pytest.raises(ValueError, match=rf"^{run.robustness} {message}\. Delete the file, then evaluate or analyze"):
         run.read_result(run.robustness)
 
 

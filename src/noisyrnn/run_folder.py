@@ -322,8 +322,8 @@ class RunFolder:
         content = read_json(file)
         for name in ("settings", "depends_on"):
             if name in content:
-                _read_object(content, name, file)
-        _check_types(file, content, {"error": str})
+                _read_object(content, name, file, _DELETE)
+        _check_types(file, content, {"error": str}, _DELETE)
         result = StoredResult(content)
         if not result.measured:
             return result
@@ -332,7 +332,11 @@ class RunFolder:
         return StoredResult(content, f"{listed(changed)} changed since" if changed else "")
 
 
-def _read_object(content: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+_TRAIN = "Train the run again."
+_DELETE = "Delete the file, then evaluate or analyze the run again."
+
+
+def _read_object(content: Mapping[str, Any], name: str, path: Path, advice: str = _TRAIN) -> dict[str, Any]:
     """Return the object under `name` in the content of the JSON file at `path`.
 
     Raises:
@@ -340,13 +344,13 @@ def _read_object(content: Mapping[str, Any], name: str, path: Path) -> dict[str,
     """
     value = content.get(name)
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold an object {name!r}, got {value!r}. Train the run again.")
+        raise ValueError(f"{path} must hold an object {name!r}, got {value!r}. {advice}")
     return value
 
 
-def _check_types(file: Path, content: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+def _check_types(file: Path, content: Mapping[str, Any], types: Mapping[str, Any], advice: str = _TRAIN) -> None:
     """Raise `ValueError` if an entry has another type; entries may be missing or null."""
     for name, kind in types.items():
         value = content.get(name)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise ValueError(f"{file} must hold a {name} of another type, got {value!r}. Train the run again.")
+            raise ValueError(f"{file} must hold another type of value as {name!r}, got {value!r}. {advice}")

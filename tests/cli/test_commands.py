@@ -180,7 +180,7 @@ def test_an_experiment_gives_the_published_settings(monkeypatch: pytest.MonkeyPa
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
-    for name in ("noisy", "exprnn", "digits", "ecg5000", "white_noise", "pgd_l2", "smnist-noisy-high"):
+    for name in ("noisy", "exprnn", "digits", "ecg5000", "white_noise", "pgd_l2", "onnx", "smnist-noisy-high"):
         assert f"\n  {name} " in shown
 
 

@@ -3,27 +3,25 @@
 from collections.abc import Sequence
 
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS
+from noisyrnn.cli import COMMANDS
 from noisyrnn.cli.flags import add_context, command_parser, parse, pop_path
 from noisyrnn.data import DATASETS
 from noisyrnn.doctor import report_health
+from noisyrnn.export import FORMATS
 from noisyrnn.models import MODELS
 from noisyrnn.robustness import PERTURBATIONS
 from noisyrnn.training.settings import published_experiments
 
 
 def list_command(argv: Sequence[str]) -> int:
-    """List models, data sets, perturbations, diagnostics and published experiments."""
-    parse(
-        command_parser(
-            "list", "List models, data sets, perturbations, diagnostics and published experiments.", "noisyrnn list"
-        ),
-        argv,
-    )
+    """List models, data sets, perturbations, diagnostics, export formats and published experiments."""
+    parse(command_parser("list", f"{COMMANDS['list']}.", "noisyrnn list"), argv)
     groups: dict[str, dict[str, str]] = {
         "Models": {name: entry.description for name, entry in MODELS.items()},
         "Data sets": {name: entry.description for name, entry in DATASETS.items()},
         "Perturbations": {name: entry.description for name, entry in PERTURBATIONS.items()},
         "Diagnostics": {name: entry.description for name, entry in DIAGNOSTICS.items()},
+        "Export formats": {name: entry.description for name, entry in FORMATS.items()},
         "Published experiments": {name: entry.source for name, entry in published_experiments().items()},
     }
     for title, lines in groups.items():
