@@ -58,9 +58,8 @@ def test_a_summary_without_a_status_gets_one_message(tmp_path: Path, content: di
 def test_an_entry_of_a_summary_of_another_type_is_refused(tmp_path: Path, name: str) -> None:
     folder = RunFolder(tmp_path)
     write_json(folder.summary, {"status": "finished", name: [4]})
-    with pytest.raises(
-        ValueError, match=rf"^{folder.summary} must hold another type of value as '{name}', got \[4\]\. Train"
-    ):
+    message = rf"^{folder.summary} must hold another type of value as '{name}', got \[4\]\. Train"
+    with pytest.raises(ValueError, match=message):
         folder.read_summary()
 
 
