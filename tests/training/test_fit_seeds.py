@@ -1,5 +1,6 @@
 """Runs side by side: each ends where it would have ended alone."""
 
+import copy
 import dataclasses
 import math
 import time
@@ -16,6 +17,7 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.kernels import select
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_seeds
+from noisyrnn.training.divergence import DivergenceError
 from noisyrnn.training.fit_seeds import seed_range
 
 Build = Callable[[TrainConfig], SequenceClassifier]
@@ -140,6 +142,20 @@ def test_a_run_that_diverges_stops_no_other(
     assert not folders[1].checkpoint.exists()
     for k in (0, 2):
         assert_same(end_of(folders[k]), expected[k], 0.0 if kernel == "reference" else TOLERANCE)
+
+
+@pytest.mark.usefixtures("fused")
+def test_a_run_that_diverges_says_what_it_would_say_alone(unequal: Dataset, config: TrainConfig, build: Build) -> None:
+    config = dataclasses.replace(config, options={"step_size": 1.0, "damping": 0.0}, hidden_size=6)
+    models = [build(c) for c in seeds(config)]
+    for model in models:
+        with torch.no_grad():
+            model.readout.weight.mul_(math.inf)
+    results = fit_seeds([copy.deepcopy(model) for model in models], unequal, seeds(config))
+    for model, one, result in zip(models, seeds(config), results, strict=True):
+        with pytest.raises(DivergenceError) as alone:
+            fit(model, unequal, one)
+        assert str(result) == str(alone.value)  # the largest norm of a state is that of a step within a sequence
 
 
 @pytest.mark.usefixtures("reference")
