@@ -104,7 +104,14 @@ def test_without_a_scored_trial(content: dict[str, Any], study: Any, tmp_path: P
     assert "<svg" not in page
 
 
-def test_plots_leave_the_style_and_no_figure_behind(study: Any) -> None:
+def test_plots_are_whole_and_leave_the_style_and_no_figure_behind(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def render(figure: Any, name: str, description: str) -> str:
+        figure.draw_without_rendering()
+        drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert drawn.x0 > -0.01 and drawn.x1 < width + 0.01 and drawn.y0 > -0.01 and drawn.y1 < height + 0.01, name
+        return name
+
+    monkeypatch.setattr("noisyrnn.report.sweep.render", render)
     for number in range(20):
         values = {"additive": 0.01 + number / 20, "damping": 0.5, "noise_law": "gaussian"}
         score, places = number / 20, study.trials[0].distributions

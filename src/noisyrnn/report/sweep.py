@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import matplotlib
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from noisyrnn.files import write_atomically
 from noisyrnn.report.columns import Column
@@ -74,7 +75,20 @@ def plots(study: Any) -> list[tuple[str, Figure]]:
             warnings.simplefilter("error", UserWarning)
             with suppress(RuntimeError, ValueError, UserWarning):
                 axes: Any = np.ravel(cast(Any, plot(study, target_name="score")))  # in a style of Optuna's own
-                figures.append((title, render(axes[0].figure, name, title)))
+                figures.append((title, render(_fitted(axes), name, title)))
         for number in set(pyplot.get_fignums()) - set(others):
             pyplot.close(number)
     return figures
+
+
+def _fitted(axes: Any) -> Any:
+    """Return the figure of some panels with room for their labels: long names, and one number for each power of ten."""
+    figure = axes[0].figure
+    figure.set_size_inches(max(7.0, 2.2 * len(axes)), 3.6)
+    figure.set_layout_engine("constrained")
+    figure.suptitle("")
+    for panel in axes:
+        for place in ("left", "center"):
+            panel.set_title("", loc=place)  # the page has one
+        panel.xaxis.set_minor_formatter(NullFormatter())
+    return figure
