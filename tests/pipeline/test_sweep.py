@@ -292,7 +292,7 @@ def test_a_folder_with_another_sweep_at_work_is_refused(waves_file: Path, tmp_pa
 def test_a_study_of_other_settings_is_refused(waves_file: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 's.db'}"
     for identity in ({"a": 1}, {"a": 1}, {"a": 2}):
-        task = SweepTask(settings(waves_file), identity, url, tmp_path / "one", RunContext())
+        task = SweepTask(settings(waves_file), identity, url, RunContext(output=tmp_path / "one"))
         if identity == {"a": 1}:
             open_study(task)
             continue

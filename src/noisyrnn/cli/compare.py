@@ -48,9 +48,7 @@ def _compare_config(arguments: flags.Arguments) -> CompareConfig:
 
 
 def _settings(arguments: flags.Arguments) -> flags.Arguments:
-    rest = dict(arguments)
-    flags.pop_fields(rest, RunContext)
-    config = _compare_config(rest)
+    config = _compare_config(dict(arguments))
     for run in config.run_configs()[: len(config.models)]:  # they differ from model to model, so no flag holds them
         values = {name: value for name, value in run.to_dict().items() if value is not None}
         print(f"# {run.model}: {', '.join(f'{name} {value}' for name, value in values.items() if name != 'model')}")

@@ -150,7 +150,7 @@ def parse(
         parser: Of the command.
         argv: The command line after the command's name.
         settings: Returns what `--print-config` prints if that is more than the arguments and the flags' defaults;
-            `SUPPRESS` for what is not printed.
+            `SUPPRESS` for what is not printed. Its own arguments are those without the fields of `RunContext`.
 
     Raises:
         SystemExit: With `--print-config`, after printing all settings.
@@ -162,7 +162,9 @@ def parse(
         parser.error(str(error))
     arguments.pop("config", None)
     if arguments.pop("print_config", False):
-        _print_config(parser, arguments, arguments if settings is None else settings(dict(arguments)))
+        rest = dict(arguments)
+        pop_fields(rest, RunContext)
+        _print_config(parser, arguments, {} if settings is None else settings(rest))
         raise SystemExit(0)
     return arguments
 

@@ -39,11 +39,7 @@ def _sweep_config(arguments: flags.Arguments) -> SweepConfig:
 
 
 def _settings(arguments: flags.Arguments) -> flags.Arguments:
-    rest = dict(arguments)
-    flags.pop_fields(rest, RunContext)
-    config = _sweep_config(rest)
+    config = _sweep_config(dict(arguments))
     space = config.searched()
-    fixed = {
-        name: value for name, value in flags.printed(config.run_config({})).items() if name not in ("seed", "label")
-    }
-    return {**fixed, **dict.fromkeys(space, SUPPRESS), **arguments, "strengths": config.strengths, "space": space}
+    settings = {**flags.printed(config.run_config({})), **dict.fromkeys(space, SUPPRESS), **arguments}
+    return {**settings, "strengths": config.strengths, "space": space}

@@ -4,7 +4,7 @@ A place is a list of at least two values, or `{"low": 0.01, "high": 1, "log": Tr
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -51,11 +51,6 @@ def _read_place(name: str, place: Any) -> Place:
         f"space.{name} must be a list of at least two different values, or an interval with low below high (and above "
         f"0 where log is true), got {place!r}. Write {{low: 0.01, high: 1, log: true}}."
     )
-
-
-def limits(place: Place) -> Sequence[Any]:
-    """Return the values of a place that must be allowed for all of them to be."""
-    return place if isinstance(place, list) else (place["low"], place["high"])
 
 
 def suggest(trial: Any, name: str, place: Place) -> Any:

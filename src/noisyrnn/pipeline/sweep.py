@@ -19,7 +19,7 @@ from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
 from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, load_noise_free
-from noisyrnn.pipeline.search_space import Place, default_space, limits, read_space, suggest
+from noisyrnn.pipeline.search_space import Place, default_space, read_space, suggest
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.train import announce
 from noisyrnn.pipeline.workers import WorkerDiedError, run_tasks, threads_per_worker
@@ -87,7 +87,7 @@ class SweepConfig:
         if both:
             raise ValueError(f"{both[0]} must be fixed or searched, got both. Leave one of them out.")
         for name, place in self.searched().items():  # a value that is not allowed fails here, not in a trial
-            for limit in limits(place):
+            for limit in place if isinstance(place, list) else (place["low"], place["high"]):
                 self.run_config({name: limit})
 
     def searched(self) -> dict[str, Place]:
@@ -125,12 +125,11 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class SweepTask:
-    """A sweep, as it is sent to the workers. The name of `folder` is that of the study."""
+    """A sweep, as it is sent to the workers. The folder `context.output` gets its runs; its study has the same name."""
 
     config: SweepConfig
     identity: Mapping[str, Any]
     storage: str
-    folder: Path
     context: RunContext
 
 
@@ -164,9 +163,8 @@ def open_study(task: SweepTask) -> "Study":
                 heartbeat_interval=60,
                 heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
             )
-        study = optuna.create_study(
-            storage=storage, study_name=task.folder.name, direction="maximize", load_if_exists=True
-        )
+        name = task.context.output.name
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
         if "settings" not in study.user_attrs:
             study.set_user_attr("settings", task.identity)
         settings = study.user_attrs["settings"]
@@ -177,7 +175,7 @@ def open_study(task: SweepTask) -> "Study":
             "driver. If a file is damaged, move it away: the same command uses the trainings that are there."
         ) from error
     if settings != task.identity:
-        raise ValueError(f"storage must hold no other study called {task.folder.name!r}, got one in {shown!r}.")
+        raise ValueError(f"storage must hold no other study called {name!r}, got one in {shown!r}.")
     return study
 
 
@@ -191,10 +189,9 @@ def finished(study: "Study") -> list["FrozenTrial"]:
 def run_trial(task: SweepTask) -> None:
     """Run one trial, unless the study has enough of them by now."""
     study = open_study(task)
-    if len(finished(study)) >= task.config.trials:
-        return
-    with limit_threads(threads_per_worker(task.config.workers)):
-        study.optimize(lambda trial: score_trial(trial, task), n_trials=1)
+    if len(finished(study)) < task.config.trials:
+        with limit_threads(threads_per_worker(task.config.workers)):
+            study.optimize(lambda trial: score_trial(trial, task), n_trials=1)
 
 
 def score_trial(trial: "Trial", task: SweepTask) -> float:
@@ -207,8 +204,8 @@ def score_trial(trial: "Trial", task: SweepTask) -> float:
 
     config = task.config
     # Trials that were interrupted do not count, so that a resumed sweep chooses what it would have chosen.
-    failed = trial.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.FAIL,))
-    place = trial.number - sum(other.number < trial.number for other in failed)
+    others = trial.study.get_trials(deepcopy=False)[: trial.number]
+    place = sum(other.state is not optuna.trial.TrialState.FAIL for other in others)
     trial.study.sampler = optuna.samplers.TPESampler(seed=derive_seed(config.sweep_seed, "trial", place) % 2**32)
     values = {name: suggest(trial, name, place) for name, place in config.searched().items()}
     runs = [config.run_config(values, seed=FIRST_SEED + k) for k in range(config.seeds)]
@@ -275,9 +272,8 @@ def sweep(
     stem = f"{Path(run.dataset).stem}-{config.model}"
     folder = output / folder_name(f"sweep-{stem}", identity)
     check_writable(folder)
-    data_dir = None if context.data_dir is None else context.data_dir.resolve()
-    runs = RunContext(output=folder, data_dir=data_dir, accelerator=context.accelerator, resume=True)
-    task = SweepTask(config, identity, config.storage or sqlite_url(output / "sweeps.db"), folder, runs)
+    runs = RunContext(output=folder, data_dir=context.data_dir, accelerator=context.accelerator, resume=True)
+    task = SweepTask(config, identity, config.storage or sqlite_url(output / "sweeps.db"), runs)
     ends: list[WorkerDiedError | None] = []
     with locked(folder):
         study = open_study(task)
@@ -308,18 +304,6 @@ def sweep(
     return folder, content
 
 
-def trial_content(trial: "FrozenTrial") -> dict[str, Any]:
-    """Return what `sweep.json` holds of a trial."""
-    return {
-        "number": trial.number,
-        "values": trial.params,
-        "score": trial.value,
-        "columns": trial.user_attrs.get("columns"),
-        "error": trial.user_attrs.get("error"),
-        "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 3),
-    }
-
-
 def write_sweep(study: "Study", config: SweepConfig, folder: Path, command: str | None) -> dict[str, Any]:
     """Write the results so far: `sweep.json` and `sweep.html`, and `best.yaml` if a trial has a score."""
     from noisyrnn.report.sweep import write_sweep_page  # matplotlib, which the trials need not wait for
@@ -332,7 +316,16 @@ def write_sweep(study: "Study", config: SweepConfig, folder: Path, command: str 
         "dataset": run.dataset,
         "wanted": config.trials,
         **{name: value for name, value in study.user_attrs["settings"].items() if name != "data"},
-        "trials": [trial_content(trial) for trial in ended],
+        "trials": [
+            {
+                "number": trial.number,
+                "values": trial.params,
+                "score": trial.value,
+                **{name: trial.user_attrs.get(name) for name in ("columns", "error")},
+                "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 3),
+            }
+            for trial in ended
+        ],
         "best": None if best is None else best.number,
     }
     write_json(folder / "sweep.json", content)

@@ -36,7 +36,6 @@ def write_sweep_page(sweep: Mapping[str, Any], study: Any, path: Path, *, comman
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
         "sweep": sweep,
-        "failed": sum(trial["score"] is None for trial in trials),
         "titles": titles,
         "units": UNITS if any(cell["unit"] for cell in cells) else None,
         "best": best,
@@ -62,8 +61,7 @@ def plots(study: Any) -> list[tuple[str, Figure]]:
     from matplotlib import pyplot
     from optuna.visualization import matplotlib as optuna_plots
 
-    figures = []
-    others = pyplot.get_fignums()
+    figures, others = [], pyplot.get_fignums()
     for title, plot in (
         ("Trials in order", optuna_plots.plot_optimization_history),
         ("Score against each setting", optuna_plots.plot_slice),
