@@ -1,6 +1,5 @@
 """A sweep scores trials on perturbed validation data, resumes where it stopped, and never reads the test data."""
 
-import dataclasses
 import json
 import math
 import subprocess
@@ -17,7 +16,7 @@ import yaml
 from noisyrnn.cli import main
 from noisyrnn.data import Dataset, load_dataset
 from noisyrnn.pipeline import RunContext, SweepConfig, sweep
-from noisyrnn.pipeline.sweep import SweepTask, open_study
+from noisyrnn.pipeline.sweep import open_study
 from noisyrnn.report.sweep import write_sweep_page
 from noisyrnn.robustness import Perturbation, build_perturbation, evaluate
 from noisyrnn.run_folder import RunFolder
@@ -51,7 +50,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         names = ("learning_rate", "step_size", "additive")
         return {context.output / json.dumps([c.to_dict()[name] for name in names]): None for c in configs}
 
-    def measured(folder: RunFolder, task: SweepTask) -> list[dict[str, Any]]:
+    def measured(folder: RunFolder, *rest: Any) -> list[dict[str, Any]]:
         values = json.loads(folder.path.name)
         accuracy = 1 / (1 + sum(abs(math.log(value / 0.1)) for value in values))
         cell = {"perturbation": "white_noise", "strength": 0.2, "unit": "s", "interval": [0.0, 1.0], "sequences": 9}
@@ -289,17 +288,6 @@ def test_a_folder_with_another_sweep_at_work_is_refused(waves_file: Path, tmp_pa
     holder.communicate(b"\n")
 
 
-def test_a_study_of_other_settings_is_refused(waves_file: Path, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 's.db'}"
-    for identity in ({"a": 1}, {"a": 1}, {"a": 2}):
-        task = SweepTask(settings(waves_file), identity, url, RunContext(output=tmp_path / "one"))
-        if identity == {"a": 1}:
-            open_study(task)
-            continue
-        with pytest.raises(ValueError, match="storage must hold no other study called 'one'"):
-            open_study(task)
-
-
 def test_the_best_settings_train_the_same_run(
     waves_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -391,10 +379,10 @@ def test_the_files_of_a_sweep_hold_no_password(
 ) -> None:
     asked = []
 
-    def open_here(task: SweepTask) -> Any:
+    def open_here(url: str, name: str) -> Any:
         """A server with passwords is not there: a file in its place."""
-        asked.append(task.storage)
-        return open_study(dataclasses.replace(task, storage=f"sqlite:///{tmp_path / 'study.db'}"))
+        asked.append(url)
+        return open_study(f"sqlite:///{tmp_path / 'study.db'}", name)
 
     monkeypatch.setattr(module, "open_study", open_here)
     url = "postgresql://me:hunt er'2@host/db?password=hunt er'2"

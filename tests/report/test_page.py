@@ -52,7 +52,7 @@ def read(html: str) -> Reader:
 
 
 def build(runs: list[Path], *, command: str | None = None) -> str:
-    return page.build_page(compare([read_run(path) for path in runs]), title="A title", command=command, date="today")
+    return page.build_page(compare([read_run(path) for path in runs]), title="A title", command=command)
 
 
 @pytest.fixture(scope="module")

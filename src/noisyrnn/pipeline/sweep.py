@@ -123,60 +123,43 @@ class SweepConfig:
         )
 
 
-@dataclass(frozen=True)
-class SweepTask:
-    """A sweep, as it is sent to the workers. The folder `context.output` gets its runs; its study has the same name."""
-
-    config: SweepConfig
-    identity: Mapping[str, Any]
-    storage: str
-    context: RunContext
-
-
-def open_study(task: SweepTask) -> "Study":
+def open_study(url: str, name: str) -> "Study":
     """Open the study of a sweep; create it, and the tables of its database, where they are missing.
 
     Optuna queues a trial again, with its values, if its process has been silent for two minutes.
 
     Raises:
-        ValueError: If the database cannot be opened, or its study of that name has other settings.
+        ValueError: If the database cannot be opened.
     """
     import optuna
     from sqlalchemy import make_url
 
     try:
-        url = make_url(task.storage)
-        local = url.drivername.startswith("sqlite")
-        if local and (url.database in (None, "", ":memory:") or "mode=memory" in task.storage):
+        parts = make_url(url)
+        local = parts.drivername.startswith("sqlite")
+        if local and (parts.database in (None, "", ":memory:") or "mode=memory" in url):
             raise ValueError
     except Exception:  # its message may quote a password
         example = "sqlite:///sweeps.db or postgresql://user@host/name"
         raise ValueError(f"storage must be the URL of a database that outlives a process. Write {example}.") from None
-    shown = without_passwords(url.render_as_string())
+    shown = without_passwords(parts.render_as_string())
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = optuna.storages.RDBStorage(
-                task.storage,
+                url,
                 engine_kwargs={"connect_args": {"timeout": 60}} if local else {},
                 heartbeat_interval=60,
                 heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
             )
-        name = task.context.output.name
-        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-        if "settings" not in study.user_attrs:
-            study.set_user_attr("settings", task.identity)
-        settings = study.user_attrs["settings"]
+        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     except Exception as error:  # of SQLAlchemy or a driver, or a missing driver
-        reason = without_passwords((str(error).splitlines() or [""])[0].replace(task.storage, shown)).rstrip(".")
+        reason = without_passwords((str(error).splitlines() or [""])[0].replace(url, shown)).rstrip(".")
         raise ValueError(
             f"storage must be a database that can be opened, got {shown!r} ({reason}). Check its address, server and "
             "driver. If a file is damaged, move it away: the same command uses the trainings that are there."
         ) from error
-    if settings != task.identity:
-        raise ValueError(f"storage must hold no other study called {name!r}, got one in {shown!r}.")
-    return study
 
 
 def finished(study: "Study") -> list["FrozenTrial"]:
@@ -186,15 +169,16 @@ def finished(study: "Study") -> list["FrozenTrial"]:
     return study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
-def run_trial(task: SweepTask) -> None:
-    """Run one trial, unless the study has enough of them by now."""
-    study = open_study(task)
-    if len(finished(study)) < task.config.trials:
-        with limit_threads(threads_per_worker(task.config.workers)):
-            study.optimize(lambda trial: score_trial(trial, task), n_trials=1)
+def run_trial(task: tuple[SweepConfig, str, RunContext]) -> None:
+    """Run one trial, unless the study has enough of them by now: settings, URL of the database, where and how."""
+    config, url, context = task
+    study = open_study(url, context.output.name)
+    if len(finished(study)) < config.trials:
+        with limit_threads(threads_per_worker(config.workers)):
+            study.optimize(lambda trial: score_trial(trial, config, context), n_trials=1)
 
 
-def score_trial(trial: "Trial", task: SweepTask) -> float:
+def score_trial(trial: "Trial", config: SweepConfig, context: RunContext) -> float:
     """Return the mean accuracy of a trial on the perturbed validation data.
 
     Raises:
@@ -202,18 +186,16 @@ def score_trial(trial: "Trial", task: SweepTask) -> float:
     """
     import optuna
 
-    config = task.config
     # Trials that were interrupted do not count, so that a resumed sweep chooses what it would have chosen.
-    others = trial.study.get_trials(deepcopy=False)[: trial.number]
-    place = sum(other.state is not optuna.trial.TrialState.FAIL for other in others)
+    place = sum(other.state is not optuna.trial.TrialState.FAIL for other in trial.study.trials[: trial.number])
     trial.study.sampler = optuna.samplers.TPESampler(seed=derive_seed(config.sweep_seed, "trial", place) % 2**32)
     values = {name: suggest(trial, name, place) for name, place in config.searched().items()}
     runs = [config.run_config(values, seed=FIRST_SEED + k) for k in range(config.seeds)]
     try:
-        failures = train_seeds(runs, task.context)
+        failures = train_seeds(runs, context)
         for message in filter(None, failures.values()):
             raise RuntimeError(message)
-        columns = [validation_columns(RunFolder(path), task) for path in failures]
+        columns = [validation_columns(RunFolder(path), config, context) for path in failures]
     except KeyboardInterrupt:
         trial.study.enqueue_trial(trial.params)  # its training is resumed from the checkpoint
         raise
@@ -224,10 +206,10 @@ def score_trial(trial: "Trial", task: SweepTask) -> float:
     return fmean(column["accuracy"] for run in columns for column in run)
 
 
-def validation_columns(folder: RunFolder, task: SweepTask) -> list[dict[str, Any]]:
+def validation_columns(folder: RunFolder, config: SweepConfig, context: RunContext) -> list[dict[str, Any]]:
     """Measure a finished run on the validation data under each perturbation, with the same draws for every trial."""
-    config, device = task.config, resolve_accelerator(task.context.accelerator)
-    dataset, model = task.context.read_data(config.run_config({})), load_noise_free(folder, device)
+    device = resolve_accelerator(context.accelerator)
+    dataset, model = context.read_data(config.run_config({})), load_noise_free(folder, device)
     kept = ("perturbation", "strength", "unit", "accuracy", "interval", "sequences")
     results = [
         evaluate(model, dataset.validation, perturbation, draws=config.draws, seed=config.sweep_seed, device=device)
@@ -273,10 +255,11 @@ def sweep(
     folder = output / folder_name(f"sweep-{stem}", identity)
     check_writable(folder)
     runs = RunContext(output=folder, data_dir=context.data_dir, accelerator=context.accelerator, resume=True)
-    task = SweepTask(config, identity, config.storage or sqlite_url(output / "sweeps.db"), runs)
+    url = config.storage or sqlite_url(output / "sweeps.db")
     ends: list[WorkerDiedError | None] = []
     with locked(folder):
-        study = open_study(task)
+        study = open_study(url, folder.name)
+        study.set_user_attr("settings", identity)
         if config.storage is None:  # the database is of this command only: the processes of its trials have ended
             for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -284,12 +267,12 @@ def sweep(
         done = len(finished(study))
         bar = ProgressBar(f"sweep {stem}", config.trials, done=done, shown=context.show_progress)
 
-        def count(task: SweepTask, end: WorkerDiedError | None) -> None:
+        def count(_: Any, end: WorkerDiedError | None) -> None:
             ends.append(end)
             bar.advance()
 
         try:
-            tasks = [task] * (config.trials - done)
+            tasks = [(config, url, runs)] * (config.trials - done)
             run_tasks(run_trial, tasks, count, workers=config.workers, threads=threads_per_worker(config.workers))
         finally:
             bar.close()
@@ -331,7 +314,6 @@ def write_sweep(study: "Study", config: SweepConfig, folder: Path, command: str 
     write_json(folder / "sweep.json", content)
     if best is not None:
         settings = {name: value for name, value in stated(run).items() if name not in ("seed", "label")}
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        write_atomically(folder / "best.yaml", text.encode())
+        write_atomically(folder / "best.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
     write_sweep_page(content, study, folder / "sweep.html", command=command)
     return content

@@ -63,10 +63,9 @@ def write_report(
     lost = [f"{path.name} is left out: {why}" for path, why in failures.items() if path not in runs]
     if lost:
         comparison = replace(comparison, notes=(*comparison.notes, *lost))
-    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     files = {
         "table.md": accuracy.markdown(comparison.accuracy, comparison.groups, comparison.notes),
-        "report.html": build_page(comparison, title=title, command=command, date=date, failures=failures),
+        "report.html": build_page(comparison, title=title, command=command, failures=failures),
         "comparison.json": to_json(comparison.to_dict()),
     }
     if comparison.theory.rows:
@@ -86,7 +85,7 @@ def write_report(
 
 
 def template_of(name: str) -> Template:
-    """Return the template of a page; all pages share one frame."""
+    """Return the template of a page; all pages share one frame, and know the `date`."""
     environment = Environment(
         loader=PackageLoader("noisyrnn", "report"),
         autoescape=True,
@@ -94,15 +93,15 @@ def template_of(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(name)
+    return environment.get_template(name, globals={"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")})
 
 
 def build_page(
-    comparison: Comparison, *, title: str, command: str | None, date: str, failures: Mapping[Path, str] | None = None
+    comparison: Comparison, *, title: str, command: str | None, failures: Mapping[Path, str] | None = None
 ) -> str:
     """Return the page as HTML, below `LARGEST_PAGE` bytes unless the tables are larger than that."""
     template = template_of("page.html.j2")
-    view = _view(comparison, failures or {}) | {"title": title, "command": command, "date": date}
+    view = _view(comparison, failures or {}) | {"title": title, "command": command}
     page, columns = "", accuracy.columns_of(comparison.accuracy)
     for count in EXAMPLES:
         page = template.render(view | {"gallery": gallery(comparison.groups, columns, count=count)})

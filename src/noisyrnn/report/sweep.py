@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +32,6 @@ def write_sweep_page(sweep: Mapping[str, Any], study: Any, path: Path, *, comman
     titles = [Column(cell["perturbation"], cell["strength"], cell["unit"]).title for cell in cells]
     view = {
         "title": f"Sweep of {sweep['model']} on {Path(sweep['dataset']).stem}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
         "sweep": sweep,
         "titles": titles,
