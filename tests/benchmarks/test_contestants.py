@@ -1,5 +1,6 @@
 """All contestants compute what they should, and a session tells what goes wrong."""
 
+import gc
 import sys
 from dataclasses import replace
 
@@ -25,6 +26,12 @@ CPU = torch.device("cpu")
 SIZE = Size(steps=3, batch=2, hidden=4)
 TRAINING = Case(size=SIZE, mode="training", threads=1)
 PLAIN_ONES = ["reference", "reference-quiet", "plain", "rnn", "gru", "lstm"]
+
+
+@pytest.fixture
+def no_collection(monkeypatch):
+    """A session collects garbage between its steps, in the test's process that of all tests before."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 def plain_loop(hidden: int) -> tuple[PlainLoop, SequenceClassifier]:
@@ -86,6 +93,7 @@ def test_inference_has_no_gradient_and_no_noise():
     assert torch.equal(first, second)
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("name", PLAIN_ONES)
 @pytest.mark.parametrize("mode", ["training", "inference", "stream"])
 def test_a_session_measures(name, mode):
@@ -100,6 +108,7 @@ def test_a_session_measures(name, mode):
     assert session.answer({"do": "release"}) == {}
 
 
+@pytest.mark.usefixtures("no_collection")
 def test_a_session_tells_what_went_wrong(monkeypatch):
     session = Session("plain", 1, "cpu")
 

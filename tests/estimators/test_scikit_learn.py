@@ -18,13 +18,16 @@ REASON = (
     "sequence are not one sequence of weight two. Without these three they are, see test_weights_are_repetitions"
 )
 EXPECTED = {"check_sample_weight_equivalence_on_dense_data": REASON}
-QUICK = {"hidden_size": 16, "epochs": 30, "learning_rate": 0.02, "step_size": 1.0, "batch_size": 32}
+QUICK = {"hidden_size": 16, "epochs": 3, "learning_rate": 0.1, "step_size": 1.0, "batch_size": 16}
+LEARNING = {"hidden_size": 32, "epochs": 20, "learning_rate": 0.03, "batch_size": 64}  # for an R² above 0.5
 
 
 @parametrize_with_checks(
     [NoisyRNNClassifier(**QUICK), NoisyRNNRegressor(**QUICK)], expected_failed_checks=lambda estimator: EXPECTED
 )
 def test_every_check_passes(estimator, check):
+    if check.func.__name__ == "check_regressors_train":
+        estimator.set_params(**LEARNING)
     check(estimator)
 
 

@@ -61,7 +61,7 @@ def loss_at(model: nn.Module, split: Split, weights: Tensor) -> Tensor:
 def dense_hessian(model: nn.Module, split: Split) -> Tensor:
     """The Hessian as a matrix, by `torch.autograd.functional`, `(size, size)`."""
     model = copy.deepcopy(model).eval()
-    return torch.autograd.functional.hessian(lambda w: loss_at(model, split, w), flat_weights(model))
+    return torch.autograd.functional.hessian(lambda w: loss_at(model, split, w), flat_weights(model), vectorize=True)
 
 
 class Dense:
