@@ -132,8 +132,8 @@ def exponent_of_a_step(step_size):
 )
 def test_independent_multiplicative_noise_has_the_closed_form(step_size, form):
     noise = HiddenNoise.paper(noise_level=LEVEL, additive=0.5, step_size=step_size, form=form)
-    cell, steps = LinearCell(RATE, step_size=step_size), round(10 / step_size)
-    measured = largest_exponent(cell, still(steps), noise=noise, paths=1600, seed=5, step_size=step_size)
+    cell, steps = LinearCell(RATE, step_size=step_size), round(4 / step_size)
+    measured = largest_exponent(cell, still(steps), noise=noise, paths=4000, seed=5, step_size=step_size)
     assert close(measured, exponent_of_a_step(step_size))
     if step_size == 0.2:  # there the limit is 25 standard errors away
         assert not close(measured, LIMIT, errors=20)
@@ -150,7 +150,7 @@ def test_units_with_their_own_noise_keep_their_mean_exponent():
     noise = HiddenNoise.paper(noise_level=level, additive=0.0, step_size=step_size)
     rates = torch.tensor([0.5, -0.5, -1.0], dtype=torch.float64)
     cell = LinearCell(torch.diag(rates), step_size=step_size)
-    measured = lyapunov_spectrum(cell, still(350), noise=noise, paths=200, burn_in=150, step_size=step_size)
+    measured = lyapunov_spectrum(cell, still(200), noise=noise, paths=800, burn_in=150, step_size=step_size)
     exact = [expected_log(1 + g * step_size, g * level * math.sqrt(step_size)) / step_size for g in rates.tolist()]
     assert close(measured, torch.tensor(exact, dtype=torch.float64), errors=4)
 
@@ -160,8 +160,8 @@ def test_units_with_their_own_noise_keep_their_mean_exponent():
     [(0.0, False), (0.7, False), (1.4, True), pytest.param(2.0, True, marks=pytest.mark.slow)],
 )
 def test_noise_common_to_all_units_stabilises(strength, stable):
-    g, step_size, steps = 0.5, 0.02, 250  # s > √(2g) = 1 stabilises
-    xi = drawn(1600, steps, 1, seed=2)
+    g, step_size, steps = 0.5, 0.02, 60  # s > √(2g) = 1 stabilises
+    xi = drawn(6400, steps, 1, seed=2)
     cell = LinearCell(torch.eye(3) * g, step_size=step_size, common=strength)
     measured = largest_exponent(cell, xi, step_size=step_size)
     if strength == 0:
