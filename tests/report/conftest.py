@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from noisyrnn.files import FORMAT, to_json
 from noisyrnn.report import write_report
@@ -155,3 +156,15 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the figures out of a page whose files or texts are tested: they take most of the time."""
     for name in ("accuracy_curves", "training_curves"):
         monkeypatch.setattr(f"noisyrnn.report.page.{name}", lambda *_, **__: None)
+
+
+@pytest.fixture
+def no_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures without their PDF, which takes as long as their SVG, where only what the page shows is tested."""
+    savefig = Figure.savefig
+
+    def save(figure: Figure, buffer: Any, **options: Any) -> None:
+        if options["format"] != "pdf":
+            savefig(figure, buffer, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save)

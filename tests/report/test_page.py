@@ -107,6 +107,7 @@ def test_paired_tests_are_shown(html: str) -> None:
     assert "corrected for the 6\ncomparisons of this table by Holm's method" in html.replace("&#39;", "'")
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_few_seeds_give_no_p_and_no_shading(make_run: Make) -> None:
     columns = [column("clean", None, 0.75)]
     runs = [make_run(label=label, seed=seed, columns=columns) for label in "ab" for seed in (1, 2)]
@@ -186,6 +187,7 @@ def test_a_model_that_did_not_learn_is_in_the_notes(make_run: Make) -> None:
     assert "<li>a, seed 1: not fitted: 50.0 %.</li>" in html
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_hostile_text_is_shown_and_not_run(make_run: Make, tmp_path: Path) -> None:
     columns = [column("clean", None, 0.9), column("fgsm", 0.1, 0.5)]
     examples = [example("clean", None, index=0, prediction=4, shade=0)]
@@ -213,7 +215,7 @@ def test_one_seed_names_its_interval(make_run: Make) -> None:
     assert 'title="1 seed; interval over test sequences, for these trained models"' in html
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_pdf")
 def test_fewer_examples_are_shown_where_the_page_would_be_too_large(
     runs: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

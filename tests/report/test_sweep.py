@@ -69,7 +69,9 @@ def page_of(content: dict[str, Any], study: Any, folder: Path, command: str | No
     return " ".join((folder / "s.html").read_text().split())
 
 
-def test_the_page_shows_what_was_searched_and_found(content: dict[str, Any], study: Any, tmp_path: Path) -> None:
+def test_the_page_shows_what_was_searched_and_found(
+    content: dict[str, Any], study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = page_of(content, study, tmp_path, "noisyrnn sweep --model 'a & b'")
     for text in (
         "<h1>Sweep of noisy on waves</h1>",
@@ -94,6 +96,7 @@ def test_the_page_shows_what_was_searched_and_found(content: dict[str, Any], stu
     rows = page.split('<tr><th class="row" scope="row">')[1:]
     assert [row.split("<")[0] for row in rows] == ["3", "0", "2"]  # from the best to the failed
     assert "<td>failed</td><td>0.2</td><td>0.5</td><td>uniform</td>" in rows[2]
+    monkeypatch.setattr("noisyrnn.report.sweep.plots", lambda study: [])
     assert "also continues an interrupted sweep" not in page_of(content, study, tmp_path)
 
 

@@ -140,6 +140,7 @@ def test_the_table_of_an_earlier_report_goes(tmp_path: Path, runs: list[Path]) -
     assert (output / "notes.md").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_an_analysis_without_results_still_says_why(analysed: Callable[..., Path], tmp_path: Path) -> None:
     parts = {"curvature": {"status": "failed", "reason": ""}}
     page = write_report([analysed("a", 1, diagnostics=parts)], tmp_path / "out", title="t")
@@ -213,6 +214,7 @@ def test_a_difference_that_may_be_chance_has_no_colour(analysed: Callable[..., P
     assert re.match(r"^p = 0\.\d{3}$", test["p"])
 
 
+@pytest.mark.usefixtures("no_figures", "no_pdf")
 def test_hostile_text_is_shown_and_not_run(make_run: Make, tmp_path: Path) -> None:
     content = {
         "settings": {HOSTILE: HOSTILE},

@@ -74,6 +74,7 @@ def band(figure: Canvas) -> tuple[float, float]:
     return float(heights.min()), float(heights.max())
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_every_curve_has_its_figure(build: Build) -> None:
     contents = {(label, seed): analysis(label, seed) for label in LABELS for seed in (1, 2, 3)}
     blocks = curve_blocks(build(contents))
@@ -189,6 +190,7 @@ def test_no_curves_and_no_landscapes_give_no_figures(build: Build) -> None:
     assert landscape_blocks(comparison) == []
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_landscapes_are_drawn(build: Build) -> None:
     contents = {(label, seed): analysis(label, seed) for label in LABELS for seed in (1, 2)}
     for content in contents.values():
