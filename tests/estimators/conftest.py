@@ -3,7 +3,7 @@ import pytest
 
 from noisyrnn.estimators import NoisyRNNClassifier, NoisyRNNRegressor
 
-SMALL = {"hidden_size": 8, "epochs": 20, "learning_rate": 0.02, "random_state": 0}
+SMALL = {"hidden_size": 8, "epochs": 10, "learning_rate": 0.05, "random_state": 0}
 
 
 @pytest.fixture

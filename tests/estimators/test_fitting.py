@@ -116,9 +116,9 @@ def test_numbers_of_numpy_are_numbers(waves):
 
 def test_the_decay_is_rounded_to_an_epoch(classifier, waves):
     history = classifier.set_params(decay_after=0.75, epochs=5).fit(*waves).history_  # after 3.75, so after 4
-    assert [row["learning_rate"] for row in history] == pytest.approx([0.02] * 4 + [0.002])
+    assert [row["learning_rate"] for row in history] == pytest.approx([0.05] * 4 + [0.005])
     first, second = classifier.set_params(decay_after=0.1, epochs=2).fit(*waves).history_  # not before the first
-    assert (first["learning_rate"], second["learning_rate"]) == pytest.approx((0.02, 0.002))
+    assert (first["learning_rate"], second["learning_rate"]) == pytest.approx((0.05, 0.005))
 
 
 def test_columns_are_forgotten_by_a_fit_on_sequences(classifier, waves):
