@@ -53,6 +53,7 @@ def test_an_onnx_file_of_both_directions() -> None:
             torch.testing.assert_close(run([inputs])[0], model(inputs), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow  # a time, for which a processor should be free
 @needs_onnx
 def test_a_streamed_step_is_fast() -> None:
     """Under 50 µs on one core at the published size; the best of 300, since the core is shared with other tests."""

@@ -84,7 +84,10 @@ def test_a_regressor_with_its_noise_on_and_a_cell_of_ones_own(tmp_path: Path) ->
 
 def test_what_disagrees_is_not_written(trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     form = FORMATS["torch"]
-    monkeypatch.setitem(FORMATS, "torch", replace(form, read=lambda content: lambda inputs: [torch.full((1, 2), 9.0)]))
+    wrong = replace(
+        form, build=lambda graph, metadata: b"", read=lambda content: lambda inputs: [torch.full((1, 2), 9.0)]
+    )
+    monkeypatch.setitem(FORMATS, "torch", wrong)
     with pytest.raises(RuntimeError, match=r"^export must agree with the model to .* Nothing was written\.$"):
         export_run(trained, output=tmp_path, format="torch")
     assert list(tmp_path.iterdir()) == []
