@@ -5,10 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from noisyrnn.data import load_dataset
+from noisyrnn.data import Dataset, load_dataset
 from noisyrnn.data.ecg5000 import read_beats
 
 Require = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def dataset(require_data: Require) -> Dataset:
+    require_data("ecg5000")
+    return load_dataset("ecg5000")
 
 
 def beats(labels: list[int]) -> str:
@@ -17,9 +23,7 @@ def beats(labels: list[int]) -> str:
     return "\n".join(" ".join(map(str, [label, *row])) for label, row in zip(labels, rows, strict=True)) + "\n"
 
 
-def test_the_published_counts(require_data: Require):
-    require_data("ecg5000")
-    dataset = load_dataset("ecg5000")
+def test_the_published_counts(dataset: Dataset):
     parts = (dataset.train, dataset.validation, dataset.test)
     assert [tuple(part.inputs.shape) for part in parts] == [(500, 140, 1), (500, 140, 1), (4000, 140, 1)]
     counts = [part.labels.bincount() for part in parts]
@@ -33,14 +37,12 @@ def test_the_published_counts(require_data: Require):
     assert "500 of the official test part" in dataset.source
 
 
-def test_rows_are_normalised_disjoint_and_keep_their_labels(require_data: Require):
-    folder = require_data("ecg5000")
-    dataset = load_dataset("ecg5000", data_dir=folder)
+def test_rows_are_normalised_disjoint_and_keep_their_labels(dataset: Dataset, require_data: Require):
     parts = (dataset.train, dataset.validation, dataset.test)
     rows = torch.cat([part.inputs.squeeze(-1) for part in parts])
     assert float(rows.mean(1).abs().max()) < 1e-6  # float32 of rows normalised to 1e-8
     assert len({row.numpy().tobytes() for row in rows}) == 5000
-    inputs, labels = read_beats(folder / "ECG5000_TEST.txt.gz")
+    inputs, labels = read_beats(require_data("ecg5000") / "ECG5000_TEST.txt.gz")
     assert labels.tolist() == [0] * 2627 + [1] * 1873
     known = {row.numpy().tobytes(): label for row, label in zip(inputs, labels.tolist(), strict=True)}
     assert [known[row.numpy().tobytes()] for row in dataset.test.inputs] == dataset.test.labels.tolist()

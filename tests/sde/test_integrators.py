@@ -1,5 +1,6 @@
 """Each scheme reaches the order it states, and agrees with an independent implementation."""
 
+import functools
 import math
 from itertools import pairwise
 
@@ -24,12 +25,17 @@ def fit_to(integrator: Integrator, sde: SDE) -> SDE:
     return sde.stratonovich() if integrator.interpretation == "stratonovich" else sde
 
 
+@functools.cache
+def standard_normals(path: BrownianPath, level: int, batch: int) -> Tensor:
+    """Of `2**level` equal steps of the unit interval, `(steps, batch, 1)`; every scheme takes the same."""
+    coarse = path.coarsened(2 ** (FINEST - level))
+    return coarse.normals(steps=2**level, batch=batch, units=1, motions=1, dtype=torch.float64)[0]
+
+
 def solve(integrator: Integrator, sde: SDE, h: Tensor, path: BrownianPath, level: int) -> Tensor:
     """The state at time 1 after `2**level` equal steps along `path`, whose own steps are `2**-FINEST`."""
-    steps, step_size = 2**level, 2.0**-level
-    coarse = path.coarsened(2 ** (FINEST - level))
-    normals = coarse.normals(steps=steps, batch=h.shape[0], units=h.shape[1], motions=1, dtype=h.dtype)[0]
-    for increment in math.sqrt(step_size) * normals:
+    step_size = 2.0**-level
+    for increment in math.sqrt(step_size) * standard_normals(path, level, len(h)):
         h = integrator.step(sde, h, step_size, increment)
     return h
 
