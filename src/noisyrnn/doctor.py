@@ -43,8 +43,8 @@ def report_health(data_dir: Path | None = None) -> str:
     lines += [f"CPU kernel: {_or_error(describe)}"]
     for device in ("cpu", "cuda") if gpu else ("cpu",):
         lines += _kernels(device)
-    lines += ["Data folders: " + ", ".join(map(str, data_folders(data_dir)))]
     folders = data_folders(data_dir)
+    lines += [f"Data folders: {', '.join(map(str, folders))}"]
     for name, entry in DATASETS.items():
         missing = entry.missing(folders)
         lines.append(f"  {name:<10} {'not found: ' + ', '.join(missing) if missing else 'found'}")

@@ -25,3 +25,12 @@ def test_bad_values_are_refused(options: dict[str, Any], message: str) -> None:
 def test_text_is_a_path() -> None:
     options: dict[str, Any] = {"output": "a", "data_dir": "b"}
     assert RunContext(**options) == RunContext(output=Path("a"), data_dir=Path("b"))
+
+
+def test_the_data_folder_is_absolute_for_workers_in_other_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert RunContext(data_dir=Path("data")).data_dir == tmp_path / "data"
+    assert RunContext(data_dir=Path("~/data")).data_dir == tmp_path / "home" / "data"

@@ -190,8 +190,7 @@ def compare(
         resolve_accelerator(context.accelerator)
     in_this_process = config.workers == 1 and config.backend == "processes"
     shown, output = context.show_progress, context.output.resolve()
-    data_dir = None if context.data_dir is None else context.data_dir.resolve()
-    context = replace(context, output=output, data_dir=data_dir, resume=True, show_progress=shown and in_this_process)
+    context = replace(context, output=output, resume=True, show_progress=shown and in_this_process)
     runs = {run_path(run, output): run for run in config.run_configs()}
     first = next(iter(runs.values()))
     dataset = context.read_data(first)

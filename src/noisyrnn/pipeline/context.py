@@ -70,7 +70,8 @@ class RunContext:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "output", Path(self.output))
-        object.__setattr__(self, "data_dir", None if self.data_dir is None else Path(self.data_dir))
+        if self.data_dir is not None:  # absolute: workers may start in another folder
+            object.__setattr__(self, "data_dir", Path(self.data_dir).expanduser().absolute())
         check_choice("accelerator", self.accelerator, ACCELERATORS)
         check_flag("resume", self.resume)
         check_number("checkpoint_seconds", self.checkpoint_seconds, minimum=0.0)
