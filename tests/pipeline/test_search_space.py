@@ -6,16 +6,17 @@ import pytest
 
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline import SweepConfig
-from noisyrnn.pipeline.search_space import default_space, read_space, suggest
+from noisyrnn.pipeline.search_space import read_space, suggest
+from noisyrnn.training.settings import search_space
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_has_a_space_whose_limits_it_allows(model: str) -> None:
-    assert SweepConfig(model=model).searched() == default_space(model) != {}
+    assert SweepConfig(model=model).searched() == read_space(search_space(model))
 
 
 def test_noise_levels_are_searched_for_the_noisy_network() -> None:
-    assert {"additive", "multiplicative", "step_size", "learning_rate"} <= default_space("noisy").keys()
+    assert {"additive", "multiplicative", "step_size", "learning_rate"} <= search_space("noisy").keys()
 
 
 def test_a_space_from_a_file() -> None:

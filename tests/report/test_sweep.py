@@ -107,7 +107,10 @@ def test_without_a_scored_trial(content: dict[str, Any], study: Any, tmp_path: P
     assert "<svg" not in page
 
 
-def test_plots_are_whole_and_leave_the_style_and_no_figure_behind(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("settings", [1, 3])
+def test_plots_are_whole_and_leave_the_style_and_no_figure_behind(
+    study: Any, settings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def render(figure: Any, name: str, description: str) -> str:
         figure.draw_without_rendering()
         drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
@@ -115,10 +118,14 @@ def test_plots_are_whole_and_leave_the_style_and_no_figure_behind(study: Any, mo
         return name
 
     monkeypatch.setattr("noisyrnn.report.sweep.render", render)
+    names = ["additive", "damping", "noise_law"][:settings]
+    places = {name: study.trials[0].distributions[name] for name in names}
+    study = optuna.create_study(direction="maximize")
     for number in range(20):
-        values = {"additive": 0.01 + number / 20, "damping": 0.5, "noise_law": "gaussian"}
-        score, places = number / 20, study.trials[0].distributions
-        study.add_trial(optuna.create_trial(value=score, params=values, distributions=places))
+        law = ("gaussian", "uniform")[number % 2]
+        values = {"additive": 0.01 + number / 20, "damping": 0.05 * (number % 7), "noise_law": law}
+        values = {name: values[name] for name in names}
+        study.add_trial(optuna.create_trial(value=number / 20, params=values, distributions=places))
     mine = pyplot.figure()
     before, figures = dict(rcParams), pyplot.get_fignums()
     titles = [title for title, _ in plots(study)]

@@ -3,9 +3,7 @@
 A place is a list of at least two values, or `{"low": 0.01, "high": 1, "log": True}`.
 """
 
-import tomllib
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 from noisyrnn.checks import check_choice
@@ -15,12 +13,6 @@ Place = list[Any] | dict[str, Any]
 
 NOT_SEARCHED = frozenset({"model", "dataset", "values_per_step", "label", "seed", "decay_epochs"})
 """Settings that define the sweep, or have no single value."""
-
-
-def default_space(model: str) -> dict[str, Place]:
-    """Return the search space of a model."""
-    spaces = (files("noisyrnn") / "experiments" / "search_spaces.toml").read_text(encoding="utf-8")
-    return read_space(tomllib.loads(spaces)[model])
 
 
 def read_space(space: Mapping[str, Any]) -> dict[str, Place]:

@@ -19,7 +19,7 @@ from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
 from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.pipeline.evaluate import EvaluateConfig, load_noise_free
-from noisyrnn.pipeline.search_space import Place, default_space, read_space, suggest
+from noisyrnn.pipeline.search_space import Place, read_space, suggest
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.train import announce
 from noisyrnn.pipeline.workers import WorkerDiedError, run_tasks, threads_per_worker
@@ -29,11 +29,10 @@ from noisyrnn.robustness import evaluate
 from noisyrnn.run_folder import RunFolder, folder_name
 from noisyrnn.threads import limit_threads
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.settings import recommended, stated
+from noisyrnn.training.settings import recommended, search_space, stated
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-    from optuna.trial import FrozenTrial
 
 FIRST_SEED = 101
 """First seed of a trial's trainings; those of comparisons begin at 1, so that they repeat no training of a sweep."""
@@ -83,9 +82,8 @@ class SweepConfig:
         if not self.strengths:
             raise ValueError("strengths must name at least one perturbation, got none. Write {white_noise: [0.1]}.")
         object.__setattr__(self, "strengths", self.evaluation.strengths)
-        both = sorted(set(self.space or {}) & set(self.train))
-        if both:
-            raise ValueError(f"{both[0]} must be fixed or searched, got both. Leave one of them out.")
+        for name in sorted(set(self.space or {}) & set(self.train)):
+            raise ValueError(f"{name} must be fixed or searched, got both. Leave one of them out.")
         for name, place in self.searched().items():  # a value that is not allowed fails here, not in a trial
             for limit in place if isinstance(place, list) else (place["low"], place["high"]):
                 self.run_config({name: limit})
@@ -94,10 +92,10 @@ class SweepConfig:
         """Return the search space: `space`, or the model's own without the settings that are fixed."""
         if self.space is not None:
             return read_space(self.space)
-        space = {name: place for name, place in default_space(self.model).items() if name not in self.train}
+        space = {name: place for name, place in search_space(self.model).items() if name not in self.train}
         if not space:
             raise ValueError(f"train must leave something to search, got {', '.join(sorted(self.train))}.")
-        return space
+        return read_space(space)
 
     def run_config(self, values: Mapping[str, Any], *, seed: int = FIRST_SEED) -> TrainConfig:
         """Return the settings of one training of a trial with these `values`."""
@@ -162,7 +160,7 @@ def open_study(url: str, name: str) -> "Study":
         ) from error
 
 
-def finished(study: "Study") -> list["FrozenTrial"]:
+def finished(study: "Study") -> list[Any]:
     """Return the trials that ended, in order: those with a score, and those whose training failed (pruned)."""
     from optuna.trial import TrialState
 

@@ -4,10 +4,10 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import matplotlib
-import numpy as np
+from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullFormatter
 
 from noisyrnn.files import write_atomically
@@ -26,8 +26,7 @@ def write_sweep_page(sweep: Mapping[str, Any], study: Any, path: Path, *, comman
         path: Path of the page.
         command: Command line of the sweep, shown on the page.
     """
-    trials = sweep["trials"]
-    best = next((trial for trial in trials if trial["number"] == sweep["best"]), None)
+    best = next((trial for trial in sweep["trials"] if trial["number"] == sweep["best"]), None)
     cells = [] if best is None else best["columns"][0]
     titles = [Column(cell["perturbation"], cell["strength"], cell["unit"]).title for cell in cells]
     view = {
@@ -39,7 +38,7 @@ def write_sweep_page(sweep: Mapping[str, Any], study: Any, path: Path, *, comman
         "best": best,
         "best_columns": list(zip(titles, zip(*best["columns"], strict=True), strict=True)) if best else [],
         "figures": [] if best is None else plots(study),
-        "rows": sorted(trials, key=lambda trial: -1.0 if trial["score"] is None else trial["score"], reverse=True),
+        "rows": sorted(sweep["trials"], key=lambda row: -1.0 if row["score"] is None else row["score"], reverse=True),
         "short": short,
     }
     write_atomically(path, template_of("sweep.html.j2").render(view).encode())
@@ -70,20 +69,20 @@ def plots(study: Any) -> list[tuple[str, Figure]]:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", UserWarning)
             with suppress(RuntimeError, ValueError, UserWarning):
-                axes: Any = np.ravel(cast(Any, plot(study, target_name="score")))  # in a style of Optuna's own
-                figures.append((title, render(_fitted(axes), name, title)))
+                plot(study, target_name="score")  # in a style of Optuna's own
+                figures.append((title, render(_fitted(pyplot.gcf()), name, title)))
         for number in set(pyplot.get_fignums()) - set(others):
             pyplot.close(number)
     return figures
 
 
-def _fitted(axes: Any) -> Any:
-    """Return the figure of some panels with room for their labels: long names, and one number for each power of ten."""
-    figure = axes[0].figure
-    figure.set_size_inches(max(7.0, 2.2 * len(axes)), 3.6)
-    figure.set_layout_engine("constrained")
+def _fitted(figure: Canvas) -> Canvas:
+    """Make room for the labels of a figure's panels: long names, and one number for each power of ten."""
+    panels = len(figure.axes[1:])  # beside a colour bar; a single one and its bar have a grid with rows of no height
+    engine = "tight" if panels == 1 else "constrained"
+    figure.set(size_inches=(max(7.0, 2.2 * panels), 3.6), layout_engine=engine)
     figure.suptitle("")
-    for panel in axes:
+    for panel in figure.axes:
         for place in ("left", "center"):
             panel.set_title("", loc=place)  # the page has one
         panel.xaxis.set_minor_formatter(NullFormatter())

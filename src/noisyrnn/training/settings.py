@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from noisyrnn.checks import check_choice
@@ -33,7 +34,7 @@ def published_experiments() -> dict[str, Experiment]:
     """Return all published experiments by name."""
     experiments = {}
     for file in sorted((_FOLDER / "published").iterdir(), key=lambda entry: entry.name):
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = _read(file)
         name = file.name.removesuffix(".toml")
         experiments[name] = Experiment(
             name=name, source=content["source"], train=content["train"], published=content.get("published", {})
@@ -62,8 +63,18 @@ def recommended(dataset: str, model: str) -> dict[str, Any]:
     file = _FOLDER / "tuned" / f"{dataset}.toml"
     if not dataset.isidentifier() or not file.is_file():
         file = _FOLDER / "tuned" / "general.toml"
-    content = tomllib.loads(file.read_text(encoding="utf-8"))
+    content = _read(file)
     return {**content.get("all", {}), **content.get(model, {})}
+
+
+def search_space(model: str) -> dict[str, Any]:
+    """Return where a sweep searches which settings of a model by default."""
+    space: dict[str, Any] = _read(_FOLDER / "search_spaces.toml")[model]
+    return space
+
+
+def _read(file: Traversable) -> dict[str, Any]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 def stated(config: TrainConfig) -> dict[str, Any]:
