@@ -40,6 +40,5 @@ def _sweep_config(arguments: flags.Arguments) -> SweepConfig:
 
 def _settings(arguments: flags.Arguments) -> flags.Arguments:
     config = _sweep_config(dict(arguments))
-    space = config.searched()
-    settings = {**flags.printed(config.run_config({})), **dict.fromkeys(space, SUPPRESS), **arguments}
-    return {**settings, "strengths": config.strengths, "space": space}
+    own = {"strengths": config.strengths, "space": config.searched()}
+    return flags.printed(config.run_config({})) | dict.fromkeys(own["space"], SUPPRESS) | arguments | own

@@ -116,9 +116,7 @@ class SweepConfig:
     @property
     def evaluation(self) -> EvaluateConfig:
         """Perturbations and draws that score a trial."""
-        return EvaluateConfig(
-            strengths=self.strengths, draws=self.draws, attack_draws=self.draws, evaluation_seed=self.sweep_seed
-        )
+        return EvaluateConfig(strengths=self.strengths, draws=self.draws)
 
 
 def open_study(url: str, name: str) -> "Study":

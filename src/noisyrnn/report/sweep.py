@@ -79,8 +79,7 @@ def plots(study: Any) -> list[tuple[str, Figure]]:
 def _fitted(figure: Canvas) -> Canvas:
     """Make room for the labels of a figure's panels: long names, and one number for each power of ten."""
     panels = len(figure.axes[1:])  # beside a colour bar; a single one and its bar have a grid with rows of no height
-    engine = "tight" if panels == 1 else "constrained"
-    figure.set(size_inches=(max(7.0, 2.2 * panels), 3.6), layout_engine=engine)
+    figure.set(size_inches=(max(7.0, 2.2 * panels), 3.6), layout_engine="tight" if panels == 1 else "constrained")
     figure.suptitle("")
     for panel in figure.axes:
         for place in ("left", "center"):
