@@ -375,10 +375,10 @@ def test_both_estimators_agree_for_any_cell(name):
     (inputs, labels), chosen = data("both")
     if not model.layer.cell.supports_dt:
         del chosen["dt"]
-    tangent = tangent_regularizer(model, inputs, labels, noise=noise, draws=3000, seed=1, **chosen).measurement()
+    tangent = tangent_regularizer(model, inputs, labels, noise=noise, draws=1500, seed=1, **chosen).measurement()
     # The exponential RNN is linear away from its jump, which noise as weak as this hardly ever reaches.
     scale = 1e-4 if name == "exprnn" else 0.01
-    simulated = antithetic_regularizer(model, inputs, labels, noise=noise, scale=scale, pairs=3000, seed=2, **chosen)
+    simulated = antithetic_regularizer(model, inputs, labels, noise=noise, scale=scale, pairs=1500, seed=2, **chosen)
     error = torch.hypot(tangent.standard_error, simulated.standard_error)
     assert ((tangent.value - simulated.value).abs() <= 4 * error).all()
     assert (error < 0.15 * tangent.value.abs().max()).all()
@@ -455,7 +455,7 @@ def test_the_error_of_the_expansion_falls_four_fold(form):
     (inputs, labels), _ = data()
     exact = explicit_regularizer(model, inputs, labels, noise=noise).total.detach()
     coarse, middle, fine = (
-        antithetic_regularizer(model, inputs, labels, noise=noise, scale=scale, pairs=6000, seed=3)
+        antithetic_regularizer(model, inputs, labels, noise=noise, scale=scale, pairs=3000, seed=3)
         for scale in (0.05, 0.025, 0.0125)
     )
     slopes = torch.log2((coarse.value - middle.value) / (middle.value - fine.value))

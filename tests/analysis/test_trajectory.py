@@ -63,7 +63,9 @@ def test_jacobians_are_autograds(name, variant):
     _, trajectory = whole(name, variant)
     vectors = drawn(2, BATCH, trajectory.end.shape[1])
     for m in (0, 2, STEPS - 1):
-        full = torch.autograd.functional.jacobian(lambda h, m=m: trajectory.maps(m, h), trajectory.states[m].detach())
+        full = torch.autograd.functional.jacobian(
+            lambda h, m=m: trajectory.maps(m, h), trajectory.states[m].detach(), vectorize=True
+        )
         rows = torch.stack([full[b, :, b] for b in range(BATCH)])
         torch.testing.assert_close(trajectory.jacobian(m), rows, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(

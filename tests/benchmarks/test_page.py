@@ -141,6 +141,7 @@ def test_an_unfinished_run_goes_on_from_its_last_case(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "Worker", Refuser)
     monkeypatch.setattr("benchmarks.speed.rounds.Worker", Refuser)
     monkeypatch.setattr(step.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("benchmarks.speed.figures._svg", lambda *_: "<svg></svg>")  # drawing takes most of the time
     asked = []
 
     def measured(entry, case, workers, **_):

@@ -82,7 +82,7 @@ def test_spectra_are_those_of_the_jacobian_of_the_rest_of_the_pass(name, variant
     assert measured.kind == norms.kind == "exact"
     for m in range(STEPS):
         trajectory, onward = from_here(model, inputs, m, chosen)
-        full = torch.autograd.functional.jacobian(onward, trajectory.states[m])
+        full = torch.autograd.functional.jacobian(onward, trajectory.states[m], vectorize=True)
         for b in range(BATCH):
             if m >= lengths[b]:
                 assert measured.value[b, m].isnan().all() and norms.value[b, m].isnan()
@@ -272,7 +272,7 @@ def test_the_input_jacobian_is_autograds(name):
     for lengths in (None, LENGTHS):
         chosen = {} if lengths is None else {"lengths": lengths}
         measured = input_jacobian(model, inputs, **chosen)
-        full = torch.autograd.functional.jacobian(lambda x, c=chosen: model(x, **c), inputs)
+        full = torch.autograd.functional.jacobian(lambda x, c=chosen: model(x, **c), inputs, vectorize=True)
         expected = torch.stack([full[b, :, b] for b in range(BATCH)])
         assert measured.kind == "exact"
         torch.testing.assert_close(measured.value, expected, rtol=1e-10, atol=1e-12)
