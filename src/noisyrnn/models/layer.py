@@ -35,32 +35,32 @@ from noisyrnn.noise.hidden_noise import NOISE_MODES, HiddenNoise
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 NOT_OPTIONS = ("build", "device", "dtype")
-"""Constructor arguments that are not settings: how a cell is made, and where its weights are at first."""
+"""Constructor arguments that are not settings: the factory of the cells, and where the weights are at first."""
 
 
 class RecurrentLayer(nn.Module):
-    """Runs recurrent cells over sequences, one for each layer and direction; the concrete layers only choose the cell.
+    """Runs recurrent cells over sequences, one cell for each layer and direction. Subclasses only choose the cell.
 
     Layer number l, from 0, has its forward cell at `cells["l0"]`, `cells["l1"]`, … and its backward cell at
     `cells["l0_reverse"]`, …; so a parameter `C` is called `cells.l0.C` in a `state_dict`. Weights saved under the older
-    name `cell.C` load into a layer of one cell. Each cell has its own stream of a `BrownianPath`: the path's own for
-    the first cell, and the following ones for the others, in the order of `cells`.
+    name `cell.C` load into a layer of one cell. Each cell has its own stream of a `BrownianPath`: cell number k, in the
+    order of `cells`, has the path's stream plus k.
 
     Every constructor argument of a concrete layer is an attribute of the same name, so that `options` can rebuild it.
     The keyword arguments are those of `LayerOptions`, which describes them.
 
     Args:
-        build: Makes a cell of `(input_size, hidden_size)`: a `Cell`, or a module called as `nn.RNNCell` is, such as
-            `nn.GRUCell` (see `ModuleCell`).
+        build: Called with `(input_size, hidden_size)`; returns a `Cell`, or a module that is called like `nn.RNNCell`,
+            such as `nn.GRUCell` (see `ModuleCell`).
         input_size: Channels of one step, at least 1.
         hidden_size: Units of each cell, at least 1.
 
     Attributes:
         cells: The cells by name, in the order of `h_0` and `h_n`.
-        noise_mode: When noise is added: "auto" (in training mode), "on" or "off". In a `SequenceModel` training mode
-            means that of both: code that puts only a model's recurrent modules in training mode adds no noise.
-        kernel: What runs the loops over time: "auto" (the fastest that can), "cpp", "triton", "eager" or "reference".
-            The environment variable NOISYRNN_KERNEL overrides it.
+        noise_mode: When noise is added: "auto" (in training mode), "on" or "off". In a `SequenceModel`, "auto" adds
+            noise only if both the model and the layer are in training mode.
+        kernel: Kernel that runs the loops over time: "auto" (the fastest that supports the cell), "cpp", "triton",
+            "eager" or "reference". The environment variable NOISYRNN_KERNEL overrides it.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -81,7 +81,7 @@ class RecurrentLayer(nn.Module):
     """Defaults of a subclass in place of those of the class that it extends."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Show in the signature what the subclass passes on as `**options`."""
+        """List the options that the subclass passes on as `**options` in its signature."""
         super().__init_subclass__(**arguments)
         if "__init__" in vars(cls):
             show_options(cls, _kinds(cls)[1], defaults=cls.defaults, without=("build",))
@@ -143,10 +143,10 @@ class RecurrentLayer(nn.Module):
 
     @property
     def cell(self) -> Cell:
-        """The only cell.
+        """The cell of a layer that has one.
 
         Raises:
-            TypeError: If there are several.
+            TypeError: If the layer has several cells.
         """
         cells: Mapping[str, Any] = self.cells._modules
         if len(cells) > 1:
@@ -155,22 +155,22 @@ class RecurrentLayer(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """Entries of one output: `hidden_size`, twice that for two directions."""
+        """Entries of one output: `hidden_size`, or twice that with two directions."""
         return self.hidden_size * (2 if self.bidirectional else 1)
 
     @property
     def hidden_noise(self) -> HiddenNoise:
-        """The noise of every cell as laws and levels per step."""
+        """Noise of every cell: laws, and levels per step."""
         return HiddenNoise(
             additive=self.additive, multiplicative=self.multiplicative, form=self.noise_form, law=self.noise_law
         )
 
     def check_inputs(self, inputs: Tensor | PackedSequence) -> None:
-        """Raise unless `inputs` have a shape and type that `forward` takes."""
+        """Raise unless `forward` accepts the shape and type of `inputs`; errors as for `forward`."""
         check_form(inputs, input_size=self.input_size, batch_first=self.batch_first)
 
     def as_batch_first(self) -> Self:
-        """The layer for inputs `(batch, steps, input_size)`: itself, or a view that shares all but `batch_first`."""
+        """Return a layer for inputs `(batch, steps, input_size)`: itself, or a view with another `batch_first`."""
         if self.batch_first:
             return self
         view = shared_view(self)
@@ -178,12 +178,12 @@ class RecurrentLayer(nn.Module):
         return view
 
     def options(self) -> dict[str, Any]:
-        """Every setting of the constructor and its value; of a class of the user's own, those that it keeps."""
+        """Return the constructor's settings and their values; for a user's class, those that are attributes."""
         names = [name for name in inspect.signature(type(self)).parameters if name not in NOT_OPTIONS]
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def extra_repr(self) -> str:
-        """The constructor's settings."""
+        """Return the constructor's settings."""
         return ", ".join(f"{name}={value!r}" for name, value in self.options().items())
 
     def forward(
@@ -197,22 +197,23 @@ class RecurrentLayer(nn.Module):
         path: BrownianPath | None = None,
         last_only: bool = False,
     ) -> tuple[Any, Tensor]:
-        """All outputs and the last states.
+        """Return all outputs and the last states.
 
-        `lengths`, `mask` and `dt` have the batch first whatever `batch_first` is.
+        `lengths`, `mask` and `dt` are always batch-first, regardless of `batch_first`.
 
         Args:
             inputs: `(batch, steps, input_size)`; without `batch_first` `(steps, batch, input_size)`; for one sequence
                 `(steps, input_size)`; or packed.
             h_0: Initial states, `(directions * num_layers, batch, state_size)`, without the batch axis for one
                 sequence; zeros by default. The order is that of `cells`.
-            lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
-            mask: The same as bool `(batch, steps)`: true on the valid steps, which must come first.
+            lengths: Valid steps of each sequence, int64 `(batch,)`, each in [1, steps]; all by default.
+            mask: Valid steps as a mask, bool `(batch, steps)`: true on the valid steps, which must come first.
             dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`, above 0; 1 by default.
-                A step keeps its length when a backward direction takes it.
-            path: Where the noise comes from; by default `BrownianPath.random`: a new path for every pass, from
-                torch's default generator.
-            last_only: Whether the outputs may be `None`, which saves memory; they are not where a hook sees them.
+                A step has the same length in both directions.
+            path: Source of the noise; by default `BrownianPath.random`, a new path for every pass, from torch's
+                default generator.
+            last_only: Allow `None` as outputs, which saves memory. A layer with a forward or backward hook returns them
+                nevertheless.
 
         Returns:
             Outputs of the last layer in the form of the inputs, with `directions * hidden_size` entries, zero past a
@@ -272,7 +273,7 @@ class RecurrentLayer(nn.Module):
         )
 
     def last_output(self, inputs: Tensor | PackedSequence, h_0: Tensor | None = None, **options: Any) -> Tensor:
-        """The last layer's final output, `(batch, output_size)`; `(output_size,)` for one sequence.
+        """Return the last layer's final output, `(batch, output_size)`; `(output_size,)` for one sequence.
 
         This is the output at the last valid step, next to that of a backward direction at the first step. Arguments are
         those of `forward`.
@@ -282,17 +283,18 @@ class RecurrentLayer(nn.Module):
 
     @torch.no_grad()
     def step(self, inputs: Tensor, state: Tensor | None = None) -> Tensor:
-        """The state after one noise-free step, for streams: the next value need not be known yet.
+        """Return the state after one noise-free step, for data that arrive one step at a time.
 
-        Steps one after another give what `forward` gives in evaluation mode with the noise off. No gradients.
+        Successive steps compute what `forward` computes with the noise and the dropout off. No gradients.
 
         Args:
-            inputs: `(batch, input_size)`; of a head, what its `standardize` makes of them.
+            inputs: `(batch, input_size)`; for the layer of a `SequenceModel`, standardized by its `standardize`.
             state: `(batch, state_size)`, whose first `hidden_size` entries are the output; for several layers
-                `(num_layers, batch, state_size)`, of which the last has the output. Zeros by default.
+                `(num_layers, batch, state_size)`, of which the last contains the output. Zeros by default.
 
         Raises:
             ValueError: If a shape is wrong, or the layer is bidirectional.
+            TypeError: If the type of `inputs` or `state` is not that of the weights.
         """
         if inputs.ndim != 2 or inputs.shape[1] != self.input_size:
             raise ValueError(f"inputs must have shape (batch, {self.input_size}), got {tuple(inputs.shape)}.")
@@ -317,7 +319,7 @@ class RecurrentLayer(nn.Module):
         return torch.stack(after)
 
     def _step(self, cell: Cell, packed: PackedWeights, inputs: Tensor, state: Tensor | None) -> Tensor:
-        """One cell's state after one noise-free step."""
+        """Return one cell's state after one noise-free step."""
         if state is None:
             state = cell.initial_state(len(inputs))
         if state.shape != (len(inputs), cell.state_size):
@@ -326,12 +328,12 @@ class RecurrentLayer(nn.Module):
         return cell.step(inputs, state) if after is None else after
 
     def _dropout(self, path: BrownianPath | None, cells: int, outputs: Tensor, level: int) -> Tensor:
-        """The outputs of layer number `level` with some of them dropped."""
+        """Apply dropout to the outputs of layer number `level`."""
         assert path is not None
         return apply_dropout(outputs, self.dropout, path, cells + level)
 
     def _initial_states(self, h_0: Tensor | None, batch: int, unbatched: bool) -> list[Tensor]:
-        """One state `(batch, state_size)` for each cell."""
+        """Return one state `(batch, state_size)` for each cell."""
         cells: list[Any] = list(self.cells.values())
         if h_0 is None:
             return [cell.initial_state(batch) for cell in cells]
@@ -344,32 +346,32 @@ class RecurrentLayer(nn.Module):
 
 
 def _kinds(kind: type[RecurrentLayer]) -> list[type[RecurrentLayer]]:
-    """The class itself and those that it extends, up to `RecurrentLayer`."""
+    """Return the class and its base classes, up to `RecurrentLayer`."""
     return [base for base in kind.__mro__ if issubclass(base, RecurrentLayer)]
 
 
 def pass_options(layer: Any) -> dict[str, bool]:
-    """Options for a call of `layer` that needs `final_output` only, not all outputs."""
-    return {} if "forward" in vars(layer) else {"last_only": True}  # a replaced `forward` need not know the option
+    """Return the options for a call of `layer` of which only `final_output` is needed."""
+    return {} if "forward" in vars(layer) else {"last_only": True}  # a `forward` of the instance may lack the option
 
 
 def final_output(
     layer: Any, outputs: Any, h_n: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """The last layer's final output, `(batch, output_size)`, from what a call of `layer` with `pass_options` returned.
+    """Return the last layer's final output, `(batch, output_size)`, from the results of a call with `pass_options`.
 
-    Where the call returned outputs, which a hook may have changed, it is taken from them.
+    It is taken from the outputs if the call returned them, since a hook may have changed them.
 
     Args:
-        layer: The layer.
-        outputs: What it returned, or `None`.
-        h_n: Last states.
-        lengths: Those of the call.
-        mask: That of the call.
+        layer: The layer that was called.
+        outputs: The outputs that it returned, or `None`.
+        h_n: The last states that it returned.
+        lengths: `lengths` of the call.
+        mask: `mask` of the call.
     """
     size = layer.hidden_size
     if outputs is None:
-        # Views only where they are needed: each is a step of autograd, which a short sequence feels.
+        # Each view is a node of autograd, whose cost is noticeable for short sequences.
         ends = (h_n.squeeze(0),) if len(h_n) == 1 else h_n.unbind(0)[-2 if layer.bidirectional else -1 :]
         if ends[0].shape[-1] > size:
             ends = tuple(end[..., :size] for end in ends)
@@ -388,17 +390,17 @@ def final_output(
         forward = outputs[torch.arange(len(outputs), device=outputs.device), lengths.to(outputs.device) - 1]
     if layer.bidirectional:
         return torch.cat([forward[:, :size], outputs[:, 0, size:]], dim=1)
-    return forward.clone(memory_format=torch.contiguous_format)  # as a state: rounding depends on where it lies
+    return forward.clone(memory_format=torch.contiguous_format)  # as a state is: rounding depends on the layout
 
 
 def shared_view(module: ModuleT) -> ModuleT:
-    """A module with the same weights, buffers, hooks and modules; setting an attribute of it changes no other."""
+    """Return a module with the same weights, buffers, hooks and submodules, whose attributes can be set separately."""
     view: ModuleT = object.__new__(type(module))
     view.__dict__.update(module.__dict__)
     return view
 
 
 def _rename_older_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Let weights saved when a layer had one cell, named `cell`, load as those of `cells.l0`."""
+    """Rename weights of `cell`, as older versions saved them, to those of `cells.l0`."""
     for name in [name for name in state if name.startswith(f"{prefix}cell.")]:
         state[f"{prefix}cells.l0.{name.removeprefix(f'{prefix}cell.')}"] = state.pop(name)

@@ -1,7 +1,7 @@
-"""Modules whose parameters a cell reads without calling them: what a call would do acts too, or is refused.
+"""Applies or rejects the hooks of modules whose parameters a cell reads without calling them.
 
 A fused kernel takes a cell's weights as tensors. It calls neither the cell nor modules such as its `nn.Linear`, so
-their hooks and their `forward` do not run by themselves.
+their hooks and their `forward` would not run.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,14 +21,14 @@ _HOOKS = {
     "_backward_hooks": "backward hook",
 }
 _WEIGHT_HOOKS = (BasePruningMethod, WeightNorm, SpectralNorm)
-"""Pre-hooks that only set a parameter of their module, which they need no inputs for."""
+"""Pre-hooks that only set a parameter of their module and ignore its inputs."""
 
 
 class Switch:
-    """An attribute of a module that takes one of several values; the value itself is kept as `_name`.
+    """Attribute of a module with a fixed set of values; the value is stored as `_name`.
 
     Args:
-        choices: What it takes.
+        choices: Allowed values; setting another one raises `ValueError`.
     """
 
     def __init__(self, choices: Collection[str]) -> None:
@@ -46,16 +46,16 @@ class Switch:
 
 
 def prepare_weights(cell: Any) -> None:
-    """Set the weights of a cell as a call of its modules would; once for each pass, before they are read.
+    """Set the weights of a cell as a call of its modules would. Called once for each pass, before they are read.
 
-    Pruning and torch's older weight and spectral normalization do it in a forward pre-hook, which runs here.
+    Pruning and torch's older weight and spectral normalization set weights in a forward pre-hook, which runs here.
 
     Args:
         cell: A `Cell`; its `reads` names the modules that it reads and does not call.
 
     Raises:
-        ValueError: If one of these, or the cell, has another hook, or a `forward` set on the instance.
-        TypeError: If one of these has the `forward` of another class.
+        ValueError: If the cell or one of these modules has another hook, or a `forward` set on the instance.
+        TypeError: If the `forward` of one of these modules is not that of a class in `reads`.
     """
     check_uncalled(cell, type(cell).__name__)
     _run_weight_hooks(cell)
@@ -70,16 +70,16 @@ def prepare_weights(cell: Any) -> None:
 
 
 def check_uncalled(module: nn.Module, name: str, kinds: Sequence[type[nn.Module]] = ()) -> None:
-    """Raise if a call of a module would do more than its parameters show.
+    """Raise if a call of a module could have an effect that its parameters do not show.
 
     Args:
-        module: It is read, not called.
-        name: Of the module, for the message.
-        kinds: Classes of which one must have its `forward`; any for none.
+        module: Module whose parameters are read without calling it.
+        name: Its name in the message.
+        kinds: Classes, one of which must define the module's `forward`; empty to skip this check.
 
     Raises:
-        ValueError: If it has a hook that does not just set a weight, or a `forward` of its instance.
-        TypeError: If its class has another `forward`.
+        ValueError: If the module has a hook that does more than set a weight, or a `forward` set on the instance.
+        TypeError: If its `forward` is not that of one of `kinds`.
     """
     state = module.__dict__
     for attribute, kind in _HOOKS.items():
@@ -105,7 +105,7 @@ def check_uncalled(module: nn.Module, name: str, kinds: Sequence[type[nn.Module]
 
 
 def first_parameter(module: nn.Module) -> Tensor | None:
-    """A parameter of a module, `None` where it has none; `parameters()` takes several times as long to begin."""
+    """Return a parameter of a module, or `None`; several times as fast as the first item of `parameters()`."""
     for own in module._parameters.values():
         if own is not None:
             return own
@@ -117,14 +117,14 @@ def first_parameter(module: nn.Module) -> Tensor | None:
 
 
 def called_hooks(module: nn.Module) -> bool:
-    """Whether a hook looks at what a call of this module returns."""
+    """Return whether a hook receives the results of a call of this module, or their gradients."""
     state = module.__dict__
     own = state["_forward_hooks"] or state["_backward_hooks"] or state["_backward_pre_hooks"]
     return bool(own) or nn.modules.module._has_any_global_hook()
 
 
 def _run_weight_hooks(module: nn.Module) -> None:
-    """Run the pre-hooks that set a weight."""
+    """Run the pre-hooks that only set a weight."""
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, _WEIGHT_HOOKS):
             hook(module, ())

@@ -1,1 +1,1 @@
-"""Cells for loops over time of one's own, and modules of one's own as cells."""
+"""Cells for user-written loops over time, and user modules as cells."""

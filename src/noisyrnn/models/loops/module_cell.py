@@ -1,4 +1,4 @@
-"""A recurrent module of any kind as a cell."""
+"""Adapts any recurrent module to the interface of a cell."""
 
 from typing import ClassVar
 
@@ -10,16 +10,18 @@ from noisyrnn.models.cell import Cell
 
 
 class ModuleCell(Cell):
-    """A module that is called as `nn.RNNCell` is, `h = module(x, h)` or `(h, c) = module(x, (h, c))`.
+    """Cell of a module that is called like `nn.RNNCell`: `h = module(x, h)` or `(h, c) = module(x, (h, c))`.
 
-    The state holds the parts side by side, the first of which is the output. It runs by the reference loop alone.
+    The state is the concatenation of its parts, the first of which is the output. Only the reference loop can run it.
 
     Args:
-        module: Called with `(batch, input_size)` and its state; it has the attributes `input_size` and `hidden_size`.
-        parts: Tensors `(batch, hidden_size)` in its state; by default 2 for `nn.LSTMCell` and 1 for all others.
+        module: Called with inputs `(batch, input_size)` and its state. Must have integer attributes `input_size` and
+            `hidden_size`.
+        parts: Number of tensors `(batch, hidden_size)` in its state, at least 1; by default 2 for `nn.LSTMCell` and 1
+            for all other modules.
 
     Raises:
-        TypeError: If the module does not say its sizes.
+        TypeError: If the module lacks one of these attributes.
         ValueError: If `parts` is below 1.
     """
 
@@ -42,27 +44,27 @@ class ModuleCell(Cell):
 
     @property
     def state_size(self) -> int:
-        """Entries of all parts."""
+        """Entries of the state: `parts * hidden_size`."""
         return self.parts * self.hidden_size
 
     def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
-        """The new state minus the old one; `dt` has no meaning here."""
+        """Return the new state minus the old one, `(batch, state_size)`; `dt` is ignored."""
         return self.joined(self.module(inputs, self.split(state))) - state
 
     def split(self, state: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """A state `(batch, state_size)` as the module takes it."""
+        """Return a state `(batch, state_size)` in the module's form."""
         return state if self.parts == 1 else state.chunk(self.parts, dim=1)
 
     def joined(self, state: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """What the module returns as one state `(batch, state_size)`."""
+        """Join a state in the module's form to `(batch, state_size)`."""
         return state if isinstance(state, Tensor) else torch.cat(tuple(state), dim=1)
 
 
 def as_cell(module: nn.Module) -> Cell:
-    """The module if it is a cell, else a cell of it.
+    """Return the module itself if it is a `Cell`, or else a `ModuleCell` of it.
 
     Raises:
-        TypeError: If it runs over whole sequences, as `nn.GRU` does.
+        TypeError: If the module takes whole sequences, as `nn.GRU` does.
     """
     if isinstance(module, nn.RNNBase) or hasattr(module, "batch_first"):
         name = type(module).__name__

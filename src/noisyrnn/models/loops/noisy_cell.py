@@ -1,4 +1,4 @@
-"""The noisy RNN's cell, for loops over time of one's own."""
+"""The noisy RNN's cell, for user-written loops over time."""
 
 import inspect
 from typing import Unpack
@@ -19,9 +19,9 @@ class NoisyCellOptions(LipschitzOptions, NoiseOptions, CellOptions, total=False)
 
 
 class NoisyCell(WithHiddenNoise):
-    r"""One step of the noisy RNN, called as `nn.RNNCell` is; see `WithHiddenNoise` for its call.
+    r"""One step of the noisy RNN. Called like `nn.RNNCell`, with the arguments of `WithHiddenNoise.forward`.
 
-    Its weights are those of a `NoisyRNN` of one cell: `layer.cell.load_state_dict(noisy_cell.cell.state_dict())`.
+    A `NoisyRNN` of one cell has the same weights: `layer.cell.load_state_dict(noisy_cell.cell.state_dict())`.
 
     Args:
         input_size: Channels of one step, at least 1.

@@ -1,4 +1,4 @@
-"""Cells with hidden noise for loops over time of one's own."""
+"""Cells with hidden noise for user-written loops over time."""
 
 from dataclasses import replace
 
@@ -18,19 +18,19 @@ class WithHiddenNoise(nn.Module):
     r"""Adds noise to a cell's new hidden state. Called like `nn.RNNCell`.
 
     The cell's update :math:`h \leftarrow h + \Delta` becomes :math:`h \leftarrow h + \mu \odot \Delta + \eta`, as in a
-    `RecurrentLayer`; what else the state holds, such as an LSTM's memory, stays as it is. For whole sequences use
+    `RecurrentLayer`; the rest of the state, such as an LSTM's memory, is unchanged. For whole sequences use
     `RecurrentLayer(nn.GRUCell, input_size, hidden_size, additive=...)`.
 
     Args:
         cell: `nn.RNNCell`, `nn.GRUCell`, `nn.LSTMCell`, a module called like one of them (see `ModuleCell`), or a
             `Cell`.
-        noise: Laws and levels.
+        noise: Laws and levels of the noise.
 
     Attributes:
         noise_mode: When noise is added: "auto" (in training mode), "on" or "off".
 
     Raises:
-        TypeError: If the module does not say its sizes.
+        TypeError: If the cell lacks `input_size` or `hidden_size`, or `noise` is not a `HiddenNoise`.
 
     Example:
         >>> cell = WithHiddenNoise(nn.GRUCell(3, 8), HiddenNoise(additive=0.1))
@@ -55,7 +55,7 @@ class WithHiddenNoise(nn.Module):
         self.noise_mode = "auto"
 
     def extra_repr(self) -> str:
-        """The noise."""
+        """Return the noise."""
         return repr(self.hidden_noise)
 
     def forward(
@@ -67,22 +67,25 @@ class WithHiddenNoise(nn.Module):
         path: BrownianPath | None = None,
         step: int = 0,
     ) -> Tensor | tuple[Tensor, ...]:
-        """The state after one step.
+        """Return the state after one step.
 
         Args:
-            inputs: `(batch, input_size)`, or `(input_size,)`.
+            inputs: `(batch, input_size)`, or `(input_size,)` for one sequence.
             state: The last state in the cell's own form, `(batch, state_size)` or a tuple `(h, c)`, without the batch
-                axis where the inputs have none; zeros by default.
+                axis for one sequence; zeros by default.
             dt: Length of the step in nominal steps, a number or `(batch,)`, above 0; 1 by default.
-            path: Where the noise comes from; by default `BrownianPath.random`: a new path for every call, from
-                torch's default generator.
-            step: Which step of the path this is, from 0. A loop that counts it sees what a layer sees along `path`.
+            path: Source of the noise; by default `BrownianPath.random`, a new path for every call, from torch's
+                default generator.
+            step: Number of this step along the path, at least 0. A loop that counts its steps gets the noise that a
+                layer gets from `path`.
 
         Returns:
             The new state in the form of the old one.
 
         Raises:
-            ValueError: If a shape does not fit, `step` is given without a path, or `dt` to a cell without one.
+            ValueError: If a shape does not fit, `step` is above 0 without a path, or `dt` is given for a cell whose
+                steps have no length.
+            TypeError: If `path` is not a `BrownianPath`, or the type of `inputs` is not that of the weights.
         """
         check_path(path)
         check_integer("step", step, minimum=0)
@@ -111,7 +114,7 @@ class WithHiddenNoise(nn.Module):
         return self._split(after, alone)
 
     def _joined(self, state: Tensor | tuple[Tensor, ...] | None, batch: int, alone: bool) -> Tensor:
-        """The state as the loops take it, `(batch, state_size)`."""
+        """Join a state in the cell's own form to `(batch, state_size)`; zeros for `None`."""
         if state is None:
             return self.cell.initial_state(batch)
         parts = (state,) if isinstance(state, Tensor) else tuple(state)
@@ -122,7 +125,7 @@ class WithHiddenNoise(nn.Module):
         return joined
 
     def _split(self, state: Tensor, alone: bool) -> Tensor | tuple[Tensor, ...]:
-        """The state `(batch, state_size)` in the cell's own form."""
+        """Return the state `(batch, state_size)` in the cell's own form."""
         state = state[0] if alone else state
         parts = self.cell.parts if isinstance(self.cell, ModuleCell) else 1
         return state if parts == 1 else state.chunk(parts, dim=-1)

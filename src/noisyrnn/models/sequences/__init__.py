@@ -1,1 +1,1 @@
-"""What a layer does to sequences around its loops over time: layout, direction, dropout, and where noise comes from."""
+"""Operations on sequences around a layer's loops over time: layout, direction, stacking and dropout."""

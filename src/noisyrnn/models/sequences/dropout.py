@@ -8,16 +8,16 @@ from noisyrnn.noise.brownian import BrownianPath
 
 
 def apply_dropout(outputs: Tensor, rate: float, path: BrownianPath, stream: int) -> Tensor:
-    """`outputs` with each entry zero with probability `rate`, and the others divided by `1 - rate`.
+    """Set each entry of `outputs` to zero with probability `rate` and divide the others by `1 - rate`.
 
-    Which entries are zero depends on (seed, row, step, unit) only, as hidden noise does, and neither on the global
-    random state nor on padding. An antithetic path keeps the mask, since only its noise has the other sign.
+    Like hidden noise, the mask depends only on (seed, row, step, unit), not on the global random state or on padding.
+    An antithetic path has the same mask: it changes only the sign of the noise.
 
     Args:
         outputs: `(batch, steps, size)`.
-        rate: In [0, 1).
-        path: Where the mask comes from.
-        stream: Tells the mask apart from all else that is drawn from the path.
+        rate: Probability in [0, 1).
+        path: Source of the mask.
+        stream: Added to the path's stream, so that the mask is independent of the noise drawn from the path.
     """
     batch, steps, size = outputs.shape
     uniform = replace(path, stream=path.stream + stream, sign=1, factor=1).uniforms(

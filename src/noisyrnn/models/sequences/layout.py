@@ -13,14 +13,14 @@ from noisyrnn.padding import valid_steps
 
 
 class Sequences(NamedTuple):
-    """Sequences in the one form that the loops take, and what is needed to give results back in the caller's.
+    """Sequences in the form that the loops take, with what is needed to return results in the caller's form.
 
     Args:
         values: `(batch, steps, input_size)`.
-        lengths: Valid steps of each sequence, int64 `(batch,)` on the device of `values`; `None` where all are.
-        batch_first: Whether the caller has the batch before the steps.
-        unbatched: Whether the caller gave one sequence without a batch axis.
-        packed: What the caller gave, if it was packed.
+        lengths: Valid steps of each sequence, int64 `(batch,)` on the device of `values`; `None` if all are valid.
+        batch_first: Whether the caller's batch axis comes before the steps.
+        unbatched: Whether the caller passed one sequence without a batch axis.
+        packed: The caller's sequences if they were packed.
     """
 
     values: Tensor
@@ -30,7 +30,7 @@ class Sequences(NamedTuple):
     packed: PackedSequence | None = None
 
     def restore(self, outputs: Tensor) -> Tensor | PackedSequence:
-        """Outputs `(batch, steps, size)` in the caller's form."""
+        """Return outputs `(batch, steps, size)` in the caller's form."""
         if self.packed is not None:
             return _packed_like(self.packed, outputs)
         if self.unbatched:
@@ -85,19 +85,19 @@ def to_batch_first(
     lengths: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Sequences:
-    """Sequences as the loops take them.
+    """Convert sequences to the form that the loops take.
 
     Args:
         inputs: `(batch, steps, input_size)`, or `(steps, batch, input_size)` without `batch_first`;
-            `(steps, input_size)` for one sequence; or packed, in which case their lengths are known.
-        input_size: Channels.
-        batch_first: See `inputs`.
-        lengths: Valid steps of each sequence, integers `(batch,)`.
-        mask: The same as bool `(batch, steps)`: true on a sequence's valid steps, which come first.
+            `(steps, input_size)` for one sequence; or packed, which includes their lengths.
+        input_size: Channels of one step.
+        batch_first: Whether the batch axis of `inputs` comes before the steps.
+        lengths: Valid steps of each sequence, integers `(batch,)`, each in [1, steps].
+        mask: Valid steps as a mask, bool `(batch, steps)`: true on a sequence's valid steps, which come first.
 
     Raises:
-        ValueError: If a shape or a value does not fit, or lengths are said twice.
-        TypeError: If something has the wrong type.
+        ValueError: If a shape or a value does not fit, or lengths are given twice.
+        TypeError: If an argument has the wrong type.
     """
     check_form(inputs, input_size=input_size, batch_first=batch_first)
     both = [name for name, given in (("lengths", lengths), ("mask", mask)) if given is not None]
@@ -122,7 +122,7 @@ def to_batch_first(
 
 
 def reverse_valid(values: Tensor, lengths: Tensor | None) -> Tensor:
-    """The valid steps of `(batch, steps)` or `(batch, steps, size)` in reverse order; padding stays behind them."""
+    """Reverse the valid steps of `(batch, steps)` or `(batch, steps, size)`; padding stays behind them."""
     if lengths is None:
         return values.flip(1)
     steps = values.shape[1]
@@ -131,16 +131,17 @@ def reverse_valid(values: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def step_lengths(dt: Tensor | float, values: Tensor, lengths: Tensor | None, like: Tensor) -> Tensor:
-    """Step lengths as a tensor `(steps,)` or `(batch, steps)` of the type of `like`; 1 past a sequence's end.
+    """Return step lengths as a tensor `(steps,)` or `(batch, steps)`; 1 past a sequence's end.
 
     Args:
-        dt: A number, `(steps,)` or `(batch, steps)`.
+        dt: Lengths in nominal steps, above 0: a number, `(steps,)` or `(batch, steps)`.
         values: The sequences, `(batch, steps, input_size)`.
-        lengths: Valid steps of each.
-        like: A tensor of the wanted type and device.
+        lengths: Valid steps of each sequence, int64 `(batch,)`; `None` if all are valid.
+        like: Tensor whose type and device the result has.
 
     Raises:
         ValueError: If the shape does not fit, or a step length is not positive and finite.
+        TypeError: If `dt` is not a number or a tensor.
     """
     batch, steps, _ = values.shape
     if isinstance(dt, str | bool) or dt is None:
@@ -163,7 +164,7 @@ def step_lengths(dt: Tensor | float, values: Tensor, lengths: Tensor | None, lik
 
 
 def _lengths_of(mask: Tensor, values: Tensor) -> Tensor:
-    """Number of true entries in each row of a mask that is true first and false then."""
+    """Return the number of true entries in each row of a mask; they must come first."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"mask must be a bool tensor, got {got}.")
@@ -180,10 +181,10 @@ def _lengths_of(mask: Tensor, values: Tensor) -> Tensor:
 
 
 def _packed_like(packed: PackedSequence, outputs: Tensor) -> PackedSequence:
-    """Outputs `(batch, steps, size)` packed as `packed` is."""
+    """Return outputs `(batch, steps, size)` packed like `packed`."""
     if packed.sorted_indices is not None:
         outputs = outputs[packed.sorted_indices]
-    counts = packed.batch_sizes.to(outputs.device)  # sequences that still go on at each step, the longest first
+    counts = packed.batch_sizes.to(outputs.device)  # sequences that have each step, the longest first
     going = valid_steps(counts, outputs.shape[0])
     return PackedSequence(
         outputs.transpose(0, 1)[going], packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices

@@ -1,4 +1,4 @@
-"""Runs layers one above another, each in one direction or in both."""
+"""Runs stacked layers, each in one direction or in both."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from noisyrnn.models.sequences.layout import reverse_valid
 
 Pass = Callable[..., tuple[Tensor | None, Tensor]]
-"""Runs one cell over sequences: called with inputs, initial state, `dt` and `every_step`, as `kernels.operator.run`."""
+"""Runs one cell over sequences. Takes inputs, initial state, `dt` and `every_step`, like `kernels.operator.run`."""
 
 
 def run_stack(
@@ -22,17 +22,17 @@ def run_stack(
     every_step: bool,
     between: Callable[[Tensor, int], Tensor] | None,
 ) -> tuple[Tensor | None, list[Tensor]]:
-    """Outputs of the last layer, `(batch, steps, directions * hidden_size)`, and the last state of every pass.
+    """Return the outputs of the last layer, `(batch, steps, directions * hidden_size)`, and every pass's last state.
 
     Args:
-        passes: Of the first layer forward and, for two directions, backward; of the second; and so on.
+        passes: The passes layer by layer; with two directions, forward and backward alternate.
         values: `(batch, steps, input_size)`.
         states: Initial states in the order of `passes`, each `(batch, state_size)`.
         directions: 1 or 2.
         lengths: Valid steps of each sequence, int64 `(batch,)`; a backward pass starts at the last of them.
-        dt: Length of each step, `(steps,)` or `(batch, steps)`.
-        every_step: Whether the outputs are wanted; else they are `None`.
-        between: From a layer's outputs and its number to the inputs of the next layer; `None` for the outputs.
+        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; `None` for 1.
+        every_step: Whether to return outputs; without it they are `None`.
+        between: Maps a layer's outputs and its number to the inputs of the next layer; `None` for the identity.
     """
     last_states: list[Tensor] = []
     outputs: Tensor | None = None
