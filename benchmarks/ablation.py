@@ -50,10 +50,12 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
 def main() -> None:
     """Train, evaluate and report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", choices=sorted(ARMS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("dataset", choices=sorted(ARMS), help="Data set whose variants are trained.")
+    parser.add_argument("--seeds", type=int, default=3, help="Seeds for each variant (default: %(default)s).")
+    parser.add_argument("--workers", type=int, default=1, help="Processes at the same time (default: %(default)s).")
+    parser.add_argument(
+        "--output", type=Path, help="Folder of the runs and the report (default: runs/ablation-DATASET)."
+    )
     words = parser.parse_args()
     output = (words.output or Path("runs") / f"ablation-{words.dataset}").resolve()
     configs = [

@@ -126,12 +126,16 @@ def measure(folder: RunFolder, norm: str, radius: float, sequences: int, queries
 def main() -> None:
     """Train, attack, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--sequences", type=int, default=450, help="attack the first N test sequences (default: all)")
-    parser.add_argument("--queries", type=int, default=5000, help="queries of the Square attack (default: 5000)")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path("runs") / "attacks")
+    parser.add_argument(
+        "--models", type=lambda text: text.split(","), default=list(MODELS), help="Models, separated by commas."
+    )
+    parser.add_argument("--seed", type=int, default=1, help="Seed of the trainings (default: %(default)s).")
+    parser.add_argument(
+        "--sequences", type=int, default=450, help="Attack only the first N test sequences (default: 450)."
+    )
+    parser.add_argument("--queries", type=int, default=5000, help="Queries of the Square attack (default: 5000).")
+    parser.add_argument("--workers", type=int, default=1, help="Processes at the same time (default: %(default)s).")
+    parser.add_argument("--output", type=Path, default=Path("runs") / "attacks", help="Folder of the runs and results.")
     given = parser.parse_args()
     parallel = joblib.Parallel(n_jobs=given.workers, verbose=5)
     folders = parallel(joblib.delayed(trained)(model, given.seed, given.output) for model in given.models)

@@ -42,9 +42,9 @@ def answers(name: str, model: str, seed: int, folder: Path | None) -> list[float
 def main() -> None:
     """Train all, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--seeds", type=int, default=5, help="Seeds for each model (default: %(default)s).")
+    parser.add_argument("--workers", type=int, default=1, help="Processes at the same time (default: %(default)s).")
+    parser.add_argument("--data-dir", type=Path, help="Folder to search for data first.")
     given = parser.parse_args()
     work = [(name, model, seed) for name in SETS for model in MODELS for seed in range(given.seeds)]
     parallel = joblib.Parallel(n_jobs=given.workers, verbose=5)

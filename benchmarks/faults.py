@@ -156,12 +156,12 @@ def one_fault(
 def main() -> int:
     """Run the campaign; return 1 if any fault changed a result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--terms", type=int, default=20)
-    parser.add_argument("--full", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--at-once", type=int, default=1, help="Faults at a time, each in a folder of its own.")
+    parser.add_argument("--output", type=Path, required=True, help="Folder of the runs and of faults.json.")
+    parser.add_argument("--kills", type=int, default=100, help="Number of `kill -9` (default: %(default)s).")
+    parser.add_argument("--terms", type=int, default=20, help="Number of SIGTERM (default: %(default)s).")
+    parser.add_argument("--full", type=int, default=10, help="Number of full disks (default: %(default)s).")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the moments (default: %(default)s).")
+    parser.add_argument("--at-once", type=int, default=1, help="Faults at the same time, each in its own folder.")
     given = parser.parse_args()
     output = given.output.resolve()
     output.mkdir(parents=True, exist_ok=True)

@@ -154,9 +154,9 @@ def campaign(output: Path, *, flips: int, seed: int, tell: Callable[[str], None]
 def main() -> int:
     """Run the campaign; return 1 if any flip changed a table without an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--flips", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="Folder of the runs and of flips.json.")
+    parser.add_argument("--flips", type=int, default=500, help="Number of changed files (default: %(default)s).")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the changes (default: %(default)s).")
     given = parser.parse_args()
     counts = campaign(given.output.resolve(), flips=given.flips, seed=given.seed)
     (given.output / "flips.json").write_text(json.dumps({"seed": given.seed, "flips": given.flips, **counts}, indent=1))

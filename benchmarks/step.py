@@ -279,25 +279,49 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
     main = Size()
     add = parser.add_argument
-    add("--output", type=Path, default=Path("runs/step"), help="folder of step.json and step.html")
-    add("--docs", type=Path, help="Markdown file that gets the tables, such as docs/performance.md")
-    add("--from", type=Path, dest="source", metavar="JSON", help="measure nothing: write the page from this step.json")
-    add("--resume", action="store_true", help="continue from the step.json of an unfinished run with the same options")
-    add("--extent", choices=("main", "growth", "full"), default="growth", help="the main size, one axis at a time, all")
-    add("--full", action="store_const", const="full", dest="extent", help="the same as --extent full")
-    add("--steps", type=positive, default=main.steps, help="of the main size")
-    add("--batch", type=positive, default=main.batch, help="of the main size")
-    add("--hidden", type=positive, default=main.hidden, help="of the main size")
-    add("--modes", nargs="+", choices=MODES, default=list(MODES))
-    add("--threads", nargs="+", type=positive, default=[2, 1])
-    add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS), metavar="NAME")
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    add("--rounds", type=positive, default=7)
-    add("--budget", type=float, default=30.0, help="seconds of a contestant for a case")
-    add("--epoch-sequences", type=positive, default=12800)
-    add("--epoch-kernel", default="auto")
-    add("--epoch-repeats", type=positive, default=2)
+    add(
+        "--output",
+        type=Path,
+        default=Path("runs/step"),
+        help="Folder of step.json and step.html (default: %(default)s).",
+    )
+    add("--docs", type=Path, help="Write the tables into this Markdown file, such as docs/performance.md.")
+    add("--from", type=Path, dest="source", metavar="JSON", help="Measure nothing; write the page from this step.json.")
+    add("--resume", action="store_true", help="Continue the step.json of an unfinished run with the same options.")
+    add(
+        "--extent",
+        choices=("main", "growth", "full"),
+        default="growth",
+        help="Sizes: the main one, one axis at a time, or all.",
+    )
+    add("--full", action="store_const", const="full", dest="extent", help="Short for --extent full.")
+    add("--steps", type=positive, default=main.steps, help="Steps of the main size (default: %(default)s).")
+    add("--batch", type=positive, default=main.batch, help="Sequences of the main size (default: %(default)s).")
+    add("--hidden", type=positive, default=main.hidden, help="Units of the main size (default: %(default)s).")
+    add("--modes", nargs="+", choices=MODES, default=list(MODES), help="Modes to measure (default: all).")
+    add(
+        "--threads",
+        nargs="+",
+        type=positive,
+        default=[2, 1],
+        help="Threads on a CPU; all sizes with the first only (default: 2 1).",
+    )
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="Device (default: %(default)s).")
+    everyone = list(CONTESTANTS)
+    add(
+        "--contestants",
+        nargs="+",
+        choices=everyone,
+        default=everyone,
+        metavar="NAME",
+        help=f"Layers and kernels to measure (default: {', '.join(everyone)}).",
+    )
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="What to measure (default: all).")
+    add("--rounds", type=positive, default=7, help="Timed turns of each contestant in a case (default: %(default)s).")
+    add("--budget", type=float, default=30.0, help="Seconds for each contestant and case (default: %(default)s).")
+    add("--epoch-sequences", type=positive, default=12800, help="Sequences of an epoch (default: %(default)s).")
+    add("--epoch-kernel", default="auto", help="Kernel of the epochs (default: %(default)s).")
+    add("--epoch-repeats", type=positive, default=2, help="Epochs to time (default: %(default)s).")
     words = parser.parse_args(arguments)
     if not words.budget > 0:
         parser.error(f"budget must be greater than 0, got {words.budget:g}.")

@@ -105,10 +105,12 @@ def score(config: TrainConfig, strengths: tuple[float, ...], output: Path) -> di
 def main() -> None:
     """Search and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", choices=sorted(GRIDS))
-    parser.add_argument("--models", help="only these, separated by commas (default: all)")
-    parser.add_argument("--output", type=Path, default=Path("runs/tune"))
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("dataset", choices=sorted(GRIDS), help="Data set whose grid is searched.")
+    parser.add_argument("--models", help="Models to tune, separated by commas (default: all).")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/tune"), help="Folder of the scores (default: %(default)s)."
+    )
+    parser.add_argument("--workers", type=int, default=2, help="Processes at the same time (default: %(default)s).")
     words = parser.parse_args()
     words.output.mkdir(parents=True, exist_ok=True)
     points = [
