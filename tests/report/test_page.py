@@ -215,7 +215,7 @@ def test_one_seed_names_its_interval(make_run: Make) -> None:
     assert 'title="1 seed; interval over test sequences, for these trained models"' in html
 
 
-@pytest.mark.usefixtures("no_pdf")
+@pytest.mark.usefixtures("no_figures")
 def test_fewer_examples_are_shown_where_the_page_would_be_too_large(
     runs: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
