@@ -18,7 +18,6 @@ def analyze_command(argv: Sequence[str]) -> int:
         "Compute theory diagnostics of trained runs: regulariser, Jacobians, curvature, margins, radii and stability.",
         "noisyrnn analyze runs/*-seed* --budget 30",
     )
-    parser.add_argument("runs", nargs="+", type=str, help="Folders of trained runs.")
     parser.add_argument(
         "--diagnostics", type=str | list[str], help="Diagnostics to compute, separated by commas (default: all)."
     )

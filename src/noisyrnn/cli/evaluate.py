@@ -15,7 +15,6 @@ def evaluate_command(argv: Sequence[str]) -> int:
         "Measure the accuracy of trained runs on clean and perturbed test data.",
         "noisyrnn evaluate runs/*-seed*",
     )
-    parser.add_argument("runs", nargs="+", type=str, help="Folders of trained runs.")
     add_fields(parser, EvaluateConfig)
     add_context(parser, "data_dir", "accelerator")
     arguments = parse(parser, argv)

@@ -22,7 +22,8 @@ from noisyrnn.training.settings import recommended, stated
 
 Arguments = dict[str, Any]
 
-_RUNS = {"analyze": "RUN... ", "evaluate": "RUN... ", "export": "RUN ", "report": "RUN... "}
+_TAKE_RUNS = ("analyze", "evaluate", "report")
+"""Commands that take one or more folders of runs."""
 
 _GENERAL = ", ".join(f"{name} {value}" for name, value in recommended("", "").items())
 
@@ -56,11 +57,12 @@ class CommandParser(ArgumentParser):
 
 
 def command_parser(command: str, description: str, example: str) -> CommandParser:
-    """Create the parser of a command, with an example in its help, `--config` and `--print-config`."""
+    """Create the parser of a command, with an example in its help, `--config`, `--print-config` and folders of runs."""
+    positional = "RUN... " if command in _TAKE_RUNS else "RUN " if command == "export" else ""
     parser = CommandParser(
         prog=f"noisyrnn {command}",
         description=f"{description} Example: {example}",
-        usage=f"noisyrnn {command} {_RUNS.get(command, '')}[options]",
+        usage=f"noisyrnn {command} {positional}[options]",
         formatter_class=HelpFormatter,
         default_env=False,
         allow_abbrev=False,
@@ -70,6 +72,8 @@ def command_parser(command: str, description: str, example: str) -> CommandParse
         "--config", action="config", help="Read settings from a YAML file with the names of the flags as keys."
     )
     parser.add_argument("--print-config", action="store_true", help="Print all settings as a YAML file and exit.")
+    if command in _TAKE_RUNS:
+        parser.add_argument("runs", nargs="+", type=str, help="Folders of trained runs.")
     return parser
 
 

@@ -18,7 +18,6 @@ def report_command(argv: Sequence[str]) -> int:
         "Write one HTML page about trained and evaluated runs.",
         "noisyrnn report runs/*-seed* --output report",
     )
-    parser.add_argument("runs", nargs="+", type=str, help="Folders of trained runs.")
     parser.add_argument("--title", type=str, default="Comparison", help="Heading of the page.")
     parser.add_argument(
         "--output", type=str | None, help="Folder for the page (default: the folder that contains the runs)."
