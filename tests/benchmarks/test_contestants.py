@@ -105,6 +105,7 @@ def test_a_session_measures(name, mode):
     assert session.step.count == (STREAMED if mode == "stream" else 1)
     seconds = session.answer({"do": "turn", "seconds": 0.001})["seconds"]
     assert 0 < min(seconds) < 1
+    assert session.last == pytest.approx(seconds[-1] * session.step.count)
     assert session.answer({"do": "release"}) == {}
 
 
