@@ -1,8 +1,7 @@
 """Noise-free models as graphs with any batch size and number of steps."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,6 @@ from noisyrnn.kernels.reference import recurrence_of
 from noisyrnn.models import Cell, Head, SequenceClassifier, SequenceToSequence
 from noisyrnn.models.gated import TorchCell, TorchWeights
 from noisyrnn.models.modules import check_uncalled, prepare_weights
-from noisyrnn.models.sequences.stack import run_stack
 from noisyrnn.models.standardization import standardize
 from noisyrnn.padding import valid_steps
 
@@ -88,9 +86,7 @@ class WrittenCell(nn.Module):
         drive, increment = self._increment(inputs)
         return state + increment(drive, state)
 
-    def over(
-        self, valid: Tensor, inputs: Tensor, state: Tensor, *, dt: None, every_step: bool
-    ) -> tuple[Tensor | None, Tensor]:
+    def over(self, valid: Tensor, inputs: Tensor, state: Tensor, *, every_step: bool) -> tuple[Tensor | None, Tensor]:
         """Run a whole pass, with the results of `kernels.reference.run`; `valid` is bool `(steps, batch, 1)`."""
         drives, increment = self._increment(inputs)
 
@@ -158,22 +154,24 @@ class SequenceGraph(_Graph):
         values = standardize(inputs if self.batch_first else inputs.transpose(0, 1), self.mean, self.std, self.dtype)
         valid = valid_steps(lengths, values.shape[1]).T[..., None]
         # A backward direction meets the padding first. Its state does not change there, so no step has to be moved.
-        masks = (valid, valid.flip(0))
-        passes = [partial(cell.over, masks[k % self.directions]) for k, cell in enumerate(self._written())]
-        outputs, ends = run_stack(
-            cast(list[Callable[..., Any]], passes),
-            values,
-            self._initial_states(values.shape[0]),
-            directions=self.directions,
-            lengths=None,
-            dt=None,
-            every_step=self.every_step,
-            between=lambda outputs, level: outputs,
-        )
-        if outputs is None:
+        masks, cells, states = (valid, valid.flip(0)), self._written(), self._initial_states(values.shape[0])
+        ends: list[Tensor] = []
+        while len(ends) < len(cells):
+            every_step = self.every_step or len(ends) + self.directions < len(cells)
+            found: list[Tensor] = []
+            for backward in range(self.directions):
+                k = len(ends)
+                ordered = values.flip(1) if backward else values
+                outputs, end = cells[k].over(masks[backward], ordered, states[k], every_step=every_step)
+                ends.append(end)
+                if outputs is not None:
+                    found.append(outputs.flip(1) if backward else outputs)
+            if found:
+                values = torch.cat(found, dim=2) if len(found) > 1 else found[0]
+        if not self.every_step:
             last: Tensor = self.readout(torch.cat([end[:, : self.hidden_size] for end in ends[-self.directions :]], 1))
             return last
-        answers = torch.where(valid.transpose(0, 1), self.readout(outputs), 0.0)
+        answers = torch.where(valid.transpose(0, 1), self.readout(values), 0.0)
         return answers if self.batch_first else answers.transpose(0, 1)
 
 

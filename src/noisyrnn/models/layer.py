@@ -27,12 +27,14 @@ from noisyrnn.models.loops.module_cell import as_cell
 from noisyrnn.models.modules import Switch, called_hooks, check_uncalled, prepare_weights
 from noisyrnn.models.options import LayerOptions, show_options
 from noisyrnn.models.sequences.dropout import apply_dropout
-from noisyrnn.models.sequences.layout import check_dtype, check_form, step_lengths, to_batch_first
-from noisyrnn.models.sequences.stack import Pass, run_stack
+from noisyrnn.models.sequences.layout import check_dtype, check_form, reverse_valid, step_lengths, to_batch_first
 from noisyrnn.noise.brownian import BrownianPath, check_path
 from noisyrnn.noise.hidden_noise import NOISE_MODES, HiddenNoise
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+Pass = Callable[..., tuple[Tensor | None, Tensor]]
+"""Runs one cell over sequences: called with inputs, initial state, `dt` and `every_step`, as `kernels.operator.run`."""
 
 NOT_OPTIONS = ("build", "device", "dtype")
 """Constructor arguments that are not settings: the factory of the cells, and where the weights are at first."""
@@ -245,27 +247,25 @@ class RecurrentLayer(nn.Module):
         drops = self.training and self.dropout > 0 and self.num_layers > 1
         if path is None and (noisy or drops):
             path = BrownianPath.random(device=values.device)
-        passes: list[Pass] = []
-        cells: list[Any] = list(self.cells.values())
-        for k, cell in enumerate(cells):
-            if not noisy and hasattr(cell, "run_fused"):
-                passes.append(partial(cell.run_fused, lengths=lengths))
-                continue
-            prepare_weights(cell)
-            options: dict[str, Any] = {"lengths": lengths, "kernel": self._kernel, "packed": self._packed[k]}
-            if noisy and path is not None:
-                options |= {"noise": noise, "path": replace(path, stream=path.stream + k) if k else path}
-            passes.append(partial(operator.run, cell, **options))
-        outputs, last_states = run_stack(
-            passes,
-            values,
-            states,
-            directions=2 if self.bidirectional else 1,
-            lengths=lengths,
-            dt=sizes,
-            every_step=every_step,
-            between=partial(self._dropout, path, len(states)) if drops else None,
-        )
+        passes = self._passes(noise if noisy else None, path, lengths)
+        outputs: Tensor | None = None
+        last_states: list[Tensor] = []
+        for level in range(self.num_layers):
+            if outputs is not None:
+                values = self._dropout(path, len(states), outputs, level - 1) if drops else outputs
+            wanted = {"dt": sizes, "every_step": every_step or level < self.num_layers - 1}
+            k = len(last_states)
+            outputs, state = passes[k](values, states[k], **wanted)
+            last_states.append(state)
+            if self.bidirectional:
+                if sizes is not None:
+                    wanted["dt"] = reverse_valid(sizes.expand(values.shape[:2]), lengths)
+                backward, state = passes[k + 1](reverse_valid(values, lengths), states[k + 1], **wanted)
+                last_states.append(state)
+                if outputs is not None and backward is not None:
+                    outputs = torch.cat([outputs, reverse_valid(backward, lengths)], dim=2)
+        if not every_step:
+            outputs = None
         h_n = torch.stack(last_states) if len(last_states) > 1 else last_states[0].unsqueeze(0)
         return (
             None if outputs is None else sequences.restore(outputs),
@@ -326,6 +326,21 @@ class RecurrentLayer(nn.Module):
             raise ValueError(f"state must have shape {(len(inputs), cell.state_size)}, got {tuple(state.shape)}.")
         after = packed.step(cell, inputs, state) if uses_cpp(self._kernel) else None
         return cell.step(inputs, state) if after is None else after
+
+    def _passes(self, noise: HiddenNoise | None, path: BrownianPath | None, lengths: Tensor | None) -> list[Pass]:
+        """Return for each cell what runs it over sequences."""
+        passes: list[Pass] = []
+        cells: list[Any] = list(self.cells.values())
+        for k, cell in enumerate(cells):
+            if noise is None and hasattr(cell, "run_fused"):
+                passes.append(partial(cell.run_fused, lengths=lengths))
+                continue
+            prepare_weights(cell)
+            options: dict[str, Any] = {"lengths": lengths, "kernel": self._kernel, "packed": self._packed[k]}
+            if noise is not None and path is not None:
+                options |= {"noise": noise, "path": replace(path, stream=path.stream + k) if k else path}
+            passes.append(partial(operator.run, cell, **options))
+        return passes
 
     def _dropout(self, path: BrownianPath | None, cells: int, outputs: Tensor, level: int) -> Tensor:
         """Apply dropout to the outputs of layer number `level`."""

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from noisyrnn.kernels import operator
 from noisyrnn.models import MODELS, RecurrentLayer
-from noisyrnn.models.sequences.stack import run_stack
 from noisyrnn.noise import BrownianPath
 
 Make = Callable[..., Any]
@@ -89,29 +89,20 @@ def test_shared_step_lengths_turn_with_their_steps(dtype: torch.dtype, make_laye
         assert not torch.allclose(shared, flipped)
 
 
-def test_which_outputs_are_asked_for() -> None:
-    """A pass that is not the last layer's always gives its outputs; the last one's may be left out."""
-    asked: list[tuple[int, bool]] = []
+def test_which_outputs_are_asked_for(make_layer: Make, make_inputs: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer below another always gives its outputs; those of the last one may be left out."""
+    asked: list[bool] = []
+    run = operator.run
 
-    def a_pass(k: int) -> Any:
-        def run(values: Tensor, state: Tensor, dt: Tensor | None, every_step: bool) -> tuple[Tensor | None, Tensor]:
-            asked.append((k, every_step))
-            return (values[..., :1] + k if every_step else None), state + k
+    def noted(*arguments: Any, every_step: bool, **named: Any) -> tuple[Tensor | None, Tensor]:
+        asked.append(every_step)
+        return run(*arguments, every_step=every_step, **named)
 
-        return run
-
-    values, states = torch.zeros(1, 2, 1), [torch.zeros(1, 1) for _ in range(4)]
-    between: list[int] = []
-    options: dict[str, Any] = {"directions": 2, "lengths": None, "dt": None}
-
-    def noted(outputs: Tensor, level: int) -> Tensor:
-        between.append(level)
-        return outputs
-
-    outputs, ends = run_stack(list(map(a_pass, range(4))), values, states, every_step=False, between=noted, **options)
-    assert outputs is None and [end.item() for end in ends] == [0, 1, 2, 3]
-    assert asked == [(0, True), (1, True), (2, False), (3, False)] and between == [0]
-    outputs, _ = run_stack(list(map(a_pass, range(4))), values, states, every_step=True, between=noted, **options)
-    assert outputs is not None and outputs.tolist() == [[[2, 3], [2, 3]]]
-    always = [lambda values, state, dt, every_step: (values, state)] * 2  # a fused loop cannot leave them out
-    assert run_stack(always, values, states[:2], every_step=False, between=noted, **options)[0] is None
+    monkeypatch.setattr(operator, "run", noted)
+    layer = make_layer("lipschitz", num_layers=2, bidirectional=True)
+    outputs, last = layer(make_inputs())
+    some, end = layer(make_inputs(), last_only=True)
+    assert outputs is not None and some is None and torch.equal(last, end)
+    assert asked == [True] * 4 + [True, True, False, False]
+    fused = make_layer("gru", num_layers=2)  # torch's own loop cannot leave them out
+    assert fused(make_inputs(), last_only=True)[0] is None
