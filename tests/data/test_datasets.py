@@ -9,7 +9,9 @@ from noisyrnn.data import DATASETS, load_dataset
 FOLDERS = {"smnist": "mnist", "psmnist": "mnist", "psmnist255": "mnist", "ecg5000": "ecg5000"}
 
 
-@pytest.mark.parametrize("name", sorted(DATASETS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "psmnist255" else name for name in sorted(DATASETS)]
+)
 def test_every_data_set_keeps_the_contract(name: str, require_data: Callable[[str], Path]):
     if name in FOLDERS:
         require_data(FOLDERS[name])

@@ -1,7 +1,9 @@
 """From a trained run to analysis.json."""
 
 import json
+import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 from noisyrnn.analysis.diagnostic_results import Curve, DiagnosticResults, Quantity
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, DiagnosticContext
+from noisyrnn.analysis.margins.attack_radius import attack_radius
 from noisyrnn.analysis.margins.margin import output_margins
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.data import load_dataset
@@ -32,6 +35,13 @@ SMALL = AnalysisSettings(
     max_attack_radius=3.0,
     confidence=0.9,
 )
+
+
+@pytest.fixture(autouse=True)
+def _short_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attacks of two rounds: how small a radius they find is tested where they are made."""
+    margins = sys.modules["noisyrnn.analysis.diagnostics.margins"]  # a function of that name hides the module
+    monkeypatch.setattr(margins, "attack_radius", partial(attack_radius, rounds=2))
 
 
 def trained(waves_file: Path, output: Path, **options: Any) -> RunFolder:

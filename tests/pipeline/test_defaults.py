@@ -15,6 +15,7 @@ from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
 from noisyrnn.pipeline.train import train_run
+from noisyrnn.robustness import PERTURBATIONS
 from noisyrnn.training import TrainConfig
 
 TIMES = {"seconds", "started", "ended", "finished", "training_seconds"}
@@ -31,7 +32,8 @@ def without_times(found: Any) -> Any:
 def whole_run(output: Path, config: TrainConfig, parts: tuple[str, ...]) -> list[Any]:
     """Weights, metrics, accuracies and diagnostics of a run."""
     folder = train_run(config, RunContext(output=output, accelerator="cpu"))
-    evaluate_run(folder, EvaluateConfig(draws=1))
+    strengths = {name: [0.1] for name in PERTURBATIONS if name != "pgd_linf"}  # which differs from pgd_l2 in the norm
+    evaluate_run(folder, EvaluateConfig(strengths=strengths, draws=1))
     analyze_run(folder, AnalyzeConfig(diagnostics=parts))
     with torch.device("cpu"):
         weights = noisyrnn.load(folder.model).state_dict()

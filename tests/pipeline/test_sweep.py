@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -133,29 +134,32 @@ def test_the_searched_values_are_those_of_the_runs_and_fixed_ones_stay(waves_fil
 def test_a_resumed_sweep_chooses_what_it_would_have_chosen(
     waves_file: Path, tmp_path: Path, no_training: None, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    config = settings(waves_file, trials=12)  # past the ten that are drawn at random
+    optuna = pytest.importorskip("optuna")
+    sampler = partial(optuna.samplers.TPESampler, n_startup_trials=3)
+    monkeypatch.setattr("optuna.samplers.TPESampler", sampler)
+    config = settings(waves_file, trials=6)  # past those that are drawn at random
     whole, _ = sweep(config, RunContext(output=tmp_path / "whole"))
     train, calls = module.train_seeds, []
 
     def stop(*args: Any, **kwargs: Any) -> Any:
         calls.append(args)
-        if len(calls) in (2, 13):
+        if len(calls) in (2, 7):
             raise KeyboardInterrupt if broken == "interrupted" else SystemExit  # Optuna lets the latter through
         return train(*args, **kwargs)
 
     if broken == "stopped":
-        for trials in (4, 11):
+        for trials in (2, 5):
             sweep(settings(waves_file, trials=trials), RunContext(output=tmp_path / "parts"))
     else:
         monkeypatch.setattr(module, "train_seeds", stop)
-        for made in (1, 11):
+        for made in (1, 5):
             with pytest.raises((KeyboardInterrupt, SystemExit)):
                 sweep(config, RunContext(output=tmp_path / "parts"))
             assert len(trials_of(next((tmp_path / "parts").glob("sweep-*")))) == made  # the results so far
     parts, _ = sweep(config, RunContext(output=tmp_path / "parts"))
     assert trials_of(parts) == trials_of(whole)
     _, content = sweep(config, RunContext(output=tmp_path / "parts"))
-    assert len(content["trials"]) == 12
+    assert len(content["trials"]) == 6
     other, _ = sweep(settings(waves_file, trials=2, sweep_seed=1), RunContext(output=tmp_path / "other"))
     assert trials_of(other) != trials_of(whole)[:2]
 

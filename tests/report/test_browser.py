@@ -71,7 +71,10 @@ def test_the_browser_builds_the_page_and_asks_for_nothing_else(
     assert "hidden state became non-finite at step 12 of 64." in dom
 
 
-@pytest.mark.parametrize(("theme", "background"), [(1, 1.0), (0, 0x14 / 255)], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("theme", "background"),
+    [pytest.param(1, 1.0, id="light", marks=pytest.mark.slow), pytest.param(0, 0x14 / 255, id="dark")],
+)
 def test_the_page_is_drawn(written: Path, tmp_path: Path, theme: int, background: float) -> None:
     picture = tmp_path / "page.png"
     settings = [f"--screenshot={picture}", "--window-size=1200,3000", f"--blink-settings=preferredColorScheme={theme}"]

@@ -17,6 +17,7 @@ LARGE = buffers._SMALL
 @pytest.fixture(autouse=True)
 def _empty() -> Iterator[None]:
     gc.collect()
+    gc.freeze()  # a collection then looks at what the test makes, and not at all libraries
     buffers.release()
     yield
     buffers.release()
