@@ -15,7 +15,7 @@ demo: setup ## Train six models on the bundled digits, perturb their inputs and 
 	.venv/bin/noisyrnn compare --models noisy,lipschitz,antisymmetric,cornn,exprnn,lstm --dataset digits --seeds 3 \
 		--workers 2 --output $(DEMO)
 
-test: setup ## Run the tests (about ten minutes on two cores)
+test: setup ## Run the tests (about five minutes on two cores)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal
 
 lint: setup ## Check style and types
