@@ -23,7 +23,7 @@ def analyze_command(argv: Sequence[str]) -> int:
     )
     add_fields(parser, AnalyzeConfig, skip=("diagnostics", "settings"))
     add_fields(parser, AnalysisSettings)
-    add_context(parser, "data_dir", "accelerator")
+    add_context(parser, "accelerator")
     parser.set_defaults(accelerator="cpu")
     arguments = parse(parser, argv)
     folders = [RunFolder.open(Path(run)) for run in arguments.pop("runs")]

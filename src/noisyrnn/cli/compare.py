@@ -27,7 +27,7 @@ def compare_command(argv: Sequence[str]) -> int:
     flags.add_batch_seeds(parser)
     flags.add_training(parser, skip=("model", "seed", "label"))
     flags.add_fields(parser, EvaluateConfig)
-    flags.add_context(parser, "output", "data_dir", "accelerator", "logger")
+    flags.add_context(parser, "output", "accelerator", "logger")
     arguments = flags.parse(parser, argv, settings=_settings)
     context = RunContext(show_progress=True, **flags.pop_fields(arguments, RunContext))
     page, failures = compare(_compare_config(arguments), context, command=flags.command_line("compare", argv))

@@ -16,7 +16,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
         "noisyrnn evaluate runs/*-seed*",
     )
     add_fields(parser, EvaluateConfig)
-    add_context(parser, "data_dir", "accelerator")
+    add_context(parser, "accelerator")
     arguments = parse(parser, argv)
     folders = [RunFolder.open(Path(run)) for run in arguments.pop("runs")]
     context = RunContext(show_progress=True, **pop_fields(arguments, RunContext))

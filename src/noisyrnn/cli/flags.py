@@ -126,8 +126,8 @@ def _plain(kind: Any) -> Any:
 
 
 def add_context(parser: CommandParser, *names: str) -> None:
-    """Add those flags of `RunContext` that a command has."""
-    skip = [entry.name for entry in dataclasses.fields(RunContext) if entry.name not in names]
+    """Add those flags of `RunContext` that a command has, and `--data-dir`: whoever reads data takes it."""
+    skip = [entry.name for entry in dataclasses.fields(RunContext) if entry.name not in (*names, "data_dir")]
     add_fields(parser, RunContext, skip=skip)
 
 

@@ -35,7 +35,7 @@ def list_command(argv: Sequence[str]) -> int:
 def doctor_command(argv: Sequence[str]) -> int:
     """Show versions, threads, kernels and data found."""
     parser = command_parser("doctor", "Show versions, threads, kernels and the data found.", "noisyrnn doctor")
-    add_context(parser, "data_dir")
+    add_context(parser)
     arguments = parse(parser, argv)
     print(report_health(pop_path(arguments, "data_dir")))
     return 0

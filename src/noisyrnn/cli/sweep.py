@@ -17,7 +17,7 @@ def sweep_command(argv: Sequence[str]) -> int:
     )
     flags.add_fields(parser, SweepConfig, skip=("train",))
     flags.add_training(parser, skip=("model", "seed", "label"))
-    flags.add_context(parser, "output", "data_dir", "accelerator")
+    flags.add_context(parser, "output", "accelerator")
     arguments = flags.parse(parser, argv, settings=_settings)
     context = RunContext(show_progress=True, **flags.pop_fields(arguments, RunContext))
     folder, content = sweep(_sweep_config(arguments), context, command=flags.command_line("sweep", argv))

@@ -29,7 +29,7 @@ def train_command(argv: Sequence[str]) -> int:
         type=str,
         help="Use the settings of a published experiment; flags replace single settings. `noisyrnn list` shows all.",
     )
-    flags.add_context(parser, "output", "data_dir", "resume", "accelerator", "checkpoint_seconds", "logger")
+    flags.add_context(parser, "output", "resume", "accelerator", "checkpoint_seconds", "logger")
     arguments = flags.parse(parser, argv, settings=_settings)
     context = RunContext(show_progress=True, **flags.pop_fields(arguments, RunContext))
     seeds, batch_seeds = arguments.pop("seeds", 1), arguments.pop("batch_seeds", False)
