@@ -11,7 +11,7 @@ DEMO := runs/demo
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.* ## /make \1\t/p' Makefile
 
-demo: setup ## Train six models on the bundled digits, perturb their inputs and write a report (about seven minutes)
+demo: setup ## Train six models on the bundled digits, perturb their inputs and write a report (about nine minutes)
 	.venv/bin/noisyrnn compare --models noisy,lipschitz,antisymmetric,cornn,exprnn,lstm --dataset digits --seeds 3 \
 		--workers 2 --output $(DEMO)
 
