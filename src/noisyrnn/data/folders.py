@@ -22,7 +22,7 @@ def cache_folder() -> Path:
 
 
 def data_folders(data_dir: str | Path | None = None) -> list[Path]:
-    """Return the folders that are searched for data files, in order: `data_dir`, `NOISYRNN_DATA`, the platform's cache.
+    """Return the folders that are searched for data files, in order: the user's, `NOISYRNN_DATA`, the platform's cache.
 
     Args:
         data_dir: Folder that the user names; `None` if there is none.
@@ -31,7 +31,7 @@ def data_folders(data_dir: str | Path | None = None) -> list[Path]:
         One to three folders; `NOISYRNN_DATA` and the cache need not exist.
 
     Raises:
-        ValueError: If `data_dir` is not a folder.
+        ValueError: If the user's is not a folder.
     """
     folders = []
     if data_dir is not None:

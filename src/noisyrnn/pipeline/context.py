@@ -12,29 +12,6 @@ from noisyrnn.pipeline.tracking import check_logger
 from noisyrnn.training.config import TrainConfig
 
 
-class DataReader:
-    """Reads each data set once per process.
-
-    Args:
-        data_dir: Folder to search for data first.
-    """
-
-    def __init__(self, data_dir: Path | None = None) -> None:
-        self._data_dir = data_dir
-        self._read: dict[tuple[Any, ...], Dataset] = {}
-
-    def __call__(self, config: TrainConfig) -> Dataset:
-        """Return the data set of a run."""
-        options = {name: getattr(config, name) for name in ("values_per_step", "label_column", "layout")}
-        key = (config.dataset, *options.values())
-        if key not in self._read:
-            self._read[key] = load_dataset(config.dataset, data_dir=self._data_dir, **options)
-        return self._read[key]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return DataReader, (self._data_dir,)
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
     """Where and how commands and stages run: settings that do not change results.
@@ -52,9 +29,6 @@ class RunContext:
             in the run's folder) or "mlflow" (the server that MLFLOW_TRACKING_URI names, or mlflow.db in the output
             folder).
 
-    Attributes:
-        read_data: Returns the data set of a `TrainConfig`.
-
     Raises:
         ValueError: If a value is not one of those above, or the logger's package is missing.
     """
@@ -66,7 +40,7 @@ class RunContext:
     checkpoint_seconds: float = 30.0
     show_progress: bool = False
     logger: str = "csv"
-    read_data: DataReader = field(init=False, repr=False, compare=False)
+    _read: dict[tuple[Any, ...], Dataset] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "output", Path(self.output))
@@ -76,4 +50,14 @@ class RunContext:
         check_flag("resume", self.resume)
         check_number("checkpoint_seconds", self.checkpoint_seconds, minimum=0.0)
         check_logger(self.logger)
-        object.__setattr__(self, "read_data", DataReader(self.data_dir))
+
+    def read_data(self, config: TrainConfig) -> Dataset:
+        """Return the data set of a run, which is read once for all calls with this context."""
+        options = {name: getattr(config, name) for name in ("values_per_step", "label_column", "layout")}
+        key = (config.dataset, *options.values())
+        if key not in self._read:
+            self._read[key] = load_dataset(config.dataset, data_dir=self.data_dir, **options)
+        return self._read[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_read": {}}  # a worker reads for itself
