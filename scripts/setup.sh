@@ -55,7 +55,7 @@ fi
 if ! wanted | cmp -s - .venv/installed; then
     echo "Installing noisyrnn and what it needs into .venv: a few minutes the first time"
     rm -f .venv/installed
-    # The pip that Python brings may take twice as long.
+    # An older pip, such as the one that Python 3.11 brings, takes longer.
     .venv/bin/python -m pip install --disable-pip-version-check --quiet --upgrade -c constraints.txt pip ||
         echo "pip could not be upgraded: the installation goes on with the one that is there." >&2
     # --no-compile: Python compiles a module when it first imports it; most of these never are.

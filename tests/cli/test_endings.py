@@ -73,16 +73,19 @@ def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
     assert done.stdout == "False\n"
 
 
-def close_standard_streams() -> None:
-    """Leave the process as Python starts it without standard streams."""
+def train_without_standard_streams(words: list[object]) -> int:
+    """Run a command as Python starts it without standard streams, whose numbers must go to no other file."""
     sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
     for number in range(3):
         os.close(number)
+    status = command(words)
+    nothing = os.stat(os.devnull).st_rdev
+    return status if all(os.fstat(number).st_rdev == nothing for number in range(3)) else 99
 
 
 def test_training_needs_no_standard_streams(data: Path, tmp_path: Path) -> None:
     words = ["train", "--dataset", data, *SMALL, "--output", tmp_path / "out"]
-    process = Forked(tmp_path, command, words, close_standard_streams)
+    process = Forked(tmp_path, train_without_standard_streams, words)
     process.communicate()
     assert process.returncode == 0
     assert len(list(tmp_path.glob("out/*/model.safetensors"))) == 1

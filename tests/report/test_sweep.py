@@ -115,6 +115,7 @@ def test_plots_are_whole_and_leave_the_style_and_no_figure_behind(
         figure.draw_without_rendering()
         drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         assert drawn.x0 > -0.01 and drawn.x1 < width + 0.01 and drawn.y0 > -0.01 and drawn.y1 < height + 0.01, name
+        assert not any(label.get_text() for panel in figure.axes for label in panel.get_xticklabels(minor=True)), name
         return name
 
     monkeypatch.setattr("noisyrnn.report.sweep.render", render)
@@ -123,7 +124,7 @@ def test_plots_are_whole_and_leave_the_style_and_no_figure_behind(
     study = optuna.create_study(direction="maximize")
     for number in range(20):
         law = ("gaussian", "uniform")[number % 2]
-        values = {"additive": 0.01 + number / 20, "damping": 0.05 * (number % 7), "noise_law": law}
+        values = {"additive": 0.1 + number / 40, "damping": 0.05 * (number % 7), "noise_law": law}
         values = {name: values[name] for name in names}
         study.add_trial(optuna.create_trial(value=number / 20, params=values, distributions=places))
     mine = pyplot.figure()

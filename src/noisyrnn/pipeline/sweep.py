@@ -82,8 +82,8 @@ class SweepConfig:
         if not self.strengths:
             raise ValueError("strengths must name at least one perturbation, got none. Write {white_noise: [0.1]}.")
         object.__setattr__(self, "strengths", self.evaluation.strengths)
-        for name in sorted(set(self.space or {}) & set(self.train)):
-            raise ValueError(f"{name} must be fixed or searched, got both. Leave one of them out.")
+        if both := sorted(set(self.space or {}) & set(self.train)):
+            raise ValueError(f"{both[0]} must be fixed or searched, got both. Leave one of them out.")
         for name, place in self.searched().items():  # a value that is not allowed fails here, not in a trial
             for limit in place if isinstance(place, list) else (place["low"], place["high"]):
                 self.run_config({name: limit})
@@ -166,7 +166,7 @@ def finished(study: "Study") -> list[Any]:
 
 
 def run_trial(task: tuple[SweepConfig, str, RunContext]) -> None:
-    """Run one trial, unless the study has enough of them by now: settings, URL of the database, where and how."""
+    """Run one trial of a task (settings, database, context of the runs), unless the study has enough trials."""
     config, url, context = task
     study = open_study(url, context.output.name)
     if len(finished(study)) < config.trials:
