@@ -141,7 +141,12 @@ def test_wrong_weights(weights, error, text):
     ("labels", "error", "text"),
     [
         (torch.tensor([0, 1]), TypeError, r"labels must be floating point where classes is 0, got torch.int64\."),
-        (torch.zeros(2), ValueError, r"labels must have shape \(2, targets\) where classes is 0, got \(2,\)\."),
+        (
+            torch.zeros(2),
+            ValueError,
+            r"labels must have shape \(2, targets\) where classes is 0, or \(2, 3, outputs\) for values at every step, "
+            r"got \(2,\)\.",
+        ),
         (torch.full((2, 1), float("inf")), ValueError, "labels must be finite, got 2 NaN or infinite"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 
 import noisyrnn
 from noisyrnn.export import FORMATS, export_model, export_run
-from noisyrnn.models import GRU, RecurrentLayer, SequenceClassifier, SequenceRegressor
+from noisyrnn.models import GRU, RecurrentLayer, SequenceClassifier, SequenceRegressor, SequenceToSequence
 from noisyrnn.pipeline import RunContext, train_run
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training import TrainConfig
@@ -114,3 +114,26 @@ def test_onnx_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ):
         export_model(SequenceClassifier(GRU(1, 2), 2), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_answers_at_every_step_in_the_unit_of_the_targets(classes: int | None, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs noisyrnn[export]")
+    unit = {"target_mean": torch.tensor([40.0, -3.0]), "target_std": torch.tensor([9.0, 0.1])}
+    torch.manual_seed(1)
+    model = SequenceToSequence(GRU(1, 4), 2, classes=classes, **({} if classes else unit)).eval()
+    paths = (
+        export_model(model, tmp_path / "model.onnx", streaming=False),
+        export_model(model, tmp_path / "step.onnx", streaming=True),
+    )
+    inputs = torch.randn(3, 6, 1, generator=torch.Generator().manual_seed(2))
+    lengths = torch.tensor([6, 2, 4])
+    whole, step = (onnxruntime.InferenceSession(tmp_path / name) for name in ("model.onnx", "step.onnx"))
+    expected = model(inputs, lengths=lengths).detach()
+    (found,) = whole.run(None, {"inputs": inputs.numpy(), "lengths": lengths.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-4)
+    state = np.zeros((3, 4), np.float32)
+    for k in range(6):
+        answer, state = step.run(None, {"inputs": inputs[:, k].numpy(), "state": state})
+        torch.testing.assert_close(torch.from_numpy(answer)[0], expected[0, k], rtol=0, atol=1e-4)
+    assert whole.get_outputs()[0].name == ("logits" if classes else "outputs") and len(paths) == 2

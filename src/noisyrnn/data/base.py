@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import (
+    as_int64,
     check_finite,
     check_integer,
     check_labels,
@@ -20,16 +21,43 @@ from noisyrnn.checks import (
 )
 from noisyrnn.data.scale import Scale
 from noisyrnn.padding import valid_values
+from noisyrnn.targets import at_every_step, counted, mark_uncounted
 
 
-def check_targets(labels: Tensor, *, count: int) -> None:
-    """Raise unless `labels` is a finite floating tensor `(count, targets)`."""
+def check_targets(labels: Tensor, *, count: int, steps: int) -> None:
+    """Raise unless `labels` is a floating tensor `(count, targets)` or `(count, steps, outputs)`; see `check_known`."""
     check_tensor("labels", labels)
     if not labels.is_floating_point():
         raise TypeError(f"labels must be floating point where classes is 0, got {labels.dtype}.")
-    if labels.ndim != 2 or len(labels) != count or labels.shape[1] == 0:
-        raise ValueError(f"labels must have shape ({count}, targets) where classes is 0, got {tuple(labels.shape)}.")
-    check_values("labels", labels)
+    if labels.ndim not in (2, 3) or labels.shape[:-1] != (count, steps)[: labels.ndim - 1] or labels.shape[-1] == 0:
+        raise ValueError(
+            f"labels must have shape ({count}, targets) where classes is 0, or ({count}, {steps}, outputs) for values "
+            f"at every step, got {tuple(labels.shape)}."
+        )
+
+
+def check_mask(mask: Tensor, *, count: int, steps: int) -> None:
+    """Raise unless `mask` is a bool tensor `(count, steps)`."""
+    check_tensor("mask", mask)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, got {mask.dtype}. Convert: mask.bool().")
+    if mask.shape != (count, steps):
+        raise ValueError(f"mask must have shape ({count}, {steps}), one for each step, got {tuple(mask.shape)}.")
+
+
+def check_known(labels: Tensor, mask: Tensor, *, classes: int) -> None:
+    """Raise unless every sequence has a step that counts, and the labels at all of these are in range and finite."""
+    empty = (~mask.any(dim=1)).nonzero()
+    if len(empty):
+        raise ValueError(
+            f"mask must be true at one valid step of each sequence or more, got none for {len(empty)} of {len(mask)} "
+            f"sequences, the first at index {int(empty[0])}. Leave these sequences out."
+        )
+    known = labels[mask]
+    if classes > 0:
+        check_labels(known, count=len(known), classes=classes)
+    else:
+        check_values("labels", known)
 
 
 def check_weights(weights: Tensor, *, count: int) -> None:
@@ -54,52 +82,89 @@ class Split:
         inputs: Floating point `(n, steps, input_size)`; shorter sequences are padded with zeros at the end. Leave
             values in float64 that are to be standardised: a model does that before it rounds them.
         labels: Integers `(n,)` of any type, class indices from 0, held as int64; or, for a regression, floating point
-            `(n, targets)`.
+            `(n, targets)`. With one answer at every step: integers `(n, steps)`, or floating point
+            `(n, steps, outputs)`; at steps that do not count they may be anything, and are held as -1 or NaN.
         lengths: Integers `(n,)`, valid steps of each sequence, held as int64; `None` where all have `steps`.
         weights: `(n,)`, at least 0 and not all 0: how much each sequence counts in losses and accuracies. With a mean
             of 1 the learning rate keeps its meaning. `None`: all count equally.
+        mask: Bool `(n, steps)`, for labels at every step: the steps that count in losses, accuracies and errors, at
+            least one of the valid steps of each sequence; `None`: all valid steps. It is held without the padding, and
+            is `None` only where there is one label for each sequence.
         classes: Number of classes the labels are drawn from; 0 for a regression.
 
     Raises:
-        ValueError: If shapes disagree, a value is not finite, a label, a length or a weight is out of range, or there
-            are none.
+        ValueError: If shapes disagree, a value is not finite, a label, a length or a weight is out of range, there
+            are none, or no step of a sequence counts.
     """
 
     inputs: Tensor
     labels: Tensor
     lengths: Tensor | None = None
     weights: Tensor | None = None
+    mask: Tensor | None = None
     classes: int
 
     def __post_init__(self) -> None:
         check_sequences("inputs", self.inputs)
         check_values("inputs", self.inputs)
         check_integer("classes", self.classes, minimum=0)
-        if self.classes > 0:
-            labels = check_labels(self.labels, count=len(self.inputs), classes=self.classes)
-            object.__setattr__(self, "labels", labels)
-        else:
-            check_targets(self.labels, count=len(self.inputs))
+        count, steps, _ = self.inputs.shape
         if self.lengths is not None:
-            check_lengths(self.lengths, batch=self.inputs.shape[0], steps=self.inputs.shape[1])
+            check_lengths(self.lengths, batch=count, steps=steps)
             object.__setattr__(self, "lengths", self.lengths.long())
         if self.weights is not None:
-            check_weights(self.weights, count=len(self.inputs))
+            check_weights(self.weights, count=count)
+        if self.classes == 0:
+            check_targets(self.labels, count=count, steps=steps)
+        else:
+            labels = as_int64(self.labels)
+            if labels.shape != (count, steps):
+                labels = check_labels(labels, count=count, classes=self.classes)
+            object.__setattr__(self, "labels", labels)
+        if self.mask is not None and not self.every_step:
+            raise ValueError(
+                f"mask must be None for one label for each sequence, got one with labels {tuple(self.labels.shape)}."
+            )
+        if self.every_step:
+            self._mark_uncounted()
+        elif self.classes == 0:
+            check_values("labels", self.labels)
+
+    def _mark_uncounted(self) -> None:
+        """Check mask and labels of every step, and mark the labels at the steps that do not count."""
+        count, steps, _ = self.inputs.shape
+        mask = self.valid().to(self.labels.device)
+        if self.mask is not None:
+            check_mask(self.mask, count=count, steps=steps)
+            mask = mask & self.mask.to(mask.device)
+        check_known(self.labels, mask, classes=self.classes)
+        object.__setattr__(self, "mask", mask)
+        object.__setattr__(self, "labels", mark_uncounted(self.labels, mask))
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def every_step(self) -> bool:
+        """Whether there is a label at every step, rather than one for each sequence."""
+        return at_every_step(self.labels)
+
     def subset(self, indices: Tensor) -> "Split":
         """Return the sequences at `indices`, int64 `(k,)`, in that order."""
-        inputs, labels = self.inputs[indices], self.labels[indices]
-        lengths = None if self.lengths is None else self.lengths[indices]
-        weights = None if self.weights is None else self.weights[indices]
-        return Split(inputs=inputs, labels=labels, lengths=lengths, weights=weights, classes=self.classes)
+        return self.map(lambda tensor: tensor[indices])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Split":
+        """Return a split of what `change` makes of each tensor; it keeps or selects sequences, types and places."""
+        names = ("inputs", "labels", "lengths", "weights", "mask")
+        tensors = {name: value for name in names if (value := getattr(self, name)) is not None}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+        return Split(**changed, classes=self.classes)
 
     def fingerprint(self) -> dict[str, str | None]:
         """Return a digest of each of inputs, labels, lengths and weights: equal only for equal sequences.
 
-        It is computed once, and again if torch has changed a tensor in place since.
+        That of the labels includes the mask, since it is marked in them. It is computed once, and again if torch has
+        changed a tensor in place since.
         """
         tensors = {"inputs": self.inputs, "labels": self.labels, "lengths": self.lengths, "weights": self.weights}
         states = [_state(tensor) for tensor in tensors.values()]
@@ -186,8 +251,13 @@ class Dataset:
 
     @property
     def outputs(self) -> int:
-        """Outputs of a model for one sequence: one for each class, or one for each target."""
-        return self.classes or self.train.labels.shape[1]
+        """Outputs of a model for one sequence or one step: one for each class, or one for each target."""
+        return self.classes or self.train.labels.shape[-1]
+
+    @property
+    def every_step(self) -> bool:
+        """Whether there is a label at every step, rather than one for each sequence."""
+        return self.train.every_step
 
     @property
     def input_size(self) -> int:
@@ -218,17 +288,39 @@ class Dataset:
         low, high = (self.steps, self.steps) if lengths is None else (int(lengths.min()), int(lengths.max()))
         steps = f"{low}" if low == high else f"{low} to {high}"
         values = self.train.inputs[self.train.valid()]
+        labels = self.train.labels[counted(self.train.labels)]
         if self.classes:
-            counts = self.train.labels.bincount(minlength=self.classes)
-            share, largest = float(counts.max()) / len(self.train), self.class_names[int(counts.argmax())]
+            counts = labels.bincount(minlength=self.classes)
+            share, largest = float(counts.max()) / len(labels), self.class_names[int(counts.argmax())]
             answers = f"{self.classes} classes, the largest {largest!r} with {100 * share:.1f} %"
         else:
-            answers = f"{self.outputs} targets"
+            answers = f"{self.outputs} target{'s' if self.outputs > 1 else ''}"
+            answers += f" from {float(labels.min()):.6g} to {float(labels.max()):.6g}"
+        if self.train.mask is not None:
+            answers += f", at {len(labels)} of {int(self.train.valid().sum())} steps"
         return (
             f"Read {self.name}: {parts}; {steps} steps of "
             f"{self.input_size} channel{'s' if self.input_size > 1 else ''}; {answers}; "
             f"values from {float(values.min()):.6g} to {float(values.max()):.6g}."
         )
+
+    def target_statistics(self) -> tuple[Tensor, Tensor]:
+        """Compute mean and standard deviation of each target over `train`, float64 `(outputs,)`, for a regression.
+
+        Targets at every step count so that each sequence has the same share, as in the loss, and a sequence counts by
+        its weight. A target that never varies gets the standard deviation 1.
+        """
+        labels, weights = self.train.labels, self.train.weights
+        mask = counted(labels)
+        shares = torch.ones(len(labels), dtype=torch.float64, device=labels.device) if weights is None else weights
+        if self.every_step:
+            shares = (shares.double() / mask.sum(dim=1))[:, None].expand(mask.shape)
+        values, share = labels[mask].double(), shares[mask].double()
+        values, share = values[share > 0], share[share > 0] / share.sum()
+        offsets = values - values[0]  # exact zeros where all are equal
+        mean = share @ offsets
+        std = (share @ (offsets - mean) ** 2).sqrt()
+        return values[0] + mean, torch.where((offsets != 0).any(dim=0), std, 1.0)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Compute mean and standard deviation of each channel over valid steps of `train`, float64 `(input_size,)`.

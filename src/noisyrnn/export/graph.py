@@ -9,7 +9,7 @@ from torch._higher_order_ops.scan import scan  # a prototype in torch, and its o
 
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import recurrence_of
-from noisyrnn.models import Cell, Head, SequenceClassifier, SequenceToSequence
+from noisyrnn.models import Cell, Head, SequenceModel, SequenceToSequence
 from noisyrnn.models.gated import TorchCell, TorchWeights
 from noisyrnn.models.modules import check_uncalled, prepare_weights
 from noisyrnn.models.standardization import standardize
@@ -106,6 +106,8 @@ class _Graph(nn.Module):
 
     mean: Tensor
     std: Tensor
+    target_mean: Tensor | None
+    target_std: Tensor | None
 
     def __init__(self, model: Head) -> None:
         super().__init__()
@@ -114,13 +116,19 @@ class _Graph(nn.Module):
         check_uncalled(layer, type(layer).__name__)
         self.register_buffer("mean", model.mean)
         self.register_buffer("std", model.std)
+        self.register_buffer("target_mean", model.target_mean)
+        self.register_buffer("target_std", model.target_std)
         self.dtype = next(model.layer.parameters()).dtype
         self.input_dtype = input_dtype(model)
         self.cells = nn.ModuleList(WrittenCell(cast(Cell, cell)) for cell in layer.cells.values())
         self.readout = model.readout
         self.input_size = layer.input_size
         self.hidden_size = layer.hidden_size
-        self.answer = "logits" if isinstance(model, SequenceClassifier) else "outputs"
+        self.answer = "logits" if model.loss == "cross_entropy" else "outputs"
+
+    def answers(self, states: Tensor) -> Tensor:
+        """Answers `(..., outputs)` to states of the last layer, as `SequenceModel.answers` computes them."""
+        return SequenceModel.answers(cast(SequenceModel, self), states)
 
     def _written(self) -> list[WrittenCell]:
         return [cast(WrittenCell, cell) for cell in self.cells]
@@ -169,9 +177,9 @@ class SequenceGraph(_Graph):
             if found:
                 values = torch.cat(found, dim=2) if len(found) > 1 else found[0]
         if not self.every_step:
-            last: Tensor = self.readout(torch.cat([end[:, : self.hidden_size] for end in ends[-self.directions :]], 1))
+            last = self.answers(torch.cat([end[:, : self.hidden_size] for end in ends[-self.directions :]], 1))
             return last
-        answers = torch.where(valid.transpose(0, 1), self.readout(values), 0.0)
+        answers = torch.where(valid.transpose(0, 1), self.answers(values), 0.0)
         return answers if self.batch_first else answers.transpose(0, 1)
 
 
@@ -208,7 +216,7 @@ class StepGraph(_Graph):
         for cell, before in zip(self._written(), [state] if state.ndim == 2 else state.unbind(0), strict=True):
             after.append(cell(values, before))
             values = after[-1][:, : self.hidden_size]
-        return self.readout(values), self._joined(after)
+        return self.answers(values), self._joined(after)
 
     @staticmethod
     def _joined(states: list[Tensor]) -> Tensor:

@@ -31,7 +31,7 @@ def export_model(
 
     The inputs of a file are `inputs`, in the shape of the model's inputs and of the type of its weights, and `lengths`,
     int64 `(batch,)` in [1, steps], which it does not check and which an ONNX file does not require. Its output is
-    `logits`, or `outputs` if the model is not a classifier, for any batch size and number of steps of length 1. If the
+    `logits`, or `outputs` of a model of values, for any batch size and number of steps of length 1. If the
     mean of a channel is so many standard deviations from zero (about 8,000) that rounding to float32 would hide the
     variation of the inputs, the inputs are float64.
 

@@ -8,20 +8,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from noisyrnn.checks import LARGEST_SIZE, check_choice, check_flag, check_integer
+from noisyrnn.checks import LARGEST_SIZE, check_choice, check_finite, check_flag, check_integer, check_tensor
 from noisyrnn.models.layer import RecurrentLayer, final_output, pass_options, shared_view
 from noisyrnn.models.options import show_options
 from noisyrnn.models.standardization import float64_statistics, standardize
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.padding import valid_steps
+from noisyrnn.targets import mean_over_steps, without_marks
 
 
 class Loss(NamedTuple):
-    """A loss of a sequence model.
+    """A loss of a sequence model, for each of its answers: one for each sequence, or one at every step.
 
     Args:
-        values: From outputs `(batch, outputs)` and targets to the loss of each sequence, `(batch,)`.
-        correct: From the same to whether each sequence was classified correctly, bool `(batch,)`.
+        values: From outputs `(..., outputs)` and targets to the loss of each answer, `(...)`.
+        correct: From the same to whether each answer is the right class, bool `(...)`.
     """
 
     values: Callable[[Tensor, Tensor], Tensor]
@@ -30,15 +31,15 @@ class Loss(NamedTuple):
 
 LOSSES = {
     "cross_entropy": Loss(
-        lambda logits, classes: functional.cross_entropy(logits, classes, reduction="none"),
-        lambda logits, classes: logits.argmax(1) == classes,
+        lambda logits, classes: functional.cross_entropy(logits.movedim(-1, 1), classes, reduction="none"),
+        lambda logits, classes: logits.argmax(-1) == classes,
     ),
     "squared_error": Loss(
-        lambda outputs, targets: (outputs - targets).square().mean(dim=1),
-        lambda outputs, targets: torch.zeros_like(targets[:, 0], dtype=torch.bool),  # a value is never exactly right
+        lambda outputs, targets: (outputs - targets).square().mean(dim=-1),
+        lambda outputs, targets: torch.zeros_like(targets[..., 0], dtype=torch.bool),  # a value is never exactly right
     ),
 }
-"""Losses by name: of classes, int64 `(batch,)`, and of values `(batch, outputs)`."""
+"""Losses by name: of classes, int64 `(...)`, and of values `(..., outputs)`."""
 
 
 class SequenceModel(nn.Module):
@@ -59,10 +60,14 @@ class SequenceModel(nn.Module):
         every_step: Whether there is an answer at every step, or one for each sequence.
         mean: Subtracted from each channel, `(input_size,)`; zero by default. Saved with the weights.
         std: Each channel is divided by it, `(input_size,)`, above 0; one by default. Saved with the weights.
+        target_mean: Mean of each target, `(outputs,)`, with `target_std` and the squared error: the readout computes
+            `(target - target_mean) / target_std`, and the loss is that of these. Answers are in the units of the
+            targets. Saved with the weights.
+        target_std: Standard deviation of each target, `(outputs,)`, above 0; both or none are given.
 
     Raises:
-        TypeError: If `layer` is not a `RecurrentLayer`, or `mean` or `std` is not a tensor.
-        ValueError: If `outputs` is below 1, the loss is unknown, or `mean` or `std` have another shape or range.
+        TypeError: If `layer` is not a `RecurrentLayer`, or a statistic is not a tensor.
+        ValueError: If `outputs` is below 1, the loss is unknown, or a statistic has another shape or range.
 
     Example:
         >>> from noisyrnn.models import NoisyRNN
@@ -73,6 +78,8 @@ class SequenceModel(nn.Module):
 
     mean: Tensor
     std: Tensor
+    target_mean: Tensor | None
+    target_std: Tensor | None
 
     def __init__(
         self,
@@ -83,6 +90,8 @@ class SequenceModel(nn.Module):
         every_step: bool = False,
         mean: Tensor | None = None,
         std: Tensor | None = None,
+        target_mean: Tensor | None = None,
+        target_std: Tensor | None = None,
     ) -> None:
         check_integer("outputs", outputs, minimum=1, maximum=LARGEST_SIZE)
         check_choice("loss", loss, LOSSES)
@@ -92,11 +101,15 @@ class SequenceModel(nn.Module):
                 f"layer must be a RecurrentLayer, got {type(layer).__name__}. Wrap a cell: "
                 "RecurrentLayer(torch.nn.GRUCell, input_size, hidden_size)."
             )
+        check_target_statistics(target_mean, target_std, outputs, loss)
         super().__init__()
         example = next(layer.parameters())
         mean, std = float64_statistics(mean, std, layer.input_size, example.device)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+        for name, value in (("target_mean", target_mean), ("target_std", target_std)):
+            exact = None if value is None else value.detach().clone().to(example.device, torch.float64)
+            self.register_buffer(name, exact)
         self.layer = layer
         self.loss = loss
         self.every_step = every_step
@@ -122,11 +135,11 @@ class SequenceModel(nn.Module):
         values = self._standardize(inputs)
         if not self.every_step:
             states, h_n = layer(values, lengths=lengths, mask=mask, dt=dt, path=path, **pass_options(layer))
-            return self.readout(final_output(layer, states, h_n, lengths=lengths, mask=mask))
+            return self.answers(final_output(layer, states, h_n, lengths=lengths, mask=mask))
         states, _ = layer(values, lengths=lengths, mask=mask, dt=dt, path=path)
         if isinstance(states, PackedSequence):
-            return states._replace(data=self.readout(states.data))
-        answers: Tensor = self.readout(states)
+            return states._replace(data=self.answers(states.data))
+        answers = self.answers(states)
         if lengths is not None:
             mask = valid_steps(lengths.to(answers.device), answers.shape[1 if layer.batch_first else 0])
         if mask is None:
@@ -134,18 +147,34 @@ class SequenceModel(nn.Module):
         valid = mask if layer.batch_first else mask.T
         return torch.where(valid.to(answers.device)[..., None], answers, 0.0)
 
+    def answers(self, states: Tensor) -> Tensor:
+        """Answers `(..., outputs)` to states of the layer, in the units of the targets."""
+        answers: Tensor = self.readout(states)
+        if self.target_mean is None or self.target_std is None:
+            return answers
+        return (answers * self.target_std + self.target_mean).to(self.readout.weight.dtype)
+
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each sequence, `(batch,)`.
+        """Loss of each sequence, `(batch,)`: that of its answer, or the mean over its counted steps.
 
         Args:
-            outputs: `(batch, outputs)`.
-            targets: Classes, int64 `(batch,)`, or values `(batch, outputs)`.
+            outputs: `(batch, outputs)`, or `(batch, steps, outputs)` for answers at every step.
+            targets: Classes, int64 `(batch,)` or `(batch, steps)`, or values of the shape of the outputs; -1 or NaN
+                at steps that do not count, as a `Split` holds them.
         """
-        return LOSSES[self.loss].values(outputs, targets)
+        known = without_marks(targets)
+        if self.target_mean is not None and self.target_std is not None:
+            outputs = ((outputs - self.target_mean) / self.target_std).to(outputs.dtype)
+            known = ((known - self.target_mean) / self.target_std).to(outputs.dtype)
+        return mean_over_steps(LOSSES[self.loss].values(outputs, known), targets)
 
     def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Whether each sequence is classified correctly, bool `(batch,)`; never, where targets are values."""
-        return LOSSES[self.loss].correct(outputs, targets)
+        """Whether each sequence is classified correctly, bool `(batch,)`; never, where targets are values.
+
+        Arguments are those of `losses`. For answers at every step it is the share of counted steps that are classified
+        correctly, float64.
+        """
+        return mean_over_steps(LOSSES[self.loss].correct(outputs, without_marks(targets)), targets)
 
     def standardize(self, inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Standardized inputs `(..., input_size)` in the type of the weights, or in `dtype`."""
@@ -171,11 +200,11 @@ class SequenceModel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Convert or move the module, but leave the statistics in float64."""
-        exact = {"mean": self.mean, "std": self.std}
+        exact = {name: getattr(self, name) for name in ("mean", "std", "target_mean", "target_std")}
         super()._apply(fn, recurse)
         for name, value in exact.items():
             moved: Any = getattr(self, name)
-            if moved.dtype != value.dtype:
+            if moved is not None and moved.dtype != value.dtype:
                 setattr(self, name, value.to(moved.device))
         return self
 
@@ -185,6 +214,29 @@ class ChannelStatistics(TypedDict, total=False):
 
     mean: Tensor | None
     std: Tensor | None
+
+
+class Statistics(ChannelStatistics, total=False):
+    """Statistics of the inputs' channels and of targets that are values; see `SequenceModel`."""
+
+    target_mean: Tensor | None
+    target_std: Tensor | None
+
+
+def check_target_statistics(mean: Tensor | None, std: Tensor | None, outputs: int, loss: str) -> None:
+    """Raise unless there are no statistics, or finite ones `(outputs,)` for a loss of values, `std` above 0."""
+    if mean is None and std is None:
+        return
+    if loss != "squared_error":
+        raise ValueError(f"target_mean must be None with loss {loss!r}, got a tensor. Classes are not standardized.")
+    for name, value in (("target_mean", mean), ("target_std", std)):
+        check_tensor(name, value)
+        assert value is not None
+        if value.shape != (outputs,):
+            raise ValueError(f"{name} must have shape ({outputs},), got {tuple(value.shape)}.")
+        check_finite(name, value)
+    if std is not None and not bool((std > 0).all()):
+        raise ValueError(f"target_std must be positive, got {float(std.min()):g} as the smallest.")
 
 
 class SequenceClassifier(SequenceModel):
@@ -218,11 +270,11 @@ class SequenceRegressor(SequenceModel):
     Args:
         layer: The layer.
         targets: Values for each sequence, at least 1.
-        statistics: `mean` and `std` of `SequenceModel`.
+        statistics: `mean`, `std`, `target_mean` and `target_std` of `SequenceModel`.
 
     Raises:
-        TypeError: If `layer` is not a `RecurrentLayer`, or `mean` or `std` is not a tensor.
-        ValueError: If `targets` is below 1, or `mean` or `std` have another shape or range.
+        TypeError: If `layer` is not a `RecurrentLayer`, or a statistic is not a tensor.
+        ValueError: If `targets` is below 1, or a statistic has another shape or range.
 
     Example:
         >>> from noisyrnn.models import NoisyRNN
@@ -230,38 +282,57 @@ class SequenceRegressor(SequenceModel):
         torch.Size([4, 2])
     """
 
-    def __init__(self, layer: RecurrentLayer, targets: int = 1, **statistics: Unpack[ChannelStatistics]) -> None:
+    def __init__(self, layer: RecurrentLayer, targets: int = 1, **statistics: Unpack[Statistics]) -> None:
         check_integer("targets", targets, minimum=1)
         super().__init__(layer, targets, loss="squared_error", **statistics)
         self.targets = targets
 
 
 class SequenceToSequence(SequenceModel):
-    """A `SequenceModel` with values, or logits, at every step of a sequence.
+    """A `SequenceModel` with an answer at every step: values with the mean squared error, or logits with cross-entropy.
+
+    The loss of a sequence is the mean over its steps that count, those of the mask of a `Split`.
 
     Args:
         layer: The layer.
-        targets: Values for each step, at least 1.
-        statistics: `mean` and `std` of `SequenceModel`.
+        targets: Values for each step, at least 1; left out where there are classes.
+        classes: Number of classes of each step, at least 2, for a classification; `None` for values.
+        statistics: `mean`, `std` and, for values, `target_mean` and `target_std` of `SequenceModel`.
 
     Raises:
-        TypeError: If `layer` is not a `RecurrentLayer`, or `mean` or `std` is not a tensor.
-        ValueError: If `targets` is below 1, or `mean` or `std` have another shape or range.
+        TypeError: If `layer` is not a `RecurrentLayer`, or a statistic is not a tensor.
+        ValueError: If `targets` is below 1, `classes` below 2, or a statistic has another shape or range.
 
     Example:
         >>> from noisyrnn.models import NoisyRNN
         >>> SequenceToSequence(NoisyRNN(input_size=1, hidden_size=8), targets=2)(torch.zeros(4, 5, 1)).shape
         torch.Size([4, 5, 2])
+        >>> model = SequenceToSequence(NoisyRNN(input_size=1, hidden_size=8), classes=3)
+        >>> model.losses(model(torch.zeros(2, 4, 1)), torch.tensor([[0, 1, 2, -1], [-1, -1, 2, 2]])).shape
+        torch.Size([2])
     """
 
-    def __init__(self, layer: RecurrentLayer, targets: int = 1, **statistics: Unpack[ChannelStatistics]) -> None:
-        check_integer("targets", targets, minimum=1)
-        super().__init__(layer, targets, loss="squared_error", every_step=True, **statistics)
-        self.targets = targets
+    def __init__(
+        self,
+        layer: RecurrentLayer,
+        targets: int = 1,
+        *,
+        classes: int | None = None,
+        **statistics: Unpack[Statistics],
+    ) -> None:
+        if classes is None:
+            check_integer("targets", targets, minimum=1)
+        else:
+            check_integer("classes", classes, minimum=2, maximum=LARGEST_SIZE)
+        loss = "squared_error" if classes is None else "cross_entropy"
+        super().__init__(layer, classes or targets, loss=loss, every_step=True, **statistics)
+        self.targets = targets if classes is None else None
+        self.classes = classes
 
 
 for _head in (SequenceClassifier, SequenceRegressor, SequenceToSequence):
-    show_options(_head, SequenceModel, without=("outputs", "loss", "every_step"))
+    _unused = ("target_mean", "target_std") if _head is SequenceClassifier else ()
+    show_options(_head, SequenceModel, without=("outputs", "loss", "every_step", *_unused))
 
 Head = SequenceClassifier | SequenceRegressor | SequenceToSequence
 

@@ -19,10 +19,13 @@ class Objective(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Return losses `(batch,)` and outputs: logits `(batch, classes)`, or values `(batch, targets)`.
 
+        For a model of every step the outputs are `(batch, steps, …)`.
+
         Args:
             model: Classifier, or regressor if the objective supports it, in training mode.
             inputs: `(batch, steps, input_size)`.
-            labels: Classes `(batch,)`, or values `(batch, targets)`.
+            labels: Classes `(batch,)`, or values `(batch, targets)`; at every step `(batch, steps)` or `(batch, steps,
+                outputs)`, -1 or NaN where they do not count.
             lengths: Valid steps of each sequence, `(batch,)`; `None` if all steps are valid.
             path: Source of all random numbers, a new path for every training step.
         """

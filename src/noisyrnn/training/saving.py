@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_file_path, check_integer
 from noisyrnn.files import write_atomically
-from noisyrnn.models import HEADS, MODELS, SequenceClassifier, SequenceModel, build_layer
+from noisyrnn.models import HEADS, MODELS, SequenceClassifier, SequenceModel, SequenceToSequence, build_layer
 from noisyrnn.training.seeding import seeded
 
 FORMAT = 3
@@ -86,6 +86,7 @@ def _content(model: SequenceModel, class_names: Sequence[str] | None, notes: Map
         "options": layer.options(),
         "outputs": outputs,
         "class_names": None if class_names is None else list(class_names),
+        **({"loss": model.loss} if isinstance(model, SequenceToSequence) and model.classes else {}),
         **({} if notes is None else {"notes": dict(notes)}),
     }
     try:
@@ -99,7 +100,8 @@ def _content(model: SequenceModel, class_names: Sequence[str] | None, notes: Map
             raise _changed(f"{name} {kind}")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     try:
-        rebuilt = _built(Header(**{name: json.loads(text)[name] for name in _HEADER}), tensors, "them")
+        written = json.loads(text)
+        rebuilt = _built(Header(**{name: written[name] for name in _HEADER if name in written}), tensors, "them")
     except ValueError as error:
         raise _changed(f"other settings ({error})") from error
     _check_same_modules(model, rebuilt)
@@ -236,6 +238,7 @@ class Header:
         outputs: Number of outputs of the readout.
         class_names: Names of the outputs of a classifier, or `None`.
         notes: The `notes` passed to `save`.
+        loss: "cross_entropy" for classes at every step; `None` where the head has one loss only.
     """
 
     head: str
@@ -244,13 +247,14 @@ class Header:
     outputs: int
     class_names: list[str] | None
     notes: dict[str, Any] = field(default_factory=dict)
+    loss: str | None = None
 
 
 _RENAMED = {"skewness": "skew_symmetry", "skewness_w": "skew_symmetry_w", "parametrisation": "noise_units"}
 _NOISE_UNITS = {"published": "per_step", "paper": "per_time"}
 """Current names of options of version 0.1."""
 
-_HEADER = ("head", "model", "options", "outputs", "class_names")
+_HEADER = ("head", "model", "options", "outputs", "class_names", "loss")
 
 
 def read_header(path: str | Path) -> Header:
@@ -267,7 +271,8 @@ def load(path: str | Path, head: type[Any] = SequenceClassifier) -> Any:
 
     Args:
         path: Path of the file. Nothing in it is unpickled.
-        head: Required type of the model: `SequenceClassifier`, `SequenceRegressor` or `SequenceToSequence`.
+        head: Required type of the model: `SequenceClassifier`, `SequenceRegressor` or `SequenceToSequence`, or
+            `SequenceModel` for any of them.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -278,7 +283,7 @@ def load(path: str | Path, head: type[Any] = SequenceClassifier) -> Any:
     path = Path(path)
     header, tensors = _read(path)
     saved_head = HEADS[header.head]
-    if saved_head is not head:
+    if not issubclass(saved_head, head):
         raise ValueError(
             f"path must hold a {head.__name__}, got {path} with a {saved_head.__name__}. "
             f"Use load(path, {saved_head.__name__})."
@@ -297,7 +302,10 @@ def _built(header: Header, tensors: Mapping[str, Tensor], path: str) -> Sequence
         _check_sizes(header, tensors)
         with seeded(0), torch.device("cpu"):
             layer = build_layer(header.model, options.pop("input_size"), options.pop("hidden_size"), options)
-            model = HEADS[header.head](layer, header.outputs)
+            head: Any = HEADS[header.head]
+            sizes = {"classes" if header.loss or header.head == "classifier" else "targets": header.outputs}
+            statistics = {name: tensors[name] for name in ("target_mean", "target_std") if name in tensors}
+            model: SequenceModel = head(layer, **sizes, **statistics)
     except (TypeError, ValueError) as error:
         raise ValueError(f"path must hold settings that its header's model takes, got {path}: {error}") from error
     return model.to(tensors["readout.weight"].dtype) if "readout.weight" in tensors else model
@@ -373,7 +381,7 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     if number not in _FIELDS:
         formats = " or ".join(map(str, _FIELDS))
         raise ValueError(f"path must be of format {formats}, got {number} in {path}. Update noisyrnn.")
-    if not _FIELDS[number] <= header.keys() <= _FIELDS[number] | {"format", "class_names", "notes"}:
+    if not _FIELDS[number] <= header.keys() <= _FIELDS[number] | {"format", "class_names", "notes", "loss"}:
         raise foreign
     if number == 1:
         header |= {"head": "classifier", "outputs": header["classes"]}
@@ -391,8 +399,11 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     check_choice("head", header["head"], HEADS)
     check_choice("model", header["model"], MODELS)
     notes = header.get("notes", {})
+    loss = header.get("loss")
+    if loss is not None and (header["head"], loss) != ("sequence", "cross_entropy"):
+        raise foreign
     return Header(
-        header["head"], header["model"], options, header["outputs"], header.get("class_names"), notes
+        header["head"], header["model"], options, header["outputs"], header.get("class_names"), notes, loss
     ), tensors
 
 

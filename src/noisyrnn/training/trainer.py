@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,7 @@ from noisyrnn.models.heads import SequenceModel
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder
+from noisyrnn.targets import counted, without_marks
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import Precision, TrainConfig
@@ -43,10 +44,13 @@ class FitResult:
     Args:
         history: One row of metrics for each epoch.
         best_epoch: The epoch, from 1, of the weights the model now has.
-        best_validation_accuracy: Its accuracy on the validation data, in [0, 1]; `nan` for a regression.
+        best_validation_accuracy: Its accuracy on the validation data, in [0, 1]; `nan` for a regression. With labels at
+            every step it is the mean over sequences of the share of counted steps that are right.
         seconds: Training time, over all resumptions; of runs that are trained together, each has its share.
         validation_sequences: Number of validation sequences behind this accuracy.
-        largest_class: Share of the largest class in the training data; `nan` for a regression.
+        largest_class: Share of the largest class in the training data, of sequences or of counted steps; `nan` for a
+            regression.
+        best_validation_loss: Loss of the best epoch on the validation data.
     """
 
     history: list[dict[str, float]]
@@ -55,6 +59,7 @@ class FitResult:
     seconds: float
     validation_sequences: int
     largest_class: float
+    best_validation_loss: float = math.nan
 
     @property
     def not_fitted(self) -> str | None:
@@ -258,13 +263,16 @@ def select_sequences(split: Split, rows: Tensor) -> tuple[Tensor, Tensor, Tensor
         split: The data.
         rows: Of any shape; that of the batch in what is returned.
     """
-    inputs, lengths, weights = split.inputs[rows], None, None
+    inputs, labels, lengths, weights = split.inputs[rows], split.labels[rows], None, None
     if split.lengths is not None:
         lengths = split.lengths[rows]
-        inputs = inputs[..., : int(lengths.max()), :]
+        longest = int(lengths.max())
+        inputs = inputs[..., :longest, :]
+        if split.every_step:
+            labels = labels.narrow(rows.ndim, 0, longest)
     if split.weights is not None:
         weights = split.weights[rows]
-    return inputs, split.labels[rows], lengths, weights
+    return inputs, labels, lengths, weights
 
 
 class TrainingBatch:
@@ -275,7 +283,8 @@ class TrainingBatch:
 
     Args:
         inputs: `(batch, steps, input_size)`.
-        labels: Classes `(batch,)`, or values `(batch, targets)`.
+        labels: Classes `(batch,)` or values `(batch, targets)`; for labels at every step `(batch, steps)` or
+            `(batch, steps, outputs)`.
         lengths: Valid steps of each sequence, `(batch,)`, or `None`.
         weights: Weight of each sequence, `(batch,)`, or `None`.
         path: The noise.
@@ -364,7 +373,7 @@ class Trainer:
     ) -> None:
         check_trainable(model, dataset)
         if folder is not None:  # not after hours of training
-            check_savable(model, class_names=dataset.class_names)
+            check_savable(model, class_names=dataset.class_names or None)
         self.fabric = fabric or fabric_on_cpu(config.precision)
         self._model = model
         self.model = model = model.as_batch_first()
@@ -393,12 +402,10 @@ class Trainer:
 
     def to_device(self, split: Split) -> Split:
         """The same sequences where the model is, labels in its precision; the model rounds the inputs itself."""
-        move, dtype = self.fabric.to_device, next(self.model.parameters()).dtype
-        lengths = None if split.lengths is None else move(split.lengths)
-        weights = None if split.weights is None else move(split.weights.to(dtype))
-        inputs, labels = move(split.inputs), move(split.labels)
-        labels = labels.to(dtype) if labels.is_floating_point() else labels
-        return Split(inputs=inputs, labels=labels, lengths=lengths, weights=weights, classes=split.classes)
+        dtype = next(self.model.parameters()).dtype
+        weights = None if split.weights is None else split.weights.to(dtype)
+        labels = split.labels.to(dtype) if split.labels.is_floating_point() else split.labels
+        return replace(split, labels=labels, weights=weights).map(self.fabric.to_device)
 
     def read_checkpoint(self) -> Checkpoint | None:
         """The folder's checkpoint, or `None` where there is none.
@@ -529,7 +536,7 @@ class Trainer:
         """Why no epoch can be chosen: a message."""
         message = f"validation loss is not finite after epoch {self.progress.epoch}, got {loss}"
         labels = self._dataset.validation.labels
-        largest = 0.0 if self._dataset.classes else float(labels.abs().max())
+        largest = 0.0 if self._dataset.classes else float(without_marks(labels).abs().max())
         if not largest:
             return f"{message}. Lower learning_rate or step_size, or set clip_norm."
         return (
@@ -545,17 +552,19 @@ class Trainer:
         self._model.eval()
         dataset, progress = self._dataset, self.progress
         if self.folder is not None:
-            save(self._model, self.folder.last_model, class_names=dataset.class_names)
+            save(self._model, self.folder.last_model, class_names=dataset.class_names or None)
         self.model.load_state_dict(self.best)
         if self.folder is not None:
-            save(self._model, self.folder.model, class_names=dataset.class_names)
+            save(self._model, self.folder.model, class_names=dataset.class_names or None)
         largest = math.nan
         if dataset.classes:
-            largest = float(torch.bincount(dataset.train.labels).max()) / len(dataset.train)
+            labels = dataset.train.labels[counted(dataset.train.labels)]
+            largest = float(torch.bincount(labels).max()) / len(labels)
         return FitResult(
             history=progress.history,
             best_epoch=progress.best_epoch,
             best_validation_accuracy=progress.best_accuracy,
+            best_validation_loss=progress.best_loss,
             seconds=progress.seconds,
             validation_sequences=len(dataset.validation),
             largest_class=largest,
@@ -576,20 +585,19 @@ def check_trainable(model: SequenceModel, dataset: Dataset) -> None:
         TypeError: If one is of another type, or the model's answers are of another kind than the labels.
         ValueError: If the model's sizes are others.
     """
-    if not isinstance(model, SequenceModel) or model.every_step:
-        every_step = isinstance(model, SequenceModel)
-        advice = "It answers at every step: train it in a loop of your own" if every_step else "Wrap it"
+    if not isinstance(model, SequenceModel):
         raise TypeError(
-            f"model must be a SequenceClassifier or a SequenceRegressor, got {type(model).__name__}. {advice}."
+            "model must be a SequenceClassifier, a SequenceRegressor or a SequenceToSequence, got "
+            f"{type(model).__name__}. Wrap it."
         )
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"dataset must be a Dataset, got {type(dataset).__name__}. Build one: Dataset(name=..., "
             "train=Split(...), validation=Split(...), ...), or use load_dataset or noisyrnn.estimators."
         )
-    if (model.loss == "cross_entropy") != (dataset.classes > 0):
-        kind = "SequenceClassifier" if dataset.classes else "SequenceRegressor"
-        raise TypeError(f"model must be a {kind} for data with {dataset.classes} classes, got {type(model).__name__}.")
+    if (model.loss == "cross_entropy", model.every_step) != (dataset.classes > 0, dataset.every_step):
+        wanted, labels = head_for(dataset)
+        raise TypeError(f"model must be a {wanted} for data with {labels}, got {described_head(model)}.")
     outputs = getattr(model.readout, "out_features", dataset.outputs)  # the user's own readout may not have it
     sizes = {
         "classes" if dataset.classes else "targets": (outputs, dataset.outputs),
@@ -598,6 +606,21 @@ def check_trainable(model: SequenceModel, dataset: Dataset) -> None:
     for name, (found, needed) in sizes.items():
         if found != needed:
             raise ValueError(f"model must have {name} {needed}, that of the data set, got {found}.")
+
+
+def head_for(dataset: Dataset) -> tuple[str, str]:
+    """Return the model that fits a data set, and its labels, both as text for a message."""
+    count = f"classes={dataset.classes}" if dataset.classes else f"targets={dataset.outputs}"
+    kind = "SequenceClassifier" if dataset.classes else "SequenceRegressor"
+    where = " at every step" if dataset.every_step else ""
+    labels = f"{dataset.classes} classes" if dataset.classes or not where else f"{dataset.outputs} values"
+    return f"SequenceToSequence(layer, {count})" if where else kind, labels + where
+
+
+def described_head(model: SequenceModel) -> str:
+    """Return the class of a model, and for answers at every step of which kind they are."""
+    answers = "classes" if model.loss == "cross_entropy" else "values"
+    return f"{type(model).__name__} of {answers}" if model.every_step else type(model).__name__
 
 
 def origin_of(model: SequenceModel, objective: Objective | None) -> dict[str, Any]:
