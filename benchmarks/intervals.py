@@ -173,7 +173,7 @@ def nested(answers: np.ndarray, seeds: Sequence[int]) -> Iterator[CrossedSample]
         right += answers[:, first:count].view(np.uint8).sum(axis=1, dtype=np.uint8)
         mean, between = accuracies[:, :count].mean(axis=1), accuracies[:, :count].var(axis=1, ddof=1)
         squares = np.einsum("tn,tn->t", right, right, dtype=np.float64) / (sequences * count**2)
-        yield _crossed(count, sequences, mean, between, squares, mean, least=0)
+        yield _crossed(count, sequences, mean, between, squares, mean, bounds=(0.0, 1.0))
 
 
 def _crossed(
@@ -184,13 +184,13 @@ def _crossed(
     by_sequence: np.ndarray,
     squares: np.ndarray,
     *,
-    least: int,
+    bounds: tuple[float, float],
 ) -> CrossedSample:
     """From mean squares: `by_sequence` of the sequences' means, `squares` of all values."""
     across = np.maximum(0, by_sequence - mean**2)
     residual = (squares - mean**2 - across - between * (seeds - 1) / seeds) * seeds * sequences
     residual = np.maximum(0, residual) / ((seeds - 1) * max(1, sequences - 1))
-    return CrossedSample(seeds, sequences, mean, between, across, residual, least)
+    return CrossedSample(seeds, sequences, mean, between, across, residual, bounds)
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ def pairs(answers: np.ndarray, seeds: Sequence[int]) -> Iterator[tuple[CrossedSa
         squares = _squares(both, one, two) / (sequences * count)
         mean, between = gaps.mean(axis=2), gaps.var(axis=2, ddof=1)
         differing = (right[:, one] != right[:, two]).sum(axis=2)
-        yield _crossed(count, sequences, mean, between, by_sequence, squares, least=-1), differing
+        yield _crossed(count, sequences, mean, between, by_sequence, squares, bounds=(-1.0, 1.0)), differing
 
 
 def _squares(products: np.ndarray, one: np.ndarray, two: np.ndarray) -> np.ndarray:

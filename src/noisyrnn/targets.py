@@ -53,3 +53,28 @@ def mean_over_steps(values: Tensor, targets: Tensor) -> Tensor:
     if not values.is_floating_point():
         values = values.double()
     return torch.where(mask, values, 0.0).sum(dim=-1) / mask.sum(dim=-1)
+
+
+def moments(targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each output of targets that are values, float64 `(outputs,)`.
+
+    Each sequence has the same share, however many of its steps count, or one in proportion to its weight.
+
+    Args:
+        targets: `(n, outputs)` or `(n, steps, outputs)`.
+        weights: `(n,)`, at least 0 and not all 0; `None`: all count equally.
+
+    Example:
+        >>> moments(torch.tensor([[1.0], [2.0], [6.0]]))
+        (tensor([3.], dtype=torch.float64), tensor([4.6667], dtype=torch.float64))
+    """
+    mask = counted(targets)
+    shares = torch.ones(len(targets), dtype=torch.float64, device=targets.device) if weights is None else weights
+    if at_every_step(targets):
+        shares = (shares.double() / mask.sum(dim=1))[:, None].expand(mask.shape)
+    values, share = targets[mask].double(), shares[mask].double()
+    values, share = values[share > 0], share[share > 0] / share.sum()
+    offsets = values - values[0]  # exact zeros where all are equal, and small where all are far from zero
+    mean = share @ offsets
+    variance = share @ (offsets - mean) ** 2
+    return values[0] + mean, torch.where((offsets != 0).any(dim=0), variance, 0.0)

@@ -308,3 +308,9 @@ def test_numbers_and_text_in_one_list_are_refused(mixed):
 def test_a_missing_label_is_no_class():
     with pytest.raises(ValueError, match=r"^y must hold a class for each sequence, got 'nan' among classes th"):
         NoisyRNNClassifier().fit(np.zeros((8, 3)), np.array([np.nan, 1.0] * 4).astype(str))
+
+
+def test_targets_at_every_step_are_refused_with_the_way_to_train_them(classifier, waves):
+    X, _ = waves
+    with pytest.raises(ValueError, match=r"^y must have shape \(n,\), got \(40, 12\)\. .* SequenceToSequence with "):
+        classifier.fit(X, np.zeros((40, 12), dtype=int))

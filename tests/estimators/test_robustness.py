@@ -7,7 +7,7 @@ import torch
 from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.robustness import build_perturbation, worst_cases
-from noisyrnn.robustness.evaluate import evaluate
+from noisyrnn.robustness.evaluate import draw_generator, evaluate
 from noisyrnn.robustness.statistics import mean_interval
 
 CHOSEN = {"white_noise": [0.5, 1.5], "salt_and_pepper": [0.3], "fgsm": [0.1]}
@@ -69,8 +69,9 @@ def test_squared_errors_are_means_over_draws(regressor, unequal):
     names = [(name, strength) for name, strengths in noises.items() for strength in strengths]
     assert [(row.perturbation, row.strength) for row in found.rows] == [("clean", 0.0), *names]
     for row, (name, strength) in zip(found.rows[1:], names, strict=True):
-        generator, errors = torch.Generator().manual_seed(4), np.zeros(40)
-        for _ in range(3):
+        errors = np.zeros(40)
+        for draw in range(3):
+            generator = draw_generator(4, draw, 0)
             changed = build_perturbation(name, strength, scale=scale)(
                 model, inputs, torch.zeros(40, 1), generator=generator, lengths=lengths
             )
@@ -85,10 +86,13 @@ def test_squared_errors_are_means_over_draws(regressor, unequal):
 def test_what_limits_a_score_is_noted(classifier, regressor, waves):
     X, y = waves
     rows = classifier.fit(X, y).robustness_report(X, y, perturbations={"white_noise": [1e-30, 100.0]}).rows
-    assert [row.note for row in rows] == ["", "changed no value", "not above guessing"]
+    assert [row.note for row in rows] == ["", "changed no value", "not better than guessing"]
     regressor.fit(X, X[:, 0, 0])
+    attacked = regressor.robustness_report(X, X[:, 0, 0], perturbations={"fgsm": [0.1]}).rows
+    assert attacked[-1].perturbation == "worst_linf"
+    assert all(row.score > attacked[0].score for row in attacked if row.perturbation in ("fgsm", "worst_linf"))
     rows = regressor.robustness_report(X, X[:, 0, 0], perturbations={"white_noise": [1e-30, 100.0]}).rows
-    assert "changed no value" in rows[1].note and rows[2].note == "not above guessing"
+    assert "changed no value" in rows[1].note and rows[2].note == "not better than guessing"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,11 @@ def test_what_is_refused(classifier, regressor, waves, arguments, text):
 
 def test_the_table_is_aligned(regressor, waves):
     X, _ = waves
-    report = regressor.set_params(epochs=1).fit(X, X[:, 0, 0]).robustness_report(X, X[:, 0, 0], draws=2)
+    report = (
+        regressor.set_params(epochs=1)
+        .fit(X, X[:, 0, 0])
+        .robustness_report(X, X[:, 0, 0], perturbations={"white_noise": [0.1]}, draws=2)
+    )
     title, heads, clean, first, *_, units = str(report).splitlines()
     assert title == "mean squared error on 40 sequences, 95 % intervals, 2 draws or starts"
     assert heads == "perturbation                  strength     score   interval"

@@ -101,9 +101,17 @@ def test_one_logit_is_refused_with_what_to_return() -> None:
         evaluate(lambda x: x[:, 0, :1], split())
 
 
-def test_targets_have_no_accuracy() -> None:
-    with pytest.raises(ValueError, match=r"^split must have classes, got the targets of a regression"):
-        evaluate(classifier(), Split(inputs=X, labels=X.mean(1), classes=0))
+def test_targets_need_outputs_of_their_shape_and_have_no_accuracy() -> None:
+    values = Split(inputs=X, labels=X.mean(1), classes=0)
+    with pytest.raises(ValueError, match=r"^model must return outputs of shape \(12, 2\), got \(12, 3\)\.$"):
+        evaluate(classifier(), values)
+    result = evaluate(lambda x: x.mean(1), values)
+    with pytest.raises(ValueError, match=r"^accuracy must be of a classification, got a regression\. Use scores: r2, "):
+        _ = result.accuracy
+    with pytest.raises(ValueError, match=r"^correct must be of one class for each sequence, got r2\. Use scores\.$"):
+        _ = result.correct
+    with pytest.raises(ValueError, match=r"^split must have one class for each sequence, got labels \(12, 2\)\.$"):
+        examples(lambda x: x.mean(1), values, [], indices=[0])
 
 
 @pytest.mark.parametrize("perturbation", [None, WhiteNoise(0.1), FGSM(0.1), PGD(0.1, steps=1)])

@@ -16,7 +16,7 @@ from noisyrnn.robustness import (
     evaluate,
     worst_cases,
 )
-from noisyrnn.robustness.evaluate import BLOCK, draw_generator
+from noisyrnn.robustness.evaluate import BLOCK, Score, draw_generator
 
 
 @pytest.fixture
@@ -157,10 +157,10 @@ def test_an_attack_never_helps(split, linear):
 
 def test_worst_cases_hold_for_all_attacks_of_a_norm_up_to_a_radius():
     def result(name, norm, strength, correct):
+        score = Score.of("accuracy", torch.tensor([correct]).clamp(max=1).double(), 0.25)
         return RobustnessResult(
-            perturbation=name, strength=strength, settings=f"{name} {strength}", accuracy=sum(correct) / 4,
-            interval=(0, 1), draw_accuracies=(sum(correct) / 4,), correct=correct, norm=norm, guess=0.25,
-        )  # fmt: skip
+            perturbation=name, strength=strength, settings=f"{name} {strength}", scores={"accuracy": score}, norm=norm
+        )
 
     found = worst_cases(
         [
@@ -198,9 +198,11 @@ def test_what_a_result_is_in_json(split):
     result = evaluate(lambda x: x[:, 0], split, WhiteNoise(0.7), draws=35)
     assert max(result.correct) == 35
     values = json.loads(json.dumps(result.to_dict()))
-    assert values == {
-        name: list(value) if isinstance(value, tuple) else value for name, value in vars(result).items()
-    } | {"correct": values["correct"], "sequences": 530}
+    for name, value in values.items():
+        if name != "correct":
+            found = getattr(result, name)
+            assert value == (list(found) if isinstance(found, tuple) else found)
+    assert values["sequences"] == 530
     assert values["correct"][:5] == "".join("0123456789abcdefghijklmnopqrstuvwxyz"[c] for c in result.correct[:5])
     assert list(values) == [
         *("perturbation", "strength", "settings", "accuracy", "interval", "draw_accuracies", "correct", "sequences"),

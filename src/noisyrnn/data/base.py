@@ -21,7 +21,7 @@ from noisyrnn.checks import (
 )
 from noisyrnn.data.scale import Scale
 from noisyrnn.padding import valid_values
-from noisyrnn.targets import at_every_step, counted, mark_uncounted
+from noisyrnn.targets import at_every_step, counted, mark_uncounted, moments
 
 
 def check_targets(labels: Tensor, *, count: int, steps: int) -> None:
@@ -310,17 +310,8 @@ class Dataset:
         Targets at every step count so that each sequence has the same share, as in the loss, and a sequence counts by
         its weight. A target that never varies gets the standard deviation 1.
         """
-        labels, weights = self.train.labels, self.train.weights
-        mask = counted(labels)
-        shares = torch.ones(len(labels), dtype=torch.float64, device=labels.device) if weights is None else weights
-        if self.every_step:
-            shares = (shares.double() / mask.sum(dim=1))[:, None].expand(mask.shape)
-        values, share = labels[mask].double(), shares[mask].double()
-        values, share = values[share > 0], share[share > 0] / share.sum()
-        offsets = values - values[0]  # exact zeros where all are equal
-        mean = share @ offsets
-        std = (share @ (offsets - mean) ** 2).sqrt()
-        return values[0] + mean, torch.where((offsets != 0).any(dim=0), std, 1.0)
+        mean, variance = moments(self.train.labels, self.train.weights)
+        return mean, torch.where(variance > 0, variance.sqrt(), 1.0)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Compute mean and standard deviation of each channel over valid steps of `train`, float64 `(input_size,)`.

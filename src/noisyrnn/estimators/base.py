@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.estimators.inputs import Sequences, check_sample_weight, read_sequences
 from noisyrnn.estimators.params_json import from_json, to_json
-from noisyrnn.estimators.robustness import ReportOptions, RobustnessReport
+from noisyrnn.estimators.robustness import RobustnessReport, robustness_report
 from noisyrnn.models import MODELS, Head, SequenceModel, build_layer, layer_options
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.devices import make_fabric, resolve_accelerator
@@ -138,21 +138,20 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """Measure the accuracy, or the mean squared error of a regression, on perturbed sequences, with intervals.
 
         Printing the result shows a table. Strengths are in units of each channel's standard deviation over the training
-        part, with `standardize=False` too; `noisyrnn.robustness.UNITS` explains this for each perturbation. For a
-        classification the last rows are the worst cases over the attacks.
+        part, with `standardize=False` too; `noisyrnn.robustness.UNITS` explains this for each perturbation. The last
+        rows are the worst cases over the attacks.
 
         Args:
             X: Sequences in a form that `fit` accepts.
             y: True classes or values.
             perturbations: Strengths by key of `noisyrnn.robustness.PERTURBATIONS`; by default white noise, salt and
-                pepper and, for a classification, FGSM and PGD. A regression supports no attacks, because they need a
-                classification.
+                pepper, FGSM and PGD.
             draws: Number of draws of random noise, and of random starts of an attack, 1 to 35.
             seed: Seed of the draws; use the same for all models that you compare.
 
         Raises:
             NotFittedError: If it is not fitted.
-            ValueError: If an argument is out of range, or a perturbation of a regression is an attack.
+            ValueError: If an argument is out of range.
         """
         self._check_fitted()
         sequences = self._read(X, first=False)
@@ -163,7 +162,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             classes=len(self._class_names()),
         )
         scale = Scale.from_dict(self.scale_)
-        return self._report(split, scale=scale, perturbations=perturbations, draws=draws, seed=seed)
+        return robustness_report(self.model_, split, scale=scale, perturbations=perturbations, draws=draws, seed=seed)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator as one safetensors file, which `noisyrnn.load` can also read, as a model.
@@ -216,10 +215,6 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
     @abstractmethod
     def _labels(self, y: np.ndarray) -> Tensor:
         """Convert `y` to the labels of a `Split`."""
-
-    @abstractmethod
-    def _report(self, split: Split, **options: Unpack[ReportOptions]) -> RobustnessReport:
-        """Return the report of `robustness_report`."""
 
     @abstractmethod
     def _true(self, y: np.ndarray) -> Tensor:
@@ -341,6 +336,13 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """Return `y`, which must have `count` rows."""
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+        shape = tuple(getattr(y, "shape", ()))
+        if len(shape) > 2 or (is_classifier(self) and len(shape) == 2 and shape[1] > 1):
+            rule = "(n,)" if is_classifier(self) else "(n,) or (n, targets)"
+            raise ValueError(
+                f"y must have shape {rule}, got {shape}. For targets at every step train a SequenceToSequence with "
+                "noisyrnn.fit, or give a file to `noisyrnn train`."
+            )
         y = self._checked(y)
         if len(y) != count:
             raise ValueError(f"y must hold {count} values, one for each sequence of X, got {len(y)}.")

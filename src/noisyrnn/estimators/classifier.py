@@ -1,7 +1,7 @@
 """Classifier of sequences."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -14,7 +14,6 @@ from noisyrnn.data.base import Split
 from noisyrnn.data.labels import array_labels, check_classes, encode, label_values, sorted_classes
 from noisyrnn.data.split import stratified_draw
 from noisyrnn.estimators.base import SequenceEstimator
-from noisyrnn.estimators.robustness import ReportOptions, RobustnessReport, classification_report
 from noisyrnn.models import Head, SequenceClassifier, SequenceModel
 
 
@@ -190,9 +189,6 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         if unknown:
             raise ValueError(f"y must hold only the classes {self.classes_.tolist()}, got {unknown.pop().value!r}.")
         return encode(labels, classes)
-
-    def _report(self, split: Split, **options: Unpack[ReportOptions]) -> RobustnessReport:
-        return classification_report(self.model_, split, **options)
 
     def _true(self, y: np.ndarray) -> Tensor:
         return self._labels(y)

@@ -1,6 +1,6 @@
 """Regressor of sequences."""
 
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from noisyrnn.data.base import Split
 from noisyrnn.data.numbers import check_real
 from noisyrnn.estimators.base import SequenceEstimator
 from noisyrnn.estimators.inputs import float64_tensor
-from noisyrnn.estimators.robustness import ReportOptions, RobustnessReport, regression_report
 from noisyrnn.models import Head, SequenceModel, SequenceRegressor
 
 
@@ -76,9 +75,6 @@ class NoisyRNNRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         if rows.shape[1] != len(self.y_mean_):
             raise ValueError(f"y must hold {len(self.y_mean_)} targets, as before, got {rows.shape[1]}.")
         return torch.tensor((rows - self.y_mean_) / self.y_std_, dtype=torch.float32, device="cpu")
-
-    def _report(self, split: Split, **options: Unpack[ReportOptions]) -> RobustnessReport:
-        return regression_report(self.model_, split, **options)
 
     def _true(self, y: np.ndarray) -> Tensor:
         return float64_tensor(y.reshape(len(y), -1))

@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict, Unpack
 
-import torch
-
-from noisyrnn.checks import check_choice, check_integer, check_number
+from noisyrnn.checks import check_choice
 from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.models import SequenceModel
 from noisyrnn.robustness import (
-    MAX_DRAWS,
+    METRICS,
     PERTURBATIONS,
     UNITS,
     Perturbation,
@@ -22,7 +20,6 @@ from noisyrnn.robustness import (
     worst_cases,
 )
 from noisyrnn.robustness.default_strengths import ESTIMATOR_ATTACKS, ESTIMATOR_NOISE
-from noisyrnn.robustness.statistics import mean_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,72 +92,33 @@ class ReportOptions(TypedDict):
 
 
 _STILL = "changed no value"
-_GUESS = "not above guessing"
+_GUESS = "not better than guessing"
 
 
-def classification_report(model: SequenceModel, split: Split, **options: Unpack[ReportOptions]) -> RobustnessReport:
-    """Measure accuracies for `SequenceEstimator.robustness_report`."""
+def robustness_report(model: SequenceModel, split: Split, **options: Unpack[ReportOptions]) -> RobustnessReport:
+    """Measure accuracies, or mean squared errors of a regression, for `SequenceEstimator.robustness_report`."""
     perturbations, scale, draws, seed = options["perturbations"], options["scale"], options["draws"], options["seed"]
     chosen = _chosen({**ESTIMATOR_NOISE, **ESTIMATOR_ATTACKS} if perturbations is None else perturbations, scale)
     results = [evaluate(model, split, perturbation, draws=draws, seed=seed) for perturbation in (None, *chosen)]
-    rows = tuple(_row(result) for result in (*results, *worst_cases(results)))
-    return RobustnessReport(measure="accuracy", sequences=len(split), draws=draws, rows=rows)
+    measure = results[0].metric if split.classes else "mean_squared_error"
+    rows = tuple(_row(result, measure) for result in (*results, *worst_cases(results)))
+    return RobustnessReport(measure=METRICS[measure].title, sequences=len(split), draws=draws, rows=rows)
 
 
-def _row(result: RobustnessResult) -> RobustnessRow:
-    low, high = result.interval
-    notes = [note for note, true in ((_STILL, not result.moved), (_GUESS, low <= result.guess)) if true]
+def _row(result: RobustnessResult, measure: str) -> RobustnessRow:
+    score = result.scores[measure]
+    low, high = score.interval
+    guessing = low <= score.guess if METRICS[measure].better == "higher" else high >= score.guess
+    notes = [note for note, true in ((_STILL, not result.moved), (_GUESS, guessing)) if true]
     return RobustnessRow(
         perturbation=result.perturbation,
         strength=result.strength or 0.0,
         unit=result.unit,
-        score=result.accuracy,
+        score=score.mean,
         low=low,
         high=high,
         note=", ".join(notes),
     )
-
-
-def regression_report(model: SequenceModel, split: Split, **options: Unpack[ReportOptions]) -> RobustnessReport:
-    """Measure mean squared errors for `SequenceEstimator.robustness_report`."""
-    perturbations, scale, draws, seed = options["perturbations"], options["scale"], options["draws"], options["seed"]
-    check_integer("draws", draws, minimum=1)
-    check_number("draws", draws, maximum=MAX_DRAWS)
-    check_integer("seed", seed, minimum=0)
-    chosen = _chosen(ESTIMATOR_NOISE if perturbations is None else perturbations, scale)
-    attacks = [perturbation.name for perturbation in chosen if perturbation.is_attack]
-    if attacks:
-        raise ValueError(f"perturbations must be without attacks for a regression, got {attacks[0]!r}.")
-    guess = float(split.labels.double().var(dim=0, correction=0).mean())  # of always predicting the mean
-    rows = []
-    todo: list[Perturbation | None] = [None, *chosen]
-    for perturbation in todo:
-        errors = torch.zeros(len(split), dtype=torch.float64, device="cpu")
-        generator = torch.Generator().manual_seed(seed)
-        times = 1 if perturbation is None else draws
-        moved = perturbation is None or perturbation.strength == 0
-        for _ in range(times):
-            changed = split.inputs
-            if perturbation is not None:
-                changed = perturbation(model, changed, split.labels, generator=generator, lengths=split.lengths)
-                moved = moved or not torch.equal(changed, split.inputs)
-            with torch.no_grad():
-                outputs = model(changed, lengths=split.lengths)
-            errors += model.losses(outputs, split.labels) / times
-        interval = mean_interval(errors.tolist())
-        notes = [note for note, true in ((_STILL, not moved), (_GUESS, interval.high >= guess)) if true]
-        rows.append(
-            RobustnessRow(
-                perturbation="clean" if perturbation is None else perturbation.name,
-                strength=0.0 if perturbation is None else perturbation.strength,
-                unit="" if perturbation is None else perturbation.unit,
-                score=interval.mean,
-                low=interval.low,
-                high=interval.high,
-                note=", ".join(notes),
-            )
-        )
-    return RobustnessReport(measure="mean squared error", sequences=len(split), draws=draws, rows=tuple(rows))
 
 
 def _chosen(strengths: Mapping[str, Sequence[float]], scale: Scale) -> list[Perturbation]:

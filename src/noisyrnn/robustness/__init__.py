@@ -1,4 +1,4 @@
-"""Perturbations of the input at test time, and accuracy under them; a model is any callable inputs → logits."""
+"""Perturbations of the input at test time, and accuracy or error under them, for any callable inputs → outputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from noisyrnn.data.scale import Scale
 from noisyrnn.registry import Entry
 from noisyrnn.robustness.base import Perturbation, ValueRange, check_clip, check_range, check_strengths
 from noisyrnn.robustness.default_strengths import default_strengths
-from noisyrnn.robustness.evaluate import MAX_DRAWS, WORST, RobustnessResult, evaluate, worst_cases
+from noisyrnn.robustness.evaluate import MAX_DRAWS, WORST, RobustnessResult, Score, evaluate, worst_cases
 from noisyrnn.robustness.examples import examples
 from noisyrnn.robustness.fgsm import FGSM
 from noisyrnn.robustness.logits import Model
+from noisyrnn.robustness.metrics import METRICS, Metric
 from noisyrnn.robustness.multiplicative import MultiplicativeNoise
 from noisyrnn.robustness.pgd import PGD
 from noisyrnn.robustness.salt_and_pepper import SaltAndPepper
@@ -128,11 +129,13 @@ def build_perturbation(
 __all__ = [
     "FGSM",
     "MAX_DRAWS",
+    "METRICS",
     "PERTURBATIONS",
     "PGD",
     "UNITS",
     "WORST",
     "Interval",
+    "Metric",
     "Model",
     "MultiplicativeNoise",
     "PairedTest",
@@ -140,6 +143,7 @@ __all__ = [
     "PerturbationEntry",
     "RobustnessResult",
     "SaltAndPepper",
+    "Score",
     "ValueRange",
     "WhiteNoise",
     "accuracy_interval",

@@ -108,7 +108,8 @@ class Perturbation(ABC):
         Args:
             inputs: `(batch, steps, channels)`; not to be modified. With a `scale` these are the standardized values.
             model: Callable from such inputs to logits; used by attacks only.
-            labels: True classes, `(batch,)`; used by attacks only.
+            labels: True classes, `(batch,)` or `(batch, steps)`, or values, as a `Split` holds them: -1 or NaN at steps
+                that do not count; used by attacks only.
             lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
             generator: Source of every draw, on the CPU.
 
@@ -131,7 +132,7 @@ class Perturbation(ABC):
         Args:
             model: Used by attacks only; its parameters get no gradient and its mode is not changed.
             inputs: `(batch, steps, channels)`.
-            labels: True classes, `(batch,)`; used by attacks only.
+            labels: True classes or values, as a `Split` holds them; used by attacks only.
             generator: Source of every draw, on the CPU.
             lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
         """

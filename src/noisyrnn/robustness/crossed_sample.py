@@ -12,6 +12,9 @@ The quantile is Student's with `(seeds - 1) / w` degrees of freedom; `w` is the 
 only. So the rule is the plain t interval if trainings or single answers dominate, and a binomial interval over test
 sequences if those dominate; the added sequences stand for hard ones that a small test set may lack.
 `docs/statistics.md` has its coverage and its rate of false positives, by simulation.
+
+Errors of a regression have no largest value, so no sequences are added for them; the variance over sequences has the
+divisor N - 1, and the degrees of freedom are at most N - 1.
 """
 
 import math
@@ -44,7 +47,7 @@ class CrossedSample:
         between: Variance of the seeds' means.
         across: Variance of the sequences' means over seeds, with divisor N.
         residual: Variance of an answer that neither its training nor its sequence explains.
-        least: Smallest possible answer: 0, or -1 for a difference.
+        bounds: Smallest and largest possible answer: 0 and 1, or -1 and 1 for a difference; infinite without a limit.
     """
 
     seeds: int
@@ -53,10 +56,10 @@ class CrossedSample:
     between: np.ndarray
     across: np.ndarray
     residual: np.ndarray
-    least: int = 0
+    bounds: tuple[float, float] = (0.0, 1.0)
 
     @classmethod
-    def of(cls, rates: np.ndarray, *, least: int = 0) -> "CrossedSample":
+    def of(cls, rates: np.ndarray, *, bounds: tuple[float, float] = (0.0, 1.0)) -> "CrossedSample":
         """Compute the sample of answers of shape `(..., seeds, sequences)`."""
         seeds, sequences = rates.shape[-2:]
         by_seed, by_sequence, mean = rates.mean(axis=-1), rates.mean(axis=-2), rates.mean(axis=(-2, -1))
@@ -68,7 +71,7 @@ class CrossedSample:
             by_seed.var(axis=-1, ddof=1) if seeds > 1 else np.zeros_like(mean),
             by_sequence.var(axis=-1),
             (residuals**2).sum(axis=(-2, -1)) / (max(1, seeds - 1) * max(1, sequences - 1)),
-            least,
+            bounds,
         )
 
     def estimate(self, quantile: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,27 +80,35 @@ class CrossedSample:
         The variance is at least half of that of a mean over test sequences for these trainings, and all of it for
         differences, which are tested. Fewer than three seeds leave out the variance between trainings.
         """
-        added, floor = (ADDED_DIFFERENCES, 1.0) if self.least < 0 else (ADDED, 0.5)
-        added *= float(special.ndtri(quantile)) ** 2
-        size = self.sequences + added
-        centre = (self.sequences * self.mean + added * (self.least + 1) / 2) / size
-        squares = self.sequences * (self.across + self.mean**2) + added * (self.least**2 + 1) / 2
-        across = squares / size - centre**2
+        low, high = self.bounds
+        size, centre, across, most = float(self.sequences), self.mean, self.across, math.inf
+        difference = low == -high
+        floor = 1.0 if difference else 0.5
+        if math.isfinite(high - low):
+            added = (ADDED_DIFFERENCES if difference else ADDED) * float(special.ndtri(quantile)) ** 2
+            size = self.sequences + added
+            centre = (self.sequences * self.mean + added * (low + high) / 2) / size
+            squares = self.sequences * (self.across + self.mean**2) + added * (low**2 + high**2) / 2
+            across = squares / size - centre**2
+        else:
+            most = max(1, self.sequences - 1)
+            across = across * self.sequences / most
         if self.seeds < FEWEST_SEEDS:
-            return centre, across / size, np.full_like(centre, math.inf)
+            return centre, across / size, np.full_like(centre, most)
         shrink = (self.sequences / size) ** 2  # The added sequences are the same for every seed.
         between = shrink * self.between / self.seeds
         explained = shrink * self.residual / (self.seeds * self.sequences)
         variance = np.maximum(floor * across / size, across / size - explained + between)
-        with np.errstate(divide="ignore"):
-            return centre, variance, (self.seeds - 1) * np.maximum(1.0, variance / between)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            freedom = (self.seeds - 1) * np.fmax(1.0, variance / between)
+        return centre, variance, np.minimum(freedom, most)
 
     def interval(self, quantile: float) -> tuple[np.ndarray, np.ndarray]:
         """Return lower and upper end, within the range of the answers; the mean lies between them."""
         centre, variance, freedom = self.estimate(quantile)
         half = student_quantile(quantile, freedom) * np.sqrt(variance)
         low, high = np.minimum(self.mean, centre - half), np.maximum(self.mean, centre + half)
-        return np.maximum(self.least, low), np.minimum(1.0, high)
+        return np.maximum(self.bounds[0], low), np.minimum(self.bounds[1], high)
 
     def p_value(self, differing: np.ndarray) -> np.ndarray:
         """Return the two-sided p of a mean of zero.
@@ -109,7 +120,8 @@ class CrossedSample:
             differing: Number of sequences whose mean is not zero; p is not below that of their sign test.
         """
         centre, variance, freedom = self.estimate(0.975)
-        p = two_sided_p(np.abs(centre) / np.sqrt(variance), freedom)
+        with np.errstate(divide="ignore", invalid="ignore"):  # answers without a bound may all be equal
+            p = two_sided_p(np.abs(centre) / np.sqrt(variance), freedom)
         error = np.sqrt(self.between / self.seeds)
         with np.errstate(divide="ignore", invalid="ignore"):
             over_seeds = two_sided_p(np.abs(self.mean) / error, np.asarray(self.seeds - 1.0))

@@ -1,7 +1,8 @@
-"""Accuracy under a perturbation, over draws that all models share, and the worst case over attacks."""
+"""Accuracy or error under a perturbation, over draws that all models share, and the worst case over attacks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from noisyrnn.checks import check_device, check_integer, check_number
 from noisyrnn.data.base import Split, check_split
 from noisyrnn.robustness.base import Perturbation, check_perturbation
 from noisyrnn.robustness.logits import Model, check_model, check_repeatable, predict
-from noisyrnn.robustness.statistics import accuracy_interval
+from noisyrnn.robustness.metrics import METRICS, Scorer, worse
+from noisyrnn.robustness.statistics import accuracy_interval, seeds_interval
 
 BLOCK = 250
 """Sequences perturbed and classified at once. Each block has its own generator, so a change alters the draws."""
@@ -26,58 +28,133 @@ WORST = "worst_"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Score:
+    """One metric of one model under one perturbation.
+
+    Args:
+        mean: Its value: mean over sequences and, for noise, over draws.
+        interval: 95 % interval over test sequences and draws, for this one trained model, not for another training.
+        draws: Its value for each draw; a single one for an attack, whose starts count together.
+        sequences: Its value for each sequence, mean over draws; the worst case over the starts of an attack.
+        guess: Its value for the best answer that ignores the inputs: the largest class, or the targets' mean.
+    """
+
+    mean: float
+    interval: tuple[float, float]
+    draws: tuple[float, ...]
+    sequences: tuple[float, ...]
+    guess: float = 0.0
+
+    @classmethod
+    def of(cls, metric: str, values: Tensor, guess: float) -> "Score":
+        """Compute the score of values `(draws, sequences)` of a metric."""
+        draws, sequences = tuple(values.mean(dim=1).tolist()), tuple(values.mean(dim=0).tolist())
+        if metric == "accuracy":
+            found = accuracy_interval(values.sum(dim=0).int().tolist(), draws=len(values))
+        else:
+            found = seeds_interval([sequences], bounds=METRICS[metric].bounds)
+        interval = (found.low, found.high)
+        return cls(mean=found.mean, interval=interval, draws=draws, sequences=sequences, guess=guess)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, with six digits for each sequence."""
+        sequences = [float(f"{value:.6g}") for value in self.sequences]
+        return asdict(self) | {"sequences": sequences}
+
+
+@dataclass(frozen=True, kw_only=True)
 class RobustnessResult:
-    """Accuracy of one model under one perturbation.
+    """Metrics of one model under one perturbation: its accuracy, or errors and R² of a regression.
 
     Args:
         perturbation: Its name, or `"clean"`.
         strength: Its strength; `None` for clean.
         settings: Its `repr`, enough to rebuild it; `"clean"` for clean.
-        accuracy: Share of correct answers in [0, 1]: mean over sequences and, for noise, over draws.
-        interval: 95 % interval of the accuracy over test sequences and draws, for this one trained model
-            (`accuracy_interval`), not for another training.
-        draw_accuracies: Accuracy of each draw; a single one for an attack, whose starts count together.
-        correct: For each sequence, how many draws were classified correctly; for an attack 1 if the sequence itself
-            and every attack on it was, else 0.
+        scores: By key of `METRICS`, in that order; the first is the main one. Under an attack a sequence counts with
+            the worst of the values that it and every attack on it give, for each metric by itself.
         unit: Unit of the strength in labels; empty: that of the data.
         norm: Norm of an attack's radius, `"linf"` or `"l2"`; `None` for noise.
         moved: Whether the perturbation changed any value of any sequence.
-        guess: Accuracy of always answering with the largest class.
     """
 
     perturbation: str
     strength: float | None
     settings: str
-    accuracy: float
-    interval: tuple[float, float]
-    draw_accuracies: tuple[float, ...]
-    correct: tuple[int, ...]
+    scores: Mapping[str, Score]
     unit: str = ""
     norm: str | None = None
     moved: bool = True
-    guess: float = 0.0
+
+    @property
+    def metric(self) -> str:
+        """Name of the main metric."""
+        return next(iter(self.scores))
+
+    @property
+    def main(self) -> Score:
+        """The main metric: accuracy, or R² of a regression (the mean squared error of targets that never vary)."""
+        return self.scores[self.metric]
 
     @property
     def sequences(self) -> int:
         """Number of sequences."""
-        return len(self.correct)
+        return len(self.main.sequences)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct answers in [0, 1], mean over sequences and draws; of steps, that of each sequence's.
+
+        Raises:
+            ValueError: For a regression.
+        """
+        return self._accuracies.mean
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the main metric, as `Score` describes it."""
+        return self.main.interval
+
+    @property
+    def guess(self) -> float:
+        """Main metric of the best answer that ignores the inputs."""
+        return self.main.guess
+
+    @property
+    def draw_accuracies(self) -> tuple[float, ...]:
+        """Accuracy of each draw."""
+        return self._accuracies.draws
+
+    @property
+    def correct(self) -> tuple[int, ...]:
+        """For each sequence with one label, how many draws were classified correctly; for an attack 1 or 0."""
+        if self.metric != "accuracy":
+            raise ValueError(f"correct must be of one class for each sequence, got {self.metric}. Use scores.")
+        return tuple(round(share * len(self.main.draws)) for share in self.main.sequences)
+
+    @property
+    def _accuracies(self) -> Score:
+        if self.metric not in ("accuracy", "step_accuracy"):
+            known = ", ".join(self.scores)
+            raise ValueError(f"accuracy must be of a classification, got a regression. Use scores: {known}.")
+        return self.main
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; `correct` is a string with one base-36 digit for each sequence."""
-        return {
-            "perturbation": self.perturbation,
-            "strength": self.strength,
-            "settings": self.settings,
+        """JSON-ready form.
+
+        With one class for each sequence, `correct` is a string with one base-36 digit for each sequence. Else `scores`
+        has one entry for each metric.
+        """
+        head = {"perturbation": self.perturbation, "strength": self.strength, "settings": self.settings}
+        tail = {"sequences": self.sequences, "unit": self.unit, "norm": self.norm, "moved": self.moved}
+        if self.metric != "accuracy":
+            return head | {"scores": {name: score.to_dict() for name, score in self.scores.items()}} | tail
+        accuracy = {
             "accuracy": self.accuracy,
             "interval": list(self.interval),
             "draw_accuracies": list(self.draw_accuracies),
             "correct": "".join(_DIGITS[count] for count in self.correct),
-            "sequences": self.sequences,
-            "unit": self.unit,
-            "norm": self.norm,
-            "moved": self.moved,
-            "guess": self.guess,
         }
+        return head | accuracy | tail | {"guess": self.guess}
 
 
 def draw_generator(seed: int, draw: int, block: int) -> torch.Generator:
@@ -95,19 +172,24 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> RobustnessResult:
-    """Measure the accuracy of a model on perturbed sequences: the mean over draws of noise, the worst case of attacks.
+    """Measure a model on perturbed sequences: the mean over draws of noise, the worst case of attacks.
+
+    Classes are measured by the accuracy, values by R², mean squared and mean absolute error and, if all are 1 or -1, by
+    their signs. With a label at every step, a sequence counts with the mean over its counted steps.
 
     Draw `k` of block `b` (250 sequences) is a function of (seed, k, b) only: two models meet the same noise, one
     strength differs from another by its scale only, and a paired test between models is meaningful. A
     perturbation without randomness, and `None`, take one draw.
 
     Under an attack a sequence counts as correct if it is classified correctly without the attack and after every
-    draw, which is a start of the attack. A misclassified sequence is not attacked again.
+    draw, which is a start of the attack. A misclassified sequence is not attacked again. With labels at every step, and
+    for a regression, a sequence counts with the worst value of each metric over all of these.
 
     Args:
-        model: Callable from inputs to logits, already on `device`; a module must be in eval mode.
-        split: Sequences to classify.
-        perturbation: `None` measures the clean accuracy.
+        model: Callable from inputs to logits, or to values for a regression, already on `device`; a module must be in
+            eval mode.
+        split: Sequences and their labels.
+        perturbation: `None` measures the clean sequences.
         draws: Draws of noise, or random starts of an attack, 1 to 35.
         seed: `>= 0`; the same for all models that are compared.
         device: Device to move the sequences to; `None` leaves them.
@@ -129,14 +211,11 @@ def evaluate(
     check_integer("seed", seed, minimum=0)
     if perturbation is not None:
         check_perturbation("perturbation", perturbation)
-    if split.classes == 0:
-        raise ValueError(
-            "split must have classes, got the targets of a regression, which no share of right answers fits."
-        )
     if perturbation is None or not perturbation.random or perturbation.strength == 0:
         draws = 1
     attack = perturbation is not None and perturbation.is_attack
-    is_correct = torch.ones(1 if attack else draws, len(split), dtype=torch.bool, device="cpu")
+    scorer = Scorer(split)
+    values = torch.zeros(len(scorer.metrics), 1 if attack else draws, len(split), dtype=torch.float64, device="cpu")
     moved = perturbation is None or perturbation.strength == 0
     for block, start in enumerate(range(0, len(split), BLOCK)):
         rows = torch.arange(start, min(start + BLOCK, len(split)), device="cpu")
@@ -144,10 +223,10 @@ def evaluate(
             inputs, _, lengths = _rows_on(device, split, rows[:2])
             check_repeatable(model, inputs, lengths)
         if attack:
-            is_correct[0, rows] = _correct(model, *_rows_on(device, split, rows))
+            values[:, 0, rows] = _values(scorer, model, *_rows_on(device, split, rows))
         for draw in range(draws):
-            if attack:  # a sequence that is wrong already needs no further start
-                rows = rows[is_correct[0, rows]]
+            if attack and split.classes:  # a sequence that is all wrong already needs no further start
+                rows = rows[values[0, 0, rows] > 0]
                 if len(rows) == 0:
                     break
             inputs, labels, lengths = _rows_on(device, split, rows)
@@ -156,29 +235,30 @@ def evaluate(
                 generator = draw_generator(seed, draw, block)
                 changed = perturbation(model, inputs, labels, generator=generator, lengths=lengths)
                 moved = moved or not torch.equal(changed, inputs)
-            is_correct[0 if attack else draw, rows] = _correct(model, changed, labels, lengths)
-    correct = tuple(is_correct.sum(dim=0).tolist())
-    interval = accuracy_interval(correct, draws=len(is_correct))
+            found = _values(scorer, model, changed, labels, lengths)
+            for metric, name in enumerate(scorer.metrics):
+                before = values[metric, 0, rows]
+                values[metric, 0 if attack else draw, rows] = (
+                    worse(name, before, found[metric]) if attack else found[metric]
+                )
     return RobustnessResult(
         perturbation="clean" if perturbation is None else perturbation.name,
         strength=None if perturbation is None else float(perturbation.strength),
         settings="clean" if perturbation is None else repr(perturbation),
-        accuracy=interval.mean,
-        interval=(interval.low, interval.high),
-        draw_accuracies=tuple(is_correct.double().mean(dim=1).tolist()),
-        correct=correct,
+        scores={
+            name: Score.of(name, value, scorer.guess[name]) for name, value in zip(scorer.metrics, values, strict=True)
+        },
         unit="" if perturbation is None else perturbation.unit,
         norm=None if perturbation is None else perturbation.norm,
         moved=moved,
-        guess=float(split.labels.bincount().max()) / len(split),
     )
 
 
 def worst_cases(results: Sequence[RobustnessResult]) -> list[RobustnessResult]:
-    """Compute the accuracy under all attacks together: for each norm and radius one result, `worst_linf` or `worst_l2`.
+    """Compute the metrics under all attacks together: for each norm and radius one result, `worst_linf` or `worst_l2`.
 
-    A sequence counts as correct if it is correct under every attack of that norm with that radius or a smaller one,
-    since the smaller ball lies within the larger.
+    A sequence counts with the worst value under the attacks of that norm with that radius or a smaller one, since the
+    smaller ball lies within the larger: it is correct if it is under every one of them.
 
     Args:
         results: Results of one model on the same sequences; those without a norm are ignored.
@@ -195,21 +275,19 @@ def worst_cases(results: Sequence[RobustnessResult]) -> list[RobustnessResult]:
             raise ValueError(f"results must be for the same sequences, got {counts} of them.")
         for radius in sorted({r.strength for r in attacks if r.strength is not None}):
             within = [r for r in attacks if r.strength is not None and r.strength <= radius]
-            correct = tuple(min(counts) for counts in zip(*(r.correct for r in within), strict=True))
-            interval = accuracy_interval(correct, draws=1)
+            scores = {}
+            for name, first in within[0].scores.items():
+                each = [torch.tensor(r.scores[name].sequences, dtype=torch.float64, device="cpu") for r in within]
+                scores[name] = Score.of(name, reduce(partial(worse, name), each)[None], first.guess)
             worst.append(
                 RobustnessResult(
                     perturbation=f"{WORST}{norm}",
                     strength=radius,
                     settings="worst case of " + "; ".join(r.settings for r in within),
-                    accuracy=interval.mean,
-                    interval=(interval.low, interval.high),
-                    draw_accuracies=(interval.mean,),
-                    correct=correct,
+                    scores=scores,
                     unit=unit,
                     norm=norm,
                     moved=any(r.moved for r in within),
-                    guess=within[0].guess,
                 )
             )
     return worst
@@ -222,6 +300,6 @@ def _rows_on(device: torch.device | str | None, split: Split, rows: Tensor) -> t
 
 
 @torch.no_grad()
-def _correct(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> Tensor:
-    """Which sequences are classified correctly, bool `(batch,)` on the CPU."""
-    return (predict(model, inputs, labels, lengths).argmax(dim=1) == labels).cpu()
+def _values(scorer: Scorer, model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return the value of each metric for each sequence, `(metrics, batch)` on the CPU."""
+    return scorer(predict(model, inputs, labels, lengths), labels)

@@ -38,10 +38,13 @@ def examples(
         prediction, confidence (the probability of the prediction) and inputs, valid steps × channels, to four digits.
 
     Raises:
-        ValueError: If an index is out of range, there is none, or the model is in training mode.
+        ValueError: If an index is out of range, there is none, the sequences do not have one class each, or the model
+            is in training mode.
     """
     check_model(model)
     check_split("split", split)
+    if not split.classes or split.every_step:
+        raise ValueError(f"split must have one class for each sequence, got labels {tuple(split.labels.shape)}.")
     check_device("device", device)
     for place, value in enumerate(perturbations):
         check_perturbation(f"perturbations[{place}]", value)

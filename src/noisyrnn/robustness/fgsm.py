@@ -13,7 +13,9 @@ from noisyrnn.robustness.logits import Model
 @final
 @dataclass(frozen=True)
 class FGSM(Perturbation):
-    r"""Fast gradient sign method: one step up the cross-entropy, of the same size in every value.
+    r"""Fast gradient sign method: one step up the cross-entropy, or the squared error of a regression.
+
+    The step has the same size in every value:
 
     .. math:: x' = x + \epsilon \, \mathrm{sign}(\nabla_x \ell(x, y)) .
 

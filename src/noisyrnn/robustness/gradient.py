@@ -1,4 +1,4 @@
-"""The objective of the attacks, log-odds against the label, and its gradient with respect to the inputs."""
+"""The objective of the attacks, log-odds against the label or squared error, and its gradient by the inputs."""
 
 import contextlib
 import copy
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from noisyrnn.data.base import Split
 from noisyrnn.robustness.logits import Model, predict
+from noisyrnn.targets import mean_over_steps, without_marks
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -42,7 +43,7 @@ def _differentiable(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone() if value.is_inference() else value
     if isinstance(value, Split):
-        names = ("inputs", "labels", "lengths", "weights")
+        names = ("inputs", "labels", "lengths", "weights", "mask")
         changed = {name: _differentiable(getattr(value, name)) for name in names}
         return value if all(changed[name] is getattr(value, name) for name in names) else replace(value, **changed)
     if isinstance(value, nn.Module) and any(p.is_inference() for p in chain(value.parameters(), value.buffers())):
@@ -51,27 +52,42 @@ def _differentiable(value: Any) -> Any:
 
 
 def sequence_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Compute the log-odds of each sequence against its label, float64 `(batch,)`.
+    """Compute what an attack makes large for each sequence, float64 `(batch,)`, the mean over its counted steps.
 
-    They are `logsumexp` of the other logits minus the label's logit.
+    For classes these are the log-odds against the label: `logsumexp` of the other logits minus the label's logit. For
+    values it is the squared error.
 
     The cross-entropy is log(1 + exp(log-odds)), so both increase in the same direction. The gradient of the
     cross-entropy of a confident model rounds to zero, though, and would hide that direction; that of the log-odds does
     not.
     """
-    is_label = torch.nn.functional.one_hot(labels.long(), logits.shape[1]).bool()
+    known = without_marks(labels)
+    if known.is_floating_point():
+        return mean_over_steps((logits.double() - known.double()).square().mean(dim=-1), labels)
+    is_label = torch.nn.functional.one_hot(known.long(), logits.shape[-1]).bool()
     logits = logits.double()
-    return logits.masked_fill(is_label, -torch.inf).logsumexp(dim=1) - logits[is_label]
+    odds = logits.masked_fill(is_label, -torch.inf).logsumexp(dim=-1) - logits[is_label].reshape(known.shape)
+    return mean_over_steps(odds, labels)
+
+
+def wrong_answers(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether each sequence is misclassified, bool `(batch,)`; or the share of its counted steps that is.
+
+    It is the same for all sequences of a regression.
+    """
+    if labels.is_floating_point():
+        return torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    return mean_over_steps(logits.argmax(dim=-1) != labels, labels)
 
 
 @recording
 def input_gradient(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Compute the gradient of each sequence's log-odds with respect to that sequence, and the logits.
+    """Compute the gradient of each sequence's `sequence_losses` with respect to that sequence, and the logits.
 
     Only the inputs are differentiated: no parameter's `grad` is written. The model must treat its rows separately.
 
     Returns:
-        Gradient, shape of `inputs`, and detached logits `(batch, classes)`.
+        Gradient, shape of `inputs`, and detached logits, or values.
 
     Raises:
         RuntimeError: If the logits carry no gradient, or it is not finite.

@@ -1,4 +1,4 @@
-"""Calls of the model under test: any callable from inputs to logits."""
+"""Calls of the model under test: any callable from inputs to logits, or to values for a regression."""
 
 import warnings
 from collections.abc import Callable
@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_labels
+from noisyrnn.targets import counted
 
 Model = Callable[..., Tensor]
-"""`model(inputs)`, or `model(inputs, lengths=lengths)`: `(batch, steps, input_size)` to logits `(batch, classes)`."""
+"""`model(inputs)`, or `model(inputs, lengths=lengths)`: `(batch, steps, input_size)` to logits `(batch, classes)`.
+
+For labels at every step the logits are `(batch, steps, classes)`; outputs of a regression have the shape of the labels.
+"""
 
 
 def check_model(model: Model) -> None:
@@ -49,7 +53,10 @@ def check_repeatable(model: Model, inputs: Tensor, lengths: Tensor | None) -> No
 
 
 def predict(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> Tensor:
-    """Compute logits `(batch, classes)` and check them.
+    """Compute logits `(batch, classes)`, or what else the labels are for, and check them.
+
+    Labels at every step `(batch, steps)` need logits `(batch, steps, classes)`, and labels that are values need outputs
+    of their own shape.
 
     Raises:
         TypeError: If the model returns something other than a tensor.
@@ -57,20 +64,25 @@ def predict(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None
         RuntimeError: If a logit is not finite.
     """
     logits = call_model(model, inputs, lengths)
-    batch = inputs.shape[0]
+    batch, values = inputs.shape[0], labels.is_floating_point()
+    name = "outputs" if values else "logits"
     if not isinstance(logits, Tensor):
-        raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}.")
-    if logits.ndim != 2 or logits.shape[0] != batch:
-        raise ValueError(f"model must return logits of shape ({batch}, classes), got {tuple(logits.shape)}.")
-    if logits.shape[1] == 1:
+        raise TypeError(f"model must return a tensor of {name}, got {type(logits).__name__}.")
+    fits = logits.shape == labels.shape if values else logits.shape[:-1] == labels.shape
+    if not fits or logits.ndim < 2 or len(labels) != batch:
+        shape = ", ".join([*map(str, (batch, *labels.shape[1:])), *(() if values else ("classes",))])
+        raise ValueError(f"model must return {name} of shape ({shape}), got {tuple(logits.shape)}.")
+    if not values and logits.shape[-1] == 1:
         raise ValueError(
             f"model must return one logit for each class, got {tuple(logits.shape)}. For two classes and one logit z, "
             "return torch.cat([torch.zeros_like(z), z], dim=1)."
         )
-    check_labels(labels, count=batch, classes=logits.shape[1])
-    bad = int((~torch.isfinite(logits)).any(dim=1).sum())
+    if not values:
+        known = labels[counted(labels)] if labels.ndim > 1 else labels
+        check_labels(known, count=len(known), classes=logits.shape[-1])
+    bad = int((~torch.isfinite(logits)).flatten(1).any(dim=1).sum())
     if bad:
         raise RuntimeError(
-            f"logits became non-finite for {bad} of {batch} sequences. Lower the model's step size or the strength."
+            f"{name} became non-finite for {bad} of {batch} sequences. Lower the model's step size or the strength."
         )
     return logits

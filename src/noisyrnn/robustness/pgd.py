@@ -1,4 +1,4 @@
-"""Projected gradient ascent on the cross-entropy."""
+"""Projected gradient ascent on the loss."""
 
 import math
 from dataclasses import dataclass
@@ -10,21 +10,24 @@ from torch import Tensor
 from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.base import Perturbation, draw_normal, draw_uniform
-from noisyrnn.robustness.gradient import input_gradient, sequence_losses
+from noisyrnn.robustness.gradient import input_gradient, sequence_losses, wrong_answers
 from noisyrnn.robustness.logits import Model, predict
 
 
 @final
 @dataclass(frozen=True)
 class PGD(Perturbation):
-    r"""Projected gradient ascent on the cross-entropy, in the ball of radius ϵ around each sequence.
+    r"""Projected gradient ascent on the loss, in the ball of radius ϵ around each sequence.
+
+    The loss is the cross-entropy, or the squared error of a regression:
 
     .. math:: x_{k+1} = \Pi_{B_\epsilon(x)} \big( x_k + \eta \, u(\nabla \ell(x_k, y)) \big), \quad
         u(g) = \mathrm{sign}(g) \ (\ell_\infty) \ \text{or} \ g / \|g\|_2 \ (\ell_2) .
 
     A sequence is one point: the ℓ2 norm runs over its valid steps and channels together. Of all iterates, the input
     itself included, the best is returned, for each sequence: a misclassified one before a correct one, then the one
-    with the largest loss. More steps of the same size, or more restarts, therefore never weaken the attack.
+    with the largest loss. With a label at every step it is the one with the most misclassified steps that count, then
+    the largest mean loss over them. More steps of the same size, or more restarts, therefore never weaken the attack.
     It assumes a deterministic model. With a `clip`, an input outside of it is moved into it, even out of the ball.
 
     Args:
@@ -155,10 +158,10 @@ class _Best:
     def offer(self, inputs: Tensor, logits: Tensor) -> None:
         """Keep each sequence of `inputs` that is better than the best so far."""
         wrong, loss = self._score(logits)
-        better = (wrong & ~self.wrong) | ((wrong == self.wrong) & (loss > self.loss))
+        better = (wrong > self.wrong) | ((wrong == self.wrong) & (loss > self.loss))
         self.inputs = torch.where(better[:, None, None], inputs, self.inputs)
-        self.wrong = self.wrong | wrong
+        self.wrong = torch.where(better, wrong, self.wrong)
         self.loss = torch.where(better, loss, self.loss)
 
     def _score(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return logits.argmax(dim=1) != self.labels, sequence_losses(logits, self.labels)
+        return wrong_answers(logits, self.labels), sequence_losses(logits, self.labels)

@@ -79,8 +79,12 @@ class PairedTest:
         return self.adjusted < SIGNIFICANCE
 
 
-def seeds_interval(correct: Sequence[Sequence[float]], *, confidence: float = 0.95) -> Interval:
+def seeds_interval(
+    correct: Sequence[Sequence[float]], *, confidence: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Interval:
     """Compute the mean accuracy over trainings on one test set, with an interval over trainings and test sequences.
+
+    Any metric with a value for each sequence has such a mean; `bounds` are then those of its values.
 
     Student's interval at the variance of two-way crossed samples, after 0.375 z² sequences (1.44 at 95 %) that all
     trainings get right and as many that all get wrong are added. It stays in [0, 1] and has a width even if all seeds
@@ -88,8 +92,11 @@ def seeds_interval(correct: Sequence[Sequence[float]], *, confidence: float = 0.
 
     Args:
         correct: For each seed, and in it for each test sequence, the share of draws classified correctly, in [0, 1].
-            All seeds have the same sequences in the same order.
+            All seeds have the same sequences in the same order. With other `bounds`, each sequence's value of a
+            metric, such as its squared error.
         confidence: In (0, 1).
+        bounds: Smallest and largest value of a sequence. Where one is infinite no sequences are added, and Student's
+            interval covers the sequences.
 
     Raises:
         ValueError: If the seeds do not have equally many sequences, or a share is out of range.
@@ -99,13 +106,18 @@ def seeds_interval(correct: Sequence[Sequence[float]], *, confidence: float = 0.
         >>> interval.mean, round(interval.low, 3), interval.high, interval.covers
         (1.0, 0.929, 1.0, 'trainings and test sequences')
     """
-    rates = _as_rates("correct", correct)
-    low, high = CrossedSample.of(rates).interval(_quantile(confidence))
+    rates = _as_rates("correct", correct, bounds)
+    low, high = CrossedSample.of(rates, bounds=bounds).interval(_quantile(confidence))
     covers = SEQUENCES if len(rates) < FEWEST_SEEDS else TRAININGS
     return Interval(float(rates.mean()), float(low), float(high), len(rates), covers)
 
 
-def seeds_test(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> PairedTest:
+def seeds_test(
+    first: Sequence[Sequence[float]],
+    second: Sequence[Sequence[float]],
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> PairedTest:
     """Compare two models trained with the same seeds and evaluated on the same test sequences, first minus second.
 
     Both the trainings and the test sequences are samples: p and the 95 % interval hold for another training on another
@@ -117,15 +129,17 @@ def seeds_test(first: Sequence[Sequence[float]], second: Sequence[Sequence[float
     Args:
         first: For each seed, and in it for each test sequence, the share of draws classified correctly, in [0, 1].
         second: The same of the other model, for the same seeds and sequences in the same order.
+        bounds: Smallest and largest value of a sequence, as for `seeds_interval`.
 
     Raises:
         ValueError: If the shapes differ, or a share is out of range.
     """
-    one, two = _as_rates("first", first), _as_rates("second", second)
+    one, two = _as_rates("first", first, bounds), _as_rates("second", second, bounds)
     if one.shape != two.shape:
         raise ValueError(f"first and second must have the same seeds and sequences, got {one.shape} and {two.shape}.")
     differences = one - two
-    sample, seeds = CrossedSample.of(differences, least=-1), len(differences)
+    width = bounds[1] - bounds[0]
+    sample, seeds = CrossedSample.of(differences, bounds=(-width, width)), len(differences)
     low, high = (float(end) for end in sample.interval(0.975))
     mean = float(sample.mean)
     if seeds < FEWEST_SEEDS:
@@ -252,7 +266,7 @@ def _has_no_spread(values: np.ndarray, size: float) -> bool:
     return bool(np.ptp(values) <= 1e-12 * size)
 
 
-def _as_rates(argument: str, values: Sequence[Sequence[float]]) -> np.ndarray:
+def _as_rates(argument: str, values: Sequence[Sequence[float]], bounds: tuple[float, float]) -> np.ndarray:
     try:
         array = np.asarray(values, dtype=np.float64)
     except ValueError:
@@ -260,9 +274,11 @@ def _as_rates(argument: str, values: Sequence[Sequence[float]]) -> np.ndarray:
         raise ValueError(f"{argument} must hold the same sequences for each seed, got {counts}.") from None
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{argument} must be a list of sequences for each seed, got shape {array.shape}.")
-    wrong = array[~((array >= 0) & (array <= 1))]
+    low, high = bounds
+    wrong = array[~((array >= low) & (array <= high) & np.isfinite(array))]
     if wrong.size:
-        raise ValueError(f"{argument} must lie in [0, 1], got {wrong[0]:g}. Divide by the number of draws.")
+        advice = " Divide by the number of draws." if bounds == (0, 1) else ""
+        raise ValueError(f"{argument} must lie in [{low:g}, {high:g}], got {wrong[0]:g}.{advice}")
     return array
 
 
