@@ -14,8 +14,8 @@ MAKERS = {
 WITHOUT_TYPE = {"arange", "randint", "randperm"}
 """They make integers of integers."""
 
-AS_TORCH = {"models/antisymmetric.py", "models/exprnn.py", "models/lipschitz.py", "sde/grid.py"}
-"""Weights of a new layer, and a grid, are where torch's defaults want them, as those of any torch module."""
+AS_TORCH = {"models/antisymmetric.py", "models/exprnn.py", "models/lipschitz.py", "models/rate.py"}
+"""Weights of a new layer are where torch's defaults want them, as those of any torch module."""
 
 
 def test_every_new_tensor_has_a_stated_type_and_device() -> None:

@@ -19,6 +19,7 @@ from .models import ExpRNN as ExpRNN
 from .models import LipschitzRNN as LipschitzRNN
 from .models import NoisyCell as NoisyCell
 from .models import NoisyRNN as NoisyRNN
+from .models import RateRNN as RateRNN
 from .models import RecurrentLayer as RecurrentLayer
 from .models import SequenceClassifier as SequenceClassifier
 from .models import SequenceRegressor as SequenceRegressor
@@ -27,6 +28,9 @@ from .models import TanhRNN as TanhRNN
 from .models import WithHiddenNoise as WithHiddenNoise
 from .noise import BrownianPath as BrownianPath
 from .noise import HiddenNoise as HiddenNoise
+from .sde import Activation as Activation
+from .sde import FunctionDiffusion as FunctionDiffusion
+from .sde import MatrixDiffusion as MatrixDiffusion
 from .training import TrainConfig as TrainConfig
 from .training import fit as fit
 from .training import load as load

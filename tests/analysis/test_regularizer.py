@@ -68,12 +68,12 @@ def assert_within_four(estimate, value):
     assert (estimate.standard_error < 0.1 * value.abs().max()).all()  # else it would say nothing
 
 
-def every_pattern(path, draws, like):
+def every_pattern(path, draws, roots):
     """All signs that there are, in place of random ones: their mean is the expectation itself."""
-    steps, _, units = like.shape
-    patterns = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=steps * units)), dtype=like.dtype)
+    steps, (batch, units) = len(roots), roots[0].shape
+    patterns = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=steps * units)), dtype=roots[0].dtype)
     assert draws == len(patterns)
-    return patterns.unflatten(1, (steps, 1, units)).expand(-1, -1, like.shape[1], -1).unbind(1)
+    return patterns.unflatten(1, (steps, 1, units)).expand(-1, -1, batch, -1).unbind(1)
 
 
 def double_sums(model, inputs, label, noise, steps, dt):
@@ -196,11 +196,13 @@ def test_in_the_papers_parametrisation_the_noise_level_factors_out(form):
     (inputs, labels), _ = data()
     found = []
     for level in (1.0, 0.01):
-        noise = HiddenNoise.paper(noise_level=level, additive=first, multiplicative=second, step_size=step, form=form)
+        noise = HiddenNoise(additive=first, multiplicative=second, form=form).per_time(
+            noise_level=level, step_size=step
+        )
         found.append(explicit_regularizer(model, inputs, labels, noise=noise).total / level**2)
     torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=0)
     # one step: ε² δ (σ₁ + σ₂ f)²
-    noise = HiddenNoise.paper(noise_level=1.0, additive=first, multiplicative=second, step_size=step, form=form)
+    noise = HiddenNoise(additive=first, multiplicative=second, form=form).per_time(noise_level=1.0, step_size=step)
     one = explicit_regularizer(model, inputs[:, :1], labels, noise=noise).Q
     f = torch.tanh(model.layer.cell.input((inputs[:, 0] - model.mean) / model.std))
     spread = step * ((first + second * f) ** 2 if form == "shared" else first**2 + (second * f) ** 2)
@@ -314,7 +316,9 @@ def test_without_noise_it_is_zero(name):
 def test_what_does_not_fit_is_refused():
     (inputs, labels), _ = data()
     model = classifier("noisy")
-    with pytest.raises(TypeError, match=r"noisy, Lipschitz or antisymmetric .* got CoRNNCell. Use tangent_regularizer"):
+    with pytest.raises(
+        TypeError, match=r"noisy, Lipschitz, antisymmetric or rate RNN .* got CoRNNCell. Use tangent_regularizer"
+    ):
         explicit_regularizer(classifier("cornn"), inputs, labels)
     with pytest.raises(TypeError, match="model must be a SequenceClassifier, got NoisyRNN"):
         explicit_regularizer(model.layer, inputs, labels)

@@ -51,6 +51,8 @@ def test_states_are_those_of_the_layer(name, variant):
     if noise is not None:
         layer.additive, layer.multiplicative, layer.noise_form = noise.additive, noise.multiplicative, noise.form
         layer.noise_mode = "on"
+        if name == "rate":
+            layer.noise_units = "per_step"
     layer.kernel = "reference"
     _, h_n = layer.eval()(drawn(BATCH, STEPS, CHANNELS), **chosen)
     torch.testing.assert_close(trajectory.end, h_n[0], rtol=1e-12, atol=1e-12)

@@ -41,7 +41,7 @@ def build(model: str) -> Cell:
 
 def as_call(cells: list[Cell], noise: HiddenNoise | None, paths: list[BrownianPath], **options: Any) -> KernelCall:
     """Replicas of one shape."""
-    kind, *weights, coefficients = zip(*(cell.recurrence() for cell in cells), strict=True)
+    kind, *weights, coefficients, _ = zip(*(cell.recurrence() for cell in cells), strict=True)
     stacked = [None if parts[0] is None else torch.stack(parts) for parts in weights]
     inputs = torch.stack([randn(BATCH, STEPS, INPUT, seed=r) for r in range(len(cells))])
     state = torch.stack([randn(BATCH, cells[0].state_size, seed=10 + r) for r in range(len(cells))])

@@ -17,7 +17,7 @@ SILENT = {"additive": 0.0, "multiplicative": 0.0}
 NOISY = {"additive": 0.1, "multiplicative": 0.2}
 LEVELS = {"silent": SILENT, "noisy": NOISY}
 PATH = BrownianPath(seed=8)
-TIMED = ("noisy", "lipschitz", "antisymmetric", "cornn")
+TIMED = ("noisy", "lipschitz", "antisymmetric", "rate", "cornn")
 
 every = pytest.mark.parametrize("name", sorted(MODELS))
 levels = pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS.keys())
@@ -236,7 +236,8 @@ def test_initial_state(name: str, levels: dict[str, float], make_layer: Make, ma
 @pytest.mark.parametrize("name", TIMED)
 @levels
 def test_step_lengths(name: str, levels: dict[str, float], make_layer: Make, make_inputs: Make) -> None:
-    layer, inputs = make_layer(name, step_size=0.25, **levels), make_inputs()
+    tau = {"tau": 1.0} if name == "rate" else {}
+    layer, inputs = make_layer(name, step_size=0.25, **tau, **levels), make_inputs()
     plain = outputs_of(layer, inputs, path=PATH)
     ones = torch.ones(4, 6, dtype=torch.float64)
     for dt in (1.0, 1, ones[0], ones):
@@ -254,10 +255,10 @@ def test_step_lengths(name: str, levels: dict[str, float], make_layer: Make, mak
     assert torch.equal(differs, (torch.arange(4) == 2)[:, None] & (torch.arange(6) >= 3))
 
 
-@pytest.mark.parametrize("name", ["noisy", "lipschitz", "antisymmetric"])
+@pytest.mark.parametrize("name", ["noisy", "lipschitz", "antisymmetric", "rate"])
 def test_a_step_of_half_the_size_is_half_a_step(name: str, make_layer: Make, make_inputs: Make) -> None:
     inputs = make_inputs()
-    options = {} if name == "antisymmetric" else {"learn_step": False}
+    options = {"antisymmetric": {}, "rate": {"tau": 1.0}}.get(name, {"learn_step": False})
     whole = make_layer(name, step_size=0.25, **options, **SILENT)
     half = make_layer(name, step_size=0.125, **options, **SILENT)
     torch.testing.assert_close(outputs_of(whole, inputs, dt=0.5), outputs_of(half, inputs), rtol=0, atol=1e-14)

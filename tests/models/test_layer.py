@@ -118,6 +118,7 @@ NAMES = {
     "noisy": ["step_size", "B", "C", "input.weight", "input.bias"],
     "lipschitz": ["step_size", "B", "C", "input.weight", "input.bias"],
     "antisymmetric": ["C", "input.weight", "input.bias"],
+    "rate": ["W", "input.weight", "input.bias"],
     "cornn": ["input.weight", "input.bias", "recurrent.weight"],
     "exprnn": [
         "threshold",

@@ -9,7 +9,7 @@ from torch import nn
 
 from noisyrnn.models import LipschitzRNN, NoisyRNN, build_layer
 from noisyrnn.noise import BrownianPath, HiddenNoise
-from noisyrnn.sde import SDE, EulerMaruyama, RecurrentDrift, skew_damped
+from noisyrnn.sde import RecurrentDrift, skew_damped
 
 Make = Callable[..., Any]
 PATH = BrownianPath(seed=3)
@@ -58,9 +58,8 @@ def test_paper_parametrisation_is_euler_maruyama(make_layer: Make, make_inputs: 
     increments = math.sqrt(delta) * PATH.normals(steps=6, batch=4, units=5, motions=1, dtype=torch.float64)[0]
     h = torch.zeros(4, 5, dtype=torch.float64)
     for m in range(6):
-        x = inputs[:, m]
-        sde = SDE(lambda h, x=x: f(h, x), lambda h, x=x: eps * (s1 + s2 * f(h, x)))
-        h = EulerMaruyama().step(sde, h, delta, increments[m])
+        drift = f(h, inputs[:, m])
+        h = h + delta * drift + eps * (s1 + s2 * drift) * increments[m]
         torch.testing.assert_close(outputs[:, m], h, rtol=0, atol=1e-12)
 
 
@@ -76,9 +75,8 @@ def test_step_lengths_are_euler_maruyama_too(make_layer: Make, make_inputs: Make
     h = torch.zeros(4, 5, dtype=torch.float64)
     for m in range(6):
         step = (delta * dt[:, m])[:, None]
-        x = inputs[:, m]
-        sde = SDE(lambda h, x=x: f(h, x), lambda h, x=x: eps * (s1 + s2 * f(h, x)))
-        h = EulerMaruyama().step(sde, h, step, step.sqrt() * normals[m])
+        drift = f(h, inputs[:, m])
+        h = h + step * drift + eps * (s1 + s2 * drift) * step.sqrt() * normals[m]
         torch.testing.assert_close(outputs[:, m], h, rtol=0, atol=1e-12)
 
 
@@ -177,7 +175,7 @@ def test_hidden_noise_in_both_parametrisations() -> None:
     layer = NoisyRNN(
         1, 2, learn_step=False, noise_units="per_time", noise_level=0.5, step_size=0.04, noise_form="shared"
     )
-    expected = HiddenNoise.paper(noise_level=0.5, additive=0.05, multiplicative=0.02, step_size=0.04, form="shared")
+    expected = HiddenNoise(additive=0.05, multiplicative=0.02, form="shared").per_time(noise_level=0.5, step_size=0.04)
     assert layer.hidden_noise == expected
     assert layer.hidden_noise.additive == pytest.approx(0.5 * 0.2 * 0.05)
 

@@ -6,7 +6,7 @@ every = pytest.mark.parametrize("name", sorted(MODELS))
 
 
 def test_the_models_on_offer() -> None:
-    assert set(MODELS) == {"noisy", "lipschitz", "antisymmetric", "cornn", "exprnn", "rnn", "gru", "lstm"}
+    assert set(MODELS) == {"noisy", "lipschitz", "antisymmetric", "rate", "cornn", "exprnn", "rnn", "gru", "lstm"}
     assert all(len(entry.description) > 10 for entry in MODELS.values())
     assert len({entry.build for entry in MODELS.values()}) == len(MODELS)
 
@@ -39,6 +39,6 @@ def test_options_override_the_defaults() -> None:
 @every
 def test_a_misspelt_option_is_refused(name: str) -> None:
     layer = MODELS[name].build.__name__
-    rule = rf"^aditive must not be set for {layer}, got 0\.1\. It takes additive, .*noise_law.*\.$"
+    rule = rf"^aditive must not be set for {layer}, got 0\.1\. It takes .*additive, .*noise_law.*\.$"
     with pytest.raises(ValueError, match=rule):
         build_layer(name, 1, 2, {"aditive": 0.1})

@@ -65,7 +65,7 @@ def test_independent_form_is_the_published_formula() -> None:
 @pytest.mark.parametrize("form", ["independent", "shared"])
 def test_paper_parametrisation(form: str, length: float) -> None:
     eps, s1, s2, delta = 0.7, 0.4, 1.3, 0.05
-    noise = HiddenNoise.paper(noise_level=eps, additive=s1, multiplicative=s2, step_size=delta, form=form)
+    noise = HiddenNoise(additive=s1, multiplicative=s2, form=form).per_time(noise_level=eps, step_size=delta)
     f = randn(3, 5)
     first, second = noise.draw(PATH, **SIZES, dtype=torch.float64)
     xi = PATH.normals(**SIZES, dtype=torch.float64)
@@ -77,10 +77,12 @@ def test_paper_parametrisation(form: str, length: float) -> None:
 
 
 def test_paper_parametrisation_in_published_levels() -> None:
-    noise = HiddenNoise.paper(noise_level=2.0, additive=0.5, multiplicative=0.25, step_size=0.01)
+    noise = HiddenNoise(additive=0.5, multiplicative=0.25).per_time(noise_level=2.0, step_size=0.01)
     assert noise.additive == pytest.approx(2.0 * 0.1 * 0.5)  # ε √δ σ₁
     assert noise.multiplicative * 0.01 == pytest.approx(2.0 * 0.1 * 0.25)  # ε √δ σ₂ = level · δ
-    assert HiddenNoise.paper(noise_level=2.0, step_size=0.01) == HiddenNoise(additive=0.2, multiplicative=20.0)
+    assert HiddenNoise(additive=1.0, multiplicative=1.0).per_time(noise_level=2.0, step_size=0.01) == HiddenNoise(
+        additive=0.2, multiplicative=20.0
+    )
 
 
 def test_draws_only_what_acts() -> None:
@@ -132,9 +134,9 @@ def test_bad_arguments(options: dict[str, object], sentence: str) -> None:
 
 def test_bad_paper_arguments() -> None:
     with pytest.raises(ValueError, match=r"^noise_level must be at least 0, got -1\.$"):
-        HiddenNoise.paper(noise_level=-1.0, step_size=0.1)
+        HiddenNoise(additive=1.0, multiplicative=1.0).per_time(noise_level=-1.0, step_size=0.1)
     with pytest.raises(ValueError, match=r"^step_size must be greater than 0, got 0\.$"):
-        HiddenNoise.paper(noise_level=1.0, step_size=0.0)
+        HiddenNoise(additive=1.0, multiplicative=1.0).per_time(noise_level=1.0, step_size=0.0)
 
 
 def test_uniform_law_takes_no_step_lengths() -> None:

@@ -65,7 +65,7 @@ from noisyrnn.training.trainer import learning_rate_at
         (
             {"options": {"additve": 0.1}},
             ValueError,
-            r"option of model 'noisy' must be one of additive, .*, got 'additve'\. Did you mean 'additive'\?",
+            r"option of model 'noisy' must be one of .*additive, .*, got 'additve'\. Did you mean 'additive'\?",
         ),
         ({"model": "gru", "options": {"damping": 0.1}}, ValueError, "option of model 'gru' must be one of additive"),
         (

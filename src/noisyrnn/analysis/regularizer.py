@@ -1,8 +1,8 @@
 """The regulariser that hidden noise adds to the loss, to second order: exact, estimated, or as a penalty."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypedDict, Unpack
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,15 @@ from noisyrnn.checks import (
     values_hidden,
 )
 from noisyrnn.kernels import operator
-from noisyrnn.models import SequenceClassifier
+from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.reference import StepMaps, recurrence_of
+from noisyrnn.models import Cell, SequenceClassifier
+from noisyrnn.models.rate import RateCell
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.robustness.gradient import recording
+from noisyrnn.sde.activation import Derivatives
+from noisyrnn.sde.diffusion import MatrixDiffusion
 
 PENALTIES = ("explicit", "hutchinson")
 _BITS = 24  # random bits in a uniform number of a path
@@ -215,7 +220,7 @@ def antithetic_regularizer(
     check_integer("pairs", pairs, minimum=2)
     check_integer("seed", seed, minimum=0)
     noise = _check_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
-    noise = replace(noise, additive=scale * noise.additive, multiplicative=scale * noise.multiplicative)
+    noise = noise.scaled(scale)
     labels, batch, cell = labels.long(), len(inputs), cell_of(model)
     inputs = standardized_inputs(model, inputs)
 
@@ -231,7 +236,7 @@ def antithetic_regularizer(
             every_step=False,
             kernel=model.layer.kernel,
         )
-        logits = model.readout(end[:, : cell.hidden_size])
+        logits = model.readout(cell.output(end))
         return functional.cross_entropy(logits, labels.repeat(copies), reduction="none").unflatten(0, (copies, batch))
 
     noise_free, pairs_per_pass = losses(1, None), max(1, _ROWS // batch)
@@ -298,7 +303,7 @@ def penalized_loss(
 
 
 class _Loss(NamedTuple):
-    """The cross-entropy of each sequence, and its derivatives in the last output h.
+    """The cross-entropy of each sequence, and its derivatives in the last state h.
 
     With `D` the readout's rows less that of the true class, the gradient is `Σ p_c D_c`, and the Hessian
     `Σ p_c (D_c - gradient)(D_c - gradient)ᵀ`: no terms cancel where the softmax is saturated.
@@ -309,6 +314,7 @@ class _Loss(NamedTuple):
         gradient: `(batch, hidden_size)`.
         probabilities: p, `(batch, classes)`.
         rows: `D_c - gradient`, `(batch, classes, hidden_size)`.
+        own: A diagonal that the Hessian has in addition where the outputs are an activation of the state.
     """
 
     value: Tensor
@@ -316,35 +322,66 @@ class _Loss(NamedTuple):
     gradient: Tensor
     probabilities: Tensor
     rows: Tensor
+    own: Tensor | None = None
 
     @classmethod
-    def at(cls, readout: nn.Linear, outputs: Tensor, labels: Tensor) -> "_Loss":
-        """Return the loss of the last outputs, `(batch, hidden_size)`."""
-        logits = readout(outputs)
+    def at(cls, readout: nn.Linear, cell: Any, state: Tensor, labels: Tensor) -> "_Loss":
+        """Return the loss of the outputs of the last states, `(batch, hidden_size)`.
+
+        Raises:
+            TypeError: If the outputs are neither the state nor rates of currents.
+        """
+        rates = _rates_of(cell, state)
+        logits = readout(cell.output(state) if rates is None else rates.value)
         differences = readout.weight - readout.weight[labels][:, None]
         probabilities = logits.softmax(1)
         gradient = (probabilities[..., None] * differences).sum(1)
         value = functional.cross_entropy(logits, labels, reduction="none")
-        return cls(value, logits, gradient, probabilities, differences - gradient[:, None])
+        rows = differences - gradient[:, None]
+        if rates is None:
+            return cls(value, logits, gradient, probabilities, rows)
+        slope, own = rates.slope, rates.bend * gradient
+        return cls(value, logits, slope * gradient, probabilities, slope[:, None] * rows, own)
 
     def trace(self, covariance: Tensor) -> Tensor:
         """Return `tr(∇²ℓ C)`, `(batch,)`, for `(batch, hidden_size, hidden_size)`."""
-        return (self.probabilities * ((self.rows @ covariance) * self.rows).sum(-1)).sum(-1)
+        through = (self.probabilities * ((self.rows @ covariance) * self.rows).sum(-1)).sum(-1)
+        return through if self.own is None else through + (self.own * covariance.diagonal(dim1=1, dim2=2)).sum(-1)
 
     def along(self, vectors: Tensor) -> Tensor:
         """Return `vᵀ ∇²ℓ v`, `(draws, batch)`, for `(draws, batch, hidden_size)`."""
-        return (self.probabilities * torch.einsum("kbd,bcd->kbc", vectors, self.rows) ** 2).sum(-1)
+        through = (self.probabilities * torch.einsum("kbd,bcd->kbc", vectors, self.rows) ** 2).sum(-1)
+        return through if self.own is None else through + (self.own * vectors**2).sum(-1)
+
+
+class _Steps(Protocol):
+    """The noise-free steps along a path, all at once, and their derivatives.
+
+    Attributes:
+        increment: The steps, `(steps, batch, d)`; zero once a sequence has finished.
+    """
+
+    @property
+    def increment(self) -> Tensor: ...
+
+    def push(self, m: int, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `J v` and `J u + h''[v, v]`, for vectors `(draws, batch, d)`."""
+        ...
+
+    def spread(self, m: int, covariance: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `J C Jᵀ` and `J u + h'' : C`, for `(batch, d, d)` and `(batch, d)`."""
+        ...
 
 
 class _Drift(NamedTuple):
-    """The steps `h + rate ⊙ (A h + tanh(W h + …))` along a path, all at once, and their derivatives.
+    """`_Steps` `h + rate ⊙ (A h + a(W h + …))`.
 
     Args:
         A: `(d, d)`, or `None`.
         W: `(d, d)`.
         rate: `(steps, batch, d)`; zero once a sequence has finished, like the following.
-        slope: `rate ⊙ tanh'`.
-        bend: `rate ⊙ tanh''`: `h''[v, v] = bend ⊙ (W v)²`.
+        slope: `rate ⊙ a'`.
+        bend: `rate ⊙ a''`: `h''[v, v] = bend ⊙ (W v)²`.
         increment: The steps themselves.
     """
 
@@ -356,22 +393,15 @@ class _Drift(NamedTuple):
     increment: Tensor
 
     @classmethod
-    def along(cls, trajectory: Trajectory, dt: Tensor | None, valid: Tensor | None) -> "_Drift":
-        """Return the steps along a trajectory of the drift family."""
-        assert trajectory.linear is not None
-        A, W = trajectory.linear.A, trajectory.linear.W
-        states = torch.stack(trajectory.states[:-1])
-        activation = torch.tanh(states @ W.T + torch.stack(trajectory.maps.drives))
-        rate = trajectory.linear.step.expand_as(states)
-        rate = rate if dt is None else rate * dt
-        rate = rate if valid is None else rate * valid
-        slope = rate * (1 - activation**2)
+    def along(cls, recurrence: Recurrence, states: Tensor, drives: Tensor, rate: Tensor) -> "_Drift":
+        """Return the steps from `states`, `(steps, batch, d)`, given the inputs' part and the rate of each."""
+        A, W = recurrence.A, recurrence.W
+        activation, slope, bend = recurrence.activation.derivatives(states @ W.T + drives)
         drift = activation if A is None else activation + states @ A.T
-        bend = -2 * activation * slope
-        return cls(A, W, rate.unbind(0), slope.unbind(0), bend.unbind(0), rate * drift)
+        return cls(A, W, rate.unbind(0), (rate * slope).unbind(0), (rate * bend).unbind(0), rate * drift)
 
     def push(self, m: int, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `J v` and `J u + h''[v, v]`, for vectors `(draws, batch, d)`."""
+        """As in `_Steps`."""
         both = torch.stack([v, u])
         inner = both @ self.W.T
         after = both + self.slope[m] * inner
@@ -381,13 +411,61 @@ class _Drift(NamedTuple):
         return moved, carried + self.bend[m] * inner.unbind(0)[0] ** 2
 
     def spread(self, m: int, covariance: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `J C Jᵀ` and `J u + h'' : C`, for `(batch, d, d)` and `(batch, d)`."""
+        """As in `_Steps`."""
         jacobian = self.slope[m][..., None] * self.W  # J - I
         if self.A is not None:
             jacobian = torch.addcmul(jacobian, self.rate[m][..., None], self.A)
-        half = torch.baddbmm(covariance, jacobian, covariance)
         bent = self.bend[m] * ((covariance @ self.W.T) * self.W.T).sum(-2)
-        return torch.baddbmm(half, half, jacobian.mT), u + (jacobian @ u[..., None])[..., 0] + bent
+        return _spread(jacobian, covariance, u, bent)
+
+
+class _Current(NamedTuple):
+    """`_Steps` `h + rate ⊙ (W a(h) - h + …)`.
+
+    Args:
+        W: `(d, d)`.
+        rate: `(steps, batch, d)`; zero once a sequence has finished.
+        slope: `a'`.
+        bend: `a''`: `h''[v, v] = rate ⊙ W (bend ⊙ v²)`.
+        increment: The steps themselves.
+    """
+
+    W: Tensor
+    rate: tuple[Tensor, ...]
+    slope: tuple[Tensor, ...]
+    bend: tuple[Tensor, ...]
+    increment: Tensor
+
+    @classmethod
+    def along(cls, recurrence: Recurrence, states: Tensor, drives: Tensor, rate: Tensor) -> "_Current":
+        """As `_Drift.along`."""
+        W = recurrence.W
+        activation, slope, bend = recurrence.activation.derivatives(states)
+        increment = rate * (activation @ W.T + drives - states)
+        return cls(W, rate.unbind(0), slope.unbind(0), bend.unbind(0), increment)
+
+    def push(self, m: int, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `_Steps`."""
+        both = torch.stack([v, u])
+        moved, carried = (both + self.rate[m] * ((self.slope[m] * both) @ self.W.T - both)).unbind(0)
+        return moved, carried + self.rate[m] * ((self.bend[m] * v**2) @ self.W.T)
+
+    def spread(self, m: int, covariance: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `_Steps`."""
+        rate = self.rate[m]
+        jacobian = rate[..., None] * self.slope[m][:, None, :] * self.W - torch.diag_embed(rate)  # J - I
+        bent = rate * ((self.bend[m] * covariance.diagonal(dim1=1, dim2=2)) @ self.W.T)
+        return _spread(jacobian, covariance, u, bent)
+
+
+def _spread(jacobian: Tensor, covariance: Tensor, u: Tensor, bent: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `J C Jᵀ` and `J u + h'' : C`, given `J - I` and the last term."""
+    half = torch.baddbmm(covariance, jacobian, covariance)
+    return torch.baddbmm(half, half, jacobian.mT), u + (jacobian @ u[..., None])[..., 0] + bent
+
+
+_WRITTEN: dict[str, type[_Drift | _Current]] = {"drift": _Drift, "current": _Current}
+"""The kinds of recurrence with derivatives in closed form."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,14 +474,17 @@ class _Expansion:
 
     Args:
         trajectory: The noise-free path.
-        drift: Its derivatives in closed form, for cells of the drift family; otherwise `None`.
-        root: Standard deviation of the noise of each step and unit, up to its sign, `(steps, batch, hidden_size)`.
+        written: Its derivatives in closed form, for cells of the drift family; otherwise `None`.
+        roots: For each step the matrix by which its noise multiplies standard normals, up to the sign of the columns,
+            `(batch, hidden_size, columns)`, or its diagonal, `(batch, hidden_size)`.
+        shifts: For each step the second-order mean of its noise times two, `(batch, hidden_size)`; `None` where zero.
         loss: The loss at the end of the path, and its derivatives.
     """
 
     trajectory: Trajectory
-    drift: _Drift | None
-    root: Tensor
+    written: _Steps | None
+    roots: tuple[Tensor, ...]
+    shifts: tuple[Tensor, ...] | None
     loss: _Loss
 
     @classmethod
@@ -419,20 +500,41 @@ class _Expansion:
     ) -> "_Expansion":
         """Run the model without noise, after a check of all arguments."""
         noise = _check_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
-        labels = labels.long()
-        trajectory = Trajectory.of(cell_of(model), standardized_inputs(model, inputs), lengths=lengths, dt=dt)
+        cell: Any = cell_of(model)
+        if cell.scheme == "stochastic-heun":
+            raise ValueError(
+                "scheme must be 'euler-maruyama' or 'milstein' for a second-order effect in closed form, got "
+                "'stochastic-heun'. Use antithetic_regularizer."
+            )
+        inputs = standardized_inputs(model, inputs)
+        trajectory = Trajectory.of(cell, inputs, lengths=lengths, dt=dt)
         maps, size = trajectory.maps, model.layer.hidden_size
         valid = None if maps.valid is None else torch.stack(maps.valid)
-        if dt is not None:
-            dt = dt[:, None, None] if dt.ndim == 1 else dt.T[..., None]
-        drift = None if trajectory.linear is None else _Drift.along(trajectory, dt, valid)
-        if drift is None:
-            increment = torch.stack([maps.increment(m, h)[:, :size] for m, h in enumerate(trajectory.states[:-1])])
+        sizes = None if dt is None else (dt[:, None, None] if dt.ndim == 1 else dt.T[..., None])
+        written: _Steps | None = None
+        if maps.recurrence is not None and maps.recurrence.kind in _WRITTEN:
+            states = torch.stack(trajectory.states[:-1])
+            rate = maps.recurrence.step.expand_as(states)
+            rate = rate if sizes is None else rate * sizes
+            rate = rate if valid is None else rate * valid
+            written = _WRITTEN[maps.recurrence.kind].along(maps.recurrence, states, torch.stack(maps.drives), rate)
+            increment = written.increment
         else:
-            increment = drift.increment
-        root = _root(noise, increment, dt)
-        root = root if valid is None else root * valid
-        return cls(trajectory, drift, root, _Loss.at(model.readout, trajectory.end[:, :size], labels))
+            increment = torch.stack([maps.drift(m, h)[:, :size] for m, h in enumerate(trajectory.states[:-1])])
+        shifts = None
+        if noise.place == "inside":
+            roots, shifts = _inside(noise, written, cell, sizes)
+        elif noise.diffusion is not None:
+            arguments = StepMaps(cell, inputs, noise=noise, lengths=lengths, dt=dt).arguments
+            factors = [noise.diffusion.factor(*arguments(m, h)) for m, h in enumerate(trajectory.states[:-1])]
+            root: Any = noise.scale if sizes is None else noise.scale * sizes.sqrt()
+            roots = torch.stack(factors) * (root if factors[0].ndim == 2 or sizes is None else root[..., None])
+        else:
+            roots = _root(noise, increment, sizes)
+        if valid is not None:
+            roots = roots * (valid if roots.ndim == 3 else valid[..., None])
+        loss = _Loss.at(model.readout, cell, trajectory.end, labels.long())
+        return cls(trajectory, written, roots.unbind(0), shifts, loss)
 
     def exact(self) -> Regularizer:
         """Return `P` and `Q` of each sequence, by the recursion for the covariance.
@@ -440,29 +542,32 @@ class _Expansion:
         Raises:
             TypeError: If the cell is not of the drift family.
         """
-        if self.drift is None:
+        if self.written is None:
             raise TypeError(
-                f"model must have the cell of a noisy, Lipschitz or antisymmetric RNN for an exact regularizer, "
+                f"model must have the cell of a noisy, Lipschitz, antisymmetric or rate RNN for an exact regularizer, "
                 f"got {type(self.trajectory.maps.cell).__name__}. Use tangent_regularizer or kind='hutchinson'."
             )
         u = torch.zeros_like(self.trajectory.end)  # 2 w
         covariance = torch.diag_embed(u)
-        for m, root in enumerate(self.root.unbind(0)):
-            covariance, u = self.drift.spread(m, covariance, u)
-            covariance = covariance + torch.diag_embed(root**2)
+        for m, root in enumerate(self.roots):
+            covariance, u = self.written.spread(m, covariance, u)
+            covariance = covariance + (torch.diag_embed(root**2) if root.ndim == 2 else root @ root.mT)
+            u = u if self.shifts is None else u + self.shifts[m]
         return Regularizer(P=(self.loss.gradient * u).sum(-1), Q=self.loss.trace(covariance), kind="exact")
 
     def sampled(self, path: BrownianPath, draws: int) -> Regularizer:
         """Return draws of `P` and `Q`, `(draws, batch)`, by the recursion for tangent vectors."""
-        trajectory, size = self.trajectory, self.root.shape[-1]
+        trajectory, size = self.trajectory, self.loss.gradient.shape[-1]
         v = u = trajectory.end.new_zeros(draws, *trajectory.end.shape)  # u is 2 w
         behind = v.shape[-1] - size  # entries without noise
-        for m, (root, signs) in enumerate(zip(self.root.unbind(0), _signs(path, draws, self.root), strict=True)):
-            if self.drift is None:
+        for m, (root, signs) in enumerate(zip(self.roots, _signs(path, draws, self.roots), strict=True)):
+            if self.written is None:
                 v, u = _push(trajectory, m, v, u)
             else:
-                v, u = self.drift.push(m, v, u)
-            v = v + functional.pad(root * signs, (0, behind))
+                v, u = self.written.push(m, v, u)
+            noise = root * signs if root.ndim == 2 else (root @ signs[..., None])[..., 0]
+            v = v + functional.pad(noise, (0, behind))
+            u = u if self.shifts is None else u + self.shifts[m]
         P, Q = (self.loss.gradient * u[..., :size]).sum(-1), self.loss.along(v[..., :size])
         return Regularizer(P=P, Q=Q, kind="estimate")
 
@@ -540,12 +645,45 @@ def _root(noise: HiddenNoise, increment: Tensor, dt: Tensor | None) -> Tensor:
     return torch.hypot(additive, relative)  # smooth: the first is above 0
 
 
-def _signs(path: BrownianPath, draws: int, like: Tensor) -> Iterator[Tensor]:
-    """Yield independent random signs, `(draws, batch, units)`, for each step of `like`, `(steps, batch, units)`.
+def _inside(
+    noise: HiddenNoise, written: _Steps | None, cell: Any, sizes: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the roots of a noise inside the activation, and twice its second-order mean at every step.
+
+    The step `rate ⊙ a(z + ζ)` is `rate ⊙ (a + a' ζ + ½ a'' ζ²)` to second order.
+    """
+    if not isinstance(written, _Drift):
+        raise ValueError(f"noise_place must be 'outside' for {type(cell).__name__}, got 'inside'.")
+    slope, bend = torch.stack(written.slope), torch.stack(written.bend)
+    shorter: Any = 1.0 if sizes is None else sizes.sqrt()
+    if isinstance(noise.diffusion, MatrixDiffusion):
+        matrix = noise.scale * noise.diffusion.matrix.to(slope)
+        shifts = bend * (matrix**2).sum(1) / shorter**2
+        return (slope / shorter)[..., None] * matrix, shifts.unbind(0)
+    return slope * (noise.additive / shorter), (bend * (noise.additive / shorter) ** 2).unbind(0)
+
+
+def _rates_of(cell: Any, state: Tensor) -> Derivatives | None:
+    """Return the activation of the last states and its derivatives, for a network of currents; `None` if unchanged.
+
+    Raises:
+        TypeError: If the outputs are another function of the state.
+    """
+    recurrence = recurrence_of(cell)
+    if recurrence is not None and recurrence.kind == "current":
+        return recurrence.activation.derivatives(state)
+    if type(cell).output not in (Cell.output, RateCell.output):
+        raise TypeError(f"model must have a state as its outputs, got {type(cell).__name__} with an output of its own.")
+    return None
+
+
+def _signs(path: BrownianPath, draws: int, roots: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield independent random signs, `(draws, batch, columns)`, for each of `roots`.
 
     Each bit of the path's numbers is a sign. Draws take consecutive units of the path, so no two rows share any.
     """
-    steps, batch, units = like.shape
+    like = roots[0]
+    steps, batch, units = len(roots), len(like), like.shape[-1]
     words = -(-units // _BITS)
     uniform = path.uniforms(steps=steps, batch=batch, units=draws * words, device=like.device)
     places = torch.arange(_BITS, device=like.device)

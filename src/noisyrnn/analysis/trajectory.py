@@ -13,6 +13,7 @@ from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import PathOptions, StepMaps
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
 from noisyrnn.models.modules import prepare_weights
+from noisyrnn.sde.schemes import StochasticHeun
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +66,7 @@ class Trajectory:
         states = [cell.initial_state(len(inputs)) if state is None else state]
         for m in range(len(maps)):
             states.append(maps(m, states[-1]))
-        recurrence = maps.recurrence
-        linear = recurrence if recurrence is not None and recurrence.kind == "drift" else None
-        return cls(maps, tuple(states), linear)
+        return cls(maps, tuple(states), _written(maps))
 
     @property
     def steps(self) -> int:
@@ -113,10 +112,10 @@ class Trajectory:
         return lambda h: self.maps(m, h)
 
     def _rates(self, m: int) -> tuple[Tensor, Tensor]:
-        """Return the factor of the drift in the step, with noise and step length, and tanh'; `(batch, hidden_size)`."""
+        """Return the factor of the drift in the step, with noise and step length, and a'; `(batch, hidden_size)`."""
         assert self.linear is not None
         state = self.states[m]
-        slope = 1 - torch.tanh(state @ self.linear.W.T + self.maps.drives[m]) ** 2
+        slope = self.linear.activation.slope(state @ self.linear.W.T + self.maps.drives[m])
         rate = self.linear.step.expand_as(state)
         dt = self.maps.dts[m]
         if dt is not None:
@@ -138,6 +137,14 @@ class Trajectory:
             return vectors + (moved if A is None else moved + weighted @ A)
         moved = slope * (vectors @ W.T)
         return vectors + rate * (moved if A is None else moved + vectors @ A.T)
+
+
+def _written(maps: StepMaps) -> Recurrence | None:
+    """Return the recurrence of maps whose Jacobian is written out: of the drift, by a scheme that evaluates it once."""
+    recurrence, noise = maps.recurrence, maps.noise
+    if recurrence is None or recurrence.kind != "drift" or isinstance(maps.scheme, StochasticHeun):
+        return None
+    return None if noise is not None and noise.diffusion is not None and not noise.state_free else recurrence
 
 
 def standardized_inputs(model: SequenceClassifier, inputs: Tensor) -> Tensor:

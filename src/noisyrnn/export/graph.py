@@ -14,6 +14,7 @@ from noisyrnn.models.gated import TorchCell, TorchWeights
 from noisyrnn.models.modules import check_uncalled, prepare_weights
 from noisyrnn.models.standardization import standardize
 from noisyrnn.padding import valid_steps
+from noisyrnn.sde.schemes import SCHEMES, NoiseFree
 
 Graph: TypeAlias = "SequenceGraph | StepGraph"
 
@@ -57,9 +58,9 @@ class WrittenCell(nn.Module):
         self.cell = cell
         prepare_weights(cell)
         with torch.no_grad():
-            recurrence = recurrence_of(cell)
+            recurrence = recurrence_of(cell, scheme=False)
         self._kind = "" if recurrence is None else recurrence.kind
-        self._coefficients = () if recurrence is None else recurrence.coefficients
+        self._rest = () if recurrence is None else (recurrence.coefficients, recurrence.activation)
         weights: tuple[Tensor | None, ...] = cell.weights() if isinstance(cell, TorchCell) else ()
         if recurrence is not None:
             weights = (recurrence.transposed(), *recurrence[3:6])
@@ -76,15 +77,21 @@ class WrittenCell(nn.Module):
         if not self._kind:
             return inputs, lambda drive, state: cell.increment(drive, state)
         matrices, U, b, step = weights  # A and W themselves are not needed
-        recurrence = Recurrence(
-            self._kind, matrices if self._linear else None, matrices, U, b, step, self._coefficients
-        )
+        recurrence = Recurrence(self._kind, matrices if self._linear else None, matrices, U, b, step, *self._rest)
         return recurrence.drive(inputs), lambda drive, state: recurrence.increment(drive, state, matrices, None)
 
     def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
         """Return the state after one step, like `Cell.step`."""
         drive, increment = self._increment(inputs)
-        return state + increment(drive, state)
+        return self._step(increment, drive, state)
+
+    def _step(self, increment: Callable[[Tensor, Tensor], Tensor], drive: Tensor, state: Tensor) -> Tensor:
+        """Return the state after one step by the cell's scheme."""
+        return SCHEMES[self.cell.scheme].step(NoiseFree(lambda h: increment(drive, h)), 0, state)
+
+    def output(self, state: Tensor) -> Tensor:
+        """Return the outputs of states, like `Cell.output`."""
+        return self.cell.output(state)
 
     def over(self, valid: Tensor, inputs: Tensor, state: Tensor, *, every_step: bool) -> tuple[Tensor | None, Tensor]:
         """Run a whole pass, with the results of `kernels.reference.run`; `valid` is bool `(steps, batch, 1)`."""
@@ -92,12 +99,12 @@ class WrittenCell(nn.Module):
 
         def step(state: Tensor, now: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
             drive, valid = now
-            after = torch.where(valid, state + increment(drive, state), state)
+            after = torch.where(valid, self._step(increment, drive, state), state)
             return after, (torch.where(valid, after, 0.0),) if every_step else ()
 
         end, outputs = scan(step, state, (drives.transpose(0, 1), valid))
         # Contiguous: else the next layer's product compares strides, which fixes the number of steps.
-        every = outputs[0][..., : self.cell.hidden_size].transpose(0, 1).contiguous() if every_step else None
+        every = self.output(outputs[0]).transpose(0, 1).contiguous() if every_step else None
         return every, end
 
 
@@ -177,7 +184,7 @@ class SequenceGraph(_Graph):
             if found:
                 values = torch.cat(found, dim=2) if len(found) > 1 else found[0]
         if not self.every_step:
-            last = self.answers(torch.cat([end[:, : self.hidden_size] for end in ends[-self.directions :]], 1))
+            last = self.answers(torch.cat([cells[0].output(end) for end in ends[-self.directions :]], 1))
             return last
         answers = torch.where(valid.transpose(0, 1), self.answers(values), 0.0)
         return answers if self.batch_first else answers.transpose(0, 1)
@@ -213,9 +220,9 @@ class StepGraph(_Graph):
         """Return the output `(batch, outputs)` after this step, and the state for the next."""
         values = standardize(inputs, self.mean, self.std, self.dtype)
         after: list[Tensor] = []
-        for cell, before in zip(self._written(), [state] if state.ndim == 2 else state.unbind(0), strict=True):
-            after.append(cell(values, before))
-            values = after[-1][:, : self.hidden_size]
+        for written, before in zip(self._written(), [state] if state.ndim == 2 else state.unbind(0), strict=True):
+            after.append(written(values, before))
+            values = written.output(after[-1])
         return self.answers(values), self._joined(after)
 
     @staticmethod

@@ -76,7 +76,7 @@ def run(
         if call is not None:
             outputs, _, last = cpp.forward(call, every_step=every_step, save=False)
             return (outputs[0] if every_step else None), last[0]
-    name, recurrence = choose(cell, inputs, state=state, path=path, dt=dt, kernel=kernel)
+    name, recurrence = choose(cell, inputs, state=state, noise=noise, path=path, dt=dt, kernel=kernel)
     if recurrence is None or name == "reference":
         return reference.run(cell, inputs, state, noise=noise, path=path, lengths=lengths, dt=dt, every_step=every_step)
     device = inputs.device
@@ -87,7 +87,7 @@ def run(
     precision = product_precision(device.type) if name == "triton" else ""
     if dt is not None and dt.ndim == 1:
         dt = dt.unsqueeze(0)
-    kind, *weights, coefficients = recurrence
+    kind, *weights, coefficients, _ = recurrence
     tensors = [inputs, state, *weights, dt, lengths, seed]
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     options = KernelOptions(name, kind, precision, coefficients, noise, path, every_step, save)

@@ -6,15 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from noisyrnn.sde.activation import TANH, Activation
 from noisyrnn.sde.drift import RecurrentDrift
 
-KINDS = ("drift", "oscillator", "modrelu")
+KINDS = ("drift", "current", "oscillator", "modrelu")
 
 
 class Recurrence(NamedTuple):
-    r"""One noise-free step :math:`h \leftarrow h + \Delta`, of one of three kinds.
+    r"""One noise-free step :math:`h \leftarrow h + \Delta`, of one of four kinds.
 
-    - "drift": :math:`\Delta = d \odot (A h + \tanh(W h + U x + b))`, without `A h` where `A` is `None`.
+    - "drift": :math:`\Delta = d \odot (A h + a(W h + U x + b))`, without `A h` where `A` is `None`.
+    - "current": :math:`\Delta = d \odot (-h + W a(h) + U x + b)`; the output is :math:`a(h)`.
     - "oscillator": the state is `(y, z)`; with `coefficients` :math:`(\gamma, \epsilon)`,
       :math:`\Delta_z = d\,[\tanh(W (y, z) + U x + b) - \gamma y - \epsilon z]`, :math:`\Delta_y = d\,(z + \Delta_z)`.
     - "modrelu": :math:`\Delta = \mathrm{modReLU}_b(W h + U x) - h`, with `b` the threshold; `step` is not used.
@@ -29,6 +31,7 @@ class Recurrence(NamedTuple):
         b: `(hidden_size,)`.
         step: d, `(hidden_size,)`.
         coefficients: Constants of the kind.
+        activation: a of the drift and the current; tanh by default, which is that of the oscillator.
     """
 
     kind: str
@@ -38,6 +41,7 @@ class Recurrence(NamedTuple):
     b: Tensor
     step: Tensor
     coefficients: tuple[float, ...] = ()
+    activation: Activation = TANH
 
     @property
     def hidden_size(self) -> int:
@@ -63,16 +67,40 @@ class Recurrence(NamedTuple):
         """
         step = self.step if dt is None else self.step * dt
         if self.A is not None:
-            return step * RecurrentDrift(matrices, self.U, self.b).driven(state, drive)
+            return step * RecurrentDrift(matrices, self.U, self.b, self.activation).driven(state, drive)
+        if self.kind == "current":
+            return step * (torch.addmm(drive, self.activation.function(state), matrices) - state)
         z = torch.addmm(drive, state, matrices)
         if self.kind == "modrelu":
             return modrelu(z, self.b) - state
         if self.kind == "drift":
-            return step * torch.tanh(z)
+            return step * self.activation.function(z)
         stiffness, friction = self.coefficients
         position, velocity = state.chunk(2, dim=1)
         kick = step * (torch.tanh(z) - stiffness * position - friction * velocity)
         return torch.cat([step * (velocity + kick), kick], dim=1)
+
+    def output(self, state: Tensor) -> Tensor:
+        """The outputs of states, `(..., state_size)` to `(..., hidden_size)`."""
+        return self.activation.function(state) if self.kind == "current" else state[..., : self.hidden_size]
+
+    def unfused(self) -> str | None:
+        """Why no fast kernel computes it, as the end of a sentence; `None` if some do."""
+        if self.kind == "current":
+            return "it has the current form"
+        if self.activation.name != "tanh":
+            return f"its activation is {self.activation.name or 'a function'}, not tanh"
+        return None
+
+    def own_slopes(self, drive: Tensor, state: Tensor, dt: Tensor | None) -> Tensor | None:
+        """The diagonal of the increment's Jacobian, `(batch, hidden_size)`; `None` for kinds that have none written."""
+        step = self.step if dt is None else self.step * dt
+        if self.kind == "drift":
+            slope = self.activation.slope(torch.addmm(drive, state, self.W.T)) * self.W.diagonal()
+            return step * (slope if self.A is None else slope + self.A.diagonal())
+        if self.kind == "current":
+            return step * (self.activation.slope(state) * self.W.diagonal() - 1)
+        return None
 
 
 def modrelu(z: Tensor, threshold: Tensor) -> Tensor:

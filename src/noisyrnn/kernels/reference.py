@@ -1,5 +1,6 @@
 """The loop over time in plain PyTorch: any cell, dtype and device. It defines what every other kernel computes."""
 
+import itertools
 from dataclasses import replace
 from typing import Any, Protocol, TypedDict, Unpack
 
@@ -11,10 +12,15 @@ from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.noise.hidden_noise import HiddenNoise, NoiseDraws
 from noisyrnn.padding import valid_steps
+from noisyrnn.sde.diffusion import MatrixDiffusion, own_slopes
+from noisyrnn.sde.schemes import SCHEMES
 
 
 class Dynamics(Protocol):
     """What the loop needs of a cell; `noisyrnn.models.Cell` provides it."""
+
+    scheme: str
+    """Key of `SCHEMES`, by which a step is integrated."""
 
     @property
     def hidden_size(self) -> int:
@@ -29,11 +35,23 @@ class Dynamics(Protocol):
         """The noise-free update of one step: `(batch, input_size)` and `(batch, state_size)` to the latter."""
         ...
 
+    def output(self, state: Tensor) -> Tensor:
+        """The outputs of states, `(..., state_size)` to `(..., hidden_size)`."""
+        ...
 
-def recurrence_of(cell: Any) -> Recurrence | None:
-    """The recurrence of a cell; `None` if it has none, or if its step was changed without it."""
-    patched = "increment" in vars(cell) or getattr(cell, "changes_step", False)
-    return None if patched else cell.recurrence()
+
+def recurrence_of(cell: Any, *, scheme: bool = True) -> Recurrence | None:
+    """The recurrence of a cell; `None` if it has none, or if its step was changed without it.
+
+    Args:
+        cell: A cell.
+        scheme: Whether Heun's scheme, whose step evaluates the increment twice, counts as such a change.
+    """
+    if "increment" in vars(cell) or getattr(cell, "changes_step", False):
+        return None
+    if scheme and cell.scheme == "stochastic-heun":
+        return None
+    return cell.recurrence()
 
 
 class PathOptions(TypedDict, total=False):
@@ -55,7 +73,8 @@ class PathOptions(TypedDict, total=False):
 class StepMaps:
     r"""The maps :math:`h \leftarrow h + \mu \odot \Delta(h, x_m) + \eta_m` of one pass, one for each step.
 
-    The noise acts on the first `hidden_size` entries of the state. Past a sequence's end its map is the identity.
+    It is the `Equation` that the cell's scheme integrates: δ f is the cell's increment Δ. The noise acts on the first
+    `hidden_size` entries of the state. Past a sequence's end its map is the identity.
 
     Args:
         cell: A cell, or its recurrence.
@@ -66,10 +85,16 @@ class StepMaps:
         dt: `(steps,)` or `(batch, steps)`.
 
     Attributes:
-        recurrence: The cell's recurrence, or `None`.
+        recurrence: The recurrence that gives the cell's increment, or `None`.
+        scheme: The scheme.
         valid: For each step, which sequences have it, bool `(batch, 1)`; `None` where all have every step.
-        drives: For each step, the input's part of it, `(batch, hidden_size)`; without a recurrence the inputs.
+        drives: For each step, the input's part of it, `(batch, hidden_size)`, with the noise inside the activation;
+            without a recurrence the inputs.
         dts: For each step, its length in a shape that broadcasts against `(batch, hidden_size)`, or `None`.
+
+    Raises:
+        ValueError: If the noise is inside an activation and the cell has no recurrence, or a diffusion returns a wrong
+            shape.
     """
 
     def __init__(
@@ -82,27 +107,33 @@ class StepMaps:
         lengths: Tensor | None = None,
         dt: Tensor | None = None,
     ) -> None:
-        batch, steps, _ = inputs.shape
+        steps = inputs.shape[1]
         self.cell = cell
         self.noise = noise
-        self.recurrence = cell if isinstance(cell, Recurrence) else recurrence_of(cell)
+        self.recurrence = cell if isinstance(cell, Recurrence) else recurrence_of(cell, scheme=False)
+        self.scheme = SCHEMES["euler-maruyama" if isinstance(cell, Recurrence) else cell.scheme]
         self.valid: tuple[Tensor, ...] | None = None
         if lengths is not None:
             valid = valid_steps(lengths, steps)[..., None]
             inputs = inputs.masked_fill(~valid, 0.0)  # else NaN padding reaches the gradients as 0 * NaN
             self.valid = valid.unbind(1)
+        self.dts = (None,) * steps if dt is None else _by_step(dt)
+        self._inputs = inputs
+        if noise is not None and noise.diffusion is not None:
+            self._times = self._starts(path)
+        self.draws = NoiseDraws(None, None)
+        if noise is not None and path is not None:
+            self.draws = self._draw(noise, path, inputs)
         drive = inputs
         if self.recurrence is not None:
             drive, self._matrices = self.recurrence.drive(inputs), self.recurrence.transposed()
+        if noise is not None and noise.place == "inside" and self.draws.additive is not None:
+            drive = drive + self._inside(noise, self.draws.additive.transpose(0, 1), dt)
+            self.draws = NoiseDraws(None, None)
         self.drives = drive.unbind(1)
-        draws = NoiseDraws(None, None)
-        if noise is not None and path is not None:
-            size, dtype = cell.hidden_size, inputs.dtype
-            draws = noise.draw(path, steps=steps, batch=batch, units=size, dtype=dtype, device=inputs.device)
-        self.draws = draws
-        self._additive = (None,) * steps if draws.additive is None else draws.additive.unbind(0)
-        self._multiplicative = (None,) * steps if draws.multiplicative is None else draws.multiplicative.unbind(0)
-        self.dts = (None,) * steps if dt is None else _by_step(dt)
+        additive, multiplicative = self.draws
+        self._additive = (None,) * steps if additive is None else additive.unbind(0)
+        self._multiplicative = (None,) * steps if multiplicative is None else multiplicative.unbind(0)
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -110,22 +141,111 @@ class StepMaps:
 
     def __call__(self, m: int, state: Tensor) -> Tensor:
         """The state `(batch, state_size)` after step `m`, given that before it."""
-        after = state + self.increment(m, state)
+        after = self.scheme.step(self, m, state)
         return after if self.valid is None else torch.where(self.valid[m], after, state)
 
-    def increment(self, m: int, state: Tensor) -> Tensor:
-        """The noisy increment of step `m` where it is valid, `(batch, state_size)`."""
+    def drift(self, m: int, state: Tensor) -> Tensor:
+        """The noise-free increment Δ of step `m`, `(batch, state_size)`."""
         if self.recurrence is not None:
-            increment = self.recurrence.increment(self.drives[m], state, self._matrices, self.dts[m])
-        else:
-            assert not isinstance(self.cell, Recurrence)
-            increment = self.cell.increment(self.drives[m], state, self.dts[m])
-        additive, multiplicative = self._additive[m], self._multiplicative[m]
-        if self.noise is None or (additive is None and multiplicative is None):
-            return increment
+            return self.recurrence.increment(self.drives[m], state, self._matrices, self.dts[m])
+        assert not isinstance(self.cell, Recurrence)
+        return self.cell.increment(self.drives[m], state, self.dts[m])
+
+    def perturb(self, m: int, state: Tensor, drift: Tensor) -> Tensor:
+        """As in `Equation`."""
+        noise, additive, multiplicative = self.noise, self._additive[m], self._multiplicative[m]
+        if noise is None or (additive is None and multiplicative is None):
+            return drift
         size = self.cell.hidden_size
-        hidden = self.noise.perturb(increment[:, :size], additive, multiplicative, self.dts[m])
-        return torch.cat([hidden, increment[:, size:]], dim=1) if increment.shape[1] > size else hidden
+        if noise.diffusion is None:
+            hidden = noise.perturb(drift[:, :size], additive, multiplicative, self.dts[m])
+        else:
+            assert additive is not None
+            shift = noise.diffusion.product(*self.arguments(m, state), additive)
+            hidden = drift[:, :size] + self._root(m) * noise.scale * shift
+        return self._padded(hidden, drift[:, size:])
+
+    def correction(self, m: int, state: Tensor, drift: Tensor) -> Tensor | None:
+        """As in `Equation`."""
+        noise, size = self.noise, self.cell.hidden_size
+        if noise is None or noise.state_free or noise.place == "inside":
+            return None
+        length = self.dts[m]
+        dt: Any = 1.0 if length is None else length
+        if noise.diffusion is not None:
+            bent = noise.diffusion.correction(*self.arguments(m, state))
+            if bent is None:
+                return None
+            half = 0.5 * dt * noise.scale**2 * bent
+        else:  # the diagonal a + m Δ/dt, or m Δ/dt with motions of its own
+            level = noise.multiplicative * drift[:, :size]
+            if noise.form == "shared":
+                level = level + noise.additive * dt
+            half = 0.5 * noise.multiplicative / dt * level * self._own_slopes(m, state)
+        return self._padded(half, torch.zeros_like(drift[:, size:]))
+
+    def iterated(self, m: int, state: Tensor) -> Tensor | None:
+        """As in `Equation`."""
+        noise, xi = self.noise, self._additive[m]
+        if noise is None or xi is None or noise.diffusion is None:
+            return None
+        bent = noise.diffusion.correction(*self.arguments(m, state))
+        if bent is None:
+            return None
+        hidden = 0.5 * noise.scale**2 * self._root(m) ** 2 * bent * (xi**2 - 1)
+        return self._padded(hidden, torch.zeros_like(state[:, self.cell.hidden_size :]))
+
+    def arguments(self, m: int, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The arguments `h`, `x` and `t` of a diffusion at step `m`."""
+        return state[:, : self.cell.hidden_size], self._inputs[:, m], self._times[m]
+
+    def _draw(self, noise: HiddenNoise, path: BrownianPath, inputs: Tensor) -> NoiseDraws:
+        """Draw the random numbers of the pass."""
+        batch, steps, _ = inputs.shape
+        units, dtype, device = self.cell.hidden_size, inputs.dtype, inputs.device
+        if noise.diffusion is not None:
+            zeros = torch.zeros(1, units, dtype=dtype, device=device)
+            with torch.no_grad():
+                units = noise.diffusion.columns(zeros, inputs[:1, 0], self._times[0])
+        return noise.draw(path, steps=steps, batch=batch, units=units, dtype=dtype, device=device)
+
+    def _starts(self, path: BrownianPath | None) -> tuple[Tensor, ...]:
+        """The times at which the steps begin, in nominal steps; each broadcasts against `(batch, 1)`."""
+        first = 0.0 if path is None else path.first_step / path.factor
+        begin = torch.full((1, 1), first, dtype=self._inputs.dtype, device=self._inputs.device)
+        lengths = [torch.ones_like(begin) if dt is None else dt.reshape(-1, 1) for dt in self.dts[:-1]]
+        return tuple(itertools.accumulate(lengths, initial=begin))
+
+    def _inside(self, noise: HiddenNoise, normals: Tensor, dt: Tensor | None) -> Tensor:
+        """The noise inside the activation of all steps, `(batch, steps, hidden_size)`, from numbers of that shape."""
+        if self.recurrence is None:
+            raise ValueError(
+                f"noise_place must be 'outside' for {type(self.cell).__name__}, which has no activation that noise can "
+                "enter, got 'inside'."
+            )
+        shift = noise.additive * normals
+        if isinstance(noise.diffusion, MatrixDiffusion):
+            shift = noise.scale * (normals @ noise.diffusion.matrix.to(normals).T)
+        return shift if dt is None else shift / dt.sqrt()[..., None]
+
+    def _own_slopes(self, m: int, state: Tensor) -> Tensor:
+        """The derivative of each unit's increment in that unit, `(batch, hidden_size)`."""
+        size = self.cell.hidden_size
+        if self.recurrence is not None:
+            written = self.recurrence.own_slopes(self.drives[m], state, self.dts[m])
+            if written is not None:
+                return written
+        return own_slopes(lambda h: self.drift(m, self._padded(h, state[:, size:]))[:, :size], state[:, :size])
+
+    def _root(self, m: int) -> Tensor | float:
+        """The root of the length of step `m`."""
+        dt = self.dts[m]
+        return 1.0 if dt is None else dt.sqrt()
+
+    @staticmethod
+    def _padded(hidden: Tensor, rest: Tensor) -> Tensor:
+        """A change of the whole state, `(batch, state_size)`, from those of its first entries and of the rest."""
+        return torch.cat([hidden, rest], dim=1) if rest.shape[1] else hidden
 
 
 def run(
@@ -151,12 +271,11 @@ def run(
         Outputs `(batch, steps, hidden_size)`, or `None` without `every_step`; last valid state `(batch, state_size)`.
     """
     maps = StepMaps(cell, inputs, **options)
-    size = cell.hidden_size
     outputs = []
     for m in range(len(maps)):
         state = maps(m, state)
         if every_step:
-            output = state[:, :size]
+            output = cell.output(state)
             outputs.append(output if maps.valid is None else torch.where(maps.valid[m], output, 0.0))
     return (torch.stack(outputs, dim=1) if every_step else None), state
 

@@ -14,6 +14,7 @@ from noisyrnn.kernels import cpp, eager, triton
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import Dynamics, recurrence_of
 from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 FAST: dict[str, ModuleType] = {"cpp": cpp, "triton": triton, "eager": eager}
 """The fast kernels, each a `noisyrnn.kernels.call.Kernel`."""
@@ -55,11 +56,13 @@ class PassTensors(TypedDict, total=False):
 
     Args:
         state: Initial state, `(batch, state_size)`; `None` for one of the weights' dtype and device.
+        noise: The noise; `None` for none.
         path: The noise's path; `None` without noise.
         dt: Step lengths; `None` for 1.
     """
 
     state: Tensor | None
+    noise: HiddenNoise | None
     path: BrownianPath | None
     dt: Tensor | None
 
@@ -153,15 +156,25 @@ def _no_fast_kernel(
     recurrence: Recurrence | None,
     *,
     state: Tensor | None = None,
+    noise: HiddenNoise | None = None,
     path: BrownianPath | None = None,
     dt: Tensor | None = None,
 ) -> str | None:
     """Why no fast kernel at all can run a pass."""
+    if getattr(cell, "scheme", "") == "stochastic-heun":
+        return "its scheme is 'stochastic-heun'"
     if recurrence is None:
         kind = getattr(cell, "kind", None)  # torch's own cells share a class
         return f"{kind.upper() if kind else type(cell).__name__} has no fused form"
     if dt is not None and dt.requires_grad:
         return "dt requires a gradient"
+    if noise is not None and noise.diffusion is not None:
+        return "its noise has a diffusion of its own"
+    if noise is not None and noise.place == "inside":
+        return "its noise is inside the activation"
+    unfused = recurrence.unfused()
+    if unfused is not None:
+        return unfused
     if path is not None and path.factor > 1:
         return "the path is coarsened"
     weight = recurrence.W  # compiled code reads memory in the weights' format

@@ -13,6 +13,7 @@ from noisyrnn.models.loops.noisy_cell import NoisyCell
 from noisyrnn.models.loops.with_hidden_noise import WithHiddenNoise
 from noisyrnn.models.noisy import NoisyRNN
 from noisyrnn.models.options import CellOptions, LayerOptions, LipschitzOptions, NoiseOptions
+from noisyrnn.models.rate import RateRNN
 from noisyrnn.models.registry import MODELS, build_layer, layer_options
 from noisyrnn.models.released import from_released_weights
 
@@ -34,6 +35,7 @@ __all__ = [
     "NoiseOptions",
     "NoisyCell",
     "NoisyRNN",
+    "RateRNN",
     "RecurrenceCell",
     "RecurrentLayer",
     "SequenceClassifier",

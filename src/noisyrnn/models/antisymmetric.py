@@ -12,11 +12,12 @@ from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import LINEAR_INPUT, RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
+from noisyrnn.sde.activation import Activation, activation_of
 from noisyrnn.sde.recurrent_matrix import check_skew_damped
 
 
 class AntisymmetricCell(RecurrenceCell):
-    r"""The increment :math:`\delta \tanh(W h + U x + b)` with :math:`W = C - C^T - \gamma I`.
+    r"""The increment :math:`\delta\, a(W h + U x + b)` with :math:`W = C - C^T - \gamma I`.
 
     Args:
         input_size: Channels of one step.
@@ -24,6 +25,7 @@ class AntisymmetricCell(RecurrenceCell):
         step_size: δ, above 0.
         damping: γ, at least 0.
         init_std: `C` starts at `N(0, (init_std / hidden_size)²)`, above 0.
+        activation: a; see `DriftOptions`.
         options: Keyword arguments of `CellOptions`.
     """
 
@@ -37,12 +39,15 @@ class AntisymmetricCell(RecurrenceCell):
         step_size: float,
         damping: float,
         init_std: float,
+        activation: str | Activation = "tanh",
         **options: Unpack[CellOptions],
     ) -> None:
         super().__init__(input_size, hidden_size, **options)
         check_number("step_size", step_size, above=0.0)
         check_skew_damped(1.0, damping)
         check_number("init_std", init_std, above=0.0)
+        self.activation = activation_of(activation)
+        self.activation_name = self.activation.name
         self.step_size = step_size
         self.damping = damping
         dtype = options.get("dtype")
@@ -53,11 +58,12 @@ class AntisymmetricCell(RecurrenceCell):
         """The step in tensors."""
         (W,) = skew_damped_together(self.C, skew_symmetry=(1.0,), damping=(self.damping,))
         step = self.input.weight.new_full((self.hidden_size,), self.step_size)
-        return Recurrence("drift", None, W, self.input.weight, bias_of(self.input), step)
+        weights = (None, W, self.input.weight, bias_of(self.input), step)
+        return Recurrence("drift", *weights, activation=self.activation)
 
 
 class AntisymmetricRNN(RecurrentLayer):
-    r"""The antisymmetric RNN :math:`h \leftarrow h + \delta \tanh((C - C^T - \gamma I) h + U x + b)`.
+    r"""The antisymmetric RNN :math:`h \leftarrow h + \delta\, a((C - C^T - \gamma I) h + U x + b)`.
 
     Args:
         input_size: Channels of one step, at least 1.
@@ -65,7 +71,7 @@ class AntisymmetricRNN(RecurrentLayer):
         step_size: δ, above 0.
         damping: γ, at least 0.
         init_std: `C` starts at `N(0, (init_std / hidden_size)²)`, above 0.
-        options: Keyword arguments of `LayerOptions`.
+        options: Keyword arguments of `DriftOptions` and `LayerOptions`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -82,12 +88,19 @@ class AntisymmetricRNN(RecurrentLayer):
         step_size: float = 0.01,
         damping: float = 0.0001,
         init_std: float = 0.1,
+        activation: str | Activation = "tanh",
         **options: Unpack[LayerOptions],
     ) -> None:
         build = partial(
-            AntisymmetricCell, step_size=step_size, damping=damping, init_std=init_std, **cell_options(options)
+            AntisymmetricCell,
+            step_size=step_size,
+            damping=damping,
+            init_std=init_std,
+            activation=activation,
+            **cell_options(options),
         )
         super().__init__(build, input_size, hidden_size, **options)
         self.step_size = step_size
         self.damping = damping
         self.init_std = init_std
+        self.activation = activation

@@ -11,6 +11,8 @@ from noisyrnn.checks import LARGEST_SIZE, check_flag, check_integer
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.modules import prepare_weights
 from noisyrnn.models.options import CellOptions
+from noisyrnn.sde.diffusion import Field
+from noisyrnn.sde.schemes import SCHEMES, NoiseFree
 
 Reads = Mapping[str, tuple[type[nn.Module], ...]]
 """Names of modules that a step reads and does not call, and the classes one of which must have their `forward`."""
@@ -32,6 +34,15 @@ class Cell(nn.Module, ABC):
 
     supports_dt = True
     """Whether a step has a length, so that `dt` has a meaning."""
+
+    integrable = True
+    """Whether the increment is a drift times the step's length, so that any scheme can integrate it."""
+
+    scheme: str = "euler-maruyama"
+    """Key of `noisyrnn.sde.SCHEMES`, by which the loop integrates a step; set by the layer."""
+
+    diffusion: Field | None = None
+    """A diffusion of the cell's own: a method `(h, x, t)` as for `noisyrnn.sde.FunctionDiffusion`."""
 
     reads: ClassVar[Reads] = {}
     """The modules that a step reads."""
@@ -77,10 +88,14 @@ class Cell(nn.Module, ABC):
         example = next(self.parameters())
         return torch.zeros(batch, self.state_size, dtype=example.dtype, device=example.device)
 
+    def output(self, state: Tensor) -> Tensor:
+        """The outputs of states, `(..., state_size)` to `(..., hidden_size)`: their first entries."""
+        return state if state.shape[-1] == self.hidden_size else state[..., : self.hidden_size]
+
     def step(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
         """The state `(batch, state_size)` after one noise-free step with the inputs `(batch, input_size)`."""
         prepare_weights(self)
-        return state + self.increment(inputs, state, dt)
+        return SCHEMES[self.scheme].step(NoiseFree(lambda h: self.increment(inputs, h, dt)), 0, state)
 
 
 class RecurrenceCell(Cell):

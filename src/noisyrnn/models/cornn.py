@@ -32,6 +32,7 @@ class CoRNNCell(RecurrenceCell):
         options: Keyword arguments of `CellOptions`.
     """
 
+    integrable = False  # its step is implicit in the velocity
     reads: ClassVar[Reads] = {"input": (nn.Linear,), "recurrent": (nn.Linear,)}
 
     def __init__(

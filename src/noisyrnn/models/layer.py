@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from noisyrnn.checks import (
     LARGEST_SIZE,
     MOST_LAYERS,
+    check_choice,
     check_flag,
     check_integer,
     check_number,
@@ -30,6 +31,8 @@ from noisyrnn.models.sequences.dropout import apply_dropout
 from noisyrnn.models.sequences.layout import check_dtype, check_form, reverse_valid, step_lengths, to_batch_first
 from noisyrnn.noise.brownian import BrownianPath, check_path
 from noisyrnn.noise.hidden_noise import NOISE_MODES, HiddenNoise
+from noisyrnn.sde.diffusion import FunctionDiffusion, MatrixDiffusion, as_diffusion
+from noisyrnn.sde.schemes import SCHEMES
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -103,11 +106,22 @@ class RecurrentLayer(nn.Module):
         multiplicative: float = 0.0,
         noise_form: str = "independent",
         noise_law: str = "gaussian",
+        diffusion: Any = None,
+        learn_diffusion: bool = False,
+        scheme: str = "euler-maruyama",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        HiddenNoise(additive=additive, multiplicative=multiplicative, form=noise_form, law=noise_law)
+        check_flag("learn_diffusion", learn_diffusion)
+        noise = HiddenNoise(
+            additive=additive,
+            multiplicative=multiplicative,
+            form=noise_form,
+            law=noise_law,
+            diffusion=as_diffusion(diffusion, learn=learn_diffusion),
+        )
+        check_choice("scheme", scheme, SCHEMES)
         check_integer("input_size", input_size, minimum=1, maximum=LARGEST_SIZE)
         check_integer("hidden_size", hidden_size, minimum=1, maximum=LARGEST_SIZE)
         check_integer("num_layers", num_layers, minimum=1, maximum=MOST_LAYERS)
@@ -132,11 +146,17 @@ class RecurrentLayer(nn.Module):
         self.multiplicative = multiplicative
         self.noise_form = noise_form
         self.noise_law = noise_law
+        noise.check_units(hidden_size)
+        self.diffusion = noise.diffusion
+        self.learn_diffusion = learn_diffusion
+        self.scheme = scheme
         self.cells = nn.ModuleDict()
         for level in range(num_layers):
             for direction in ("", "_reverse") if bidirectional else ("",):
                 cell = as_cell(build(self.output_size if level else input_size, hidden_size))
+                cell.scheme = scheme
                 self.cells[f"l{level}{direction}"] = cell
+        _check_scheme(scheme, RecurrentLayer._noise_of(self, cell), cell)
         self.noise_mode = "auto"
         self.kernel = "auto"
         self._packed = tuple(PackedWeights() for _ in self.cells)
@@ -160,11 +180,31 @@ class RecurrentLayer(nn.Module):
         """Entries of one output: `hidden_size`, or twice that with two directions."""
         return self.hidden_size * (2 if self.bidirectional else 1)
 
+    def output(self, state: Tensor) -> Tensor:
+        """Return the outputs of states of one cell, `(..., state_size)` to `(..., hidden_size)`."""
+        cell: Any = self.cells._modules["l0"]
+        return cell.output(state)
+
     @property
     def hidden_noise(self) -> HiddenNoise:
-        """Noise of every cell: laws, and levels per step."""
+        """Noise of every cell as laws and levels per step; that of the first where cells have diffusions of their own.
+
+        Raises:
+            ValueError: If an option is out of range or does not go with another.
+        """
+        return self._noise_of(self.cells._modules["l0"])
+
+    def _noise_of(self, cell: Any) -> HiddenNoise:
+        """Return the noise of one cell, which may have a diffusion of its own."""
+        diffusion = self.diffusion
+        if diffusion is None and cell.diffusion is not None:
+            diffusion = FunctionDiffusion(cell.diffusion)
         return HiddenNoise(
-            additive=self.additive, multiplicative=self.multiplicative, form=self.noise_form, law=self.noise_law
+            additive=self.additive,
+            multiplicative=self.multiplicative,
+            form=self.noise_form,
+            law=self.noise_law,
+            diffusion=diffusion,
         )
 
     def check_inputs(self, inputs: Tensor | PackedSequence) -> None:
@@ -182,11 +222,15 @@ class RecurrentLayer(nn.Module):
     def options(self) -> dict[str, Any]:
         """Return the constructor's settings and their values; for a user's class, those that are attributes."""
         names = [name for name in inspect.signature(type(self)).parameters if name not in NOT_OPTIONS]
-        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+        values = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        if isinstance(self.diffusion, MatrixDiffusion):
+            values["diffusion"] = self.diffusion.matrix.tolist()
+        return values
 
     def extra_repr(self) -> str:
         """Return the constructor's settings."""
-        return ", ".join(f"{name}={value!r}" for name, value in self.options().items())
+        shown = self.options() | {"diffusion": self.diffusion}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
     def forward(
         self,
@@ -315,7 +359,7 @@ class RecurrentLayer(nn.Module):
         after: list[Tensor] = []
         for level, (cell, packed) in enumerate(zip(cells, self._packed, strict=True)):
             after.append(self._step(cell, packed, inputs, None if state is None else state[level]))
-            inputs = after[-1][:, : self.hidden_size]
+            inputs = cell.output(after[-1])
         return torch.stack(after)
 
     def _step(self, cell: Cell, packed: PackedWeights, inputs: Tensor, state: Tensor | None) -> Tensor:
@@ -338,6 +382,8 @@ class RecurrentLayer(nn.Module):
             prepare_weights(cell)
             options: dict[str, Any] = {"lengths": lengths, "kernel": self._kernel, "packed": self._packed[k]}
             if noise is not None and path is not None:
+                if k and cell.diffusion is not None:
+                    noise = self._noise_of(cell)
                 options |= {"noise": noise, "path": replace(path, stream=path.stream + k) if k else path}
             passes.append(partial(operator.run, cell, **options))
         return passes
@@ -358,6 +404,35 @@ class RecurrentLayer(nn.Module):
         if h_0.shape != shape:
             raise ValueError(f"h_0 must have shape {shape}, got {tuple(h_0.shape)}.")
         return list((h_0.unsqueeze(1) if unbatched else h_0).unbind(0))
+
+
+def _check_scheme(scheme: str, noise: HiddenNoise, cell: Cell) -> None:
+    """Raise `ValueError` if the scheme cannot integrate a step of the cell with this noise."""
+    if scheme == "euler-maruyama":
+        return
+    if not cell.integrable or not cell.supports_dt:
+        raise ValueError(
+            f"scheme must be 'euler-maruyama' for {type(cell).__name__}, got {scheme!r}: its step is not a drift times "
+            "a step length."
+        )
+    if noise.law == "uniform":
+        raise ValueError(
+            f"scheme must be 'euler-maruyama' with noise_law 'uniform', which discretises no equation, got {scheme!r}."
+        )
+    if noise.place == "inside":
+        raise ValueError(
+            f"scheme must be 'euler-maruyama' with noise_place 'inside', got {scheme!r}: the noise is not a diffusion."
+        )
+    if scheme == "milstein" and noise.multiplicative > 0:
+        raise ValueError(
+            f"multiplicative must be 0 with scheme 'milstein', got {noise.multiplicative:g}: entry i of its diffusion "
+            "is proportional to f_i, which depends on every unit through W. Use scheme='stochastic-heun'."
+        )
+    if scheme == "milstein" and not noise.state_free and not getattr(noise.diffusion, "diagonal", False):
+        raise ValueError(
+            "diffusion must be a matrix or declared diagonal with scheme 'milstein', got another: entry i must depend "
+            "on unit i only. Use FunctionDiffusion(function, diagonal=True)."
+        )
 
 
 def _kinds(kind: type[RecurrentLayer]) -> list[type[RecurrentLayer]]:
@@ -388,8 +463,7 @@ def final_output(
     if outputs is None:
         # Each view is a node of autograd, whose cost is noticeable for short sequences.
         ends = (h_n.squeeze(0),) if len(h_n) == 1 else h_n.unbind(0)[-2 if layer.bidirectional else -1 :]
-        if ends[0].shape[-1] > size:
-            ends = tuple(end[..., :size] for end in ends)
+        ends = tuple(layer.output(end) for end in ends)
         return torch.cat(ends, dim=-1) if layer.bidirectional else ends[0]
     if isinstance(outputs, PackedSequence):
         outputs, lengths = pad_packed_sequence(outputs, batch_first=True)

@@ -13,11 +13,12 @@ from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import LINEAR_INPUT, RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
+from noisyrnn.sde.activation import Activation, activation_of
 from noisyrnn.sde.recurrent_matrix import check_skew_damped
 
 
 class LipschitzCell(RecurrenceCell):
-    r"""The increment :math:`d \odot (A h + \tanh(W h + U x + b))` with `A` and `W` from `skew_damped`.
+    r"""The increment :math:`d \odot (A h + a(W h + U x + b))` with `A` and `W` from `skew_damped`.
 
     The keyword arguments are those of `LipschitzOptions`, which describes them, and two of `CellOptions`.
 
@@ -40,6 +41,7 @@ class LipschitzCell(RecurrenceCell):
         init_std: float,
         skew_symmetry_w: float | None = None,
         damping_w: float | None = None,
+        activation: str | Activation = "tanh",
         **options: Unpack[CellOptions],
     ) -> None:
         super().__init__(input_size, hidden_size, **options)
@@ -52,6 +54,8 @@ class LipschitzCell(RecurrenceCell):
         if damping_w is not None:
             check_number("damping_w", damping_w, minimum=0.0)
         check_number("init_std", init_std, above=0.0)
+        self.activation = activation_of(activation)
+        self.activation_name = self.activation.name
         self.initial_step = float(step_size)
         self.skew_symmetry = skew_symmetry
         self.damping = damping
@@ -85,11 +89,12 @@ class LipschitzCell(RecurrenceCell):
             skew_symmetry=(self.skew_symmetry, self.skew_symmetry_w),
             damping=(self.damping, self.damping_w),
         )
-        return Recurrence("drift", A, W, self.input.weight, bias_of(self.input), self.step_size)
+        weights = (A, W, self.input.weight, bias_of(self.input), self.step_size)
+        return Recurrence("drift", *weights, activation=self.activation)
 
 
 class LipschitzRNN(RecurrentLayer):
-    r"""The Lipschitz RNN :math:`h \leftarrow h + d \odot (A h + \tanh(W h + U x + b))`.
+    r"""The Lipschitz RNN :math:`h \leftarrow h + d \odot (A h + a(W h + U x + b))`.
 
     Args:
         input_size: Channels of one step, at least 1.
@@ -115,6 +120,7 @@ class LipschitzRNN(RecurrentLayer):
         skew_symmetry_w: float | None = None,
         damping_w: float | None = None,
         init_std: float = 0.1,
+        activation: str | Activation = "tanh",
         **options: Unpack[LayerOptions],
     ) -> None:
         build = partial(
@@ -126,6 +132,7 @@ class LipschitzRNN(RecurrentLayer):
             skew_symmetry_w=skew_symmetry_w,
             damping_w=damping_w,
             init_std=init_std,
+            activation=activation,
             **cell_options(options),
         )
         super().__init__(build, input_size, hidden_size, **options)
@@ -136,3 +143,4 @@ class LipschitzRNN(RecurrentLayer):
         self.skew_symmetry_w = skew_symmetry_w
         self.damping_w = damping_w
         self.init_std = init_std
+        self.activation = activation

@@ -6,6 +6,8 @@ from typing import Any, TypedDict
 
 import torch
 
+from noisyrnn.sde.activation import Activation
+
 
 class CellOptions(TypedDict, total=False):
     """Options of every cell, and of every layer, which passes them on to its cells.
@@ -27,12 +29,17 @@ class NoiseOptions(TypedDict, total=False):
         multiplicative: Relative standard deviation of the multiplicative hidden noise, at least 0.
         noise_form: "independent" (a number for each of the two noises) or "shared" (one number for both).
         noise_law: Law of the multiplicative noise, "gaussian" or "uniform".
+        diffusion: Replaces both levels: a matrix `(hidden_size, columns)` as a list of lists, for correlated noise; in
+            Python also a tensor, or a callable of h, x and t, see `FunctionDiffusion`.
+        learn_diffusion: Whether a diffusion that is a matrix is trained.
     """
 
     additive: float
     multiplicative: float
     noise_form: str
     noise_law: str
+    diffusion: Any
+    learn_diffusion: bool
 
 
 class LayerOptions(NoiseOptions, CellOptions, total=False):
@@ -46,9 +53,11 @@ class LayerOptions(NoiseOptions, CellOptions, total=False):
             `nn.RNN` that is the default.
         dropout: Probability in [0, 1) with which, in training mode, each output of a layer but the last is dropped. The
             mask comes from the pass's `BrownianPath`.
+        scheme: How a step is integrated: "euler-maruyama", "milstein" or "stochastic-heun".
         device: Where the weights are; torch's default device by default.
     """
 
+    scheme: str
     num_layers: int
     bidirectional: bool
     batch_first: bool
@@ -56,7 +65,17 @@ class LayerOptions(NoiseOptions, CellOptions, total=False):
     device: torch.device | str | None
 
 
-class LipschitzOptions(TypedDict, total=False):
+class DriftOptions(TypedDict, total=False):
+    """Option of every cell whose drift has an activation of choice.
+
+    Args:
+        activation: "tanh", "sigmoid", "relu", "softplus", "retanh" or "identity"; in Python also an `Activation`.
+    """
+
+    activation: str | Activation
+
+
+class LipschitzOptions(DriftOptions, total=False):
     """Options of the cell that the Lipschitz RNN, the noisy RNN and `NoisyCell` share.
 
     Args:
@@ -78,7 +97,7 @@ class LipschitzOptions(TypedDict, total=False):
     init_std: float
 
 
-SHARED_OPTIONS = (CellOptions, NoiseOptions, LayerOptions, LipschitzOptions)
+SHARED_OPTIONS = (CellOptions, NoiseOptions, LayerOptions, DriftOptions, LipschitzOptions)
 """The declarations above, whose docstrings describe the options."""
 
 
@@ -86,6 +105,17 @@ def cell_options(options: LayerOptions) -> CellOptions:
     """Returns those options of a layer that its cells take as well."""
     chosen: Any = {name: value for name, value in options.items() if name in CellOptions.__annotations__}
     return chosen
+
+
+def merge_options(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of a model, given those that differ from its defaults.
+
+    A diffusion replaces the two levels of the noise, whose defaults are then 0.
+    """
+    merged = {**defaults, **options}
+    if options.get("diffusion") is not None:
+        merged |= {name: options.get(name, 0.0) for name in ("additive", "multiplicative")}
+    return merged
 
 
 def show_options(

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import docstring_parser
 import torch
@@ -15,6 +15,7 @@ from noisyrnn.models.layer import NOT_OPTIONS, RecurrentLayer
 from noisyrnn.models.lipschitz import LipschitzRNN
 from noisyrnn.models.noisy import NoisyRNN
 from noisyrnn.models.options import SHARED_OPTIONS
+from noisyrnn.models.rate import RateRNN
 from noisyrnn.registry import Entry
 
 MODELS: dict[str, Entry[type[RecurrentLayer]]] = {
@@ -27,6 +28,7 @@ MODELS: dict[str, Entry[type[RecurrentLayer]]] = {
     "antisymmetric": Entry(
         description="Antisymmetric RNN: skew-symmetric recurrent matrix, fixed step", build=AntisymmetricRNN
     ),
+    "rate": Entry(description="Rate network: leaky units, noise outside or inside the activation", build=RateRNN),
     "cornn": Entry(description="coRNN: coupled damped oscillators", build=CoRNN),
     "exprnn": Entry(description="Exponential RNN: orthogonal recurrent matrix, modReLU", build=ExpRNN),
     "rnn": Entry(description="Tanh RNN (torch.nn.RNN)", build=TanhRNN),
@@ -52,7 +54,13 @@ def describe_option(model: str, name: str) -> tuple[Any, str]:
     layer = MODELS[model].build
     params = [param for kind in (*SHARED_OPTIONS, layer) for param in docstring_parser.parse(kind.__doc__ or "").params]
     text = next((param.description or "" for param in params if param.arg_name == name), "")
-    return inspect.signature(layer).parameters[name].annotation, " ".join(text.split()).replace("`", "")
+    kind = inspect.signature(layer).parameters[name].annotation
+    return str if str in get_args(kind) and type(None) not in get_args(kind) else kind, _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    """Returns a description without line breaks and code marks."""
+    return " ".join(text.split()).replace("`", "")
 
 
 def _arguments(model: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Hidden-state noise for any recurrent cell."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -9,9 +9,11 @@ from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_number
 from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.sde.diffusion import FunctionDiffusion, MatrixDiffusion, as_diffusion
 
 FORMS = ("independent", "shared")
 LAWS = ("gaussian", "uniform")
+PLACES = ("outside", "inside")
 NOISE_MODES = ("auto", "off", "on")
 """When a module adds noise: in training mode, never or always."""
 
@@ -20,7 +22,7 @@ class NoiseDraws(NamedTuple):
     """Random numbers of a whole pass, each `(steps, batch, hidden_size)` or `None` where that noise is zero.
 
     Args:
-        additive: Standard normals of the additive term.
+        additive: Standard normals of the additive term; of a diffusion `(steps, batch, columns)`.
         multiplicative: Standard normals, or uniform numbers, of the multiplicative term.
     """
 
@@ -28,14 +30,17 @@ class NoiseDraws(NamedTuple):
     multiplicative: Tensor | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class HiddenNoise:
-    r"""Additive and multiplicative noise on the update of a hidden state.
+    r"""Noise on the update of a hidden state: additive and multiplicative, or with a diffusion of the user's.
 
     A cell's update :math:`h \leftarrow h + \Delta` becomes :math:`h \leftarrow h + \mu \odot \Delta + \eta`. In the
     published parametrisation :math:`\eta \sim N(0, \mathrm{additive}^2)` and
     :math:`\mu = 1 + \mathrm{multiplicative} \cdot N(0, 1)`. Where a step lasts `dt` nominal steps, the additive part
     grows by :math:`\sqrt{dt}` and the relative part shrinks by it, as the Euler-Maruyama scheme has it.
+
+    With a diffusion :math:`\sigma(h, x, t)` instead of the two levels,
+    :math:`\eta = \sqrt{dt}\,\mathrm{scale}\,\sigma \xi` with one standard normal number ξ for each column of σ.
 
     Args:
         additive: Standard deviation of η for one nominal step, at least 0.
@@ -43,9 +48,15 @@ class HiddenNoise:
         form: "independent" draws the two terms apart; "shared" uses one number for both, as in the paper's formula.
         law: "gaussian", or "uniform": μ uniform on [1 - multiplicative, 1], as in the released script. That one has
             mean below 1 and is not a discretised SDE, so it takes neither the shared form nor `dt`.
+        diffusion: A matrix `(hidden_size, columns)`, a callable (see `FunctionDiffusion`), or one of the two classes of
+            `noisyrnn.sde`, in units of one nominal step. It replaces both levels, which must be 0.
+        scale: Factor of the diffusion, at least 0.
+        place: "outside", on the update; or "inside" the activation, where `additive` (or a matrix) is the standard
+            deviation of a number that is added to its argument in one nominal step, and shrinks by :math:`\sqrt{dt}`.
 
     Raises:
         ValueError: If a level is negative, or a choice is unknown or does not go with another.
+        TypeError: If the diffusion is neither a matrix nor callable.
 
     Reference:
         Lim et al., Noisy Recurrent Neural Networks, NeurIPS 2021.
@@ -55,6 +66,9 @@ class HiddenNoise:
     multiplicative: float = 0.0
     form: str = "independent"
     law: str = "gaussian"
+    diffusion: MatrixDiffusion | FunctionDiffusion | None = None
+    scale: float = 1.0
+    place: str = "outside"
 
     def __post_init__(self) -> None:
         check_number("additive", self.additive, minimum=0.0)
@@ -65,37 +79,87 @@ class HiddenNoise:
             raise ValueError("noise_form must be 'independent' with noise_law 'uniform', got 'shared'.")
         if self.law == "uniform" and self.multiplicative > 1:
             raise ValueError(f"multiplicative must be at most 1 with noise_law 'uniform', got {self.multiplicative:g}.")
+        check_number("scale", self.scale, minimum=0.0)
+        check_choice("noise_place", self.place, PLACES)
+        if self.diffusion is not None:
+            object.__setattr__(self, "diffusion", as_diffusion(self.diffusion))
+            for name in ("additive", "multiplicative"):
+                if getattr(self, name) != 0:
+                    raise ValueError(
+                        f"{name} must be 0 with a diffusion, which replaces both levels, got {getattr(self, name):g}."
+                    )
+            if self.law != "gaussian":
+                raise ValueError(f"noise_law must be 'gaussian' with a diffusion, got {self.law!r}.")
+        if self.place == "inside":
+            if self.multiplicative != 0:
+                raise ValueError(
+                    f"multiplicative must be 0 with noise_place 'inside', got {self.multiplicative:g}: the "
+                    "activation's argument has no update to multiply."
+                )
+            if self.diffusion is not None and not self.diffusion.constant:
+                raise ValueError("diffusion must be a matrix with noise_place 'inside', got a callable.")
 
-    @classmethod
-    def paper(
-        cls,
-        *,
-        noise_level: float,
-        additive: float = 1.0,
-        multiplicative: float = 1.0,
-        step_size: float,
-        form: str = "independent",
-    ) -> "HiddenNoise":
-        r"""The noise :math:`\varepsilon \sqrt{\delta} (\sigma_1 + \sigma_2 f) \xi` of a cell moving by δf.
+    def __repr__(self) -> str:
+        """Show the levels, or the diffusion, and what differs from the defaults."""
+        shown = {"additive": self.additive, "multiplicative": self.multiplicative, "form": self.form, "law": self.law}
+        if self.diffusion is not None:
+            shown = {"diffusion": self.diffusion, "scale": self.scale}
+        if self.place != "outside":
+            shown["place"] = self.place
+        return f"HiddenNoise({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def per_time(self, *, noise_level: float = 1.0, step_size: float) -> "HiddenNoise":
+        r"""Return the noise of one step, :math:`\varepsilon \sqrt{\delta}\, \sigma \xi`, given that of unit time.
+
+        A cell moves by δf in a step, so that with :math:`\sigma = \sigma_1 + \sigma_2 f` the relative level is
+        :math:`\varepsilon \sigma_2 / \sqrt{\delta}`. Noise inside the activation, which the step multiplies by δ, is
+        :math:`\varepsilon \sigma / \sqrt{\delta}`.
 
         Args:
             noise_level: ε, at least 0.
-            additive: σ₁, at least 0.
-            multiplicative: σ₂, at least 0.
             step_size: δ, the same for every unit, above 0.
-            form: As for the class.
+
+        Raises:
+            ValueError: If the law is uniform, or an argument is out of range.
         """
         check_number("noise_level", noise_level, minimum=0.0)
         check_number("step_size", step_size, above=0.0)
+        if self.law == "uniform":
+            raise ValueError("noise_law must be 'gaussian' for a noise of unit time, got 'uniform'.")
         root = math.sqrt(step_size)
-        return cls(
-            additive=noise_level * root * additive, multiplicative=noise_level * multiplicative / root, form=form
+        if self.place == "inside":
+            return self.scaled(noise_level / root)
+        if self.diffusion is not None:
+            return self.scaled(noise_level * root)
+        return replace(
+            self,
+            additive=noise_level * root * self.additive,
+            multiplicative=noise_level * self.multiplicative / root,
         )
 
     @property
     def silent(self) -> bool:
-        """Whether both levels are zero."""
+        """Whether there is no noise."""
+        if self.diffusion is not None:
+            return self.scale == 0
         return self.additive == 0 and self.multiplicative == 0
+
+    @property
+    def state_free(self) -> bool:
+        """Whether the diffusion does not depend on the state, so that the noise is additive."""
+        return self.multiplicative == 0 if self.diffusion is None else self.diffusion.constant
+
+    def scaled(self, factor: float) -> "HiddenNoise":
+        """Return the noise with all its standard deviations multiplied by `factor`, at least 0."""
+        if self.diffusion is not None:
+            return replace(self, scale=factor * self.scale)
+        return replace(self, additive=factor * self.additive, multiplicative=factor * self.multiplicative)
+
+    def check_units(self, hidden_size: int) -> None:
+        """Raise `ValueError` unless a diffusion that is a matrix has `hidden_size` rows."""
+        if isinstance(self.diffusion, MatrixDiffusion) and len(self.diffusion.matrix) != hidden_size:
+            shape = tuple(self.diffusion.matrix.shape)
+            raise ValueError(f"diffusion must have {hidden_size} rows, one for each unit, got the shape {shape}.")
 
     def acts(self, mode: str, training: bool) -> bool:
         """Whether a pass of a module has noise, given its noise mode (one of `NOISE_MODES`) and whether it trains."""
@@ -120,9 +184,12 @@ class HiddenNoise:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> NoiseDraws:
-        """The random numbers of one pass over `steps` steps of `batch` rows."""
+        """The random numbers of one pass over `steps` steps of `batch` rows; a diffusion has a unit per column."""
         if self.silent:
             return NoiseDraws(None, None)
+        if self.diffusion is not None:
+            normals = path.normals(steps=steps, batch=batch, units=units, motions=1, dtype=dtype, device=device)
+            return NoiseDraws(normals[0], None)
         first, second = None, None
         if self.law == "gaussian":
             two = self.form == "independent" and self.multiplicative > 0
@@ -140,7 +207,7 @@ class HiddenNoise:
     def perturb(
         self, increment: Tensor, additive: Tensor | None, multiplicative: Tensor | None, dt: Tensor | None = None
     ) -> Tensor:
-        """The noisy increment `μ ⊙ Δ + η`.
+        """The noisy increment `μ ⊙ Δ + η` of the two levels.
 
         Args:
             increment: Δ, `(batch, hidden_size)`.

@@ -1,24 +1,20 @@
-"""The stochastic differential equation: its drift, its matrices, and integration schemes."""
+"""The stochastic differential equation: its drift, activations, matrices and diffusion, and integration schemes."""
 
+from noisyrnn.sde.activation import ACTIVATIONS, Activation
+from noisyrnn.sde.diffusion import FunctionDiffusion, MatrixDiffusion
 from noisyrnn.sde.drift import RecurrentDrift
-from noisyrnn.sde.grid import TimeGrid
-from noisyrnn.sde.integrators import SDE, EulerMaruyama, Integrator, Milstein, StochasticHeun
 from noisyrnn.sde.recurrent_matrix import skew_damped
-
-INTEGRATORS: dict[str, Integrator] = {
-    "euler_maruyama": EulerMaruyama(),
-    "milstein": Milstein(),
-    "stochastic_heun": StochasticHeun(),
-}
+from noisyrnn.sde.schemes import SCHEMES, EulerMaruyama, Milstein, StochasticHeun
 
 __all__ = [
-    "INTEGRATORS",
-    "SDE",
+    "ACTIVATIONS",
+    "SCHEMES",
+    "Activation",
     "EulerMaruyama",
-    "Integrator",
+    "FunctionDiffusion",
+    "MatrixDiffusion",
     "Milstein",
     "RecurrentDrift",
     "StochasticHeun",
-    "TimeGrid",
     "skew_damped",
 ]

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from noisyrnn.checks import check_choice, check_integer, check_number, check_text
 from noisyrnn.data.user_files import check_reading_options
 from noisyrnn.models import MODELS, RecurrentLayer, build_layer, layer_options
+from noisyrnn.models.options import merge_options
 from noisyrnn.training.seeding import seeded
 
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
@@ -33,10 +34,26 @@ class FrozenMapping(Mapping[str, Any]):
         return len(self._values)
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._values.items()))
+        return hash(frozenset((name, repr(value)) for name, value in self._values.items()))
 
     def __repr__(self) -> str:
         return repr(self._values)
+
+
+def _json_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's options as JSON holds them: a matrix as a list of lists.
+
+    Raises:
+        TypeError: If an activation or a diffusion is a function, which no file can hold.
+    """
+    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in options.items()}
+    for name, wanted in (("activation", "a name"), ("diffusion", "a matrix")):
+        if not isinstance(plain.get(name), str | list | tuple | None):
+            raise TypeError(
+                f"{name} must be {wanted} in the settings of a run, which a file holds, got {plain[name]!r}. Build the "
+                "model yourself and call fit."
+            )
+    return plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +146,10 @@ class TrainConfig:
         defaults = layer_options(self.model)
         for name in self.options:
             check_choice(f"option of model {self.model!r}", name, defaults)
-        object.__setattr__(self, "options", FrozenMapping({**defaults, **self.options}))
+        object.__setattr__(self, "options", FrozenMapping(merge_options(defaults, _json_options(self.options))))
         with seeded(0):  # a wrong value fails here, not after the data are read
-            layer = build_layer(self.model, 1, 1, self.options)
+            units = 1 if self.options["diffusion"] is None else self.hidden_size
+            layer = build_layer(self.model, 1, units, self.options)
             if self.penalty is not None:
                 self._check_penalty(layer)
 
@@ -145,7 +163,7 @@ class TrainConfig:
             raise ValueError(f"penalty must be None for a model without noise, got {self.penalty!r}. Set additive.")
         if noise.law == "uniform":
             raise ValueError(f"penalty must be None with noise_law 'uniform', got {self.penalty!r}.")
-        if self.penalty == "explicit" and (recurrence is None or recurrence.kind != "drift"):
+        if self.penalty == "explicit" and (recurrence is None or recurrence.kind not in ("drift", "current")):
             raise ValueError(
                 f"penalty must be 'hutchinson' for model {self.model!r}, got 'explicit', which needs the noisy family."
             )

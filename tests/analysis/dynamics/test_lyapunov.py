@@ -131,7 +131,7 @@ def exponent_of_a_step(step_size):
     ],
 )
 def test_independent_multiplicative_noise_has_the_closed_form(step_size, form):
-    noise = HiddenNoise.paper(noise_level=LEVEL, additive=0.5, step_size=step_size, form=form)
+    noise = HiddenNoise(additive=0.5, multiplicative=1.0, form=form).per_time(noise_level=LEVEL, step_size=step_size)
     cell, steps = LinearCell(RATE, step_size=step_size), round(4 / step_size)
     measured = largest_exponent(cell, still(steps), noise=noise, paths=4000, seed=5, step_size=step_size)
     assert close(measured, exponent_of_a_step(step_size))
@@ -147,7 +147,7 @@ def test_the_closed_form_of_a_step_tends_to_that_of_the_equation():
 
 def test_units_with_their_own_noise_keep_their_mean_exponent():
     step_size, level = 0.1, 0.8
-    noise = HiddenNoise.paper(noise_level=level, additive=0.0, step_size=step_size)
+    noise = HiddenNoise(additive=0.0, multiplicative=1.0).per_time(noise_level=level, step_size=step_size)
     rates = torch.tensor([0.5, -0.5, -1.0], dtype=torch.float64)
     cell = LinearCell(torch.diag(rates), step_size=step_size)
     measured = lyapunov_spectrum(cell, still(200), noise=noise, paths=800, burn_in=150, step_size=step_size)

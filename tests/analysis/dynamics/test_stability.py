@@ -165,7 +165,7 @@ def test_one_linear_unit_meets_its_bounds():
         layer.cell.B.fill_(-2 * g)  # S(B) = 2 (1 - β) B = B / 2
         layer.cell.C.zero_()
     assert ends(discrete_exponent_bounds(layer)) == pytest.approx([math.log(1 - g * step_size)] * 2)
-    noise = HiddenNoise.paper(noise_level=level, step_size=step_size)
+    noise = HiddenNoise(additive=1.0, multiplicative=1.0).per_time(noise_level=level, step_size=step_size)
     low, high = ends(continuous_exponent_bounds(layer, noise=noise))
     assert low / step_size == pytest.approx(-g - (level * g) ** 2 / 2)  # the closed form itself
     assert high / step_size == pytest.approx(-g + (level * g) ** 2 / 2)
@@ -273,7 +273,7 @@ def test_the_verdict_takes_a_confidence_and_a_unit():
 
 def test_noise_stabilises_as_the_closed_form_says():
     g, step_size, level = 0.5, 0.05, 1.0  # εσ₂ > √(2/g) = 2 stabilises
-    noise = HiddenNoise.paper(noise_level=level, step_size=step_size)
+    noise = HiddenNoise(additive=1.0, multiplicative=1.0).per_time(noise_level=level, step_size=step_size)
     levels = [0.0, 1.0, 1.5, 3.0, 4.0]
     scan = stabilization_scan(
         LinearCell(g, step_size=step_size),

@@ -184,7 +184,7 @@ def test_a_module_of_ones_own(make_inputs: Make) -> None:
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_cell_of_the_library(name: str, make_layer: Make, make_inputs: Make) -> None:
     layer, inputs = make_layer(name, additive=0.1, multiplicative=0.2), make_inputs()
-    noisy, state = WithHiddenNoise(layer.cell, NOISE), None
+    noisy, state = WithHiddenNoise(layer.cell, layer.hidden_noise), None
     for m in range(6):
         state = noisy(inputs[:, m], state, path=PATH, step=m)
     torch.testing.assert_close(state, layer(inputs, path=PATH)[1][0], **CLOSE)

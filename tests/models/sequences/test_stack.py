@@ -55,7 +55,8 @@ def written_out(layer: RecurrentLayer, inputs: Tensor, h_0: Tensor, dt: Tensor, 
 def test_equals_written_out_loops(
     name: str, noisy: bool, num_layers: int, bidirectional: bool, make_layer: Make, make_inputs: Make
 ) -> None:
-    layer = make_layer(name, num_layers=num_layers, bidirectional=bidirectional, **NOISY)
+    units = {"noise_units": "per_step"} if name == "rate" else {}
+    layer = make_layer(name, num_layers=num_layers, bidirectional=bidirectional, **NOISY, **units)
     layer.noise_mode = "on" if noisy else "off"
     inputs, generator = make_inputs(), torch.Generator().manual_seed(3)
     h_0 = torch.randn(len(layer.cells), 4, layer.cells["l0"].state_size, generator=generator, dtype=torch.float64)

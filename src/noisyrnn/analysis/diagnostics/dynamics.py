@@ -14,6 +14,7 @@ from noisyrnn.analysis.dynamics.stability import discrete_exponent_bounds, stabi
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.regularizer import antithetic_regularizer, explicit_regularizer, tangent_regularizer
 from noisyrnn.analysis.trajectory import cell_of
+from noisyrnn.kernels.reference import recurrence_of
 
 LEVELS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 _PAIRS, _DRAWS, _PATHS = 256, 64, 4
@@ -107,8 +108,8 @@ def regularizer(context: DiagnosticContext) -> DiagnosticResults:
     test, settings = context.test, context.settings
     noise, labels = settings.noise, test.labels
     model = copy.deepcopy(context.model).double()
-    recurrence = cell_of(model).recurrence()
-    exact = recurrence is not None and recurrence.kind == "drift"
+    recurrence = recurrence_of(cell_of(model))
+    exact = recurrence is not None and recurrence.kind in ("drift", "current")
     totals, first, second, simulated = [], [], [], []
     for rows in torch.arange(len(test), device="cpu").split(25):
         context.check_time()

@@ -2,19 +2,23 @@
 
 import contextlib
 from copy import deepcopy
-from typing import Unpack
+from dataclasses import replace
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
+from torch.func import vjp
 
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import Trajectory, cell_of
 from noisyrnn.checks import check_batch, check_integer, check_labels, check_sequences
 from noisyrnn.kernels.reference import PathOptions
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
+from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.padding import valid_steps
 from noisyrnn.robustness.gradient import recording
 from noisyrnn.robustness.logits import Model, check_model, predict
+from noisyrnn.sde.diffusion import FunctionDiffusion
 
 Recurrent = SequenceClassifier | RecurrentLayer | Cell
 """A model with a cell inside; a classifier standardises its inputs, the others use them unchanged."""
@@ -31,7 +35,11 @@ def float64_trajectory(model: Recurrent, inputs: Tensor, **options: Unpack[PathO
         RuntimeError: If the state becomes non-finite.
         TypeError: If the model has no cell.
     """
-    cell = deepcopy(cell_of(model)).double()
+    original = cell_of(model)
+    cell = deepcopy(original).double()
+    noise = options.get("noise")
+    if noise is not None and noise.diffusion is not None:
+        options["noise"] = _in_float64(noise, original, cell)
     check_batch(inputs, options.get("lengths"))
     dt = options.get("dt")
     if dt is not None:
@@ -53,6 +61,15 @@ def float64_trajectory(model: Recurrent, inputs: Tensor, **options: Unpack[PathO
                 f"for {bad} of {len(inputs)} sequences. Lower the model's step size or the noise."
             )
     return trajectory
+
+
+def _in_float64(noise: HiddenNoise, original: Cell, cell: Cell) -> HiddenNoise:
+    """Return a noise whose diffusion is a float64 copy; one of the cell's own becomes that of its copy."""
+    function = getattr(noise.diffusion, "function", None)
+    if getattr(function, "__self__", None) is original and cell.diffusion is not None:
+        return replace(noise, diffusion=FunctionDiffusion(cell.diffusion))
+    diffusion: Any = deepcopy(noise.diffusion)
+    return replace(noise, diffusion=diffusion.double())
 
 
 @recording
@@ -179,13 +196,13 @@ def gradient_norms(
     trajectory = float64_trajectory(model, inputs, lengths=lengths, dt=dt)
     labels = check_labels(labels, count=len(inputs), classes=model.classes)
     readout = deepcopy(model.readout).double()
-    hidden = model.layer.hidden_size
-    logits = readout(trajectory.end[:, :hidden])
+    cell: Any = trajectory.maps.cell
+    outputs, pull = vjp(cell.output, trajectory.end)[:2]
+    logits = readout(outputs)
     true = torch.nn.functional.one_hot(labels, model.classes).bool()
     others = logits.masked_fill(true, -torch.inf)
     log_norm = others.logsumexp(dim=1) - logits.logsumexp(dim=1)  # log(1 - p_y)
-    gradient = torch.zeros_like(trajectory.end)
-    gradient[:, :hidden] = (others.softmax(dim=1) - true.double()) @ readout.weight
+    (gradient,) = pull((others.softmax(dim=1) - true.double()) @ readout.weight)
     norms = []
     for m in reversed(range(trajectory.steps + 1)):
         if m < trajectory.steps:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Unpack
 
 import torch
@@ -14,6 +13,7 @@ from noisyrnn.analysis.dynamics.lyapunov import ExponentOptions, largest_exponen
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import check_number
+from noisyrnn.kernels.reference import recurrence_of
 from noisyrnn.models import RecurrentLayer, SequenceClassifier
 from noisyrnn.noise.hidden_noise import HiddenNoise
 
@@ -42,10 +42,12 @@ def continuous_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = 
         \lambda_{max}\big((A + \tfrac{1}{2} W)_{sym}\big) + \tfrac{1}{2} \sigma_{max}(W) + \psi,
 
     which lies within the published :math:`\lambda(A_{sym}) \pm \sigma_{max}(W)` with the same φ and ψ. Additive noise
-    cancels in `Δσ` and changes nothing. Both forms of the noise give the same bounds.
+    cancels in `Δσ` and changes nothing, and neither does a diffusion that is a constant matrix. Both forms of the noise
+    give the same bounds. An activation with slopes in [s, S] has `(s + S) W / 2` and `(S - s) W / 2` in place of
+    `W / 2`; currents have `Δf = (-I + W D) u`, with the same bounds as for `A = -I`.
 
     Args:
-        model: Of the noisy family (drift `A h + tanh(W h + U x + b)`).
+        model: Of the noisy family (drift `A h + a(W h + U x + b)`), or a network of currents.
         noise: Gaussian, with the levels of one nominal step; noise-free by default.
 
     Returns:
@@ -55,13 +57,19 @@ def continuous_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = 
 
     Raises:
         TypeError: If the model is not of the noisy family.
-        ValueError: If the noise is not Gaussian.
+        ValueError: If the noise is not Gaussian, is inside the activation, or has a diffusion that is a function.
 
     Reference:
         Lim et al., Noisy Recurrent Neural Networks, NeurIPS 2021, on stochastic stability.
     """
     if noise is not None and noise.law != "gaussian":
         raise ValueError(f"noise_law must be 'gaussian' for the differential equation, got {noise.law!r}.")
+    if noise is not None and noise.place == "inside":
+        raise ValueError(
+            "noise_place must be 'outside' for the differential equation, got 'inside', which no diffusion describes. "
+            "Use discrete_exponent_bounds."
+        )
+    _check_diffusion(noise)
     centre, radius = _drift_disc(model)
     strain = 0.0 if noise is None else (noise.multiplicative * (_largest(centre) + radius)) ** 2 / 2
     eigenvalues = torch.linalg.eigvalsh((centre + centre.T) / 2)
@@ -85,7 +93,7 @@ def discrete_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = No
     argument is not positive is -inf.
 
     Args:
-        model: Of the noisy family (drift `A h + tanh(W h + U x + b)`).
+        model: Of the noisy family (drift `A h + a(W h + U x + b)`), or a network of currents.
         noise: With the levels of one nominal step; noise-free by default.
 
     Returns:
@@ -95,8 +103,10 @@ def discrete_exponent_bounds(model: Recurrent, *, noise: HiddenNoise | None = No
 
     Raises:
         TypeError: If the model is not of the noisy family.
+        ValueError: If the noise has a diffusion that depends on the state.
     """
     centre, radius = _drift_disc(model)
+    _check_diffusion(noise)
     level = 0.0 if noise is None else noise.multiplicative
     uniform = noise is not None and noise.law == "uniform"
     mean, deviation = (1 - level / 2, level / math.sqrt(12)) if uniform else (1.0, level)
@@ -211,9 +221,7 @@ def stabilization_scan(
         noise = layer.hidden_noise if isinstance(layer, RecurrentLayer) else HiddenNoise()
     if noise.silent:
         raise ValueError("noise must be above level 0, got none in the model. Pass noise=HiddenNoise(...).")
-    scaled = [
-        replace(noise, additive=level * noise.additive, multiplicative=level * noise.multiplicative) for level in levels
-    ]
+    scaled = [noise.scaled(level) for level in levels]
     spectra = [largest_exponent(model, inputs, noise=one, paths=paths, **options) for one in scaled]
     errors = [one.standard_error for one in spectra if one.standard_error is not None]
     return Measurement(
@@ -224,23 +232,40 @@ def stabilization_scan(
     )
 
 
+def _check_diffusion(noise: HiddenNoise | None) -> None:
+    """Raise `ValueError` if the noise has a diffusion whose dependence on the state is not known."""
+    if noise is not None and noise.diffusion is not None and not noise.state_free:
+        raise ValueError(
+            "diffusion must be a matrix for bounds on exponents, got a function of the state. "
+            "Measure the exponents with lyapunov_spectrum."
+        )
+
+
 def _drift_disc(model: Recurrent) -> tuple[Tensor, float]:
-    """Return `A + W / 2` and `σ_max(W) / 2`, rows times their unit's step: centre and radius of all `A + D W`; float64.
+    """Return centre and radius of all `A + D W`, rows times their unit's step, for the slopes `D` of the activation.
+
+    For tanh these are `A + W / 2` and `σ_max(W) / 2`; float64.
 
     Raises:
         TypeError: If the cell is not of the noisy family.
     """
     cell = cell_of(model)
-    recurrence = cell.recurrence()
-    if recurrence is None or recurrence.kind != "drift":
+    recurrence = recurrence_of(cell)
+    if recurrence is None or recurrence.kind not in ("drift", "current"):
+        name = f"{type(cell).__name__} with scheme {cell.scheme!r}" if cell.scheme != "euler-maruyama" else ""
         raise TypeError(
-            "model must have the drift A h + tanh(W h + U x + b) for bounds on its exponents, "
-            f"got {type(cell).__name__}. Measure them with lyapunov_spectrum."
+            "model must have the drift A h + a(W h + U x + b) for bounds on its exponents, "
+            f"got {name or type(cell).__name__}. Measure them with lyapunov_spectrum."
         )
+    smallest, largest = recurrence.activation.slopes
     step = recurrence.step.detach().double()[:, None]
-    half = step * recurrence.W.detach().double() / 2
-    centre = half if recurrence.A is None else half + step * recurrence.A.detach().double()
-    return centre, _largest(half)
+    scaled = step * recurrence.W.detach().double()
+    centre = (smallest + largest) / 2 * scaled
+    if recurrence.kind == "current":
+        centre = centre - torch.diag(step[:, 0])
+    elif recurrence.A is not None:
+        centre = centre + step * recurrence.A.detach().double()
+    return centre, _largest((largest - smallest) / 2 * scaled)
 
 
 def _largest(matrix: Tensor) -> float:

@@ -1,6 +1,7 @@
 """A radius around each sequence in which no class changes, from global Lipschitz constants."""
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from noisyrnn.analysis.margins.margin import leads
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import as_int64, check_sequences
+from noisyrnn.kernels.reference import recurrence_of
 from noisyrnn.models import Cell, SequenceClassifier
 from noisyrnn.models.gated import TorchCell
 from noisyrnn.padding import valid_values
@@ -29,15 +31,18 @@ def margin_certificate(
     r"""Lower bound on the ℓ2 distance from each sequence to the decision boundary of the noise-free classifier.
 
     Every supported step is :math:`h \leftarrow B h + G\, a(W h + U x + b)` with `G` diagonal (or two diagonal blocks on
-    top of each other) and the slopes of `a` in [0, 1], so that its Jacobian is :math:`B + G D W` with `D` diagonal,
-    :math:`0 \le D \le I`. Writing :math:`D = (I + E)/2`, :math:`|E| \le 1`, which commutes with `G`:
+    top of each other) and the slopes of `a` in an interval of centre q and half width r (1/2 and 1/2 for tanh), so that
+    its Jacobian is :math:`B + G D W` with `D` diagonal. Writing :math:`D = q I + r E`, :math:`|E| \le 1`, which
+    commutes with `G`:
 
     .. math:: \|h_{m+1} - h'_{m+1}\| \le L_m \|h_m - h'_m\| + c_m \|x_m - x'_m\|, \quad
-        L_m = \sigma_{\max}(B + \tfrac{1}{2} G W) + \tfrac{1}{2} \sigma_{\max}(G W), \quad
-        c_m = \sigma_{\max}(G U \operatorname{diag}(s)^{-1}),
+        L_m = \sigma_{\max}(B + q\, G W) + r\, \sigma_{\max}(G W), \quad
+        c_m = (|q| + r)\, \sigma_{\max}(G U \operatorname{diag}(s)^{-1}),
 
-    with `s` the model's `std`. By the Cauchy-Schwarz inequality :math:`\|h_M - h'_M\| \le K \|x - x'\|_2` with
-    :math:`K^2 = \sum_m (c_m \prod_{k>m} L_k)^2`, and no class changes within
+    with `s` the model's `std`. Currents, whose Jacobian is :math:`B + G W D`, have the same `L`; their inputs do not
+    pass the activation, but their outputs do. By the Cauchy-Schwarz inequality
+    :math:`\|h_M - h'_M\| \le K \|x - x'\|_2` with :math:`K^2 = \sum_m (c_m \prod_{k>m} L_k)^2`, and no class
+    changes within
 
     .. math:: \min_{j \neq y} \frac{\mathrm{logit}_y - \mathrm{logit}_j}{K \, \|V_y - V_j\|_2} .
 
@@ -46,7 +51,7 @@ def margin_certificate(
     An expRNN is Lipschitz only if no threshold is positive, since modReLU then has no jump at zero.
 
     Args:
-        model: In eval mode, around a noisy, Lipschitz, antisymmetric, co-, exponential or tanh RNN.
+        model: In eval mode, around a noisy, Lipschitz, antisymmetric, rate, co-, exponential or tanh RNN.
         inputs: `(batch, steps, input_size)`, not standardised.
         labels: True classes, `(batch,)`.
         lengths: Valid steps of each sequence, `(batch,)`; the distance runs over them.
@@ -57,7 +62,8 @@ def margin_certificate(
         A certificate, float64 `(batch,)`, in units of the inputs: 0 where misclassified.
 
     Raises:
-        TypeError: If no global Lipschitz constant is known for the model (GRU, LSTM, a cell of your own).
+        TypeError: If no global Lipschitz constant is known for the model (GRU, LSTM, a cell of your own, the scheme
+            "stochastic-heun").
         ValueError: If a shape does not fit, the model is in training mode or its noise on, or a threshold is positive.
 
     Example:
@@ -79,7 +85,7 @@ def margin_certificate(
     check_sequences("inputs", inputs, input_size=model.layer.input_size)
     labels = as_int64(labels)
     ahead = leads(predict(partial(model, dt=dt), inputs, labels, lengths), labels)
-    gain = _log_gain(model, inputs, lengths, dt)
+    gain = _log_gain(model, inputs, lengths, dt) + _output_gain(model).log()
     V = model.readout.weight.double()
     apart = (V[labels][:, None] - V).norm(dim=2)
     radii = (ahead.log() - gain[:, None] - apart.log()).exp()
@@ -102,21 +108,43 @@ def _log_gain(model: SequenceClassifier, inputs: Tensor, lengths: Tensor | None,
 
 def _step_bounds(model: SequenceClassifier, dt: float) -> Tensor:
     """Return `L` and `c` of a step of `dt` nominal steps, float64 `(2,)`."""
-    B, GW, GU = _step_matrices(cell_of(model), type(model.layer).__name__, dt)
+    step = _step_matrices(cell_of(model), type(model.layer).__name__, dt)
     norm = partial(torch.linalg.matrix_norm, ord=2)
-    return torch.stack([norm(B + GW / 2) + norm(GW) / 2, norm(GU / model.std.double())])
+    L = norm(step.B + step.centre * step.GW) + step.half_width * norm(step.GW)
+    return torch.stack([L, step.input_gain * norm(step.GU / model.std.double())])
 
 
-def _step_matrices(cell: Cell, name: str, dt: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `B`, `G W` and `G U`, float64."""
+class _Step(NamedTuple):
+    """The step `B h + G a(W h + U x + b)`.
+
+    Args:
+        B: float64, as the following.
+        GW: `G W`.
+        GU: `G U`.
+        centre: Centre of the slopes of a.
+        half_width: Half the width of their interval.
+        input_gain: Lipschitz constant of what the inputs pass through.
+    """
+
+    B: Tensor
+    GW: Tensor
+    GU: Tensor
+    centre: float = 0.5
+    half_width: float = 0.5
+    input_gain: float = 1.0
+
+
+def _step_matrices(cell: Cell, name: str, dt: float) -> _Step:
+    """Return the matrices of a step."""
     if isinstance(cell, TorchCell) and cell.kind == "rnn":
         weights = cell.weights()
         W = weights.recurrent.double()
-        return torch.zeros_like(W), W, weights.input.double()
-    recurrence = cell.recurrence()
+        return _Step(torch.zeros_like(W), W, weights.input.double())
+    recurrence = recurrence_of(cell)
     if recurrence is None:
+        scheme = f" with scheme {cell.scheme!r}" if cell.scheme != "euler-maruyama" else ""
         raise TypeError(
-            f"model must be Lipschitz: no global Lipschitz constant is known for {name}. Use smoothing.certify."
+            f"model must be Lipschitz: no global Lipschitz constant is known for {name}{scheme}. Use smoothing.certify."
         )
     W, U, d = recurrence.W.double(), recurrence.U.double(), dt * recurrence.step.double()
     if recurrence.kind == "modrelu":
@@ -126,13 +154,25 @@ def _step_matrices(cell: Cell, name: str, dt: float) -> tuple[Tensor, Tensor, Te
                 f"thresholds must be at most 0 for a global Lipschitz constant, got {largest:g} as the largest: "
                 "modReLU then jumps at zero. Use smoothing.certify."
             )
-        return torch.zeros_like(W), W, U
+        return _Step(torch.zeros_like(W), W, U)
     eye = torch.eye(len(W), dtype=torch.float64, device=W.device)
-    if recurrence.kind == "drift":
+    if recurrence.kind in ("drift", "current"):
+        low, high = recurrence.activation.slopes
+        interval, gain = ((low + high) / 2, (high - low) / 2), max(abs(low), abs(high))
+        if recurrence.kind == "current":
+            return _Step(eye - d.diag(), d[:, None] * W, d[:, None] * U, *interval)
         linear = torch.zeros_like(W) if recurrence.A is None else recurrence.A.double()
-        return eye + d[:, None] * linear, d[:, None] * W, d[:, None] * U
+        return _Step(eye + d[:, None] * linear, d[:, None] * W, d[:, None] * U, *interval, gain)
     stiffness, friction = recurrence.coefficients
     z = torch.cat([-stiffness * d.diag(), eye - friction * d.diag()], dim=1)  # new velocity, the force left out
     y = torch.cat([eye, torch.zeros_like(eye)], dim=1) + d[:, None] * z  # new position: moved by the new velocity
     G = torch.cat([(d * d).diag(), d.diag()])
-    return torch.cat([y, z]), G @ W, G @ U
+    return _Step(torch.cat([y, z]), G @ W, G @ U)
+
+
+def _output_gain(model: SequenceClassifier) -> Tensor:
+    """Return a Lipschitz constant of the outputs in the last state, `()`."""
+    recurrence = recurrence_of(cell_of(model))
+    if recurrence is None or recurrence.kind != "current":
+        return model.std.new_ones(())
+    return model.std.new_tensor(recurrence.activation.slopes).abs().max()

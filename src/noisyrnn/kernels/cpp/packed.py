@@ -134,9 +134,9 @@ def _equal(copies: tuple[Tensor, ...], weights: list[Tensor]) -> bool:
 def _pack(packed: _Packed, cell: Any, inputs: Tensor, state: Tensor) -> _Packed:
     """`packed` with the cell's weights, where the kernel can run it."""
     recurrence = recurrence_of(cell)
-    if recurrence is None or kernel.supports(recurrence, inputs) is not None:
+    if recurrence is None or recurrence.unfused() or kernel.supports(recurrence, inputs) is not None:
         return packed
-    kind, *tensors, coefficients = recurrence
+    kind, *tensors, coefficients, _ = recurrence
     weights = [None if t is None else t[None] for t in tensors]
     seed = torch.zeros(1, dtype=torch.int64, device="cpu")
     sample = inputs.flatten(0, -2)[None, :, None]

@@ -49,7 +49,9 @@ class WithHiddenNoise(nn.Module):
         if not isinstance(noise, HiddenNoise):
             raise TypeError(f"noise must be a HiddenNoise, got {type(noise).__name__}.")
         self.cell = as_cell(cell)
+        noise.check_units(self.cell.hidden_size)
         self.hidden_noise = noise
+        self.diffusion = noise.diffusion  # a module: its values are converted and saved with the cell's
         self.input_size = self.cell.input_size
         self.hidden_size = self.cell.hidden_size
         self.noise_mode = "auto"
