@@ -25,6 +25,7 @@ from noisyrnn.analysis.margins.lipschitz_bound import margin_certificate
 from noisyrnn.analysis.margins.margin import input_margin_estimate, linearised_margin, output_margins
 from noisyrnn.analysis.margins.smoothing import Smoothed, certified_accuracy, certify, smoothed_predictions
 from noisyrnn.analysis.measurement import Measurement
+from noisyrnn.analysis.noise_at_test_time import scores_with_noise
 from noisyrnn.analysis.regularizer import (
     Regularizer,
     antithetic_regularizer,
@@ -69,6 +70,7 @@ __all__ = [
     "output_margins",
     "penalized_loss",
     "penalty",
+    "scores_with_noise",
     "smoothed_predictions",
     "spectral_density",
     "stabilization_scan",

@@ -64,6 +64,8 @@ class RecurrentLayer(nn.Module):
         cells: The cells by name, in the order of `h_0` and `h_n`.
         noise_mode: When noise is added: "auto" (in training mode), "on" or "off". In a `SequenceModel`, "auto" adds
             noise only if both the model and the layer are in training mode.
+        noise_scale: Factor of all levels of the noise, at least 0, for tests with more or less noise than in training.
+            It is 1 at first, and not saved.
         kernel: Kernel that runs the loops over time: "auto" (the fastest that supports the cell), "cpp", "triton",
             "eager" or "reference". The environment variable NOISYRNN_KERNEL overrides it.
 
@@ -158,6 +160,7 @@ class RecurrentLayer(nn.Module):
                 self.cells[f"l{level}{direction}"] = cell
         _check_scheme(scheme, RecurrentLayer._noise_of(self, cell), cell)
         self.noise_mode = "auto"
+        self.noise_scale = 1.0
         self.kernel = "auto"
         self._packed = tuple(PackedWeights() for _ in self.cells)
         self.register_load_state_dict_pre_hook(_rename_older_weights)
@@ -192,7 +195,7 @@ class RecurrentLayer(nn.Module):
         Raises:
             ValueError: If an option is out of range or does not go with another.
         """
-        return self._noise_of(self.cells._modules["l0"])
+        return self._scaled(self._noise_of(self.cells._modules["l0"]))
 
     def _noise_of(self, cell: Any) -> HiddenNoise:
         """Return the noise of one cell, which may have a diffusion of its own."""
@@ -206,6 +209,10 @@ class RecurrentLayer(nn.Module):
             law=self.noise_law,
             diffusion=diffusion,
         )
+
+    def _scaled(self, noise: HiddenNoise) -> HiddenNoise:
+        """Return a noise with the layer's factor of all levels."""
+        return noise if self.noise_scale == 1 else noise.scaled(self.noise_scale)
 
     def check_inputs(self, inputs: Tensor | PackedSequence) -> None:
         """Raise unless `forward` accepts the shape and type of `inputs`; errors as for `forward`."""
@@ -383,7 +390,7 @@ class RecurrentLayer(nn.Module):
             options: dict[str, Any] = {"lengths": lengths, "kernel": self._kernel, "packed": self._packed[k]}
             if noise is not None and path is not None:
                 if k and cell.diffusion is not None:
-                    noise = self._noise_of(cell)
+                    noise = self._scaled(self._noise_of(cell))
                 options |= {"noise": noise, "path": replace(path, stream=path.stream + k) if k else path}
             passes.append(partial(operator.run, cell, **options))
         return passes

@@ -150,7 +150,12 @@ class HiddenNoise:
         return self.multiplicative == 0 if self.diffusion is None else self.diffusion.constant
 
     def scaled(self, factor: float) -> "HiddenNoise":
-        """Return the noise with all its standard deviations multiplied by `factor`, at least 0."""
+        """Return the noise with all its standard deviations multiplied by `factor`.
+
+        Raises:
+            ValueError: If `factor` is negative, or a level out of range with it.
+        """
+        check_number("factor", factor, minimum=0.0)
         if self.diffusion is not None:
             return replace(self, scale=factor * self.scale)
         return replace(self, additive=factor * self.additive, multiplicative=factor * self.multiplicative)

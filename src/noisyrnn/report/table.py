@@ -302,7 +302,7 @@ def _marks(cells: Mapping[str, Cell], tests: Mapping[tuple[str, str], PairedTest
 
 def group_title(group: str) -> str:
     """Returns `Curvature` for `curvature`."""
-    return group.replace("_", " ").capitalize()
+    return group.replace("_", " ").replace("-", " ").capitalize()
 
 
 def kind_title(kind: str, confidence: float | None) -> str:

@@ -44,6 +44,7 @@ class Design:
         curves: Names of its curves, with their names in the legend; the second curve is dashed.
         log: Whether the vertical axis is logarithmic.
         zero: Whether to draw a line at zero.
+        mark: Position on the horizontal axis with a vertical line; `None` for none.
         remark: First part of the caption.
     """
 
@@ -51,6 +52,7 @@ class Design:
     curves: Mapping[str, str]
     log: bool = False
     zero: bool = False
+    mark: float | None = None
     remark: str = ""
 
 
@@ -73,6 +75,12 @@ DESIGNS = {
         curves={"stabilization": ""},
         zero=True,
         remark="Below the dotted line at zero, nearby states converge.",
+    ),
+    "test_noise": Design(
+        title="Hidden noise at test time",
+        curves={"test_noise": ""},
+        mark=1.0,
+        remark="Each model with its own hidden noise left on. The dotted line marks the level of training.",
     ),
 }
 
@@ -144,6 +152,8 @@ def _curve_block(name: str, design: Design, curves: Mapping[str, Mapping[tuple[i
                 axis.plot([], [], color=INK, linestyle=style, label=role)
         if design.zero:
             axis.axhline(0, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
+        if design.mark is not None:
+            axis.axvline(design.mark, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
         if design.log and highest > 0:
             axis.set_yscale("log", nonpositive="mask")
             axis.set_ylim(highest / 10**DECADES, 2 * highest)

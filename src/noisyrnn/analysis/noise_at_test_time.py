@@ -1,0 +1,87 @@
+"""Accuracy or error of a model against the level of its own hidden noise at test time."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from noisyrnn.checks import check_integer, check_number
+from noisyrnn.data.base import Split, check_split
+from noisyrnn.models import Head
+from noisyrnn.models.layer import shared_view
+from noisyrnn.noise.brownian import BrownianPath, derive_seed
+from noisyrnn.robustness.evaluate import BLOCK, Score
+from noisyrnn.robustness.logits import check_model, predict
+from noisyrnn.robustness.metrics import Scorer
+
+
+@torch.no_grad()
+def scores_with_noise(
+    model: Head,
+    split: Split,
+    *,
+    levels: Sequence[float],
+    draws: int = 10,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> list[Mapping[str, Score]]:
+    """Measure a model whose hidden noise stays on at test time, at several multiples of its training level.
+
+    All levels use the same random numbers, so their differences vary less than their values. Noise outside the
+    activation is best switched off at test time; noise inside may be best left at its training level.
+
+    Args:
+        model: In eval mode, already on `device`; its layer's `noise_mode` and `noise_scale` have no effect and are left
+            unchanged.
+        split: Sequences and their labels.
+        levels: Factors of all levels of the layer's own noise, at least 0.
+        draws: Draws of the noise for each level above 0, at least 1.
+        seed: Seed of the noise, at least 0.
+        device: Device to move the sequences to; `None` leaves them.
+
+    Returns:
+        For each level the scores by name of the metric (see `METRICS`): means over draws, intervals over sequences.
+
+    Raises:
+        ValueError: If the layer has no noise, the model is in training mode, or a number is out of range.
+
+    Reference:
+        Eckstein and Srinivasan, arXiv:2601.04539.
+    """
+    check_model(model)
+    check_split("split", split)
+    check_integer("draws", draws, minimum=1)
+    check_integer("seed", seed, minimum=0)
+    if len(levels) == 0:
+        raise ValueError("levels must hold at least one number, got none. Write [0.0, 1.0, 2.0].")
+    for index, level in enumerate(levels):
+        check_number(f"levels[{index}]", level, minimum=0.0)
+    if model.layer.hidden_noise.silent:
+        raise ValueError("model must be trained with hidden noise for its level at test time, got none. Set additive.")
+    layer, view = shared_view(model.layer), shared_view(model)
+    layer.noise_mode = "on"
+    view.__dict__["_modules"] = {**model._modules, "layer": layer}
+    scorer = Scorer(split)
+    results: list[Mapping[str, Score]] = []
+    for level in levels:
+        layer.noise_scale = float(level)
+        values = [
+            _values(view, split, scorer, derive_seed(seed, "test-time noise", draw), device)
+            for draw in range(draws if level > 0 else 1)
+        ]
+        each = zip(scorer.metrics, torch.stack(values, dim=1), strict=True)
+        results.append({name: Score.of(name, value, scorer.guess[name]) for name, value in each})
+    return results
+
+
+def _values(model: Head, split: Split, scorer: Scorer, seed: int, device: torch.device | str | None) -> Tensor:
+    """Return the value of each metric for each sequence in one draw of the noise, `(metrics, sequences)`."""
+    found = []
+    for rows in torch.arange(len(split), device="cpu").split(BLOCK):
+        lengths = None if split.lengths is None else split.lengths[rows].to(device)
+        path = BrownianPath(seed=seed, first_row=int(rows[0]))
+        labels = split.labels[rows].to(device)
+        answers = predict(partial(model, path=path), split.inputs[rows].to(device), labels, lengths)
+        found.append(scorer(answers, labels))
+    return torch.cat(found, dim=1)
