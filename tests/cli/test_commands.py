@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from tests.cli.commands import SMALL, noisyrnn
 
 from noisyrnn.cli import main
@@ -64,6 +65,33 @@ def test_train_analyze_report(data: Path, tmp_path: Path) -> None:
     reported = noisyrnn("report", run, "--output", tmp_path / "page")
     assert reported.returncode == 0, reported.stderr
     assert "Output margin" in (tmp_path / "page" / "analysis.md").read_text()
+
+
+def test_a_rate_network_from_train_to_report(data: Path, tmp_path: Path) -> None:
+    options = ["--model", "rate", "--activation", "retanh", "--form", "current", "--tau", 5, "--step-size", 1]
+    trained = noisyrnn("train", "--dataset", data, *SMALL, *options, "--output", tmp_path / "runs")
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stderr.count("it has the current form. Kernel 'reference' runs, which is slower.") == 1
+    run = Path(trained.stdout.strip().removeprefix("Trained: "))
+    analyzed = noisyrnn("analyze", run, "--diagnostics", "test-noise,regularizer,stability", *SIZES)
+    assert analyzed.returncode == 0, analyzed.stderr
+    assert "Not computed" not in analyzed.stderr
+    report = noisyrnn("report", run, "--output", tmp_path / "report")
+    assert report.returncode == 0, report.stderr
+    assert "Hidden noise at test time" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_a_diffusion_in_place_of_recommended_levels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # those of the digits have an additive level
+    words = ["--dataset", "digits", "--hidden-size", "2", "--diffusion", "[[0.1, 0.2], [0.0, 0.3]]", "--print-config"]
+    with pytest.raises(SystemExit):
+        main(["train", *words, "--scheme", "milstein"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["diffusion"] == [[0.1, 0.2], [0.0, 0.3]]
+    assert (config["additive"], config["multiplicative"], config["scheme"]) == (0.0, 0.0, "milstein")
+    assert main(["train", *words, "--additive", "0.1"]) == 2
+    assert "additive must be 0 with a diffusion" in capsys.readouterr().err
 
 
 def test_train_export(data: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from noisyrnn import NoisyRNN
 from noisyrnn.models import HEADS, MODELS, NoisyCell, RecurrentLayer, WithHiddenNoise
 from noisyrnn.models.lipschitz import LipschitzCell
-from noisyrnn.models.options import LayerOptions, LipschitzOptions
+from noisyrnn.models.options import LayerOptions, LipschitzOptions, merge_options
 from noisyrnn.models.registry import describe_option
 from noisyrnn.sde import Activation
 
@@ -122,3 +122,18 @@ def test_noise_of_something_else() -> None:
         WithHiddenNoise(nn.GRUCell(2, 3), 0.1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^bias must be True or False, got 'False'"):
         RecurrentLayer(nn.GRUCell, 2, 3, bias="False")  # type: ignore[arg-type]
+
+
+def test_a_diffusion_replaces_default_levels() -> None:
+    defaults = {"additive": 0.05, "multiplicative": 0.02, "scheme": "milstein"}
+    assert merge_options(defaults, {"diffusion": [[0.1]]}) == {
+        "additive": 0.0,
+        "multiplicative": 0.0,
+        "scheme": "milstein",
+        "diffusion": [[0.1]],
+    }
+    assert merge_options(defaults, {"diffusion": None}) == {**defaults, "diffusion": None}
+    assert merge_options(defaults, {"diffusion": [[0.1]], "additive": 0.2})["additive"] == 0.2  # which is refused
+    assert NoisyRNN(1, 1, diffusion=[[0.1]]).additive == 0
+    with pytest.raises(ValueError, match=r"^additive must be 0 with a diffusion, which replaces both levels, got 0\.2"):
+        NoisyRNN(1, 1, diffusion=[[0.1]], additive=0.2)

@@ -98,18 +98,31 @@ def add_training(parser: CommandParser, *, skip: Sequence[str] = ()) -> None:
     for name in TrainConfig.setting_names():
         defaults = {model: layer_options(model)[name] for model in MODELS if name in layer_options(model)}
         if defaults:
-            kind, text = describe_option(next(iter(defaults)), name)
-            parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text} {_in_words(defaults)}")
+            kinds, texts = zip(*(describe_option(model, name) for model in defaults), strict=True)
+            kind = next((kind for kind in kinds if type(None) in get_args(kind)), kinds[0])
+            text = f"{_by_model(dict(zip(defaults, texts, strict=True)))} {_in_words(defaults)}".rstrip()
+            parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+
+
+def _by_model(texts: Mapping[str, str]) -> str:
+    """Describe an option, once for all models that share a description."""
+    models: dict[str, list[str]] = {}
+    for model, text in texts.items():
+        models.setdefault(text, []).append(model)
+    if len(models) == 1:
+        return next(iter(models))
+    return " ".join(f"{', '.join(names)}: {text}" for text, names in models.items())
 
 
 def _in_words(defaults: Mapping[str, Any]) -> str:
-    """Describe which models have an option, and its default in each."""
+    """Describe which models have an option, and its default in each; a default of none is left out."""
     values = list(defaults.values())
     if len(defaults) < len(MODELS):
-        return f"Default: {', '.join(f'{model} {value}' for model, value in defaults.items())}."
+        known = [f"{model} {value}" for model, value in defaults.items() if value is not None]
+        return f"Default: {', '.join(known)}." if known else ""
     common = max(values, key=values.count)
     others = "".join(f", {model} {value}" for model, value in defaults.items() if value != common)
-    return f"Default: {common}{others}."
+    return "" if common is None else f"Default: {common}{others}."
 
 
 def _plain(kind: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from noisyrnn.checks import check_integer
 from noisyrnn.cli import flags
+from noisyrnn.models.options import merge_options
 from noisyrnn.pipeline import RunContext, train_run, train_seeds
 from noisyrnn.progress import tell
 from noisyrnn.robustness.statistics import accuracy_interval
@@ -73,7 +74,7 @@ def _train_config(arguments: flags.Arguments) -> TrainConfig:
         base = dict(read_experiment(experiment).train)
     else:
         base = recommended(arguments.get("dataset", TrainConfig.dataset), arguments.get("model", TrainConfig.model))
-    return TrainConfig.from_dict({**base, **flags.absolute_dataset(arguments)})
+    return TrainConfig.from_dict(merge_options(base, flags.absolute_dataset(arguments)))
 
 
 def _settings(arguments: flags.Arguments) -> flags.Arguments:

@@ -22,6 +22,7 @@ from noisyrnn.estimators.inputs import Sequences, check_sample_weight, read_sequ
 from noisyrnn.estimators.params_json import from_json, to_json
 from noisyrnn.estimators.robustness import RobustnessReport, robustness_report
 from noisyrnn.models import MODELS, Head, SequenceModel, build_layer, layer_options
+from noisyrnn.models.options import merge_options
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.devices import make_fabric, resolve_accelerator
 from noisyrnn.training.config import TrainConfig
@@ -264,7 +265,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         return TrainConfig(
             **{name: self._plain(name) for name in _TRAIN_SETTINGS},
             model=self.model,
-            options={**general, **(self.options or {}), **named},
+            options=merge_options(general, {**(self.options or {}), **named}),
             label=type(self).__name__,
             seed=seed,
             epochs=epochs,

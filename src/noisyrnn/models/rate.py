@@ -111,9 +111,7 @@ class RateRNN(RecurrentLayer):
         noise_units: "per_step", "per_time" or "stationary".
         noise_place: "outside", or "inside" the activation, for the rate form only: noise on currents is inside already.
         init_gain: `W` starts at `N(0, init_gain² / hidden_size)`; above 0.
-        activation: Name of a: "tanh", "sigmoid", "relu", "softplus", "retanh" or "identity"; in Python also an
-            `Activation`.
-        options: Keyword arguments of `LayerOptions`.
+        options: Keyword arguments of `DriftOptions` and `LayerOptions`.
 
     Raises:
         ValueError: If an argument is out of range or does not go with another.

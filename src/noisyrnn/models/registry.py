@@ -49,10 +49,10 @@ def layer_options(model: str) -> dict[str, Any]:
 def describe_option(model: str, name: str) -> tuple[Any, str]:
     """Returns the type of a model's option and its description, one line of text.
 
-    Options that models share are described in `noisyrnn.models.options`, all others in the docstring of the layer.
+    The docstring of the layer describes its own options, `noisyrnn.models.options` those that models share.
     """
     layer = MODELS[model].build
-    params = [param for kind in (*SHARED_OPTIONS, layer) for param in docstring_parser.parse(kind.__doc__ or "").params]
+    params = [param for kind in (layer, *SHARED_OPTIONS) for param in docstring_parser.parse(kind.__doc__ or "").params]
     text = next((param.description or "" for param in params if param.arg_name == name), "")
     kind = inspect.signature(layer).parameters[name].annotation
     return str if str in get_args(kind) and type(None) not in get_args(kind) else kind, _one_line(text)

@@ -15,6 +15,7 @@ from noisyrnn.data import Dataset
 from noisyrnn.files import WriteError, check_writable, write_json
 from noisyrnn.locks import locked
 from noisyrnn.models import MODELS, layer_options
+from noisyrnn.models.options import merge_options
 from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import check_same_data, check_same_settings
@@ -94,7 +95,7 @@ class CompareConfig:
             for model in self.models:
                 options = layer_options(model)
                 shared = {k: v for k, v in self.train.items() if k in options or k not in options_of_any}
-                settings = {**recommended(dataset, model), **shared, "model": model, "seed": seed}
+                settings = {**merge_options(recommended(dataset, model), shared), "model": model, "seed": seed}
                 configs.append(TrainConfig.from_dict(settings))
         return configs
 

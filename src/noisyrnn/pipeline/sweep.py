@@ -14,6 +14,7 @@ from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.files import check_writable, content_digest, json_ready, write_atomically, write_json
 from noisyrnn.locks import locked
 from noisyrnn.models import MODELS
+from noisyrnn.models.options import merge_options
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
@@ -103,7 +104,8 @@ class SweepConfig:
             if name in self.train:
                 raise ValueError(f"train must not hold {name}, got {self.train[name]!r}.")
         base = recommended(str(self.train.get("dataset", TrainConfig.dataset)), self.model)
-        return TrainConfig.from_dict({**base, **self.train, **values, "model": self.model, "seed": seed})
+        settings = merge_options(base, {**self.train, **values})
+        return TrainConfig.from_dict({**settings, "model": self.model, "seed": seed})
 
     def identity(self, data: str) -> dict[str, Any]:
         """Return everything that decides a trial's score, JSON-ready; `data` is a digest of the data's fingerprint."""
