@@ -345,3 +345,33 @@ def test_states_and_step_lengths_of_another_type_are_refused() -> None:
     for dt in ("0.1", True):
         with pytest.raises(TypeError, match=f"^dt must be a number or a tensor, got {dt!r}"):
             layer(inputs, dt=dt)
+
+
+def test_the_scheme_can_be_set(make_layer: Make, make_inputs: Make) -> None:
+    one = make_layer("lipschitz", num_layers=2, bidirectional=True)
+    two = make_layer("lipschitz", num_layers=2, bidirectional=True, scheme="stochastic-heun")
+    assert not torch.equal(one(make_inputs())[0], two(make_inputs())[0])
+    one.scheme = "stochastic-heun"
+    assert torch.equal(one(make_inputs())[0], two(make_inputs())[0])
+    assert one.options()["scheme"] == "stochastic-heun"
+    with pytest.raises(ValueError, match=r"^scheme must be one of euler-maruyama, .*, got 'heun'"):
+        one.scheme = "heun"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("gru", {"scheme": "milstein"}, r"^scheme must be 'euler-maruyama' for TorchCell, got 'milstein': its step"),
+        ("cornn", {"scheme": "stochastic-heun"}, r"^scheme must be 'euler-maruyama' for CoRNNCell"),
+        ("noisy", {"scheme": "milstein"}, r"^multiplicative must be 0 with scheme 'milstein', got 0\.02: entry i"),
+        ("noisy", {"scheme": "stochastic-heun", "noise_law": "uniform"}, r"^scheme must be .* noise_law 'uniform'"),
+        (
+            "noisy",
+            {"scheme": "milstein", "diffusion": torch.outer},
+            r"^diffusion must be .* declared diagonal",
+        ),
+    ],
+)
+def test_schemes_that_do_not_fit(name: str, options: dict[str, Any], sentence: str, make_layer: Make) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        make_layer(name, **options)

@@ -123,7 +123,6 @@ class RecurrentLayer(nn.Module):
             law=noise_law,
             diffusion=as_diffusion(diffusion, learn=learn_diffusion),
         )
-        check_choice("scheme", scheme, SCHEMES)
         check_integer("input_size", input_size, minimum=1, maximum=LARGEST_SIZE)
         check_integer("hidden_size", hidden_size, minimum=1, maximum=LARGEST_SIZE)
         check_integer("num_layers", num_layers, minimum=1, maximum=MOST_LAYERS)
@@ -151,14 +150,12 @@ class RecurrentLayer(nn.Module):
         noise.check_units(hidden_size)
         self.diffusion = noise.diffusion
         self.learn_diffusion = learn_diffusion
-        self.scheme = scheme
         self.cells = nn.ModuleDict()
         for level in range(num_layers):
             for direction in ("", "_reverse") if bidirectional else ("",):
                 cell = as_cell(build(self.output_size if level else input_size, hidden_size))
-                cell.scheme = scheme
                 self.cells[f"l{level}{direction}"] = cell
-        _check_scheme(scheme, RecurrentLayer._noise_of(self, cell), cell)
+        self.scheme = scheme
         self.noise_mode = "auto"
         self.noise_scale = 1.0
         self.kernel = "auto"
@@ -182,6 +179,24 @@ class RecurrentLayer(nn.Module):
     def output_size(self) -> int:
         """Entries of one output: `hidden_size`, or twice that with two directions."""
         return self.hidden_size * (2 if self.bidirectional else 1)
+
+    @property
+    def scheme(self) -> str:
+        """How a step is integrated, a key of `noisyrnn.sde.SCHEMES`; setting it checks and sets that of every cell.
+
+        Raises:
+            ValueError: If the scheme is unknown, or cannot integrate the cells with this noise.
+        """
+        cell: Any = self.cells._modules["l0"]
+        return cell.scheme
+
+    @scheme.setter
+    def scheme(self, scheme: str) -> None:
+        check_choice("scheme", scheme, SCHEMES)
+        cells: list[Any] = list(self.cells.values())
+        _check_scheme(scheme, RecurrentLayer._noise_of(self, cells[0]), cells[0])
+        for cell in cells:
+            cell.scheme = scheme
 
     def output(self, state: Tensor) -> Tensor:
         """Return the outputs of states of one cell, `(..., state_size)` to `(..., hidden_size)`."""

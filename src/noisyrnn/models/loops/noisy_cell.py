@@ -11,10 +11,11 @@ from noisyrnn.models.options import CellOptions, LipschitzOptions, NoiseOptions,
 
 
 class NoisyCellOptions(LipschitzOptions, NoiseOptions, CellOptions, total=False):
-    """Options of a `NoisyCell`; see `NoisyRNN` for `noise_level` and `noise_units`, `LayerOptions` for `device`."""
+    """Options of a `NoisyCell`; see `NoisyRNN` for `noise_level` and `noise_units`, `LayerOptions` for the rest."""
 
     noise_level: float
     noise_units: str
+    scheme: str
     device: torch.device | str | None
 
 
@@ -26,7 +27,7 @@ class NoisyCell(WithHiddenNoise):
     Args:
         input_size: Channels of one step, at least 1.
         hidden_size: Units, at least 1.
-        options: `noise_level`, `noise_units` and `device` of `NoisyRNN`, and the keyword arguments of
+        options: `noise_level`, `noise_units`, `scheme` and `device` of `NoisyRNN`, and the keyword arguments of
             `LipschitzOptions`, `NoiseOptions` and `CellOptions`, with the defaults of `NoisyRNN`.
 
     Raises:
