@@ -15,6 +15,7 @@ from noisyrnn.kernels.select import KernelNotice
 from noisyrnn.models import GRU, MODELS, NoisyRNN, RecurrentLayer, SequenceClassifier, build_layer
 from noisyrnn.native import library
 from noisyrnn.noise import BrownianPath
+from noisyrnn.sde import Activation
 
 BATCH, STEPS, INPUT, HIDDEN = 3, 5, 2, 4
 DRIFT, OTHER, GATED = ["noisy", "lipschitz", "antisymmetric"], ["cornn", "exprnn"], ["rnn", "gru", "lstm"]
@@ -145,6 +146,7 @@ def test_on_a_gpu_its_kernel_comes_first() -> None:
     assert reason == "kernel 'triton' cannot run this cell: kind 'oscillator' is not fused (only 'drift')"
 
 
+SILENT: dict[str, Any] = {"additive": 0.0, "multiplicative": 0.0}
 REFUSALS = [
     ({"dt": torch.ones(STEPS, requires_grad=True)}, "dt requires a gradient"),
     ({"path": PATH.coarsened(2)}, "the path is coarsened"),
@@ -165,6 +167,54 @@ def test_auto_takes_the_reference_for_it(monkeypatch: pytest.MonkeyPatch, option
         "reference",
         [f"No fast kernel can run this cell: {reason}. Kernel 'reference' runs, which is slower."],
     )
+
+
+UNFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("noisy", {"activation": "relu"}, "its activation is relu, not tanh"),
+    ("antisymmetric", {"activation": Activation(torch.sin, lipschitz=1.0)}, "its activation is a function, not tanh"),
+    ("noisy", {"scheme": "stochastic-heun"}, "its scheme is 'stochastic-heun'"),
+    ("noisy", {"diffusion": torch.ones(HIDDEN, 2), **SILENT}, "its noise has a diffusion of its own"),
+    ("cornn", {"diffusion": lambda h, x, t: 0.1 * h, **SILENT}, "its noise has a diffusion of its own"),
+    ("rate", {"noise_place": "inside", "multiplicative": 0.0}, "its noise is inside the activation"),
+    ("rate", {"form": "current"}, "it has the current form"),
+]
+
+
+@pytest.mark.parametrize(("model", "options", "reason"), UNFUSED)
+def test_equations_that_no_fast_kernel_knows(
+    monkeypatch: pytest.MonkeyPatch, model: str, options: dict[str, Any], reason: str
+) -> None:
+    """The notice is issued once; a named kernel refuses with the same reason."""
+    layer = build(model, **options)
+    notice = f"No fast kernel can run this cell: {reason}. Kernel 'reference' runs, which is slower."
+    assert runs(monkeypatch, layer) == ("reference", [notice])
+    assert runs(monkeypatch, layer) == ("reference", [])
+    layer.kernel = "eager"
+    with pytest.raises(ValueError, match=f"^kernel 'eager' cannot run this cell: {reason}. Use kernel='auto'.$"):
+        layer(INPUTS, path=PATH)
+
+
+@pytest.mark.usefixtures("with_cpu")
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("rate", {}),
+        ("noisy", {"multiplicative": 0.0, "scheme": "milstein"}),
+        ("noisy", {"activation": Activation(torch.tanh, lipschitz=1.0), "noise": False}),
+    ],
+)
+def test_equations_that_the_fast_kernel_knows(
+    monkeypatch: pytest.MonkeyPatch, model: str, options: dict[str, Any]
+) -> None:
+    known = options.pop("noise", True)
+    assert (runs(monkeypatch, build(model, **options))[0] == "cpp") == known  # it does not recognize a function
+
+
+@pytest.mark.parametrize("options", [{"diffusion": torch.ones(HIDDEN, 2)}, {"diffusion": lambda h, x, t: 0.1 * h}])
+def test_without_noise_a_diffusion_is_no_reason(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
+    layer = build("cornn", **options, **SILENT)
+    layer.noise_mode = "off"
+    assert runs(monkeypatch, layer)[0] == "eager"
 
 
 def test_tensors_of_two_types_or_on_two_devices_are_refused_before_compiled_code_reads_them() -> None:

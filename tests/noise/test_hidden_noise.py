@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from noisyrnn import FunctionDiffusion, LipschitzRNN, MatrixDiffusion, NoisyRNN
 from noisyrnn.noise import BrownianPath, HiddenNoise
 
 PATH = BrownianPath(seed=5)
@@ -143,3 +144,89 @@ def test_uniform_law_takes_no_step_lengths() -> None:
     sentence = r"^dt must be None with noise_law 'uniform', got step lengths\. Use noise_law='gaussian'\.$"
     with pytest.raises(ValueError, match=sentence):
         HiddenNoise(multiplicative=0.1, law="uniform").perturb(randn(3, 5), None, randn(3, 5), torch.ones(()))
+
+
+MATRIX = [[0.3, -0.1], [0.2, 0.4], [-0.2, 0.1]]
+
+
+def test_a_diffusion_replaces_the_levels() -> None:
+    noise = HiddenNoise(diffusion=MATRIX, scale=0.5)  # type: ignore[arg-type]
+    assert isinstance(noise.diffusion, MatrixDiffusion) and noise.state_free and not noise.silent
+    assert repr(noise) == "HiddenNoise(diffusion=MatrixDiffusion(3 units, 2 columns), scale=0.5)"
+    assert noise.scaled(3.0).scale == 1.5 and noise.scaled(0.0).silent
+    assert noise.per_time(noise_level=2.0, step_size=0.25).scale == 0.5  # ε √δ
+    assert noise.scaled(2.0).diffusion is noise.diffusion
+    function = HiddenNoise(diffusion=FunctionDiffusion(lambda h, x, t: h))
+    assert not function.state_free
+    assert repr(HiddenNoise(additive=0.1, place="inside")).endswith("law='gaussian', place='inside')")
+    assert HiddenNoise(additive=0.1, place="inside").per_time(step_size=0.25).additive == pytest.approx(0.2)  # σ / √δ
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"diffusion": MATRIX, "additive": 0.1},
+            r"^additive must be 0 with a diffusion, which replaces both levels, got 0\.1\.$",
+        ),
+        (
+            {"diffusion": MATRIX, "multiplicative": 0.1},
+            r"^multiplicative must be 0 with a diffusion, which replaces both levels, got 0\.1\.$",
+        ),
+        ({"diffusion": MATRIX, "law": "uniform"}, r"^noise_law must be 'gaussian' with a diffusion, got 'uniform'\.$"),
+        ({"scale": 2.0}, r"^scale must be 1 without a diffusion, got 2\. Use additive, multiplicative\.$"),
+        ({"diffusion": MATRIX, "scale": -1.0}, r"^scale must be at least 0, got -1\.$"),
+        ({"diffusion": MATRIX, "scale": math.nan}, r"^scale must be finite, got nan\.$"),
+        ({"place": "within"}, r"^noise_place must be one of inside, outside, got 'within'"),
+        (
+            {"place": "inside", "multiplicative": 0.1},
+            r"^multiplicative must be 0 with noise_place 'inside', got 0\.1: the activation's argument has no update",
+        ),
+        (
+            {"place": "inside", "diffusion": torch.cos},
+            r"^diffusion must be a matrix with noise_place 'inside', got a callable\.$",
+        ),
+    ],
+)
+def test_bad_diffusions(options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        HiddenNoise(**options)  # type: ignore[arg-type]
+
+
+def test_a_matrix_of_other_units_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^diffusion must have 4 rows, one for each unit, got the shape \(3, 2\)\.$"):
+        LipschitzRNN(2, 4, diffusion=MATRIX)
+
+
+@pytest.mark.parametrize("r", [1, 2, 5, 9])
+@pytest.mark.parametrize("function", [False, True])
+def test_the_noise_of_a_diffusion_depends_on_seed_row_step_and_column_only(r: int, function: bool) -> None:
+    """Rows and steps cut anywhere, and more columns, leave every number as it was."""
+    matrix = randn(5, r)
+    diffusion = (lambda h, x, t: (1 + 0.1 * h.cos())[..., None] * matrix) if function else matrix
+    layer = LipschitzRNN(2, 5, diffusion=diffusion, dtype=torch.float64)
+    inputs, path = randn(6, 7, 2, seed=1), BrownianPath(seed=3)
+    whole, end = layer(inputs, path=path)
+    rows = [layer(inputs[k:m], path=BrownianPath(seed=3, first_row=k))[0] for k, m in ((0, 1), (1, 4), (4, 6))]
+    torch.testing.assert_close(torch.cat(rows), whole, rtol=0, atol=1e-14)
+    first, state = layer(inputs[:, :3], path=path)
+    second, last = layer(inputs[:, 3:], state, path=BrownianPath(seed=3, first_step=3))
+    torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=0, atol=1e-14)
+    torch.testing.assert_close(last, end, rtol=0, atol=1e-14)
+    if not function:
+        wider = torch.cat([matrix, torch.zeros(5, 3).double()], dim=1)
+        more = LipschitzRNN(2, 5, diffusion=wider, dtype=torch.float64)
+        more.load_state_dict({**layer.state_dict(), "diffusion.matrix": wider})
+        torch.testing.assert_close(more(inputs, path=path)[0], whole, rtol=0, atol=1e-14)
+    assert not torch.equal(layer(inputs, path=BrownianPath(seed=4))[0], whole)
+
+
+def test_a_diagonal_matrix_is_additive_noise() -> None:
+    torch.manual_seed(0)
+    levels = NoisyRNN(2, 5, additive=0.3, multiplicative=0.0, dtype=torch.float64)
+    matrix = NoisyRNN(2, 5, diffusion=0.3 * torch.eye(5).double(), dtype=torch.float64)
+    matrix.load_state_dict({**levels.state_dict(), "diffusion.matrix": matrix.diffusion.matrix})
+    inputs, dt = randn(3, 6, 2), torch.linspace(0.5, 2.0, 6).double()
+    for sizes in (None, dt):
+        ours, theirs = (layer(inputs, path=PATH, dt=sizes)[0] for layer in (matrix, levels))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)

@@ -117,6 +117,20 @@ def test_reference_gives_the_same_bits(
 
 
 @pytest.mark.usefixtures("reference")
+def test_learned_matrices_end_in_the_same_bits(
+    dataset: Dataset, build: Build, tmp_path: Path, folders: list[RunFolder]
+) -> None:
+    matrix = torch.linspace(-0.3, 0.4, 12).view(6, 2).tolist()
+    options: dict[str, Any] = {"step_size": 0.2, "diffusion": matrix, "learn_diffusion": True}
+    config = TrainConfig(hidden_size=6, epochs=2, batch_size=16, learning_rate=0.01, options=options)
+    expected = alone(seeds(config), dataset, build, tmp_path)
+    fit_seeds([build(c) for c in seeds(config)], dataset, seeds(config), folders=folders)
+    for folder, wanted in zip(folders, expected, strict=True):
+        assert_same(end_of(folder), wanted)
+        assert not torch.allclose(wanted["last layer.diffusion.matrix"], torch.tensor(matrix), atol=1e-3)
+
+
+@pytest.mark.usefixtures("reference")
 def test_a_run_that_stops_early_drops_out(
     dataset: Dataset, config: TrainConfig, build: Build, tmp_path: Path, folders: list[RunFolder]
 ) -> None:

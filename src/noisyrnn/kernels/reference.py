@@ -127,6 +127,8 @@ class StepMaps:
         drive = inputs
         if self.recurrence is not None:
             drive, self._matrices = self.recurrence.drive(inputs), self.recurrence.transposed()
+            with torch.no_grad():
+                self.recurrence.activation.check_at(torch.zeros_like(drive[:1, 0]))
         if noise is not None and noise.place == "inside" and self.draws.additive is not None:
             drive = drive + self._inside(noise, self.draws.additive.transpose(0, 1), dt)
             self.draws = NoiseDraws(None, None)
@@ -204,9 +206,9 @@ class StepMaps:
         batch, steps, _ = inputs.shape
         units, dtype, device = self.cell.hidden_size, inputs.dtype, inputs.device
         if noise.diffusion is not None:
-            zeros = torch.zeros(1, units, dtype=dtype, device=device)
+            zeros = torch.zeros(batch, units, dtype=dtype, device=device)
             with torch.no_grad():
-                units = noise.diffusion.columns(zeros, inputs[:1, 0], self._times[0])
+                units = noise.diffusion.columns(zeros, inputs[:, 0], self._times[0])
         return noise.draw(path, steps=steps, batch=batch, units=units, dtype=dtype, device=device)
 
     def _starts(self, path: BrownianPath | None) -> tuple[Tensor, ...]:

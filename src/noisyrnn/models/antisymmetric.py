@@ -12,7 +12,7 @@ from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import LINEAR_INPUT, RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
-from noisyrnn.sde.activation import Activation, activation_of
+from noisyrnn.sde.activation import Activation, activation_of, as_option
 from noisyrnn.sde.recurrent_matrix import check_skew_damped
 
 
@@ -103,4 +103,4 @@ class AntisymmetricRNN(RecurrentLayer):
         self.step_size = step_size
         self.damping = damping
         self.init_std = init_std
-        self.activation = activation
+        self.activation = as_option(activation)

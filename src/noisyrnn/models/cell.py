@@ -11,7 +11,7 @@ from noisyrnn.checks import LARGEST_SIZE, check_flag, check_integer
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.modules import prepare_weights
 from noisyrnn.models.options import CellOptions
-from noisyrnn.sde.diffusion import Field
+from noisyrnn.sde.diffusion import Field, FunctionDiffusion, MatrixDiffusion, as_diffusion
 from noisyrnn.sde.schemes import SCHEMES, NoiseFree
 
 Reads = Mapping[str, tuple[type[nn.Module], ...]]
@@ -41,8 +41,9 @@ class Cell(nn.Module, ABC):
     scheme: str = "euler-maruyama"
     """Key of `noisyrnn.sde.SCHEMES`, by which the loop integrates a step; set by the layer."""
 
-    diffusion: Field | None = None
-    """A diffusion of the cell's own: a method `(h, x, t)` as for `noisyrnn.sde.FunctionDiffusion`."""
+    diffusion: Field | MatrixDiffusion | FunctionDiffusion
+    """A diffusion of the cell's own, where it has one: a method `(h, x, t)` as for `noisyrnn.sde.FunctionDiffusion`, or
+    an attribute, such as `FunctionDiffusion(function, diagonal=True)`."""
 
     reads: ClassVar[Reads] = {}
     """The modules that a step reads."""
@@ -109,6 +110,11 @@ class RecurrenceCell(Cell):
         """The increment of the recurrence."""
         recurrence = self.recurrence()
         return recurrence.increment(recurrence.drive(inputs), state, recurrence.transposed(), dt)
+
+
+def own_diffusion(cell: Cell) -> MatrixDiffusion | FunctionDiffusion | None:
+    """The diffusion that a cell has itself, or `None`."""
+    return as_diffusion(getattr(cell, "diffusion", None))
 
 
 def bias_of(linear: nn.Linear) -> Tensor:

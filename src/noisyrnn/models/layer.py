@@ -23,15 +23,15 @@ from noisyrnn.checks import (
 from noisyrnn.kernels import operator
 from noisyrnn.kernels.cpp.packed import PackedWeights
 from noisyrnn.kernels.select import KERNELS, uses_cpp
-from noisyrnn.models.cell import Cell
+from noisyrnn.models.cell import Cell, own_diffusion
 from noisyrnn.models.loops.module_cell import as_cell
-from noisyrnn.models.modules import Switch, called_hooks, check_uncalled, prepare_weights
+from noisyrnn.models.modules import Switch, called_hooks, check_uncalled, first_parameter, prepare_weights
 from noisyrnn.models.options import LayerOptions, show_options
 from noisyrnn.models.sequences.dropout import apply_dropout
 from noisyrnn.models.sequences.layout import check_dtype, check_form, reverse_valid, step_lengths, to_batch_first
 from noisyrnn.noise.brownian import BrownianPath, check_path
 from noisyrnn.noise.hidden_noise import NOISE_MODES, HiddenNoise
-from noisyrnn.sde.diffusion import FunctionDiffusion, MatrixDiffusion, as_diffusion
+from noisyrnn.sde.diffusion import MatrixDiffusion, as_diffusion, is_values
 from noisyrnn.sde.schemes import SCHEMES
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -121,7 +121,7 @@ class RecurrentLayer(nn.Module):
             multiplicative=multiplicative,
             form=noise_form,
             law=noise_law,
-            diffusion=as_diffusion(diffusion, learn=learn_diffusion),
+            diffusion=as_diffusion(diffusion, learn=learn_diffusion, dtype=dtype),
         )
         check_integer("input_size", input_size, minimum=1, maximum=LARGEST_SIZE)
         check_integer("hidden_size", hidden_size, minimum=1, maximum=LARGEST_SIZE)
@@ -148,13 +148,16 @@ class RecurrentLayer(nn.Module):
         self.noise_form = noise_form
         self.noise_law = noise_law
         noise.check_units(hidden_size)
-        self.diffusion = noise.diffusion
-        self.learn_diffusion = learn_diffusion
+        self.learn_diffusion = isinstance(noise.diffusion, MatrixDiffusion) and noise.diffusion.learn
         self.cells = nn.ModuleDict()
         for level in range(num_layers):
             for direction in ("", "_reverse") if bidirectional else ("",):
                 cell = as_cell(build(self.output_size if level else input_size, hidden_size))
                 self.cells[f"l{level}{direction}"] = cell
+        weight = first_parameter(self.cells)
+        if noise.diffusion is not None and is_values(diffusion) and weight is not None and not weight.is_meta:
+            noise.diffusion.to(weight)
+        self.diffusion = noise.diffusion
         self.scheme = scheme
         self.noise_mode = "auto"
         self.noise_scale = 1.0
@@ -214,9 +217,7 @@ class RecurrentLayer(nn.Module):
 
     def _noise_of(self, cell: Any) -> HiddenNoise:
         """Return the noise of one cell, which may have a diffusion of its own."""
-        diffusion = self.diffusion
-        if diffusion is None and cell.diffusion is not None:
-            diffusion = FunctionDiffusion(cell.diffusion)
+        diffusion = own_diffusion(cell) if self.diffusion is None else self.diffusion
         return HiddenNoise(
             additive=self.additive,
             multiplicative=self.multiplicative,
@@ -245,7 +246,7 @@ class RecurrentLayer(nn.Module):
         """Return the constructor's settings and their values; for a user's class, those that are attributes."""
         names = [name for name in inspect.signature(type(self)).parameters if name not in NOT_OPTIONS]
         values = {name: getattr(self, name) for name in names if hasattr(self, name)}
-        if isinstance(self.diffusion, MatrixDiffusion):
+        if isinstance(self.diffusion, MatrixDiffusion) and not self.diffusion.matrix.is_meta:
             values["diffusion"] = self.diffusion.matrix.tolist()
         return values
 
@@ -404,7 +405,7 @@ class RecurrentLayer(nn.Module):
             prepare_weights(cell)
             options: dict[str, Any] = {"lengths": lengths, "kernel": self._kernel, "packed": self._packed[k]}
             if noise is not None and path is not None:
-                if k and cell.diffusion is not None:
+                if k and self.diffusion is None and own_diffusion(cell) is not None:
                     noise = self._scaled(self._noise_of(cell))
                 options |= {"noise": noise, "path": replace(path, stream=path.stream + k) if k else path}
             passes.append(partial(operator.run, cell, **options))

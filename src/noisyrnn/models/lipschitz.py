@@ -13,7 +13,7 @@ from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import LINEAR_INPUT, RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
-from noisyrnn.sde.activation import Activation, activation_of
+from noisyrnn.sde.activation import Activation, activation_of, as_option
 from noisyrnn.sde.recurrent_matrix import check_skew_damped
 
 
@@ -143,4 +143,4 @@ class LipschitzRNN(RecurrentLayer):
         self.skew_symmetry_w = skew_symmetry_w
         self.damping_w = damping_w
         self.init_std = init_std
-        self.activation = activation
+        self.activation = as_option(activation)

@@ -14,7 +14,7 @@ from noisyrnn.models.cell import LINEAR_INPUT, RecurrenceCell, bias_of
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.options import CellOptions, LayerOptions, cell_options, merge_options
 from noisyrnn.noise.hidden_noise import HiddenNoise
-from noisyrnn.sde.activation import Activation, activation_of
+from noisyrnn.sde.activation import Activation, activation_of, as_option
 
 FORMS = ("rate", "current")
 NOISE_UNITS = ("per_step", "per_time", "stationary")
@@ -162,7 +162,7 @@ class RateRNN(RecurrentLayer):
         self.noise_units = noise_units
         self.noise_place = noise_place
         self.init_gain = init_gain
-        self.activation = activation
+        self.activation = as_option(activation)
         self._check_place()
 
     def _noise_of(self, cell: Any) -> HiddenNoise:

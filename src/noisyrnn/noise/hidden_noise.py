@@ -50,7 +50,7 @@ class HiddenNoise:
             mean below 1 and is not a discretised SDE, so it takes neither the shared form nor `dt`.
         diffusion: A matrix `(hidden_size, columns)`, a callable (see `FunctionDiffusion`), or one of the two classes of
             `noisyrnn.sde`, in units of one nominal step. It replaces both levels, which must be 0.
-        scale: Factor of the diffusion, at least 0.
+        scale: Factor of the diffusion, at least 0; 1 without one.
         place: "outside", on the update; or "inside" the activation, where `additive` (or a matrix) is the standard
             deviation of a number that is added to its argument in one nominal step, and shrinks by :math:`\sqrt{dt}`.
 
@@ -90,6 +90,8 @@ class HiddenNoise:
                     )
             if self.law != "gaussian":
                 raise ValueError(f"noise_law must be 'gaussian' with a diffusion, got {self.law!r}.")
+        elif self.scale != 1:
+            raise ValueError(f"scale must be 1 without a diffusion, got {self.scale:g}. Use additive, multiplicative.")
         if self.place == "inside":
             if self.multiplicative != 0:
                 raise ValueError(

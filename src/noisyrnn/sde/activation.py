@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import jvp
 from torch.nn import functional
 
@@ -36,13 +36,13 @@ class Activation:
     as everywhere next to it.
 
     Args:
-        function: From a tensor to one of the same shape; entry i depends on entry i only.
+        function: From a tensor to a new one of the same shape; entry i depends on entry i only.
         lipschitz: A Lipschitz constant of the function, at least 0. Certificates and bounds rely on it and cannot check
             it.
 
     Raises:
         TypeError: If `function` is not callable.
-        ValueError: If `lipschitz` is negative or not finite.
+        ValueError: If `lipschitz` is negative or not finite, or `function` has parameters.
 
     Example:
         >>> Activation(torch.sin, lipschitz=1.0).derivatives(torch.zeros(1)).slope
@@ -58,12 +58,34 @@ class Activation:
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"function must be callable, got {self.function!r}.")
+        if isinstance(self.function, nn.Module) and any(True for _ in self.function.parameters()):
+            raise ValueError(
+                f"function must have no parameters, got {self.function!r}: training would change its slopes."
+            )
         check_number("lipschitz", self.lipschitz, minimum=0.0)
         object.__setattr__(self, "slopes", (-float(self.lipschitz), float(self.lipschitz)))
 
     def __call__(self, z: Tensor) -> Tensor:
         """a(z), shaped like `z`."""
         return self.function(z)
+
+    def check_at(self, z: Tensor) -> None:
+        """Raise unless the function leaves `z` unchanged and returns a tensor of its shape.
+
+        Raises:
+            TypeError: If it returns something else than a tensor.
+            ValueError: If it returns another shape or changes its argument in place.
+        """
+        if self.name:
+            return
+        shape, version = tuple(z.shape), z._version
+        value = self.function(z)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"activation must return a tensor, got {type(value).__name__}.")
+        if value.shape != shape:
+            raise ValueError(f"activation must return the shape of its argument, {shape}, got {tuple(value.shape)}.")
+        if z._version != version:
+            raise ValueError(f"activation must not write into its argument, got {self.function!r}, which does.")
 
     def derivatives(self, z: Tensor) -> Derivatives:
         """a, a' and a'' at `z`."""
@@ -155,6 +177,11 @@ ACTIVATIONS: dict[str, Activation] = {
 """Activations by name; `retanh` is max(0, tanh)."""
 
 TANH = ACTIVATIONS["tanh"]
+
+
+def as_option(activation: str | Activation) -> str | Activation:
+    """Return the name of an activation that has one, as a layer's options and files hold it."""
+    return activation.name or activation if isinstance(activation, Activation) else activation
 
 
 def activation_of(activation: str | Activation) -> Activation:

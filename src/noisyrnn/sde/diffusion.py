@@ -45,8 +45,9 @@ class MatrixDiffusion(nn.Module):
     """A constant diffusion: correlated noise, of low rank where r is less than d.
 
     Args:
-        matrix: `(d, r)`, finite: a tensor, or a list of d lists.
+        matrix: `(d, r)`, finite: a tensor, an array, or a list of d lists.
         learn: Whether it is trained.
+        dtype: Type of the matrix; by default that of a tensor, and torch's default type for all else.
 
     Attributes:
         matrix: The matrix, a buffer or a parameter.
@@ -64,14 +65,21 @@ class MatrixDiffusion(nn.Module):
     diagonal = False
     matrix: Tensor
 
-    def __init__(self, matrix: Tensor | Sequence[Sequence[float]], *, learn: bool = False) -> None:
+    def __init__(
+        self, matrix: Tensor | Sequence[Sequence[float]], *, learn: bool = False, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         check_flag("learn_diffusion", learn)
-        values = _as_matrix(matrix)
+        values = _as_matrix(matrix, dtype)
         if learn:
             self.matrix = nn.Parameter(values)
         else:
             self.register_buffer("matrix", values)
+
+    @property
+    def learn(self) -> bool:
+        """Whether the matrix is trained."""
+        return isinstance(self.matrix, nn.Parameter)
 
     def extra_repr(self) -> str:
         """Return the shape."""
@@ -132,34 +140,38 @@ class FunctionDiffusion(nn.Module):
         """As in `Diffusion`.
 
         Raises:
-            ValueError: If the function returns another shape.
+            TypeError: If the function returns something else than a tensor.
+            ValueError: If it returns another shape.
         """
-        shape = self.function(h, x, t).shape
-        if shape[:2] != h.shape or len(shape) > 3 or (self.diagonal and len(shape) != 2):
-            wanted = f"{tuple(h.shape)}" if self.diagonal else f"{tuple(h.shape)} or (*{tuple(h.shape)}, r)"
+        sigma = self.function(h, x, t)
+        if not isinstance(sigma, Tensor):
+            raise TypeError(f"diffusion must return a tensor, got {type(sigma).__name__}.")
+        shape, (batch, units) = sigma.shape, h.shape
+        if shape[:2] != h.shape or len(shape) > 3 or 0 in shape or (self.diagonal and len(shape) != 2):
+            wanted = f"({batch}, {units})" if self.diagonal else f"({batch}, {units}) or ({batch}, {units}, columns)"
             raise ValueError(f"diffusion must return the shape {wanted}, got {tuple(shape)}.")
         return shape[-1]
 
     def product(self, h: Tensor, x: Tensor, t: Tensor, xi: Tensor) -> Tensor:
         """As in `Diffusion`."""
-        sigma = self.function(h, x, t)
+        sigma = self.factor(h, x, t)
         return sigma * xi if sigma.ndim == 2 else (sigma @ xi[..., None])[..., 0]
 
     def factor(self, h: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """As in `Diffusion`."""
-        return self.function(h, x, t)
+        """As in `Diffusion`, of the type of `h`."""
+        return self.function(h, x, t).to(h.dtype)
 
     def correction(self, h: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """As in `Diffusion`."""
 
         def along(vector: Tensor) -> Tensor:
-            return jvp(lambda h: self.function(h, x, t), (h,), (vector,))[1]
+            return jvp(lambda h: self.factor(h, x, t), (h,), (vector,))[1]
 
-        sigma = self.function(h, x, t)
+        sigma = self.factor(h, x, t)
         if self.diagonal:
             return along(sigma)
         if sigma.ndim == 2:
-            return sigma * own_slopes(lambda h: self.function(h, x, t), h)
+            return sigma * own_slopes(lambda h: self.factor(h, x, t), h)
         column = torch.eye(sigma.shape[2], dtype=sigma.dtype, device=sigma.device)
         return vmap(lambda pick: (along((sigma * pick).sum(2)) * pick).sum(2))(column).sum(0)
 
@@ -170,32 +182,47 @@ def own_slopes(function: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
     return vmap(lambda unit: jvp(function, (h,), (unit.expand_as(h),))[1] * unit)(units).sum(0)
 
 
-def as_diffusion(diffusion: Any, *, learn: bool = False) -> MatrixDiffusion | FunctionDiffusion | None:
+def as_diffusion(
+    diffusion: Any, *, learn: bool = False, dtype: torch.dtype | None = None
+) -> MatrixDiffusion | FunctionDiffusion | None:
     """Return a layer's `diffusion` argument as a module; `None` for `None`.
 
     Raises:
         TypeError: If it is neither a matrix nor callable.
         ValueError: If a matrix has another shape, or what is to be learned is not a matrix.
     """
-    if isinstance(diffusion, torch.Tensor | list | tuple):
-        return MatrixDiffusion(diffusion, learn=learn)
+    if is_values(diffusion):
+        return MatrixDiffusion(diffusion, learn=learn, dtype=dtype)
     if isinstance(diffusion, MatrixDiffusion):
+        if learn and not diffusion.learn:
+            raise ValueError(
+                "learn_diffusion must be False with a MatrixDiffusion that is not trained, got True. Use "
+                "MatrixDiffusion(matrix, learn=True)."
+            )
         return diffusion
     if learn:
         raise ValueError(f"learn_diffusion must be False unless diffusion is a matrix, got {learn} with {diffusion!r}.")
     return diffusion if diffusion is None or isinstance(diffusion, FunctionDiffusion) else FunctionDiffusion(diffusion)
 
 
-def _as_matrix(matrix: Tensor | Sequence[Sequence[float]]) -> Tensor:
+def is_values(diffusion: Any) -> bool:
+    """Whether a layer's `diffusion` argument is a matrix of values: a tensor, an array or a list."""
+    return isinstance(diffusion, torch.Tensor | list | tuple) or hasattr(diffusion, "__array__")
+
+
+def _as_matrix(matrix: Any, dtype: torch.dtype | None) -> Tensor:
     """Return a copy of a floating matrix `(d, r)`, after a check."""
     if not isinstance(matrix, Tensor):
         try:
-            matrix = torch.tensor(matrix, dtype=torch.float64, device="cpu").to(torch.get_default_dtype())
+            dtype = torch.get_default_dtype() if dtype is None else dtype
+            matrix = torch.tensor(matrix, dtype=torch.float64, device="cpu").to(dtype)
         except (TypeError, ValueError) as error:
             raise TypeError(f"diffusion must be a matrix of numbers, got {matrix!r} ({error}).") from error
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"diffusion must have shape (hidden_size, columns), got {tuple(matrix.shape)}.")
     if not matrix.is_floating_point():
-        raise TypeError(f"diffusion must be floating point, got {matrix.dtype}.")
-    check_values("diffusion", matrix)
-    return matrix.detach().clone()
+        raise TypeError(f"diffusion must be floating point, got {matrix.dtype}. Convert: diffusion.float().")
+    matrix = matrix.detach().to(dtype=dtype, copy=True)
+    if not matrix.is_meta:
+        check_values("diffusion", matrix)
+    return matrix

@@ -163,6 +163,8 @@ class TrainConfig:
             raise ValueError(f"penalty must be None for a model without noise, got {self.penalty!r}. Set additive.")
         if noise.law == "uniform":
             raise ValueError(f"penalty must be None with noise_law 'uniform', got {self.penalty!r}.")
+        if layer.scheme == "stochastic-heun":
+            raise ValueError(f"penalty must be None with scheme 'stochastic-heun', got {self.penalty!r}.")
         if self.penalty == "explicit" and (recurrence is None or recurrence.kind not in ("drift", "current")):
             raise ValueError(
                 f"penalty must be 'hutchinson' for model {self.model!r}, got 'explicit', which needs the noisy family."

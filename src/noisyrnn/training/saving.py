@@ -77,6 +77,13 @@ def _content(model: SequenceModel, class_names: Sequence[str] | None, notes: Map
         raise TypeError(f"layer must be one of the library's, got {type(layer).__name__}. Save model.state_dict().")
     if not isinstance(model.readout, nn.Linear):
         raise _changed(f"readout as {type(model.readout).__name__}")
+    for name, wanted in (("activation", "a name"), ("diffusion", "a matrix")):
+        value = layer.options().get(name)
+        if not isinstance(value, str | list | None):
+            raise TypeError(
+                f"{name} must be {wanted} in a file, which holds no functions, got {value!r}. Save model.state_dict(), "
+                f"and load it into a model made with the same {name}."
+            )
     outputs = model.readout.out_features
     check_class_names(class_names, outputs)
     header = {

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from noisyrnn.checks import check_integer
 from noisyrnn.kernels import reference
+from noisyrnn.models.cell import own_diffusion
 from noisyrnn.models.loops.module_cell import ModuleCell, as_cell
 from noisyrnn.models.modules import Switch, prepare_weights
 from noisyrnn.models.sequences.layout import check_dtype, step_lengths
@@ -24,7 +25,7 @@ class WithHiddenNoise(nn.Module):
     Args:
         cell: `nn.RNNCell`, `nn.GRUCell`, `nn.LSTMCell`, a module called like one of them (see `ModuleCell`), or a
             `Cell`.
-        noise: Laws and levels of the noise.
+        noise: Laws and levels of the noise; a cell with a diffusion of its own has that, and both levels must be 0.
 
     Attributes:
         noise_mode: When noise is added: "auto" (in training mode), "on" or "off".
@@ -49,6 +50,8 @@ class WithHiddenNoise(nn.Module):
         if not isinstance(noise, HiddenNoise):
             raise TypeError(f"noise must be a HiddenNoise, got {type(noise).__name__}.")
         self.cell = as_cell(cell)
+        if noise.diffusion is None:
+            noise = replace(noise, diffusion=own_diffusion(self.cell))
         noise.check_units(self.cell.hidden_size)
         self.hidden_noise = noise
         self.diffusion = noise.diffusion  # a module: its values are converted and saved with the cell's
