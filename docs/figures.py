@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import noisyrnn
-from noisyrnn import HiddenNoise, NoisyRNN, SequenceClassifier, TrainConfig, analysis
+from noisyrnn import FunctionDiffusion, HiddenNoise, NoisyRNN, RateRNN, SequenceClassifier, TrainConfig, analysis
 from noisyrnn.analysis.dynamics.stability import expected_log
 from noisyrnn.models import Cell
 from noisyrnn.noise import BrownianPath
 from noisyrnn.report.figures import COLOURS, DASHES, MARKERS, STYLE
 from noisyrnn.robustness import WhiteNoise, evaluate, seeds_interval
-from noisyrnn.sde import SDE, EulerMaruyama, Integrator, Milstein
 
 FOLDER = Path(__file__).parent / "figures"
 DRAWS = 5
@@ -49,27 +48,32 @@ def paths(axes: Axes) -> None:
 
 
 def strong_order(axes: Axes) -> None:
-    """Strong error of the integrators at time 1 against the step."""
+    """Strong error of the schemes at time 1 against the step."""
     finest, levels, count = 12, range(3, 9), 1000
-    path, start = BrownianPath(seed=1), torch.ones(count, 1, dtype=torch.float64)
+    path, start = BrownianPath(seed=1), torch.ones(1, count, 1, dtype=torch.float64)
+    proportional = FunctionDiffusion(lambda h, x, t: h, diagonal=True)
 
-    def end(integrator: Integrator, sde: SDE, level: int) -> Tensor:
-        coarse, h = path.coarsened(2 ** (finest - level)), start
-        for normal in coarse.normals(steps=2**level, batch=count, units=1, motions=1, dtype=h.dtype)[0]:
-            h = integrator.step(sde, h, 2.0**-level, 2.0 ** (-level / 2) * normal)
-        return h
+    def end(level: int, *, rate: float, **options: Any) -> Tensor:
+        """States at time 1 of `dh = rate h dt + σ dB` by 2^level steps."""
+        factor = 2 ** (finest - level)
+        options |= {"activation": "identity", "noise_units": "per_time", "dtype": torch.float64}
+        layer = RateRNN(1, 1, tau=1.0, step_size=2.0**-finest, **options)
+        with torch.no_grad():
+            layer.cell.W.fill_(1 + rate)  # the drift is -h + W h
+            layer.cell.input.bias.zero_()
+            inputs = torch.zeros(count, 2**level, 1, dtype=torch.float64)
+            return layer(inputs, start, path=path.coarsened(factor), dt=float(factor))[1]
 
-    brownian = path.coarsened(2**finest).normals(steps=1, batch=count, units=1, motions=1, dtype=start.dtype)[0, 0]
-    geometric = SDE(lambda h: 0.5 * h, lambda h: h)
-    additive = SDE(lambda h: -1.5 * h, lambda h: torch.full_like(h, 0.8))
-    fine = end(EulerMaruyama(), additive, finest)
-    cases: tuple[tuple[str, Integrator, SDE, Tensor], ...] = (
-        ("Euler-Maruyama, noise ∝ h: order ½", EulerMaruyama(), geometric, torch.exp(brownian)),
-        ("Euler-Maruyama, additive noise: order 1", EulerMaruyama(), additive, fine),
-        ("Milstein, noise ∝ h: order 1", Milstein(), geometric, torch.exp(brownian)),
+    brownian = path.coarsened(2**finest).normals(steps=1, batch=count, units=1, motions=1, dtype=start.dtype)[0]
+    geometric = {"rate": 0.5, "diffusion": proportional}
+    additive = {"rate": -1.5, "additive": 0.8}
+    cases: tuple[tuple[str, dict[str, Any], Tensor], ...] = (
+        ("Euler-Maruyama, noise ∝ h: order ½", geometric, torch.exp(brownian)),
+        ("Euler-Maruyama, additive noise: order 1", additive, end(finest, **additive)),
+        ("Milstein, noise ∝ h: order 1", {**geometric, "scheme": "milstein"}, torch.exp(brownian)),
     )
-    for position, (label, integrator, sde, exact) in enumerate(cases):
-        errors = [float((end(integrator, sde, level) - exact).abs().mean()) for level in levels]
+    for position, (label, options, exact) in enumerate(cases):
+        errors = [float((end(level, **options) - exact).abs().mean()) for level in levels]
         axes.loglog([2.0**-level for level in levels], errors, label=label, **mark(position))
     axes.set(xlabel="step δ", ylabel="mean error at time 1")
     axes.legend()

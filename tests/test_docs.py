@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("*/*.md"), *DOCS.glob("*/*.rst")])
 RUNNABLE = [
     DOCS / f"{name}.md"
-    for name in ("quickstart", "mathematics", "published", "analysis", "kernels", "sweeps", "tracking")
+    for name in ("quickstart", "mathematics", "equation", "published", "analysis", "kernels", "sweeps", "tracking")
 ]
 RUNNABLE += sorted(DOCS.glob("tutorials/*.md"))
 NEEDS = {
