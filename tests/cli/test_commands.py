@@ -5,9 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tests.cli.commands import SMALL, noisyrnn
 
+from noisyrnn import load
 from noisyrnn.cli import main
 from noisyrnn.native.compiler import cache_folder
 
@@ -92,6 +94,21 @@ def test_a_diffusion_in_place_of_recommended_levels(
     assert (config["additive"], config["multiplicative"], config["scheme"]) == (0.0, 0.0, "milstein")
     assert main(["train", *words, "--additive", "0.1"]) == 2
     assert "additive must be 0 with a diffusion" in capsys.readouterr().err
+
+
+def test_an_equation_in_a_file(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"dataset: {data}", f"output: {tmp_path}", "model: rate", "hidden_size: 2", "epochs: 1", "form: current"]
+    lines += ["diffusion: [[0.1, 0.2], [0, 0.3]]", "learn_diffusion: true", "scheme: stochastic-heun", "alpha: 0.5"]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    assert main(["train", "--config", str(tmp_path / "run.yaml"), "--activation", "relu"]) == 0
+    run = Path(capsys.readouterr().out.strip().removeprefix("Trained: "))
+    config = json.loads((run / "config.json").read_text())["config"]
+    assert config["diffusion"] == [[0.1, 0.2], [0, 0.3]] and config["learn_diffusion"] is True
+    shown = [config[name] for name in ("activation", "form", "alpha", "scheme")]
+    assert shown == ["relu", "current", 0.5, "stochastic-heun"]
+    layer = load(run / "model.safetensors").layer
+    assert layer.scheme == "stochastic-heun" and layer.diffusion.learn
+    assert layer.diffusion.matrix.tolist() != torch.tensor([[0.1, 0.2], [0.0, 0.3]]).tolist()  # it was trained
 
 
 def test_train_export(data: Path, tmp_path: Path) -> None:

@@ -85,6 +85,23 @@ def test_an_archive_of_torch() -> None:
             torch.testing.assert_close(run([inputs, lengths])[0], model(inputs), rtol=0, atol=1e-6)
 
 
+@needs_onnx
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        pytest.param("onnx", {"form": "current", "activation": "relu"}, marks=pytest.mark.slow),
+        ("torch", {"form": "current", "activation": "softplus"}),
+        pytest.param("onnx", {"scheme": "stochastic-heun", "activation": "retanh"}, marks=pytest.mark.slow),
+        ("torch", {"scheme": "stochastic-heun", "activation": "sigmoid"}),
+    ],
+)
+def test_files_of_other_equations(format: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """Each file is checked as it is written."""
+    model = model_of("rate", "classifier", 5, **options)
+    for streaming in (False, True):
+        assert export_model(model, tmp_path / "file", format=format, streaming=streaming).stat().st_size > 0
+
+
 def test_writing_says_nothing_and_changes_no_logger(
     capfd: pytest.CaptureFixture[str], caplog: Any, recwarn: Any
 ) -> None:

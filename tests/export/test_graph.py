@@ -8,6 +8,7 @@ from torch import Tensor
 
 from noisyrnn.export.graph import SequenceGraph, StepGraph
 from noisyrnn.models import HEADS, MODELS, Head, build_layer
+from noisyrnn.sde import Activation
 
 STACK = {"num_layers": 2, "bidirectional": True, "batch_first": False}
 
@@ -70,7 +71,10 @@ def test_lengths_beyond_the_last_step_stand_for_all_steps() -> None:
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_steps_one_after_another_give_the_whole_pass(name: str, layers: int) -> None:
-    model = model_of(name, "sequence", num_layers=layers)
+    check_steps(model_of(name, "sequence", num_layers=layers))
+
+
+def check_steps(model: Head) -> None:
     graph = StepGraph(model)
     inputs = torch.randn(2, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     state = torch.zeros_like(graph.signature().example[1])
@@ -81,6 +85,30 @@ def test_steps_one_after_another_give_the_whole_pass(name: str, layers: int) -> 
             later = model.layer.step((inputs[:, m] - model.mean) / model.std, later)
             torch.testing.assert_close(answer, expected[:, m], rtol=0, atol=1e-12)
             torch.testing.assert_close(state, later, rtol=0, atol=1e-12)
+
+
+QUIET = {"multiplicative": 0.0, "scheme": "stochastic-heun"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("noisy", {"activation": "sigmoid"}),
+        ("lipschitz", {"activation": Activation(torch.sin, lipschitz=1.0), **QUIET}),
+        ("rate", {"activation": "relu"}),
+        ("rate", {"activation": "retanh", "form": "current"}),
+        ("rate", {"activation": "softplus", "form": "current", **QUIET}),
+        ("antisymmetric", {"additive": 0.0, "multiplicative": 0.0, "diffusion": torch.ones(4, 2)}),
+    ],
+)
+def test_other_equations(name: str, options: dict[str, Any]) -> None:
+    """Whole passes, and single steps of a graph and of a layer."""
+    model = model_of(name, **STACK, **options)
+    inputs, lengths = sequences(batch_first=False)
+    with torch.no_grad():
+        expected = model(inputs, lengths=lengths)
+        torch.testing.assert_close(SequenceGraph(model)(inputs, lengths), expected, rtol=0, atol=1e-12)
+    check_steps(model_of(name, "sequence", num_layers=2, **options))
 
 
 def test_what_goes_in_and_comes_out() -> None:

@@ -6,9 +6,12 @@ import pickle
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from noisyrnn.models import MODELS, build_layer, layer_options
+from noisyrnn.sde import Activation
 from noisyrnn.training import TrainConfig
 from noisyrnn.training.settings import published_experiments, read_experiment, recommended
 from noisyrnn.training.trainer import learning_rate_at
@@ -58,6 +61,25 @@ from noisyrnn.training.trainer import learning_rate_at
             ValueError,
             r"penalty must be 'hutchinson' for model 'gru', got 'explicit', which needs the noisy family",
         ),
+        (
+            {"penalty": "explicit", "options": {"scheme": "stochastic-heun"}},
+            ValueError,
+            r"penalty must be None with scheme 'stochastic-heun', got 'explicit'",
+        ),
+        (
+            {"options": {"diffusion": lambda h, x, t: h}},
+            TypeError,
+            r"diffusion must be a matrix in the settings of a run, which a file holds, got <function .*and call fit",
+        ),
+        (
+            {"options": {"activation": Activation(math.sin, lipschitz=1.0)}},
+            TypeError,
+            r"activation must be a name in the settings of a run, which a file holds, got Activation",
+        ),
+        ({"hidden_size": 3, "options": {"diffusion": [[0.1], [0.2]]}}, ValueError, r"diffusion must have 3 rows"),
+        ({"options": {"learn_diffusion": True}}, ValueError, r"learn_diffusion must be False unless diffusion is a"),
+        ({"model": "gru", "options": {"scheme": "milstein"}}, ValueError, r"scheme must be 'euler-maruyama' for"),
+        ({"model": "rate", "options": {"alpha": 2.0}}, ValueError, r"alpha must be at most 1, got 2"),
         ({"options": {"num_layers": 0}}, ValueError, r"num_layers must be at least 1, got 0"),
         ({"options": {"num_layers": 2, "dropout": 1.0}}, ValueError, r"dropout must be less than 1, got 1"),
         ({"options": {"skew_symmetry": 0.3}}, ValueError, r"skew_symmetry must lie in \[0\.5, 1\], got 0\.3"),
@@ -179,3 +201,16 @@ def test_every_published_experiment_is_valid(name: str) -> None:
 def test_every_recommendation_is_valid(dataset: str, model: str) -> None:
     config = TrainConfig.from_dict({**recommended(dataset, model), "model": model})
     assert config.clip_norm is not None
+
+
+def test_a_matrix_is_kept_as_a_file_holds_it() -> None:
+    matrix = [[0.1, 0.25], [0.0, -0.5]]
+    configs = [
+        TrainConfig(hidden_size=2, options={"diffusion": given})
+        for given in (matrix, torch.tensor(matrix, dtype=torch.float64), np.array(matrix))
+    ]
+    for config in configs:
+        assert config.to_dict() == configs[0].to_dict() and config.identity() == configs[0].identity()
+        assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert config.options["diffusion"] == matrix
+        assert (config.options["additive"], config.options["multiplicative"]) == (0.0, 0.0)
