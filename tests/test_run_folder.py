@@ -190,7 +190,7 @@ def test_metrics_that_are_no_text_are_refused(run: RunFolder, content: bytes) ->
         run.read_metrics()
 
 
-@pytest.mark.parametrize(("text", "absent"), [("epoch,train_loss\n1,2\n", "train_accuracy"), ("", "epoch")])
+@pytest.mark.parametrize(("text", "absent"), [("epoch,train_loss\n1,2\n", "validation_loss"), ("", "epoch")])
 def test_metrics_without_a_column_are_refused(run: RunFolder, text: str, absent: str) -> None:
     run.metrics.write_text(text)
     with pytest.raises(ValueError, match=f"^metrics.csv must have the columns .* got none named '{absent}' in "):

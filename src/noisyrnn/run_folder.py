@@ -20,19 +20,20 @@ METRICS = (
     "learning_rate",
     "seconds",
 )
-"""Columns of `metrics.csv`."""
+"""Columns of `metrics.csv`; without the accuracies for a regression."""
 
 _NUMBER = (int, float)
 _DATASET_TYPES: dict[str, Any] = {
     **dict.fromkeys(("name", "source"), str),
-    **dict.fromkeys(("steps", "input_size", "classes", "train", "validation"), int),
+    **dict.fromkeys(("steps", "input_size", "classes", "targets", "train", "validation"), int),
     **dict.fromkeys(("class_names", "value_range", "image_shape"), list),
 }
 _SUMMARY_TYPES: dict[str, Any] = {
     "error": str,
     "metrics_sha256": str,
     "model_sha256": str,
-    **dict.fromkeys(("parameters", "seconds", "epochs", "best_epoch", "best_validation_accuracy"), _NUMBER),
+    **dict.fromkeys(("parameters", "seconds", "epochs", "best_epoch"), _NUMBER),
+    **dict.fromkeys(("best_validation_accuracy", "best_validation_loss"), _NUMBER),
 }
 _NAMES_IN_MESSAGES = {
     "train": "the training part",
@@ -263,7 +264,9 @@ class RunFolder:
                 f"{file} must be a CSV file, got one that cannot be read ({error}). Train again."
             ) from error
         header, rows = (lines[0], lines[1:]) if lines else ([], [])
-        absent = [name for name in METRICS if name not in header]
+        regression = not any(name.endswith("_accuracy") for name in header)
+        columns = [name for name in METRICS if not (regression and name.endswith("_accuracy"))]
+        absent = [name for name in columns if name not in header]
         if absent:
             raise ValueError(
                 f"metrics.csv must have the columns {', '.join(METRICS)}, got none named {absent[0]!r} in "
@@ -280,7 +283,7 @@ class RunFolder:
                     f"metrics.csv must hold numbers, got {','.join(row)!r} in line {number} of {str(file)!r}. "
                     "Train again."
                 ) from error
-        return {name: tuple(row[name] for row in numbers) for name in METRICS}
+        return {name: tuple(row[name] for row in numbers) for name in columns}
 
     def config_digest(self) -> str:
         """Return the SHA-256 of `config.json` without the version and the environment: no result depends on these."""

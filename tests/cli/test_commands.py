@@ -1,9 +1,11 @@
 """Each command as a user meets it: its exit code, its words and its files."""
 
 import json
+import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -33,6 +35,36 @@ def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:
     reported = noisyrnn("report", run, "--output", tmp_path / "page", "--title", "Waves & co")
     assert reported.returncode == 0, reported.stderr
     assert "Waves &amp; co" in (tmp_path / "page" / "report.html").read_text()
+
+
+def test_a_regression_and_targets_at_every_step(tmp_path: Path) -> None:
+    """Train, evaluate and report: numbers to predict in a `.csv` file, and a class at every step in a `.npz` file."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 5))
+    np.savetxt(tmp_path / "sums.csv", np.c_[X.sum(axis=1), X], delimiter=",", fmt="%.4f")
+    np.savez(tmp_path / "signs.npz", X=X[..., None], y=(X.cumsum(axis=1) > 0).astype(int))
+    refused = noisyrnn("train", "--dataset", tmp_path / "sums.csv", "--task", "regresion", *SMALL)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        "task must be one of classification, regression, got 'regresion'. Did you mean 'regression'?\n"
+    )
+    for file, words in (("sums.csv", ("--task", "regression")), ("signs.npz", ())):
+        trained = noisyrnn("train", "--dataset", tmp_path / file, *words, *SMALL, "--output", tmp_path / "runs")
+        assert trained.returncode == 0, trained.stderr
+        run = Path(trained.stdout.strip().removeprefix("Trained: "))
+        line = trained.stderr.splitlines()[-1 - ("not fitted" in trained.stderr)]
+        if words:
+            assert "; 1 target from -" in trained.stderr
+            assert re.fullmatch(r"Validation: loss [0-9.]+ over 8 sequences in epoch [12]: the mean squared.*", line)
+        else:
+            assert "2 classes, the largest '" in trained.stderr and ", at 120 of 120 steps;" in trained.stderr
+            assert re.fullmatch(r"Validation: [0-9.]+ % of the counted steps of 8 sequences in epoch [12]", line)
+        evaluated = noisyrnn("evaluate", run, "--strengths", "{white_noise: [0.5]}", "--draws", 1)
+        assert (evaluated.returncode, evaluated.stdout) == (0, f"Evaluated: {run / 'robustness.json'}\n")
+        reported = noisyrnn("report", run, "--output", tmp_path / "page")
+        assert reported.returncode == 0, reported.stderr
+        table = (tmp_path / "page" / "table.md").read_text()
+        assert ("## Mean absolute error" in table) == bool(words) and "mean over seeds." in table
 
 
 SIZES = (

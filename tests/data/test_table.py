@@ -154,7 +154,7 @@ def test_the_class_can_be_in_any_column(tmp_path: Path, text: str, option: str |
     assert found == {tuple(row): k for row, k in zip(V.tolist(), Y.tolist(), strict=True)}
 
 
-IMPLAUSIBLE = r".* give label_column \(--label-column NAME or NUMBER, from 1, or -1 for the last\)\.$"
+IMPLAUSIBLE = r".* give label_column \(--label-column NAME or NUMBER, from 1, or -1 for the last\)\."
 
 
 def test_a_column_that_counts_the_lines_is_noted_where_the_class_column_is_given(tmp_path: Path):
@@ -267,3 +267,20 @@ def test_text_labels_of_one_number_are_noted(tmp_path: Path):
         dataset = load_dataset(path)
     assert dataset.class_names == ("010", "1", "1.0", "1_0", "x")
     assert read_csv(Path(path)).labels[:2] == text_labels(["1", "1.0"])
+
+
+def test_numbers_to_predict(tmp_path: Path):
+    numbers = np.linspace(-1, 1, N)
+    text = table(V, numbers, header=[*NAMES, "target"])
+    with pytest.raises(ValueError, match=r"If these are values to predict, give task='regression' "):
+        load_dataset(csv(tmp_path, table(numbers, V)))
+    dataset = load_dataset(csv(tmp_path, text), task="regression")
+    assert dataset.classes == 0 and dataset.outputs == 1 and not dataset.every_step
+    found = {
+        tuple(row.flatten().tolist()): float(value)
+        for part in (dataset.train, dataset.validation, dataset.test)
+        for row, value in zip(part.inputs, part.labels, strict=True)
+    }
+    assert found == {tuple(row): value for row, value in zip(V.tolist(), numbers.tolist(), strict=True)}
+    with pytest.raises(ValueError, match=r"^Line 2 of .* must hold a finite number to predict, got 'b'\."):
+        load_dataset(csv(tmp_path, "1.5,1,2\nb,2,3\n0.5,1,4\n"), task="regression")

@@ -53,6 +53,12 @@ def test_numeric_classes_are_equal_by_decimal_value(write: Callable[..., Path]):
     assert declared.labels == declared.declared
 
 
+def test_a_header_with_targets_holds_values_to_predict(write: Callable[..., Path]):
+    cases = read_ts(write("@targetLabel true\n@data\n1,2,3:0.5\n4,5:-1e2\n"))
+    assert isinstance(cases.labels, torch.Tensor) and cases.labels.tolist() == [[0.5], [-100.0]] and cases.names == ()
+    assert cases.lengths is not None and cases.lengths.tolist() == [3, 2]
+
+
 @pytest.mark.parametrize("cell", ["1_5", "\u0661", "0x10"])
 def test_what_only_python_reads_as_a_number_is_refused(write: Callable[..., Path], cell: str):
     with pytest.raises(ValueError, match=rf"^Line 3 of .* must hold numbers, got '{cell}'\.$"):
@@ -78,7 +84,14 @@ def test_what_only_python_reads_as_a_number_is_refused(write: Callable[..., Path
             "@classLabel false\n@data\n1,2\n",
             r"x\.ts must hold class labels, got a header without '@classLabel true'\.$",
         ),
-        ("@targetLabel true\n@data\n1,2:0.5\n", r"x\.ts must hold class labels, got a header"),
+        (
+            "@classLabel true a b\n@targetLabel true\n@data\n1,2:0.5\n",
+            r"x\.ts must hold classes or targets, got '@classLabel true' and '@targetLabel true'\.$",
+        ),
+        (
+            "@targetLabel true\n@data\n1,2:0.5\n1,2:nan\n",
+            r"^Line 4 of .*x\.ts must end in a finite number to predict, as '@targetLabel true' states, got 'nan'\.$",
+        ),
         (
             HEADER + "@equalLength true\n@seriesLength 3\n@data\n1,2,3:a\n1,2:a\n",
             r"^Line 9 of .* must hold 3 values per channel, as '@seriesLength' states, got 2\.$",

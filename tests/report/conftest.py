@@ -154,7 +154,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the figures out of a page whose files or texts are tested: they take most of the time."""
-    for name in ("accuracy_curves", "training_curves"):
+    for name in ("score_curves", "training_curves"):
         monkeypatch.setattr(f"noisyrnn.report.page.{name}", lambda *_, **__: None)
 
 

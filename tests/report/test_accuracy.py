@@ -26,7 +26,7 @@ def answers(*accuracies: float) -> list[list[float]]:
 
 
 def row_of(comparison: Comparison, column: Column) -> Row:
-    (row,) = (row for row in comparison.accuracy.rows if row.quantity.column == column)
+    (row,) = (row for row in comparison.main.rows if row.quantity.column == column)
     return row
 
 
@@ -48,7 +48,7 @@ def percent(comparison: Comparison, label: str, column: Column) -> tuple[str, st
 
 
 def markdown(comparison: Comparison) -> str:
-    return accuracy.markdown(comparison.accuracy, comparison.groups, comparison.notes)
+    return accuracy.markdown(comparison.tables, comparison.groups, comparison.notes)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def comparison(runs: list[Path]) -> Comparison:
 
 def test_order_of_labels_and_columns(comparison: Comparison) -> None:
     assert [group.label for group in comparison.groups] == ["noisy", "lipschitz", "lstm", "cornn"]
-    assert columns_of(comparison.accuracy) == [CLEAN, WHITE, PGD]
+    assert columns_of(comparison.main) == [CLEAN, WHITE, PGD]
 
 
 def test_means_and_intervals_over_seeds(comparison: Comparison) -> None:
@@ -76,7 +76,7 @@ def test_best_and_indistinguishable_are_marked(comparison: Comparison) -> None:
     # Five or six of twenty sequences decide lipschitz against the best under noise and PGD: too few for nine tests.
     expected = {"noisy": ["best", "best", "close"], "lipschitz": ["close"] * 3, "lstm": ["", "", "best"]}
     assert marks == expected
-    assert comparison.accuracy.comparisons == 9
+    assert comparison.main.comparisons == 9
 
 
 def test_marks_are_corrected_for_all_pairs_and_columns(comparison: Comparison) -> None:
@@ -94,16 +94,16 @@ def test_paired_tests_against_the_first_label(comparison: Comparison) -> None:
     assert (test.difference, test.low, test.high, test.p_value) == pytest.approx(
         (-0.55 / 3, expected.low, expected.high, expected.p_value), abs=1e-12
     )
-    p_values = sorted(test.p_value for row in comparison.accuracy.rows for test in row.tests.values())
+    p_values = sorted(test.p_value for row in comparison.main.rows for test in row.tests.values())
     assert test.adjusted == pytest.approx(4 * p_values[2], abs=1e-12)  # the third of six
     assert (test.pairs, test.unit) == (3, "seed")
-    assert not any("noisy" in row.tests for row in comparison.accuracy.rows)
+    assert not any("noisy" in row.tests for row in comparison.main.rows)
 
 
 def test_pairs_follow_the_seed_not_the_order(runs: list[Path]) -> None:
     forward = compare([read_run(path) for path in runs])
     backward = compare([read_run(path) for path in (*runs[2::-1], *runs[4:6], runs[3], *runs[6:])])
-    assert [row.tests for row in backward.accuracy.rows] == [row.tests for row in forward.accuracy.rows]
+    assert [row.tests for row in backward.main.rows] == [row.tests for row in forward.main.rows]
     assert markdown(backward) == markdown(forward)
 
 
@@ -139,8 +139,8 @@ def test_one_seed_takes_the_interval_over_sequences(make_run: Make) -> None:
     assert (cell.low, cell.high) == (interval.low, interval.high)
     assert cell.covers == "test sequences, for these trained models"
     assert percent(comparison, "a", CLEAN) == ("75.0", "[53.4, 90.3]")
-    assert "for these trained models only" in caption(comparison.accuracy)
-    assert "trainings and" not in caption(comparison.accuracy)
+    assert "for these trained models only" in caption(comparison.main)
+    assert "trainings and" not in caption(comparison.main)
     test = paired_of(comparison, "b", CLEAN)
     expected = seeds_test([[1] * 15 + [0] * 5], [[1] * 10 + [0] * 10])
     assert (test.pairs, test.unit, test.reason) == (1, "seed", "too few seeds")
@@ -166,7 +166,7 @@ def test_unequal_columns(make_run: Make) -> None:
     first = make_run(label="a", seed=1, columns=[column("clean", None, 0.75), column("white_noise", 0.1, 0.5)])
     second = make_run(label="b", seed=1, columns=[column("clean", None, 0.5), column("mystery", 3.0, 0.25)])
     comparison = compare([read_run(first), read_run(second)])
-    assert columns_of(comparison.accuracy) == [CLEAN, Column("white_noise", 0.1), Column("mystery", 3.0)]
+    assert columns_of(comparison.main) == [CLEAN, Column("white_noise", 0.1), Column("mystery", 3.0)]
     mystery = row_of(comparison, Column("mystery", 3.0))
     assert (list(mystery.cells), mystery.tests, mystery.marks) == (["b"], {}, {"b": ""})
     assert "| a | 1 | **75.0** [53.4, 90.3] | 50.0 [29.5, 70.5] | – |" in markdown(comparison)
@@ -189,7 +189,7 @@ def test_unequal_seeds_pair_what_they_share_and_say_so(make_run: Make) -> None:
 def test_no_shared_seed_gives_no_test(make_run: Make) -> None:
     runs = [read_run(make_run(label=str(s), seed=s, columns=[column("clean", None, 0.5 + s / 10)])) for s in (1, 2)]
     comparison = compare(runs)
-    assert not any(row.tests for row in comparison.accuracy.rows)
+    assert not any(row.tests for row in comparison.main.rows)
     assert mark_of(comparison, "1", CLEAN) == ""
     assert comparison.to_dict()["labels"]["2"]["columns"][0]["versus_base"] is None
 
@@ -307,7 +307,7 @@ def test_a_column_that_repeats_another_is_counted_once(make_run: Make) -> None:
         )
 
     one, two = runs(("pgd_l2",)), runs(("pgd_l2", "worst_l2"))
-    assert (one.accuracy.comparisons, two.accuracy.comparisons) == (1, 1)
+    assert (one.main.comparisons, two.main.comparisons) == (1, 1)
     expected = paired_of(one, "b", Column("pgd_l2", 0.1))
     for name in ("pgd_l2", "worst_l2"):
         assert paired_of(two, "b", Column(name, 0.1)) == expected

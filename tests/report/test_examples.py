@@ -12,7 +12,7 @@ Make = Callable[..., Path]
 
 
 def gallery(comparison: Comparison, *, count: int) -> list[dict[str, Any]]:
-    return examples.gallery(comparison.groups, columns_of(comparison.accuracy), count=count)
+    return examples.gallery(comparison.groups, columns_of(comparison.main), count=count)
 
 
 def test_noise_is_pictured_once_and_attacks_for_each_model(runs: list[Path]) -> None:

@@ -18,7 +18,7 @@ Make = Callable[..., Path]
 
 
 def accuracy_curves(comparison: Comparison, *, chance: float | None) -> Figure | None:
-    return figures.accuracy_curves(comparison.accuracy, comparison.labels, chance=chance)
+    return figures.score_curves(comparison.main, comparison.labels, chance=chance)
 
 
 def training_curves(comparison: Comparison) -> Figure | None:

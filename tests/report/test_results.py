@@ -16,10 +16,10 @@ def test_reads_all_that_a_run_folder_holds(make_run: Make) -> None:
     examples = [example("white_noise", 0.2, index=7, prediction=8, shade=0.5)]
     run = read_run(make_run(label="noisy", seed=3, columns=columns, examples=examples, epochs=2))
     assert (run.label, run.seed, run.status, run.evaluated) == ("noisy", 3, "finished", True)
-    assert list(run.accuracies) == [Column("clean", 0.0), Column("white_noise", 0.2)]
-    noisy = run.accuracies[Column("white_noise", 0.2)]
-    assert noisy.accuracy == 0.6
-    assert noisy.rates == (1.0,) * 12 + (0.0,) * 8
+    assert list(run.scores) == [Column("clean", 0.0), Column("white_noise", 0.2)]
+    noisy = run.scores[Column("white_noise", 0.2)]
+    assert noisy.value == 0.6
+    assert noisy.by_sequence == (1.0,) * 12 + (0.0,) * 8
     assert noisy.settings == "WhiteNoise(strength=0.2)"
     assert run.history["train_loss"] == (2.03, 1.03)
     assert run.examples[0].inputs[63] == (1.5,)
@@ -29,7 +29,7 @@ def test_reads_all_that_a_run_folder_holds(make_run: Make) -> None:
 
 def test_rates_are_shares_of_the_draws(make_run: Make) -> None:
     entry = column("white_noise", 0.1, 0.5, draws=12) | {"correct": "0c6b"}
-    rates = read_run(make_run(label="a", seed=1, columns=[entry])).accuracies[Column("white_noise", 0.1)].rates
+    rates = read_run(make_run(label="a", seed=1, columns=[entry])).scores[Column("white_noise", 0.1)].by_sequence
     assert rates == (0.0, 1.0, 0.5, 11 / 12)
 
 

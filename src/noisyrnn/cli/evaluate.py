@@ -12,7 +12,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
     """Measure the robustness of trained runs."""
     parser = command_parser(
         "evaluate",
-        "Measure the accuracy of trained runs on clean and perturbed test data.",
+        "Measure trained runs on clean and perturbed test data: accuracy, or errors and R² of a regression.",
         "noisyrnn evaluate runs/*-seed*",
     )
     add_fields(parser, EvaluateConfig)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from noisyrnn.cli import flags
 from noisyrnn.pipeline import RunContext, SweepConfig, sweep
+from noisyrnn.robustness.metrics import METRICS
 
 
 def sweep_command(argv: Sequence[str]) -> int:
@@ -25,9 +26,15 @@ def sweep_command(argv: Sequence[str]) -> int:
     failed = sum(trial["score"] is None for trial in trials)
     best = next(trial for trial in trials if trial["number"] == content["best"])
     settings = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in best["values"].items())
-    sequences = best["columns"][0][0]["sequences"]
+    column = best["columns"][0][0]
+    metric, sequences = column.get("metric", "accuracy"), column["sequences"]
+    score = (
+        f"{100 * best['score']:.2f} %"
+        if METRICS[metric].unit == "%"
+        else f"{METRICS[metric].title} {best['score']:.4f}"
+    )
     print(f"Trials: {len(trials)}" + (f", {failed} failed" if failed else ""))
-    print(f"Best: {100 * best['score']:.2f} % on {sequences} perturbed validation sequences with {settings}")
+    print(f"Best: {score} on {sequences} perturbed validation sequences with {settings}")
     print(f"Page: {folder / 'sweep.html'}")
     print(f"Train with these settings: noisyrnn train --config {folder / 'best.yaml'}")
     return 0

@@ -50,18 +50,30 @@ def train_command(argv: Sequence[str]) -> int:
 
 
 def _print_end(folder: RunFolder) -> None:
-    """Print the folder of a finished run, and on stderr its validation accuracy and whether it fits its data."""
+    """Print the folder of a finished run, and on stderr its validation result and whether it fits its data."""
     print(f"Trained: {folder.path}")
     summary = folder.read_summary()
     if "validation_sequences" not in summary:  # of an earlier version
         return
     count, accuracy = summary["validation_sequences"], summary["best_validation_accuracy"]
-    right = round(accuracy * count)
-    interval = accuracy_interval([1] * right + [0] * (count - right), draws=1)
-    tell(
-        f"Validation: {100 * accuracy:.1f} % of {count} sequences in epoch {summary['best_epoch']}, "
-        f"95 % interval [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-    )
+    dataset = folder.read_config()["dataset"]
+    if accuracy is None:
+        tell(
+            f"Validation: loss {summary['best_validation_loss']:.4g} over {count} sequences in epoch "
+            f"{summary['best_epoch']}: the mean squared error over the variance of the training targets"
+        )
+    elif dataset.get("every_step"):
+        tell(
+            f"Validation: {100 * accuracy:.1f} % of the counted steps of {count} sequences in epoch "
+            f"{summary['best_epoch']}"
+        )
+    else:
+        right = round(accuracy * count)
+        interval = accuracy_interval([1] * right + [0] * (count - right), draws=1)
+        tell(
+            f"Validation: {100 * accuracy:.1f} % of {count} sequences in epoch {summary['best_epoch']}, "
+            f"95 % interval [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+        )
     if summary["not_fitted"]:
         tell(f"Note: {summary['not_fitted']}")
 

@@ -61,6 +61,7 @@ def load_dataset(
     values_per_step: int = 1,
     label_column: str | int | None = None,
     layout: str | None = None,
+    task: str | None = None,
 ) -> Dataset:
     """Load a data set by name or from a file. Its parts are the same on every call, whatever the seed of a run.
 
@@ -74,6 +75,8 @@ def load_dataset(
             the first.
         layout: Of `X` in a `.npz` file: "channels-last", `(n, steps, channels)`, the default; or "time-last",
             `(n, channels, steps)`.
+        task: "classification" or "regression", of a `.npz` or `.csv` file. By default numbers in `y` that are not whole
+            are values to predict, and so is a `y` of three axes; all others, and all of a `.csv` file, are classes.
 
     Returns:
         The data set; its test part is not read yet.
@@ -92,7 +95,7 @@ def load_dataset(
     if not isinstance(name, str):
         raise TypeError(f"dataset must be a string, got {name!r}.")
     check_integer("values_per_step", values_per_step, minimum=1)
-    label_column = check_reading_options(label_column, layout)
+    label_column = check_reading_options(label_column, layout, task)
     folders = data_folders(data_dir)
     entry = DATASETS.get(name)
     if values_per_step > 1 and (entry is None or not entry.supports_values_per_step):
@@ -100,8 +103,8 @@ def load_dataset(
         raise ValueError(f"values_per_step must be 1 for {name!r}, got {values_per_step}. Only {able} can have more.")
     try:
         if entry is None and is_path(name):
-            return load_user_file(name, label_column=label_column, layout=layout)
-        check_unused_options(name, label_column=label_column, layout=layout)
+            return load_user_file(name, label_column=label_column, layout=layout, task=task)
+        check_unused_options(name, label_column=label_column, layout=layout, task=task)
         return load_archive(name, folders, sorted(DATASETS)) if entry is None else entry.build(folders, values_per_step)
     except MemoryError as error:
         raise ValueError(f"dataset must fit into memory, got {name!r}, which does not. Use fewer sequences.") from error

@@ -10,33 +10,66 @@ from torch import Tensor
 from noisyrnn.checks import check_lengths, check_sequences, check_values
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.labels import Label, check_classes, encode, sorted_classes
+from noisyrnn.data.numbers import parse_number
 
 # The parts of a data set are the same in every run, whatever the run's seed.
 SPLIT_SEED = 20210
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class StepLabels:
+    """A class at every step.
+
+    Args:
+        names: The different classes of the steps that count.
+        index: Index into `names`, int64 `(n, steps)`; -1 at steps that do not count.
+    """
+
+    names: tuple[Label, ...]
+    index: Tensor
+
+
+Targets = tuple[Label, ...] | StepLabels | Tensor
+"""A class of each sequence, a class at every step, or values `(n, targets)` or `(n, steps, outputs)`, float64."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Cases:
-    """Sequences as read from a file, with the names of their classes.
+    """Sequences as read from a file, with the names of their classes or with values to predict.
 
     Args:
         inputs: Floating `(n, steps, input_size)`, padded with zeros at the end; float64 unless float32 represents the
             values exactly.
         lengths: Int64 `(n,)`, or `None` where all have `steps`.
-        labels: Class of each sequence.
+        labels: Class of each sequence or step, or values.
         declared: Every class that the file declares; empty if it declares none.
+        mask: Bool `(n, steps)` for values at every step: those that count; `None` where all valid steps do.
     """
 
     inputs: Tensor
     lengths: Tensor | None = None
-    labels: tuple[Label, ...]
+    labels: Targets
     declared: tuple[Label, ...] = ()
+    mask: Tensor | None = None
+
+    @property
+    def names(self) -> tuple[Label, ...]:
+        """Classes that occur; none where there are values."""
+        if isinstance(self.labels, Tensor):
+            return ()
+        return self.labels.names if isinstance(self.labels, StepLabels) else self.labels
 
     def subset(self, indices: Tensor) -> "Cases":
         """Return the sequences at `indices`, int64 `(k,)`, in that order."""
-        lengths = None if self.lengths is None else self.lengths[indices]
-        labels = tuple(self.labels[i] for i in indices.tolist())
-        return replace(self, inputs=self.inputs[indices], lengths=lengths, labels=labels)
+        lengths, mask = (None if tensor is None else tensor[indices] for tensor in (self.lengths, self.mask))
+        labels: Targets
+        if isinstance(self.labels, StepLabels):
+            labels = replace(self.labels, index=self.labels.index[indices])
+        elif isinstance(self.labels, Tensor):
+            labels = self.labels[indices]
+        else:
+            labels = tuple(self.labels[i] for i in indices.tolist())
+        return replace(self, inputs=self.inputs[indices], lengths=lengths, labels=labels, mask=mask)
 
 
 def pad_sequences(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -53,8 +86,9 @@ def check_cases(cases: Cases, suffix: str = "") -> None:
     """Raise unless `X`, `y` and `lengths` (the names with `suffix`, such as `"_test"`) are sequences with labels."""
     check_sequences(f"X{suffix}", cases.inputs)
     n, steps, _ = cases.inputs.shape
-    if len(cases.labels) != n:
-        raise ValueError(f"y{suffix} must hold {n} labels, one for each row of X{suffix}, got {len(cases.labels)}.")
+    count = len(cases.labels.index if isinstance(cases.labels, StepLabels) else cases.labels)
+    if count != n:
+        raise ValueError(f"y{suffix} must hold {n} labels, one for each row of X{suffix}, got {count}.")
     if cases.lengths is not None:
         check_lengths(cases.lengths, batch=n, steps=steps)
     check_values(f"X{suffix}", cases.inputs)
@@ -88,6 +122,17 @@ def stratified_draw(labels: Tensor, size: int, *, seed: int = SPLIT_SEED) -> tup
     return order[drawn[order]], order[~drawn[order]]
 
 
+def check_alike(train: Split, test: Split) -> None:
+    """Raise unless the labels of the test part are of the kind of the training part, with as many outputs."""
+    values = not train.classes
+    if train.every_step != test.every_step or (values and train.labels.shape[-1] != test.labels.shape[-1]):
+        every = " at every step" if train.every_step else ""
+        kind = f"{train.labels.shape[-1]} values" if values else "a class"
+        raise ValueError(
+            f"y_test must hold {kind} for each sequence{every}, as y does, got {tuple(test.labels.shape)}."
+        )
+
+
 def check_values_vary(split: Split) -> None:
     """Raise unless the valid steps hold at least two different values."""
     values = split.inputs[split.valid()]
@@ -97,9 +142,56 @@ def check_values_vary(split: Split) -> None:
 
 
 def to_split(cases: Cases, classes: Sequence[Label], argument: str = "y") -> Split:
-    """Convert cases to a split, with labels as indices into `classes`."""
-    labels = encode(cases.labels, classes, argument)
-    return Split(inputs=cases.inputs, labels=labels, lengths=cases.lengths, classes=len(classes))
+    """Convert cases to a split, with labels as indices into `classes`; `classes` are empty for values."""
+    labels, mask = cases.labels, cases.mask
+    if isinstance(labels, StepLabels):
+        mask = labels.index >= 0
+        indices = encode(labels.names, classes, argument)[labels.index.clamp(min=0)]
+    else:
+        indices = labels if isinstance(labels, Tensor) else encode(labels, classes, argument)
+    return Split(inputs=cases.inputs, labels=indices, lengths=cases.lengths, mask=mask, classes=len(classes))
+
+
+def classes_of(cases: Cases) -> tuple[Label, ...]:
+    """Return the classes of the training part, in order; none for values.
+
+    Raises:
+        ValueError: If there is only one, or one stands for a missing class; or all values are equal.
+    """
+    if isinstance(cases.labels, Tensor):
+        known = cases.labels[cases.mask] if cases.mask is not None else cases.labels
+        if bool((known == known[:1]).all()):
+            raise ValueError(f"y must hold at least two different values, got only {float(known.flatten()[0]):g}.")
+        return ()
+    present = sorted_classes(cases.names)
+    if len(present) < 2:
+        found = f" ({present[0].text!r})" if present else ""
+        raise ValueError(f"y must hold at least two classes, got {len(present)}{found}.")
+    classes = sorted_classes(cases.declared) if cases.declared else present
+    check_classes(classes)
+    return classes
+
+
+def check_enough(cases: Cases) -> None:
+    """Raise unless there are enough sequences, of each class if they have one, for all three parts."""
+    need = 3
+    if not isinstance(cases.labels, tuple):
+        if len(cases.inputs) < need:
+            raise ValueError(
+                f"y must hold at least {need} sequences to be split 60/20/20, got {len(cases.inputs)}. Add sequences, "
+                "or give a test part."
+            )
+        return
+    counts = Counter(cases.labels)
+    smallest = min(sorted_classes(cases.labels), key=lambda label: counts[label])
+    if counts[smallest] < need:
+        numbers = all(parse_number(label.text) is not None for label in counts)
+        advice = " If y holds values to predict, give task='regression' (--task regression)." if numbers else ""
+        raise ValueError(
+            f"y must hold at least {need} sequences of each class to be split 60/20/20, "
+            f"got {counts[smallest]} of class {smallest.text!r}. Add sequences, or give a test part. "
+            f"In a .csv the first column is the class, if label_column (--label-column) does not name another.{advice}"
+        )
 
 
 def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] | None, source: str) -> Dataset:
@@ -113,40 +205,32 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
 
     Returns:
         Validation is 20 % of the sequences, stratified and seeded, and so is the test part if there is no official one.
+        Without one class for each sequence the draws are seeded only.
 
     Raises:
         ValueError: If the cases are malformed, of one class, or too few to be split.
     """
     check_cases(cases)
-    present = sorted_classes(cases.labels)
-    classes = sorted_classes(cases.declared) if cases.declared else present
-    if len(present) < 2:
-        raise ValueError(f"y must hold at least two classes, got {len(present)} ({present[0].text!r}).")
-    check_classes(classes)
-    labels = encode(cases.labels, classes)
+    classes = classes_of(cases)
+    one_class_each = isinstance(cases.labels, tuple)
+    strata = torch.zeros(len(cases.inputs), dtype=torch.int64, device="cpu")
+    if isinstance(cases.labels, tuple):
+        strata = encode(cases.labels, classes)
+    drawn = "stratified and seeded" if one_class_each else "seeded"
+    part = round(0.2 * len(strata))
     if read_test is None:
-        need = 3
-        counts = Counter(cases.labels)
-        smallest = min(present, key=lambda label: counts[label])
-        if counts[smallest] < need:
-            raise ValueError(
-                f"y must hold at least {need} sequences of each class to be split 60/20/20, "
-                f"got {counts[smallest]} of class {smallest.text!r}. Add sequences, or give a test part. "
-                "In a .csv the first column is the class, if label_column (--label-column) does not name another."
-            )
-        part = round(0.2 * len(labels))
-        tested, rest = stratified_draw(labels, part)
-        how = "60 % training, 20 % validation, 20 % test, stratified and seeded."
+        check_enough(cases)
+        tested, rest = stratified_draw(strata, part)
+        how = f"60 % training, 20 % validation, 20 % test, {drawn}."
     else:
-        part = round(0.2 * len(labels))
-        tested, rest = None, torch.arange(len(labels), device="cpu")
-        how = "Test part as given; validation is 20 % of the training part, stratified and seeded."
-    validation, train = stratified_draw(labels[rest], part)
+        tested, rest = None, torch.arange(len(strata), device="cpu")
+        how = f"Test part as given; validation is 20 % of the training part, {drawn}."
+    validation, train = stratified_draw(strata[rest], part)
     if len(validation) == 0:
-        raise ValueError(
-            f"y must hold 2 sequences of some class, one of them for validation, got {len(labels)} of {len(present)} "
-            "classes. Add sequences."
-        )
+        what = f"2 sequences of some class, one of them for validation, got {len(strata)} of {len(classes)} classes"
+        if not one_class_each:
+            what = f"2 sequences, one of them for validation, got {len(strata)}"
+        raise ValueError(f"y must hold {what}. Add sequences.")
     train_split = to_split(cases.subset(rest[train]), classes)
     check_values_vary(train_split)
 
@@ -159,7 +243,9 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         channels, expected = test_cases.inputs.shape[2], cases.inputs.shape[2]
         if channels != expected:
             raise ValueError(f"X_test must have {expected} channels, as X has, got {channels}.")
-        return to_split(test_cases, classes, "y_test")
+        test_split = to_split(test_cases, classes, "y_test")
+        check_alike(train_split, test_split)
+        return test_split
 
     return Dataset(
         name=name,

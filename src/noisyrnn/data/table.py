@@ -14,7 +14,7 @@ import torch
 from noisyrnn.data.folders import read_text
 from noisyrnn.data.labels import Label, text_labels
 from noisyrnn.data.numbers import SHIFT, is_missing, is_rounded, parse_number
-from noisyrnn.data.split import Cases, pad_sequences
+from noisyrnn.data.split import Cases, Targets, pad_sequences
 
 Row = tuple[int, list[str]]
 """Number of a line in the file, and its cells."""
@@ -28,8 +28,10 @@ _ENOUGH_LINES = 10
 """Below this many lines a column may count them by chance."""
 
 
-def read_csv(path: Path, label_column: str | int | None = None) -> Cases:
+def read_csv(path: Path, label_column: str | int | None = None, task: str | None = None) -> Cases:
     """Read one sequence per line: its class in one column, the values of one channel in all others, in order.
+
+    For a regression the column of the class holds a number to predict.
 
     Lines may be shorter, or end in empty cells. The first line is a header if no cell of it can be data (`is_header`),
     or if `label_column` is a name.
@@ -39,6 +41,7 @@ def read_csv(path: Path, label_column: str | int | None = None) -> Cases:
         label_column: Column of the class: its name in the header, or its number, from 1, or from -1 at the end of each
             line. By default the one column that the header calls "class", "label", "target" or "y", else the first; a
             file that makes little sense when it is read like that is rejected.
+        task: "classification", the default for `None`, or "regression".
 
     Raises:
         ValueError: If a cell is missing or not a finite number, there is no sequence or no such column, or the
@@ -58,9 +61,13 @@ def read_csv(path: Path, label_column: str | int | None = None) -> Cases:
             "its index. Remove the column: to_csv(…, index=False)."
         )
     read = [_read_row(path, row, place, len(rows[0][1])) for row in rows]
-    labels = text_labels(label for label, _ in read)
     values = [row for _, row in read]
-    if label_column is None:
+    labels: Targets
+    if task == "regression":
+        labels = _numbers(path, rows, [label for label, _ in read])
+    else:
+        labels = text_labels(label for label, _ in read)
+    if label_column is None and isinstance(labels, tuple):
         named = header is not None and header[place].lower() in _LABEL_NAMES
         _check_label_place(path, labels, values, label_place=place, label_named=named)
     if problem := _find_counting_column(path, values, label_place=place % len(rows[0][1])):
@@ -72,6 +79,17 @@ def read_csv(path: Path, label_column: str | int | None = None) -> Cases:
         [torch.tensor(row, dtype=torch.float64, device="cpu").unsqueeze(-1) for row in values]
     )
     return Cases(inputs=inputs, lengths=lengths, labels=labels)
+
+
+def _numbers(path: Path, rows: list[Row], cells: list[str]) -> torch.Tensor:
+    """Return the numbers to predict, float64 `(n, 1)`."""
+    numbers = [parse_number(cell) for cell in cells]
+    for (line, _), cell, number in zip(rows, cells, numbers, strict=True):
+        if number is None or not math.isfinite(number):
+            raise ValueError(
+                f"Line {line} of {path} must hold a finite number to predict, got {cell!r}. {_cell_advice(cell)}"
+            )
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")[:, None]
 
 
 def csv_rows(path: Path) -> list[Row]:
@@ -216,7 +234,8 @@ def _check_label_place(
     if not label_named and len(counts) > _MANY_CLASSES and (fractions or len(labels) < _FEW_CASES * len(counts)):
         raise ValueError(
             f"{path} must hold the class of each sequence in column {label_place + 1}, got {len(counts)} different "
-            f"values there in {len(labels)} lines. If the class is in another column, or there are so many, {_OPTION}."
+            f"values there in {len(labels)} lines. If the class is in another column, or there are so many, {_OPTION}. "
+            "If these are values to predict, give task='regression' (--task regression)."
         )
     table, whole = _columns(values)
     if len(table) < _ENOUGH_LINES or table.shape[1] < 2:

@@ -24,7 +24,7 @@ def read_ts(path: Path) -> Cases:
     """Read the labelled sequences of a `.ts` file.
 
     `#` starts a comment, `@` a line of the header, which ends at `@data`. Then one case per line: channels separated by
-    `:`, values by `,`, the class last.
+    `:`, values by `,`, the class last; or, where the header states `@targetLabel true`, a number to predict.
 
     Args:
         path: File ending in `.ts` or `.ts.gz`.
@@ -71,6 +71,9 @@ def read_ts(path: Path) -> Cases:
         labels.append(label.strip())
     if not sequences:
         raise ValueError(f"{path} must hold at least one case after '@data', got none.")
+    inputs, lengths = pad_sequences(sequences)
+    if header_flag(header, "@targetlabel", "false"):
+        return Cases(inputs=inputs, lengths=lengths, labels=_numbers(path, lines[start:], labels))
     names = decimal_labels(labels)
     for (line_number, _), name in zip(lines[start:], names, strict=True):
         if declared and name not in declared:
@@ -78,15 +81,29 @@ def read_ts(path: Path) -> Cases:
                 f"Line {line_number} of {path} must end in one of the classes {', '.join(map(str, declared))}, "
                 f"got {name.text!r}."
             )
-    inputs, lengths = pad_sequences(sequences)
     return Cases(inputs=inputs, lengths=lengths, labels=names, declared=declared)
 
 
+def _numbers(path: Path, lines: list[tuple[int, str]], cells: list[str]) -> Tensor:
+    """Return the numbers to predict, float64 `(n, 1)`."""
+    numbers = [parse_number(cell) for cell in cells]
+    for (line_number, _), cell, number in zip(lines, cells, numbers, strict=True):
+        if number is None or not math.isfinite(number):
+            raise ValueError(
+                f"Line {line_number} of {path} must end in a finite number to predict, as '@targetLabel true' states, "
+                f"got {cell!r}."
+            )
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")[:, None]
+
+
 def check_header(path: Path, header: dict[str, list[str]]) -> None:
-    """Raise unless the header describes classified sequences at regular times."""
+    """Raise unless the header describes sequences at regular times, with classes or with targets."""
     if header_flag(header, "@timestamps", "false"):
         raise ValueError(f"{path} must hold plain values, got '@timeStamps true'. Resample it at regular times first.")
-    if not header_flag(header, "@classlabel", "true") or header_flag(header, "@targetlabel", "false"):
+    targets = header_flag(header, "@targetlabel", "false")
+    if targets and header_flag(header, "@classlabel", "false"):
+        raise ValueError(f"{path} must hold classes or targets, got '@classLabel true' and '@targetLabel true'.")
+    if not targets and not header_flag(header, "@classlabel", "true"):
         raise ValueError(f"{path} must hold class labels, got a header without '@classLabel true'.")
 
 

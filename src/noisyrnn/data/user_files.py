@@ -11,15 +11,16 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from noisyrnn.checks import check_choice
+from noisyrnn.checks import check_choice, check_values
 from noisyrnn.data.base import Dataset
 from noisyrnn.data.labels import array_labels
 from noisyrnn.data.numbers import check_real
 from noisyrnn.data.sizes import check_size, largest_array
-from noisyrnn.data.split import Cases, check_cases, dataset_from_cases
+from noisyrnn.data.split import Cases, StepLabels, Targets, check_cases, dataset_from_cases
 from noisyrnn.data.table import read_csv
 from noisyrnn.data.ts import find_test_file, read_ts
-from noisyrnn.padding import valid_steps
+from noisyrnn.padding import valid_steps, valid_values
+from noisyrnn.targets import UNCOUNTED
 
 SUFFIXES = (".npz", ".csv", ".ts", ".ts.gz")
 LAYOUTS = ("channels-last", "time-last")
@@ -31,10 +32,16 @@ def is_path(name: str) -> bool:
     return "." in name or "/" in name or "\\" in name
 
 
-def check_reading_options(label_column: object, layout: object) -> str | int | None:
-    """Check both options, and return the column of the class, as an integer if it is one."""
+TASKS = ("classification", "regression")
+"""Classes to tell apart, or values to predict."""
+
+
+def check_reading_options(label_column: object, layout: object, task: object) -> str | int | None:
+    """Check the options, and return the column of the class, as an integer if it is one."""
     if layout is not None:
         check_choice("layout", layout, LAYOUTS)
+    if task is not None:
+        check_choice("task", task, TASKS)
     if label_column is None:
         return None
     if isinstance(label_column, bool) or not isinstance(label_column, str | int):
@@ -48,20 +55,25 @@ def check_reading_options(label_column: object, layout: object) -> str | int | N
     return label_column
 
 
-def check_unused_options(name: str, *, label_column: object = None, layout: object = None) -> None:
+def check_unused_options(name: str, *, label_column: object = None, layout: object = None, task: object = None) -> None:
     """Raise `ValueError` if an option is set that does not apply to the data."""
-    for option, value, suffix in (("label_column", label_column, ".csv"), ("layout", layout, ".npz")):
+    files = {"label_column": ".csv", "layout": ".npz", "task": ".npz and .csv"}
+    for option, value in {"label_column": label_column, "layout": layout, "task": task}.items():
         if value is not None:
-            raise ValueError(f"{option} must be None for {name!r}, got {value!r}. It is for {suffix} files.")
+            raise ValueError(f"{option} must be None for {name!r}, got {value!r}. It is for {files[option]} files.")
 
 
-def load_user_file(name: str, *, label_column: str | int | None = None, layout: str | None = None) -> Dataset:
+def load_user_file(
+    name: str, *, label_column: str | int | None = None, layout: str | None = None, task: str | None = None
+) -> Dataset:
     """Load the data set in a file; without a test part it is split 60/20/20, stratified and seeded.
 
     Args:
         name: Path ending in `.npz`, `.csv`, `.ts` or `.ts.gz`.
         label_column: Column of the class in a `.csv` file, by name or number from 1; `None` for all other files.
         layout: Layout of `X` in a `.npz` file, one of `LAYOUTS`; `None` for all other files.
+        task: One of `TASKS`. `None`: numbers that are not whole in `y` of a `.npz` file, and targets that the header of
+            a `.ts` file declares, are values; all others are classes.
 
     Raises:
         ValueError: If the suffix is unknown, the file is malformed or an option does not apply to it.
@@ -76,13 +88,15 @@ def load_user_file(name: str, *, label_column: str | int | None = None, layout: 
     source = f"The file {path.name}."
     if suffix == ".csv":
         check_unused_options(name, layout=layout)
-        return dataset_from_cases(name, read_csv(path, label_column), None, source)
+        return dataset_from_cases(name, read_csv(path, label_column, task), None, source)
     check_unused_options(name, label_column=label_column)
     if suffix == ".npz":
         has_test = check_names(path)
-        read_test = (lambda: read_npz(path, "_test", layout=layout)) if has_test else None
-        return dataset_from_cases(name, read_npz(path, layout=layout), read_test, source)
-    check_unused_options(name, layout=layout)
+        cases = read_npz(path, layout=layout, task=task)
+        task = "regression" if isinstance(cases.labels, torch.Tensor) else "classification"  # y_test is read alike
+        read_test = (lambda: read_npz(path, "_test", layout=layout, task=task)) if has_test else None
+        return dataset_from_cases(name, cases, read_test, source)
+    check_unused_options(name, layout=layout, task=task)
     test = find_test_file(path)
     return dataset_from_cases(name, read_ts(path), None if test is None else lambda: read_ts(test), source)
 
@@ -103,8 +117,8 @@ def check_names(path: Path) -> bool:
     with open_npz(path) as arrays:
         names = set(arrays.files)
     has_test = "X_test" in names
-    if not has_test and {"y_test", "lengths_test"} & names:
-        other = "y_test" if "y_test" in names else "lengths_test"
+    if not has_test and {"y_test", "lengths_test", "mask_test"} & names:
+        other = next(name for name in ("y_test", "lengths_test", "mask_test") if name in names)
         raise ValueError(f"{path} must hold X_test and y_test, got no X_test. Add it, or leave {other} out.")
     if has_test and "y_test" not in names:
         raise ValueError(f"{path} must hold X_test and y_test, got no y_test. Add it, or leave X_test out.")
@@ -114,11 +128,16 @@ def check_names(path: Path) -> bool:
             "If its sequences are padded, add lengths_test.",
             stacklevel=2,
         )
-    unread = sorted(names - {name + suffix for name in ("X", "y", "lengths") for suffix in ("", "_test")})
+    if has_test and "mask" in names and "mask_test" not in names:
+        warnings.warn(
+            f"{path.name} holds mask and no mask_test: all steps of X_test count. If some do not, add mask_test.",
+            stacklevel=2,
+        )
+    unread = sorted(names - {name + suffix for name in ("X", "y", "lengths", "mask") for suffix in ("", "_test")})
     if unread and {"X", "y"} <= names:
         names_text = ", ".join(unread[:10]) + (", …" if len(unread) > 10 else "")
         warnings.warn(
-            f"Arrays {names_text} of {path.name} are not read, only X, y, lengths and the same with _test.",
+            f"Arrays {names_text} of {path.name} are not read, only X, y, lengths, mask and the same with _test.",
             stacklevel=2,
         )
     return has_test
@@ -168,30 +187,31 @@ def _check_header(what: str, file: IO[bytes], stored: int) -> None:
         raise zipfile.BadZipFile(f"{declared} bytes declared and {stored - file.tell()} stored")
 
 
-def read_npz(path: Path, suffix: str = "", *, layout: str | None = None) -> Cases:
-    """Read the arrays `X`, `y` and perhaps `lengths` of an archive, or with `suffix` `"_test"` those of its test part.
+def read_npz(path: Path, suffix: str = "", *, layout: str | None = None, task: str | None = None) -> Cases:
+    """Read the arrays `X`, `y` and perhaps `lengths` and `mask` of an archive; with `suffix` `"_test"`, its test part.
 
-    Values beyond a sequence's length are ignored.
+    Values beyond a sequence's length are ignored. An axis of `y` as long as the sequences is their steps: `y` holds
+    classes `(n,)` or `(n, steps)`; or values `(n,)`, `(n, targets)`, `(n, steps)` or `(n, steps, outputs)`.
 
     Args:
         path: The file.
         suffix: End of the arrays' names.
         layout: "channels-last" for `X` of shape `(n, steps, channels)`, the default, or "time-last" for
             `(n, channels, steps)`. `(n, steps)` is one channel.
+        task: One of `TASKS`; `None`: values if `y` has three axes or numbers that are not whole, else classes.
 
     Raises:
         TypeError: If an array holds the wrong kind of values.
         ValueError: If an array is missing, malformed or not finite, or there are fewer steps than channels and `layout`
             is `None`.
     """
-    X, y, lengths = (read_array(path, name + suffix) for name in ("X", "y", "lengths"))
+    X, y, lengths, mask = (read_array(path, name + suffix) for name in ("X", "y", "lengths", "mask"))
     if X is None or y is None:
         missing = ("X" if X is None else "y") + suffix
         raise ValueError(f"{path} must hold X{suffix} and y{suffix}, got no {missing}. Use np.savez(path, X=X, y=y).")
     if X.dtype.kind not in "fiu":
         raise TypeError(f"X{suffix} must hold real numbers, got {X.dtype}.")
     check_real(f"X{suffix}", X)
-    labels = array_labels(y, f"y{suffix}")
     if X.ndim not in (2, 3):
         raise ValueError(f"X{suffix} must have shape (n, steps, channels) or (n, steps), got {X.shape}.")
     if X.ndim == 3 and layout is None and not suffix and 0 < X.shape[1] < X.shape[2]:
@@ -211,9 +231,66 @@ def read_npz(path: Path, suffix: str = "", *, layout: str | None = None) -> Case
         valid_lengths = torch.from_numpy(lengths.astype(np.int64))
         if valid_lengths.shape == inputs.shape[:1]:  # else check_cases raises the error
             inputs = inputs.masked_fill(~valid_steps(valid_lengths, inputs.shape[1]).unsqueeze(-1), 0.0)
-    cases = Cases(inputs=inputs, lengths=valid_lengths, labels=labels)
+    counted = None if mask is None else read_mask(mask, inputs.shape[:2], y.shape, suffix)
+    known = valid_values(inputs, None).squeeze(2) if counted is None else counted
+    if valid_lengths is not None and valid_lengths.shape == inputs.shape[:1]:
+        known = known & valid_steps(valid_lengths, inputs.shape[1])
+    labels = read_targets(y, known.numpy(), task, suffix)
+    every_step = isinstance(labels, torch.Tensor) and labels.ndim == 3
+    cases = Cases(inputs=inputs, lengths=valid_lengths, labels=labels, mask=known if every_step else None)
     check_cases(cases, suffix)
     return cases
+
+
+def read_mask(mask: np.ndarray, steps: tuple[int, ...], targets: tuple[int, ...], suffix: str) -> torch.Tensor:
+    """Check the mask of the steps that count, for targets of this shape, and return it as bool `(n, steps)`."""
+    name = f"mask{suffix}"
+    if mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
+        raise TypeError(
+            f"{name} must hold true or false for each step, got {mask.dtype}. Convert: {name}.astype(bool)."
+        )
+    if mask.shape != tuple(steps):
+        raise ValueError(f"{name} must have shape {tuple(steps)}, one for each step of X{suffix}, got {mask.shape}.")
+    if tuple(targets[:2]) != tuple(steps):
+        raise ValueError(
+            f"{name} must be left out where y{suffix} has no entry for each step, got one with y{suffix} of {targets}."
+        )
+    return torch.from_numpy(mask.astype(bool))
+
+
+def read_targets(y: np.ndarray, known: np.ndarray, task: str | None, suffix: str) -> Targets:
+    """Convert `y` to classes or values.
+
+    Args:
+        y: As the file has it.
+        known: Bool `(n, steps)`, the steps that count.
+        task: One of `TASKS`, or `None` to decide by the values.
+        suffix: End of the array's name.
+    """
+    name = f"y{suffix}"
+    every_step = y.ndim > 1 and y.shape[:2] == known.shape
+    counted = y[known] if every_step else y
+    if task is None:
+        finite = counted[np.isfinite(counted)] if y.dtype.kind == "f" else counted[:0]
+        fractions = y.dtype.kind == "f" and bool((np.mod(finite, 1) != 0).any())
+        task = "regression" if fractions or (every_step and y.ndim == 3) else "classification"
+    if task == "regression":
+        if y.dtype.kind not in "fiub":
+            raise TypeError(f"{name} must hold numbers for a regression, got {y.dtype}.")
+        check_real(name, counted)
+        if y.ndim not in (1, 2, 3) or (y.ndim == 3 and not every_step):
+            raise ValueError(
+                f"{name} must have shape (n,), (n, targets) or, for values at every step, ({len(known)}, "
+                f"{known.shape[1]}, outputs), got {y.shape}."
+            )
+        check_values(name, torch.from_numpy(counted.astype(np.float64)))
+        return torch.from_numpy(y.reshape(*y.shape[: 1 + every_step], -1).astype(np.float64, order="C"))
+    if not every_step or y.ndim == 3:
+        return array_labels(y, name)
+    different, places = np.unique(counted, return_inverse=True)
+    index = np.full(y.shape, UNCOUNTED, dtype=np.int64)
+    index[known] = places.reshape(-1)
+    return StepLabels(names=array_labels(different, name), index=torch.from_numpy(index))
 
 
 def to_floating(array: np.ndarray) -> np.ndarray:

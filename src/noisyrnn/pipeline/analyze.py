@@ -1,7 +1,7 @@
 """Computes the theory diagnostics of trained runs."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from time import monotonic
 from typing import Any
 
@@ -12,6 +12,7 @@ from noisyrnn.checks import check_choice, check_number
 from noisyrnn.data.base import Split
 from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
+from noisyrnn.models import SequenceModel
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import (
@@ -91,7 +92,7 @@ def analyze_run(
     ]
     if not todo:
         return folder
-    model = load(folder.model).to(device)
+    model = load(folder.model, SequenceModel).to(device)
     bar = ProgressBar(f"analyze {folder.path.name}", len(todo), shown=context.show_progress)
 
     def check_time() -> None:
@@ -165,8 +166,4 @@ def _draw(split: Split, count: int, seed: int, device: torch.device | str) -> Sp
     """Draw sequences of a split without replacement: the same ones for every model."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sequences") % 2**63)
     rows = torch.randperm(len(split), generator=generator, device="cpu")[:count]
-    chosen = split.subset(rows)
-    lengths = None if chosen.lengths is None else chosen.lengths.to(device)
-    return Split(
-        inputs=chosen.inputs.to(device), labels=chosen.labels.to(device), lengths=lengths, classes=chosen.classes
-    )
+    return replace(split, weights=None).subset(rows).map(lambda tensor: tensor.to(device))

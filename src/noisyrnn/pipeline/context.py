@@ -53,7 +53,7 @@ class RunContext:
 
     def read_data(self, config: TrainConfig) -> Dataset:
         """Return the data set of a run, which is read once for all calls with this context."""
-        options = {name: getattr(config, name) for name in ("values_per_step", "label_column", "layout")}
+        options = {name: getattr(config, name) for name in ("values_per_step", "label_column", "layout", "task")}
         key = (config.dataset, *options.values())
         if key not in self._read:
             self._read[key] = load_dataset(config.dataset, data_dir=self.data_dir, **options)

@@ -1,4 +1,4 @@
-"""Measures the accuracy of trained runs under perturbations."""
+"""Measures the accuracy, or the error, of trained runs under perturbations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +10,7 @@ from noisyrnn.checks import check_choice, check_flag, check_integer, check_numbe
 from noisyrnn.data import Dataset
 from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
-from noisyrnn.models import SequenceClassifier
+from noisyrnn.models import SequenceModel
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import (
     EVALUATION_RESULTS,
@@ -53,7 +53,7 @@ class EvaluateConfig:
             the training data. Tables name the unit.
         draws: Number of draws of each random perturbation, 1 to 35.
         attack_draws: Number of random starts of each attack, 1 to 35. A sequence counts as correct only if it is
-            classified correctly after every start.
+            classified correctly after every start; steps and values count with their worst case.
         evaluation_seed: Seed of the draws, at least 0; models evaluated with the same seed get the same noise.
         clip: Clip perturbed values to the range of values that the data set states.
         test_limit: Evaluate only the first N test sequences (default: all).
@@ -120,9 +120,9 @@ class EvaluateConfig:
         ]
 
 
-def load_noise_free(folder: RunFolder, device: str) -> SequenceClassifier:
+def load_noise_free(folder: RunFolder, device: str) -> SequenceModel:
     """Return the model of a finished run on `device`, with its noise off."""
-    model = load(folder.model).to(device)
+    model = load(folder.model, SequenceModel).to(device)
     # Off, not "auto": a library that attacks the model may put it in training mode.
     model.layer.noise_mode = "off"
     return model
@@ -130,7 +130,7 @@ def load_noise_free(folder: RunFolder, device: str) -> SequenceClassifier:
 
 @reproducible_threads()
 def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext | None = None) -> RunFolder:
-    """Measure the accuracy of a finished run on clean and perturbed test data and write `robustness.json`.
+    """Measure the accuracy, or the errors, of a finished run on clean and perturbed test data: `robustness.json`.
 
     A file with the same settings is left unchanged if the test data, the model's weights and `config.json` have not
     changed since.
@@ -175,7 +175,7 @@ def is_current(folder: RunFolder, config: EvaluateConfig, dataset: Dataset) -> b
 def _measure(
     folder: RunFolder, dataset: Dataset, config: EvaluateConfig, device: str, show_progress: bool
 ) -> dict[str, Any]:
-    """Return accuracies under every perturbation, and examples, JSON-ready."""
+    """Return metrics under every perturbation, and examples if sequences have one class each, JSON-ready."""
     test = (
         dataset.test
         if config.test_limit is None
@@ -204,14 +204,16 @@ def _measure(
         bar.close()
     by_strength = sorted((p for p in perturbations if p is not None), key=lambda p: p.strength)
     strongest = {p.name: p for p in by_strength}
-    shown = examples(
-        model,
-        test,
-        list(strongest.values()),
-        indices=_example_indices(len(test)),
-        seed=config.evaluation_seed,
-        device=device,
-    )
+    shown: list[dict[str, Any]] = []
+    if test.classes and not test.every_step:
+        shown = examples(
+            model,
+            test,
+            list(strongest.values()),
+            indices=_example_indices(len(test)),
+            seed=config.evaluation_seed,
+            device=device,
+        )
     columns = [result.to_dict() for result in (*results, *worst_cases(results))]
     return {"columns": columns, "examples": shown}
 

@@ -82,6 +82,7 @@ def _train_side_by_side(
     failures: dict[Path, str | None] = {folder.path: None for folder in folders}
     if not todo:
         return failures
+    objective = objective_of(configs[0], dataset)
     announce(dataset, context.show_progress)
     for folder in todo:
         check_writable(folder.path)
@@ -99,7 +100,7 @@ def _train_side_by_side(
                 models,
                 dataset,
                 list(todo.values()),
-                objective=objective_of(configs[0]),
+                objective=objective,
                 folders=list(todo),
                 resume=context.resume,
                 checkpoint_seconds=context.checkpoint_seconds,

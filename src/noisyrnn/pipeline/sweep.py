@@ -47,8 +47,8 @@ class SweepConfig:
         model: Model to train; `noisyrnn list` shows all.
         trials: Number of trials, at least 1. The same command with a larger number adds trials.
         strengths: Strengths of each perturbation of the validation data, at least 0 (0 means clean inputs), in the
-            units of `noisyrnn evaluate` (default: {white_noise: [0.2]}). The score of a trial is the mean accuracy over
-            all of them.
+            units of `noisyrnn evaluate` (default: {white_noise: [0.2]}). The score of a trial is the mean over all of
+            them of the accuracy, or of R² for a regression.
         draws: Number of draws of each random perturbation, 1 to 35.
         seeds: Number of trainings per trial, with seeds 101, 102, …; the score is their mean.
         space: Search space: for each setting of `noisyrnn train` to search, a list of values, or
@@ -177,7 +177,7 @@ def run_trial(task: tuple[SweepConfig, str, RunContext]) -> None:
 
 
 def score_trial(trial: "Trial", config: SweepConfig, context: RunContext) -> float:
-    """Return the mean accuracy of a trial on the perturbed validation data.
+    """Return the mean accuracy, or R², of a trial on the perturbed validation data.
 
     Raises:
         TrialPruned: If a training fails; the trial keeps its message.
@@ -201,19 +201,26 @@ def score_trial(trial: "Trial", config: SweepConfig, context: RunContext) -> flo
         trial.set_user_attr("error", str(error))
         raise optuna.TrialPruned from error
     trial.set_user_attr("columns", columns)
-    return fmean(column["accuracy"] for run in columns for column in run)
+    return fmean(column["accuracy"] if "accuracy" in column else column["value"] for run in columns for column in run)
 
 
 def validation_columns(folder: RunFolder, config: SweepConfig, context: RunContext) -> list[dict[str, Any]]:
     """Measure a finished run on the validation data under each perturbation, with the same draws for every trial."""
     device = resolve_accelerator(context.accelerator)
     dataset, model = context.read_data(config.run_config({})), load_noise_free(folder, device)
-    kept = ("perturbation", "strength", "unit", "accuracy", "interval", "sequences")
+    kept = ("perturbation", "strength", "unit", "accuracy", "metric", "value", "interval", "sequences")
     results = [
         evaluate(model, dataset.validation, perturbation, draws=config.draws, seed=config.sweep_seed, device=device)
         for perturbation in config.evaluation.perturbations(dataset)
     ]
-    return [{name: value for name, value in result.to_dict().items() if name in kept} for result in results]
+    columns = []
+    for result in results:
+        content = result.to_dict()
+        if result.metric != "accuracy":
+            score = result.main
+            content |= {"metric": result.metric, "value": score.mean, "interval": list(score.interval)}
+        columns.append({name: content[name] for name in kept if name in content})
+    return columns
 
 
 def sweep(

@@ -1,5 +1,6 @@
 """Trains the model of a run into its folder."""
 
+import math
 import platform
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from noisyrnn.analysis.regularizer import penalized_loss
 from noisyrnn.data.base import Dataset
 from noisyrnn.files import check_writable, content_digest, file_digest, remove_leftovers, write_json
 from noisyrnn.locks import locked
-from noisyrnn.models import SequenceClassifier, build_layer
+from noisyrnn.models import SequenceClassifier, SequenceModel, SequenceRegressor, SequenceToSequence, build_layer
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data, check_same_settings
@@ -42,19 +43,36 @@ def announce(dataset: Dataset, shown: bool = True) -> None:
         tell(dataset.summary())
 
 
-def build_model(config: TrainConfig, dataset: Dataset) -> SequenceClassifier:
+def build_model(config: TrainConfig, dataset: Dataset) -> SequenceModel:
     """Build the untrained model. Its weights depend only on the seed; the global random state is left unchanged."""
     with seeded(config.seed):
         layer = build_layer(config.model, dataset.input_size, config.hidden_size, config.options)
-        mean, std = dataset.statistics() if dataset.standardize else (None, None)
-        return SequenceClassifier(layer, dataset.classes, mean=mean, std=std)
+        statistics: dict[str, Any] = {}
+        if dataset.standardize:
+            statistics = dict(zip(("mean", "std"), dataset.statistics(), strict=True))
+            if not dataset.classes:
+                targets = dataset.target_statistics()
+                statistics |= dict(zip(("target_mean", "target_std"), targets, strict=True))
+        if dataset.every_step:
+            return SequenceToSequence(layer, dataset.outputs, classes=dataset.classes or None, **statistics)
+        return (SequenceClassifier if dataset.classes else SequenceRegressor)(layer, dataset.outputs, **statistics)
 
 
-def objective_of(config: TrainConfig) -> Objective | None:
-    """Return the noise-free loss plus the regulariser of the noise; `None` for training with the noise."""
+def objective_of(config: TrainConfig, dataset: Dataset) -> Objective | None:
+    """Return the noise-free loss plus the regulariser of the noise; `None` for training with the noise.
+
+    Raises:
+        ValueError: If there is a penalty and the sequences do not have one class each.
+    """
     if config.penalty is None:
         return None
     kind = config.penalty
+    if dataset.every_step or not dataset.classes:
+        labels = "targets at every step" if dataset.every_step else "values to predict"
+        raise ValueError(
+            f"penalty must be None for data with {labels}, got {kind!r}. The regulariser is that of one class for each "
+            "sequence: train with the noise."
+        )
 
     def penalized(
         model: SequenceClassifier, inputs: Tensor, labels: Tensor, lengths: Tensor | None, path: BrownianPath
@@ -83,6 +101,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "value_range": None if dataset.value_range is None else list(dataset.value_range),
         "scale": None if dataset.scale is None else asdict(dataset.scale),
         "image_shape": None if dataset.image_shape is None else list(dataset.image_shape),
+        **({} if dataset.classes else {"targets": dataset.outputs}),
+        **({"every_step": True} if dataset.every_step else {}),
         "train": len(dataset.train),
         "validation": len(dataset.validation),
         "fingerprint": dataset.fingerprint(),
@@ -124,6 +144,7 @@ def train_run(config: TrainConfig, context: RunContext | None = None) -> RunFold
         check_same_data(folder, dataset)
     if finished:
         return folder
+    objective = objective_of(config, dataset)
     announce(dataset, context.show_progress)
     check_writable(folder.path)
     model = build_model(config, dataset)
@@ -137,7 +158,7 @@ def train_run(config: TrainConfig, context: RunContext | None = None) -> RunFold
                 model,
                 dataset,
                 config,
-                objective=objective_of(config),
+                objective=objective,
                 folder=folder,
                 resume=context.resume,
                 checkpoint_seconds=context.checkpoint_seconds,
@@ -184,7 +205,7 @@ def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -
     )
 
 
-def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | RuntimeError | MemoryError) -> None:
+def end_run(folder: RunFolder, model: SequenceModel, end: FitResult | RuntimeError | MemoryError) -> None:
     """Write `summary.json`: the result of a run, or the error that stopped it."""
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     metrics = file_digest(folder.metrics) if folder.metrics.is_file() else None
@@ -192,6 +213,7 @@ def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | Runti
         failed = {"status": "failed", "error": failure_message(end), "parameters": parameters}
         write_json(folder.summary, {**failed, "metrics_sha256": metrics})
         return
+    regression = math.isnan(end.best_validation_accuracy)
     write_json(
         folder.summary,
         {
@@ -201,7 +223,8 @@ def end_run(folder: RunFolder, model: SequenceClassifier, end: FitResult | Runti
             "seconds": round(end.seconds, 3),
             "epochs": len(end.history),
             "best_epoch": end.best_epoch,
-            "best_validation_accuracy": end.best_validation_accuracy,
+            "best_validation_accuracy": None if regression else end.best_validation_accuracy,
+            "best_validation_loss": end.best_validation_loss,
             "metrics_sha256": metrics,
             "model_sha256": file_digest(folder.model),
             "last_model_sha256": file_digest(folder.last_model),

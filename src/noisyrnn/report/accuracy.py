@@ -1,45 +1,56 @@
-"""Test accuracy on clean and perturbed inputs, as a table of column × label × seed."""
+"""Test results on clean and perturbed inputs, for each metric a table of column × label × seed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from noisyrnn.report.columns import CLEAN, Column
 from noisyrnn.report.results import Group
 from noisyrnn.report.table import PERCENT, Quantity, Row, Table, Value, build_table, escape, markdown_table
-from noisyrnn.robustness import UNITS, WORST
+from noisyrnn.robustness import METRICS, UNITS, WORST
 from noisyrnn.robustness.crossed_sample import FEWEST_SEEDS
 from noisyrnn.robustness.statistics import SEQUENCES, TRAININGS
 
 
-def accuracy_table(groups: Sequence[Group]) -> Table:
-    """Return the accuracies of the evaluated runs: clean, then each perturbation by strength; the best are marked."""
+def score_tables(groups: Sequence[Group]) -> dict[str, Table]:
+    """Return a table for each metric of the evaluated runs, at least one: the accuracy, or those of a regression.
+
+    Rows are clean, then each perturbation by strength; the best are marked.
+    """
     evaluated = {group.label: group.evaluated for group in groups}
-    columns = {column for results in evaluated.values() for result in results for column in result.accuracies}
+    columns = {column for results in evaluated.values() for result in results for column in result.scores}
+    metrics = [name for name in METRICS if any(column.metric == name for column in columns)] or ["accuracy"]
+    return {name: _table(name, groups, [column for column in columns if column.metric == name]) for name in metrics}
+
+
+def _table(name: str, groups: Sequence[Group], columns: Sequence[Column]) -> Table:
+    """Return the table of one metric."""
+    metric = METRICS[name]
     values: dict[Quantity, dict[str, dict[int, Value]]] = {}
     for column in sorted(columns, key=lambda column: column.place):
         quantity = Quantity(
             name=column.perturbation,
-            group="accuracy",
+            group=name,
             kind="estimate",
-            unit=PERCENT,
+            unit=metric.unit,
             column=column,
             title=column.title,
-            better="higher",
+            better=metric.better,
+            bounds=metric.bounds,
         )
         by_label = {
-            label: {
-                result.seed: Value(value=found.accuracy, by_sequence=found.rates)
-                for result in results
-                if (found := result.accuracies.get(column)) is not None
+            group.label: {
+                result.seed: Value(value=found.value, by_sequence=found.by_sequence)
+                for result in group.evaluated
+                if (found := result.scores.get(column)) is not None
             }
-            for label, results in evaluated.items()
+            for group in groups
         }
         values[quantity] = {label: seeds for label, seeds in by_label.items() if seeds}
     return build_table(values, [group.label for group in groups], ranked=True)
 
 
 def columns_of(table: Table) -> list[Column]:
-    """Return the columns of an accuracy table, in order."""
+    """Return the columns of a table of test results, in order."""
     return [row.quantity.column for row in table.rows if row.quantity.column is not None]
 
 
@@ -51,9 +62,9 @@ def panels(table: Table) -> dict[str, list[Row]]:
     return rows
 
 
-def caption(table: Table) -> str:
+def caption(table: Table, metric: str = "accuracy") -> str:
     """Explain the values of the table, their intervals and, if needed, the units of strengths."""
-    sentences = ["Test accuracy in %, mean over seeds."]
+    sentences = [f"{METRICS[metric].caption}, mean over seeds.", *filter(None, [METRICS[metric].detail])]
     if TRAININGS in table.covers:
         sentences.append("[low, high] is the 95 % interval of the mean over other trainings and other test sequences.")
     if SEQUENCES in table.covers:
@@ -70,6 +81,10 @@ def caption(table: Table) -> str:
             "Under an attack, a sequence counts as correct only if it is classified correctly without a perturbation "
             "and after every start of the attack; in the worst case over attacks, only if this holds for every attack "
             "of that norm with this or a smaller radius."
+            if metric == "accuracy"
+            else "Under an attack, a sequence counts with its worst value without a perturbation and after every start "
+            "of the attack; in the worst case over attacks, with that of every attack of that norm with this or a "
+            "smaller radius."
         )
     return " ".join(sentences)
 
@@ -91,33 +106,42 @@ def untested(table: Table, groups: Sequence[Group]) -> str:
     return f"Fewer than {FEWEST_SEEDS} shared seeds are too few for a test, so such differences are not marked."
 
 
-def markdown(table: Table, groups: Sequence[Group], notes: Sequence[str]) -> str:
-    """Return the table in GitHub's Markdown, one row per label, with caption and notes."""
-    head = ["model", "seeds", *(escape(row.quantity.title) for row in table.rows)]
-    lines = [
-        [
-            escape(group.label),
-            group.seeds_title,
-            *(row.markdown_cell(group.label, remarks=False) for row in table.rows),
+def markdown(tables: Mapping[str, Table], groups: Sequence[Group], notes: Sequence[str]) -> str:
+    """Return the tables in GitHub's Markdown, one row per label, with captions and notes; several have headings."""
+    parts = []
+    for metric, table in tables.items():
+        head = ["model", "seeds", *(escape(row.quantity.title) for row in table.rows)]
+        lines = [
+            [
+                escape(group.label),
+                group.seeds_title,
+                *(row.markdown_cell(group.label, remarks=False) for row in table.rows),
+            ]
+            for group in groups
         ]
-        for group in groups
-    ]
-    close = marks_caption(table)
-    marks = "**Bold**: highest mean of the column." + (f" *Italics*: {close}." if close else "")
-    sentences = [caption(table), marks, untested(table, groups)]
-    parts = [markdown_table(head, lines, left=1), " ".join(filter(None, sentences))]
+        close = marks_caption(table)
+        marks = f"**Bold**: {best_mean(metric)} of the column." + (f" *Italics*: {close}." if close else "")
+        sentences = [caption(table, metric), marks, untested(table, groups)]
+        title = [f"## {METRICS[metric].title[0].upper()}{METRICS[metric].title[1:]}"] if len(tables) > 1 else []
+        parts += [*title, markdown_table(head, lines, left=1), " ".join(filter(None, sentences))]
     return "\n\n".join([*parts, *(f"Note: {escape(note)}" for note in notes)]) + "\n"
 
 
-def accuracy_notes(groups: Sequence[Group], table: Table) -> tuple[str, ...]:
-    """Return notes on accuracies that are not comparable, or not informative about robustness."""
-    return (*_unlike(groups), *_without_effect(groups), *_guessing(groups, table))
+def best_mean(metric: str) -> str:
+    """Return what is printed bold: `highest mean` or `lowest mean`."""
+    return "highest mean" if METRICS[metric].better == "higher" else "lowest mean"
+
+
+def accuracy_notes(groups: Sequence[Group], tables: Mapping[str, Table]) -> tuple[str, ...]:
+    """Return notes on results that are not comparable, or not informative about robustness."""
+    metric, table = next(iter(tables.items()))  # the others were measured on the same inputs
+    return (*_unlike(groups, metric), *_without_effect(groups, metric), *_guessing(groups, table, metric))
 
 
 _DRAWS = ("draws", "attack_draws", "evaluation_seed")
 
 
-def _unlike(groups: Sequence[Group]) -> tuple[str, ...]:
+def _unlike(groups: Sequence[Group], metric: str) -> tuple[str, ...]:
     notes = []
     evaluated = [result for group in groups for result in group.evaluated]
     seeds = {group.label: tuple(result.seed for result in group.evaluated) for group in groups if group.evaluated}
@@ -131,48 +155,59 @@ def _unlike(groups: Sequence[Group]) -> tuple[str, ...]:
             notes.append(f"{result.label}, seed {result.seed}: {result.summary['not_fitted']}")
     settings: dict[Column, set[str]] = {}
     for result in evaluated:
-        for column, accuracy in result.accuracies.items():
-            settings.setdefault(column, set()).add(accuracy.settings)
+        for column, score in result.scores.items():
+            if column.metric == metric:
+                settings.setdefault(column, set()).add(score.settings)
     for column in sorted(settings, key=lambda column: column.place):
         if len(settings[column]) > 1:
             listed = " and ".join(sorted(settings[column]))
             notes.append(f"{column.title} was not the same perturbation in all runs: {listed}.")
     if len({tuple(result.evaluation.get(name) for name in _DRAWS) for result in evaluated}) > 1:
         notes.append("The runs were evaluated with different numbers of draws or different seeds of the draws.")
-    if len({len(accuracy.rates) for result in evaluated for accuracy in result.accuracies.values()}) > 1:
-        notes.append("Not all accuracies were measured on the same number of test sequences.")
+    if len({len(score.by_sequence) for result in evaluated for score in result.scores.values()}) > 1:
+        notes.append(f"Not all {_plural(metric)} were measured on the same number of test sequences.")
     return tuple(notes)
 
 
-def _without_effect(groups: Sequence[Group]) -> list[str]:
+def _plural(metric: str) -> str:
+    """Return what a note calls the values."""
+    return "accuracies" if metric == "accuracy" else "results"
+
+
+def _without_effect(groups: Sequence[Group], metric: str) -> list[str]:
     """Return a note for each perturbation that changed no input, with the models concerned."""
     still: dict[Column, list[str]] = {}
     for group in groups:
-        accuracies = [item for result in group.evaluated for item in result.accuracies.items()]
-        for column in {column for column, accuracy in accuracies if not accuracy.moved}:
+        scores = [item for result in group.evaluated for item in result.scores.items()]
+        for column in {column for column, score in scores if column.metric == metric and not score.moved}:
             still.setdefault(column, []).append(group.label)
+    what = "accuracy" if metric == "accuracy" else "result"
     return [
-        f"{column.title} changed no input ({', '.join(still[column])}): its accuracy is no measure of robustness."
+        f"{column.title} changed no input ({', '.join(still[column])}): its {what} is no measure of robustness."
         for column in sorted(still, key=lambda column: column.place)
     ]
 
 
-def _guessing(groups: Sequence[Group], table: Table) -> list[str]:
-    """Return a note for each label whose interval contains the accuracy of always predicting the largest class."""
-    notes = []
+def _guessing(groups: Sequence[Group], table: Table, metric: str) -> list[str]:
+    """Return a note for each label whose interval contains the value of the best answer that ignores the inputs."""
+    notes, higher = [], METRICS[metric].better == "higher"
+    share = METRICS[metric].unit == PERCENT
     for group in groups:
-        guesses = {c: accuracy.guess for result in group.evaluated for c, accuracy in result.accuracies.items()}
+        guesses = {column: score.guess for result in group.evaluated for column, score in result.scores.items()}
         columns = []
         for row in table.rows:
             column, cell = row.quantity.column, row.cells.get(group.label)
-            if column is not None and cell is not None:
-                low = cell.low if math.isfinite(cell.low) else cell.mean
-                columns += [column] if 0 < guesses[column] >= low else []  # 0: not recorded
+            if column is None or cell is None or (share and guesses[column] == 0):  # 0: not recorded
+                continue
+            end = cell.low if higher else cell.high
+            end = end if math.isfinite(end) else cell.mean
+            if guesses[column] >= end if higher else guesses[column] <= end:
+                columns.append(column)
         if columns:
             clean = columns[0].perturbation == CLEAN
             where = "even on clean sequences" if clean else f"under {', '.join(column.title for column in columns)}"
-            share = f"{100 * guesses[columns[0]]:.1f} %"
-            notes.append(
-                f"{group.label} is not significantly better than always predicting the largest class ({share}) {where}."
-            )
+            guess = guesses[columns[0]]
+            value = f"{100 * guess:.1f} %" if share else f"{METRICS[metric].title} {abs(guess):.3g}"
+            answer = f"the {'largest class' if share else 'mean of the targets'} ({value})"
+            notes.append(f"{group.label} is not significantly better than always predicting {answer} {where}.")
     return notes

@@ -1,6 +1,7 @@
-"""Columns of an accuracy table: a perturbation at one strength, its title and its position."""
+"""Columns of a table of test results: a perturbation at one strength, its title and its position."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from noisyrnn.robustness import FGSM, PERTURBATIONS, WORST
 
@@ -17,14 +18,20 @@ TITLES = {
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """A perturbation, its strength and the unit of the strength.
+    """A perturbation, its strength and the unit of the strength, and the metric that was measured.
 
-    `strength` is 0 for clean inputs, and `unit` is empty if strengths are in the units of the data.
+    `strength` is 0 for clean inputs, and `unit` is empty if strengths are in the units of the data. `metric` is a key
+    of `METRICS`.
     """
 
     perturbation: str
     strength: float
     unit: str = ""
+    metric: str = "accuracy"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, JSON-ready; without the metric if it is the accuracy."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("metric", "accuracy")}
 
     @property
     def title(self) -> str:

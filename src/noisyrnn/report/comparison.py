@@ -1,10 +1,10 @@
 """Contents of a report: its tables, and notes on runs that are not comparable."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from noisyrnn.report.accuracy import accuracy_notes, accuracy_table, caption
+from noisyrnn.report.accuracy import accuracy_notes, caption, score_tables
 from noisyrnn.report.results import Group, SeedResult, group_by_label
 from noisyrnn.report.table import Table, finite
 from noisyrnn.report.theory import row_dict, theory_table
@@ -16,15 +16,20 @@ class Comparison:
 
     Args:
         groups: One for each label, in the order given; the first is the base of the paired tests.
-        accuracy: Test accuracies.
+        tables: Test results by key of `METRICS`; the first is the main one.
         theory: Theory diagnostics; without rows if no run was analysed.
         notes: Notes on runs that are not comparable.
     """
 
     groups: tuple[Group, ...]
-    accuracy: Table
+    tables: Mapping[str, Table]
     theory: Table
     notes: tuple[str, ...]
+
+    @property
+    def main(self) -> Table:
+        """Table of the main metric: the accuracy, or R² of a regression."""
+        return next(iter(self.tables.values()))
 
     @property
     def labels(self) -> list[str]:
@@ -36,8 +41,8 @@ class Comparison:
         content: dict[str, Any] = {
             "format": 1,
             "base": self.labels[0],
-            "interval": caption(self.accuracy),
-            "comparisons": self.accuracy.comparisons,
+            "interval": caption(self.main, next(iter(self.tables))),
+            "comparisons": sum(table.comparisons for table in self.tables.values()),
             "notes": list(self.notes),
             "labels": {group.label: self._label_dict(group) for group in self.groups},
         }
@@ -53,8 +58,9 @@ class Comparison:
                 for result in group.results
             ],
             "columns": [
-                asdict(row.quantity.column) | row.cell_dict(group.label)
-                for row in self.accuracy.rows
+                row.quantity.column.to_dict() | row.cell_dict(group.label)
+                for table in self.tables.values()
+                for row in table.rows
                 if row.quantity.column is not None and group.label in row.cells
             ],
         }
@@ -67,6 +73,6 @@ def compare(results: Sequence[SeedResult]) -> Comparison:
         ValueError: If there are no results, or several data sets, or if a label has two runs with the same seed.
     """
     groups = group_by_label(results)
-    accuracy = accuracy_table(groups)
-    notes = accuracy_notes(groups, accuracy)
-    return Comparison(groups=groups, accuracy=accuracy, theory=theory_table(groups), notes=notes)
+    tables = score_tables(groups)
+    notes = accuracy_notes(groups, tables)
+    return Comparison(groups=groups, tables=tables, theory=theory_table(groups), notes=notes)

@@ -1,4 +1,4 @@
-"""Figures of a comparison: accuracy against strength, training curves, inputs."""
+"""Figures of a comparison: test results against strength, training curves, inputs."""
 
 import base64
 import io
@@ -20,7 +20,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from noisyrnn.report.accuracy import panels
 from noisyrnn.report.columns import CLEAN, perturbation_title, symbol
 from noisyrnn.report.results import Group, SeedResult
-from noisyrnn.report.table import Row, Table
+from noisyrnn.report.table import PERCENT, Row, Table
+from noisyrnn.robustness import METRICS
 
 # Okabe and Ito's colours, which can be distinguished with any colour vision; markers and dashes work without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#8A8A8A")
@@ -77,13 +78,16 @@ def colour(position: int) -> str:
     return COLOURS[position % len(COLOURS)]
 
 
-def accuracy_curves(table: Table, labels: Sequence[str], *, chance: float | None) -> Figure | None:
-    """Draw accuracy against strength, one panel per perturbation, with clean inputs at 0 and intervals as bands.
+def score_curves(
+    table: Table, labels: Sequence[str], *, metric: str = "accuracy", chance: float | None = None
+) -> Figure | None:
+    """Draw a metric against strength, one panel per perturbation, with clean inputs at 0 and intervals as bands.
 
     Args:
-        table: Accuracies.
+        table: Test results of the metric.
         labels: Labels to draw, one line each.
-        chance: Accuracy of random guessing, drawn as a dotted line.
+        metric: Key of `METRICS`.
+        chance: Value of random guessing, drawn as a dotted line.
 
     Returns:
         The figure, or `None` if only clean inputs were evaluated.
@@ -92,44 +96,58 @@ def accuracy_curves(table: Table, labels: Sequence[str], *, chance: float | None
     clean = rows.pop(CLEAN, [])
     if not rows:
         return None
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "accuracy"}):
+    shown = METRICS[metric]
+    factor, unit = (100, " (%)") if shown.unit == PERCENT else (1, "")
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": metric}):
         figure, axes = grid(len(rows), across=3)
         for axis, (perturbation, strengths) in zip(axes, rows.items(), strict=True):
             for position, label in enumerate(labels):
-                _accuracy_curve(axis, [*clean, *strengths], position, label)
+                _score_curve(axis, [*clean, *strengths], position, label, factor)
             if chance is not None:
-                axis.axhline(100 * chance, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
+                axis.axhline(factor * chance, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
             axis.set_title(perturbation_title(perturbation))
             axis.set_xlabel(f"strength {symbol(perturbation)}".strip())
-            axis.set_ylim(0, 103)
+            if shown.unit == PERCENT:
+                axis.set_ylim(0, 103)
+            elif shown.better == "lower":
+                axis.set_ylim(bottom=0)
             axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
             axis.xaxis.set_major_formatter(FuncFormatter(lambda strength, _: f"{strength:.4g}"))
             if axis in axes[::3]:
-                axis.set_ylabel("test accuracy (%)")
+                axis.set_ylabel(f"test {shown.title}{unit}")
         legend(figure, axes)
-        return render(figure, "accuracy", "Test accuracy against strength of each perturbation, one line per model")
+        description = f"Test {shown.title} against strength of each perturbation, one line per model"
+        return render(figure, metric, description)
 
 
 def training_curves(groups: Sequence[Group]) -> Figure | None:
-    """Draw validation accuracy and training loss by epoch: mean and range over runs that did not fail."""
+    """Draw validation accuracy and training loss by epoch: mean and range over runs that did not fail.
+
+    Without accuracies, for a regression, the validation loss is drawn.
+    """
     trained = [(i, group) for i, group in enumerate(groups) if any(_epochs(result) for result in group.results)]
     if not trained:
         return None
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "training"}):
-        figure, (accuracy, loss) = grid(2, across=2)
-        lowest, highest = math.inf, 0.0
+        figure, (validation, loss) = grid(2, across=2)
+        classes = any("validation_accuracy" in result.history for _, group in trained for result in group.results)
+        kind, name, scale = ("accuracy", "validation_accuracy", 100) if classes else ("loss", "validation_loss", 1)
+        error = "cross-entropy" if classes else "squared error / variance of the training targets"
+        ranges = {validation: (math.inf, 0.0), loss: (math.inf, 0.0)}
         for position, group in trained:
-            _training_curve(accuracy, group, position, "validation_accuracy", scale=100)
-            low, high = _training_curve(loss, group, position, "train_loss", scale=1)
-            lowest, highest = min(lowest, low), max(highest, high)
-        accuracy.set(title="Validation accuracy", xlabel="epoch", ylabel="accuracy (%)")
-        loss.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy")
-        if lowest > 0 and highest > 10 * lowest:
-            loss.set_yscale("log")
-        for axis in (accuracy, loss):
+            for axis, column, factor in ((validation, name, scale), (loss, "train_loss", 1)):
+                low, high = _training_curve(axis, group, position, column, scale=factor)
+                ranges[axis] = min(ranges[axis][0], low), max(ranges[axis][1], high)
+        validation.set(title=f"Validation {kind}", xlabel="epoch", ylabel="accuracy (%)" if classes else error)
+        loss.set(title="Training loss", xlabel="epoch", ylabel=error)
+        for axis in (loss,) if classes else (loss, validation):
+            lowest, highest = ranges[axis]
+            if lowest > 0 and highest > 10 * lowest:
+                axis.set_yscale("log")
+        for axis in (validation, loss):
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        legend(figure, [accuracy])
-        return render(figure, "training", "Validation accuracy and training loss by epoch, one line per model")
+        legend(figure, [validation])
+        return render(figure, "training", f"Validation {kind} and training loss by epoch, one line per model")
 
 
 def heatmap(image: np.ndarray, *, value_range: tuple[float, float]) -> str:
@@ -149,16 +167,17 @@ def trace(inputs: np.ndarray, *, value_range: tuple[float, float]) -> list[str]:
     return [" ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, line, strict=True)) for line in heights.T]
 
 
-def _accuracy_curve(axis: Axes, rows: Sequence[Row], position: int, label: str) -> None:
+def _score_curve(axis: Axes, rows: Sequence[Row], position: int, label: str, factor: float) -> None:
     rows = [row for row in rows if label in row.cells]
     if not rows:
         return
     strengths = [column.strength for row in rows if (column := row.quantity.column) is not None]
+    low_end, high_end = rows[0].quantity.bounds
     cells = [row.cells[label] for row in rows]
-    low = [100 * max(cell.low, 0.0) for cell in cells]
-    high = [100 * min(cell.high, 1.0) for cell in cells]
+    low = [factor * max(cell.low, low_end) for cell in cells]
+    high = [factor * min(cell.high, high_end) for cell in cells]
     axis.fill_between(strengths, low, high, color=colour(position), alpha=0.16, linewidth=0)
-    means = [100 * cell.mean for cell in cells]
+    means = [factor * cell.mean for cell in cells]
     axis.plot(strengths, means, label=literal(label), **line_style(position, markers=True))
 
 
@@ -166,7 +185,7 @@ def _training_curve(axis: Axes, group: Group, position: int, name: str, *, scale
     """Draw one label and return its lowest and highest finite value."""
     by_epoch: dict[int, list[float]] = {}
     for result in group.results:
-        for epoch, value in zip(_epochs(result), result.history[name], strict=False):
+        for epoch, value in zip(_epochs(result), result.history.get(name, ()), strict=False):
             if math.isfinite(value):
                 by_epoch.setdefault(int(epoch), []).append(scale * value)
     if not by_epoch:

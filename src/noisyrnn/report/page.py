@@ -15,9 +15,10 @@ from noisyrnn.report import accuracy, theory
 from noisyrnn.report.columns import CLEAN, Column, perturbation_title
 from noisyrnn.report.comparison import Comparison, compare
 from noisyrnn.report.examples import gallery
-from noisyrnn.report.figures import accuracy_curves, colour, training_curves
+from noisyrnn.report.figures import colour, score_curves, training_curves
 from noisyrnn.report.results import Group, SeedResult, read_run
-from noisyrnn.report.table import Row
+from noisyrnn.report.table import PERCENT, Row, Table
+from noisyrnn.robustness import METRICS
 
 LARGEST_PAGE = 3_000_000
 # Numbers of examples to try until the page is small enough: only examples grow with the data.
@@ -64,7 +65,7 @@ def write_report(
     if lost:
         comparison = replace(comparison, notes=(*comparison.notes, *lost))
     files = {
-        "table.md": accuracy.markdown(comparison.accuracy, comparison.groups, comparison.notes),
+        "table.md": accuracy.markdown(comparison.tables, comparison.groups, comparison.notes),
         "report.html": build_page(comparison, title=title, command=command, failures=failures),
         "comparison.json": to_json(comparison.to_dict()),
     }
@@ -93,6 +94,7 @@ def template_of(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["first_upper"] = lambda text: text[:1].upper() + text[1:]
     return environment.get_template(name, globals={"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")})
 
 
@@ -102,7 +104,7 @@ def build_page(
     """Return the page as HTML, below `LARGEST_PAGE` bytes unless the tables are larger than that."""
     template = template_of("page.html.j2")
     view = _view(comparison, failures or {}) | {"title": title, "command": command}
-    page, columns = "", accuracy.columns_of(comparison.accuracy)
+    page, columns = "", accuracy.columns_of(comparison.main)
     for count in EXAMPLES:
         page = template.render(view | {"gallery": gallery(comparison.groups, columns, count=count)})
         if len(page.encode()) < LARGEST_PAGE:
@@ -112,7 +114,7 @@ def build_page(
 
 def _view(comparison: Comparison, failures: Mapping[Path, str]) -> dict[str, Any]:
     """Return the texts and figures that the template lays out."""
-    groups, table = comparison.groups, comparison.accuracy
+    groups = comparison.groups
     results = [result for group in groups for result in group.results]
     dataset = next((result.dataset for result in results if result.dataset), {})
     chance = 1 / int(dataset["classes"]) if dataset.get("classes") else None
@@ -124,7 +126,31 @@ def _view(comparison: Comparison, failures: Mapping[Path, str]) -> dict[str, Any
             _trouble(result, failures) for result in results if result.status != "failed" and not result.evaluated
         ],
         "notes": comparison.notes,
-        "caption": accuracy.caption(table),
+        "metrics": [_metric(comparison, metric, chance) for metric in comparison.tables],
+        "base": comparison.labels[0],
+        "theory": theory.theory_section(comparison.theory, groups),
+        "training": training_curves(groups),
+        "costs": [_cost(group, i) for i, group in enumerate(groups)],
+        **_best_validation(bool(dataset.get("classes", 1))),
+        "labels": [{"text": label, "colour": colour(i)} for i, label in enumerate(comparison.labels)],
+        "differing": [row for row in settings if row["differs"]],
+        "common": [row for row in settings if not row["differs"]],
+        "perturbations": [*_perturbations(comparison), *_evaluation(groups)],
+    }
+
+
+def _metric(comparison: Comparison, metric: str, chance: float | None) -> dict[str, Any]:
+    """Return the texts and figures of one metric: its table, curves and paired comparisons."""
+    groups, table, shown = comparison.groups, comparison.tables[metric], METRICS[metric]
+    main = metric == next(iter(comparison.tables))
+    chance = chance if metric in ("accuracy", "step_accuracy") else None
+    return {
+        "title": shown.title,
+        "suffix": "" if main else f"-{metric}",
+        "caption": accuracy.caption(table, metric),
+        "best": accuracy.best_mean(metric),
+        "better": ("higher", "lower") if shown.better == "higher" else ("lower", "higher"),
+        "in_points": " in percentage points" if shown.unit == PERCENT else "",
         "close": accuracy.marks_caption(table),
         "untested": accuracy.untested(table, groups),
         "panels": [
@@ -140,18 +166,10 @@ def _view(comparison: Comparison, failures: Mapping[Path, str]) -> dict[str, Any
             }
             for i, group in enumerate(groups)
         ],
-        "accuracy": accuracy_curves(table, comparison.labels, chance=chance),
+        "curves": score_curves(table, comparison.labels, metric=metric, chance=chance),
         "chance": None if chance is None else f"{100 * chance:.3g}\N{NO-BREAK SPACE}%",
-        "base": comparison.labels[0],
-        "tests": _tests(comparison),
+        "tests": _tests(table, comparison.labels),
         "tested": table.tested,
-        "theory": theory.theory_section(comparison.theory, groups),
-        "training": training_curves(groups),
-        "costs": [_cost(group, i) for i, group in enumerate(groups)],
-        "labels": [{"text": label, "colour": colour(i)} for i, label in enumerate(comparison.labels)],
-        "differing": [row for row in settings if row["differs"]],
-        "common": [row for row in settings if not row["differs"]],
-        "perturbations": [*_perturbations(comparison), *_evaluation(groups)],
     }
 
 
@@ -160,7 +178,7 @@ def _facts(results: Sequence[SeedResult], dataset: Mapping[str, Any]) -> list[tu
     names = list(dict.fromkeys(result.label for result in results))
     seeds = sorted({result.seed for result in results})
     finished = sum(result.status == "finished" for result in results)
-    tested = {len(entry.rates) for result in results if result.evaluated for entry in result.accuracies.values()}
+    tested = {len(entry.by_sequence) for result in results if result.evaluated for entry in result.scores.values()}
     parts = (("train", "for training"), ("validation", "for validation"))
     sizes = [f"{dataset[part]} {purpose}" for part, purpose in parts if part in dataset]
     facts = [
@@ -190,8 +208,11 @@ def _shape(dataset: Mapping[str, Any]) -> str:
         return ""
     low, high = dataset.get("value_range") or (None, None)
     values = "" if low is None else f", values in [{low:g}, {high:g}]"
-    classes = f", {dataset['classes']} classes" if "classes" in dataset else ""
-    return f"{dataset['steps']} steps × {dataset['input_size']}{classes}{values}"
+    answers = f", {dataset['classes']} classes" if dataset.get("classes") else ""
+    if "targets" in dataset:
+        answers = f", {dataset['targets']} target{'s' if dataset['targets'] > 1 else ''}"
+    answers += " at every step" if dataset.get("every_step") else ""
+    return f"{dataset['steps']} steps × {dataset['input_size']}{answers}{values}"
 
 
 def _range(values: Iterable[Any]) -> str:
@@ -222,17 +243,17 @@ def _strength(row: Row) -> str:
     return "" if row.quantity.column is None else row.quantity.column.strength_title
 
 
-def _tests(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return a row per column of the accuracy table, with a cell for each label except the base."""
-    if not any(row.tests for row in comparison.accuracy.rows):
+def _tests(table: Table, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a row per column of a table, with a cell for each label except the base."""
+    if not any(row.tests for row in table.rows):
         return []
     return [
         {
             "perturbation": perturbation_title(row.quantity.name),
             "strength": _strength(row),
-            "cells": [row.test_texts(label) for label in comparison.labels[1:]],
+            "cells": [row.test_texts(label) for label in labels[1:]],
         }
-        for row in comparison.accuracy.rows
+        for row in table.rows
     ]
 
 
@@ -243,7 +264,7 @@ def _cost(group: Group, position: int) -> dict[str, str]:
         known = [summary[name] for summary in finished if summary.get(name) is not None]
         return format(fmean(known), form) if known else "–"
 
-    best = mean("best_validation_accuracy", ".4f")
+    best, loss = mean("best_validation_accuracy", ".4f"), mean("best_validation_loss", ".4g")
     sizes = [count for summary in finished if (count := summary.get("validation_sequences")) is not None]
     return {
         "label": group.label,
@@ -252,8 +273,18 @@ def _cost(group: Group, position: int) -> dict[str, str]:
         "seconds": mean("seconds", ",.1f"),
         "epochs": _range(summary.get("epochs") for summary in finished),
         "best_epoch": _range(summary.get("best_epoch") for summary in finished),
-        "best_validation": best if best == "–" else f"{100 * float(best):.1f}",
+        "best_validation": loss if best == "–" else f"{100 * float(best):.1f}",
         "validation_sequences": _range(sizes),
+    }
+
+
+def _best_validation(classes: bool) -> dict[str, str]:
+    """Return the heading of the best validation result, and what to remember about it."""
+    kind, extreme, test = ("accuracy", "highest", "accuracy") if classes else ("loss", "lowest", "results")
+    return {
+        "best_validation": f"Best validation {kind}{' (%)' if classes else ''}",
+        "best_validation_note": f"Best validation {kind} is the {extreme} of all epochs, so it is optimistically "
+        f"biased: compare models by their test {test}.",
     }
 
 
@@ -282,11 +313,11 @@ def _perturbations(comparison: Comparison) -> list[tuple[str, str]]:
     settings: dict[Column, list[str]] = {}
     for group in comparison.groups:
         for result in group.evaluated:
-            for column, entry in result.accuracies.items():
+            for column, entry in result.scores.items():
                 listed = settings.setdefault(column, [])
                 if entry.settings not in listed:
                     listed.append(entry.settings)
-    columns = accuracy.columns_of(comparison.accuracy)
+    columns = accuracy.columns_of(comparison.main)
     return [(column.title, " | ".join(settings[column])) for column in columns if column.perturbation != CLEAN]
 
 

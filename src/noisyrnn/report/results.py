@@ -1,4 +1,4 @@
-"""Reads run folders for a report: settings, training, accuracies, analysis, and what is missing or out of date.
+"""Reads run folders for a report: settings, training, test results, analysis, and what is missing or out of date.
 
 Nothing here opens a model.
 """
@@ -11,23 +11,24 @@ from typing import Any
 
 from noisyrnn.report.analysis import Analysis, read_analysis
 from noisyrnn.report.columns import Column
+from noisyrnn.robustness import METRICS
 from noisyrnn.run_folder import RunFolder, changes, listed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """Test accuracy of one run under one perturbation.
+class TestScore:
+    """One metric of one run on the test sequences under one perturbation.
 
     Args:
-        accuracy: Mean over draws, or the worst case of an attack, in `[0, 1]`.
-        rates: For each test sequence, the share of draws in which it was classified correctly.
+        value: Mean over draws, or the worst case of an attack.
+        by_sequence: Value of each test sequence, such as the share of draws in which it was classified correctly.
         settings: The perturbation's `repr`.
         moved: Whether any value of any sequence was changed.
-        guess: Accuracy of always answering with the largest class.
+        guess: Value of the best answer that ignores the inputs: the largest class, or the mean of the targets.
     """
 
-    accuracy: float
-    rates: tuple[float, ...]
+    value: float
+    by_sequence: tuple[float, ...]
     settings: str
     moved: bool = True
     guess: float = 0.0
@@ -56,7 +57,7 @@ class SeedResult:
         environment: Versions and threads.
         summary: Outcome of training; `status` is `finished`, `failed`, or `unfinished` without a `summary.json`.
         history: For each column of `metrics.csv`, one value an epoch; no rows where there is no such file.
-        accuracies: Test accuracies; empty where the run was not evaluated.
+        scores: Test results; empty where the run was not evaluated.
         examples: Test sequences with the model's answers.
         evaluation: Settings of the evaluation: strengths, draws, limits, seed; empty where the run was not evaluated.
         evaluation_error: Why the evaluation failed, where it did.
@@ -72,7 +73,7 @@ class SeedResult:
     environment: Mapping[str, Any]
     summary: Mapping[str, Any]
     history: Mapping[str, tuple[float, ...]]
-    accuracies: Mapping[Column, Accuracy]
+    scores: Mapping[Column, TestScore]
     examples: tuple[Example, ...]
     evaluation: Mapping[str, Any]
     evaluation_error: str | None
@@ -97,8 +98,8 @@ class SeedResult:
 
     @property
     def evaluated(self) -> bool:
-        """Whether the run finished and its accuracies are known; a failed run's are never counted."""
-        return self.status == "finished" and bool(self.accuracies)
+        """Whether the run finished and its test results are known; a failed run's are never counted."""
+        return self.status == "finished" and bool(self.scores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ class Group:
 
     @property
     def evaluated(self) -> tuple[SeedResult, ...]:
-        """Those whose accuracies are known."""
+        """Those whose test results are known."""
         return tuple(result for result in self.results if result.evaluated)
 
     @property
@@ -197,7 +198,7 @@ def read_run(path: Path) -> SeedResult:
     current = {command: {} if command in stale else result.content for command, (_, result) in stored.items()}
     robustness = current["evaluate"]
     try:
-        accuracies = dict(_accuracy(entry) for entry in robustness.get("columns", []))
+        scores = dict(score for entry in robustness.get("columns", []) for score in _scores(entry))
         examples = tuple(_example(entry) for entry in robustness.get("examples", []))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(
@@ -212,7 +213,7 @@ def read_run(path: Path) -> SeedResult:
         environment=config["environment"],
         summary=summary,
         history=folder.read_metrics(),
-        accuracies=accuracies,
+        scores=scores,
         examples=examples,
         evaluation=robustness.get("settings", {}),
         evaluation_error=stale.get("evaluate", robustness.get("error")),
@@ -242,19 +243,38 @@ def split_readable(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
     return readable, others
 
 
-def _column(entry: Mapping[str, Any]) -> Column:
-    return Column(str(entry["perturbation"]), float(entry["strength"] or 0.0), str(entry.get("unit", "")))
+def _column(entry: Mapping[str, Any], metric: str = "accuracy") -> Column:
+    return Column(str(entry["perturbation"]), float(entry["strength"] or 0.0), str(entry.get("unit", "")), metric)
 
 
-def _accuracy(entry: Mapping[str, Any]) -> tuple[Column, Accuracy]:
-    draws = len(entry["draw_accuracies"])
-    return _column(entry), Accuracy(
-        accuracy=float(entry["accuracy"]),
-        rates=tuple(int(digit, 36) / draws for digit in entry["correct"]),
-        settings=str(entry["settings"]),
-        moved=bool(entry.get("moved", True)),
-        guess=float(entry.get("guess", 0.0)),
-    )
+def _scores(entry: Mapping[str, Any]) -> list[tuple[Column, TestScore]]:
+    """Return the metrics of an entry: its scores, or the accuracy if it has one class for each sequence."""
+    settings, moved = str(entry["settings"]), bool(entry.get("moved", True))
+    if "scores" not in entry:
+        draws = len(entry["draw_accuracies"])
+        score = TestScore(
+            value=float(entry["accuracy"]),
+            by_sequence=tuple(int(digit, 36) / draws for digit in entry["correct"]),
+            settings=settings,
+            moved=moved,
+            guess=float(entry.get("guess", 0.0)),
+        )
+        return [(_column(entry), score)]
+    found = []
+    for metric, content in entry["scores"].items():
+        values = tuple(map(float, content["sequences"]))
+        low, high = METRICS[metric].bounds
+        if not values or not all(low <= value <= high for value in values):
+            raise ValueError(f"{metric} is not within its bounds")
+        score = TestScore(
+            value=float(content["mean"]),
+            by_sequence=values,
+            settings=settings,
+            moved=moved,
+            guess=float(content["guess"]),
+        )
+        found.append((_column(entry, metric), score))
+    return found
 
 
 def _example(entry: Mapping[str, Any]) -> Example:

@@ -1,8 +1,10 @@
 """Writes the page of a sweep: its best trial, Optuna's plots, and a table of all trials."""
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from noisyrnn.files import write_atomically
 from noisyrnn.report.columns import Column
 from noisyrnn.report.figures import Figure, render
 from noisyrnn.report.page import template_of
-from noisyrnn.robustness import UNITS
+from noisyrnn.report.table import PERCENT
+from noisyrnn.robustness import METRICS, UNITS, Metric
 
 
 def write_sweep_page(sweep: Mapping[str, Any], study: Any, path: Path, *, command: str | None) -> None:
@@ -29,19 +32,40 @@ def write_sweep_page(sweep: Mapping[str, Any], study: Any, path: Path, *, comman
     best = next((trial for trial in sweep["trials"] if trial["number"] == sweep["best"]), None)
     cells = [] if best is None else best["columns"][0]
     titles = [Column(cell["perturbation"], cell["strength"], cell["unit"]).title for cell in cells]
+    metric = metric_of(cells)
     view = {
         "title": f"Sweep of {sweep['model']} on {Path(sweep['dataset']).stem}",
         "command": command,
         "sweep": sweep,
         "titles": titles,
+        "measure": metric.title,
+        "percent": metric.unit == PERCENT,
+        "result": partial(result, metric),
         "units": UNITS if any(cell["unit"] for cell in cells) else None,
         "best": best,
         "best_columns": list(zip(titles, zip(*best["columns"], strict=True), strict=True)) if best else [],
         "figures": [] if best is None else plots(study),
-        "rows": sorted(sweep["trials"], key=lambda row: -1.0 if row["score"] is None else row["score"], reverse=True),
+        "rows": sorted(
+            sweep["trials"], key=lambda row: -math.inf if row["score"] is None else row["score"], reverse=True
+        ),
         "short": short,
     }
     write_atomically(path, template_of("sweep.html.j2").render(view).encode())
+
+
+def _score(trial: Mapping[str, Any]) -> float:
+    """Return the score of a trial; one without a score comes last."""
+    return -math.inf if trial["score"] is None else trial["score"]
+
+
+def metric_of(columns: Sequence[Mapping[str, Any]]) -> Metric:
+    """Return the metric of a trial's columns: the accuracy, if they name none."""
+    return METRICS[columns[0].get("metric", "accuracy") if columns else "accuracy"]
+
+
+def result(metric: Metric, value: float, digits: int = 1) -> str:
+    """Format a value of a metric: in per cent with these digits after the point, or with four digits."""
+    return f"{100 * value:.{digits}f}" if metric.unit == PERCENT else f"{value:.4g}"
 
 
 def short(value: Any) -> str:

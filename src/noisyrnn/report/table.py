@@ -1,6 +1,6 @@
 """Table of quantity × label × seed: means over seeds, intervals, paired tests and marks, and their texts.
 
-Test accuracies and theory diagnostics are both such tables; a quantity is a perturbation at one strength in the first
+Test results and theory diagnostics are both such tables; a quantity is a perturbation at one strength in the first
 (`accuracy.py`), a diagnostic's value in the second (`theory.py`).
 """
 
@@ -37,9 +37,10 @@ class Quantity:
         kind: `exact`, `estimate` or `certificate`.
         confidence: Confidence of a certificate that holds with a probability; `None` if it always holds.
         unit: Unit of the values, such as `per step`; empty if they have none, `%` for shares shown in per cent.
-        column: Column of the accuracy table, for an accuracy.
+        column: Column of the table, for a test result.
         title: Name on the page.
         better: `lower` or `higher`, whichever is more robust; `None` if neither is.
+        bounds: Smallest and largest value of a test sequence, for a metric of test sequences.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Quantity:
     column: Column | None = None
     title: str = field(compare=False)
     better: str | None = field(default=None, compare=False)
+    bounds: tuple[float, float] = field(default=(0.0, 1.0), compare=False)
 
     @property
     def kind_title(self) -> str:
@@ -63,7 +65,7 @@ class Value:
 
     Args:
         value: Value; `nan` if it is not finite.
-        by_sequence: Values of the test sequences, in [0, 1], with mean `value`; empty if there are none.
+        by_sequence: Values of the test sequences, with mean `value`; empty if there are none.
         interval: 95 % interval for this run, if there is one; an end that is not finite is `nan`.
         note: Data from which the value was computed.
     """
@@ -206,14 +208,18 @@ def build_table(values: Values, labels: Sequence[str], *, ranked: bool) -> Table
         labels: Labels in display order; the first is the base of the paired tests.
         ranked: Whether to mark the best label of each row, which needs tests of all pairs of labels.
     """
-    cells = {quantity: {label: pool(seeds) for label, seeds in values[quantity].items()} for quantity in values}
+    cells = {
+        quantity: {label: pool(seeds, quantity.bounds) for label, seeds in values[quantity].items()}
+        for quantity in values
+    }
     repeats = _repeats(values)
     pairs = {
         (quantity, first, second): test
         for quantity, by_label in values.items()
         if quantity not in repeats
         for first, second in itertools.combinations(labels, 2)
-        if (ranked or first == labels[0]) and (test := _paired(by_label.get(second), by_label.get(first))) is not None
+        if ranked or first == labels[0]
+        if (test := _paired(by_label.get(second), by_label.get(first), quantity.bounds)) is not None
     }
     against_base = adjust({(q, second): test for (q, first, second), test in pairs.items() if first == labels[0]})
     between_all = adjust(pairs) if ranked else {}
@@ -223,16 +229,17 @@ def build_table(values: Values, labels: Sequence[str], *, ranked: bool) -> Table
         notes = dict.fromkeys(value.note for seeds in by_label.values() for value in seeds.values() if value.note)
         tests = {label: against_base[tested, label] for label in labels if (tested, label) in against_base}
         ties = {(first, second): test for (q, first, second), test in between_all.items() if q == tested}
-        marks = _marks(cells[quantity], ties) if ranked else {}
+        marks = _marks(cells[quantity], ties, quantity.better) if ranked else {}
         rows.append(Row(quantity=quantity, notes=tuple(notes), cells=cells[quantity], tests=tests, marks=marks))
     return Table(rows=tuple(rows), comparisons=sum(not test.reason for test in pairs.values()) if ranked else 0)
 
 
-def pool(values: Mapping[int, Value]) -> Cell:
+def pool(values: Mapping[int, Value], bounds: tuple[float, float] = (0.0, 1.0)) -> Cell:
     """Return the mean over the seeds with a finite value, with its 95 % interval.
 
     Values by test sequence give an interval over trainings and sequences, but none if the numbers of sequences differ
-    between seeds. Other values give Student's interval over seeds; a single value keeps its own interval.
+    between seeds; `bounds` are then those of a sequence. Other values give Student's interval over seeds; a single
+    value keeps its own interval.
     """
     seeds = {seed: value.value for seed, value in values.items()}
     finite = [value for value in values.values() if math.isfinite(value.value)]
@@ -241,7 +248,7 @@ def pool(values: Mapping[int, Value]) -> Cell:
     mean, low, high, covers = fmean(value.value for value in finite), math.nan, math.nan, ""
     if _by_sequence(finite):
         if len({len(value.by_sequence) for value in finite}) == 1:
-            interval = seeds_interval([value.by_sequence for value in finite])
+            interval = seeds_interval([value.by_sequence for value in finite], bounds=bounds)
             low, high, covers = interval.low, interval.high, interval.covers
     elif len(finite) > 1:
         interval = mean_interval([value.value for value in finite])
@@ -256,7 +263,9 @@ def _by_sequence(values: Iterable[Value]) -> bool:
     return all(value.by_sequence for value in values)
 
 
-def _paired(first: Mapping[int, Value] | None, second: Mapping[int, Value] | None) -> PairedTest | None:
+def _paired(
+    first: Mapping[int, Value] | None, second: Mapping[int, Value] | None, bounds: tuple[float, float]
+) -> PairedTest | None:
     """Test first minus second over the seeds for which both are finite; `None` without such a seed.
 
     It is also `None` if the test sequences differ.
@@ -272,7 +281,7 @@ def _paired(first: Mapping[int, Value] | None, second: Mapping[int, Value] | Non
         return paired_test([value.value for value in one], [value.value for value in two])
     if len({len(value.by_sequence) for value in (*one, *two)}) > 1:
         return None
-    return seeds_test([value.by_sequence for value in one], [value.by_sequence for value in two])
+    return seeds_test([value.by_sequence for value in one], [value.by_sequence for value in two], bounds=bounds)
 
 
 def _repeats(values: Values) -> dict[Quantity, Quantity]:
@@ -289,9 +298,12 @@ def _repeats(values: Values) -> dict[Quantity, Quantity]:
     return repeats
 
 
-def _marks(cells: Mapping[str, Cell], tests: Mapping[tuple[str, str], PairedTest]) -> dict[str, str]:
+def _marks(
+    cells: Mapping[str, Cell], tests: Mapping[tuple[str, str], PairedTest], better: str | None
+) -> dict[str, str]:
     """Return `best`, `close` or nothing for each label; nothing if there is only one label."""
-    best = [label for label in cells if cells[label].mean == max(cell.mean for cell in cells.values())]
+    extreme = (min if better == "lower" else max)(cell.mean for cell in cells.values())
+    best = [label for label in cells if cells[label].mean == extreme]
     marks = dict.fromkeys(cells, "")
     for label in cells if len(cells) > 1 else ():
         test = tests.get((label, best[0])) or tests.get((best[0], label))

@@ -21,10 +21,11 @@ class Metric:
 
     Args:
         title: Its name in tables and figures.
-        caption: What it is, as a phrase that begins with its name.
+        caption: What it is and its unit, as a phrase.
         better: Whether higher or lower values are better.
         bounds: Smallest and largest value of a sequence.
         unit: Unit of its values: `%` for shares shown in per cent; empty if they have none.
+        detail: How it is computed, in a sentence; empty if the caption says it all.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Metric:
     better: Literal["higher", "lower"]
     bounds: tuple[float, float]
     unit: str = ""
+    detail: str = ""
 
 
 METRICS: dict[str, Metric] = {
@@ -44,40 +46,41 @@ METRICS: dict[str, Metric] = {
     ),
     "step_accuracy": Metric(
         title="accuracy of the steps",
-        caption="Test accuracy in %: the share of a sequence's counted steps that are classified correctly, "
-        "mean over sequences",
+        caption="Test accuracy of the steps in %",
         better="higher",
         bounds=(0.0, 1.0),
         unit="%",
+        detail="It is the share of a sequence's counted steps that are classified correctly, mean over sequences.",
     ),
     "r2": Metric(
         title="R²",
-        caption="R² of the test targets (higher is better): 1 less the squared error over the variance of each target, "
-        "mean over targets; 0 for always answering their mean",
+        caption="R² of the test targets, higher is better",
         better="higher",
         bounds=(-math.inf, 1.0),
+        detail="It is 1 less the squared error over the variance of each target in the test part, mean over targets: 0 "
+        "for always answering their mean.",
     ),
     "mean_squared_error": Metric(
         title="mean squared error",
-        caption="Mean squared error of the test targets, in their squared units (lower is better)",
+        caption="Mean squared error of the test targets in their squared units, lower is better",
         better="lower",
         bounds=(0.0, math.inf),
         unit="squared units of the targets",
     ),
     "mean_absolute_error": Metric(
         title="mean absolute error",
-        caption="Mean absolute error of the test targets, in their units (lower is better)",
+        caption="Mean absolute error of the test targets in their units, lower is better",
         better="lower",
         bounds=(0.0, math.inf),
         unit="units of the targets",
     ),
     "sign_accuracy": Metric(
         title="sign accuracy",
-        caption="Sign accuracy in %, for targets that are all 1 or -1: the share of answers in which every output has "
-        "the sign of its target",
+        caption="Sign accuracy of the test targets, all of which are 1 or -1, in %",
         better="higher",
         bounds=(0.0, 1.0),
         unit="%",
+        detail="It is the share of answers in which every output has the sign of its target.",
     ),
 }
 """Metrics by name. Those of a task come in this order, and the first is the one that settings are chosen by."""

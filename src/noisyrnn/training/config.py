@@ -71,6 +71,8 @@ class TrainConfig:
             from -1 for the last column (default: the column named class, label, target or y, else the first).
         layout: Layout of X in a .npz file: "channels-last" for (n, steps, channels), or "time-last" for
             (n, channels, steps) (default: channels-last).
+        task: What a .npz or .csv file holds: "classification" for classes, or "regression" for numbers to predict
+            (default: regression if y of a .npz file has three axes or numbers that are not whole, else classification).
         label: Name of the run in tables (default: the model's name).
         seed: Seed of the initial weights, the order of the data and the noise, in [0, 2⁶³).
         hidden_size: Number of hidden units, at least 1.
@@ -99,6 +101,7 @@ class TrainConfig:
     values_per_step: int = 1
     label_column: str | int | None = None
     layout: str | None = None
+    task: str | None = None
     label: str | None = None
     seed: int = 1
     hidden_size: int = 128
@@ -118,7 +121,7 @@ class TrainConfig:
         check_choice("model", self.model, MODELS)
         check_text("dataset", self.dataset)
         check_integer("values_per_step", self.values_per_step, minimum=1)
-        object.__setattr__(self, "label_column", check_reading_options(self.label_column, self.layout))
+        object.__setattr__(self, "label_column", check_reading_options(self.label_column, self.layout, self.task))
         if self.label is not None:
             check_text("label", self.label)
         check_integer("seed", self.seed, minimum=0)

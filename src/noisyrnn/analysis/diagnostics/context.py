@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NotRequired, TypedDict, Unpack
+from typing import Any, NotRequired, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.checks import check_integer, check_number
 from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
-from noisyrnn.models import SequenceClassifier
 from noisyrnn.noise.hidden_noise import HiddenNoise
 
 
@@ -97,10 +96,10 @@ class AnalysisSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DiagnosticContext:
-    """A trained classifier, with the data and settings of its diagnostics.
+    """A trained model, with the data and settings of its diagnostics.
 
     Args:
-        model: Classifier in evaluation mode.
+        model: Model in evaluation mode; a `SequenceClassifier` where sequences have one class each.
         train: Training sequences, the same for every model.
         test: Test sequences, the same for every model.
         settings: Sizes and levels.
@@ -109,12 +108,24 @@ class DiagnosticContext:
             units of it, otherwise in the units of the data.
     """
 
-    model: SequenceClassifier
+    model: Any
     train: Split
     test: Split
     settings: AnalysisSettings
     check_time: Callable[[], None]
     scale: Scale | None = None
+
+    @property
+    def one_class_each(self) -> bool:
+        """Whether each sequence has one class, rather than values or targets at every step."""
+        return self.test.classes > 0 and not self.test.every_step
+
+    @property
+    def dynamics(self) -> tuple[Any, Tensor]:
+        """What the quantities of the hidden state are computed from: a classifier or a layer, and its test inputs."""
+        if self.one_class_each:
+            return self.model, self.test.inputs
+        return self.model.layer, self.model.standardize(self.test.inputs)
 
     @property
     def test_data(self) -> str:

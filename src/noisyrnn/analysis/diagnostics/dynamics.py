@@ -23,18 +23,24 @@ _LN10 = math.log(10)
 
 
 def jacobians(context: DiagnosticContext) -> DiagnosticResults:
-    """Compute norms over time of state-to-state Jacobians and gradients, and norms of the Jacobian of the logits."""
+    """Compute norms over time of state-to-state Jacobians and gradients, and norms of the Jacobian of the logits.
+
+    Without one class for each sequence there are only those of the states.
+    """
     model, test, data = context.model, context.test, context.test_data
+    states, inputs = context.dynamics
     norms = []
     few = f"{min(_FEW, len(test))} of {data}"
     for rows in torch.arange(min(_FEW, len(test)), device="cpu").split(5):
         context.check_time()
         lengths = None if test.lengths is None else test.lengths[rows]
-        norms.append(jacobian_norms(model, test.inputs[rows], lengths=lengths).value)
+        norms.append(jacobian_norms(states, inputs[rows], lengths=lengths).value)
     products = torch.cat(norms)
-    gradients = gradient_norms(model, test.inputs, test.labels, lengths=test.lengths)
-    context.check_time()
-    spectral, frobenius = input_jacobian_norms(model, test.inputs, lengths=test.lengths)
+    counts = (
+        torch.full((len(test),), test.inputs.shape[1], dtype=torch.int64, device="cpu")
+        if test.lengths is None
+        else test.lengths.cpu()
+    )
     quantities = [
         mean_quantity(
             "jacobian_norm",
@@ -42,7 +48,15 @@ def jacobians(context: DiagnosticContext) -> DiagnosticResults:
             Measurement(value=products[:, 0] / _LN10, kind="exact"),
             better="lower",
             note=f"spectral norm of ∂h_M/∂h_0; {few}",
-        ),
+        )
+    ]
+    curves = {"jacobian_norms": _over_time(products, counts[:_FEW], "log₁₀ spectral norm of ∂h_M/∂h_m")}
+    if not context.one_class_each:  # the other quantities are those of the logits and of their loss
+        return DiagnosticResults(quantities=quantities, curves=curves, data=data)
+    gradients = gradient_norms(model, test.inputs, test.labels, lengths=test.lengths)
+    context.check_time()
+    spectral, frobenius = input_jacobian_norms(model, test.inputs, lengths=test.lengths)
+    quantities += [
         mean_quantity(
             "input_jacobian_norm",
             "Jacobian of logits to inputs, spectral norm",
@@ -68,15 +82,7 @@ def jacobians(context: DiagnosticContext) -> DiagnosticResults:
             note=f"below 0 it vanishes, above 0 it explodes; {data}",
         ),
     ]
-    counts = (
-        torch.full((len(test),), test.inputs.shape[1], dtype=torch.int64, device="cpu")
-        if test.lengths is None
-        else test.lengths.cpu()
-    )
-    curves = {
-        "jacobian_norms": _over_time(products, counts[:_FEW], "log₁₀ spectral norm of ∂h_M/∂h_m"),
-        "gradient_norms": _over_time(gradients.value, counts + 1, "log₁₀ norm of ∂ℓ/∂h_m"),
-    }
+    curves["gradient_norms"] = _over_time(gradients.value, counts + 1, "log₁₀ norm of ∂ℓ/∂h_m")
     return DiagnosticResults(quantities=quantities, curves=curves, data=data)
 
 
@@ -162,11 +168,11 @@ def regularizer(context: DiagnosticContext) -> DiagnosticResults:
 
 def stability(context: DiagnosticContext) -> DiagnosticResults:
     """Compute the largest Lyapunov exponent without and with reference noise, bounds, and its change with noise."""
-    model, test, settings = context.model, context.test, context.settings
-    shortest = test.inputs.shape[1] if test.lengths is None else int(test.lengths.min())
+    (model, inputs), test, settings = context.dynamics, context.test, context.settings
+    shortest = inputs.shape[1] if test.lengths is None else int(test.lengths.min())
     burn_in = shortest // 4
     seed, noise = settings.analysis_seed, settings.noise
-    quiet = largest_exponent(model, test.inputs, burn_in=burn_in, seed=seed, lengths=test.lengths)
+    quiet = largest_exponent(model, inputs, burn_in=burn_in, seed=seed, lengths=test.lengths)
     context.check_time()
     note = f"burn-in {burn_in} steps; {context.test_data}, which drive it; standard error over them"
     quantities = [
@@ -201,7 +207,7 @@ def stability(context: DiagnosticContext) -> DiagnosticResults:
         scans.append(
             stabilization_scan(
                 model,
-                test.inputs[:_FEW],
+                inputs[:_FEW],
                 levels=[level],
                 noise=noise,
                 paths=_PATHS,
@@ -221,7 +227,7 @@ def stability(context: DiagnosticContext) -> DiagnosticResults:
         ylabel="largest Lyapunov exponent, per step",
         kind="estimate",
         note=f"reference noise: additive {noise.additive:g}, multiplicative {noise.multiplicative:g}; "
-        f"{len(test.inputs[:_FEW])} sequences, {_PATHS} paths each",
+        f"{len(inputs[:_FEW])} sequences, {_PATHS} paths each",
         band="the 95 % interval over its sequences",
     )
     return DiagnosticResults(

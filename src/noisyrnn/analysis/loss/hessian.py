@@ -39,6 +39,8 @@ class SymmetricOperator(Protocol):
 class MeanLoss:
     r"""Mean cross-entropy :math:`L(w) = \frac{1}{n} \sum_i \ell(f_w(x_i), y_i)` of a copy of a module, over a split.
 
+    For values, and for labels at every step, it is the mean of the losses of a `SequenceModel`.
+
     The copy is in eval mode (dropout off, running statistics fixed) and without hidden noise, so that `L` is one fixed
     function of its trainable parameters `w`, those that require a gradient, in the module's order, as one vector. Of a
     parametrised weight, such as an orthogonal one, these are the free parameters beneath. The caller's model is left
@@ -96,6 +98,11 @@ class MeanLoss:
             logits = self.model(inputs)
         else:
             logits = self.model(inputs, lengths=self.split.lengths[rows].to(first.device))
+        if self.split.every_step or not self.split.classes:
+            if not isinstance(self.model, SequenceModel):
+                raise TypeError(f"model must be a SequenceModel for these labels, got {type(self.model).__name__}.")
+            losses: Tensor = self.model.losses(logits, labels)
+            return losses.sum() / len(self.split)
         if logits.ndim != 2 or len(logits) != len(rows) or logits.shape[1] < self.split.classes:
             raise ValueError(
                 f"model must return logits of shape ({len(rows)}, {self.split.classes}), got {tuple(logits.shape)}."
