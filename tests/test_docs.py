@@ -57,7 +57,16 @@ def run_command(line: str) -> None:
     assert main([command, *found, *SMALL.get(command, [])]) == 0, line
 
 
-LONG = ("existing_model", "irregular_sampling", "quickstart", "sensor_data", "streaming", "sweeps", "tracking")
+LONG = (
+    "every_step",
+    "existing_model",
+    "irregular_sampling",
+    "quickstart",
+    "sensor_data",
+    "streaming",
+    "sweeps",
+    "tracking",
+)
 """Pages whose blocks take several seconds."""
 
 

@@ -1,7 +1,6 @@
 """Runs on targets at every step and on values to predict: from the file to the report."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from benchmarks.flip_flop import flip_flop
 
 from noisyrnn import load
 from noisyrnn.analysis.diagnostics import AnalysisSettings
+from noisyrnn.cli import main
 from noisyrnn.data import load_dataset
 from noisyrnn.models import SequenceModel, SequenceRegressor, SequenceToSequence
 from noisyrnn.pipeline import (
@@ -20,11 +20,9 @@ from noisyrnn.pipeline import (
     CompareConfig,
     EvaluateConfig,
     RunContext,
-    SweepConfig,
     analyze_run,
     compare,
     evaluate_run,
-    sweep,
     train_run,
     train_seeds,
 )
@@ -180,14 +178,18 @@ def test_models_of_a_regression_are_compared_by_every_metric(tmp_path: Path) -> 
     assert "Best validation loss" in html and "accuracy of random guessing" not in html
 
 
-def test_a_sweep_of_a_regression_is_scored_by_r2(tmp_path: Path) -> None:
+def test_a_sweep_of_a_regression_is_scored_by_r2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optuna")
-    train = {"dataset": write(tmp_path, "regression"), **SMALL}
-    config = SweepConfig(trials=2, train=train, draws=1, space={"step_size": [0.1, 0.2]})
-    folder, content = sweep(config, RunContext(output=tmp_path / "runs"))
+    words = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    file, output = write(tmp_path, "regression"), str(tmp_path / "runs")
+    space = ["--trials", "2", "--draws", "1", "--space", "{step_size: [0.1, 0.2]}"]
+    assert main(["sweep", "--dataset", file, *words, *space, "--output", output]) == 0
+    (folder,) = (tmp_path / "runs").glob("sweep-*")
+    content = json.loads((folder / "sweep.json").read_text())
     for trial in content["trials"]:
         (column,) = trial["columns"][0]
         assert column["metric"] == "r2" and trial["score"] == column["value"] < 1
-    assert content["best"] == max(content["trials"], key=lambda trial: trial["score"])["number"]
+    best = max(trial["score"] for trial in content["trials"])
+    assert content["trials"][content["best"]]["score"] == best
+    assert f"Best: R² {best:.4f} on 12 perturbed validation sequences" in capsys.readouterr().out
     assert "mean R² on the validation data" in (folder / "sweep.html").read_text()
-    assert math.isfinite(content["trials"][0]["score"])

@@ -27,12 +27,8 @@ def sweep_command(argv: Sequence[str]) -> int:
     best = next(trial for trial in trials if trial["number"] == content["best"])
     settings = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in best["values"].items())
     column = best["columns"][0][0]
-    metric, sequences = column.get("metric", "accuracy"), column["sequences"]
-    score = (
-        f"{100 * best['score']:.2f} %"
-        if METRICS[metric].unit == "%"
-        else f"{METRICS[metric].title} {best['score']:.4f}"
-    )
+    metric, sequences = METRICS[column.get("metric", "accuracy")], column["sequences"]
+    score = f"{100 * best['score']:.2f} %" if metric.unit == "%" else f"{metric.title} {best['score']:.4f}"
     print(f"Trials: {len(trials)}" + (f", {failed} failed" if failed else ""))
     print(f"Best: {score} on {sequences} perturbed validation sequences with {settings}")
     print(f"Page: {folder / 'sweep.html'}")
