@@ -52,7 +52,10 @@ GRIDS: dict[str, dict[str, tuple[Grid, ...]]] = {
             {"step_size": (0.03, 0.1, 0.3), "learning_rate": (0.003, 0.01)},
             {"step_size": (1.0,), "learning_rate": (0.003, 0.01)},
         ),
-        "rate": ({"alpha": (0.2, 0.5, 1.0), "learning_rate": (0.003, 0.01), "additive": (0.05, 0.2)},),
+        "rate": (
+            {"alpha": (0.2, 0.5, 1.0), "learning_rate": (0.003, 0.01), "additive": (0.05, 0.2)},
+            {"alpha": (0.5,), "learning_rate": (0.01, 0.02), "additive": (0.02, 0.05, 0.1)},
+        ),
         "cornn": (
             {"step_size": (0.042, 0.1, 0.2), "learning_rate": (0.003, 0.01)},
             {"step_size": (0.2, 0.4, 0.8), "learning_rate": (0.01, 0.02)},

@@ -124,7 +124,7 @@ def test_noise_of_something_else() -> None:
         RecurrentLayer(nn.GRUCell, 2, 3, bias="False")  # type: ignore[arg-type]
 
 
-def test_a_diffusion_replaces_default_levels() -> None:
+def test_an_option_that_replaces_others() -> None:
     defaults = {"additive": 0.05, "multiplicative": 0.02, "scheme": "milstein"}
     assert merge_options(defaults, {"diffusion": [[0.1]]}) == {
         "additive": 0.0,
@@ -134,6 +134,8 @@ def test_a_diffusion_replaces_default_levels() -> None:
     }
     assert merge_options(defaults, {"diffusion": None}) == {**defaults, "diffusion": None}
     assert merge_options(defaults, {"diffusion": [[0.1]], "additive": 0.2})["additive"] == 0.2  # which is refused
+    assert merge_options({"alpha": 0.5}, {"tau": 2.0, "step_size": 1.0})["alpha"] is None
+    assert merge_options({"alpha": 0.5}, {"step_size": 1.0})["alpha"] == 0.5
     assert NoisyRNN(1, 1, diffusion=[[0.1]]).additive == 0
     with pytest.raises(ValueError, match=r"^additive must be 0 with a diffusion, which replaces both levels, got 0\.2"):
         NoisyRNN(1, 1, diffusion=[[0.1]], additive=0.2)

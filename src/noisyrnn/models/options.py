@@ -110,9 +110,11 @@ def cell_options(options: LayerOptions) -> CellOptions:
 def merge_options(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of a model, given those that differ from its defaults.
 
-    A diffusion replaces the two levels of the noise, whose defaults are then 0.
+    A diffusion replaces the two levels of the noise, whose defaults are then 0, and a time constant the leak α.
     """
     merged = {**defaults, **options}
+    if options.get("tau") is not None:
+        merged["alpha"] = options.get("alpha")
     if options.get("diffusion") is not None:
         merged |= {name: options.get(name, 0.0) for name in ("additive", "multiplicative")}
     return merged
