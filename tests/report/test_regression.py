@@ -127,6 +127,7 @@ def test_a_model_that_is_no_better_than_the_mean_is_noted(comparison: Make) -> N
     )
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_page_and_json_hold_every_metric(comparison: Make) -> None:
     found = comparison(good=(0.1, 0.4), bad=(2.0, 3.0))
     content = found.to_dict()
@@ -145,6 +146,7 @@ def test_page_and_json_hold_every_metric(comparison: Make) -> None:
     assert "percentage points" not in page and "0 classes" not in page
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_figures_of_a_regression(comparison: Make) -> None:
     found = comparison(good=(0.1, 0.4), bad=(2.0, 3.0))
     curves = score_curves(found.tables["mean_squared_error"], found.labels, metric="mean_squared_error")
@@ -163,6 +165,7 @@ def test_damaged_scores_are_refused(tmp_path: Path) -> None:
             read_run(folder)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_accuracy_of_steps_is_shown_in_per_cent(tmp_path: Path) -> None:
     shares = [i / (SEQUENCES - 1) for i in range(SEQUENCES)]
     score = {"mean": 0.5, "interval": [0.4, 0.6], "draws": [0.5], "sequences": shares, "guess": 0.55}

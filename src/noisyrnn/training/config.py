@@ -83,11 +83,12 @@ class TrainConfig:
         decay_factor: Factor of the learning rate after each of decay_epochs, above 0, at most 1.
         weight_decay: Weight decay of Adam, at least 0.
         clip_norm: Clip the gradient to this norm, above 0 (default: no clipping).
-        patience: Stop if validation accuracy has not improved for this many epochs (default: never).
+        patience: Stop if validation accuracy, or the loss of a regression, has not improved for this many epochs
+            (default: never).
         precision: Floating-point precision: "32-true", "64-true" or "bf16-mixed".
         penalty: Train without noise and add the regulariser of the noise to the loss: "explicit" (exact, for the noisy
             family only) or "hutchinson" (estimated with one random tangent per training step, for any model) (default:
-            train with noise).
+            train with noise). It needs one class for each sequence.
         options: Options of the model by name, such as `{"additive": 0.1}`; the model's class describes them. Options
             left out take the model's defaults, so the config always holds all of them.
 
