@@ -38,6 +38,7 @@ UNITS = 5
 PATH = BrownianPath(seed=6)
 MATRIX = torch.linspace(-0.4, 0.5, 2 * UNITS, dtype=torch.float64).view(UNITS, 2)
 ROWS = MATRIX.tolist()
+SINE = Activation(torch.sin, lipschitz=1.0)
 
 
 def function(h: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -254,14 +255,13 @@ def test_a_learned_matrix_comes_from_the_file(tmp_path: Path, make_inputs: Make)
 
 
 def test_functions_are_in_no_file(tmp_path: Path) -> None:
-    sine = Activation(torch.sin, lipschitz=1.0)
     for options, sentence in (
         (
             {"diffusion": function},
             r"^diffusion must be a matrix in a file, which holds no functions, got FunctionDiffusion",
         ),
         (
-            {"activation": sine},
+            {"activation": SINE},
             r"^activation must be a name in a file, .*Save model\.state_dict\(\), and load it into a",
         ),
     ):
@@ -273,7 +273,7 @@ def test_functions_are_in_no_file(tmp_path: Path) -> None:
 # -- transforms
 
 
-@pytest.mark.parametrize("options", [{}, {"scheme": "stochastic-heun"}, {"activation": "relu"}])
+@pytest.mark.parametrize("options", [{}, {"scheme": "stochastic-heun"}, {"activation": "relu"}, {"activation": SINE}])
 def test_vmap_over_learned_matrices(options: dict[str, Any], make_inputs: Make) -> None:
     inputs = make_inputs()
     layers = [
@@ -290,7 +290,30 @@ def test_vmap_over_learned_matrices(options: dict[str, Any], make_inputs: Make) 
         torch.testing.assert_close(found[k], layer(inputs, path=BrownianPath(seed=k))[0], rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("options", [{"diffusion": ROWS}, {"diffusion": function}, {"scheme": "stochastic-heun"}])
+EQUATIONS: list[dict[str, Any]] = [
+    {"diffusion": ROWS},
+    {"diffusion": function},
+    {"scheme": "stochastic-heun"},
+    {"activation": SINE},
+    {"diffusion": function, "scheme": "stochastic-heun"},
+]
+
+
+@pytest.mark.parametrize("options", EQUATIONS)
+def test_without_gradients_and_in_half_precision(options: dict[str, Any], make_inputs: Make) -> None:
+    torch.manual_seed(0)
+    layer, inputs = NoisyRNN(2, UNITS, **options), make_inputs().float()
+    expected = layer(inputs, path=PATH)[0]
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert torch.equal(layer(inputs, path=PATH)[0], expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = layer(inputs, path=PATH)[0]
+        outputs.sum().backward()
+    torch.testing.assert_close(outputs.float(), expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("options", EQUATIONS[:4])
 def test_compiled(options: dict[str, Any], make_inputs: Make) -> None:
     torch.compiler.reset()
     layer, inputs = NoisyRNN(2, UNITS, **options), make_inputs(steps=3).float()

@@ -84,6 +84,19 @@ def test_for_one_linear_unit_it_is_the_distance(case: str) -> None:
     torch.testing.assert_close(margin_certificate(model, inputs, labels).value, expected)
 
 
+def test_rates_move_by_the_slope_of_the_activation() -> None:
+    """In one step from zero, currents move by α U x and rates by twice that: the certificate is the distance."""
+    torch.manual_seed(0)
+    twice = Activation(lambda z: 2 * z, lipschitz=2.0)
+    layer = RateRNN(1, 1, alpha=0.4, form="current", activation=twice)
+    model, inputs = SequenceClassifier(layer, 2, std=torch.tensor([0.5])).double().eval(), drawn(8, 1, 1)
+    with torch.no_grad():
+        logits, V = model(inputs), model.readout.weight
+        slope = float((V[1] - V[0]) * 2 * 0.4 * layer.cell.input.weight[0, 0] / 0.5)
+    expected = (logits[:, 1] - logits[:, 0]).abs() / abs(slope)
+    torch.testing.assert_close(margin_certificate(model, inputs, logits.argmax(dim=1)).value, expected)
+
+
 def test_a_constant_of_the_users_counts() -> None:
     """A certificate relies on it: twice the constant, a smaller radius."""
     radii = []
