@@ -15,6 +15,13 @@ def test_every_model_has_a_space_whose_limits_it_allows(model: str) -> None:
     assert SweepConfig(model=model).searched() == read_space(search_space(model))
 
 
+def test_levels_are_not_searched_where_a_diffusion_replaces_them() -> None:
+    config = SweepConfig(model="noisy", train={"hidden_size": 2, "diffusion": [[0.1], [0.2]]})
+    left = set(search_space("noisy")) - {"additive", "multiplicative"}
+    assert set(config.searched()) == left and left < set(search_space("noisy"))
+    assert config.run_config({}).options["additive"] == 0
+
+
 def test_noise_levels_are_searched_for_the_noisy_network() -> None:
     assert {"additive", "multiplicative", "step_size", "learning_rate"} <= search_space("noisy").keys()
 

@@ -93,7 +93,8 @@ class SweepConfig:
         """Return the search space: `space`, or the model's own without the settings that are fixed."""
         if self.space is not None:
             return read_space(self.space)
-        space = {name: place for name, place in search_space(self.model).items() if name not in self.train}
+        fixed = merge_options({}, self.train)  # with the levels of the noise where a diffusion replaces them
+        space = {name: place for name, place in search_space(self.model).items() if name not in fixed}
         if not space:
             raise ValueError(f"train must leave something to search, got {', '.join(sorted(self.train))}.")
         return read_space(space)
