@@ -361,8 +361,8 @@ def test_the_scheme_can_be_set(make_layer: Make, make_inputs: Make) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("gru", {"scheme": "milstein"}, r"^scheme must be 'euler-maruyama' for TorchCell, got 'milstein': its step"),
-        ("cornn", {"scheme": "stochastic-heun"}, r"^scheme must be 'euler-maruyama' for CoRNNCell"),
+        ("gru", {"scheme": "milstein"}, r"^scheme must be 'euler-maruyama' for GRU, got 'milstein': its step"),
+        ("cornn", {"scheme": "stochastic-heun"}, r"^scheme must be 'euler-maruyama' for CoRNN,"),
         ("noisy", {"scheme": "milstein"}, r"^multiplicative must be 0 with scheme 'milstein', got 0\.02: entry i"),
         ("noisy", {"scheme": "stochastic-heun", "noise_law": "uniform"}, r"^scheme must be .* noise_law 'uniform'"),
         (
@@ -375,3 +375,12 @@ def test_the_scheme_can_be_set(make_layer: Make, make_inputs: Make) -> None:
 def test_schemes_that_do_not_fit(name: str, options: dict[str, Any], sentence: str, make_layer: Make) -> None:
     with pytest.raises(ValueError, match=sentence):
         make_layer(name, **options)
+
+
+def test_a_level_set_later_is_checked_against_the_scheme(make_layer: Make, make_inputs: Make) -> None:
+    layer = make_layer("lipschitz", scheme="milstein", additive=0.1)
+    layer(make_inputs())
+    layer.multiplicative = 0.1
+    with pytest.raises(ValueError, match=r"^multiplicative must be 0 with scheme 'milstein', got 0\.1"):
+        layer(make_inputs())
+    layer.eval()(make_inputs())

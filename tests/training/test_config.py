@@ -69,12 +69,12 @@ from noisyrnn.training.trainer import learning_rate_at
         (
             {"options": {"diffusion": lambda h, x, t: h}},
             TypeError,
-            r"diffusion must be a matrix in the settings of a run, which a file holds, got <function .*and call fit",
+            r"diffusion must be a matrix in the settings of a run, got <function .*and call fit",
         ),
         (
             {"options": {"activation": Activation(math.sin, lipschitz=1.0)}},
             TypeError,
-            r"activation must be a name in the settings of a run, which a file holds, got Activation",
+            r"activation must be a name in the settings of a run, got Activation",
         ),
         ({"hidden_size": 3, "options": {"diffusion": [[0.1], [0.2]]}}, ValueError, r"diffusion must have 3 rows"),
         ({"options": {"learn_diffusion": True}}, ValueError, r"learn_diffusion must be False unless diffusion is a"),

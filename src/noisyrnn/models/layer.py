@@ -197,7 +197,7 @@ class RecurrentLayer(nn.Module):
     def scheme(self, scheme: str) -> None:
         check_choice("scheme", scheme, SCHEMES)
         cells: list[Any] = list(self.cells.values())
-        _check_scheme(scheme, RecurrentLayer._noise_of(self, cells[0]), cells[0])
+        _check_scheme(scheme, RecurrentLayer._noise_of(self, cells[0]), cells[0], type(self).__name__)
         for cell in cells:
             cell.scheme = scheme
 
@@ -311,6 +311,9 @@ class RecurrentLayer(nn.Module):
         sizes = None if dt is None else step_lengths(dt, values, lengths, states[0])
         noise = self.hidden_noise
         noisy = noise.acts(self._noise_mode, self.training)
+        cell: Any = self.cells._modules["l0"]
+        if noisy and cell.scheme != "euler-maruyama":  # levels may have been set since
+            _check_scheme(cell.scheme, noise, cell, type(self).__name__)
         drops = self.training and self.dropout > 0 and self.num_layers > 1
         if path is None and (noisy or drops):
             path = BrownianPath.random(device=values.device)
@@ -429,14 +432,13 @@ class RecurrentLayer(nn.Module):
         return list((h_0.unsqueeze(1) if unbatched else h_0).unbind(0))
 
 
-def _check_scheme(scheme: str, noise: HiddenNoise, cell: Cell) -> None:
-    """Raise `ValueError` if the scheme cannot integrate a step of the cell with this noise."""
+def _check_scheme(scheme: str, noise: HiddenNoise, cell: Cell, name: str) -> None:
+    """Raise `ValueError` if the scheme cannot integrate a step of the cell of the layer `name` with this noise."""
     if scheme == "euler-maruyama":
         return
     if not cell.integrable or not cell.supports_dt:
         raise ValueError(
-            f"scheme must be 'euler-maruyama' for {type(cell).__name__}, got {scheme!r}: its step is not a drift times "
-            "a step length."
+            f"scheme must be 'euler-maruyama' for {name}, got {scheme!r}: its step is not a drift times a step length."
         )
     if noise.law == "uniform":
         raise ValueError(

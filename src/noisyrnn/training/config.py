@@ -49,10 +49,8 @@ def _json_options(options: Mapping[str, Any]) -> dict[str, Any]:
     plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in options.items()}
     for name, wanted in (("activation", "a name"), ("diffusion", "a matrix")):
         if not isinstance(plain.get(name), str | list | tuple | None):
-            raise TypeError(
-                f"{name} must be {wanted} in the settings of a run, which a file holds, got {plain[name]!r}. Build the "
-                "model yourself and call fit."
-            )
+            advice = " Build the model yourself and call fit." if callable(plain[name]) else ""
+            raise TypeError(f"{name} must be {wanted} in the settings of a run, got {plain[name]!r}.{advice}")
     return plain
 
 
