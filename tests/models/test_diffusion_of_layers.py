@@ -223,6 +223,13 @@ def test_a_matrix_without_values() -> None:
     assert "diffusion" in layer.options()
 
 
+def test_a_coarsened_path_counts_its_own_steps() -> None:
+    times = []
+    layer = LipschitzRNN(1, UNITS, diffusion=lambda h, x, t: times.append(t.item()) or 0.1 * h, dtype=torch.float64)
+    layer(torch.zeros(1, 3, 1, dtype=torch.float64), path=BrownianPath(seed=0, first_step=8).coarsened(4))
+    assert times == [2.0, 2.0, 3.0, 4.0]  # the first is the look at the shape
+
+
 @pytest.mark.parametrize("learn", [False, True])
 def test_copies_and_pickles(learn: bool, make_inputs: Make) -> None:
     layer, inputs = made(NoisyRNN, 2, UNITS, diffusion=ROWS, learn_diffusion=learn), make_inputs()

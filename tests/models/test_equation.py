@@ -283,3 +283,21 @@ def test_equals_the_written_loop(case: Case) -> None:
     for name, found, expected in zip(names, *results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
     assert all(bool(gradient.abs().sum() > 0) for gradient in results[0][2:])
+
+
+@pytest.mark.parametrize(
+    "options", [*({"activation": name} for name in ACTIVATIONS if name != "sine"), {"form": "current"}]
+)
+def test_noise_free_float32_passes_and_single_steps(options: dict[str, Any]) -> None:
+    """These may go to the compiled kernel with packed weights, which knows tanh only."""
+    torch.manual_seed(0)
+    layer, inputs = RateRNN(CHANNELS, UNITS, **options).eval(), torch.randn(4, STEPS, CHANNELS)
+    exact = RateRNN(CHANNELS, UNITS, **options).double().eval()
+    exact.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        outputs, h_n = layer(inputs)
+        wanted, end = exact(inputs.double())
+        state = layer.step(inputs[:, 0])
+    torch.testing.assert_close(outputs.double(), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(h_n.double(), end, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer.output(state).double(), wanted[:, 0], rtol=1e-5, atol=1e-6)
