@@ -36,6 +36,8 @@ def mark_uncounted(targets: Tensor, mask: Tensor) -> Tensor:
 
 def without_marks(targets: Tensor) -> Tensor:
     """Replace the marks of steps that do not count by class 0 or values 0, so that they can be computed with."""
+    if not at_every_step(targets):  # one for each sequence: all count
+        return targets
     return targets.nan_to_num(nan=0.0) if targets.is_floating_point() else targets.clamp(min=0)
 
 

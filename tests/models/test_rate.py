@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn import BrownianPath, NoisyRNN, RateRNN, SequenceClassifier, load, save
+from noisyrnn.kernels import reference
 from noisyrnn.models.rate import leak_of
 
 Make = Callable[..., Any]
@@ -182,3 +183,13 @@ def test_saved_and_loaded(options: dict[str, Any], tmp_path: Any, make_inputs: M
     loaded, inputs = load(tmp_path / "model.safetensors"), make_inputs().float()
     assert torch.equal(loaded(inputs), model(inputs))
     assert loaded.layer.options() == model.layer.options()
+
+
+@pytest.mark.parametrize("form", ["rate", "current"])
+def test_its_recurrence_runs_as_the_cell_does(form: str, make_inputs: Make) -> None:
+    cell, inputs = RateRNN(2, 5, form=form, dtype=torch.float64).cell, make_inputs()
+    start = torch.full((4, 5), 0.3, dtype=torch.float64)
+    for ours, theirs in zip(
+        reference.run(cell, inputs, start), reference.run(cell.recurrence(), inputs, start), strict=True
+    ):
+        assert torch.equal(ours, theirs)

@@ -80,7 +80,8 @@ class HiddenNoise:
         if self.law == "uniform" and self.multiplicative > 1:
             raise ValueError(f"multiplicative must be at most 1 with noise_law 'uniform', got {self.multiplicative:g}.")
         check_number("scale", self.scale, minimum=0.0)
-        check_choice("noise_place", self.place, PLACES)
+        if self.place != "outside":
+            check_choice("noise_place", self.place, PLACES)
         if self.diffusion is not None:
             object.__setattr__(self, "diffusion", as_diffusion(self.diffusion))
             for name in ("additive", "multiplicative"):

@@ -116,3 +116,19 @@ def test_the_noise_of_a_model_does_not_count_and_heun_is_refused() -> None:
     model = SequenceClassifier(LipschitzRNN(CHANNELS, UNITS, scheme="stochastic-heun"), 2).double().eval()
     with pytest.raises(TypeError, match=r"^model must be Lipschitz: no .* LipschitzRNN with scheme 'stochastic-heun'"):
         margin_certificate(model, inputs, model(inputs).argmax(dim=1))
+
+
+@pytest.mark.parametrize(("activation", "gain"), [("sigmoid", 0.25), (Activation(lambda z: 3 * z.tanh(), 3.0), 3.0)])
+def test_one_step_has_a_closed_form(activation: Any, gain: float) -> None:
+    """From rest `h = d a(U x + b)`, so that the radius is the lead over `gain · d · σ_max(U) · ‖V_y - V_j‖`."""
+    torch.manual_seed(0)
+    layer = LipschitzRNN(2, 4, step_size=0.5, activation=activation)
+    model = SequenceClassifier(layer, classes=2).double().eval()
+    inputs = torch.randn(5, 1, 2, dtype=torch.float64)
+    with torch.no_grad():
+        logits = model(inputs)
+        found = margin_certificate(model, inputs, logits.argmax(1)).value
+        norm = torch.linalg.matrix_norm(layer.cell.input.weight, ord=2)
+        apart = (model.readout.weight[0] - model.readout.weight[1]).norm()
+        expected = (logits[:, 0] - logits[:, 1]).abs() / (gain * 0.5 * norm * apart)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
