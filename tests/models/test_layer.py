@@ -384,3 +384,11 @@ def test_a_level_set_later_is_checked_against_the_scheme(make_layer: Make, make_
     with pytest.raises(ValueError, match=r"^multiplicative must be 0 with scheme 'milstein', got 0\.1"):
         layer(make_inputs())
     layer.eval()(make_inputs())
+
+
+def test_single_steps_by_heuns_scheme(make_layer: Make, make_inputs: Make) -> None:
+    layer, inputs = make_layer("lipschitz", num_layers=2, scheme="stochastic-heun").eval(), make_inputs()
+    state = None
+    for m in range(6):
+        state = layer.step(inputs[:, m], state)
+    torch.testing.assert_close(state, layer(inputs)[1], rtol=0, atol=1e-14)

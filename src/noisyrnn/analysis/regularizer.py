@@ -84,10 +84,10 @@ def explicit_regularizer(
     lengths: Tensor | None = None,
     dt: Tensor | None = None,
 ) -> Regularizer:
-    r"""Compute the exact regulariser of a noisy, Lipschitz or antisymmetric RNN, by one recursion forward in time.
+    r"""Compute the exact regulariser of a noisy, Lipschitz, antisymmetric or rate RNN by one recursion in time.
 
-    Along the noise-free path, with :math:`J_m` the Jacobian of step m, :math:`N_m` the diagonal covariance of its noise
-    and :math:`C_0 = 0, w_0 = 0`:
+    Along the noise-free path, with :math:`J_m` the Jacobian of step m, :math:`N_m` the covariance of its noise and
+    :math:`C_0 = 0, w_0 = 0`:
 
     .. math::
         C_{m+1} = J_m C_m J_m^T + N_m, \quad w_{m+1} = J_m w_m + \tfrac{1}{2} h_m'' : C_m, \quad
@@ -95,7 +95,13 @@ def explicit_regularizer(
 
     A step with the noise-free increment Δ, `dt` nominal steps long, has the variances
     :math:`(a \sqrt{dt} + m \Delta / \sqrt{dt})^2` for the shared form of the noise with the levels a and m, and
-    :math:`a^2 dt + m^2 \Delta^2 / dt` for the independent one. The loss is the cross-entropy of each sequence.
+    :math:`a^2 dt + m^2 \Delta^2 / dt` for the independent one. A diffusion σ has :math:`N_m = dt\,\sigma \sigma^T` at
+    the noise-free state. Noise ζ inside the activation has :math:`N_m = (r a')^2 \mathrm{Var}\,\zeta`, with r the rate
+    of the step, and adds its mean :math:`\tfrac{1}{2} r a'' \mathrm{Var}\,\zeta` to w. The loss is the cross-entropy of
+    each sequence.
+
+    Both derivatives of the activation are needed. At a kink, such as that of ReLU at 0, the second one is taken as 0:
+    the values then hold for noise too weak to carry a pre-activation across it.
 
     The values can be differentiated in the parameters and the inputs. Time is O(batch · steps · d³) for d hidden units;
     memory O(batch · d²), or O(batch · steps · d²) where gradients are recorded: use `torch.no_grad()` without them.
@@ -113,8 +119,8 @@ def explicit_regularizer(
 
     Raises:
         TypeError: If the model is not a classifier, or has another cell.
-        ValueError: If the noise is uniform (its mean is below 1, so that it already acts to first order), or a shape
-            or a label is wrong.
+        ValueError: If the noise is uniform (its mean is below 1, so that it already acts to first order), the scheme is
+            "stochastic-heun", or a shape or a label is wrong.
 
     Example:
         >>> from noisyrnn.models import NoisyRNN
@@ -147,8 +153,8 @@ def tangent_regularizer(
         Q = E\, v_M^T \nabla^2 \ell\, v_M, \quad P = 2\, E\, \nabla \ell \cdot w_M .
 
     Both hold for any independent ζ with unit covariance. Random signs have the smallest variance. One sign per unit is
-    enough for both terms of the noise, as `N_m` is diagonal in both of its forms; the contribution of the noise's
-    dependence on the state has mean zero at second order.
+    enough for both terms of the published noise, whose `N_m` is diagonal in both of its forms; a diffusion has one per
+    column. The contribution of the noise's dependence on the state has mean zero at second order.
 
     The step must be twice differentiable. That of the exponential RNN is not differentiable where a pre-activation
     crosses its threshold: its regulariser holds for noise too weak to cause that.
