@@ -281,3 +281,9 @@ def test_intervals_of_errors_hold_in_simulation() -> None:
         interval = seeds_interval(errors.tolist(), bounds=(0.0, np.inf))
         covered += interval.low <= 1.0 <= interval.high
     assert 0.91 * 400 <= covered <= 0.99 * 400
+
+
+def test_the_guess_of_r2_is_zero() -> None:
+    labels = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    split = Split(inputs=torch.zeros(30, 3, 1), labels=labels, classes=0)
+    assert Scorer(split).guess["r2"] == 0  # not 4e-16

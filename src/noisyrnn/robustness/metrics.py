@@ -120,7 +120,8 @@ class Scorer:
         names = ("r2", "mean_squared_error", "mean_absolute_error", "sign_accuracy")
         self.metrics = tuple(name for name in names if name not in unused)
         values = self(mean.expand(labels.shape), labels).mean(dim=1)
-        self.guess = dict(zip(self.metrics, values.tolist(), strict=True))
+        guess = dict(zip(self.metrics, values.tolist(), strict=True))
+        self.guess = guess | ({"r2": 0.0} if varies else {})  # by its definition; computed it is so up to rounding
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the value of each metric for each sequence, float64 `(metrics, batch)` on the CPU.
