@@ -96,7 +96,7 @@ def test_the_test_part_is_read_as_the_training_part_is(tmp_path: Path) -> None:
             {"y": VALUES},
             "classification",
             ValueError,
-            r"^y must have shape \(n,\), one label for each sequence, got \(20",
+            r"^y must have shape \(20,\) for classes, or \(20, 5\) .* got \(20",
         ),
         ({"y": CLASSES.astype(str)}, "regression", TypeError, r"^y must hold numbers for a regression, got <U"),
         (
@@ -109,7 +109,7 @@ def test_the_test_part_is_read_as_the_training_part_is(tmp_path: Path) -> None:
             {"y": CLASSES[:, :4]},
             None,
             ValueError,
-            r"^y must have shape \(n,\), one label for each sequence, got ",
+            r"^y must have shape \(20,\) for classes, or \(20, 5\) .* got ",
         ),
         ({"y": np.full(COUNT, 0.5)}, None, ValueError, r"^y must hold at least two different values, got only 0\.5\.$"),
         (
@@ -135,7 +135,7 @@ def test_the_test_part_is_read_as_the_training_part_is(tmp_path: Path) -> None:
             {"y": CLASSES, "mask": MASK & False},
             None,
             ValueError,
-            r"^y must hold at least two classes, got 0\.$",
+            r"^mask must be true at one valid step of each sequence or more, got none for 20 of 20",
         ),
         (
             {"X": X[:2], "y": VALUES[:2]},
@@ -163,3 +163,28 @@ def test_a_sequence_without_a_counted_step_is_refused(tmp_path: Path) -> None:
     mask[:19] = False
     with pytest.raises(ValueError, match=r"^mask must be true at one valid step of each sequence or more, got "):
         load_dataset(save(tmp_path, X=X, y=CLASSES, mask=mask))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"y": np.zeros((7, 5, 2))}, r"^y must have 8 rows, one for each sequence of X, got \(7, 5, 2\)\.$"),
+        (
+            {"y": np.zeros((8, 4, 2)), "mask": np.ones((8, 5), bool)},
+            r"^y must have shape \(8, 5\) or ",
+        ),
+        ({"y": np.zeros((8, 3), int)}, r"^y must have shape \(8,\) for classes, or \(8, 5\) .* give task='regression'"),
+        (
+            {"y": np.zeros((8, 5)), "mask": np.zeros((8, 5), bool)},
+            r"^mask must be true at one valid step .* got none for 8 of",
+        ),
+        (
+            {"y": np.zeros((8, 5, 2)), "mask": np.arange(8)[:, None] != np.full((8, 5), 6)},
+            r"got none for 1 of 8 sequences, the first at index 6\. Leave these sequences out\.$",
+        ),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(arrays: dict[str, np.ndarray], sentence: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", X=np.random.default_rng(0).random((8, 5, 1)), **arrays)
+    with pytest.raises(ValueError, match=sentence):
+        load_dataset(str(tmp_path / "a.npz"))

@@ -131,7 +131,7 @@ HUGE[2, 1, 1] = 1e300
         ({"X": NAN, "y": Y}, ValueError, r"^X must be finite, got 1 NaN or infinite .* index \(2, 1, 1\)\. Remove"),
         ({"X": HUGE, "y": Y}, ValueError, r"^X must lie within ±1e\+150, got a size of 1e\+300\. Give the values in a"),
         ({"X": X, "y": Y[:9]}, ValueError, r"^y must hold 10 labels, one for each row of X, got 9\.$"),
-        ({"X": X, "y": Y[:, None]}, ValueError, r"^y must have shape \(n,\), .* got \(10, 1\)\.$"),
+        ({"X": X, "y": Y[:, None]}, ValueError, r"^y must have shape \(10,\) .* got \(10, 1\)\."),
         ({"X": X, "y": Y * 0}, ValueError, r"^y must hold at least two classes, got 1 \('0'\)\.$"),
         (
             {"X": X, "y": [0] * 9 + [1]},

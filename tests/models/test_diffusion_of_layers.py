@@ -194,9 +194,8 @@ def test_levels_or_a_diffusion_of_the_layer_with_one_of_the_cell() -> None:
     ):
         with pytest.raises(ValueError, match=r"^additive must be 0 with a diffusion, which replaces both levels"):
             make()
-    layer = RecurrentLayer(OwnCell, 2, UNITS, diffusion=ROWS)
-    assert isinstance(layer.hidden_noise.diffusion, MatrixDiffusion)  # the layer's has precedence
-    assert all(layer._noise_of(cell).diffusion is layer.diffusion for cell in layer.cells.values())
+    with pytest.raises(ValueError, match=r"^diffusion must be None for a cell with one of its own, OwnCell"):
+        RecurrentLayer(OwnCell, 2, UNITS, diffusion=ROWS)
     with pytest.raises(ValueError, match=r"^diffusion must be a matrix or declared diagonal with scheme 'milstein'"):
         RecurrentLayer(OwnCell, 2, UNITS, scheme="milstein")
 

@@ -135,7 +135,8 @@ def test_an_option_that_replaces_others() -> None:
     assert merge_options(defaults, {"diffusion": None}) == {**defaults, "diffusion": None}
     assert merge_options(defaults, {"diffusion": [[0.1]], "additive": 0.2})["additive"] == 0.2  # which is refused
     assert merge_options({"alpha": 0.5}, {"tau": 2.0, "step_size": 1.0})["alpha"] is None
-    assert merge_options({"alpha": 0.5}, {"step_size": 1.0})["alpha"] == 0.5
+    assert merge_options({"alpha": 0.5}, {"step_size": 1.0})["alpha"] is None
+    assert "alpha" not in merge_options({"damping": 0.1}, {"step_size": 1.0})
     assert NoisyRNN(1, 1, diffusion=[[0.1]]).additive == 0
     with pytest.raises(ValueError, match=r"^additive must be 0 with a diffusion, which replaces both levels, got 0\.2"):
         NoisyRNN(1, 1, diffusion=[[0.1]], additive=0.2)

@@ -231,6 +231,8 @@ def read_npz(path: Path, suffix: str = "", *, layout: str | None = None, task: s
         valid_lengths = torch.from_numpy(lengths.astype(np.int64))
         if valid_lengths.shape == inputs.shape[:1]:  # else check_cases raises the error
             inputs = inputs.masked_fill(~valid_steps(valid_lengths, inputs.shape[1]).unsqueeze(-1), 0.0)
+    if y.ndim > 1 and len(y) != len(X):  # check_cases compares the numbers of labels
+        raise ValueError(f"y{suffix} must have {len(X)} rows, one for each sequence of X{suffix}, got {y.shape}.")
     counted = None if mask is None else read_mask(mask, inputs.shape[:2], y.shape, suffix)
     known = valid_values(inputs, None).squeeze(2) if counted is None else counted
     if valid_lengths is not None and valid_lengths.shape == inputs.shape[:1]:
@@ -251,6 +253,11 @@ def read_mask(mask: np.ndarray, steps: tuple[int, ...], targets: tuple[int, ...]
         )
     if mask.shape != tuple(steps):
         raise ValueError(f"{name} must have shape {tuple(steps)}, one for each step of X{suffix}, got {mask.shape}.")
+    if len(targets) > 1 and tuple(targets[:2]) != tuple(steps):
+        raise ValueError(
+            f"y{suffix} must have shape {tuple(steps)} or ({steps[0]}, {steps[1]}, outputs), an entry for each step of "
+            f"{name}, got {targets}."
+        )
     if tuple(targets[:2]) != tuple(steps):
         raise ValueError(
             f"{name} must be left out where y{suffix} has no entry for each step, got one with y{suffix} of {targets}."
@@ -269,6 +276,12 @@ def read_targets(y: np.ndarray, known: np.ndarray, task: str | None, suffix: str
     """
     name = f"y{suffix}"
     every_step = y.ndim > 1 and y.shape[:2] == known.shape
+    empty = np.flatnonzero(~known.any(axis=1))
+    if every_step and len(empty):
+        raise ValueError(
+            f"mask{suffix} must be true at one valid step of each sequence or more, got none for {len(empty)} of "
+            f"{len(known)} sequences, the first at index {empty[0]}. Leave these sequences out."
+        )
     counted = y[known] if every_step else y
     if task is None:
         finite = counted[np.isfinite(counted)] if y.dtype.kind == "f" else counted[:0]
@@ -285,7 +298,12 @@ def read_targets(y: np.ndarray, known: np.ndarray, task: str | None, suffix: str
             )
         check_values(name, torch.from_numpy(counted.astype(np.float64)))
         return torch.from_numpy(y.reshape(*y.shape[: 1 + every_step], -1).astype(np.float64, order="C"))
-    if not every_step or y.ndim == 3:
+    if y.ndim != 1 and not (every_step and y.ndim == 2):
+        raise ValueError(
+            f"{name} must have shape ({len(known)},) for classes, or {known.shape} for a class at every step, got "
+            f"{y.shape}. If these are values, give task='regression' (--task regression)."
+        )
+    if not every_step:
         return array_labels(y, name)
     different, places = np.unique(counted, return_inverse=True)
     index = np.full(y.shape, UNCOUNTED, dtype=np.int64)

@@ -158,6 +158,10 @@ class RecurrentLayer(nn.Module):
         if noise.diffusion is not None and is_values(diffusion) and weight is not None and not weight.is_meta:
             noise.diffusion.to(weight)
         self.diffusion = noise.diffusion
+        if self.diffusion is not None and own_diffusion(cell) is not None:
+            raise ValueError(
+                f"diffusion must be None for a cell with one of its own, {type(cell).__name__}, got {self.diffusion}."
+            )
         self.scheme = scheme
         self.noise_mode = "auto"
         self.noise_scale = 1.0
@@ -228,7 +232,10 @@ class RecurrentLayer(nn.Module):
 
     def _scaled(self, noise: HiddenNoise) -> HiddenNoise:
         """Return a noise with the layer's factor of all levels."""
-        return noise if self.noise_scale == 1 else noise.scaled(self.noise_scale)
+        if self.noise_scale == 1:
+            return noise
+        check_number("noise_scale", self.noise_scale, minimum=0.0)
+        return noise.scaled(self.noise_scale)
 
     def check_inputs(self, inputs: Tensor | PackedSequence) -> None:
         """Raise unless `forward` accepts the shape and type of `inputs`; errors as for `forward`."""

@@ -113,7 +113,7 @@ def merge_options(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> di
     A diffusion replaces the two levels of the noise, whose defaults are then 0, and a time constant the leak α.
     """
     merged = {**defaults, **options}
-    if options.get("tau") is not None:
+    if "alpha" in merged and (options.get("tau") is not None or options.get("step_size") is not None):
         merged["alpha"] = options.get("alpha")
     if options.get("diffusion") is not None:
         merged |= {name: options.get(name, 0.0) for name in ("additive", "multiplicative")}

@@ -1,7 +1,7 @@
 """Accuracy or error under a perturbation, over draws that all models share, and the worst case over attacks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial, reduce
 from typing import Any
 
@@ -42,7 +42,7 @@ class Score:
     mean: float
     interval: tuple[float, float]
     draws: tuple[float, ...]
-    sequences: tuple[float, ...]
+    sequences: tuple[float, ...] = field(repr=False)
     guess: float = 0.0
 
     @classmethod

@@ -34,9 +34,7 @@ DIAGNOSTICS: dict[str, Entry[Build]] = {
     "jacobians": Entry(description="Norms of Jacobians and gradients over time", build=jacobians),
     "stability": Entry(description="Lyapunov exponents, bounds, and their change with noise", build=stability),
     "regularizer": Entry(description="Increase of the loss by hidden noise", build=of_one_class(regularizer)),
-    "test-noise": Entry(
-        description="Accuracy or error against the level of noise at test time", build=noise_at_test_time
-    ),
+    "test-noise": Entry(description="Accuracy or R² against the level of noise at test time", build=noise_at_test_time),
     "smoothing": Entry(description="Certified radii by randomised smoothing", build=of_one_class(smoothing)),
     "landscape": Entry(description="Loss along two filter-normalised directions", build=landscape),
     "attack": Entry(description="Input margins bounded from above by attacks", build=of_one_class(attack)),
