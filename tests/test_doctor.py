@@ -37,7 +37,7 @@ def test_each_model_has_its_kernel_and_the_reason(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(library, "unavailable", lambda: None)
     assert kernel_lines() == [
         "Kernels on the CPU:",
-        "  noisy, lipschitz, antisymmetric: cpp",
+        "  noisy, lipschitz, antisymmetric, rate: cpp",
         *(
             f"  {model}: eager (kernel 'cpp' cannot run this cell: the recurrence '{kind}' is not compiled "
             "(only 'drift'))"
@@ -73,7 +73,7 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "native", missing)
     assert "CPU kernel: none: no C++ compiler was found" in lines()
     assert kernel_lines()[1] == (
-        "  noisy, lipschitz, antisymmetric: eager (kernel 'cpp' cannot run this cell: no C++ compiler was found)"
+        "  noisy, lipschitz, antisymmetric, rate: eager (kernel 'cpp' cannot run this cell: no C++ compiler was found)"
     )
 
 
@@ -81,7 +81,7 @@ def test_the_environment_is_shown_and_obeyed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("NOISYRNN_KERNEL", "eager")
     assert kernel_lines() == [
         "Kernels on the CPU (NOISYRNN_KERNEL=eager):",
-        "  noisy, lipschitz, antisymmetric, cornn, exprnn: eager",
+        "  noisy, lipschitz, antisymmetric, rate, cornn, exprnn: eager",
         *(
             f"  {name.lower()}: torch's own; with noise none (kernel 'eager' cannot run this cell: "
             f"{name} has no fused form)"
@@ -90,8 +90,8 @@ def test_the_environment_is_shown_and_obeyed(monkeypatch: pytest.MonkeyPatch) ->
     ]
     monkeypatch.setenv("NOISYRNN_KERNEL", "eagre")
     assert kernel_lines()[1:] == [
-        "  noisy, lipschitz, antisymmetric, cornn, exprnn, rnn, gru, lstm: ValueError: NOISYRNN_KERNEL must be one of "
-        "auto, cpp, eager, reference, triton, got 'eagre'. Did you mean 'eager'?"
+        "  noisy, lipschitz, antisymmetric, rate, cornn, exprnn, rnn, gru, lstm: ValueError: NOISYRNN_KERNEL must be "
+        "one of auto, cpp, eager, reference, triton, got 'eagre'. Did you mean 'eager'?"
     ]
 
 
@@ -102,7 +102,7 @@ def test_nothing_that_breaks_stops_the_report(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(library, "native", broken)
     shown = lines()
     assert "CPU kernel: OSError: no space left on device" in shown
-    assert "  noisy, lipschitz, antisymmetric: OSError: no space left on device" in shown
+    assert "  noisy, lipschitz, antisymmetric, rate: OSError: no space left on device" in shown
     assert "  digits     found" in shown
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from noisyrnn.analysis import penalty
+from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.pipeline.train import objective_of
@@ -22,6 +23,20 @@ def batch():
     return inputs, torch.tensor([0, 1, 1, 0]), LENGTHS, BrownianPath(seed=5)
 
 
+def dataset():
+    """A data set of two classes: the objective depends on its task only."""
+    split = Split(inputs=torch.zeros(2, 3, 1), labels=torch.tensor([0, 1]), classes=2)
+    return Dataset(
+        name="own",
+        train=split,
+        validation=split,
+        read_test=lambda: split,
+        class_names=("no", "yes"),
+        value_range=None,
+        standardize=False,
+    )
+
+
 def setting(name, kind):
     """A model of strong noise in training mode, and what its training makes small."""
     config = TrainConfig(model=name, hidden_size=4, penalty=kind, options={"additive": 0.3, "multiplicative": 0.2})
@@ -30,7 +45,7 @@ def setting(name, kind):
         model = SequenceClassifier(build_layer(name, 1, 4, config.options), 2).double().train()
         torch.nn.init.normal_(model.readout.weight)
     model.layer.kernel = "reference"
-    return model, objective_of(config)
+    return model, objective_of(config, dataset())
 
 
 def quiet(model, inputs, labels, lengths):
