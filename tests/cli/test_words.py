@@ -176,3 +176,13 @@ def test_a_flag_has_one_type_in_all_commands(monkeypatch: pytest.MonkeyPatch) ->
         assert main([name]) == 130
     assert {"--attack-sequences", "--max-attack-radius", "--strengths"} <= kinds.keys()
     assert {flag: found for flag, found in kinds.items() if len(found) > 1} == {}
+
+
+def test_the_help_of_an_option_that_models_have_for_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    own = "noisy, lipschitz: Initial step d of every unit, above 0. antisymmetric: δ, above 0. rate: Length of one step"
+    assert own in text
+    assert "cornn: Δt, above 0. Default: noisy 0.01, lipschitz 0.03, antisymmetric 0.01, cornn 0.042." in text
+    assert "None." not in text  # a default of none is left out

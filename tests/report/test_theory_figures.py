@@ -319,3 +319,9 @@ def test_awkward_labels_are_drawn_literally(build: Build, figures: dict[str, Can
     title = figures["landscape_eigen_contours"].axes[0].get_title(loc="left")
     assert title == "\\$\\frac\\$ and a name\nthat is much longer\nthan a panel"
     assert figures["jacobian_norms"].legends[0].get_texts()[0].get_text().startswith("\\$\\frac\\$")
+
+
+def test_the_level_of_training_is_marked(build: Build, figures: dict[str, Canvas]) -> None:
+    (block,) = curve_blocks(build(only_curve("test_noise", curve([0, 1, 2], [3.0, 2.0, 1.0]))))
+    assert list(figures["test_noise"].axes[0].lines[-1].get_xdata()) == [1, 1]
+    assert "The dotted line marks the level of training." in block.caption

@@ -45,14 +45,19 @@ def check_mask(mask: Tensor, *, count: int, steps: int) -> None:
         raise ValueError(f"mask must have shape ({count}, {steps}), one for each step, got {tuple(mask.shape)}.")
 
 
-def check_known(labels: Tensor, mask: Tensor, *, classes: int) -> None:
-    """Raise unless every sequence has a step that counts, and the labels at all of these are in range and finite."""
+def check_counted(mask: Tensor, argument: str = "mask") -> None:
+    """Raise unless `mask`, bool `(n, steps)`, is true at one step of each sequence or more."""
     empty = (~mask.any(dim=1)).nonzero()
     if len(empty):
         raise ValueError(
-            f"mask must be true at one valid step of each sequence or more, got none for {len(empty)} of {len(mask)} "
-            f"sequences, the first at index {int(empty[0])}. Leave these sequences out."
+            f"{argument} must be true at one valid step of each sequence or more, got none for {len(empty)} of "
+            f"{len(mask)} sequences, the first at index {int(empty[0])}. Leave these sequences out."
         )
+
+
+def check_known(labels: Tensor, mask: Tensor, *, classes: int) -> None:
+    """Raise unless every sequence has a step that counts, and the labels at all of these are in range and finite."""
+    check_counted(mask)
     known = labels[mask]
     if classes > 0:
         check_labels(known, count=len(known), classes=classes)
@@ -148,6 +153,11 @@ class Split:
     def every_step(self) -> bool:
         """Whether there is a label at every step, rather than one for each sequence."""
         return at_every_step(self.labels)
+
+    @property
+    def one_class_each(self) -> bool:
+        """Whether each sequence has one class, rather than values or labels at every step."""
+        return self.classes > 0 and not self.every_step
 
     def subset(self, indices: Tensor) -> "Split":
         """Return the sequences at `indices`, int64 `(k,)`, in that order."""

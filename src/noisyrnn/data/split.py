@@ -1,5 +1,6 @@
 """Splits labelled sequences into disjoint parts: named classes, stratified seeded draws, the data set."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -120,6 +121,23 @@ def stratified_draw(labels: Tensor, size: int, *, seed: int = SPLIT_SEED) -> tup
     for label, quota in enumerate(quotas.tolist()):
         drawn[order[labels[order] == label][:quota]] = True
     return order[drawn[order]], order[~drawn[order]]
+
+
+def parse_targets(cells: Sequence[str], complaint: Callable[[int, str], str]) -> Tensor:
+    """Parse one number to predict for each sequence, float64 `(n, 1)`.
+
+    Args:
+        cells: Texts, one for each sequence.
+        complaint: Returns the message for a cell that is not a finite number, given its index and text.
+
+    Raises:
+        ValueError: If a cell is not a finite number.
+    """
+    numbers = [parse_number(cell) for cell in cells]
+    for k, number in enumerate(numbers):
+        if number is None or not math.isfinite(number):
+            raise ValueError(complaint(k, cells[k]))
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")[:, None]
 
 
 def check_alike(train: Split, test: Split) -> None:

@@ -14,7 +14,7 @@ import torch
 from noisyrnn.data.folders import read_text
 from noisyrnn.data.labels import Label, text_labels
 from noisyrnn.data.numbers import SHIFT, is_missing, is_rounded, parse_number
-from noisyrnn.data.split import Cases, Targets, pad_sequences
+from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
 
 Row = tuple[int, list[str]]
 """Number of a line in the file, and its cells."""
@@ -64,7 +64,12 @@ def read_csv(path: Path, label_column: str | int | None = None, task: str | None
     values = [row for _, row in read]
     labels: Targets
     if task == "regression":
-        labels = _numbers(path, rows, [label for label, _ in read])
+        labels = parse_targets(
+            [label for label, _ in read],
+            lambda k, cell: (
+                f"Line {rows[k][0]} of {path} must hold a finite number to predict, got {cell!r}. {_cell_advice(cell)}"
+            ),
+        )
     else:
         labels = text_labels(label for label, _ in read)
     if label_column is None and isinstance(labels, tuple):
@@ -79,17 +84,6 @@ def read_csv(path: Path, label_column: str | int | None = None, task: str | None
         [torch.tensor(row, dtype=torch.float64, device="cpu").unsqueeze(-1) for row in values]
     )
     return Cases(inputs=inputs, lengths=lengths, labels=labels)
-
-
-def _numbers(path: Path, rows: list[Row], cells: list[str]) -> torch.Tensor:
-    """Return the numbers to predict, float64 `(n, 1)`."""
-    numbers = [parse_number(cell) for cell in cells]
-    for (line, _), cell, number in zip(rows, cells, numbers, strict=True):
-        if number is None or not math.isfinite(number):
-            raise ValueError(
-                f"Line {line} of {path} must hold a finite number to predict, got {cell!r}. {_cell_advice(cell)}"
-            )
-    return torch.tensor(numbers, dtype=torch.float64, device="cpu")[:, None]
 
 
 def csv_rows(path: Path) -> list[Row]:

@@ -14,7 +14,7 @@ from noisyrnn.data.base import Dataset
 from noisyrnn.data.folders import cache_folder, find_file, placement_advice, read_text
 from noisyrnn.data.labels import decimal_labels
 from noisyrnn.data.numbers import SHIFT, is_missing, is_rounded, parse_number
-from noisyrnn.data.split import Cases, dataset_from_cases, pad_sequences
+from noisyrnn.data.split import Cases, dataset_from_cases, pad_sequences, parse_targets
 
 SUFFIXES = (".ts", ".ts.gz")
 _SIZE = re.compile(r"[0-9]{1,9}")
@@ -73,7 +73,14 @@ def read_ts(path: Path) -> Cases:
         raise ValueError(f"{path} must hold at least one case after '@data', got none.")
     inputs, lengths = pad_sequences(sequences)
     if header_flag(header, "@targetlabel", "false"):
-        return Cases(inputs=inputs, lengths=lengths, labels=_numbers(path, lines[start:], labels))
+        targets = parse_targets(
+            labels,
+            lambda k, cell: (
+                f"Line {lines[start + k][0]} of {path} must end in a finite number to predict, as "
+                f"'@targetLabel true' states, got {cell!r}."
+            ),
+        )
+        return Cases(inputs=inputs, lengths=lengths, labels=targets)
     names = decimal_labels(labels)
     for (line_number, _), name in zip(lines[start:], names, strict=True):
         if declared and name not in declared:
@@ -82,18 +89,6 @@ def read_ts(path: Path) -> Cases:
                 f"got {name.text!r}."
             )
     return Cases(inputs=inputs, lengths=lengths, labels=names, declared=declared)
-
-
-def _numbers(path: Path, lines: list[tuple[int, str]], cells: list[str]) -> Tensor:
-    """Return the numbers to predict, float64 `(n, 1)`."""
-    numbers = [parse_number(cell) for cell in cells]
-    for (line_number, _), cell, number in zip(lines, cells, numbers, strict=True):
-        if number is None or not math.isfinite(number):
-            raise ValueError(
-                f"Line {line_number} of {path} must end in a finite number to predict, as '@targetLabel true' states, "
-                f"got {cell!r}."
-            )
-    return torch.tensor(numbers, dtype=torch.float64, device="cpu")[:, None]
 
 
 def check_header(path: Path, header: dict[str, list[str]]) -> None:

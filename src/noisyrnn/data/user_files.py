@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from noisyrnn.checks import check_choice, check_values
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.base import Dataset, check_counted
 from noisyrnn.data.labels import array_labels
 from noisyrnn.data.numbers import check_real
 from noisyrnn.data.sizes import check_size, largest_array
@@ -33,7 +33,7 @@ def is_path(name: str) -> bool:
 
 
 TASKS = ("classification", "regression")
-"""Classes to tell apart, or values to predict."""
+"""What a model predicts: classes or values."""
 
 
 def check_reading_options(label_column: object, layout: object, task: object) -> str | int | None:
@@ -276,12 +276,8 @@ def read_targets(y: np.ndarray, known: np.ndarray, task: str | None, suffix: str
     """
     name = f"y{suffix}"
     every_step = y.ndim > 1 and y.shape[:2] == known.shape
-    empty = np.flatnonzero(~known.any(axis=1))
-    if every_step and len(empty):
-        raise ValueError(
-            f"mask{suffix} must be true at one valid step of each sequence or more, got none for {len(empty)} of "
-            f"{len(known)} sequences, the first at index {empty[0]}. Leave these sequences out."
-        )
+    if every_step:
+        check_counted(torch.from_numpy(known), f"mask{suffix}")  # before the split, by its row in the file
     counted = y[known] if every_step else y
     if task is None:
         finite = counted[np.isfinite(counted)] if y.dtype.kind == "f" else counted[:0]

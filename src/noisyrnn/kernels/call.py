@@ -114,7 +114,7 @@ class Kernel(Protocol):
     """What a fast kernel provides; a module can be one."""
 
     def supports(self, recurrence: Recurrence, inputs: Tensor) -> str | None:
-        """Why it cannot run a recurrence, as the end of a sentence; `None` if it can. It takes every noise."""
+        """Return the reason why it cannot run a recurrence, as a clause; `None` if it can. It takes both levels."""
         ...
 
     def layout(self, call: KernelCall) -> tuple[int, int]:

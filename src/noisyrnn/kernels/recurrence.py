@@ -10,6 +10,8 @@ from noisyrnn.sde.activation import TANH, Activation
 from noisyrnn.sde.drift import RecurrentDrift
 
 KINDS = ("drift", "current", "oscillator", "modrelu")
+DRIFTS = ("drift", "current")
+"""The kinds with an activation of choice, whose derivatives are written out."""
 
 
 class Recurrence(NamedTuple):
@@ -85,7 +87,7 @@ class Recurrence(NamedTuple):
         return self.activation.function(state) if self.kind == "current" else state[..., : self.hidden_size]
 
     def unfused(self) -> str | None:
-        """Why no fast kernel computes it, as the end of a sentence; `None` if some do."""
+        """Return the reason why no fast kernel computes it, as a clause; `None` if one does."""
         if self.kind == "current":
             return "it has the current form"
         if self.activation.name != "tanh":

@@ -133,7 +133,7 @@ def fastest(
 def refusal(
     name: str, cell: Dynamics, inputs: Tensor, *, recurrence: Recurrence | None, **options: Unpack[PassTensors]
 ) -> str | None:
-    """Why kernel `name` cannot run a pass, as the end of a sentence; `None` if it can.
+    """Return the reason why kernel `name` cannot run a pass, as a clause; `None` if it can.
 
     Args:
         name: One of `KERNELS` except "auto".

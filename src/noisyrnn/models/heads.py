@@ -224,7 +224,7 @@ class Statistics(ChannelStatistics, total=False):
 
 
 def check_target_statistics(mean: Tensor | None, std: Tensor | None, outputs: int, loss: str) -> None:
-    """Raise unless there are no statistics, or finite ones `(outputs,)` for a loss of values, `std` above 0."""
+    """Raise if statistics are given and are not finite, not of shape `(outputs,)` or not for this loss."""
     if mean is None and std is None:
         return
     if loss != "squared_error":

@@ -205,7 +205,7 @@ def _measure(
     by_strength = sorted((p for p in perturbations if p is not None), key=lambda p: p.strength)
     strongest = {p.name: p for p in by_strength}
     shown: list[dict[str, Any]] = []
-    if test.classes and not test.every_step:
+    if test.one_class_each:
         shown = examples(
             model,
             test,

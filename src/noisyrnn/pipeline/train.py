@@ -67,7 +67,7 @@ def objective_of(config: TrainConfig, dataset: Dataset) -> Objective | None:
     if config.penalty is None:
         return None
     kind = config.penalty
-    if dataset.every_step or not dataset.classes:
+    if not dataset.train.one_class_each:
         labels = "targets at every step" if dataset.every_step else "values to predict"
         raise ValueError(
             f"penalty must be None for data with {labels}, got {kind!r}. The regulariser is that of one class for each "

@@ -122,7 +122,7 @@ def markdown(tables: Mapping[str, Table], groups: Sequence[Group], notes: Sequen
         close = marks_caption(table)
         marks = f"**Bold**: {best_mean(metric)} of the column." + (f" *Italics*: {close}." if close else "")
         sentences = [caption(table, metric), marks, untested(table, groups)]
-        title = [f"## {METRICS[metric].title[0].upper()}{METRICS[metric].title[1:]}"] if len(tables) > 1 else []
+        title = [f"## {METRICS[metric].heading}"] if len(tables) > 1 else []
         parts += [*title, markdown_table(head, lines, left=1), " ".join(filter(None, sentences))]
     return "\n\n".join([*parts, *(f"Note: {escape(note)}" for note in notes)]) + "\n"
 

@@ -25,7 +25,7 @@ class Metric:
         better: Whether higher or lower values are better.
         bounds: Smallest and largest value of a sequence.
         unit: Unit of its values: `%` for shares shown in per cent; empty if they have none.
-        detail: How it is computed, in a sentence; empty if the caption says it all.
+        detail: How it is computed; empty if the caption is enough.
     """
 
     title: str
@@ -34,6 +34,16 @@ class Metric:
     bounds: tuple[float, float]
     unit: str = ""
     detail: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The title with a capital letter."""
+        return self.title[0].upper() + self.title[1:]
+
+    @property
+    def factor(self) -> float:
+        """Factor of values that are shown: 100 for shares in per cent."""
+        return 100.0 if self.unit == "%" else 1.0
 
 
 METRICS: dict[str, Metric] = {

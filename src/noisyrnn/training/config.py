@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from noisyrnn.checks import check_choice, check_integer, check_number, check_text
 from noisyrnn.data.user_files import check_reading_options
+from noisyrnn.kernels.recurrence import DRIFTS
 from noisyrnn.models import MODELS, RecurrentLayer, build_layer, layer_options
 from noisyrnn.models.options import merge_options
 from noisyrnn.training.seeding import seeded
@@ -167,7 +168,7 @@ class TrainConfig:
             raise ValueError(f"penalty must be None with noise_law 'uniform', got {self.penalty!r}.")
         if layer.scheme == "stochastic-heun":
             raise ValueError(f"penalty must be None with scheme 'stochastic-heun', got {self.penalty!r}.")
-        if self.penalty == "explicit" and (recurrence is None or recurrence.kind not in ("drift", "current")):
+        if self.penalty == "explicit" and (recurrence is None or recurrence.kind not in DRIFTS):
             raise ValueError(
                 f"penalty must be 'hutchinson' for model {self.model!r}, got 'explicit', which needs the noisy family."
             )

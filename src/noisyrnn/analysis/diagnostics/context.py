@@ -118,7 +118,7 @@ class DiagnosticContext:
     @property
     def one_class_each(self) -> bool:
         """Whether each sequence has one class, rather than values or targets at every step."""
-        return self.test.classes > 0 and not self.test.every_step
+        return self.test.one_class_each
 
     @property
     def dynamics(self) -> tuple[Any, Tensor]:

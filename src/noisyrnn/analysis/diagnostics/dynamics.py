@@ -14,6 +14,7 @@ from noisyrnn.analysis.dynamics.stability import discrete_exponent_bounds, stabi
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.regularizer import antithetic_regularizer, explicit_regularizer, tangent_regularizer
 from noisyrnn.analysis.trajectory import cell_of
+from noisyrnn.kernels.recurrence import DRIFTS
 from noisyrnn.kernels.reference import recurrence_of
 
 LEVELS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -115,7 +116,7 @@ def regularizer(context: DiagnosticContext) -> DiagnosticResults:
     noise, labels = settings.noise, test.labels
     model = copy.deepcopy(context.model).double()
     recurrence = recurrence_of(cell_of(model))
-    exact = recurrence is not None and recurrence.kind in ("drift", "current")
+    exact = recurrence is not None and recurrence.kind in DRIFTS
     totals, first, second, simulated = [], [], [], []
     for rows in torch.arange(len(test), device="cpu").split(25):
         context.check_time()

@@ -9,7 +9,7 @@ from noisyrnn.analysis.diagnostics.context import DiagnosticContext
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.noise_at_test_time import scores_with_noise
 from noisyrnn.robustness.evaluate import Score
-from noisyrnn.robustness.metrics import METRICS
+from noisyrnn.robustness.metrics import METRICS, Metric
 from noisyrnn.robustness.statistics import mean_interval
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -26,12 +26,11 @@ def noise_at_test_time(context: DiagnosticContext) -> DiagnosticResults:
         )
     name = next(iter(scores[0]))
     metric, mains = METRICS[name], [score[name] for score in scores]
-    factor = 100.0 if metric.unit == "%" else 1.0
     note = f"{_DRAWS} draws of the noise; {context.test_data}"
 
     def values(part: int | None = None) -> torch.Tensor:
         numbers = [score.mean if part is None else score.interval[part] for score in mains]
-        return factor * torch.tensor(numbers, dtype=torch.float64, device="cpu")
+        return metric.factor * torch.tensor(numbers, dtype=torch.float64, device="cpu")
 
     curve = Curve(
         x=torch.tensor(LEVELS, dtype=torch.float64, device="cpu"),
@@ -46,42 +45,37 @@ def noise_at_test_time(context: DiagnosticContext) -> DiagnosticResults:
     )
     off, trained = mains[0], mains[LEVELS.index(1.0)]
     quantities = [
-        _quantity("test_noise_off", f"{metric.title} without noise", off, factor, metric.unit, note),
-        _quantity("test_noise_on", f"{metric.title} with the noise of training", trained, factor, metric.unit, note),
-        _gain(off, trained, factor, metric.title, metric.unit, metric.better == "higher", note),
+        _quantity("test_noise_off", f"{metric.heading} without noise", off, metric, note),
+        _quantity("test_noise_on", f"{metric.heading} with the noise of training", trained, metric, note),
+        _gain(off, trained, metric, note),
     ]
     return DiagnosticResults(quantities=quantities, curves={"test_noise": curve}, data=context.test_data)
 
 
-def _quantity(name: str, title: str, score: Score, factor: float, unit: str, note: str) -> Quantity:
+def _quantity(name: str, title: str, score: Score, metric: Metric, note: str) -> Quantity:
     """Return a score as a row of the table."""
-    value = torch.tensor(factor * score.mean, dtype=torch.float64, device="cpu")
+    value = torch.tensor(metric.factor * score.mean, dtype=torch.float64, device="cpu")
     low, high = score.interval
     return Quantity(
         name=name,
-        title=_capital(title),
+        title=title,
         measurement=Measurement(value=value, kind="estimate"),
-        interval=(factor * low, factor * high),
-        unit=unit,
+        interval=(metric.factor * low, metric.factor * high),
+        unit=metric.unit,
         note=note,
     )
 
 
-def _gain(off: Score, trained: Score, factor: float, title: str, unit: str, higher: bool, note: str) -> Quantity:
+def _gain(off: Score, trained: Score, metric: Metric, note: str) -> Quantity:
     """Return what the noise of training adds at test time, paired by sequence; above 0 where it is an improvement."""
-    sign = factor if higher else -factor
+    sign = metric.factor if metric.better == "higher" else -metric.factor
     gains = [sign * (one - other) for one, other in zip(trained.sequences, off.sequences, strict=True)]
     found = mean_interval(gains)
     return Quantity(
         name="test_noise_gain",
-        title=f"Gain in {title} by the noise of training",
+        title=f"Gain in {metric.title} by the noise of training",
         measurement=Measurement(value=torch.tensor(found.mean, dtype=torch.float64, device="cpu"), kind="estimate"),
         interval=None if math.isnan(found.low) else (found.low, found.high),
-        unit=unit,
+        unit=metric.unit,
         note=f"{note}; differences between the same sequences",
     )
-
-
-def _capital(title: str) -> str:
-    """Return a title with a capital letter at its beginning."""
-    return title[0].upper() + title[1:]

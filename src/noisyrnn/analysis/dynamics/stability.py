@@ -13,6 +13,7 @@ from noisyrnn.analysis.dynamics.lyapunov import ExponentOptions, largest_exponen
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import check_number
+from noisyrnn.kernels.recurrence import DRIFTS
 from noisyrnn.kernels.reference import recurrence_of
 from noisyrnn.models import RecurrentLayer, SequenceClassifier
 from noisyrnn.noise.hidden_noise import HiddenNoise
@@ -251,7 +252,7 @@ def _drift_disc(model: Recurrent) -> tuple[Tensor, float]:
     """
     cell = cell_of(model)
     recurrence = recurrence_of(cell)
-    if recurrence is None or recurrence.kind not in ("drift", "current"):
+    if recurrence is None or recurrence.kind not in DRIFTS:
         name = f"{type(cell).__name__} with scheme {cell.scheme!r}" if cell.scheme != "euler-maruyama" else ""
         raise TypeError(
             "model must have the drift A h + a(W h + U x + b) for bounds on its exponents, "

@@ -98,7 +98,7 @@ class MeanLoss:
             logits = self.model(inputs)
         else:
             logits = self.model(inputs, lengths=self.split.lengths[rows].to(first.device))
-        if self.split.every_step or not self.split.classes:
+        if not self.split.one_class_each:
             if not isinstance(self.model, SequenceModel):
                 raise TypeError(f"model must be a SequenceModel for these labels, got {type(self.model).__name__}.")
             losses: Tensor = self.model.losses(logits, labels)

@@ -10,6 +10,7 @@ from noisyrnn.analysis.margins.margin import leads
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import as_int64, check_sequences
+from noisyrnn.kernels.recurrence import DRIFTS
 from noisyrnn.kernels.reference import recurrence_of
 from noisyrnn.models import Cell, SequenceClassifier
 from noisyrnn.models.gated import TorchCell
@@ -156,7 +157,7 @@ def _step_matrices(cell: Cell, name: str, dt: float) -> _Step:
             )
         return _Step(torch.zeros_like(W), W, U)
     eye = torch.eye(len(W), dtype=torch.float64, device=W.device)
-    if recurrence.kind in ("drift", "current"):
+    if recurrence.kind in DRIFTS:
         low, high = recurrence.activation.slopes
         interval, gain = ((low + high) / 2, (high - low) / 2), max(abs(low), abs(high))
         if recurrence.kind == "current":
