@@ -81,3 +81,10 @@ def test_a_model_without_noise_or_in_training_mode_is_refused() -> None:
         scores_with_noise(silent, data(3), levels=[1.0])
     with pytest.raises(ValueError, match="model must be in eval mode"):
         scores_with_noise(classifier().train(), data(3), levels=[1.0])
+
+
+def test_a_negative_factor_is_refused() -> None:
+    model = classifier().train()
+    model.layer.noise_scale = -1.0
+    with pytest.raises(ValueError, match=r"^noise_scale must be at least 0, got -1\.$"):
+        model(torch.zeros(1, 2, 2))

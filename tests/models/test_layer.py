@@ -352,6 +352,7 @@ def test_the_scheme_can_be_set(make_layer: Make, make_inputs: Make) -> None:
     two = make_layer("lipschitz", num_layers=2, bidirectional=True, scheme="stochastic-heun")
     assert not torch.equal(one(make_inputs())[0], two(make_inputs())[0])
     one.scheme = "stochastic-heun"
+    assert {cell.scheme for cell in one.cells.values()} == {"stochastic-heun"}
     assert torch.equal(one(make_inputs())[0], two(make_inputs())[0])
     assert one.options()["scheme"] == "stochastic-heun"
     with pytest.raises(ValueError, match=r"^scheme must be one of euler-maruyama, .*, got 'heun'"):

@@ -9,7 +9,7 @@ from tests.report.analysis_files import quantity, write_analysis
 
 from noisyrnn.report import read_run
 from noisyrnn.report.comparison import Comparison, compare
-from noisyrnn.report.table import Row, count_text, kind_title, number, seeds_text, value_texts
+from noisyrnn.report.table import Row, count_text, group_title, kind_title, number, seeds_text, value_texts
 from noisyrnn.report.theory import caption, markdown
 
 Make = Callable[..., Path]
@@ -230,3 +230,7 @@ def test_json_holds_every_number(compared: Callable[..., Comparison]) -> None:
         "versus_base": None,
     }
     assert content["labels"]["b"]["mean"] == 3.0
+
+
+def test_titles_of_diagnostics() -> None:
+    assert [group_title(name) for name in ("curvature", "test-noise")] == ["Curvature", "Test noise"]

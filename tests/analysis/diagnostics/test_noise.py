@@ -1,8 +1,11 @@
 import pytest
+import torch
 from tests.analysis.diagnostics.context_cases import TimeIsUpError, quantity, subject_of, value
 
-from noisyrnn.analysis.diagnostics.noise import LEVELS, noise_at_test_time
+from noisyrnn.analysis.diagnostics.noise import LEVELS, _gain, noise_at_test_time
 from noisyrnn.analysis.noise_at_test_time import scores_with_noise
+from noisyrnn.robustness.evaluate import Score
+from noisyrnn.robustness.metrics import METRICS
 
 
 def test_the_curve_and_the_table() -> None:
@@ -42,3 +45,10 @@ def test_it_looks_at_the_clock() -> None:
 
     with pytest.raises(TimeIsUpError):
         noise_at_test_time(subject_of(check_time=check_time))
+
+
+@pytest.mark.parametrize(("name", "sign"), [("r2", 1), ("mean_squared_error", -1), ("accuracy", 100)])
+def test_a_gain_is_above_zero_where_noise_helps(name: str, sign: float) -> None:
+    off, trained = (Score.of(name, torch.tensor([[x, x + 0.25, x + 0.125]]).double(), 0.0) for x in (0.25, 0.5))
+    gain = _gain(off, trained, METRICS[name], "note")
+    assert float(gain.measurement.value) == pytest.approx(sign * 0.25)
