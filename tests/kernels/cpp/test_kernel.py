@@ -36,9 +36,9 @@ SLICED = (6, 71, 3, 2)  # more rows than one slice, with an odd one at the end
 
 
 def enough(size: tuple[int, ...]) -> range:
-    """Seeds for some hundred numbers of the smallest quantity: fewer have errors by luck."""
-    hidden, batch, steps, inputs = size
-    return range(max(2, min(40, 400 // min(hidden * batch, inputs * batch * steps))))
+    """Seeds for some hundred numbers of the smallest quantity, one for each unit: fewer have errors by luck."""
+    hidden, _, _, _ = size
+    return range(max(2, min(60, 250 // hidden)))
 
 
 def size_name(size: tuple[int, ...]) -> str:
@@ -62,7 +62,7 @@ def test_noise_and_step_lengths(noise: str, dt: str, lengths: bool) -> None:
         pytest.skip("the uniform law takes no dt")
     for with_A, batch, replicas in ((True, 7, 1), (False, 9, 3)):
         kinds = {"noise": NOISES[noise], "dt": dt, "lengths": lengths, "with_A": with_A, "replicas": replicas}
-        assert worse_than_allowed([a_pass(13, batch, 6, **kinds, seed=seed) for seed in range(5)]) == {}
+        assert worse_than_allowed([a_pass(13, batch, 6, **kinds, seed=seed) for seed in range(15)]) == {}
 
 
 @pytest.mark.parametrize("level", compiler.LEVELS)
@@ -76,14 +76,15 @@ def test_every_instruction_set(level: str, with_A: bool, monkeypatch: pytest.Mon
         for noise in ("silent", "uniform both", "independent", "shared"):
             dt = "" if "uniform" in noise else "row"
             calls = [
-                a_pass(*size, noise=NOISES[noise], with_A=with_A, dt=dt, lengths=True, seed=seed) for seed in range(5)
+                a_pass(*size, noise=NOISES[noise], with_A=with_A, dt=dt, lengths=True, seed=seed)
+                for seed in enough(size)
             ]
             assert worse_than_allowed(calls) == {}, (size, noise)
 
 
-def published(units: int, batch: int, steps: int, noise: Terms, scale: float) -> KernelCall:
+def published(units: int, batch: int, steps: int, noise: Terms, scale: float, seed: int = 0) -> KernelCall:
     """Matrices of the published structure, zero state, one step size."""
-    call = a_pass(units, batch, steps, 1, noise=noise)
+    call = a_pass(units, batch, steps, 1, noise=noise, seed=seed)
     identity = torch.eye(units)
     A, W = (0.25 * (M + M.mT) + 0.75 * (M - M.mT) - 0.001 * identity for M in (scale * call.A, scale * call.W))
     return call._replace(A=A, W=W, state=0 * call.state, step=torch.full_like(call.step, 0.03))
@@ -92,7 +93,8 @@ def published(units: int, batch: int, steps: int, noise: Terms, scale: float) ->
 @pytest.mark.parametrize("noise", [terms(), terms(2, 0.05, 0.02)], ids=["silent", "noisy"])
 def test_long_sequences(noise: Terms) -> None:
     assert worse_than_allowed([published(37, 5, 784, noise, 0.3)], of_last_alone=True) == {}
-    assert worse_than_allowed([published(5, 3, 97, noise, 0.3)]) == {}  # of 3 rows 42 steps make a block of sums
+    short = [published(5, 3, 97, noise, 0.3, seed) for seed in range(20)]  # of 3 rows 42 steps make a block of sums
+    assert worse_than_allowed(short) == {}
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
