@@ -71,6 +71,7 @@ def a_pass(
         U=randn(hidden, INPUT),
         b=0.3 * randn(hidden),
         step=step * (1 + 0.5 * torch.rand(replicas, hidden, generator=generator, dtype=torch.float64)),
+        diffusion=None,
         dt=None if dt is None else durations[dt],
         lengths=ends if lengths else None,
         seed=torch.tensor([-(2**63), 12345678901234567, -1])[:replicas],

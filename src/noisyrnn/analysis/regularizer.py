@@ -401,7 +401,7 @@ class _Drift(NamedTuple):
     @classmethod
     def along(cls, recurrence: Recurrence, states: Tensor, drives: Tensor, rate: Tensor) -> "_Drift":
         """Return the steps from `states`, `(steps, batch, d)`, given the inputs' part and the rate of each."""
-        A, W = recurrence.A, recurrence.W
+        A, W = recurrence.linear, recurrence.W
         activation, slope, bend = recurrence.activation.derivatives(states @ W.T + drives)
         drift = activation if A is None else activation + states @ A.T
         return cls(A, W, rate.unbind(0), (rate * slope).unbind(0), (rate * bend).unbind(0), rate * drift)
@@ -470,7 +470,7 @@ def _spread(jacobian: Tensor, covariance: Tensor, u: Tensor, bent: Tensor) -> tu
     return torch.baddbmm(half, half, jacobian.mT), u + (jacobian @ u[..., None])[..., 0] + bent
 
 
-_WRITTEN: dict[str, type[_Drift | _Current]] = {"drift": _Drift, "current": _Current}
+_WRITTEN: dict[str, type[_Drift | _Current]] = {"drift": _Drift, "rate": _Drift, "current": _Current}
 """The kinds of recurrence with derivatives in closed form."""
 
 

@@ -27,12 +27,12 @@ class Trajectory:
     Args:
         maps: The step maps of the pass.
         states: `h_0 … h_M`, each `(batch, state_size)`.
-        linear: The drift's matrices where the Jacobian is written out, else `None`.
+        written: The drift's matrices where the Jacobian is written out, else `None`.
     """
 
     maps: StepMaps
     states: tuple[Tensor, ...]
-    linear: Recurrence | None
+    written: Recurrence | None
 
     @classmethod
     def of(
@@ -80,13 +80,13 @@ class Trajectory:
 
     def tangent(self, m: int, vectors: Tensor) -> Tensor:
         """Return `J_m v` for vectors `(..., batch, state_size)` with any leading axes."""
-        if self.linear is not None:
+        if self.written is not None:
             return self._drift_product(m, vectors, transposed=False)
         return _over_leading(lambda v: jvp(self._map(m), (self.states[m],), (v,))[1], vectors)
 
     def cotangent(self, m: int, vectors: Tensor) -> Tensor:
         """Return `J_mᵀ v` for vectors `(..., batch, state_size)` with any leading axes."""
-        if self.linear is not None:
+        if self.written is not None:
             return self._drift_product(m, vectors, transposed=True)
         pull = vjp(self._map(m), self.states[m])[1]
         return _over_leading(lambda v: pull(v)[0], vectors)
@@ -95,13 +95,14 @@ class Trajectory:
         """Return `J_m`, `(batch, state_size, state_size)`: rows are outputs, columns inputs."""
         batch, size = self.states[m].shape
         eye = torch.eye(size, dtype=self.states[m].dtype, device=self.states[m].device)
-        if self.linear is None:
+        if self.written is None:
             columns = self.tangent(m, eye[:, None, :].expand(size, batch, size))
             return columns.permute(1, 2, 0)
         rate, slope = self._rates(m)
-        inner = slope[..., None] * self.linear.W
-        if self.linear.A is not None:
-            inner = inner + self.linear.A
+        inner = slope[..., None] * self.written.W
+        A = self.written.linear
+        if A is not None:
+            inner = inner + A
         return eye + rate[..., None] * inner
 
     def valid(self, m: int) -> Tensor | None:
@@ -113,10 +114,10 @@ class Trajectory:
 
     def _rates(self, m: int) -> tuple[Tensor, Tensor]:
         """Return the factor of the drift in the step, with noise and step length, and a'; `(batch, hidden_size)`."""
-        assert self.linear is not None
+        assert self.written is not None
         state = self.states[m]
-        slope = self.linear.activation.slope(state @ self.linear.W.T + self.maps.drives[m])
-        rate = self.linear.step.expand_as(state)
+        slope = self.written.activation.slope(state @ self.written.W.T + self.maps.drives[m])
+        rate = self.written.step.expand_as(state)
         dt = self.maps.dts[m]
         if dt is not None:
             rate = rate * dt
@@ -128,9 +129,9 @@ class Trajectory:
 
     def _drift_product(self, m: int, vectors: Tensor, *, transposed: bool) -> Tensor:
         """Return `J v` or `Jᵀ v` with `J = I + diag(rate) (A + diag(slope) W)`."""
-        assert self.linear is not None
+        assert self.written is not None
         rate, slope = self._rates(m)
-        A, W = self.linear.A, self.linear.W
+        A, W = self.written.linear, self.written.W
         if transposed:
             weighted = rate * vectors
             moved = (slope * weighted) @ W
@@ -142,7 +143,7 @@ class Trajectory:
 def _written(maps: StepMaps) -> Recurrence | None:
     """Return the recurrence of maps whose Jacobian is written out: of the drift, by a scheme that evaluates it once."""
     recurrence, noise = maps.recurrence, maps.noise
-    if recurrence is None or recurrence.kind != "drift" or isinstance(maps.scheme, StochasticHeun):
+    if recurrence is None or recurrence.kind not in ("drift", "rate") or isinstance(maps.scheme, StochasticHeun):
         return None
     return None if noise is not None and noise.diffusion is not None and not noise.state_free else recurrence
 

@@ -50,7 +50,7 @@ class WrittenCell(nn.Module):
     """A cell with precomputed weights, so that the graph needs no matrix exponential.
 
     Args:
-        cell: Cell with a recurrence, or one of torch's cells.
+        cell: A cell; one without a recurrence is called itself.
     """
 
     def __init__(self, cell: Cell) -> None:
@@ -61,19 +61,15 @@ class WrittenCell(nn.Module):
             recurrence = recurrence_of(cell, scheme=False)
         self._kind = "" if recurrence is None else recurrence.kind
         self._rest = () if recurrence is None else (recurrence.coefficients, recurrence.activation)
-        weights: tuple[Tensor | None, ...] = cell.weights() if isinstance(cell, TorchCell) else ()
-        if recurrence is not None:
-            weights = (recurrence.transposed(), *recurrence[3:6])
+        weights = () if recurrence is None else (recurrence.transposed(), *recurrence[3:6])
         self._linear = recurrence is not None and recurrence.A is not None
         for k, weight in enumerate(weights):
-            self.register_buffer(f"weight_{k}", None if weight is None else weight.detach().contiguous())
+            self.register_buffer(f"weight_{k}", weight.detach().contiguous())
         self._count = len(weights)
 
     def _increment(self, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
         """Return the part of the inputs in all steps, and the increment of a step as a function of it and the state."""
         cell, weights = self.cell, [getattr(self, f"weight_{k}") for k in range(self._count)]
-        if isinstance(cell, TorchCell):
-            return inputs, lambda drive, state: cell.advance(drive, state, TorchWeights(*weights)) - state
         if not self._kind:
             return inputs, lambda drive, state: cell.increment(drive, state)
         matrices, U, b, step = weights  # A and W themselves are not needed

@@ -27,16 +27,18 @@ class KernelCall(NamedTuple):
         kind: One of `recurrence.KINDS`.
         inputs: `(R, B, T, input_size)`.
         state: Initial state, `(R, B, state_size)`.
-        A: `(R, hidden_size, hidden_size)`, or `None`.
-        W: `(R, hidden_size, state_size)`.
-        U: `(R, hidden_size, input_size)`.
-        b: `(R, hidden_size)`.
+        A: As in `Recurrence`, like the next four, with an axis of replicas.
+        W: `(R, rows, entries)`.
+        U: `(R, rows, input_size)`.
+        b: `(R, rows)`.
         step: `(R, hidden_size)`.
+        diffusion: A constant diffusion, `(R, hidden_size, columns)`; `None` for the two levels or no noise.
         dt: `(R, B, T)` or `(R, 1, T)`, or `None`.
         lengths: int64 `(R, B)`, each in [1, T], or `None`.
         seed: int64 `(R,)`: the bits of the seed of each replica's path.
         coefficients: Constants of the kind.
-        noise: Laws and levels; `None` for no noise.
+        activation: Name of the activation.
+        noise: Laws and levels, of which `additive` is the factor of a diffusion; `None` for no noise.
         path: Rows, steps, stream and sign of all replicas' paths, whose seeds are `seed`; `None` without noise.
         precision: How the GPU kernel makes products, one of `triton.kernel.PRECISIONS`; "" for the others.
         packed: The weights in the C++ kernel's own order, where they are at hand.
@@ -50,10 +52,12 @@ class KernelCall(NamedTuple):
     U: Tensor
     b: Tensor
     step: Tensor
+    diffusion: Tensor | None
     dt: Tensor | None
     lengths: Tensor | None
     seed: Tensor
     coefficients: tuple[float, ...] = ()
+    activation: str = "tanh"
     noise: HiddenNoise | None = None
     path: BrownianPath | None = None
     precision: str = ""
@@ -95,7 +99,10 @@ class KernelCall(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of a pass, shaped as in `KernelCall`; `inputs` is `(R, 0)` if not asked for, `A` if there is none."""
+    """Gradients of a pass, shaped as in `KernelCall`.
+
+    `inputs` is `(R, 0)` if it is not asked for, and so are `A` and `diffusion` where there is none.
+    """
 
     inputs: Tensor
     state: Tensor
@@ -104,6 +111,7 @@ class Gradients(NamedTuple):
     U: Tensor
     b: Tensor
     step: Tensor
+    diffusion: Tensor
 
 
 EndGradients = tuple[Tensor | None, Tensor | None]
@@ -113,8 +121,8 @@ EndGradients = tuple[Tensor | None, Tensor | None]
 class Kernel(Protocol):
     """What a fast kernel provides; a module can be one."""
 
-    def supports(self, recurrence: Recurrence, inputs: Tensor) -> str | None:
-        """Return the reason why it cannot run a recurrence, as a clause; `None` if it can. It takes both levels."""
+    def supports(self, recurrence: Recurrence, inputs: Tensor, noise: HiddenNoise | None = None) -> str | None:
+        """Return the reason why it cannot run a recurrence with a noise, as a clause; `None` if it can."""
         ...
 
     def layout(self, call: KernelCall) -> tuple[int, int]:

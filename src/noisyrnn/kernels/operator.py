@@ -24,12 +24,16 @@ from noisyrnn.kernels.select import FAST, choose, uses_cpp
 from noisyrnn.kernels.triton.kernel import product_precision
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.noise.hidden_noise import HiddenNoise
+from noisyrnn.sde.diffusion import MatrixDiffusion
 
 WITHOUT_AXIS = frozenset({"cpp"})
 """Kernels that take a single replica without its axis: for a short sequence, adding it takes longer than the loop."""
 
-_TENSORS = 10
+_TENSORS = 11
 """Tensors of a `KernelCall`; they come first in every flat list of arguments."""
+
+_FLOATS = 8
+"""The first of them, which have gradients."""
 
 
 def run(
@@ -87,10 +91,13 @@ def run(
     precision = product_precision(device.type) if name == "triton" else ""
     if dt is not None and dt.ndim == 1:
         dt = dt.unsqueeze(0)
-    kind, *weights, coefficients, _ = recurrence
-    tensors = [inputs, state, *weights, dt, lengths, seed]
+    if name != "cpp":
+        recurrence = recurrence.without_leak()
+    kind, *weights, coefficients, activation = recurrence
+    noise, diffusion = as_levels(noise, recurrence.W)
+    tensors = [inputs, state, *weights, diffusion, dt, lengths, seed]
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    options = KernelOptions(name, kind, precision, coefficients, noise, path, every_step, save)
+    options = KernelOptions(name, kind, precision, coefficients, activation.name, noise, path, every_step, save)
     if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
         replicated = [None if t is None else t.unsqueeze(0) for t in tensors]
         outputs, _, last = recurrence_operator(*replicated, *options.flat(), every_step, save)
@@ -98,6 +105,14 @@ def run(
     apply = Fused.apply if torch._C._are_functorch_transforms_active() else _apply
     outputs, _, last = apply(*tensors, options)
     return (outputs if every_step else None), last
+
+
+def as_levels(noise: HiddenNoise | None, like: Tensor) -> tuple[HiddenNoise | None, Tensor | None]:
+    """A noise with the factor of its constant diffusion as `additive`, and the diffusion's matrix, or `None`."""
+    if noise is None or not isinstance(noise.diffusion, MatrixDiffusion):
+        return noise, None
+    levels = HiddenNoise(additive=noise.scale, place=noise.place)
+    return levels, noise.diffusion.matrix.to(like)
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,7 @@ class KernelOptions:
         kind: One of `recurrence.KINDS`.
         precision: As in `KernelCall`.
         coefficients: Constants of the kind.
+        activation: Name of the activation.
         noise: Laws and levels, or `None`.
         path: Rows, steps, stream and sign of the paths, or `None`.
         every_step: Whether outputs are wanted.
@@ -120,6 +136,7 @@ class KernelOptions:
     kind: str
     precision: str
     coefficients: tuple[float, ...]
+    activation: str
     noise: HiddenNoise | None
     path: BrownianPath | None
     every_step: bool
@@ -128,29 +145,40 @@ class KernelOptions:
 
     def call(self, tensors: Sequence[Any]) -> KernelCall:
         """The call of tensors that have the axis of replicas."""
-        return KernelCall._make((self.kind, *tensors, self.coefficients, self.noise, self.path, self.precision, None))
+        constants = (self.coefficients, self.activation, self.noise, self.path, self.precision, None)
+        return KernelCall._make((self.kind, *tensors, *constants))
 
     def flat(self) -> tuple[Any, ...]:
         """The options as the custom operators' schemas have them."""
         noise, path = self.noise, self.path
-        form, law = ("", "") if noise is None else (noise.form, noise.law)
+        form, law, side = ("", "", "") if noise is None else (noise.form, noise.law, noise.place)
         levels = [] if noise is None else [noise.additive, noise.multiplicative]
         place = [] if path is None else [*path.place, path.sign]
-        return self.kernel, self.kind, self.precision, list(self.coefficients), form, law, levels, place
+        coefficients = list(self.coefficients)
+        return self.kernel, self.kind, self.precision, coefficients, self.activation, form, law, side, levels, place
 
 
 def _call(
-    tensors: Sequence[Any], kind: str, precision: str, coefficients: Any, form: str, law: str, levels: Any, place: Any
+    tensors: Sequence[Any],
+    kind: str,
+    precision: str,
+    coefficients: Any,
+    activation: str,
+    form: str,
+    law: str,
+    side: str,
+    levels: Any,
+    place: Any,
 ) -> KernelCall:
     """The call of a custom operator's arguments."""
     noise, path = None, None
     if levels:
         additive, multiplicative = levels
-        noise = HiddenNoise(additive=additive, multiplicative=multiplicative, form=form, law=law)
+        noise = HiddenNoise(additive=additive, multiplicative=multiplicative, form=form, law=law, place=side)
     if place:
         first_row, first_step, stream, sign = place
         path = BrownianPath(seed=0, first_row=first_row, first_step=first_step, stream=stream, sign=sign)
-    return KernelCall._make((kind, *tensors, tuple(coefficients), noise, path, precision, None))
+    return KernelCall._make((kind, *tensors, tuple(coefficients), activation, noise, path, precision, None))
 
 
 def _without_autocast(call: KernelCall) -> contextlib.AbstractContextManager[Any]:
@@ -178,11 +206,12 @@ def _with_axis(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 _TENSOR_SCHEMA = (
-    "Tensor inputs, Tensor state, Tensor? A, Tensor W, Tensor U, Tensor b, Tensor step, Tensor? dt, Tensor? lengths, "
-    "Tensor seed"
+    "Tensor inputs, Tensor state, Tensor? A, Tensor W, Tensor U, Tensor b, Tensor step, Tensor? diffusion, Tensor? dt, "
+    "Tensor? lengths, Tensor seed"
 )
 _OPTION_SCHEMA = (
-    "str kernel, str kind, str precision, float[] coefficients, str form, str law, float[] levels, SymInt[] place"
+    "str kernel, str kind, str precision, float[] coefficients, str activation, str form, str law, str side, "
+    "float[] levels, SymInt[] place"
 )
 
 
@@ -209,7 +238,7 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     behind, width = FAST[kernel].layout(call)
     outputs = state.new_empty((replicas, steps, batch, behind) if every_step or save else (replicas, 0, 0, 0))
     saved = state.new_empty((replicas, steps, batch, width) if save else (replicas, 0, 0, 0))
-    return outputs[..., : call.b.shape[1]].transpose(1, 2), saved, state.new_empty(state.shape)
+    return outputs[..., : call.step.shape[1]].transpose(1, 2), saved, state.new_empty(state.shape)
 
 
 @torch.library.custom_op(
@@ -229,10 +258,10 @@ def recurrence_backward(*arguments: Any) -> Gradients:
 
 @recurrence_backward.register_fake
 def _(*arguments: Any) -> tuple[Tensor, ...]:
-    inputs, state, A, W, U, b, step = arguments[:7]
-    replicas = len(state)
-    shapes = [inputs.shape if arguments[-1] else (replicas, 0), state.shape, (replicas, 0) if A is None else A.shape]
-    return tuple(state.new_empty(shape) for shape in (*shapes, W.shape, U.shape, b.shape, step.shape))
+    inputs, *rest = arguments[:_FLOATS]
+    state, none = rest[0], (len(rest[0]), 0)
+    shapes = [inputs.shape if arguments[-1] else none, *(none if t is None else t.shape for t in rest)]
+    return tuple(state.new_empty(shape) for shape in shapes)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -244,9 +273,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 def _derive(ctx: Any, grad_outputs: Tensor | None, _: None, grad_last: Tensor | None) -> tuple[Any, ...]:
     """The backward pass of a compiled graph; like all of torch.compile it has no second derivatives."""
-    unused = (None,) * (len(ctx.flat) + 5)
+    unused = (None,) * (len(ctx.flat) + 2 + _TENSORS - _FLOATS)
     if grad_outputs is None and grad_last is None:
-        return (None,) * 7 + unused
+        return (None,) * _FLOATS + unused
     needs = ctx.needs_input_grad
     gradients = recurrence_backward(*ctx.saved_tensors, grad_outputs, grad_last, *ctx.flat, needs[0])
     return *(gradient if need else None for gradient, need in zip(gradients, needs, strict=False)), *unused
@@ -301,8 +330,9 @@ class Fused(torch.autograd.Function):
         # Nobody will differentiate this pass: no need for a Function that could.
         plain = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
         gradients = Gradients(*(FusedBackward.forward(*arguments) if plain else FusedBackward.apply(*arguments)))
-        A = gradients.A if ctx.needs_input_grad[2] else None
-        return gradients.inputs if with_inputs else None, gradients.state, A, *gradients[3:], None, None, None, None
+        needs = ctx.needs_input_grad[:_FLOATS]
+        found = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
+        return *found, *(None,) * (_TENSORS - _FLOATS + 1)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
@@ -351,7 +381,7 @@ class FusedBackward(torch.autograd.Function):
         options: KernelOptions = ctx.options
         if all(grad is None for grad in grads):
             return (None,) * (_TENSORS + 6)
-        needs = [*ctx.needs_input_grad[:7], *ctx.needs_input_grad[12:14]]
+        needs = [*ctx.needs_input_grad[:_FLOATS], *ctx.needs_input_grad[_TENSORS + 2 : _TENSORS + 4]]
         higher = torch.is_grad_enabled()
         with torch.enable_grad():
             # Aliases: what is differentiated here must not reach one tensor through another's own history.
@@ -363,7 +393,7 @@ class FusedBackward(torch.autograd.Function):
                 outputs, last = outputs[0], last[0]
             ends = [(outputs, grad_outputs), (last, grad_last)]
             given = [(end, grad) for end, grad in ends if grad is not None]
-            first = [(t, g) for t, g in zip(tensors[:7], grads, strict=True) if g is not None and t is not None]
+            first = [(t, g) for t, g in zip(tensors[:_FLOATS], grads, strict=True) if g is not None and t is not None]
             gradients = torch.autograd.grad(
                 [end for end, _ in given],
                 [t for t, _ in first],
@@ -372,7 +402,7 @@ class FusedBackward(torch.autograd.Function):
                 allow_unused=True,
             )
             pairs = [(g, v) for g, (_, v) in zip(gradients, first, strict=True) if g is not None and g.requires_grad]
-            wanted = [*tensors[:7], grad_outputs, grad_last]
+            wanted = [*tensors[:_FLOATS], grad_outputs, grad_last]
             targets = [t for t, need in zip(wanted, needs, strict=True) if need]
             second = iter(
                 torch.autograd.grad(
@@ -386,7 +416,7 @@ class FusedBackward(torch.autograd.Function):
                 else [None] * len(targets)
             )
         found = [next(second) if need else None for need in needs]
-        return *found[:7], *(None,) * 5, *found[7:], None, None
+        return *found[:_FLOATS], *(None,) * (_TENSORS - _FLOATS + 2), *found[_FLOATS:], None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:

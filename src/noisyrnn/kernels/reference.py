@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from noisyrnn.kernels.call import KernelCall
-from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.recurrence import GATED, Recurrence
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.noise.hidden_noise import HiddenNoise, NoiseDraws
 from noisyrnn.padding import valid_steps
+from noisyrnn.sde.activation import ACTIVATIONS
 from noisyrnn.sde.diffusion import MatrixDiffusion, own_slopes
 from noisyrnn.sde.schemes import SCHEMES
 
@@ -52,6 +53,12 @@ def recurrence_of(cell: Any, *, scheme: bool = True) -> Recurrence | None:
     if scheme and cell.scheme == "stochastic-heun":
         return None
     return cell.recurrence()
+
+
+def _written_out(cell: Dynamics) -> Recurrence | None:
+    """The recurrence of a cell, except where torch's own function of a step takes less time."""
+    recurrence = recurrence_of(cell, scheme=False)
+    return None if recurrence is None or recurrence.kind in GATED else recurrence
 
 
 class PathOptions(TypedDict, total=False):
@@ -110,7 +117,7 @@ class StepMaps:
         steps = inputs.shape[1]
         self.cell = cell
         self.noise = noise
-        self.recurrence = cell if isinstance(cell, Recurrence) else recurrence_of(cell, scheme=False)
+        self.recurrence = cell if isinstance(cell, Recurrence) else _written_out(cell)
         self.scheme = SCHEMES["euler-maruyama" if isinstance(cell, Recurrence) else cell.scheme]
         self.valid: tuple[Tensor, ...] | None = None
         if lengths is not None:
@@ -293,10 +300,19 @@ def run_call(call: KernelCall, *, every_step: bool) -> tuple[Tensor, Tensor]:
         A = None if call.A is None else call.A[r]
         dt = None if call.dt is None else call.dt[r]
         every, state = run(
-            Recurrence(call.kind, A, call.W[r], call.U[r], call.b[r], call.step[r], call.coefficients),
+            Recurrence(
+                call.kind,
+                A,
+                call.W[r],
+                call.U[r],
+                call.b[r],
+                call.step[r],
+                call.coefficients,
+                ACTIVATIONS[call.activation],
+            ),
             call.inputs[r],
             call.state[r],
-            noise=call.noise,
+            noise=_noise_of(call, r),
             path=None if call.path is None else replace(call.path, seed=call.seed[r]),
             lengths=None if call.lengths is None else call.lengths[r],
             dt=dt if dt is None or len(dt) > 1 else dt[0],
@@ -305,6 +321,14 @@ def run_call(call: KernelCall, *, every_step: bool) -> tuple[Tensor, Tensor]:
         outputs.append(call.inputs.new_empty(0) if every is None else every)
         states.append(state)
     return torch.stack(outputs), torch.stack(states)
+
+
+def _noise_of(call: KernelCall, r: int) -> HiddenNoise | None:
+    """The noise of one replica."""
+    if call.noise is None or call.diffusion is None:
+        return call.noise
+    diffusion = MatrixDiffusion.around(call.diffusion[r])
+    return replace(call.noise, additive=0.0, diffusion=diffusion, scale=call.noise.additive)
 
 
 def _by_step(dt: Tensor) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import Dynamics, recurrence_of
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.noise.hidden_noise import HiddenNoise
+from noisyrnn.sde.diffusion import MatrixDiffusion
 
 FAST: dict[str, ModuleType] = {"cpp": cpp, "triton": triton, "eager": eager}
 """The fast kernels, each a `noisyrnn.kernels.call.Kernel`."""
@@ -121,7 +122,7 @@ def fastest(
     assert recurrence is not None
     reasons = []
     for name in ("cpp" if inputs.device.type == "cpu" else "triton", "eager"):
-        reason = FAST[name].supports(recurrence, inputs)
+        reason = FAST[name].supports(recurrence, inputs, options.get("noise"))
         if reason is None:
             break
         reasons.append(f"kernel {name!r} cannot run this cell: {reason}")
@@ -147,7 +148,7 @@ def refusal(
     reason = _no_fast_kernel(cell, inputs, recurrence, **options)
     if reason is not None or recurrence is None:
         return reason
-    return FAST[name].supports(recurrence, inputs)
+    return FAST[name].supports(recurrence, inputs, options.get("noise"))
 
 
 def _no_fast_kernel(
@@ -164,21 +165,18 @@ def _no_fast_kernel(
     if getattr(cell, "scheme", "") == "stochastic-heun":
         return "its scheme is 'stochastic-heun'"
     if recurrence is None:
-        kind = getattr(cell, "kind", None)  # torch's own cells share a class
-        return f"{kind.upper() if kind else type(cell).__name__} has no fused form"
+        return f"{type(cell).__name__} has no fused form"
     if dt is not None and dt.requires_grad:
         return "dt requires a gradient"
-    if noise is not None and noise.diffusion is not None:
-        return "its noise has a diffusion of its own"
-    if noise is not None and noise.place == "inside":
-        return "its noise is inside the activation"
-    unfused = recurrence.unfused()
-    if unfused is not None:
-        return unfused
+    if noise is not None and noise.diffusion is not None and not noise.diffusion.constant:
+        return "its noise has a diffusion that is a function"
+    if not recurrence.activation.name:
+        return "its activation is a function, not one of those with a name"
     if path is not None and path.factor > 1:
         return "the path is coarsened"
     weight = recurrence.W  # compiled code reads memory in the weights' format
-    for tensor in (inputs, state, recurrence.A, recurrence.U, recurrence.b, recurrence.step):
+    matrix = noise.diffusion.matrix if noise is not None and isinstance(noise.diffusion, MatrixDiffusion) else None
+    for tensor in (inputs, state, recurrence.A, recurrence.U, recurrence.b, recurrence.step, matrix):
         if tensor is not None and tensor.dtype != weight.dtype:
             return f"its tensors are partly {_name(weight.dtype)} and partly {_name(tensor.dtype)}"
         if tensor is not None and tensor.device != weight.device:

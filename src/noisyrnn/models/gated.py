@@ -5,11 +5,11 @@ from typing import ClassVar, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from noisyrnn.checks import check_choice
 from noisyrnn.kernels import reference
+from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell, Reads
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.modules import check_uncalled
@@ -25,6 +25,16 @@ class TorchWeights(NamedTuple):
     recurrent: Tensor
     input_bias: Tensor | None = None
     recurrent_bias: Tensor | None = None
+
+    def bias(self, kind: str) -> Tensor:
+        """The biases as a `Recurrence` has them: their sum, but for the two of the GRU's candidate."""
+        if self.input_bias is None or self.recurrent_bias is None:
+            rows, size = self.recurrent.shape
+            return self.recurrent.new_zeros(rows + size if kind == "gru" else rows)
+        if kind != "gru":
+            return self.input_bias + self.recurrent_bias
+        (r, z, n), (r_h, z_h, n_h) = self.input_bias.chunk(3), self.recurrent_bias.chunk(3)
+        return torch.cat([r + r_h, z + z_h, n, n_h])
 
 
 class TorchCell(Cell):
@@ -55,6 +65,16 @@ class TorchCell(Cell):
         """Torch's parameters."""
         return TorchWeights(*self.rnn.all_weights[0])
 
+    def recurrence(self) -> Recurrence:
+        """The step in tensors."""
+        return self._recurrence(self.weights())
+
+    def _recurrence(self, weights: TorchWeights) -> Recurrence:
+        """The step with these weights."""
+        step = weights.input.new_ones(self.hidden_size)
+        kind = "rate" if self.kind == "rnn" else self.kind
+        return Recurrence(kind, None, weights.recurrent, weights.input, weights.bias(self.kind), step)
+
     def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
         """The new state minus the old one; `dt` has no meaning here."""
         return self.advance(inputs, state, self.weights()) - state
@@ -62,7 +82,8 @@ class TorchCell(Cell):
     def advance(self, inputs: Tensor, state: Tensor, weights: TorchWeights) -> Tensor:
         """The new state, `(batch, state_size)`."""
         if _mapped():
-            return _written_out(self.kind, inputs, state, weights)
+            recurrence = self._recurrence(weights)
+            return state + recurrence.increment(recurrence.drive(inputs), state, recurrence.transposed(), None)
         if self.kind == "rnn":
             return torch.rnn_tanh_cell(inputs, state, *weights)
         if self.kind == "gru":
@@ -98,22 +119,6 @@ def _mapped() -> bool:
         return True
     stack = torch._C._functorch.get_interpreter_stack() or []
     return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
-
-
-def _written_out(kind: str, inputs: Tensor, state: Tensor, weights: TorchWeights) -> Tensor:
-    """The state after one step of torch's cell, `(batch, state_size)`, in elementary operations."""
-    h = state[:, : weights.recurrent.shape[1]]
-    ours = functional.linear(inputs, weights.input, weights.input_bias)
-    theirs = functional.linear(h, weights.recurrent, weights.recurrent_bias)
-    if kind == "rnn":
-        return torch.tanh(ours + theirs)
-    if kind == "gru":
-        (r, z, n), (r_h, z_h, n_h) = ours.chunk(3, dim=1), theirs.chunk(3, dim=1)
-        n = torch.tanh(n + torch.sigmoid(r + r_h) * n_h)
-        return n + torch.sigmoid(z + z_h) * (h - n)
-    i, f, g, o = (ours + theirs).chunk(4, dim=1)
-    c = torch.sigmoid(f) * state[:, h.shape[1] :] + torch.sigmoid(i) * torch.tanh(g)
-    return torch.cat([torch.sigmoid(o) * torch.tanh(c), c], dim=1)
 
 
 class _TorchRNN(RecurrentLayer):

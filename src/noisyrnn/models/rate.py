@@ -62,12 +62,8 @@ class RateCell(RecurrenceCell):
     def recurrence(self) -> Recurrence:
         """The step in tensors."""
         step = self.W.new_full((self.hidden_size,), self.alpha)
-        kind, A = (
-            ("current", None)
-            if self.form == "current"
-            else ("drift", -torch.eye(self.hidden_size, dtype=self.W.dtype, device=self.W.device))
-        )
-        return Recurrence(kind, A, self.W, self.input.weight, bias_of(self.input), step, activation=self.activation)
+        weights = (None, self.W, self.input.weight, bias_of(self.input))
+        return Recurrence(self.form, *weights, step, activation=self.activation)
 
     def output(self, state: Tensor) -> Tensor:
         """The rates: the state, or a(h) of currents."""

@@ -1,20 +1,42 @@
-// What both passes are told, and the order of floats in packed weights. library.py mirrors this struct.
+// What a pass is told, and the kinds of cells. library.py mirrors struct Call.
 #pragma once
 #include <cstddef>
 
-#include "philox.h"
+#include "lanes.h"
 
 typedef int64_t Long;
 typedef void (*Parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
 
-// One pass of h <- h + mu * d dt (A h + tanh(W h + U x + b)) + eta over R replicas, B rows, T steps, I inputs, H units.
-// Strides count floats; the last axis of every array is contiguous. `…_bytes` is the memory from the pointer on; check.h
-// compares it with what the pass touches.
+// `Recurrence` of kernels/recurrence.py says what they compute; PLAIN is its drift without A.
+enum Kind : Long { DRIFT, PLAIN, RATE, CURRENT, OSCILLATOR, MODRELU, GRU, LSTM, KINDS };
+enum ActivationName : Long { TANH, SIGMOID, RELU, SOFTPLUS, RETANH, IDENTITY, ACTIVATIONS };
+
+// Sizes of a kind, in vectors a unit. A step makes `groups` sums: the first `weights` are of products with the state, and
+// those from `first_input` on are of products with the inputs. The state has `parts`: the output, and what lies behind
+// it; the products read the first `sources`. `saved` vectors a step are kept for the backward pass, of which the last is
+// the state's second part.
+struct Shape {
+  Long groups, weights, first_input, parts, sources, saved, biases;
+};
+constexpr Shape SHAPES[KINDS] = {
+    {2, 2, 1, 1, 1, 1, 1},  // A h, W h + U x; saved a
+    {1, 1, 0, 1, 1, 1, 1},  // W h + U x; a
+    {1, 1, 0, 1, 1, 1, 1},  // the same
+    {1, 1, 0, 2, 1, 2, 1},  // of currents: parts a(v), v; saved the change over d, v
+    {1, 1, 0, 2, 2, 2, 1},  // parts y, z; saved tanh, z
+    {1, 1, 0, 1, 1, 1, 1},  // saved modReLU's argument; its threshold is the bias
+    {4, 3, 1, 1, 1, 4, 4},  // W_n h, (W h + U x)_r, _z, U_n x; saved r, z, n, W_n h + its bias; biases r, z, n, that one
+    {4, 4, 0, 2, 1, 5, 4},  // i, f, g, o; parts h, c; saved i, f, g, o, c
+};
+
+// One pass over R replicas, B rows, T steps, I inputs, H units. Strides count floats; the last axis of every array is
+// contiguous. `…_bytes` is the memory from the pointer on; check.h compares it with what the pass touches.
 struct Call {
-  Long replicas, rows, steps, inputs, units, groups;  // groups: 2 products a unit (A h, W h), or 1 (W h)
+  Long kind, activation;
+  Long replicas, rows, steps, inputs, units;
   const float* x;
   Long x_bytes, x_replica, x_row, x_step;
-  const float* initial;  // (R, B, H)
+  const float* initial;  // (R, B, state)
   Long initial_bytes, initial_replica, initial_row;
   const float* dt;  // or null
   Long dt_bytes, dt_replica, dt_row, dt_step;
@@ -22,115 +44,63 @@ struct Call {
   Long lengths_bytes;
   const uint64_t* seeds;  // (R)
   Long seeds_bytes;
-  const float* A;  // (R, H, H), or null
+  const float* A;  // (R, H, H); of the kind DRIFT alone
   Long A_bytes, A_replica;
-  const float* W;  // (R, H, H)
+  const float* W;  // (R, H, sources H), of the gated kinds three or four of them one under the other, as torch has them
   Long W_bytes, W_replica;
-  const float* U;  // (R, H, I)
+  const float* U;  // (R, H, I); likewise
   Long U_bytes, U_replica;
-  const float* b;  // (R, H)
+  const float* b;  // (R, biases H)
   Long b_bytes, b_replica;
   const float* step;  // (R, H)
   Long step_bytes, step_replica;
+  const float* diffusion;  // (R, H, columns), or null
+  Long diffusion_bytes, diffusion_replica, columns;
   float* packed;  // the weights as the forward pass reads them, by noisyrnn_pack; (R or 1, packed size)
   Long packed_bytes, packed_replica;
-  Long source, first_row, first_step, stream;  // of the noise; NoiseSource of kernels/call.py
+  Long source, inside, first_row, first_step, stream;  // of the noise; NoiseSource of kernels/call.py
   float additive, base, slope;
-  float* states;  // (R, T, B, H), zero past a row's end; null: not kept
+  float first_coefficient, second_coefficient;  // of OSCILLATOR: stiffness and friction
+  float* states;  // (R, T, B, H): the outputs, zero past a row's end; null: not kept
   Long states_bytes;
-  float* tanhs;  // (R, T, B, H); null: not kept
-  Long tanhs_bytes;
-  float* last;  // (R, B, H)
+  float* saved;  // (R, T, B, saved H); null: not kept
+  Long saved_bytes;
+  float* last;  // (R, B, state)
   Long last_bytes;
   // The backward pass alone.
   const float* grad_states;  // (R, B, T, H), or null
   Long grad_states_bytes, grad_replica, grad_row, grad_step;
-  const float* grad_last;  // (R, B, H), or null
+  const float* grad_last;  // (R, B, state), or null
   Long grad_last_bytes, grad_last_replica, grad_last_row;
-  float *d_x, *d_initial, *d_A, *d_W, *d_U, *d_b, *d_step;  // contiguous; d_x null: not wanted
-  Long d_x_bytes, d_initial_bytes, d_A_bytes, d_W_bytes, d_U_bytes, d_b_bytes, d_step_bytes;
+  float *d_x, *d_initial, *d_A, *d_W, *d_U, *d_b, *d_step, *d_diffusion;  // contiguous; d_x, d_diffusion null: not wanted
+  Long d_x_bytes, d_initial_bytes, d_A_bytes, d_W_bytes, d_U_bytes, d_b_bytes, d_step_bytes, d_diffusion_bytes;
   Long threads;
   Parallel parallel;  // or null: threads of our own
 
+  const Shape& shape() const { return SHAPES[kind]; }
   Long tiles() const { return (units + LANES - 1) / LANES; }  // vectors of units, the last of which may reach past them
+  Long width() const { return tiles() * LANES; }
+  Long entries() const { return units * shape().sources; }  // that a product reads of a row
+  Long state() const { return kind == OSCILLATOR || kind == LSTM ? 2 * units : units; }
+  Long input_groups() const { return shape().groups - shape().first_input; }
   bool noisy() const { return source != 0 || additive != 0; }
   bool scaled() const { return noisy() || dt; }  // whether steps differ from one another
+
+  // The rows of W, or of A, that make group g, and those of U.
+  const float* weights_of(Long replica, Long g) const {
+    if (kind == DRIFT && g == 0) return A + replica * A_replica;
+    return W + replica * W_replica + weight_block(g) * units * entries();
+  }
+  const float* inputs_of(Long replica, Long g) const {
+    return U + replica * U_replica + (g - shape().first_input) * units * inputs;
+  }
+  Long W_size() const { return (shape().weights - (kind == DRIFT)) * units * entries(); }  // of one replica
+  Long weight_block(Long g) const { return kind == GRU ? (g + 2) % 3 : kind == DRIFT ? 0 : g; }
 };
 
-// Packed weights, one panel for each vector of units: H rows of `groups` vectors (A's, then W's), I rows of U, b, d.
-INLINE Long panel_size(const Call& c) { return (c.units * c.groups + c.inputs + 2) * LANES; }
-
-// What one step of a slice of rows multiplies its noise by, and how long it lasts; one entry a row, with a spare before
-// and after, since noise is drawn for pairs of rows.
-struct StepScales {
-  float *length, *additive, *slope;
-};
-
-// Noise of N pairs of rows for one vector of units, side by side so that the processor always has something to do.
-template <bool ETA, int N>
-static inline void draw_pairs(const Call& c, const Keys& keys, const UnitTable& unit, Long row, Long pair, Long t,
-                              const StepScales& s, float* mu, float* eta) {
-  vword words[4][N];
-  words_of_pairs<N>(keys, unit, (uint32_t)pair, (uint32_t)(c.first_step + t), words);
-#pragma GCC unroll 1
-  for (int i = 0; i < N; i++) {
-    const Long k = 2 * (pair + i) - c.first_row - row;  // of the pair's first row, among this tile's
-    vfloat n[2] = {}, m[2] = {};
-    if ((ETA && c.additive != 0) || c.source == 3) normals_of(words[0][i], words[1][i], n[0], n[1]);
-    if (c.source == 1) m[0] = uniform_of(words[2][i]), m[1] = uniform_of(words[3][i]);
-    if (c.source == 2) normals_of(words[2][i], words[3][i], m[0], m[1]);
-    if (c.source == 3) m[0] = n[0], m[1] = n[1];
-#pragma GCC unroll 2
-    for (int q = 0; q < 2; q++) {
-      store(mu + (k + q + 1) * LANES, (m[q] * s.slope[row + k + q] + c.base) * s.length[row + k + q]);
-      if (ETA) store(eta + (k + q + 1) * LANES, n[q] * s.additive[row + k + q]);
-    }
-  }
-}
-
-// Noise of `count` rows from `row` on, for one vector of units: mu and eta of row r at [(r + 1) * LANES], each with a
-// spare row before and after, since pairs of the path's rows may begin before and end after. ETA: whether the additive
-// noise is wanted too.
-template <bool ETA>
-static inline void draw_noise(const Call& c, const Keys& keys, const UnitTable& unit, Long row, int count, Long t,
-                              const StepScales& s, float* mu, float* eta) {
-  Long pair = (c.first_row + row) >> 1;
-  const Long end = ((c.first_row + row + count - 1) >> 1) + 1;
-  for (; end - pair >= 4; pair += 4) draw_pairs<ETA, 4>(c, keys, unit, row, pair, t, s, mu, eta);
-  for (; end - pair >= 2; pair += 2) draw_pairs<ETA, 2>(c, keys, unit, row, pair, t, s, mu, eta);
-  for (; pair < end; pair++) draw_pairs<ETA, 1>(c, keys, unit, row, pair, t, s, mu, eta);
-}
-
-// The scales of rows [begin, end) at step t; the arrays are indexed by row.
-static inline void fill_scales(const Call& c, Long replica, Long begin, Long end, Long t, const StepScales& s) {
-  for (Long r = begin; r < end; r++) {
-    const float length = c.dt ? c.dt[replica * c.dt_replica + r * c.dt_row + t * c.dt_step] : 1.0f;
-    const float root = c.dt ? __builtin_sqrtf(length) : 1.0f;
-    s.length[r] = length;
-    s.additive[r] = c.additive * root;
-    s.slope[r] = c.source >= 2 ? c.slope / root : c.slope;
-  }
-}
-
-// c[R][V] += rows (a[r][k]) times a panel (p[k][STRIDE vectors], of which V are used): the loop in which the time goes.
-template <int R, int V, int STRIDE = V>
-INLINE void multiply(Long K, const float* a, Long stride, const float* p, vfloat c[R][V]) {
-  for (Long k = 0; k < K; k++, p += STRIDE * LANES) {
-    vfloat w[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; v++) w[v] = load(p + v * LANES);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r++) {
-      const vfloat s = splat(a[r * stride + k]);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; v++) c[r][v] += s * w[v];
-    }
-  }
-}
-
-// Calls f.template run<R>() with R = n, for n in [1, ROWS]: tiles of fewer rows at the edge of a slice.
-template <int R = ROWS, class F>
-INLINE void with_rows(int n, const F& f) {
-  if (n == R) f.template run<R>();
-  else if constexpr (R > 1) with_rows<R - 1>(n, f);
+// Packed weights, for one vector of units after another: the rows of products with the state, those with the inputs, the
+// biases and d, and the columns of a diffusion. Two vectors of units share their rows where a unit has one sum.
+INLINE Long panel_size(const Call& c) {
+  const Shape& s = c.shape();
+  return (c.entries() * s.weights + c.inputs * c.input_groups() + s.biases + 1 + c.columns) * LANES;
 }

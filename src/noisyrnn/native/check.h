@@ -11,21 +11,24 @@ struct Field {
 };
 #define FIELD(name) {#name, (Long)offsetof(Call, name), (Long)sizeof(Call::name)},
 static const Field fields[] = {
-    FIELD(replicas) FIELD(rows) FIELD(steps) FIELD(inputs) FIELD(units) FIELD(groups)
+    FIELD(kind) FIELD(activation) FIELD(replicas) FIELD(rows) FIELD(steps) FIELD(inputs) FIELD(units)
     FIELD(x) FIELD(x_bytes) FIELD(x_replica) FIELD(x_row) FIELD(x_step)
     FIELD(initial) FIELD(initial_bytes) FIELD(initial_replica) FIELD(initial_row)
     FIELD(dt) FIELD(dt_bytes) FIELD(dt_replica) FIELD(dt_row) FIELD(dt_step)
     FIELD(lengths) FIELD(lengths_bytes) FIELD(seeds) FIELD(seeds_bytes)
     FIELD(A) FIELD(A_bytes) FIELD(A_replica) FIELD(W) FIELD(W_bytes) FIELD(W_replica)
     FIELD(U) FIELD(U_bytes) FIELD(U_replica) FIELD(b) FIELD(b_bytes) FIELD(b_replica)
-    FIELD(step) FIELD(step_bytes) FIELD(step_replica) FIELD(packed) FIELD(packed_bytes) FIELD(packed_replica)
-    FIELD(source) FIELD(first_row) FIELD(first_step) FIELD(stream) FIELD(additive) FIELD(base) FIELD(slope)
-    FIELD(states) FIELD(states_bytes) FIELD(tanhs) FIELD(tanhs_bytes) FIELD(last) FIELD(last_bytes)
+    FIELD(step) FIELD(step_bytes) FIELD(step_replica)
+    FIELD(diffusion) FIELD(diffusion_bytes) FIELD(diffusion_replica) FIELD(columns)
+    FIELD(packed) FIELD(packed_bytes) FIELD(packed_replica)
+    FIELD(source) FIELD(inside) FIELD(first_row) FIELD(first_step) FIELD(stream)
+    FIELD(additive) FIELD(base) FIELD(slope) FIELD(first_coefficient) FIELD(second_coefficient)
+    FIELD(states) FIELD(states_bytes) FIELD(saved) FIELD(saved_bytes) FIELD(last) FIELD(last_bytes)
     FIELD(grad_states) FIELD(grad_states_bytes) FIELD(grad_replica) FIELD(grad_row) FIELD(grad_step)
     FIELD(grad_last) FIELD(grad_last_bytes) FIELD(grad_last_replica) FIELD(grad_last_row)
-    FIELD(d_x) FIELD(d_initial) FIELD(d_A) FIELD(d_W) FIELD(d_U) FIELD(d_b) FIELD(d_step)
+    FIELD(d_x) FIELD(d_initial) FIELD(d_A) FIELD(d_W) FIELD(d_U) FIELD(d_b) FIELD(d_step) FIELD(d_diffusion)
     FIELD(d_x_bytes) FIELD(d_initial_bytes) FIELD(d_A_bytes) FIELD(d_W_bytes) FIELD(d_U_bytes) FIELD(d_b_bytes)
-    FIELD(d_step_bytes) FIELD(threads) FIELD(parallel)
+    FIELD(d_step_bytes) FIELD(d_diffusion_bytes) FIELD(threads) FIELD(parallel)
 };
 #undef FIELD
 constexpr Long FIELDS = sizeof fields / sizeof fields[0];
@@ -37,44 +40,50 @@ enum Status : int { WRONG_DRAW = -2, WRONG_MATRIX = -1, FINE = 0, NO_MEMORY = 1,
 class Check {
  public:
   explicit Check(const Call& call) : c(call), R((double)c.replicas), H((double)c.units), I((double)c.inputs) {
-    for (const Long* size : {&c.replicas, &c.rows, &c.steps, &c.inputs}) require(*size >= 0, size);
+    require(c.kind >= 0 && c.kind < KINDS, &c.kind);
+    require(c.activation >= 0 && c.activation < ACTIVATIONS, &c.activation);
+    for (const Long* size : {&c.replicas, &c.rows, &c.steps, &c.inputs, &c.columns}) require(*size >= 0, size);
     require(c.units >= 1, &c.units);
-    require(c.groups == 1 || c.groups == 2, &c.groups);
   }
 
   int pack() {
-    weights();
-    read(&c.b, c.b_bytes, span({{c.replicas, c.b_replica}}, H));
-    packed();
+    if (status == FINE) {
+      weights();
+      packed();
+    }
     return status;
   }
 
   int forward() {
+    if (status != FINE) return status;
     data();
     packed();
     if (c.states) written(&c.states, c.states_bytes, R * c.steps * c.rows * H);
-    if (c.tanhs) written(&c.tanhs, c.tanhs_bytes, R * c.steps * c.rows * H);
-    written(&c.last, c.last_bytes, R * c.rows * H);
+    if (c.saved) written(&c.saved, c.saved_bytes, R * c.steps * c.rows * H * c.shape().saved);
+    written(&c.last, c.last_bytes, R * c.rows * c.state());
     return status;
   }
 
   int backward() {
+    if (status != FINE) return status;
     data();
     weights();
     read(&c.states, c.states_bytes, R * c.steps * c.rows * H);
-    read(&c.tanhs, c.tanhs_bytes, R * c.steps * c.rows * H);
+    read(&c.saved, c.saved_bytes, R * c.steps * c.rows * H * c.shape().saved);
     if (c.grad_states)
       read(&c.grad_states, c.grad_states_bytes,
            span({{c.replicas, c.grad_replica}, {c.rows, c.grad_row}, {c.steps, c.grad_step}}, H));
     if (c.grad_last)
-      read(&c.grad_last, c.grad_last_bytes, span({{c.replicas, c.grad_last_replica}, {c.rows, c.grad_last_row}}, H));
+      read(&c.grad_last, c.grad_last_bytes,
+           span({{c.replicas, c.grad_last_replica}, {c.rows, c.grad_last_row}}, (double)c.state()));
     if (c.d_x) written(&c.d_x, c.d_x_bytes, R * c.rows * c.steps * I);
-    written(&c.d_initial, c.d_initial_bytes, R * c.rows * H);
-    if (c.groups == 2) written(&c.d_A, c.d_A_bytes, R * H * H);
-    written(&c.d_W, c.d_W_bytes, R * H * H);
-    written(&c.d_U, c.d_U_bytes, R * H * I);
-    written(&c.d_b, c.d_b_bytes, R * H);
+    written(&c.d_initial, c.d_initial_bytes, R * c.rows * c.state());
+    if (c.kind == DRIFT) written(&c.d_A, c.d_A_bytes, R * H * H);
+    written(&c.d_W, c.d_W_bytes, R * c.W_size());
+    written(&c.d_U, c.d_U_bytes, R * H * I * c.input_groups());
+    written(&c.d_b, c.d_b_bytes, R * H * c.shape().biases);
     written(&c.d_step, c.d_step_bytes, R * H);
+    if (c.d_diffusion) written(&c.d_diffusion, c.d_diffusion_bytes, R * H * c.columns);
     return status;
   }
 
@@ -112,17 +121,19 @@ class Check {
   void data() {
     require(c.source >= 0 && c.source <= 3, &c.source);
     read(&c.x, c.x_bytes, span({{c.replicas, c.x_replica}, {c.rows, c.x_row}, {c.steps, c.x_step}}, I));
-    read(&c.initial, c.initial_bytes, span({{c.replicas, c.initial_replica}, {c.rows, c.initial_row}}, H));
+    read(&c.initial, c.initial_bytes, span({{c.replicas, c.initial_replica}, {c.rows, c.initial_row}}, (double)c.state()));
     if (c.dt)
       read(&c.dt, c.dt_bytes, span({{c.replicas, c.dt_replica}, {c.rows, c.dt_row}, {c.steps, c.dt_step}}, 1));
     if (c.lengths) read(&c.lengths, c.lengths_bytes, R * c.rows, sizeof(Long));
     read(&c.seeds, c.seeds_bytes, R, sizeof(uint64_t));
   }
   void weights() {
-    if (c.groups == 2) read(&c.A, c.A_bytes, span({{c.replicas, c.A_replica}}, H * H));
-    read(&c.W, c.W_bytes, span({{c.replicas, c.W_replica}}, H * H));
-    read(&c.U, c.U_bytes, span({{c.replicas, c.U_replica}}, H * I));
+    if (c.kind == DRIFT) read(&c.A, c.A_bytes, span({{c.replicas, c.A_replica}}, H * H));
+    read(&c.W, c.W_bytes, span({{c.replicas, c.W_replica}}, (double)c.W_size()));
+    read(&c.U, c.U_bytes, span({{c.replicas, c.U_replica}}, H * I * c.input_groups()));
+    read(&c.b, c.b_bytes, span({{c.replicas, c.b_replica}}, H * c.shape().biases));
     read(&c.step, c.step_bytes, span({{c.replicas, c.step_replica}}, H));
+    if (c.columns) read(&c.diffusion, c.diffusion_bytes, span({{c.replicas, c.diffusion_replica}}, H * c.columns));
   }
   void packed() {
     read(&c.packed, c.packed_bytes, span({{c.replicas, c.packed_replica}}, c.tiles() * (double)panel_size(c)));

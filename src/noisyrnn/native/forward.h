@@ -2,89 +2,100 @@
 #pragma once
 #include <vector>
 
-#include "call.h"
+#include "cells.h"
+#include "noise.h"
+#include "products.h"
 
-// One tile: R rows by one vector of units.
-template <int G, bool SCALED>
-struct ForwardTile {
-  const Call& c;
-  const float *panel, *x, *h;  // x: of the first row at this step; h: (R, units)
-  Long unit;
-  float *next, *tanhs;
-  const float *mu, *eta;
+INLINE Long side_by_side(const Call& c, Long j) { return c.shape().groups == 1 && j + 1 < c.tiles() ? 2 : 1; }
+INLINE const float* constants_of(const Call& c, const float* panel, Long side, Long j) {
+  const Long products = (c.entries() * c.shape().weights + c.inputs * c.input_groups()) * side * LANES;
+  return panel + products + j * (c.shape().biases + 1 + c.columns) * LANES;
+}
 
-  template <int R>
-  INLINE_MEMBER void run() const {
-    const float* extra = panel + c.units * G * LANES;
-    vfloat sum[R][G] = {};
-    const vfloat b = load(extra + c.inputs * LANES), d = load(extra + (c.inputs + 1) * LANES);
-    const Long H = c.units, some = H - unit;
-    multiply<R, G>(H, h, H, panel, sum);
-    for (Long i = 0; i < c.inputs; i++) {  // last, since it is often large: each addition to it rounds at its size
-      const vfloat u = load(extra + i * LANES);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; r++) sum[r][G - 1] += splat(x[r * c.x_row + i]) * u;
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r++) {
-      const vfloat u = tanh_of(sum[r][G - 1] + b);
-      if (tanhs) store_some(tanhs + r * H, u, some);
-      const vfloat drift = d * (G == 2 ? sum[r][0] + u : u);
-      const vfloat old = load_some(h + r * H + unit, some);
-      if (SCALED) store_some(next + r * H, old + load(mu + r * LANES) * drift + load(eta + r * LANES), some);
-      else store_some(next + r * H, old + drift, some);
-    }
+template <int G, int W, int U, int J>
+static void sum_rows(const Call& c, Long n, const float* const rows[2], const Long strides[2], const float* panel,
+                     const float* x, float* sums, Long apart) {
+  in_pieces<rows_of(J * W)>(n, [&](Long r, Long count) {
+    const SumTile<G, W, U, J> tile = {
+        c, {rows[0] + r * strides[0], rows[1] ? rows[1] + r * strides[1] : nullptr}, panel, x + r * c.x_row,
+        {strides[0], strides[1]}, sums + r * G * LANES, apart};
+    with_rows<rows_of(J * W)>(count, tile);
+  });
+}
+typedef decltype(&sum_rows<1, 1, 0, 1>) SumRows;
+static SumRows sum_rows_of(const Call& c, Long side) {
+  switch (c.shape().groups * 8 + c.shape().weights) {
+    case 8 + 1: return side == 2 ? sum_rows<1, 1, 0, 2> : sum_rows<1, 1, 0, 1>;
+    case 16 + 2: return sum_rows<2, 2, 1, 1>;
+    case 32 + 3: return sum_rows<4, 3, 1, 1>;
+    default: return sum_rows<4, 4, 0, 1>;
   }
-};
+}
 
-template <int G, bool SCALED>
 static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
-  const Long H = c.units, TILES = c.tiles(), n = end - begin, plane = c.rows * H;
-  const Long kept = replica * c.steps * plane + begin * H;
-  std::vector<float> first(n * H), turn(c.states ? 0 : 2 * n * H), scales(3 * (n + 2));
-  std::vector<UnitTable> units;
-  const Keys keys(c.seeds[replica]);
-  const StepScales s = {scales.data() + 1 - begin, scales.data() + n + 3 - begin, scales.data() + 2 * n + 5 - begin};
-  alignas(64) float mu[(ROWS + 3) * LANES], eta[(ROWS + 3) * LANES];
-  if (c.noisy())
-    for (Long j = 0; j < TILES; j++) units.emplace_back(keys, (uint32_t)(j * LANES), (uint32_t)c.stream);
-  for (Long r = 0; r < n; r++)
-    memcpy(&first[r * H], c.initial + replica * c.initial_replica + (begin + r) * c.initial_row, H * sizeof(float));
-  if (SCALED) fill_scales(c, replica, begin, end, 0, s);
+  const Shape& shape = c.shape();
+  const Long H = c.units, TILES = c.tiles(), n = end - begin, plane = c.rows * H, parts = shape.parts;
+  const Long G = shape.groups, kept = replica * c.steps * plane + begin * H, state = c.state();
+  const Long saved_row = shape.saved * H, apart = n * G * LANES;
+  std::vector<float> first(n * H * parts), turn(n * H * 2 * parts), sums(2 * apart), zeros(n * LANES);
+  SliceNoise noise(c, replica, begin, end);
+  const bool scaled = c.scaled();
+  std::vector<float> lasts(n, 1.0f);
+  const float* now[2] = {first.data(), parts == 2 ? first.data() + n * H : nullptr};
+  Long row[2] = {H, H};
+  for (Long r = 0; r < n; r++) {
+    const float* initial = c.initial + replica * c.initial_replica + (begin + r) * c.initial_row;
+    if (c.kind == CURRENT) activate_row(c.activation, initial, &first[r * H], H);
+    else memcpy(&first[r * H], initial, H * sizeof(float));
+    if (parts == 2) memcpy(&first[(n + r) * H], initial + (state - H), H * sizeof(float));
+    if (c.steps == 0) memcpy(c.last + (replica * c.rows + begin + r) * state, initial, state * sizeof(float));
+  }
 
-  const float* now = first.data();
   for (Long t = 0; t < c.steps; t++) {
-    float* next = c.states ? c.states + kept + t * plane : turn.data() + (t & 1) * n * H;
-    float* tanhs = c.tanhs ? c.tanhs + kept + t * plane : nullptr;
+    float* turned = turn.data() + (t & 1) * n * H * parts;
+    float* saved = c.saved ? c.saved + (kept + t * plane) * shape.saved : nullptr;
+    float* next[2] = {c.states ? c.states + kept + t * plane : turned, nullptr};
+    Long next_row[2] = {H, H};
+    if (parts == 2) {
+      next[1] = saved ? saved + (shape.saved - 1) * H : turned + n * H;
+      next_row[1] = saved ? saved_row : H;
+    }
     const float* x = c.x + replica * c.x_replica + begin * c.x_row + t * c.x_step;
-    if (SCALED && c.dt && t > 0) fill_scales(c, replica, begin, end, t, s);
-    for (Long j = 0; j < TILES; j++) {
-      const float* panel = c.packed + replica * c.packed_replica + j * panel_size(c);
-      for (Long r = 0; r < n; r += ROWS) {
-        const int count = (int)(n - r < ROWS ? n - r : ROWS);
-        const Long at = r * H + j * LANES;
-        for (int k = 0; k < count; k++) {  // owned by the time the products are done, so that no store waits for memory
-          __builtin_prefetch(next + at + k * H, 1);
-          if (tanhs) __builtin_prefetch(tanhs + at + k * H, 1);
+    if (scaled) noise.step<true>(t);
+    for (Long r = 0; scaled && c.dt && r < n; r++) lasts[r] = noise.length((int)r);
+    for (Long j0 = 0, side; j0 < TILES; j0 += side) {
+      side = side_by_side(c, j0);
+      const float* panel = c.packed + replica * c.packed_replica + j0 * panel_size(c);
+      for (Long r = 0; r < n; r++)  // owned by the time the products are done, so that no store waits for memory
+        for (Long j = j0; j < j0 + side; j++) {
+          __builtin_prefetch(next[0] + r * H + j * LANES, 1);
+          for (Long p = 0; saved && p < shape.saved; p++) __builtin_prefetch(saved + r * saved_row + p * H + j * LANES, 1);
         }
-        if (SCALED && c.noisy()) draw_noise<true>(c, keys, units[j], begin + r, count, t, s, mu, eta);
-        for (int k = 0; SCALED && !c.noisy() && k < count; k++) {
-          store(mu + (k + 1) * LANES, splat(s.length[begin + r + k]));
-          store(eta + (k + 1) * LANES, (vfloat){});
-        }
-        with_rows(count, ForwardTile<G, SCALED>{c, panel, x + r * c.x_row, now + r * H, j * LANES, next + at,
-                                                tanhs ? tanhs + at : nullptr, mu + LANES, eta + LANES});
+      sum_rows_of(c, side)(c, n, now, row, panel, x, sums.data(), apart);
+      for (Long k = 0; k < side; k++) {
+        const Long j = j0 + k, unit = j * LANES;
+        const float* constants = constants_of(c, panel, side, k);
+        if (scaled) noise.draw<true>(j, constants + (shape.biases + 1) * LANES);
+        const ForwardRows rows = {c, (int)n, H - unit, sums.data() + k * apart, constants,
+                                  {now[0] + unit, now[1] ? now[1] + unit : nullptr}, {row[0], row[1]},
+                                  {next[0] + unit, next[1] ? next[1] + unit : nullptr}, {next_row[0], next_row[1]},
+                                  saved ? saved + unit : nullptr, saved_row, scaled ? noise.mu : nullptr,
+                                  c.inside ? zeros.data() : noise.eta, c.inside ? noise.eta : zeros.data(), lasts.data()};
+        cell_forward(rows);
       }
     }
-    for (Long r = 0; c.lengths && r < n; r++) {  // what a padded step computed is dropped: outputs are zero there
-      const Long length = c.lengths[replica * c.rows + begin + r];
-      if (length == t + 1) memcpy(c.last + (replica * c.rows + begin + r) * H, next + r * H, H * sizeof(float));
+    for (Long r = 0; r < n; r++) {
+      const Long length = c.lengths ? c.lengths[replica * c.rows + begin + r] : c.steps;
+      if (length == t + 1) {
+        float* last = c.last + (replica * c.rows + begin + r) * state;
+        if (c.kind != CURRENT) memcpy(last, next[0] + r * H, H * sizeof(float));
+        if (parts == 2) memcpy(last + (state - H), next[1] + r * next_row[1], H * sizeof(float));
+      }
       if (length > t) continue;
-      memset(next + r * H, 0, H * sizeof(float));
-      if (tanhs) memset(tanhs + r * H, 0, H * sizeof(float));
+      memset(next[0] + r * H, 0, H * sizeof(float));  // what a padded step computed is dropped
+      if (parts == 2) memset(next[1] + r * next_row[1], 0, H * sizeof(float));
+      if (saved) memset(saved + r * saved_row, 0, saved_row * sizeof(float));
     }
-    now = next;
+    for (int p = 0; p < 2; p++) now[p] = next[p], row[p] = next_row[p];
   }
-  for (Long r = 0; !c.lengths && r < n; r++)
-    memcpy(c.last + (replica * c.rows + begin + r) * H, now + r * H, H * sizeof(float));
 }

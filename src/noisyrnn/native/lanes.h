@@ -1,7 +1,7 @@
 // Vectors of floats as wide as the machine's, and the few functions of them that the loop needs.
 //
 // One width a build, by the compiler's flags: AVX-512 (16 floats), AVX2 with FMA (8), anything else (4, through GCC's
-// vector extensions: SSE2, NEON). ROWS is how many rows of the batch one tile takes: as many as the registers hold.
+// vector extensions: SSE2, NEON).
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -11,13 +11,14 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define INLINE_MEMBER inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
 
 #if defined(__AVX512F__)
-enum { LANES = 16, ROWS = 8 };
+enum { LANES = 16 };
 #elif defined(__AVX2__) && defined(__FMA__)
-enum { LANES = 8, ROWS = 6 };
+enum { LANES = 8 };
 #else
-enum { LANES = 4, ROWS = 4 };
+enum { LANES = 4 };
 #endif
 
 typedef float vfloat __attribute__((vector_size(LANES * 4)));

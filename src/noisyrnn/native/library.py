@@ -14,31 +14,33 @@ from noisyrnn.threads import kernel_threads
 
 _POINTERS = ctypes.c_void_p
 _LONG = ctypes.c_int64
+_GRADIENTS = ("x", "initial", "A", "W", "U", "b", "step", "diffusion")
 
 
 class Call(ctypes.Structure):
     """`struct Call` of call.h, field by field; `Native` compares them."""
 
     _fields_: ClassVar[Any] = (
-        [(name, _LONG) for name in ("replicas", "rows", "steps", "inputs", "units", "groups")]
+        [(name, _LONG) for name in ("kind", "activation", "replicas", "rows", "steps", "inputs", "units")]
         + [("x", _POINTERS), ("x_bytes", _LONG), ("x_replica", _LONG), ("x_row", _LONG), ("x_step", _LONG)]
         + [("initial", _POINTERS), ("initial_bytes", _LONG), ("initial_replica", _LONG), ("initial_row", _LONG)]
         + [("dt", _POINTERS), ("dt_bytes", _LONG), ("dt_replica", _LONG), ("dt_row", _LONG), ("dt_step", _LONG)]
         + [("lengths", _POINTERS), ("lengths_bytes", _LONG), ("seeds", _POINTERS), ("seeds_bytes", _LONG)]
         + [
             field
-            for name in ("A", "W", "U", "b", "step", "packed")
+            for name in ("A", "W", "U", "b", "step", "diffusion")
             for field in ((name, _POINTERS), (f"{name}_bytes", _LONG), (f"{name}_replica", _LONG))
         ]
-        + [(name, _LONG) for name in ("source", "first_row", "first_step", "stream")]
-        + [(name, ctypes.c_float) for name in ("additive", "base", "slope")]
-        + [("states", _POINTERS), ("states_bytes", _LONG), ("tanhs", _POINTERS), ("tanhs_bytes", _LONG)]
+        + [("columns", _LONG), ("packed", _POINTERS), ("packed_bytes", _LONG), ("packed_replica", _LONG)]
+        + [(name, _LONG) for name in ("source", "inside", "first_row", "first_step", "stream")]
+        + [(name, ctypes.c_float) for name in ("additive", "base", "slope", "first_coefficient", "second_coefficient")]
+        + [("states", _POINTERS), ("states_bytes", _LONG), ("saved", _POINTERS), ("saved_bytes", _LONG)]
         + [("last", _POINTERS), ("last_bytes", _LONG)]
         + [("grad_states", _POINTERS), ("grad_states_bytes", _LONG)]
         + [(name, _LONG) for name in ("grad_replica", "grad_row", "grad_step")]
         + [("grad_last", _POINTERS), ("grad_last_bytes", _LONG), ("grad_last_replica", _LONG), ("grad_last_row", _LONG)]
-        + [(f"d_{name}", _POINTERS) for name in ("x", "initial", "A", "W", "U", "b", "step")]
-        + [(f"d_{name}_bytes", _LONG) for name in ("x", "initial", "A", "W", "U", "b", "step")]
+        + [(f"d_{name}", _POINTERS) for name in _GRADIENTS]
+        + [(f"d_{name}_bytes", _LONG) for name in _GRADIENTS]
         + [("threads", _LONG), ("parallel", _POINTERS)]
     )
 

@@ -132,23 +132,33 @@ int64_t noisyrnn_packed_size(const Call* c) { return c->tiles() * panel_size(*c)
 
 // The three below return a `Status`.
 
-// A (or null), W, U, b and step of each replica, as the forward pass reads them; of the first if `packed` has no others.
+// A, W, U, b, step and diffusion of each replica, as the forward pass reads them; of the first if `packed` has no others.
 int noisyrnn_pack(const Call* call) {
   const Call& c = *call;
   if (const int wrong = Check(c).pack()) return wrong;
-  const Long H = c.units, I = c.inputs, G = c.groups, size = noisyrnn_packed_size(call);
+  const Shape& shape = c.shape();
+  const Long H = c.units, I = c.inputs, V = shape.weights, E = c.entries(), groups = c.input_groups();
   for (Long r = 0; r < (c.packed_replica ? c.replicas : 1); r++) {
-    const float *A = c.A + r * c.A_replica, *W = c.W + r * c.W_replica, *U = c.U + r * c.U_replica;
     float* packed = c.packed + r * c.packed_replica;
-    memset(packed, 0, size * sizeof(float));
-    for (Long first = 0; first < H; first += LANES) {
-      const Long some = H - first < LANES ? H - first : LANES;
-      float *panel = packed + first / LANES * panel_size(c), *extra = panel + H * G * LANES;
-      if (G == 2) transpose(A + first * H, H, some, H, panel, G * LANES);
-      transpose(W + first * H, H, some, H, panel + (G - 1) * LANES, G * LANES);
-      transpose(U + first * I, I, some, I, extra, LANES);
-      memcpy(extra + I * LANES, c.b + r * c.b_replica + first, some * sizeof(float));
-      memcpy(extra + (I + 1) * LANES, c.step + r * c.step_replica + first, some * sizeof(float));
+    memset(packed, 0, noisyrnn_packed_size(call) * sizeof(float));
+    for (Long j0 = 0, side; j0 < c.tiles(); j0 += side, packed += side * panel_size(c)) {
+      side = side_by_side(c, j0);
+      for (Long k = 0; k < side; k++) {
+        const Long first = (j0 + k) * LANES, some = H - first < LANES ? H - first : LANES;
+        for (Long g = 0; g < V; g++)
+          transpose(c.weights_of(r, g) + first * E, E, some, E, packed + (k * V + g) * LANES, side * V * LANES);
+        float* inputs = packed + E * V * side * LANES;
+        for (Long g = 0; g < groups; g++)
+          transpose(c.inputs_of(r, shape.first_input + g) + first * I, I, some, I, inputs + (k * groups + g) * LANES,
+                    side * groups * LANES);
+        float* constants = inputs + (I * groups * side + k * (shape.biases + 1 + c.columns)) * LANES;
+        for (Long i = 0; i < shape.biases; i++)
+          memcpy(constants + i * LANES, c.b + r * c.b_replica + i * H + first, some * sizeof(float));
+        memcpy(constants + shape.biases * LANES, c.step + r * c.step_replica + first, some * sizeof(float));
+        if (c.columns)
+          transpose(c.diffusion + r * c.diffusion_replica + first * c.columns, c.columns, some, c.columns,
+                    constants + (shape.biases + 1) * LANES, LANES);
+      }
     }
   }
   return FINE;
@@ -158,11 +168,9 @@ int noisyrnn_forward(const Call* call) {
   const Call& c = *call;
   if (const int wrong = Check(c).forward()) return wrong;
   const Slices slices(c);
-  const auto run = c.groups == 2 ? (c.scaled() ? forward_slice<2, true> : forward_slice<2, false>)
-                                 : (c.scaled() ? forward_slice<1, true> : forward_slice<1, false>);
   const bool done = run_tasks(c.threads, c.parallel, c.replicas * slices.per_replica, [&](Long i) {
     const Long begin = i % slices.per_replica * slices.size;
-    run(c, i / slices.per_replica, begin, slices.end(c, begin));
+    forward_slice(c, i / slices.per_replica, begin, slices.end(c, begin));
   });
   return done ? FINE : NO_MEMORY;
 }
@@ -171,6 +179,7 @@ int noisyrnn_backward(const Call* call) try {
   const Call& c = *call;
   if (const int wrong = Check(c).backward()) return wrong;
   const Slices slices(c);
+  const BackwardSlice run = backward_slice_of(c);
   std::vector<Replica> replicas(c.replicas);
   const bool done = run_tasks(c.threads, c.parallel, c.replicas * slices.per_replica, [&](Long i) {
     const Long r = i / slices.per_replica, slice = i % slices.per_replica, begin = slice * slices.size;
@@ -180,7 +189,7 @@ int noisyrnn_backward(const Call* call) try {
       replica.back.fill(c, r);
     });
     Sums sums;
-    (c.groups == 2 ? backward_slice<2> : backward_slice<1>)(c, replica.back, r, begin, slices.end(c, begin), sums);
+    run(c, replica.back, r, begin, slices.end(c, begin), sums);
     if (!replica.join(slice, std::move(sums))) return;
     write_gradients(c, r, replica.sums[0]);
     replica.end();

@@ -1,7 +1,7 @@
 """Diffusions σ(h, x, t) that a user gives: constant matrices and functions."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,14 @@ class MatrixDiffusion(nn.Module):
             self.matrix = nn.Parameter(values)
         else:
             self.register_buffer("matrix", values)
+
+    @classmethod
+    def around(cls, matrix: Tensor) -> Self:
+        """Return a diffusion of this very tensor, `(d, r)`, so that its gradient is the tensor's."""
+        diffusion = cls.__new__(cls)
+        nn.Module.__init__(diffusion)
+        diffusion.register_buffer("matrix", matrix)
+        return diffusion
 
     @property
     def learn(self) -> bool:

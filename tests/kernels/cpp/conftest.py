@@ -8,7 +8,8 @@ from noisyrnn.kernels import cpp
 from noisyrnn.kernels.call import KernelCall
 from noisyrnn.kernels.reference import run_call
 
-_FLOATS = ("inputs", "state", "A", "W", "U", "b", "step", "dt")
+_FLOATS = ("inputs", "state", "A", "W", "U", "b", "step", "diffusion", "dt")
+GATES = {"gru": 3, "lstm": 4}
 
 
 def a_pass(
@@ -22,6 +23,9 @@ def a_pass(
     dt: str = "",
     lengths: bool = False,
     replicas: int = 1,
+    kind: str = "drift",
+    activation: str = "tanh",
+    columns: int = 0,
     seed: int = 0,
 ) -> KernelCall:
     """A float32 pass; `dt` is "", "row" or "step". Where a sequence has ended, inputs and `dt` are NaN."""
@@ -30,7 +34,9 @@ def a_pass(
     def randn(*shape: int) -> Tensor:
         return torch.randn(replicas, *shape, generator=generator)
 
-    A, W = (randn(units, units) * 0.7 / units**0.5 for _ in range(2))
+    gates, parts = GATES.get(kind, 1), 2 if kind in ("oscillator", "lstm") else 1
+    A = randn(units, units) * 0.7 / units**0.5
+    W = randn(gates * units, 2 * units if kind == "oscillator" else units) * 0.7 / units**0.5
     x = randn(batch, steps, inputs)
     spans = 0.5 + torch.rand(replicas, 1 if dt == "step" else batch, steps, generator=generator)
     ends = torch.randint(1, steps + 1, (replicas, batch), generator=generator)
@@ -39,18 +45,20 @@ def a_pass(
         x = x.masked_fill(past[..., None], torch.nan)
         spans = spans if dt == "step" else spans.masked_fill(past, torch.nan)
     return KernelCall(
-        "drift",
+        kind,
         inputs=x,
-        state=randn(batch, units) * 0.5,
-        A=A if with_A else None,
+        state=randn(batch, parts * units) * 0.5,
+        A=A if with_A and kind == "drift" else None,
         W=W,
-        U=randn(units, inputs),
-        b=randn(units) * 0.1,
+        U=randn(gates * units, inputs),
+        b=randn((4 if kind == "gru" else gates) * units) * 0.1,
         step=0.05 + 0.2 * torch.rand(replicas, units, generator=generator),
+        diffusion=randn(units, columns) * 0.3 if columns else None,
         dt=spans if dt else None,
         lengths=ends if lengths else None,
         seed=torch.randint(-(2**63), 2**63 - 1, (replicas,), generator=generator),
-        coefficients=(),
+        coefficients=(2.7, 4.7) if kind == "oscillator" else (),
+        activation=activation,
         noise=noise[0],
         path=noise[1],
     )
@@ -60,7 +68,7 @@ def ends_of(call: KernelCall, seed: int = 1) -> tuple[Tensor, Tensor]:
     """Gradients of the outputs, NaN where a sequence has ended, and of the last state."""
     generator = torch.Generator().manual_seed(seed)
     replicas, batch, steps, _ = call.inputs.shape
-    of_outputs = torch.randn(replicas, batch, steps, call.b.shape[1], generator=generator)
+    of_outputs = torch.randn(replicas, batch, steps, call.step.shape[1], generator=generator)
     of_last = torch.randn(call.state.shape, generator=generator)
     if call.lengths is not None:
         of_outputs.masked_fill_((torch.arange(steps) >= call.lengths[..., None])[..., None], torch.nan)
@@ -74,7 +82,9 @@ def plain(call: KernelCall, of_outputs: Tensor | None, of_last: Tensor | None, d
     outputs, last = run_call(call._replace(**cast), every_step=True)
     ends = [(outputs, of_outputs), (last, of_last)]
     given = [(end, grad.nan_to_num().to(dtype)) for end, grad in ends if grad is not None]
-    found = torch.autograd.grad([end for end, _ in given], list(leaves.values()), [grad for _, grad in given])
+    found = torch.autograd.grad(
+        [end for end, _ in given], list(leaves.values()), [grad for _, grad in given], materialize_grads=True
+    )
     return {"outputs": outputs.detach(), "last": last.detach(), **dict(zip(leaves, found, strict=True))}
 
 
@@ -82,7 +92,7 @@ def fused(call: KernelCall, of_outputs: Tensor | None, of_last: Tensor | None) -
     """The same by the CPU kernel."""
     outputs, saved, last = cpp.forward(call, every_step=True, save=True)
     found = cpp.backward(call, outputs, saved, (of_outputs, of_last), with_inputs=True)
-    given = {n: t for n, t in found._asdict().items() if n != "A" or call.A is not None}
+    given = {n: t for n, t in found._asdict().items() if getattr(call, n) is not None}
     return {"outputs": outputs, "last": last, **given}
 
 

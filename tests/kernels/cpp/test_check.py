@@ -13,13 +13,13 @@ from noisyrnn.kernels.cpp import recurrent_matrix
 from noisyrnn.native import compiler, library
 
 READ = {
-    "pack": ("A", "W", "U", "b", "step", "packed"),
+    "pack": ("A", "W", "U", "b", "step", "diffusion", "packed"),
     "forward": ("x", "initial", "dt", "lengths", "seeds", "packed"),
-    "backward": ("x", "initial", "dt", "lengths", "seeds", "states", "tanhs", "grad_states", "grad_last", "A", "step"),
+    "backward": ("x", "initial", "dt", "lengths", "seeds", "states", "saved", "grad_states", "grad_last", "A", "step"),
 }
 WRITTEN = {
-    "forward": ("states", "tanhs", "last"),
-    "backward": ("d_x", "d_initial", "d_A", "d_W", "d_U", "d_b", "d_step"),
+    "forward": ("states", "saved", "last"),
+    "backward": ("d_x", "d_initial", "d_A", "d_W", "d_U", "d_b", "d_step", "d_diffusion"),
 }
 CASES = [
     *((function, f"{name}_bytes", -1) for function, names in READ.items() for name in names),
@@ -37,14 +37,17 @@ CASES = [
     ("forward", "rows", 1),
     ("forward", "steps", 2**62),
     ("backward", "units", -1000),
-    ("forward", "groups", 7),
+    ("forward", "kind", 70),
+    ("forward", "kind", -9),
+    ("forward", "activation", 70),
+    ("pack", "columns", -9),
     ("backward", "source", 9),
 ]
 
 
 @pytest.mark.parametrize(("function", "field", "change"), CASES)
 def test_a_wrong_size(function: str, field: str, change: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = a_pass(5, 3, 4, noise=terms(2, 0.3, 0.4), dt="row", lengths=True, replicas=2)
+    call = a_pass(5, 3, 4, noise=terms(additive=0.3), columns=3, dt="row", lengths=True, replicas=2)
     compiled = library.native()
     right = getattr(compiled, function)
 

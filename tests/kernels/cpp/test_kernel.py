@@ -36,9 +36,9 @@ SLICED = (6, 71, 3, 2)  # more rows than one slice, with an odd one at the end
 
 
 def enough(size: tuple[int, ...]) -> range:
-    """Seeds for some hundred numbers of the smallest quantity, one for each unit: fewer have errors by luck."""
-    hidden, _, _, _ = size
-    return range(max(2, min(60, 250 // hidden)))
+    """Seeds for some hundred numbers of the smallest quantity: fewer have errors by luck."""
+    hidden, batch, steps, inputs = size
+    return range(max(2, min(60, 250 // min(hidden, batch * steps * inputs))))
 
 
 def size_name(size: tuple[int, ...]) -> str:

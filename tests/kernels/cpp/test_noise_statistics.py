@@ -35,6 +35,7 @@ def numbers(
         U=torch.full((1, units, 1), 0.0 if kind == "first" else 30.0),  # tanh is 0, or 1
         b=torch.zeros(1, units),
         step=torch.ones(1, units),
+        diffusion=None,
         dt=None,
         lengths=None,
         seed=torch.tensor([seed - 2**64 if seed >= 2**63 else seed]),
@@ -128,6 +129,7 @@ def test_replicas_with_seeds_of_their_own() -> None:
         *(torch.zeros(3, *shape) for shape in ((5, 1, 1), (5, 9))),
         A=None,
         **{n: torch.zeros(3, *shape) for n, shape in (("W", (9, 9)), ("U", (9, 1)), ("b", (9,)), ("step", (9,)))},
+        diffusion=None,
         dt=None,
         lengths=None,
         seed=torch.tensor([seed - 2**64 if seed >= 2**63 else seed for seed in seeds]),

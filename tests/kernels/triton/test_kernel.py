@@ -70,10 +70,12 @@ def make_pass(
         randn(*size, hidden, inputs, seed=6).expand(replicas, -1, -1),
         randn(*size, hidden, seed=7).expand(replicas, -1),
         step.expand(replicas, -1),
+        None,
         spans[dt],
         cut if lengths else None,
         torch.tensor([s - 2**64 if s >= 2**63 else s for s in SEEDS[:replicas]]),
         (),
+        "tanh",
         *noise,
     )
     if lengths:

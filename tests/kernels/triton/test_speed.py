@@ -31,8 +31,10 @@ def full_size(replicas: int = 1) -> KernelCall:
         torch.full((replicas, HIDDEN), 0.01, device="cuda"),
         None,
         None,
+        None,
         torch.arange(replicas, device="cuda"),
         (),
+        "tanh",
         *terms(2, 0.05, 0.02),
     )
 

@@ -262,10 +262,9 @@ def _drift_disc(model: Recurrent) -> tuple[Tensor, float]:
     step = recurrence.step.detach().double()[:, None]
     scaled = step * recurrence.W.detach().double()
     centre = (smallest + largest) / 2 * scaled
-    if recurrence.kind == "current":
-        centre = centre - torch.diag(step[:, 0])
-    elif recurrence.A is not None:
-        centre = centre + step * recurrence.A.detach().double()
+    linear = recurrence.linear
+    if linear is not None:
+        centre = centre + step * linear.detach().double()
     return centre, _largest((largest - smallest) / 2 * scaled)
 
 

@@ -10,10 +10,9 @@ from noisyrnn.analysis.margins.margin import leads
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import as_int64, check_sequences
-from noisyrnn.kernels.recurrence import DRIFTS
+from noisyrnn.kernels.recurrence import DRIFTS, GATED
 from noisyrnn.kernels.reference import recurrence_of
 from noisyrnn.models import Cell, SequenceClassifier
-from noisyrnn.models.gated import TorchCell
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.gradient import recording
 from noisyrnn.robustness.logits import check_model, predict
@@ -137,12 +136,8 @@ class _Step(NamedTuple):
 
 def _step_matrices(cell: Cell, name: str, dt: float) -> _Step:
     """Return the matrices of a step."""
-    if isinstance(cell, TorchCell) and cell.kind == "rnn":
-        weights = cell.weights()
-        W = weights.recurrent.double()
-        return _Step(torch.zeros_like(W), W, weights.input.double())
     recurrence = recurrence_of(cell)
-    if recurrence is None:
+    if recurrence is None or recurrence.kind in GATED:
         scheme = f" with scheme {cell.scheme!r}" if cell.scheme != "euler-maruyama" else ""
         raise TypeError(
             f"model must be Lipschitz: no global Lipschitz constant is known for {name}{scheme}. Use smoothing.certify."
@@ -162,7 +157,7 @@ def _step_matrices(cell: Cell, name: str, dt: float) -> _Step:
         interval, gain = ((low + high) / 2, (high - low) / 2), max(abs(low), abs(high))
         if recurrence.kind == "current":
             return _Step(eye - d.diag(), d[:, None] * W, d[:, None] * U, *interval)
-        linear = torch.zeros_like(W) if recurrence.A is None else recurrence.A.double()
+        linear = torch.zeros_like(W) if recurrence.linear is None else recurrence.linear.double()
         return _Step(eye + d[:, None] * linear, d[:, None] * W, d[:, None] * U, *interval, gain)
     stiffness, friction = recurrence.coefficients
     z = torch.cat([-stiffness * d.diag(), eye - friction * d.diag()], dim=1)  # new velocity, the force left out

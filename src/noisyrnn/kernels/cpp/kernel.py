@@ -11,17 +11,31 @@ from noisyrnn.kernels.cpp import buffers
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.native import library
 from noisyrnn.native.library import Call, Native, check, native, room
+from noisyrnn.noise.hidden_noise import HiddenNoise
+from noisyrnn.sde.activation import ACTIVATIONS
 from noisyrnn.threads import kernel_threads
 
+_SAVED = {"drift": 1, "rate": 1, "current": 2, "oscillator": 2, "modrelu": 1, "gru": 4, "lstm": 5}
+"""What a step keeps for the backward pass, in values a unit; `SHAPES` of native/call.h has the same."""
 
-def supports(recurrence: Recurrence, inputs: Tensor) -> str | None:
+_KINDS = ("drift", "plain", "rate", "current", "oscillator", "modrelu", "gru", "lstm")
+"""`Kind` of native/call.h; "plain" is a drift without A."""
+
+_INSIDE = ("drift", "rate", "oscillator", "modrelu")
+"""Kinds whose noise may be inside the activation."""
+
+_ACTIVATIONS = tuple(ACTIVATIONS)
+"""`ActivationName` of native/call.h."""
+
+
+def supports(recurrence: Recurrence, inputs: Tensor, noise: HiddenNoise | None = None) -> str | None:
     """As in `Kernel`."""
     if inputs.device.type != "cpu":
         return f"the inputs are on {inputs.device.type}"
     if recurrence.W.device.type != "cpu":
         return f"the weights are on {recurrence.W.device.type}"
-    if recurrence.kind != "drift":
-        return f"the recurrence {recurrence.kind!r} is not compiled (only 'drift')"
+    if noise is not None and noise.place == "inside" and recurrence.kind not in _INSIDE:
+        return f"the recurrence {recurrence.kind!r} has no noise inside"
     dtype = recurrence.W.dtype
     if dtype != torch.float32:
         return f"{str(dtype).removeprefix('torch.')} is not compiled (only float32)"
@@ -36,8 +50,8 @@ def release() -> None:
 
 def layout(call: KernelCall) -> tuple[int, int]:
     """As in `Kernel`."""
-    units = call.b.shape[-1]
-    return units, units
+    units = call.step.shape[-1]
+    return units, _SAVED[call.kind] * units
 
 
 def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,10 +59,10 @@ def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, 
     compiled = native()
     c, keep = arguments(call)
     *replicas, batch, steps, _ = call.inputs.shape
-    none, stored = (*replicas, 0, 0, 0), (*replicas, steps, batch, c.units)
-    states = buffers.empty(*stored if every_step or save else none)
-    tanhs = buffers.empty(*stored if save else none)
-    last = buffers.empty(*replicas, batch, c.units)
+    none, (width, kept) = (*replicas, 0, 0, 0), layout(call)
+    states = buffers.empty(*((*replicas, steps, batch, width) if every_step or save else none))
+    saved = buffers.empty(*((*replicas, steps, batch, kept) if save else none))
+    last = buffers.empty(*replicas, batch, call.state.shape[-1])
     packed = call.packed
     if packed is None:
         packed = pack(compiled, c, call)
@@ -57,11 +71,11 @@ def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, 
     if every_step or save:
         c.states, c.states_bytes = states.data_ptr(), room(states)
     if save:
-        c.tanhs, c.tanhs_bytes = tanhs.data_ptr(), room(tanhs)
+        c.saved, c.saved_bytes = saved.data_ptr(), room(saved)
     c.last, c.last_bytes = last.data_ptr(), room(last)
     check(compiled.forward(ctypes.byref(c)))
     del keep
-    return states.transpose(-3, -2), tanhs, last
+    return states.transpose(-3, -2), saved, last
 
 
 def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradients, *, with_inputs: bool) -> Gradients:
@@ -72,7 +86,7 @@ def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradien
     # `vmap` may have expanded the replicas, or a copy come between.
     states, saved = outputs.transpose(-3, -2).contiguous(), saved.contiguous()
     c.states, c.states_bytes = states.data_ptr(), room(states)
-    c.tanhs, c.tanhs_bytes = saved.data_ptr(), room(saved)
+    c.saved, c.saved_bytes = saved.data_ptr(), room(saved)
     if grad_outputs is not None:
         grad_outputs = _rows(grad_outputs)
         c.grad_states, c.grad_states_bytes = grad_outputs.data_ptr(), room(grad_outputs)
@@ -83,36 +97,34 @@ def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradien
         c.grad_last_replica, c.grad_last_row, _ = _strides(grad_last, 3)
     keep += give_weights(c, call)
     none = (*call.b.shape[:-1], 0)
-    shapes = (
-        call.inputs.shape if with_inputs else none,
-        call.state.shape,
-        none if call.A is None else call.A.shape,
-        *(t.shape for t in (call.W, call.U, call.b, call.step)),
-    )
-    found = Gradients._make(buffers.empty(*shape) for shape in shapes)
+    like = (call.inputs if with_inputs else None, call.state, *_weights(call))
+    found = Gradients._make(buffers.empty(*(none if t is None else t.shape)) for t in like)
     if with_inputs:
         c.d_x, c.d_x_bytes = found.inputs.data_ptr(), room(found.inputs)
     c.d_initial, c.d_initial_bytes = found.state.data_ptr(), room(found.state)
-    for name in ("A", "W", "U", "b", "step"):
-        tensor = getattr(found, name)
-        setattr(c, f"d_{name}", tensor.data_ptr())
-        setattr(c, f"d_{name}_bytes", room(tensor))
+    for name, tensor in zip(_WEIGHTS, found[2:], strict=True):
+        if tensor.numel():  # an absent gradient is not wanted
+            setattr(c, f"d_{name}", tensor.data_ptr())
+            setattr(c, f"d_{name}_bytes", room(tensor))
     check(compiled.backward(ctypes.byref(c)))
     del keep
     return found
 
 
+_WEIGHTS = ("A", "W", "U", "b", "step", "diffusion")
+
+
+def _weights(call: KernelCall) -> tuple[Tensor | None, ...]:
+    """The tensors of `_WEIGHTS`."""
+    return call.A, call.W, call.U, call.b, call.step, call.diffusion
+
+
 def give_weights(c: Call, call: KernelCall) -> list[Tensor]:
     """Let `c` have the weights; the tensors must outlive it."""
     keep = []
-    for name, tensor, axes in (
-        ("A", call.A, 3),
-        ("W", call.W, 3),
-        ("U", call.U, 3),
-        ("b", call.b, 2),
-        ("step", call.step, 2),
-    ):
+    for name, tensor in zip(_WEIGHTS, _weights(call), strict=True):
         if tensor is not None:
+            axes = 2 if name in ("b", "step") else 3
             tensor = _blocks(tensor, axes)
             keep.append(tensor)
             setattr(c, name, tensor.data_ptr())
@@ -124,7 +136,7 @@ def give_weights(c: Call, call: KernelCall) -> list[Tensor]:
 def pack(compiled: Native, c: Call, call: KernelCall) -> Tensor:
     """Weights as the forward pass reads them, `(R, packed size)`; one row if all replicas share them."""
     keep = give_weights(c, call)
-    apart = c.A_replica or c.W_replica or c.U_replica or c.b_replica or c.step_replica
+    apart = any(getattr(c, f"{name}_replica") for name in _WEIGHTS)
     packed = buffers.empty(c.replicas if apart else 1, compiled.packed_size(ctypes.byref(c)))
     c.packed, c.packed_bytes, c.packed_replica = packed.data_ptr(), room(packed), packed.shape[1] if apart else 0
     check(compiled.pack(ctypes.byref(c)))
@@ -138,7 +150,7 @@ def arguments(call: KernelCall) -> tuple[Call, list[Any]]:
     Raises:
         TypeError: If a tensor has another dtype than the weights, or is not on the CPU.
     """
-    for name in ("inputs", "state", "A", "W", "U", "b", "step"):
+    for name in ("inputs", "state", *_WEIGHTS):
         tensor = getattr(call, name)  # the library sees addresses alone
         if tensor is not None and (tensor.dtype != torch.float32 or not tensor.is_cpu):
             got = f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
@@ -146,8 +158,11 @@ def arguments(call: KernelCall) -> tuple[Call, list[Any]]:
     c = Call()
     c.replicas = call.inputs.shape[0] if call.inputs.ndim == 4 else 1
     c.rows, c.steps, c.inputs = call.inputs.shape[-3:]
-    c.units = call.b.shape[-1]
-    c.groups = 1 if call.A is None else 2
+    c.units = call.step.shape[-1]
+    c.kind = _KINDS.index("plain" if call.kind == "drift" and call.A is None else call.kind)
+    c.activation = _ACTIVATIONS.index(call.activation)
+    if call.coefficients:
+        c.first_coefficient, c.second_coefficient = call.coefficients
     x, initial = _rows(call.inputs), _rows(call.state)
     c.x, c.x_bytes, c.initial, c.initial_bytes = x.data_ptr(), room(x), initial.data_ptr(), room(initial)
     c.x_replica, c.x_row, c.x_step, _ = _strides(x, 4)
@@ -170,6 +185,8 @@ def arguments(call: KernelCall) -> tuple[Call, list[Any]]:
     c.source, c.additive = call.source, call.additive
     c.slope, c.base = call.multiplicative
     c.first_row, c.first_step, c.stream = call.place
+    c.inside = call.noise is not None and call.noise.place == "inside"
+    c.columns = 0 if call.diffusion is None else call.diffusion.shape[-1]
     c.threads = kernel_threads()
     c.parallel = library.thread_pool() if c.threads > 1 else None
     return c, keep

@@ -134,13 +134,14 @@ def _equal(copies: tuple[Tensor, ...], weights: list[Tensor]) -> bool:
 def _pack(packed: _Packed, cell: Any, inputs: Tensor, state: Tensor) -> _Packed:
     """`packed` with the cell's weights, where the kernel can run it."""
     recurrence = recurrence_of(cell)
-    if recurrence is None or recurrence.unfused() or kernel.supports(recurrence, inputs) is not None:
+    if recurrence is None or not recurrence.activation.name or kernel.supports(recurrence, inputs) is not None:
         return packed
-    kind, *tensors, coefficients, _ = recurrence
+    kind, *tensors, coefficients, activation = recurrence
     weights = [None if t is None else t[None] for t in tensors]
     seed = torch.zeros(1, dtype=torch.int64, device="cpu")
     sample = inputs.flatten(0, -2)[None, :, None]
-    call = KernelCall._make((kind, sample, state[None], *weights, None, None, seed, coefficients, None, None, "", None))
+    constants = (coefficients, activation.name, None, None, "", None)
+    call = KernelCall._make((kind, sample, state[None], *weights, None, None, None, seed, *constants))
     step, keep = kernel.arguments(call)
     call = call._replace(packed=kernel.pack(library.native(), step, call))
     step.x_row, step.initial_row = inputs.shape[-1], state.shape[1]

@@ -12,14 +12,24 @@ from noisyrnn.kernels.call import KernelCall
 from noisyrnn.kernels.eager.backward_pass import backward
 from noisyrnn.kernels.eager.forward_pass import forward
 from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.noise.hidden_noise import HiddenNoise
 
 __all__ = ["backward", "forward", "layout", "supports"]
 
+_KINDS = ("drift", "rate", "oscillator", "modrelu")
 _DTYPES = (torch.float32, torch.float64)
 
 
-def supports(recurrence: Recurrence, inputs: Tensor) -> str | None:
+def supports(recurrence: Recurrence, inputs: Tensor, noise: HiddenNoise | None = None) -> str | None:
     """As in `Kernel`."""
+    if recurrence.kind not in _KINDS:
+        return f"kind {recurrence.kind!r} is not fused (only {', '.join(map(repr, _KINDS))})"
+    if recurrence.activation.name != "tanh":
+        return f"its activation is {recurrence.activation.name}, not tanh"
+    if noise is not None and noise.diffusion is not None:
+        return "its noise has a diffusion of its own"
+    if noise is not None and noise.place == "inside":
+        return "its noise is inside the activation"
     if inputs.dtype not in _DTYPES:
         return f"{inputs.dtype} is not float32 or float64"
     if recurrence.W.dtype != inputs.dtype:

@@ -159,13 +159,13 @@ class _Gathering:
         size = call.U.shape[2]
         dU, db = self.with_ones[:, :size].mT.contiguous(), self.with_ones[:, size]
         if call.kind == "modrelu":
-            return Gradients(inputs, self.state, dA, dW, dU, self.b, self.step)
+            return Gradients(inputs, self.state, dA, dW, dU, self.b, self.step, none(replicas, 0))
         d = call.step.unsqueeze(2)
         if call.A is not None:
             dA, dW = self.weights.split(self.hidden, dim=1)
             self.step += (call.A * dA).sum(2)
             dA = d * dA
-        return Gradients(inputs, self.state, dA, d * dW, d * dU, call.step * db, self.step)
+        return Gradients(inputs, self.state, dA, d * dW, d * dU, call.step * db, self.step, none(replicas, 0))
 
 
 @torch.no_grad()

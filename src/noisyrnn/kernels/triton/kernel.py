@@ -16,10 +16,13 @@ from torch import Tensor
 from noisyrnn.checks import autocasts
 from noisyrnn.kernels.call import EndGradients, Gradients, KernelCall
 from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.padding import valid_steps
 
 MAX_HIDDEN = 256
 """Beyond it a tile's state leaves the registers."""
+
+_KINDS = ("drift", "rate")
 
 _ROWS = 16
 """`loops.ROWS`, here so that Triton need not be imported."""
@@ -50,10 +53,16 @@ def product_precision(device: str = "cuda") -> str:
     return "tf32" if precision == "tf32" else "bf16x6"
 
 
-def supports(recurrence: Recurrence, inputs: Tensor) -> str | None:
+def supports(recurrence: Recurrence, inputs: Tensor, noise: HiddenNoise | None = None) -> str | None:
     """As in `Kernel`."""
-    if recurrence.kind != "drift":
-        return f"kind {recurrence.kind!r} is not fused (only 'drift')"
+    if recurrence.kind not in _KINDS:
+        return f"kind {recurrence.kind!r} is not fused (only {', '.join(map(repr, _KINDS))})"
+    if recurrence.activation.name != "tanh":
+        return f"its activation is {recurrence.activation.name}, not tanh"
+    if noise is not None and noise.diffusion is not None:
+        return "its noise has a diffusion of its own"
+    if noise is not None and noise.place == "inside":
+        return "its noise is inside the activation"
     hidden = recurrence.W.shape[-2]
     if hidden > MAX_HIDDEN:
         return f"hidden_size {hidden} is more than {MAX_HIDDEN}"
@@ -153,6 +162,7 @@ def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradien
             U=w.mT @ _time_major(inputs),
             b=w.sum(1),
             step=grad_step,
+            diffusion=saved.new_empty(replicas, 0),
         )
 
 

@@ -1,0 +1,125 @@
+// The noise of a step, for rows side by side: what the update is multiplied by, and what is added.
+#pragma once
+#include <vector>
+
+#include "call.h"
+#include "philox.h"
+
+// What one step of a slice of rows multiplies its noise by, and how long it lasts; one entry a row, with a spare before
+// and after, since noise is drawn for pairs of rows. The arrays are indexed by row.
+struct StepScales {
+  float *length, *additive, *slope;
+
+  void fill(const Call& c, Long replica, Long begin, Long end, Long t) const {
+    for (Long r = begin; r < end; r++) {
+      const float span = c.dt ? c.dt[replica * c.dt_replica + r * c.dt_row + t * c.dt_step] : 1.0f;
+      const float root = c.dt ? __builtin_sqrtf(span) : 1.0f;
+      length[r] = span;
+      additive[r] = c.inside ? c.additive / root : c.additive * root;
+      slope[r] = c.source >= 2 ? c.slope / root : c.slope;
+    }
+  }
+};
+
+// Noise of N pairs of rows for one vector of units, side by side so that the processor always has something to do.
+template <bool ETA, int N>
+static inline void draw_pairs(const Call& c, const Keys& keys, const UnitTable& unit, Long row, Long pair, Long t,
+                              const StepScales& s, float* mu, float* eta) {
+  vword words[4][N];
+  words_of_pairs<N>(keys, unit, (uint32_t)pair, (uint32_t)(c.first_step + t), words);
+#pragma GCC unroll 1
+  for (int i = 0; i < N; i++) {
+    const Long k = 2 * (pair + i) - c.first_row - row;  // of the pair's first row, among these
+    vfloat n[2] = {}, m[2] = {};
+    if ((ETA && c.additive != 0) || c.source == 3) normals_of(words[0][i], words[1][i], n[0], n[1]);
+    if (c.source == 1) m[0] = uniform_of(words[2][i]), m[1] = uniform_of(words[3][i]);
+    if (c.source == 2) normals_of(words[2][i], words[3][i], m[0], m[1]);
+    if (c.source == 3) m[0] = n[0], m[1] = n[1];
+#pragma GCC unroll 2
+    for (int q = 0; q < 2; q++) {
+      store(mu + (k + q + 1) * LANES, (m[q] * s.slope[row + k + q] + c.base) * s.length[row + k + q]);
+      if (ETA) store(eta + (k + q + 1) * LANES, n[q] * s.additive[row + k + q]);
+    }
+  }
+}
+
+// Noise of `count` rows from `row` on, for one vector of units: mu and eta of row r at [(r + 1) * LANES], each with a
+// spare row before and after, since pairs of the path's rows may begin before and end after. ETA: whether the additive
+// noise is wanted too.
+template <bool ETA>
+static inline void draw_noise(const Call& c, const Keys& keys, const UnitTable& unit, Long row, int count, Long t,
+                              const StepScales& s, float* mu, float* eta) {
+  Long pair = (c.first_row + row) >> 1;
+  const Long end = ((c.first_row + row + count - 1) >> 1) + 1;
+  for (; end - pair >= 4; pair += 4) draw_pairs<ETA, 4>(c, keys, unit, row, pair, t, s, mu, eta);
+  for (; end - pair >= 2; pair += 2) draw_pairs<ETA, 2>(c, keys, unit, row, pair, t, s, mu, eta);
+  for (; pair < end; pair++) draw_pairs<ETA, 1>(c, keys, unit, row, pair, t, s, mu, eta);
+}
+
+// The noise of one slice of rows, step by step. `mu` holds the multiplier times the step's length, `eta` what is added:
+// a vector a row each, of the vector of units asked for last.
+class SliceNoise {
+ public:
+  SliceNoise(const Call& call, Long replica, Long begin, Long end)
+      : c(call), replica(replica), begin(begin), n((int)(end - begin)), keys(c.seeds[replica]), scales(3 * (n + 2)),
+        memory(2 * (n + 3) * LANES), mu(memory.data() + LANES), eta(mu + (n + 3) * LANES),
+        lasts{scales.data() + 1 - begin, scales.data() + n + 3 - begin, scales.data() + 2 * n + 5 - begin} {
+    if (c.noisy()) {
+      const Long tables = c.columns ? (c.columns + LANES - 1) / LANES : c.tiles();
+      for (Long j = 0; j < tables; j++) units.emplace_back(keys, (uint32_t)(j * LANES), (uint32_t)c.stream);
+      drawn.resize(c.columns ? tables * (n + 3) * LANES : 0);
+    }
+    lasts.fill(c, replica, begin, end, 0);
+    fill_lengths();
+  }
+
+  // Must come before the vectors of step t. ETA: whether the columns of a diffusion are wanted.
+  template <bool ETA>
+  void step(Long t) {
+    now = t;
+    if (c.dt) {
+      lasts.fill(c, replica, begin, begin + n, t);
+      if (!c.source) fill_lengths();
+    }
+    for (size_t v = 0; ETA && c.columns && v < units.size(); v++)
+      draw_noise<true>(c, keys, units[v], begin, n, t, lasts, mu - LANES, drawn.data() + v * (n + 3) * LANES);
+    if (ETA && c.columns) fill_lengths();
+  }
+
+  // mu, and eta where it is wanted, of vector number j of the units.
+  template <bool ETA>
+  void draw(Long j, const float* diffusion) {
+    if (ETA && c.columns) {
+      for (int r = 0; r < n; r++) {
+        vfloat sum = {};
+        for (Long k = 0; k < c.columns; k++) sum += splat(column(k)[r * LANES]) * load(diffusion + k * LANES);
+        store(eta + r * LANES, sum);
+      }
+    } else if (ETA ? c.noisy() : c.source != 0) {
+      draw_noise<ETA>(c, keys, units[j], begin, n, now, lasts, mu - LANES, eta - LANES);
+    }
+  }
+
+  // The numbers of one column of a diffusion, LANES apart, times what the step's length makes of the level.
+  const float* column(Long k) const { return drawn.data() + (k / LANES * (n + 3) + 1) * LANES + k % LANES; }
+  float length(int r) const { return lasts.length[begin + r]; }
+
+ private:
+  const Call& c;
+  const Long replica, begin;
+  const int n;
+  const Keys keys;
+  std::vector<float> scales, memory, drawn;
+  std::vector<UnitTable> units;
+  Long now = 0;
+
+  void fill_lengths() {
+    for (int r = 0; r < n; r++) store(mu + r * LANES, splat(length(r)));
+  }
+
+ public:
+  float *const mu, *const eta;
+
+ private:
+  const StepScales lasts;
+};
