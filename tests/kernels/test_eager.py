@@ -89,7 +89,7 @@ def weighted(call: KernelCall, grad_outputs: Tensor, grad_last: Tensor) -> tuple
     loss = (outputs * grad_outputs).sum() + (last * grad_last).sum()
     grads = dict(zip(names, torch.autograd.grad(loss, leaves, allow_unused=True), strict=True))
     filled = {n: torch.zeros_like(leaf) for n, leaf in zip(names, leaves, strict=True) if grads[n] is None}
-    empty = {"A": call.state.new_empty(len(call.state), 0)} if call.A is None else {}
+    empty = {n: call.state.new_empty(len(call.state), 0) for n in Gradients._fields if getattr(call, n) is None}
     return outputs.detach(), last.detach(), Gradients(**{**grads, **filled, **empty})
 
 

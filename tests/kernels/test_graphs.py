@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from noisyrnn.kernels import operator
-from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.recurrence import DRIFTS, KINDS, Recurrence
 from noisyrnn.models import AntisymmetricRNN, NoisyRNN, SequenceClassifier
 from noisyrnn.noise import BrownianPath
 
@@ -27,34 +28,43 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def flat(backend: str, kind: str, *, source: int = 2, dtype: torch.dtype = torch.float32) -> tuple[list[object], list]:
+def flat(backend: str, kind: str, *, source: int = 2, columns: int = 0) -> tuple[list[Tensor | None], list[object]]:
     """Arguments of the operators: tensors, then settings."""
-    width = 2 * HIDDEN if kind == "oscillator" else HIDDEN
+    width = 2 * HIDDEN if kind in ("oscillator", "lstm") else HIDDEN
+    rows = {"gru": 3, "lstm": 4}.get(kind, 1) * HIDDEN
     tensors = [
         randn(REPLICAS, BATCH, STEPS, INPUT, seed=1),
         randn(REPLICAS, BATCH, width, seed=2),
         randn(REPLICAS, HIDDEN, HIDDEN, seed=3) if kind == "drift" else None,
-        randn(REPLICAS, HIDDEN, width, seed=4),
-        randn(REPLICAS, HIDDEN, INPUT, seed=5),
-        randn(REPLICAS, HIDDEN, seed=6),
+        randn(REPLICAS, rows, width if kind == "oscillator" else HIDDEN, seed=4),
+        randn(REPLICAS, rows, INPUT, seed=5),
+        randn(REPLICAS, 4 * HIDDEN if kind == "gru" else rows, seed=6),
         torch.full((REPLICAS, HIDDEN), 0.3),
+        randn(REPLICAS, HIDDEN, columns, seed=7) if columns else None,
     ]
-    tensors = [None if t is None else t.to(dtype).requires_grad_() for t in tensors]
-    dt = torch.linspace(0.5, 1.5, REPLICAS * STEPS, dtype=dtype).view(REPLICAS, 1, STEPS)
+    tensors = [None if t is None else t.requires_grad_() for t in tensors]
+    dt = torch.linspace(0.5, 1.5, REPLICAS * STEPS).view(REPLICAS, 1, STEPS)
     lengths = torch.tensor([[4, 1, 3], [4, 4, 2]])
     noise, path = terms(source, 0.1, 0.2 if source else 0.0)
     coefficients = (1.3, 0.7) if kind == "oscillator" else ()
-    settings = operator.KernelOptions(backend, kind, "", coefficients, noise, path, True, True, single=False)
+    activation = "softplus" if columns and kind in DRIFTS else "tanh"
+    settings = operator.KernelOptions(
+        backend, kind, "", coefficients, activation, noise, path, True, True, single=False
+    )
     return [*tensors, dt, lengths, torch.tensor([1, -1])], list(settings.flat())
 
 
-@pytest.mark.parametrize(
-    ("kind", "source"), [("drift", 2), ("drift", 0), ("oscillator", 1), ("oscillator", 0), ("modrelu", 3)]
-)
-def test_the_operators_keep_what_their_fakes_promise(kind: str, source: int, kernel: str) -> None:
-    tensors, settings = flat(kernel, kind, source=source)
-    if kernel == "cpp" and kind != "drift":
-        pytest.skip("the CPU kernel does not run it")
+# Kernel, kind, source of the noise, columns of a diffusion.
+OPERATORS = [
+    *(("cpp", kind, 0, 3) for kind in KINDS),
+    *(("cpp", kind, source, 0) for kind, source in zip(KINDS, (2, 0, 3, 1, 3, 2, 0), strict=True)),
+    *(("eager", kind, source, 0) for kind, source in [("drift", 2), ("drift", 0), ("oscillator", 1), ("modrelu", 3)]),
+]
+
+
+@pytest.mark.parametrize(("kernel", "kind", "source", "columns"), OPERATORS, indirect=["kernel"])
+def test_the_operators_keep_what_their_fakes_promise(kernel: str, kind: str, source: int, columns: int) -> None:
+    tensors, settings = flat(kernel, kind, source=source, columns=columns)
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_static")
     for every_step, save in ((True, True), (False, True)):
         torch.library.opcheck(operator.recurrence_operator, (*tensors, *settings, every_step, save), test_utils=tests)
@@ -69,14 +79,12 @@ def test_the_operators_keep_what_their_fakes_promise(kind: str, source: int, ker
         torch.library.opcheck(operator.recurrence_backward, arguments, test_utils=tests[:2])
 
 
-@pytest.mark.parametrize("kind", ["drift", "oscillator", "modrelu"])
-def test_the_bare_operator_has_the_gradients_of_the_function(kind: str, kernel: str) -> None:
+@pytest.mark.parametrize(("kernel", "kind", "source", "columns"), OPERATORS, indirect=["kernel"])
+def test_the_bare_operator_has_the_gradients_of_the_function(kernel: str, kind: str, source: int, columns: int) -> None:
     """What a compiled graph holds, against what runs without it."""
-    if kernel == "cpp" and kind != "drift":
-        pytest.skip("the CPU kernel does not run it")
     found = []
     for bare in (True, False):
-        tensors, settings = flat(kernel, kind)
+        tensors, settings = flat(kernel, kind, source=source, columns=columns)
         tensors[4].requires_grad_(False)
         if bare:
             outputs, _, last = operator.recurrence_operator(*tensors, *settings, True, True)
@@ -84,11 +92,11 @@ def test_the_bare_operator_has_the_gradients_of_the_function(kind: str, kernel: 
             name, *rest = settings
             call = operator._call(tensors, *rest)
             options = operator.KernelOptions(
-                name, kind, "", call.coefficients, call.noise, call.path, True, True, single=False
+                name, kind, "", call.coefficients, call.activation, call.noise, call.path, True, True, single=False
             )
             outputs, _, last = operator.Fused.apply(*tensors, options)
         (outputs.square().sum() + last.sum()).backward()
-        found.append([outputs.detach(), last.detach(), *(t.grad for t in tensors[:7] if t is not None)])
+        found.append([outputs.detach(), last.detach(), *(t.grad for t in tensors[:8] if t is not None)])
         assert tensors[4].grad is None
     for one, other in zip(*found, strict=True):
         assert (one is None) == (other is None)
@@ -99,12 +107,14 @@ def test_the_mapped_axis_may_be_any(kernel: str) -> None:
     tensors, settings = flat(kernel, "drift")
     name, *rest = settings
     call = operator._call(tensors, *rest)
-    options = operator.KernelOptions(name, "drift", "", (), call.noise, call.path, True, True, single=False)
-    several = [torch.stack([t.detach(), t.detach()[[0, 0]]], dim=i % 2) for i, t in enumerate(tensors)]
-    mapped = torch.func.vmap(lambda *t: operator.Fused.apply(*t, options), in_dims=(0, 1) * 5)
-    outputs, _, last = mapped(*several)
-    for i, order in enumerate((lambda t: t.detach(), lambda t: t.detach()[[0, 0]])):
-        wanted = operator.Fused.apply(*map(order, tensors), options)
+    options = operator.KernelOptions(name, "drift", "", (), "tanh", call.noise, call.path, True, True, single=False)
+    several = [
+        None if t is None else torch.stack([t.detach(), t.detach()[[0, 0]]], dim=i % 2) for i, t in enumerate(tensors)
+    ]
+    dims = tuple(None if t is None else i % 2 for i, t in enumerate(tensors))
+    outputs, _, last = torch.func.vmap(lambda *t: operator.Fused.apply(*t, options), in_dims=dims)(*several)
+    for i, rows in enumerate(([0, 1], [0, 0])):
+        wanted = operator.Fused.apply(*(None if t is None else t.detach()[rows] for t in tensors), options)
         assert torch.allclose(outputs[i], wanted[0], rtol=1e-5, atol=1e-6)
         assert torch.allclose(last[i], wanted[2], rtol=1e-5, atol=1e-6)
 
@@ -191,14 +201,15 @@ def test_copies_and_pickles_compute_the_same(kernel: str) -> None:
 def test_settings_come_back_from_the_operators_arguments(kernel: str) -> None:
     """Each field of the noise in its own place."""
     noise, path = terms(2, -0.5, -0.125, first_row=3, first_step=4, stream=5)
-    settings = operator.KernelOptions(kernel, "drift", "tf32", (1.0, 2.0), noise, path, True, False)
     tensors, _ = flat(kernel, "drift")
-    name, *rest = settings.flat()
-    call = operator._call(tensors, *rest)
-    assert name == kernel
-    assert (call.kind, call.precision, call.coefficients) == ("drift", "tf32", (1.0, 2.0))
-    assert (call.noise, call.path) == (noise, path)
-    assert call.seed is tensors[-1]
+    for each in (noise, replace(noise, multiplicative=0.0, place="inside")):
+        settings = operator.KernelOptions(kernel, "drift", "tf32", (1.0, 2.0), "relu", each, path, True, False)
+        name, *rest = settings.flat()
+        call = operator._call(tensors, *rest)
+        assert name == kernel
+        assert (call.kind, call.precision, call.coefficients, call.activation) == ("drift", "tf32", (1.0, 2.0), "relu")
+        assert (call.noise, call.path) == (each, path)
+        assert call.seed is tensors[-1]
 
 
 def test_recurrence_fields_are_in_the_order_of_a_pass() -> None:

@@ -16,7 +16,9 @@ from noisyrnn.noise import BrownianPath
 BATCH, STEPS, INPUT, HIDDEN, REPLICAS = 3, 6, 2, 5, 3
 LENGTHS = torch.tensor([6, 1, 4])
 SEEDS = torch.tensor([5, -(2**63), -1])  # bits of unsigned numbers
-FUSED = ["noisy", "antisymmetric", "cornn", "exprnn"]
+EAGER = ["noisy", "antisymmetric", "cornn", "exprnn", "rate", "rnn"]
+FUSED = [*EAGER, "current", "gru", "lstm"]
+WITHOUT_DT = ("exprnn", "rnn", "gru", "lstm")
 
 
 class Counting:
@@ -40,6 +42,11 @@ class Counting:
         return self.backend.backward(call, *tensors, with_inputs=with_inputs)
 
 
+def skip_unknown(model: str, kernel: str) -> None:
+    if kernel == "eager" and model not in EAGER:
+        pytest.skip("the eager kernel does not run it")
+
+
 @pytest.fixture
 def counting(kernel: str, monkeypatch: pytest.MonkeyPatch) -> Counting:
     wrapped = Counting(select.FAST[kernel])
@@ -60,6 +67,8 @@ def build(model: str = "noisy", *, kernel: str, seed: int = 0) -> RecurrentLayer
         options |= {"step_size": 0.3, "stiffness": 1.3, "friction": 0.7}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        if model == "current":
+            model, options = "rate", {**options, "form": "current", "activation": "softplus"}
         layer = build_layer(model, INPUT, HIDDEN, options)
         if model == "exprnn":
             torch.nn.init.uniform_(layer.cell.threshold, 0.1, 0.3)
@@ -186,8 +195,7 @@ def test_shared_weights_over_many_seeds_get_the_sum_of_gradients(kernel: str, co
 
 @pytest.mark.parametrize("model", FUSED)
 def test_jacobians_are_the_references(model: str, kernel: str) -> None:
-    if kernel == "cpp" and model in ("cornn", "exprnn"):
-        pytest.skip("the CPU kernel does not run it")
+    skip_unknown(model, kernel)
 
     def jacobian(name: str, dtype: torch.dtype) -> Tensor:
         layer = build(model, kernel=name).to(dtype)
@@ -258,13 +266,14 @@ def as_function(
 
 
 def options_of(model: str, dtype: torch.dtype) -> dict[str, Any]:
-    timed = {} if model == "exprnn" else {"dt": DT.to(dtype)}
+    timed = {} if model in WITHOUT_DT else {"dt": DT.to(dtype)}
     return {"path": BrownianPath(seed=11, first_row=1), "lengths": LENGTHS, **timed}
 
 
 @pytest.mark.parametrize("name", ["eager", "reference"])
 @pytest.mark.parametrize("model", FUSED)
 def test_first_and_second_derivatives_are_those_of_differences(model: str, name: str) -> None:
+    skip_unknown(model, name)
     layer = build(model, kernel=name).double()
     names, leaves = leaves_of(layer, torch.float64)
     function = as_function(layer, names, options_of(model, torch.float64))
@@ -276,8 +285,7 @@ def test_first_and_second_derivatives_are_those_of_differences(model: str, name:
 @pytest.mark.parametrize("model", FUSED)
 def test_second_derivatives_in_float32_are_the_references(model: str, kernel: str, every_step: bool) -> None:
     """A product of the Hessian and a vector, against the reference loop in float64."""
-    if kernel == "cpp" and model in ("cornn", "exprnn"):
-        pytest.skip("the CPU kernel does not run it")
+    skip_unknown(model, kernel)
 
     def second(name: str, dtype: torch.dtype) -> list[Tensor]:
         layer = build(model, kernel=name).to(dtype)
@@ -305,8 +313,6 @@ def test_grad_of_grad_in_functional_form(kernel: str) -> None:
 
 @pytest.mark.parametrize("model", ["noisy", "exprnn"])
 def test_autocast_leaves_the_kernels_in_float32(model: str, kernel: str) -> None:
-    if kernel == "cpp" and model == "exprnn":
-        pytest.skip("the CPU kernel does not run it")
     found = []
     for narrow in (False, True):
         layer = build(model, kernel=kernel)

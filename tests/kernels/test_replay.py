@@ -13,8 +13,10 @@ from noisyrnn.kernels.reference import run_call
 from noisyrnn.models import build_layer
 from noisyrnn.models.cell import Cell
 from noisyrnn.noise import BrownianPath, HiddenNoise
+from noisyrnn.sde.diffusion import MatrixDiffusion
 
 BATCH, STEPS, INPUT, HIDDEN = 3, 5, 2, 4
+WITHOUT_DT = ("exprnn", "rnn", "gru", "lstm")
 LEVELS = [(0.2, 0.3), (0.2, 0.0), (0.0, 0.3)]
 NOISES = [
     HiddenNoise(additive=additive, multiplicative=multiplicative, form=form, law=law)
@@ -30,7 +32,10 @@ def randn(*shape: int, seed: int) -> Tensor:
 
 
 def build(model: str) -> Cell:
-    options = {"step_size": 0.3, "init_std": 3.0} if model == "noisy" else {}
+    model, _, form = model.partition(" ")
+    options: dict[str, Any] = {"step_size": 0.3, "init_std": 3.0} if model == "noisy" else {}
+    if form:
+        options |= {"form": form, "activation": "softplus"}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         cell = build_layer(model, INPUT, HIDDEN, options).cell.double()
@@ -41,13 +46,13 @@ def build(model: str) -> Cell:
 
 def as_call(cells: list[Cell], noise: HiddenNoise | None, paths: list[BrownianPath], **options: Any) -> KernelCall:
     """Replicas of one shape."""
-    kind, *weights, coefficients, _ = zip(*(cell.recurrence() for cell in cells), strict=True)
+    kind, *weights, coefficients, activation = zip(*(cell.recurrence() for cell in cells), strict=True)
     stacked = [None if parts[0] is None else torch.stack(parts) for parts in weights]
     inputs = torch.stack([randn(BATCH, STEPS, INPUT, seed=r) for r in range(len(cells))])
     state = torch.stack([randn(BATCH, cells[0].state_size, seed=10 + r) for r in range(len(cells))])
     seeds = torch.stack([path.seed_tensor() for path in paths])
-    tensors = (inputs, state, *stacked, options.get("dt"), options.get("lengths"), seeds)
-    return KernelCall._make((kind[0], *tensors, coefficients[0], noise, paths[0], "", None))
+    tensors = (inputs, state, *stacked, options.get("diffusion"), options.get("dt"), options.get("lengths"), seeds)
+    return KernelCall._make((kind[0], *tensors, coefficients[0], activation[0].name, noise, paths[0], "", None))
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -73,7 +78,9 @@ def test_numbers_of_a_call_without_noise() -> None:
 
 
 @pytest.mark.parametrize("timed", [False, True])
-@pytest.mark.parametrize("model", ["noisy", "antisymmetric", "cornn", "exprnn"])
+@pytest.mark.parametrize(
+    "model", ["noisy", "antisymmetric", "cornn", "exprnn", "rate rate", "rate current", "rnn", "gru", "lstm"]
+)
 def test_the_loop_of_a_call_is_that_of_the_cell(model: str, timed: bool) -> None:
     cells, noise = [build(model), build(model)], NOISES[0]
     paths = [PATHS[0], BrownianPath(seed=6, first_row=3, first_step=7, stream=2)]
@@ -83,7 +90,7 @@ def test_the_loop_of_a_call_is_that_of_the_cell(model: str, timed: bool) -> None
     options: dict[str, Any] = {}
     if timed:
         options["lengths"] = torch.tensor([[5, 1, 3], [2, 5, 4]])
-        if model != "exprnn":
+        if model not in WITHOUT_DT:
             options["dt"] = 0.5 + randn(2, BATCH, STEPS, seed=3).abs()
     call = as_call(cells, noise, paths, **options)
     found, end = run_call(call, every_step=True)
@@ -95,6 +102,19 @@ def test_the_loop_of_a_call_is_that_of_the_cell(model: str, timed: bool) -> None
     empty, again = run_call(call, every_step=False)
     assert empty.numel() == 0
     assert torch.equal(again, end)
+
+
+@pytest.mark.parametrize("place", ["outside", "inside"])
+def test_the_diffusion_of_a_call_is_that_of_the_noise(place: str) -> None:
+    """The loop of a call takes each replica's own matrix, and the factor from the noise."""
+    cells, matrices = [build("noisy"), build("noisy")], randn(2, HIDDEN, 3, seed=4)
+    dt = 0.5 + randn(2, BATCH, STEPS, seed=3).abs()
+    call = as_call(cells, HiddenNoise(additive=0.7, place=place), [PATHS[1]] * 2, dt=dt, diffusion=matrices)
+    found, _ = run_call(call, every_step=True)
+    for r in range(2):
+        noise = HiddenNoise(diffusion=MatrixDiffusion.around(matrices[r]), scale=0.7, place=place)
+        wanted, _ = reference.run(cells[r], call.inputs[r], call.state[r], noise=noise, path=PATHS[1], dt=dt[r])
+        torch.testing.assert_close(found[r], wanted, rtol=1e-13, atol=1e-13)
 
 
 def test_step_lengths_shared_by_the_rows() -> None:

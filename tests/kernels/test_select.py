@@ -1,5 +1,6 @@
 """Which kernel runs what, and each sentence on why another one does not."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,11 +15,14 @@ from noisyrnn.kernels import operator, reference, select
 from noisyrnn.kernels.select import KernelNotice
 from noisyrnn.models import GRU, MODELS, NoisyRNN, RecurrentLayer, SequenceClassifier, build_layer
 from noisyrnn.native import library
-from noisyrnn.noise import BrownianPath
+from noisyrnn.noise import BrownianPath, HiddenNoise
 from noisyrnn.sde import Activation
+from noisyrnn.sde.activation import ACTIVATIONS
 
 BATCH, STEPS, INPUT, HIDDEN = 3, 5, 2, 4
-DRIFT, OTHER, GATED = ["noisy", "lipschitz", "antisymmetric"], ["cornn", "exprnn"], ["rnn", "gru", "lstm"]
+EAGER = ["noisy", "lipschitz", "antisymmetric", "cornn", "exprnn", "rate", "rnn"]
+"""The models that the kernel "eager" runs, with tanh and two levels."""
+TRITON = [model for model in EAGER if model not in ("cornn", "exprnn")]
 
 
 @pytest.fixture(autouse=True)
@@ -73,29 +77,35 @@ def runs(monkeypatch: pytest.MonkeyPatch, layer: RecurrentLayer, **options: Any)
 
 
 @pytest.mark.usefixtures("with_cpu")
-@pytest.mark.parametrize("model", DRIFT)
+@pytest.mark.parametrize("model", MODELS)
 def test_auto_takes_the_fastest_without_a_word(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
     assert runs(monkeypatch, build(model)) == ("cpp", [])
 
 
-@pytest.mark.parametrize(("model", "kind"), [("cornn", "oscillator"), ("exprnn", "modrelu")])
-def test_auto_falls_back_to_torch_and_says_why(monkeypatch: pytest.MonkeyPatch, model: str, kind: str) -> None:
-    name, notices = runs(monkeypatch, build(model))
-    assert name == "eager"
-    assert notices == [
-        f"Kernel 'cpp' cannot run this cell: the recurrence '{kind}' is not compiled (only 'drift'). "
-        "Kernel 'eager' runs, which is slower."
-    ]
+EQUATIONS: list[tuple[str, dict[str, Any]]] = [
+    *(("noisy", {"activation": name}) for name in ACTIVATIONS),
+    *(("rate", {"form": "current", "activation": name}) for name in ACTIVATIONS),
+    ("rate", {"activation": "softplus", "noise_place": "inside", "multiplicative": 0.0}),
+    ("noisy", {"multiplicative": 0.0, "scheme": "milstein"}),
+    *((model, {"diffusion": torch.ones(HIDDEN, 2), "additive": 0.0, "multiplicative": 0.0}) for model in MODELS),
+]
 
 
-@pytest.mark.parametrize("model", GATED)
-def test_auto_leaves_noisy_gated_cells_to_the_reference(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
-    name, notices = runs(monkeypatch, build(model))
-    assert name == "reference"
-    assert notices == [
-        f"No fast kernel can run this cell: {model.upper()} has no fused form. "
-        "Kernel 'reference' runs, which is slower."
-    ]
+@pytest.mark.usefixtures("with_cpu")
+@pytest.mark.parametrize(("model", "options"), EQUATIONS)
+def test_equations_that_the_cpu_kernel_knows(
+    monkeypatch: pytest.MonkeyPatch, model: str, options: dict[str, Any]
+) -> None:
+    assert runs(monkeypatch, build(model, **options)) == ("cpp", [])
+
+
+@pytest.mark.usefixtures("with_cpu")
+@pytest.mark.parametrize("model", ["cornn", "exprnn", "lstm"])
+def test_noise_inside_is_for_the_kinds_with_one_activation(model: str) -> None:
+    """No layer of these has the option: the kernel is asked directly."""
+    cell, noise = build(model).cell, HiddenNoise(additive=0.1, place="inside")
+    reason = select.refusal("cpp", cell, INPUTS, recurrence=cell.recurrence(), noise=noise, path=PATH)
+    assert reason == ("the recurrence 'lstm' has no noise inside" if model == "lstm" else None)
 
 
 def test_a_cell_of_the_users_own_is_named_by_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,16 +129,49 @@ def test_auto_leaves_float64_to_the_reference(monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
-def test_without_a_compiler_torch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "native", lambda: (_ for _ in ()).throw(library.compiler.CompilerError("none")))
-    name, notices = runs(monkeypatch, build("noisy"))
-    assert name == "eager"
-    assert notices == ["Kernel 'cpp' cannot run this cell: none. Kernel 'eager' runs, which is slower."]
+
+
+NO_CPP = "Kernel 'cpp' cannot run this cell: none"
+
+
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize("model", EAGER)
+def test_without_a_compiler_torch_runs(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    assert runs(monkeypatch, build(model)) == ("eager", [f"{NO_CPP}. Kernel 'eager' runs, which is slower."])
+
+
+NOT_EAGER: list[tuple[str, dict[str, Any], str]] = [
+    ("gru", {}, "kind 'gru' is not fused (only 'drift', 'rate', 'oscillator', 'modrelu')"),
+    ("rate", {"form": "current"}, "kind 'current' is not fused (only 'drift', 'rate', 'oscillator', 'modrelu')"),
+    ("noisy", {"activation": "relu"}, "its activation is relu, not tanh"),
+    ("noisy", {"diffusion": torch.ones(HIDDEN, 2), "additive": 0.0, "multiplicative": 0.0},
+     "its noise has a diffusion of its own"),
+    ("rate", {"noise_place": "inside", "multiplicative": 0.0}, "its noise is inside the activation"),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize(("model", "options", "reason"), NOT_EAGER)
+def test_equations_that_the_eager_kernel_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, model: str, options: dict[str, Any], reason: str
+) -> None:
+    """The notice is issued once; a named kernel refuses with the same reason."""
+    layer = build(model, **options)
+    notice = f"{NO_CPP}; kernel 'eager' cannot run this cell: {reason}. Kernel 'reference' runs, which is slower."
+    assert runs(monkeypatch, layer) == ("reference", [notice])
+    assert runs(monkeypatch, layer) == ("reference", [])
+    layer.kernel = "eager"
+    message = re.escape(f"kernel 'eager' cannot run this cell: {reason}. Use kernel='auto'.")
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        layer(INPUTS, path=PATH)
 
 
 def test_all_reasons_are_in_one_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cpp", "eager"):
-        monkeypatch.setattr(select.FAST[name], "supports", lambda recurrence, inputs, name=name: f"no {name} today")
+        monkeypatch.setattr(select.FAST[name], "supports", lambda *arguments, name=name: f"no {name} today")
     assert runs(monkeypatch, build("noisy")) == (
         "reference",
         [
@@ -143,7 +186,7 @@ def test_on_a_gpu_its_kernel_comes_first() -> None:
     meta = build("cornn").to("meta")
     name, reason = select.fastest(meta.cell, INPUTS.to("meta"), recurrence=meta.cell.recurrence())
     assert name == "eager"
-    assert reason == "kernel 'triton' cannot run this cell: kind 'oscillator' is not fused (only 'drift')"
+    assert reason == "kernel 'triton' cannot run this cell: kind 'oscillator' is not fused (only 'drift', 'rate')"
 
 
 SILENT: dict[str, Any] = {"additive": 0.0, "multiplicative": 0.0}
@@ -170,13 +213,18 @@ def test_auto_takes_the_reference_for_it(monkeypatch: pytest.MonkeyPatch, option
 
 
 UNFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("noisy", {"activation": "relu"}, "its activation is relu, not tanh"),
-    ("antisymmetric", {"activation": Activation(torch.sin, lipschitz=1.0)}, "its activation is a function, not tanh"),
+    (
+        "antisymmetric",
+        {"activation": Activation(torch.sin, lipschitz=1.0)},
+        "its activation is a function, not one of those with a name",
+    ),
+    (
+        "noisy",
+        {"activation": Activation(torch.tanh, lipschitz=1.0)},
+        "its activation is a function, not one of those with a name",
+    ),
     ("noisy", {"scheme": "stochastic-heun"}, "its scheme is 'stochastic-heun'"),
-    ("noisy", {"diffusion": torch.ones(HIDDEN, 2), **SILENT}, "its noise has a diffusion of its own"),
-    ("cornn", {"diffusion": lambda h, x, t: 0.1 * h, **SILENT}, "its noise has a diffusion of its own"),
-    ("rate", {"noise_place": "inside", "multiplicative": 0.0}, "its noise is inside the activation"),
-    ("rate", {"form": "current"}, "it has the current form"),
+    ("cornn", {"diffusion": lambda h, x, t: 0.1 * h, **SILENT}, "its noise has a diffusion that is a function"),
 ]
 
 
@@ -189,32 +237,20 @@ def test_equations_that_no_fast_kernel_knows(
     notice = f"No fast kernel can run this cell: {reason}. Kernel 'reference' runs, which is slower."
     assert runs(monkeypatch, layer) == ("reference", [notice])
     assert runs(monkeypatch, layer) == ("reference", [])
-    layer.kernel = "eager"
-    with pytest.raises(ValueError, match=f"^kernel 'eager' cannot run this cell: {reason}. Use kernel='auto'.$"):
-        layer(INPUTS, path=PATH)
+    for name in ("cpp", "eager"):
+        layer.kernel = name
+        with pytest.raises(ValueError, match=f"^kernel '{name}' cannot run this cell: {reason}. Use kernel='auto'.$"):
+            layer(INPUTS, path=PATH)
 
 
 @pytest.mark.usefixtures("with_cpu")
-@pytest.mark.parametrize(
-    ("model", "options"),
-    [
-        ("rate", {}),
-        ("noisy", {"multiplicative": 0.0, "scheme": "milstein"}),
-        ("noisy", {"activation": Activation(torch.tanh, lipschitz=1.0), "noise": False}),
-    ],
-)
-def test_equations_that_the_fast_kernel_knows(
-    monkeypatch: pytest.MonkeyPatch, model: str, options: dict[str, Any]
-) -> None:
-    known = options.pop("noise", True)
-    assert (runs(monkeypatch, build(model, **options))[0] == "cpp") == known  # it does not recognize a function
-
-
 @pytest.mark.parametrize("options", [{"diffusion": torch.ones(HIDDEN, 2)}, {"diffusion": lambda h, x, t: 0.1 * h}])
 def test_without_noise_a_diffusion_is_no_reason(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
     layer = build("cornn", **options, **SILENT)
     layer.noise_mode = "off"
-    assert runs(monkeypatch, layer)[0] == "eager"
+    assert runs(monkeypatch, layer)[0] == "cpp"
+    layer.kernel = "eager"
+    assert runs(monkeypatch, layer) == ("eager", [])
 
 
 def test_tensors_of_two_types_or_on_two_devices_are_refused_before_compiled_code_reads_them() -> None:
@@ -245,19 +281,17 @@ def test_a_named_kernel_gives_the_references_numbers_or_a_sentence(
     monkeypatch: pytest.MonkeyPatch, model: str, kernel: str
 ) -> None:
     layer = build(model, kernel)
-    reason = None
-    if kernel != "reference" and model in GATED:
-        reason = f"{model.upper()} has no fused form"
-    elif kernel == "cpp" and model in OTHER:
-        reason = rf"the recurrence '{layer.cell.recurrence().kind}' is not compiled \(only 'drift'\)"
-    elif kernel == "cpp" and (missing := library.unavailable()) is not None:
+    reason, kind = None, layer.cell.recurrence().kind
+    if kernel == "cpp" and (missing := library.unavailable()) is not None:
         pytest.skip(missing)
-    elif kernel == "triton" and model in OTHER:
-        reason = rf"kind '{layer.cell.recurrence().kind}' is not fused \(only 'drift'\)"
-    elif kernel == "triton":
+    elif kernel == "triton" and model in TRITON:
         reason = "the inputs are on cpu, not on a GPU"
+    elif kernel == "triton":
+        reason = f"kind '{kind}' is not fused (only 'drift', 'rate')"
+    elif kernel == "eager" and model not in EAGER:
+        reason = f"kind '{kind}' is not fused (only 'drift', 'rate', 'oscillator', 'modrelu')"
     if reason is not None:
-        message = rf"^kernel '{kernel}' cannot run this cell: {reason}\. Use kernel='auto'\.$"
+        message = rf"^kernel '{kernel}' cannot run this cell: {re.escape(reason)}\. Use kernel='auto'\.$"
         with pytest.raises(ValueError, match=message):
             layer(INPUTS, path=PATH)
         return
@@ -276,12 +310,12 @@ def test_the_environment_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOISYRNN_KERNEL", "")
     assert runs(monkeypatch, build("noisy", "eager")) == ("eager", [])
     monkeypatch.setenv("NOISYRNN_KERNEL", "auto")
-    assert runs(monkeypatch, build("gru", "eager"))[0] == "reference"
+    assert runs(monkeypatch, build("noisy", "eager").double(), inputs=INPUTS.double())[0] == "reference"
 
 
 def test_the_advice_names_what_made_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOISYRNN_KERNEL", "eager")
-    message = r"kernel 'eager' cannot run this cell: GRU has no fused form\. Unset NOISYRNN_KERNEL\."
+    message = r"kernel 'eager' cannot run this cell: kind 'gru' is not fused \(.*\)\. Unset NOISYRNN_KERNEL\."
     with pytest.raises(ValueError, match=message):
         build("gru")(INPUTS, path=PATH)
 
@@ -300,15 +334,15 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_notice_is_said_once_for_each_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = build("gru")
+    layer = build("noisy", scheme="stochastic-heun")
     assert len(runs(monkeypatch, layer)[1]) == 1
     assert runs(monkeypatch, layer)[1] == []
-    assert runs(monkeypatch, build("gru"))[1] == []
-    assert len(runs(monkeypatch, build("lstm"))[1]) == 1
+    assert runs(monkeypatch, build("antisymmetric", scheme="stochastic-heun"))[1] == []
+    assert len(runs(monkeypatch, build("noisy"), path=PATH.coarsened(2))[1]) == 1
 
 
 def test_a_notice_points_at_the_users_line() -> None:
-    model = SequenceClassifier(build("gru"), 2)
+    model = SequenceClassifier(build("noisy", scheme="stochastic-heun"), 2)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model(INPUTS)
@@ -335,7 +369,7 @@ def test_choose_returns_the_kernel_that_runs(monkeypatch: pytest.MonkeyPatch) ->
             warnings.simplefilter("ignore", KernelNotice)
             name, _ = select.choose(layer.cell, INPUTS, **options)
         assert name == runs(monkeypatch, layer, **options)[0]
-    with pytest.raises(ValueError, match="kernel 'eager' cannot run this cell: GRU has no fused form"):
+    with pytest.raises(ValueError, match="kernel 'eager' cannot run this cell: kind 'gru' is not fused"):
         select.choose(build("gru").cell, INPUTS, kernel="eager")
 
 

@@ -10,7 +10,6 @@ from torch._higher_order_ops.scan import scan  # a prototype in torch, and its o
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import recurrence_of
 from noisyrnn.models import Cell, Head, SequenceModel, SequenceToSequence
-from noisyrnn.models.gated import TorchCell, TorchWeights
 from noisyrnn.models.modules import check_uncalled, prepare_weights
 from noisyrnn.models.standardization import standardize
 from noisyrnn.padding import valid_steps

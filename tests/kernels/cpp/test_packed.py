@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noisyrnn import GRU, LSTM, AntisymmetricRNN, CoRNN, ExpRNN, LipschitzRNN, NoisyRNN
+from noisyrnn import GRU, LSTM, AntisymmetricRNN, CoRNN, ExpRNN, LipschitzRNN, NoisyRNN, RateRNN, TanhRNN
 from noisyrnn.models import RecurrentLayer
 
-FUSED = (NoisyRNN, LipschitzRNN, AntisymmetricRNN)
+DRIFTS = (NoisyRNN, LipschitzRNN, AntisymmetricRNN)
+GATED = (TanhRNN, GRU, LSTM)  # without noise their passes are torch's own loop, and only their steps the kernel's
+KINDS = (*DRIFTS, CoRNN, ExpRNN, RateRNN, *GATED)
 # float32 numbers of size 1, some roundings apart: the matrices are multiplied in another order.
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -24,10 +26,10 @@ def steps_of(layer: RecurrentLayer, inputs: Tensor) -> Tensor:
     return torch.stack(outputs, dim=1)
 
 
-def a_layer(kind: type[RecurrentLayer] = NoisyRNN, hidden_size: int = 21) -> RecurrentLayer:
+def a_layer(kind: type[RecurrentLayer] = NoisyRNN, hidden_size: int = 21, **options: object) -> RecurrentLayer:
     torch.manual_seed(3)
-    sizes = {"step_size": 0.3, "init_std": 3.0} if kind in FUSED else {}
-    return kind(input_size=3, hidden_size=hidden_size, **sizes).eval()
+    sizes = {"step_size": 0.3, "init_std": 3.0} if kind in DRIFTS else {}
+    return kind(input_size=3, hidden_size=hidden_size, **sizes, **options).eval()
 
 
 @pytest.fixture
@@ -43,17 +45,28 @@ def assert_follows(layer: RecurrentLayer, batch: int = 2) -> None:
     torch.testing.assert_close(layer.step(x, state), expected, **TOLERANCE)
 
 
-@pytest.mark.parametrize("kind", [*FUSED, GRU, LSTM, CoRNN, ExpRNN])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch", [1, 2, 9])
 def test_steps_are_the_whole_pass(kind: type[RecurrentLayer], batch: int) -> None:
     layer = a_layer(kind)
     inputs = torch.randn(batch, 12, 3)
     torch.testing.assert_close(steps_of(layer, inputs), layer(inputs)[0].detach(), **TOLERANCE)
-    call = layer._packed[0]._packed
-    assert (call is not None and call.call is not None) == (kind in FUSED)  # by the kernel, or by the cell
+    packed = layer._packed[0]._packed
+    assert packed is not None and packed.step is not None  # the kernel made them, not the cell
 
 
-@pytest.mark.parametrize("kind", FUSED)
+def test_rates_of_currents_are_not_their_state() -> None:
+    """A step takes and returns the currents v; the outputs of a pass are the rates a(v)."""
+    layer = a_layer(RateRNN, form="current", activation="softplus")
+    inputs = torch.randn(4, 12, 3)
+    currents = steps_of(layer, inputs)
+    outputs, last = layer(inputs)
+    torch.testing.assert_close(torch.nn.functional.softplus(currents), outputs.detach(), **TOLERANCE)
+    torch.testing.assert_close(currents[:, -1], last[0].detach(), **TOLERANCE)
+    assert layer._packed[0]._packed.step is not None
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in GATED])
 def test_a_step_is_the_kernels_first_to_the_bit(kind: type[RecurrentLayer]) -> None:
     layer = a_layer(kind)
     inputs = torch.randn(5, 6, 3)
@@ -191,7 +204,19 @@ def test_threads_share_a_layer(layer: RecurrentLayer) -> None:
             assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("kind", FUSED)
+@pytest.mark.parametrize("kind", GATED)
+def test_weights_of_torchs_networks_that_change_are_noticed(kind: type[RecurrentLayer]) -> None:
+    layer = a_layer(kind)
+    assert_follows(layer)
+    for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
+        before = layer.step(torch.ones(1, 3), torch.ones(1, layer.cell.state_size))
+        with torch.no_grad():
+            getattr(layer.cell.rnn, name).mul_(1.5)
+        assert_follows(layer)
+        assert not torch.equal(layer.step(torch.ones(1, 3), torch.ones(1, layer.cell.state_size)), before)
+
+
+@pytest.mark.parametrize("kind", DRIFTS)
 def test_settings_that_change_are_noticed(kind: type[RecurrentLayer]) -> None:
     layer = a_layer(kind)
     assert_follows(layer)

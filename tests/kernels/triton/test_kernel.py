@@ -24,7 +24,6 @@ from noisyrnn.kernels.triton import kernel
 
 INSIDE = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INSIDE, reason="run by test_interpreted")
-NAMES = ("outputs", "last", *(f"gradient of {name}" for name in Gradients._fields))
 
 SILENT = terms()
 ADDITIVE = terms(additive=0.3)
@@ -94,7 +93,7 @@ def gradients_in(call: KernelCall) -> tuple[Tensor, Tensor]:
 def by_reference(
     call: KernelCall, grads: tuple[Tensor | None, Tensor | None], dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
-    """What the reference loop and its derivatives give in a precision, in the order of `NAMES`."""
+    """What the reference loop and its derivatives give in a precision: outputs, last state, and gradients."""
     cast = [t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in call]
     leaves = [t.detach().clone().requires_grad_() if isinstance(t, Tensor) else None for t in cast[1:8]]
     outputs, last = run_call(KernelCall(cast[0], *leaves, *cast[8:]), every_step=True)
@@ -108,8 +107,10 @@ def by_kernel(call: KernelCall, grads: tuple[Tensor | None, Tensor | None]) -> t
     """The kernel forwards and backwards."""
     outputs, saved, last = kernel.forward(call, every_step=True, save=True)
     found = kernel.backward(call, outputs, saved, grads, with_inputs=True)
-    assert found.A.shape == ((len(call.b), 0) if call.A is None else call.A.shape)
-    return outputs, last, *(g for name, g in found._asdict().items() if name != "A" or call.A is not None)
+    for name, gradient in found._asdict().items():
+        tensor = getattr(call, name)
+        assert gradient.shape == ((len(call.b), 0) if tensor is None else tensor.shape), name
+    return outputs, last, *(g for name, g in found._asdict().items() if getattr(call, name) is not None)
 
 
 def check_parity(call: KernelCall, grads: tuple[Tensor | None, Tensor | None], *, times: float = 2.0) -> None:
@@ -118,7 +119,7 @@ def check_parity(call: KernelCall, grads: tuple[Tensor | None, Tensor | None], *
     At tiny sizes that loop may by luck be more exact than float32 can be relied upon to be; replicas make that rare.
     """
     expected, plain = by_reference(call, grads, torch.float64), by_reference(call, grads, torch.float32)
-    names = [name for name in NAMES if call.A is not None or name != "gradient of A"]
+    names = ["outputs", "last", *(f"gradient of {n}" for n in Gradients._fields if getattr(call, n) is not None)]
     for name, fused, loop, exact in zip(names, by_kernel(call, grads), plain, expected, strict=True):
         assert fused.shape == exact.shape, name
         rounding = torch.finfo(torch.float32).eps * exact.norm()
@@ -277,7 +278,7 @@ def recurrence(hidden: int = 4, *, kind: str = "drift", dtype: torch.dtype = tor
     [
         (recurrence(), torch.zeros(1, 1, 1), "the inputs are on cpu, not on a GPU"),
         (recurrence(257), torch.zeros(1, 1, 1), "hidden_size 257 is more than 256"),
-        (recurrence(kind="modrelu"), torch.zeros(1, 1, 1), "kind 'modrelu' is not fused (only 'drift')"),
+        (recurrence(kind="modrelu"), torch.zeros(1, 1, 1), "kind 'modrelu' is not fused (only 'drift', 'rate')"),
         (recurrence(), torch.zeros(1, 1, 1).double(), "the inputs are float64, not float32"),
         (recurrence(dtype=torch.float64), torch.zeros(1, 1, 1), "the weights are float64, not float32"),
     ],
