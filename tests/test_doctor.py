@@ -27,23 +27,17 @@ def kernel_lines() -> list[str]:
     return shown[start:end]
 
 
-GATED = [
-    f"  {name.lower()}: torch's own; with noise reference (no fast kernel can run this cell: {name} has no fused form)"
-    for name in ("RNN", "GRU", "LSTM")
-]
+FUSED = "noisy, lipschitz, antisymmetric, rate, cornn, exprnn"
+GATED = ("gru", "lstm")
+NOT_EAGER = "is not fused (only 'drift', 'rate', 'oscillator', 'modrelu')"
 
 
 def test_each_model_has_its_kernel_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "unavailable", lambda: None)
     assert kernel_lines() == [
         "Kernels on the CPU:",
-        "  noisy, lipschitz, antisymmetric, rate: cpp",
-        *(
-            f"  {model}: eager (kernel 'cpp' cannot run this cell: the recurrence '{kind}' is not compiled "
-            "(only 'drift'))"
-            for model, kind in (("cornn", "oscillator"), ("exprnn", "modrelu"))
-        ),
-        *GATED,
+        f"  {FUSED}: cpp",
+        "  rnn, gru, lstm: torch's own; with noise cpp",
     ]
 
 
@@ -72,25 +66,32 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(library, "native", missing)
     assert "CPU kernel: none: no C++ compiler was found" in lines()
-    assert kernel_lines()[1] == (
-        "  noisy, lipschitz, antisymmetric, rate: eager (kernel 'cpp' cannot run this cell: no C++ compiler was found)"
-    )
+    none = "kernel 'cpp' cannot run this cell: no C++ compiler was found"
+    assert kernel_lines()[1:] == [
+        f"  {FUSED}: eager ({none})",
+        f"  rnn: torch's own; with noise eager ({none})",
+        *(
+            f"  {name}: torch's own; with noise reference ({none}; kernel 'eager' cannot run this cell: kind {name!r} "
+            f"{NOT_EAGER})"
+            for name in GATED
+        ),
+    ]
 
 
 def test_the_environment_is_shown_and_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOISYRNN_KERNEL", "eager")
     assert kernel_lines() == [
         "Kernels on the CPU (NOISYRNN_KERNEL=eager):",
-        "  noisy, lipschitz, antisymmetric, rate, cornn, exprnn: eager",
+        f"  {FUSED}: eager",
+        "  rnn: torch's own; with noise eager",
         *(
-            f"  {name.lower()}: torch's own; with noise none (kernel 'eager' cannot run this cell: "
-            f"{name} has no fused form)"
-            for name in ("RNN", "GRU", "LSTM")
+            f"  {name}: torch's own; with noise none (kernel 'eager' cannot run this cell: kind {name!r} {NOT_EAGER})"
+            for name in GATED
         ),
     ]
     monkeypatch.setenv("NOISYRNN_KERNEL", "eagre")
     assert kernel_lines()[1:] == [
-        "  noisy, lipschitz, antisymmetric, rate, cornn, exprnn, rnn, gru, lstm: ValueError: NOISYRNN_KERNEL must be "
+        f"  {FUSED}, rnn, gru, lstm: ValueError: NOISYRNN_KERNEL must be "
         "one of auto, cpp, eager, reference, triton, got 'eagre'. Did you mean 'eager'?"
     ]
 
@@ -102,7 +103,7 @@ def test_nothing_that_breaks_stops_the_report(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(library, "native", broken)
     shown = lines()
     assert "CPU kernel: OSError: no space left on device" in shown
-    assert "  noisy, lipschitz, antisymmetric, rate: OSError: no space left on device" in shown
+    assert f"  {FUSED}, rnn, gru, lstm: OSError: no space left on device" in shown
     assert "  digits     found" in shown
 
 

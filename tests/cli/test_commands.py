@@ -105,7 +105,7 @@ def test_a_rate_network_from_train_to_report(data: Path, tmp_path: Path) -> None
     options = ["--model", "rate", "--activation", "retanh", "--form", "current", "--tau", 5, "--step-size", 1]
     trained = noisyrnn("train", "--dataset", data, *SMALL, *options, "--output", tmp_path / "runs")
     assert trained.returncode == 0, trained.stderr
-    assert trained.stderr.count("it has the current form. Kernel 'reference' runs, which is slower.") == 1
+    assert "which is slower" not in trained.stderr
     run = Path(trained.stdout.strip().removeprefix("Trained: "))
     analyzed = noisyrnn("analyze", run, "--diagnostics", "test-noise,regularizer,stability", *SIZES)
     assert analyzed.returncode == 0, analyzed.stderr
