@@ -37,7 +37,7 @@ INLINE vfloat softplus_of(vfloat x) {
 }
 
 struct Tanh {
-  static INLINE_MEMBER vfloat value(vfloat x) { return tanh_of(x); }
+  const TanhOf value;
   static INLINE_MEMBER vfloat slope(vfloat a) { return 1.0f - a * a; }
   static INLINE_MEMBER vfloat times_slope(vfloat q, vfloat a) { return q - q * a * a; }
 };
@@ -64,7 +64,8 @@ struct Softplus {
   static INLINE_MEMBER vfloat times_slope(vfloat q, vfloat a) { return q * slope(a); }
 };
 struct Retanh {
-  static INLINE_MEMBER vfloat value(vfloat x) { return larger(tanh_of(x), 0.0f); }
+  const TanhOf tanh;
+  INLINE_MEMBER vfloat value(vfloat x) const { return larger(tanh(x), 0.0f); }
   static INLINE_MEMBER vfloat slope(vfloat a) { return a > 0.0f ? 1.0f - a * a : (vfloat){}; }
   static INLINE_MEMBER vfloat times_slope(vfloat q, vfloat a) { return q * slope(a); }
 };

@@ -4,7 +4,7 @@
 // activation, q = mu dt g and w = q a'(z):
 //   g of the old state  = g + Aᵀ (d q) + Wᵀ (d w),    d_A = d (q hᵀ),  d_W = d (w hᵀ),  d_U = d (w xᵀ),  d_b = d sum w,
 //   d_d = sum q (A h + u) = sum over A * (q hᵀ) + sum q u,    so the product A h is not needed again.
-// The multiplier mu is drawn again; the additive noise has no part in it. Products of several steps are summed in a
+// The multiplier mu was saved; the additive noise has no part in it. Products of several steps are summed in a
 // block of their own before they join the total, which keeps the chains of roundings short.
 #pragma once
 #include <utility>
@@ -81,13 +81,16 @@ struct Transposed {
   }
 };
 
+// Blocks of memory at powers of two from one another would meet in the same few lines of the first cache.
+constexpr Long APART = 64 / sizeof(float);
+
 // Entries of n rows to (blocks of EVERY entries, K, EVERY), from place k on; a row past its end counts as zeros.
 template <int EVERY>
-static inline void pack_entries(Long n, Long size, const float* from, Long stride, const Long* lengths, Long t, Long K,
+static inline void pack_entries(Long n, Long size, const float* from, Long stride, const Long* lengths, Long t, Long block,
                                 Long k, float* to) {
   for (Long i = 0; i < size; i += EVERY) {
     const Long some = size - i < EVERY ? size - i : EVERY;
-    float* out = to + i * K + k * EVERY;
+    float* out = to + i / EVERY * block + k * EVERY;
     for (Long r = 0; r < n; r++, out += EVERY) {
       if (lengths && lengths[r] <= t) memset(out, 0, EVERY * sizeof(float));
       else if (some == EVERY) memcpy(out, from + r * stride + i, EVERY * sizeof(float));
@@ -104,7 +107,7 @@ struct Entries {
   const Long size, block;
   std::vector<float> packed;
 
-  Entries(Long size, Long block) : size(size), block(block), packed((size + EVERY - 1) / EVERY * EVERY * block) {}
+  Entries(Long size, Long K) : size(size), block(K * EVERY + APART), packed((size + EVERY - 1) / EVERY * block) {}
 
   void pack(Long n, const float* from, Long stride, const Long* lengths, Long t, Long k) {
     pack_entries<EVERY>(n, size, from, stride, lengths, t, block, k, packed.data());
@@ -121,7 +124,7 @@ struct Entries {
   template <int SIDE>
   void add_tiles(Long K, const float* sums, Long row_stride, Long apart, float* totals, Long totals_apart) const {
     in_pieces<EVERY>(size, [&](Long i, Long count) {
-      with_rows<EVERY>(count, WeightTile<V, SIDE, EVERY>{K, packed.data() + i * block, sums, row_stride, apart,
+      with_rows<EVERY>(count, WeightTile<V, SIDE, EVERY>{K, packed.data() + i / EVERY * block, sums, row_stride, apart,
                                                          totals + i * V * LANES, totals_apart});
     });
   }
@@ -147,9 +150,9 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
   const Shape& shape = c.shape();
   const Long H = c.units, I = c.inputs, TILES = c.tiles(), WIDTH = c.width(), n = end - begin, parts = shape.parts;
   const Long plane = c.rows * H, origin = replica * c.steps * plane + begin * H, state = c.state();
-  const Long saved_row = shape.saved * H, last_plane = (shape.saved - 1) * H, g_row = parts * WIDTH;
+  const Long saved_row = c.planes() * H, last_plane = (shape.saved - 1) * H, g_row = parts * WIDTH;
   const Long SPAN = n >= 128 ? 1 : (128 / n < c.steps ? 128 / n : c.steps), K = SPAN * n;  // steps a block of sums
-  const Long tile_stride = K * G * LANES, columns = c.d_diffusion ? c.columns : 0;
+  const Long tile_stride = K * G * LANES + APART, columns = c.d_diffusion ? c.columns : 0;
   const Long NEAR = 64 / LANES;  // vectors of units whose transposed weights stay in the first cache
   const bool shifted = columns && !c.inside;
   std::vector<float> g(n * g_row + LANES), sums(TILES * tile_stride), first(n * H * parts), lasts(n, 1.0f);
@@ -175,25 +178,24 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
   for (Long t = c.steps - 1, k = 0; t >= 0; t--) {
     const float* x = c.x + replica * c.x_replica + begin * c.x_row + t * c.x_step;
     const float* output = c.states + origin + t * plane;
-    const float* saved = c.saved + (origin + t * plane) * shape.saved;
+    const float* saved = c.saved + (origin + t * plane) * c.planes();
     const float* old[2] = {t > 0 ? output - plane : first.data(), nullptr};
     Long old_row[2] = {H, H};
     if (parts == 2) {
-      old[1] = t > 0 ? saved - plane * shape.saved + last_plane : first.data() + n * H;
+      old[1] = t > 0 ? saved - plane * c.planes() + last_plane : first.data() + n * H;
       old_row[1] = t > 0 ? saved_row : H;
     }
     const float* outer =
         c.grad_states ? c.grad_states + replica * c.grad_replica + begin * c.grad_row + t * c.grad_step : nullptr;
-    if (columns) noise.step<true>(t);
-    else noise.step<false>(t);
+    if (columns || c.dt) noise.step(t);
     for (Long r = 0; c.dt && r < n; r++) lasts[r] = noise.length((int)r);
     for (Long j = 0; j < TILES; j++) {
       const Long unit = j * LANES;
-      noise.draw<false>(j, nullptr);
       const BackwardRows rows = {c, (int)n, t, H - unit, lengths, back.constants.data() + j * (shape.biases + 1) * LANES,
                                  g.data() + unit, g_row, WIDTH, outer ? outer + unit : nullptr, c.grad_row,
                                  {old[0] + unit, old[1] ? old[1] + unit : nullptr}, {old_row[0], old_row[1]},
-                                 output + unit, H, saved + unit, saved_row, noise.mu, lasts.data(),
+                                 output + unit, H, saved + unit, saved_row,
+                                 c.source ? saved + shape.saved * H + unit : noise.mu, c.source ? saved_row : LANES, lasts.data(),
                                  sums.data() + j * tile_stride + k * G * LANES,
                                  &totals.vectors[j * (shape.biases + 1) * LANES],
                                  shifted ? shifts.data() + (j * K + k) * LANES : nullptr};

@@ -63,7 +63,7 @@ struct Call {
   float first_coefficient, second_coefficient;  // of OSCILLATOR: stiffness and friction
   float* states;  // (R, T, B, H): the outputs, zero past a row's end; null: not kept
   Long states_bytes;
-  float* saved;  // (R, T, B, saved H); null: not kept
+  float* saved;  // (R, T, B, planes H); null: not kept
   Long saved_bytes;
   float* last;  // (R, B, state)
   Long last_bytes;
@@ -83,6 +83,7 @@ struct Call {
   Long entries() const { return units * shape().sources; }  // that a product reads of a row
   Long state() const { return kind == OSCILLATOR || kind == LSTM ? 2 * units : units; }
   Long input_groups() const { return shape().groups - shape().first_input; }
+  Long planes() const { return shape().saved + (source != 0); }  // the last is the noise's multiplier times the length
   bool noisy() const { return source != 0 || additive != 0; }
   bool scaled() const { return noisy() || dt; }  // whether steps differ from one another
 

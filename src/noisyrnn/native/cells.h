@@ -48,6 +48,7 @@ struct BackwardRows {
   const float* saved;
   Long saved_row;
   const float* mu;
+  Long mu_row;
   const float* lasts;  // a float a row: how long the step lasts
   float* sums;         // gradients of the sums, (n, groups)
   float* totals;       // biases, then the step: vectors to add to
@@ -56,7 +57,7 @@ struct BackwardRows {
   vfloat constant(int k) const { return load(constants + k * LANES); }
   vfloat before(int r, int part) const { return load_some(old[part] + r * old_row[part], some); }
   vfloat kept(int r, int plane) const { return load_some(saved + r * saved_row + plane * c.units, some); }
-  vfloat multiplier(int r) const { return load(mu + r * LANES); }
+  vfloat multiplier(int r) const { return load_some(mu + r * mu_row, some); }
   float* at(int r, int part) const { return g + r * g_row + part * g_part; }
 };
 
@@ -88,8 +89,8 @@ INLINE void rows_back(const BackwardRows& k, const F& step) {
   const Long G = k.c.shape().groups, plane = k.c.rows * k.c.units;
   for (int r = 0; r < k.n; r++) {
     if (k.t > 1) {  // what the step before will read
-      for (Long p = 0; p < k.c.shape().saved; p++)
-        __builtin_prefetch(k.saved + (p - k.c.rows * k.c.shape().saved) * k.c.units + r * k.saved_row, 0, 2);
+      for (Long p = 0; p < k.c.planes(); p++)
+        __builtin_prefetch(k.saved + (p - k.c.rows * k.c.planes()) * k.c.units + r * k.saved_row, 0, 2);
       __builtin_prefetch(k.old[0] - plane + r * k.old_row[0], 0, 2);
     }
     if (k.lengths && k.lengths[r] <= k.t) {
@@ -118,8 +119,9 @@ INLINE void give_shift(const BackwardRows& k, int r, vfloat g) {
 template <Long KIND, class A>
 INLINE void drift_forward(const ForwardRows& k) {
   const vfloat b = k.constant(0), d = k.constant(1);
+  const A a = {};
   update_rows(k, [&](int r) INLINE_LAMBDA {
-    const vfloat u = A::value(k.sum(r, KIND == DRIFT ? 1 : 0) + b + load(k.zeta + r * LANES));
+    const vfloat u = a.value(k.sum(r, KIND == DRIFT ? 1 : 0) + b + load(k.zeta + r * LANES));
     k.keep(r, 0, u);
     return d * (KIND == DRIFT ? k.sum(r, 0) + u : KIND == RATE ? u - k.before(r, 0) : u);
   });
@@ -145,12 +147,13 @@ INLINE void drift_backward(const BackwardRows& k) {
 template <class A>
 INLINE void current_forward(const ForwardRows& k) {
   const vfloat b = k.constant(0), d = k.constant(1);
+  const A a = {};
   for (int r = 0; r < k.n; r++) {
     const vfloat old = k.before(r, 1), change = k.sum(r, 0) + b - old;
     const vfloat v = k.mu ? old + load(k.mu + r * LANES) * (d * change) + load(k.eta + r * LANES) : old + d * change;
     k.keep(r, 0, change);
     k.after(r, 1, v);
-    k.after(r, 0, A::value(v));
+    k.after(r, 0, a.value(v));
   }
 }
 template <class A>
@@ -175,6 +178,7 @@ INLINE void current_backward(const BackwardRows& k) {  // the products' part of 
 INLINE void oscillator_forward(const ForwardRows& k) {
   const vfloat b = k.constant(0), d = k.constant(1);
   const float stiffness = k.c.first_coefficient, friction = k.c.second_coefficient;
+  const TanhOf tanh_of = {};
   update_rows(k, [&](int r) INLINE_LAMBDA {
     const vfloat u = tanh_of(k.sum(r, 0) + b + load(k.zeta + r * LANES)), y = k.before(r, 0), z = k.before(r, 1);
     const vfloat force = u - stiffness * y - friction * z, after = z + d * (k.lasts[r] * force);
@@ -231,6 +235,7 @@ INLINE void modrelu_backward(const BackwardRows& k) {
 // GRU: n + z (h - n) with n = tanh(n_x + r n_h). Sums: n_h, r, z, n_x; biases and saved: r, z, n_x (saved n), n_h.
 INLINE void gru_forward(const ForwardRows& k) {
   const vfloat b_r = k.constant(0), b_z = k.constant(1), b_x = k.constant(2), b_h = k.constant(3);
+  const TanhOf tanh_of = {};
   replace_rows(k, [&](int r) INLINE_LAMBDA {
     const vfloat hidden = k.sum(r, 0) + b_h, reset = sigmoid_of(k.sum(r, 1) + b_r), z = sigmoid_of(k.sum(r, 2) + b_z);
     const vfloat n = tanh_of(k.sum(r, 3) + b_x + reset * hidden);
@@ -256,6 +261,7 @@ INLINE void gru_backward(const BackwardRows& k) {
 // LSTM: c = f c + i g, h = o tanh(c); part 0 is h, part 1 is c. Sums, biases and saved: i, f, g, o; saved last: c.
 INLINE void lstm_forward(const ForwardRows& k) {
   const vfloat b_i = k.constant(0), b_f = k.constant(1), b_g = k.constant(2), b_o = k.constant(3);
+  const TanhOf tanh_of = {};
   replace_rows(k, [&](int r) INLINE_LAMBDA {
     const vfloat i = sigmoid_of(k.sum(r, 0) + b_i), f = sigmoid_of(k.sum(r, 1) + b_f);
     const vfloat g = tanh_of(k.sum(r, 2) + b_g), o = sigmoid_of(k.sum(r, 3) + b_o);
@@ -267,6 +273,7 @@ INLINE void lstm_forward(const ForwardRows& k) {
 }
 INLINE void lstm_backward(const BackwardRows& k) {
   vfloat sum[4] = {};
+  const TanhOf tanh_of = {};
   rows_back<2>(k, [&](int r, vfloat* g) INLINE_LAMBDA {
     give_shift(k, r, g[0]);
     const vfloat i = k.kept(r, 0), f = k.kept(r, 1), c_new = k.kept(r, 2), o = k.kept(r, 3);
@@ -310,7 +317,7 @@ static void cell_backward(const BackwardRows& k) {
 // a(v) of a row of currents.
 static void activate_row(Long activation, const float* from, float* to, Long n) {
   with_activation(activation, [&](auto a) {
-    for (Long i = 0; i < n; i += LANES) store_some(to + i, decltype(a)::value(load_some(from + i, n - i)), n - i);
+    for (Long i = 0; i < n; i += LANES) store_some(to + i, a.value(load_some(from + i, n - i)), n - i);
   });
 }
 // g of v from that of a(v) and of v.

@@ -59,7 +59,7 @@ class Check {
     data();
     packed();
     if (c.states) written(&c.states, c.states_bytes, R * c.steps * c.rows * H);
-    if (c.saved) written(&c.saved, c.saved_bytes, R * c.steps * c.rows * H * c.shape().saved);
+    if (c.saved) written(&c.saved, c.saved_bytes, R * c.steps * c.rows * H * c.planes());
     written(&c.last, c.last_bytes, R * c.rows * c.state());
     return status;
   }
@@ -69,7 +69,7 @@ class Check {
     data();
     weights();
     read(&c.states, c.states_bytes, R * c.steps * c.rows * H);
-    read(&c.saved, c.saved_bytes, R * c.steps * c.rows * H * c.shape().saved);
+    read(&c.saved, c.saved_bytes, R * c.steps * c.rows * H * c.planes());
     if (c.grad_states)
       read(&c.grad_states, c.grad_states_bytes,
            span({{c.replicas, c.grad_replica}, {c.rows, c.grad_row}, {c.steps, c.grad_step}}, H));

@@ -71,7 +71,9 @@ static void draw_steps(const Draw<T>& d, Long replica, Long begin, Long end) {
       const auto some = [&](auto count, Long pair) {
         constexpr int N = decltype(count)::value;
         vword words[4][N];
-        words_of_pairs<N>(keys, table, (uint32_t)pair, (uint32_t)(d.first_step + t), words);
+        RowCounter rows[N];
+        for (int i = 0; i < N; i++) rows[i] = RowCounter(keys, (uint32_t)(pair + i), (uint32_t)(d.first_step + t));
+        words_of_pairs<N>(keys, table, rows, words);
         if (d.first)
           write_pairs<T, N>(d, words, false, pair, unit, d.first + replica * d.first_replica + t * d.first_step_stride);
         if (d.second)

@@ -36,7 +36,7 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
   const Shape& shape = c.shape();
   const Long H = c.units, TILES = c.tiles(), n = end - begin, plane = c.rows * H, parts = shape.parts;
   const Long G = shape.groups, kept = replica * c.steps * plane + begin * H, state = c.state();
-  const Long saved_row = shape.saved * H, apart = n * G * LANES;
+  const Long saved_row = c.planes() * H, apart = n * G * LANES;
   std::vector<float> first(n * H * parts), turn(n * H * 2 * parts), sums(2 * apart), zeros(n * LANES);
   SliceNoise noise(c, replica, begin, end);
   const bool scaled = c.scaled();
@@ -53,7 +53,7 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
 
   for (Long t = 0; t < c.steps; t++) {
     float* turned = turn.data() + (t & 1) * n * H * parts;
-    float* saved = c.saved ? c.saved + (kept + t * plane) * shape.saved : nullptr;
+    float* saved = c.saved ? c.saved + (kept + t * plane) * c.planes() : nullptr;
     float* next[2] = {c.states ? c.states + kept + t * plane : turned, nullptr};
     Long next_row[2] = {H, H};
     if (parts == 2) {
@@ -61,21 +61,18 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
       next_row[1] = saved ? saved_row : H;
     }
     const float* x = c.x + replica * c.x_replica + begin * c.x_row + t * c.x_step;
-    if (scaled) noise.step<true>(t);
+    if (scaled) noise.step(t);
     for (Long r = 0; scaled && c.dt && r < n; r++) lasts[r] = noise.length((int)r);
     for (Long j0 = 0, side; j0 < TILES; j0 += side) {
       side = side_by_side(c, j0);
       const float* panel = c.packed + replica * c.packed_replica + j0 * panel_size(c);
-      for (Long r = 0; r < n; r++)  // owned by the time the products are done, so that no store waits for memory
-        for (Long j = j0; j < j0 + side; j++) {
-          __builtin_prefetch(next[0] + r * H + j * LANES, 1);
-          for (Long p = 0; saved && p < shape.saved; p++) __builtin_prefetch(saved + r * saved_row + p * H + j * LANES, 1);
-        }
       sum_rows_of(c, side)(c, n, now, row, panel, x, sums.data(), apart);
       for (Long k = 0; k < side; k++) {
         const Long j = j0 + k, unit = j * LANES;
         const float* constants = constants_of(c, panel, side, k);
-        if (scaled) noise.draw<true>(j, constants + (shape.biases + 1) * LANES);
+        if (scaled) noise.draw(j, constants + (shape.biases + 1) * LANES);
+        for (Long r = 0; saved && c.source && r < n; r++)
+          store_some(saved + r * saved_row + shape.saved * H + unit, load(noise.mu + r * LANES), H - unit);
         const ForwardRows rows = {c, (int)n, H - unit, sums.data() + k * apart, constants,
                                   {now[0] + unit, now[1] ? now[1] + unit : nullptr}, {row[0], row[1]},
                                   {next[0] + unit, next[1] ? next[1] + unit : nullptr}, {next_row[0], next_row[1]},

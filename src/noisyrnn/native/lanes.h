@@ -27,6 +27,27 @@ typedef int32_t vint __attribute__((vector_size(LANES * 4)));
 typedef uint32_t vword __attribute__((vector_size(LANES * 4)));
 typedef uint64_t vwide __attribute__((vector_size(LANES * 4)));  // half as many lanes, each with room for a product
 
+// While one of these lives, this thread's results below the smallest normal number are zero: gradients of long sequences
+// vanish, and a processor takes a hundred times as long for numbers in between.
+class FlushDenormals {
+#if defined(__SSE2__)
+  const unsigned before = _mm_getcsr();
+
+ public:
+  FlushDenormals() { _mm_setcsr(before | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(before); }
+#elif defined(__aarch64__)
+  uint64_t before;
+
+ public:
+  FlushDenormals() {
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | (1ull << 24)));
+  }
+  ~FlushDenormals() { __asm__ volatile("msr fpcr, %0" : : "r"(before)); }
+#endif
+};
+
 INLINE vfloat load(const float* p) { return *(const vfloat_any*)p; }
 INLINE void store(float* p, vfloat v) { *(vfloat_any*)p = v; }
 INLINE vfloat splat(float s) { return s - (vfloat){}; }  // 0 + s would be an addition, since it changes -0
@@ -91,10 +112,76 @@ INLINE vfloat round_even(vfloat x) {  // to the nearest integer, for |x| < 2^22
   return (x + magic) - magic;
 }
 
-// tanh to about one unit in the last place. With s = exp(-2|x|), tanh|x| = (1 - s) / (1 + s): written with expm1 where
+// tanh to about one unit in the last place. NaN stays NaN: a diverging state must be seen.
+#if defined(__AVX512F__)
+// A polynomial for each of 32 cells of |x|, whose coefficients lie in registers' reach. With t = |x| - centre, tanh is
+// value + t (p_0 + p_1 t + …); the centres are such that the value there is a float to a hundredth of its last place. In
+// the first cell both are zero, so that small results keep their relative accuracy.
+struct TanhTable {
+  enum { CELLS = 32, DEGREE = 5 };
+  static constexpr double WIDTH = 0.29, LAST = 9.1;  // beyond the last |x| the result is 1
+  alignas(64) float centre[CELLS], value[CELLS], coefficients[DEGREE + 1][CELLS];
+
+  TanhTable() {
+    for (int i = 0; i < CELLS; i++) {
+      double nearest = 1.0;
+      centre[i] = value[i] = 0.0f;
+      for (int k = -100; i > 0 && k <= 100; k++) {
+        const float c = (float)(i * WIDTH + k * 2e-5), v = (float)__builtin_tanh((double)c);
+        const double off = __builtin_fabs(__builtin_tanh((double)c) - v) / v;
+        if (off < nearest) nearest = off, centre[i] = c, value[i] = v;
+      }
+      const double end = WIDTH / 2 + 0.003, begin = i ? -end : 0.0;
+      double nodes[DEGREE + 1], newton[DEGREE + 1], sum[DEGREE + 1] = {};
+      for (int k = 0; k <= DEGREE; k++) {
+        nodes[k] = (begin + end) / 2 + (end - begin) / 2 * __builtin_cos((k + 0.5) / (DEGREE + 1) * 3.14159265358979323846);
+        newton[k] = (__builtin_tanh(centre[i] + nodes[k]) - value[i]) / nodes[k];
+      }
+      for (int j = 1; j <= DEGREE; j++)  // divided differences
+        for (int k = DEGREE; k >= j; k--) newton[k] = (newton[k] - newton[k - 1]) / (nodes[k] - nodes[k - j]);
+      for (int k = DEGREE; k >= 0; k--) {  // sum = sum (t - node) + newton
+        for (int j = DEGREE; j > 0; j--) sum[j] = sum[j - 1] - nodes[k] * sum[j];
+        sum[0] = newton[k] - nodes[k] * sum[0];
+      }
+      for (int k = 0; k <= DEGREE; k++) coefficients[k][i] = (float)sum[k];
+    }
+  }
+};
+static const TanhTable tanh_table;
+
+// The table in registers, for a loop over many vectors.
+struct TanhOf {
+  __m512 centre[2], value[2], coefficients[TanhTable::DEGREE + 1][2];
+
+  INLINE_MEMBER TanhOf() {
+    for (int half = 0; half < 2; half++) {
+      centre[half] = _mm512_load_ps(tanh_table.centre + half * LANES);
+      value[half] = _mm512_load_ps(tanh_table.value + half * LANES);
+#pragma GCC unroll 8
+      for (int k = 0; k <= TanhTable::DEGREE; k++)
+        coefficients[k][half] = _mm512_load_ps(tanh_table.coefficients[k] + half * LANES);
+    }
+  }
+  INLINE_MEMBER vfloat operator()(vfloat x) const {
+    const vword sign = (vword)x & 0x80000000u;
+    vfloat y = (vfloat)((vword)x ^ sign);
+    y = y > (float)TanhTable::LAST ? splat((float)TanhTable::LAST) : y;
+    const vfloat cell = y * (float)(1 / TanhTable::WIDTH) + 12582912.0f;  // rounded, its number is in the lowest bits
+    const vfloat t = y - of_cell(centre, cell);
+    vfloat p = of_cell(coefficients[TanhTable::DEGREE], cell);
+#pragma GCC unroll 8
+    for (int k = TanhTable::DEGREE - 1; k >= 0; k--) p = p * t + of_cell(coefficients[k], cell);
+    return (vfloat)((vword)(p * t + of_cell(value, cell)) | sign);
+  }
+  static INLINE_MEMBER vfloat of_cell(const __m512 table[2], vfloat cell) {
+    return (vfloat)_mm512_permutex2var_ps(table[0], (__m512i)cell, table[1]);
+  }
+};
+#else
+// With s = exp(-2|x|), tanh|x| = (1 - s) / (1 + s): written with expm1 where
 // 1 - s would cancel, and as 1 - 2s / (1 + s) where the result is near 1, since gradients hold 1 - tanh².
-// NaN stays NaN: a diverging state must be seen.
-INLINE vfloat tanh_of(vfloat x) {
+struct TanhOf {
+INLINE_MEMBER vfloat operator()(vfloat x) const {
   const vword sign = (vword)x & 0x80000000u;
   vfloat y = (vfloat)((vword)x | 0x80000000u);  // -|x|
   y = y + y;
@@ -114,6 +201,8 @@ INLINE vfloat tanh_of(vfloat x) {
   const vfloat t = large ? 1.0f - q : q;
   return (vfloat)(((vword)t & 0x7fffffffu) | sign);
 }
+};
+#endif
 
 // -2 log x of normal x in (0, 1], to two units in the last place.
 #if defined(__AVX512F__)

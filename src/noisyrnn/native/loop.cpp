@@ -22,6 +22,7 @@ struct Tasks {
 
   static void work(void* self) {
     Tasks& tasks = *(Tasks*)self;
+    const FlushDenormals flush;
     try {
       for (Long i; (i = tasks.next++) < tasks.count;) tasks.f(i);
     } catch (const std::bad_alloc&) {

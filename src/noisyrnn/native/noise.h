@@ -1,5 +1,6 @@
 // The noise of a step, for rows side by side: what the update is multiplied by, and what is added.
 #pragma once
+#include <type_traits>
 #include <vector>
 
 #include "call.h"
@@ -22,38 +23,25 @@ struct StepScales {
 };
 
 // Noise of N pairs of rows for one vector of units, side by side so that the processor always has something to do.
-template <bool ETA, int N>
-static inline void draw_pairs(const Call& c, const Keys& keys, const UnitTable& unit, Long row, Long pair, Long t,
-                              const StepScales& s, float* mu, float* eta) {
+template <int N>
+static inline void draw_pairs(const Call& c, const Keys& keys, const UnitTable& unit, const RowCounter* rows, Long row,
+                              Long pair, const StepScales& s, float* mu, float* eta) {
   vword words[4][N];
-  words_of_pairs<N>(keys, unit, (uint32_t)pair, (uint32_t)(c.first_step + t), words);
+  words_of_pairs<N>(keys, unit, rows, words);
 #pragma GCC unroll 1
   for (int i = 0; i < N; i++) {
     const Long k = 2 * (pair + i) - c.first_row - row;  // of the pair's first row, among these
     vfloat n[2] = {}, m[2] = {};
-    if ((ETA && c.additive != 0) || c.source == 3) normals_of(words[0][i], words[1][i], n[0], n[1]);
+    if (c.additive != 0 || c.source == 3) normals_of(words[0][i], words[1][i], n[0], n[1]);
     if (c.source == 1) m[0] = uniform_of(words[2][i]), m[1] = uniform_of(words[3][i]);
     if (c.source == 2) normals_of(words[2][i], words[3][i], m[0], m[1]);
     if (c.source == 3) m[0] = n[0], m[1] = n[1];
 #pragma GCC unroll 2
     for (int q = 0; q < 2; q++) {
-      store(mu + (k + q + 1) * LANES, (m[q] * s.slope[row + k + q] + c.base) * s.length[row + k + q]);
-      if (ETA) store(eta + (k + q + 1) * LANES, n[q] * s.additive[row + k + q]);
+      store(mu + (k + q) * LANES, (m[q] * s.slope[row + k + q] + c.base) * s.length[row + k + q]);
+      store(eta + (k + q) * LANES, n[q] * s.additive[row + k + q]);
     }
   }
-}
-
-// Noise of `count` rows from `row` on, for one vector of units: mu and eta of row r at [(r + 1) * LANES], each with a
-// spare row before and after, since pairs of the path's rows may begin before and end after. ETA: whether the additive
-// noise is wanted too.
-template <bool ETA>
-static inline void draw_noise(const Call& c, const Keys& keys, const UnitTable& unit, Long row, int count, Long t,
-                              const StepScales& s, float* mu, float* eta) {
-  Long pair = (c.first_row + row) >> 1;
-  const Long end = ((c.first_row + row + count - 1) >> 1) + 1;
-  for (; end - pair >= 4; pair += 4) draw_pairs<ETA, 4>(c, keys, unit, row, pair, t, s, mu, eta);
-  for (; end - pair >= 2; pair += 2) draw_pairs<ETA, 2>(c, keys, unit, row, pair, t, s, mu, eta);
-  for (; pair < end; pair++) draw_pairs<ETA, 1>(c, keys, unit, row, pair, t, s, mu, eta);
 }
 
 // The noise of one slice of rows, step by step. `mu` holds the multiplier times the step's length, `eta` what is added:
@@ -68,35 +56,35 @@ class SliceNoise {
       const Long tables = c.columns ? (c.columns + LANES - 1) / LANES : c.tiles();
       for (Long j = 0; j < tables; j++) units.emplace_back(keys, (uint32_t)(j * LANES), (uint32_t)c.stream);
       drawn.resize(c.columns ? tables * (n + 3) * LANES : 0);
+      rows.resize(((c.first_row + end - 1) >> 1) + 1 - ((c.first_row + begin) >> 1));
     }
     lasts.fill(c, replica, begin, end, 0);
     fill_lengths();
   }
 
-  // Must come before the vectors of step t. ETA: whether the columns of a diffusion are wanted.
-  template <bool ETA>
+  // Must come before the vectors of step t.
   void step(Long t) {
-    now = t;
     if (c.dt) {
       lasts.fill(c, replica, begin, begin + n, t);
       if (!c.source) fill_lengths();
     }
-    for (size_t v = 0; ETA && c.columns && v < units.size(); v++)
-      draw_noise<true>(c, keys, units[v], begin, n, t, lasts, mu - LANES, drawn.data() + v * (n + 3) * LANES);
-    if (ETA && c.columns) fill_lengths();
+    const Long first = (c.first_row + begin) >> 1;
+    for (size_t k = 0; k < rows.size(); k++) rows[k] = RowCounter(keys, (uint32_t)(first + k), (uint32_t)(c.first_step + t));
+    for (size_t v = 0; c.columns && v < units.size(); v++)
+      draw_rows(units[v], mu, drawn.data() + (v * (n + 3) + 1) * LANES);
+    if (c.columns) fill_lengths();
   }
 
-  // mu, and eta where it is wanted, of vector number j of the units.
-  template <bool ETA>
+  // mu and eta of vector number j of the units.
   void draw(Long j, const float* diffusion) {
-    if (ETA && c.columns) {
+    if (c.columns) {
       for (int r = 0; r < n; r++) {
         vfloat sum = {};
         for (Long k = 0; k < c.columns; k++) sum += splat(column(k)[r * LANES]) * load(diffusion + k * LANES);
         store(eta + r * LANES, sum);
       }
-    } else if (ETA ? c.noisy() : c.source != 0) {
-      draw_noise<ETA>(c, keys, units[j], begin, n, now, lasts, mu - LANES, eta - LANES);
+    } else if (c.noisy()) {
+      draw_rows(units[j], mu, eta);
     }
   }
 
@@ -111,8 +99,22 @@ class SliceNoise {
   const Keys keys;
   std::vector<float> scales, memory, drawn;
   std::vector<UnitTable> units;
-  Long now = 0;
+  std::vector<RowCounter> rows;  // of this step, for each pair
 
+  // Noise of all rows for one vector of units. The places before the first and behind the last row are written too, since
+  // pairs of the path's rows may begin before and end after.
+  void draw_rows(const UnitTable& unit, float* to_mu, float* to_eta) const {
+    const Long first = (c.first_row + begin) >> 1, pairs = (Long)rows.size();
+    Long k = 0;
+    const auto draw = [&](auto count) {
+      constexpr int N = decltype(count)::value;
+      draw_pairs<N>(c, keys, unit, rows.data() + k, begin, first + k, lasts, to_mu, to_eta);
+      k += N;
+    };
+    while (pairs - k >= 4) draw(std::integral_constant<int, 4>());
+    while (pairs - k >= 2) draw(std::integral_constant<int, 2>());
+    while (k < pairs) draw(std::integral_constant<int, 1>());
+  }
   void fill_lengths() {
     for (int r = 0; r < n; r++) store(mu + r * LANES, splat(length(r)));
   }

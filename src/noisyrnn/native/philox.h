@@ -15,15 +15,31 @@ struct Keys {  // one pair of keys for each of the ten rounds
   }
 };
 
-// What the first two rounds make of the unit alone: the other three parts of the counter are the same for all lanes.
+// What the first two rounds make of the unit alone: the other three parts of the counter are the same for all lanes. Each
+// is there twice: for the even lanes, in the lower halves of pairs, and for the odd ones.
 struct UnitTable {
-  uint32_t high[LANES], low[LANES], word[LANES];
+  alignas(64) uint32_t high[2][LANES], low[2][LANES], word[2][LANES];
   UnitTable(const Keys& keys, uint32_t first_unit, uint32_t stream) {
     for (int i = 0; i < LANES; i++) {
       const uint64_t product = (uint64_t)MULTIPLIER_0 * (first_unit + i);
       const uint64_t next = (uint64_t)MULTIPLIER_1 * ((uint32_t)(product >> 32) ^ stream ^ keys.second[0]);
-      high[i] = (uint32_t)(next >> 32), low[i] = (uint32_t)next, word[i] = (uint32_t)product;
+      high[0][i] = (uint32_t)(next >> 32), low[0][i] = (uint32_t)next, word[0][i] = (uint32_t)product;
     }
+    for (int i = 0; i < LANES; i++) {
+      const int odd = i + 1 < LANES ? i + 1 : i;
+      high[1][i] = high[0][odd], low[1][i] = low[0][odd], word[1][i] = word[0][odd];
+    }
+  }
+};
+
+// What they make of the pair of rows and the step.
+struct RowCounter {
+  uint32_t first, second, third;
+  RowCounter() = default;
+  RowCounter(const Keys& keys, uint32_t pair, uint32_t step) {
+    const uint64_t product = (uint64_t)MULTIPLIER_1 * step;
+    const uint64_t next = (uint64_t)MULTIPLIER_0 * ((uint32_t)(product >> 32) ^ pair ^ keys.first[0]);
+    first = (uint32_t)product ^ keys.first[1], second = (uint32_t)(next >> 32) ^ keys.second[1], third = (uint32_t)next;
   }
 };
 
@@ -38,11 +54,19 @@ INLINE vwide product_of_low_words(vwide a, uint32_t m) {  // the upper half of e
   return (a & 0xffffffffull) * (uint64_t)m;
 #endif
 }
-INLINE vwide xor3(vwide a, vwide b, uint64_t c) {
+INLINE vwide spread(uint32_t c) { return (vwide)((vword){} + c); }  // the upper halves do not matter
+INLINE vwide xor3(vwide a, vwide b, vwide c) {
 #if defined(__AVX512F__)
-  return (vwide)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, _mm512_set1_epi64(c), 0x96);
+  return (vwide)_mm512_ternarylogic_epi32((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
 #else
   return a ^ b ^ c;
+#endif
+}
+INLINE vwide upper_half(vwide a) {  // where the lower one is wanted; what the upper half holds then does not matter
+#if defined(__AVX512F__)
+  return (vwide)_mm512_movehdup_ps((__m512)a);  // not on the port of the products, as a shift is
+#else
+  return a >> 32;
 #endif
 }
 INLINE vword interleave(vwide even, vwide odd) {
@@ -59,29 +83,17 @@ INLINE vwide load_wide(const uint32_t* p) {
   return v;
 }
 
-// The part of a counter that all lanes share, after the first round.
-struct RowCounter {
-  uint32_t c0, c1;
-  RowCounter(const Keys& keys, uint32_t pair, uint32_t step) {
-    const uint64_t product = (uint64_t)MULTIPLIER_1 * step;
-    c0 = (uint32_t)(product >> 32) ^ pair ^ keys.first[0];
-    c1 = (uint32_t)product;
-  }
-};
-
 // The counters of the even (half 0) or odd (half 1) lanes after two rounds, and one more round of them.
-INLINE void philox_begin(const Keys& keys, const UnitTable& unit, RowCounter row, int half, vwide c[4]) {
-  const int shift = 32 * half;
-  const uint64_t product = (uint64_t)MULTIPLIER_0 * row.c0;
-  c[0] = (load_wide(unit.high) >> shift) ^ (uint64_t)(row.c1 ^ keys.first[1]);
-  c[1] = load_wide(unit.low) >> shift;
-  c[2] = (load_wide(unit.word) >> shift) ^ (uint64_t)((uint32_t)(product >> 32) ^ keys.second[1]);
-  c[3] = (vwide){} + (uint64_t)(uint32_t)product;
+INLINE void philox_begin(const UnitTable& unit, const RowCounter& row, int half, vwide c[4]) {
+  c[0] = load_wide(unit.high[half]) ^ spread(row.first);
+  c[1] = load_wide(unit.low[half]);
+  c[2] = load_wide(unit.word[half]) ^ spread(row.second);
+  c[3] = spread(row.third);
 }
 INLINE void philox_round(const Keys& keys, int round, vwide c[4]) {
   const vwide p0 = product_of_low_words(c[0], MULTIPLIER_0), p1 = product_of_low_words(c[2], MULTIPLIER_1);
-  c[0] = xor3(p1 >> 32, c[1], keys.first[round]);
-  c[2] = xor3(p0 >> 32, c[3], keys.second[round]);
+  c[0] = xor3(upper_half(p1), c[1], spread(keys.first[round]));
+  c[2] = xor3(upper_half(p0), c[3], spread(keys.second[round]));
   c[1] = p1;
   c[3] = p0;
 }
@@ -89,12 +101,12 @@ INLINE void philox_round(const Keys& keys, int round, vwide c[4]) {
 // The four words of N pairs of rows at one step, for one vector of units: side by side so that the processor always has
 // something to do.
 template <int N>
-INLINE void words_of_pairs(const Keys& keys, const UnitTable& unit, uint32_t pair, uint32_t step, vword words[4][N]) {
+INLINE void words_of_pairs(const Keys& keys, const UnitTable& unit, const RowCounter* rows, vword words[4][N]) {
 #pragma GCC unroll 2
   for (int half = 0; half < 2; half++) {
     vwide counters[N][4];
 #pragma GCC unroll 4
-    for (int i = 0; i < N; i++) philox_begin(keys, unit, RowCounter(keys, pair + i, step), half, counters[i]);
+    for (int i = 0; i < N; i++) philox_begin(unit, rows[i], half, counters[i]);
 #pragma GCC unroll 8
     for (int round = 2; round < 10; round++)
 #pragma GCC unroll 4

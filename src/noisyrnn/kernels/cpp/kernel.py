@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisyrnn.kernels.call import EndGradients, Gradients, KernelCall
+from noisyrnn.kernels.call import EndGradients, Gradients, KernelCall, NoiseSource
 from noisyrnn.kernels.cpp import buffers
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.native import library
@@ -16,7 +16,7 @@ from noisyrnn.sde.activation import ACTIVATIONS
 from noisyrnn.threads import kernel_threads
 
 _SAVED = {"drift": 1, "rate": 1, "current": 2, "oscillator": 2, "modrelu": 1, "gru": 4, "lstm": 5}
-"""What a step keeps for the backward pass, in values a unit; `SHAPES` of native/call.h has the same."""
+"""What a step keeps for the backward pass, in values a unit, beside the noise's multiplier; as `SHAPES` of call.h."""
 
 _KINDS = ("drift", "plain", "rate", "current", "oscillator", "modrelu", "gru", "lstm")
 """`Kind` of native/call.h; "plain" is a drift without A."""
@@ -51,7 +51,7 @@ def release() -> None:
 def layout(call: KernelCall) -> tuple[int, int]:
     """As in `Kernel`."""
     units = call.step.shape[-1]
-    return units, _SAVED[call.kind] * units
+    return units, (_SAVED[call.kind] + (call.source != NoiseSource.NONE)) * units
 
 
 def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
