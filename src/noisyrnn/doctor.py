@@ -67,7 +67,7 @@ def _kernel(model: str, device: str) -> str:
     with torch.random.fork_rng(), torch.device("cpu"):
         cell = build_layer(model, 1, 8, {}).to(device).cell
     inputs, recurrence = torch.zeros(1, 1, 1, dtype=torch.float32, device=device), cell.recurrence()
-    own = "torch's own; with noise " if hasattr(cell, "run_fused") else ""
+    own = "torch's own; with noise " if hasattr(cell, "run_fused") and not select.compiled_for(inputs, "auto") else ""
     name = select.requested("auto")
     if name == "auto":
         name, reason = select.fastest(cell, inputs, recurrence=recurrence)

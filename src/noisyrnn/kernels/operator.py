@@ -20,7 +20,7 @@ from noisyrnn.kernels import cpp, reference
 from noisyrnn.kernels.call import Gradients, KernelCall
 from noisyrnn.kernels.cpp.packed import PackedWeights
 from noisyrnn.kernels.reference import Dynamics
-from noisyrnn.kernels.select import FAST, choose, uses_cpp
+from noisyrnn.kernels.select import FAST, choose, compiled_for, uses_cpp
 from noisyrnn.kernels.triton.kernel import product_precision
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.noise.hidden_noise import HiddenNoise
@@ -52,7 +52,8 @@ def run(
     """Run a cell over sequences, with the results of `reference.run`.
 
     Args:
-        cell: Its `recurrence` is what fast kernels run.
+        cell: Its `recurrence` is what fast kernels run. One with a method `run_fused` has a loop of its own for passes
+            without noise, which runs where the kernel "cpp" cannot.
         inputs: `(batch, steps, input_size)`.
         state: Initial state, `(batch, state_size)`.
         noise: Laws and levels; `None` for none.
@@ -72,6 +73,10 @@ def run(
     """
     if noise is None or path is None or noise.silent:
         noise = path = None
+        own = getattr(cell, "run_fused", None)
+        if own is not None and not compiled_for(inputs, kernel):
+            outputs, last = own(inputs, state, lengths=lengths)
+            return (outputs if every_step else None), last
     if noise is not None and path is not None:
         noise.check_dt(dt)
         path.check_place(steps=inputs.shape[1], batch=inputs.shape[0])

@@ -13,6 +13,7 @@ from noisyrnn.checks import autocasts, check_choice
 from noisyrnn.kernels import cpp, eager, triton
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import Dynamics, recurrence_of
+from noisyrnn.native import library
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.sde.diffusion import MatrixDiffusion
@@ -50,6 +51,13 @@ def uses_cpp(kernel: str) -> bool:
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     return requested(kernel) in ("auto", "cpp")
+
+
+def compiled_for(inputs: Tensor, kernel: str) -> bool:
+    """Whether the kernel "cpp" may run a pass over inputs, given that it knows the cell."""
+    if requested(kernel) not in ("auto", "cpp") or inputs.device.type != "cpu" or inputs.dtype == torch.float64:
+        return False
+    return library.unavailable() is None
 
 
 class PassTensors(TypedDict, total=False):

@@ -90,9 +90,7 @@ class TorchCell(Cell):
             return torch.gru_cell(inputs, state, *weights)
         return torch.cat(torch.lstm_cell(inputs, state.chunk(2, dim=1), *weights), dim=1)
 
-    def run_fused(
-        self, inputs: Tensor, state: Tensor, *, lengths: Tensor | None, dt: None = None, every_step: bool = True
-    ) -> tuple[Tensor, Tensor]:
+    def run_fused(self, inputs: Tensor, state: Tensor, *, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run a noise-free pass by torch's fused loop, with the results of `kernels.reference.run`."""
         check_uncalled(self, type(self).__name__)
         if _mapped():

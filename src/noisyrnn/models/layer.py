@@ -409,9 +409,6 @@ class RecurrentLayer(nn.Module):
         passes: list[Pass] = []
         cells: list[Any] = list(self.cells.values())
         for k, cell in enumerate(cells):
-            if noise is None and hasattr(cell, "run_fused"):
-                passes.append(partial(cell.run_fused, lengths=lengths))
-                continue
             prepare_weights(cell)
             options: dict[str, Any] = {"lengths": lengths, "kernel": self._kernel, "packed": self._packed[k]}
             if noise is not None and path is not None:
