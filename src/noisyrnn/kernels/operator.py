@@ -96,7 +96,7 @@ def run(
     precision = product_precision(device.type) if name == "triton" else ""
     if dt is not None and dt.ndim == 1:
         dt = dt.unsqueeze(0)
-    if name != "cpp":
+    if name == "eager":
         recurrence = recurrence.without_leak()
     kind, *weights, coefficients, activation = recurrence
     noise, diffusion = as_levels(noise, recurrence.W)

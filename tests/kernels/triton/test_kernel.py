@@ -10,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -18,9 +18,10 @@ from tests.kernels.noise_terms import Terms, terms
 from torch import Tensor
 
 from noisyrnn.kernels.call import Gradients, KernelCall
-from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.recurrence import GATED, KINDS, Recurrence
 from noisyrnn.kernels.reference import run_call
 from noisyrnn.kernels.triton import kernel
+from noisyrnn.noise import HiddenNoise
 
 INSIDE = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INSIDE, reason="run by test_interpreted")
@@ -145,7 +146,7 @@ def test_interpreted(marked: str) -> None:
             "interpreter",
             "-m",
             marked,
-            __file__,
+            Path(__file__).parent,
         ],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         cwd=Path(__file__).parents[2],
@@ -278,13 +279,22 @@ def recurrence(hidden: int = 4, *, kind: str = "drift", dtype: torch.dtype = tor
     [
         (recurrence(), torch.zeros(1, 1, 1), "the inputs are on cpu, not on a GPU"),
         (recurrence(257), torch.zeros(1, 1, 1), "hidden_size 257 is more than 256"),
-        (recurrence(kind="modrelu"), torch.zeros(1, 1, 1), "kind 'modrelu' is not fused (only 'drift', 'rate')"),
         (recurrence(), torch.zeros(1, 1, 1).double(), "the inputs are float64, not float32"),
         (recurrence(dtype=torch.float64), torch.zeros(1, 1, 1), "the weights are float64, not float32"),
     ],
 )
 def test_refusals(made: Recurrence, inputs: Tensor, reason: str) -> None:
     assert kernel.supports(made, inputs) == reason
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_inside_only_where_it_has_a_place(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_interpreted", lambda: True)
+    monkeypatch.setattr(kernel, "_installed", lambda: True)
+    inside = HiddenNoise(additive=0.1, place="inside")
+    refused = None if kind not in ("current", *GATED) else f"the recurrence {kind!r} has no noise inside"
+    assert kernel.supports(recurrence(kind=kind), torch.zeros(1, 1, 1), inside) == refused
+    assert kernel.supports(recurrence(kind=kind), torch.zeros(1, 1, 1)) is None
 
 
 def test_refusal_of_an_old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,40 +341,61 @@ def test_weights_do_not_stay_in_a_small_shared_memory(monkeypatch: pytest.Monkey
 
 @pytest.mark.skipif(INSIDE, reason="the interpreter does not compile")
 @pytest.mark.parametrize(
-    ("name", "size", "product", "everything"),
+    ("kind", "size", "product", "options"),
     [
-        ("forward", 32, "bf16x6", True),
-        ("backward", 32, "bf16x6", True),
-        pytest.param("forward", 128, "bf16x6", True, marks=pytest.mark.slow),
-        pytest.param("backward", 128, "bf16x6", True, marks=pytest.mark.slow),
-        ("forward", 16, "bf16", False),
-        ("backward", 16, "tf32", False),
+        ("drift", 32, "bf16x6", {"HAS_A": True}),
+        pytest.param("drift", 128, "bf16x6", {"HAS_A": True}, marks=pytest.mark.slow),
+        pytest.param("drift", 128, "bf16x6", {"HAS_A": True, "COLUMNS": 32}, marks=pytest.mark.slow),
+        pytest.param("gru", 128, "tf32", {}, marks=pytest.mark.slow),
+        pytest.param("gru", 128, "tf32", {"COLUMNS": 128}, marks=pytest.mark.slow),
+        pytest.param("lstm", 128, "bf16", {"COLUMNS": 128}, marks=pytest.mark.slow),
+        pytest.param("oscillator", 128, "bf16x6", {"COLUMNS": 128}, marks=pytest.mark.slow),
+        pytest.param("modrelu", 128, "bf16x6", {}, marks=pytest.mark.slow),
+        pytest.param("lstm", 256, "bf16x6", {}, marks=pytest.mark.slow),
+        ("lstm", 16, "bf16", {"COLUMNS": 16}),
+        ("current", 16, "tf32", {"ACTIVATION": "softplus"}),
+        pytest.param("rate", 16, "tf32", {"INSIDE": True, "COLUMNS": 16}, marks=pytest.mark.slow),
+        pytest.param("gru", 16, "bf16x6", {"quiet": True}, marks=pytest.mark.slow),
     ],
 )
 def test_compiles_for_a_gpu_that_is_not_there(
-    name: str, size: int, product: str, everything: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, size: int, product: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    everything, columns = not options.pop("quiet", False), options.get("COLUMNS", 0)
+    matrices = {"oscillator": 2, "gru": 3, "lstm": 4}.get(kind, 2 if options.get("HAS_A") else 1)
+    block = kernel._block(size, matrices, product, torch.device("cpu"))
+    fixed = {"KIND": kind, "ACTIVATION": "tanh", "HP": size, "BLOCK": block, "PRODUCT": product, "HAS_A": False}
+    fixed |= {"SOURCE": 2 if everything and not columns else 0, "INSIDE": False, "SHIFTED": bool(columns), "COLUMNS": 0}
+    fixed |= {"COLUMN_BLOCK": 16 if columns <= 32 else 32, **options}
+    for name in ("forward", "backward"):
+        shared = compiled_for_hopper(name, fixed, everything)
+        # What `_block` counts on; a launch fails beyond it.
+        resident = matrices * size**2 * kernel._BYTES[product] if block == size else 128 * 1024
+        assert shared <= resident + 16 * 16 * size + 1024
+        assert shared <= kernel._HOPPER
+
+
+def compiled_for_hopper(name: str, fixed: dict[str, Any], everything: bool) -> int:
+    """Compile a loop for an H100; return the shared memory that it takes."""
     pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
     from noisyrnn.kernels.triton import loops
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     loop = getattr(loops, name)
-    constants = {"HP": size, "BLOCK": size, "PRODUCT": product, "SOURCE": 2 if everything else 0}
-    constants |= {n: everything for n in loop.arg_names if n.isupper() and n not in constants}
-    whole = {n: "i32" for n in ("skip", "steps", "batch", "hidden", *(n for n in loop.arg_names if "stride" in n))}
-    whole |= dict.fromkeys(("first_pair", "first_step", "stream"), "i64")
-    whole |= dict.fromkeys(("additive", "base", "slope"), "fp32") | dict.fromkeys(("lengths", "seed"), "*i64")
-    whole["weights"] = "*bf16" if product == "bf16" else "*fp32"
-    signature = {n: "constexpr" if n in constants else whole.get(n, "*fp32") for n in loop.arg_names}
+    constants = {n: fixed.get(n, everything) for n in loop.arg_names if n.isupper()}
+    integers = ("skip", "steps", "batch", "hidden", "width", "columns", *(n for n in loop.arg_names if "stride" in n))
+    types = dict.fromkeys(integers, "i32") | dict.fromkeys(("first_pair", "first_step", "stream"), "i64")
+    types |= dict.fromkeys(("additive", "base", "slope", "stiffness", "friction"), "fp32")
+    types |= dict.fromkeys(("lengths", "seed"), "*i64")
+    types["weights"] = "*bf16" if fixed["PRODUCT"] == "bf16" else "*fp32"
+    signature = {n: "constexpr" if n in constants else types.get(n, "*fp32") for n in loop.arg_names}
     places = {(loop.arg_names.index(n),): value for n, value in constants.items()}
     target = GPUTarget("cuda", 90, 32)
-    made = compile(ASTSource(loop, signature, places), target=target, options={"num_warps": size // 16})
-    # What `_block` counts on; a launch fails beyond it.
-    assert made.metadata.shared <= (2 if everything else 1) * size**2 * kernel._BYTES[product] + 12 * 16 * size + 1024
-    assert made.metadata.shared <= kernel._HOPPER
+    made = compile(ASTSource(loop, signature, places), target=target, options={"num_warps": max(1, fixed["HP"] // 16)})
+    return int(made.metadata.shared)
 
 
 PUBLISHED = terms(2, 0.05, 0.02)

@@ -7,22 +7,32 @@ run on a CPU, slowly; that is how they are tested without a GPU.
 import contextlib
 import importlib.util
 import os
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from noisyrnn.checks import autocasts
 from noisyrnn.kernels.call import EndGradients, Gradients, KernelCall
-from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.recurrence import GATED, Recurrence
 from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.padding import valid_steps
+from noisyrnn.sde.activation import ACTIVATIONS
 
 MAX_HIDDEN = 256
 """Beyond it a tile's state leaves the registers."""
 
-_KINDS = ("drift", "rate")
+_PLANES = {"drift": 1, "rate": 1, "current": 1, "oscillator": 2, "modrelu": 1, "gru": 4, "lstm": 5}
+"""What a step keeps for the backward pass, in planes of one value a unit: see `loops._update`."""
+
+_STEPLESS = ("modrelu", *GATED)
+"""Kinds without a step length."""
+
+_INSIDE = ("drift", "rate", "oscillator", "modrelu")
+"""Kinds whose noise may be inside the activation."""
 
 _ROWS = 16
 """`loops.ROWS`, here so that Triton need not be imported."""
@@ -55,15 +65,9 @@ def product_precision(device: str = "cuda") -> str:
 
 def supports(recurrence: Recurrence, inputs: Tensor, noise: HiddenNoise | None = None) -> str | None:
     """As in `Kernel`."""
-    if recurrence.kind not in _KINDS:
-        return f"kind {recurrence.kind!r} is not fused (only {', '.join(map(repr, _KINDS))})"
-    if recurrence.activation.name != "tanh":
-        return f"its activation is {recurrence.activation.name}, not tanh"
-    if noise is not None and noise.diffusion is not None:
-        return "its noise has a diffusion of its own"
-    if noise is not None and noise.place == "inside":
-        return "its noise is inside the activation"
-    hidden = recurrence.W.shape[-2]
+    if noise is not None and noise.place == "inside" and recurrence.kind not in _INSIDE:
+        return f"the recurrence {recurrence.kind!r} has no noise inside"
+    hidden = recurrence.hidden_size
     if hidden > MAX_HIDDEN:
         return f"hidden_size {hidden} is more than {MAX_HIDDEN}"
     for name, tensor in (("the inputs", inputs), ("the weights", recurrence.W)):
@@ -79,29 +83,36 @@ def supports(recurrence: Recurrence, inputs: Tensor, noise: HiddenNoise | None =
 
 
 def layout(call: KernelCall) -> tuple[int, int]:
-    """As in `Kernel`."""
-    return call.b.shape[1], call.b.shape[1]
+    """As in `Kernel`; behind what a kind saves lie the normals that a diffusion multiplies, in steps of 16."""
+    hidden = call.step.shape[1]
+    columns = 0 if call.diffusion is None else -(-call.diffusion.shape[2] // 16) * 16
+    return hidden, _PLANES[call.kind] * hidden + columns
 
 
 def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As in `Kernel`. Beside the outputs, the tanh of every step is saved, `(R, T, B, hidden_size)`."""
+    """As in `Kernel`."""
     replicas, batch, steps, _ = call.inputs.shape
-    hidden = call.b.shape[1]
+    hidden, width = layout(call)
     product = call.precision or product_precision(call.state.device.type)
     keep = every_step or save
     with torch.autocast(call.state.device.type, enabled=False):
-        drive = torch.baddbmm(call.b[:, None], _time_major(call.inputs), call.U.mT)
-        active = drive.view(replicas, steps, batch, hidden)
+        active = _drive(call, width).view(replicas, steps, batch, width)
         outputs = active.new_empty((replicas, steps, batch, hidden) if keep else (replicas, 0, 0, 0))
         last = torch.empty_like(call.state, memory_format=torch.contiguous_format)
+        D, columns = _packed_diffusion(call)
         _launch(
             "forward",
             call,
             product,
-            [call.W.mT, None if call.A is None else call.A.mT],  # the states stand on the left
+            [m.mT for m in _matrices(call)],  # the states stand on the left
             tensors=[outputs, active, last, call.state.contiguous()],
+            diffusion=[D],
             levels=[call.additive],
+            columns=[columns, D.stride(0)],
             ADDITIVE=call.additive != 0,
+            INSIDE=_is_inside(call),
+            COLUMNS=0 if call.diffusion is None else D.shape[1],
+            COLUMN_BLOCK=16 if D.shape[1] <= 32 else 32,
             KEEP=keep,
             SAVE=save,
         )
@@ -112,82 +123,162 @@ def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradien
     """As in `Kernel`."""
     grad_outputs, grad_last = grads
     replicas, batch, steps, _ = call.inputs.shape
-    hidden = call.b.shape[1]
+    hidden = call.step.shape[1]
     product = call.precision or product_precision(call.state.device.type)
     with torch.autocast(call.state.device.type, enabled=False):
-        width = hidden if call.A is None else 2 * hidden
-        flow = saved.new_empty(replicas, steps, batch, width)
+        shifted = call.diffusion is not None and not _is_inside(call)
+        groups = 4 if call.kind in GATED else 1 if call.A is None else 2
+        flow = saved.new_empty(replicas, steps, batch, (groups + shifted) * hidden)
         grad_state = torch.empty_like(call.state, memory_format=torch.contiguous_format)
         parts = saved.new_empty(replicas, _tiles(call), hidden)
+        saved, stored = saved.contiguous(), outputs.transpose(1, 2).contiguous()
         _launch(
             "backward",
             call,
             product,
-            [call.W, call.A],
+            _matrices(call),
             tensors=[
                 flow,
                 grad_state,
                 parts,
-                saved.contiguous(),
+                saved,
+                stored,
                 saved if grad_outputs is None else grad_outputs,
                 saved if grad_last is None else grad_last.contiguous(),
+                call.state.contiguous(),
             ],
             strides=[0] * 4 if grad_outputs is None else grad_outputs.stride(),
+            SHIFTED=shifted,
             HAS_OUTPUTS=grad_outputs is not None,
             HAS_LAST=grad_last is not None,
         )
-        # Gradients of `[W h | A h]`, times the states from which the steps set out.
-        stored = outputs.transpose(1, 2).contiguous()
-        product_grads = torch.baddbmm(
-            flow[:, 0].mT @ call.state, flow[:, 1:].flatten(1, 2).mT, stored[:, :-1].flatten(1, 2)
-        )
-        grad_step = parts.sum(1)
-        grad_A = saved.new_empty(replicas, 0)
-        if call.A is not None:
-            scaled = product_grads[:, hidden:]  # without the step d, which may be zero
-            grad_step += (call.A * scaled).sum(2)
-            grad_A = call.step[:, :, None] * scaled
-        w = flow.flatten(1, 2)[:, :, :hidden]
-        grad_inputs = saved.new_empty(replicas, 0)
-        if with_inputs:
-            grad_inputs = (w @ call.U).unflatten(1, (steps, batch)).transpose(1, 2).contiguous()
-        inputs = call.inputs
-        if call.lengths is not None:  # else NaN padding reaches the gradient of U as 0 * NaN
-            inputs = inputs.masked_fill(~valid_steps(call.lengths, steps)[..., None], 0.0)
-        return Gradients(
-            inputs=grad_inputs,
-            state=grad_state,
-            A=grad_A,
-            W=product_grads[:, :hidden].contiguous(),
-            U=w.mT @ _time_major(inputs),
-            b=w.sum(1),
-            step=grad_step,
-            diffusion=saved.new_empty(replicas, 0),
-        )
+        return _gather(call, flow, stored, saved, grad_state, parts, with_inputs=with_inputs)
+
+
+def _gather(
+    call: KernelCall,
+    flow: Tensor,
+    outputs: Tensor,
+    saved: Tensor,
+    grad_state: Tensor,
+    parts: Tensor,
+    *,
+    with_inputs: bool,
+) -> Gradients:
+    """All gradients from what the loop wrote: large products, each over all steps."""
+    replicas, batch, steps, _ = call.inputs.shape
+    hidden, rows = call.step.shape[1], call.U.shape[1]
+    first = call.state[..., :hidden]
+    if call.kind == "current":
+        first = ACTIVATIONS[call.activation].function(first)
+    sums = flow[..., : (4 if call.kind in GATED else 1 if call.A is None else 2) * hidden]
+    product_grads = _product_with_states(sums, first, outputs)
+    of_units = parts.sum(1)
+    grad_W, grad_A = product_grads[:, :hidden], saved.new_empty(replicas, 0)
+    if call.A is not None:
+        scaled = product_grads[:, hidden:]  # without the step d, which may be zero
+        of_units = of_units + (call.A * scaled).sum(2)
+        grad_A = call.step[:, :, None] * scaled
+    elif call.kind == "oscillator":
+        velocities = saved[..., hidden : 2 * hidden]
+        second = _product_with_states(sums, call.state[..., hidden:], velocities)
+        grad_W = torch.cat([grad_W, second], dim=2)
+    elif call.kind == "gru":
+        grad_W = torch.cat([product_grads[:, : 2 * hidden], product_grads[:, 3 * hidden :]], dim=1)
+    elif call.kind == "lstm":
+        grad_W = product_grads
+    w = flow.flatten(1, 2)[:, :, :rows]
+    grad_inputs = saved.new_empty(replicas, 0)
+    if with_inputs:
+        grad_inputs = (w @ call.U).unflatten(1, (steps, batch)).transpose(1, 2).contiguous()
+    inputs = call.inputs
+    if call.lengths is not None:  # else NaN padding reaches the gradient of U as 0 * NaN
+        inputs = inputs.masked_fill(~valid_steps(call.lengths, steps)[..., None], 0.0)
+    grad_diffusion = saved.new_empty(replicas, 0)
+    if call.diffusion is not None:
+        shift = flow[..., :hidden] if _is_inside(call) else flow[..., -hidden:]
+        normals = saved[..., _PLANES[call.kind] * hidden :][..., : call.diffusion.shape[2]]
+        grad_diffusion = shift.flatten(1, 2).mT @ normals.flatten(1, 2)
+    return Gradients(
+        inputs=grad_inputs,
+        state=grad_state,
+        A=grad_A,
+        W=grad_W.contiguous(),
+        U=w.mT @ _time_major(inputs),
+        b=of_units if call.kind == "modrelu" else flow[..., : call.b.shape[1]].sum((1, 2)),
+        step=torch.zeros_like(of_units) if call.kind in _STEPLESS else of_units,
+        diffusion=grad_diffusion,
+    )
+
+
+def _product_with_states(sums: Tensor, first: Tensor, states: Tensor) -> Tensor:
+    """Gradients of sums, times the states from which the steps set out: `(R, T, B, n)` and `(R, T, B, hidden_size)`."""
+    later = torch.bmm(sums[:, 1:].flatten(1, 2).mT, states[:, :-1].flatten(1, 2))
+    return later + sums[:, 0].mT @ first
+
+
+def _matrices(call: KernelCall) -> list[Tensor]:
+    """The square matrices of a kind's products, in the order of the loops."""
+    hidden = call.step.shape[1]
+    if call.kind == "oscillator":
+        return list(call.W.split(hidden, dim=2))
+    if call.kind in GATED:
+        return list(call.W.split(hidden, dim=1))
+    return [call.W] if call.A is None else [call.W, call.A]
+
+
+def _drive(call: KernelCall, width: int) -> Tensor:
+    """The inputs' part of every step, `(R, T * B, width)`: zero behind it, where the loop saves more than it reads."""
+    missing = width - call.U.shape[1]
+    U, b = call.U, call.b[:, : call.U.shape[1]]
+    if call.kind == "modrelu":  # its bias is a threshold
+        b = torch.zeros_like(b)
+    if missing:
+        U, b = pad(U, (0, 0, 0, missing)), pad(b, (0, missing))
+    return torch.baddbmm(b[:, None], _time_major(call.inputs), U.mT)
+
+
+def _is_inside(call: KernelCall) -> bool:
+    """Whether the noise is inside the activation."""
+    return call.noise is not None and call.noise.place == "inside"
+
+
+def _packed_diffusion(call: KernelCall) -> tuple[Tensor, int]:
+    """The transposed diffusion `(R, columns, size)` with zeros in the surplus, and its columns."""
+    if call.diffusion is None:
+        return call.seed.new_empty(1, 1, 1).expand(len(call.seed), -1, -1), 0
+    _, hidden, columns = call.diffusion.shape
+    most = max(16, 1 << (columns - 1).bit_length())
+    return pad(call.diffusion.mT, (0, _size(hidden) - hidden, 0, most - columns)), columns
 
 
 def _launch(
     name: str,
     call: KernelCall,
     product: str,
-    matrices: list[Tensor | None],
+    matrices: list[Tensor],
     *,
     tensors: list[Tensor],
-    levels: list[float] | None = None,
-    strides: Any = (),
-    **constants: bool,
+    diffusion: Sequence[Tensor] = (),
+    levels: Sequence[float] = (),
+    columns: Sequence[int] = (),
+    strides: Sequence[int] = (),
+    **constants: int,
 ) -> None:
     """Run one of the loops with the arguments that both have in common."""
     replicas, batch, steps, _ = call.inputs.shape
-    hidden = call.b.shape[1]
+    hidden, width = layout(call)
     if replicas * batch == 0:
         return
     loop = getattr(_loops(), name)
-    size = max(16, 1 << (hidden - 1).bit_length())
-    weights = _packed([m for m in matrices if m is not None], size, product)
+    size = _size(hidden)
+    weights = _packed(matrices, size, product)
     seed = call.seed.to(call.state.device).contiguous()
     first_row, first_step, stream = call.place
     slope, base = call.multiplicative
+    stiffness, friction = call.coefficients or (0.0, 0.0)
+    # The kinds that have such: thresholds, or the part of n's bias that the reset gate multiplies.
+    bias = call.b[:, -hidden:] if call.kind in ("modrelu", "gru") else call.step
     # A tensor that is absent has another in its place, which the loop does not look at.
     dt = call.state if call.dt is None else call.dt
     dt_strides = (0, 0, 0) if call.dt is None else (dt.stride(0), dt.stride(1) * (dt.shape[1] > 1), dt.stride(2))
@@ -198,6 +289,8 @@ def _launch(
             *tensors,
             weights,
             call.step.contiguous(),
+            bias.contiguous(),
+            *diffusion,
             dt,
             lengths,
             seed,
@@ -205,15 +298,22 @@ def _launch(
             first_row // 2,
             first_step,
             stream,
-            *(levels or []),
+            *levels,
             base,
             slope,
+            stiffness,
+            friction,
             steps,
             batch,
             hidden,
+            width,
+            *columns[:1],
             weights.stride(0),
+            *columns[1:],
             *dt_strides,
             *strides,
+            KIND=call.kind,
+            ACTIVATION=call.activation,
             HP=size,
             BLOCK=_block(size, weights.shape[1], product, device),
             PRODUCT="ieee" if product == "bf16x6" and _interpreted() else product,  # known to compilers alone
@@ -224,6 +324,11 @@ def _launch(
             **constants,
             num_warps=max(1, size // 16),
         )
+
+
+def _size(hidden: int) -> int:
+    """Width of a tile."""
+    return max(16, 1 << (hidden - 1).bit_length())
 
 
 def _tiles(call: KernelCall) -> int:
@@ -237,7 +342,7 @@ def _block(size: int, matrices: int, product: str, device: torch.device) -> int:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         limit = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
-    needed = matrices * size**2 * _BYTES[product] + 12 * _ROWS * size + 1024  # tiles on their way between layouts
+    needed = matrices * size**2 * _BYTES[product] + 16 * _ROWS * size + 1024  # tiles on their way between layouts
     return size if size <= 128 and needed <= limit else min(size, 32)
 
 
