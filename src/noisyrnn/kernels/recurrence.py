@@ -24,7 +24,7 @@ class Recurrence(NamedTuple):
     - "current": :math:`\Delta = d \odot (-h + W a(h) + U x + b)`; the output is :math:`a(h)`.
     - "oscillator": the state is `(y, z)`; with `coefficients` :math:`(\gamma, \epsilon)`,
       :math:`\Delta_z = d\,[\tanh(W (y, z) + U x + b) - \gamma y - \epsilon z]`, :math:`\Delta_y = d\,(z + \Delta_z)`.
-    - "modrelu": :math:`\Delta = \mathrm{modReLU}_b(W h + U x) - h`, with `b` the threshold; `step` is not used.
+    - "modrelu": :math:`\Delta = \mathrm{modReLU}_b(W h + U x) - h`, with `b` the threshold. `step` is 1.
     - "gru": :math:`\Delta = (1 - z) \odot (n - h)` with torch's gates r, z and n, of which `W` and `U` have three
       blocks of rows, and `b` four: those of r and z, that of `U x` and that of `W h` in n. `step` is 1.
     - "lstm": the state is `(h, c)`; torch's gates i, f, g and o, of which `W`, `U` and `b` have four blocks of rows.

@@ -10,6 +10,7 @@ from noisyrnn.kernels.reference import run_call
 
 _FLOATS = ("inputs", "state", "A", "W", "U", "b", "step", "diffusion", "dt")
 GATES = {"gru": 3, "lstm": 4}
+WITHOUT_STEP = ("modrelu", "gru", "lstm")
 
 
 def a_pass(
@@ -40,6 +41,7 @@ def a_pass(
     x = randn(batch, steps, inputs)
     spans = 0.5 + torch.rand(replicas, 1 if dt == "step" else batch, steps, generator=generator)
     ends = torch.randint(1, steps + 1, (replicas, batch), generator=generator)
+    spread = 0.05 + 0.2 * torch.rand(replicas, units, generator=generator)
     if lengths:
         past = torch.arange(steps) >= ends[..., None]
         x = x.masked_fill(past[..., None], torch.nan)
@@ -52,7 +54,7 @@ def a_pass(
         W=W,
         U=randn(gates * units, inputs),
         b=randn((4 if kind == "gru" else gates) * units) * 0.1,
-        step=0.05 + 0.2 * torch.rand(replicas, units, generator=generator),
+        step=torch.ones(replicas, units) if kind in WITHOUT_STEP else spread,
         diffusion=randn(units, columns) * 0.3 if columns else None,
         dt=spans if dt else None,
         lengths=ends if lengths else None,

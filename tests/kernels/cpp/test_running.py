@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from noisyrnn import NoisyRNN
+from noisyrnn.kernels.recurrence import KINDS
 from noisyrnn.native import library
 from noisyrnn.noise.brownian import BrownianPath
 
@@ -51,8 +52,11 @@ def equal(one: list[Tensor], other: list[Tensor]) -> bool:
     return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_the_same_bits_by_any_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    call = a_pass(19, 75, 4, noise=NOISE, lengths=True, replicas=2)
+@pytest.mark.parametrize("columns", [0, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_bits_by_any_threads(kind: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = terms(additive=0.3, first_row=1) if columns else NOISE
+    call = a_pass(19, 75, 4, noise=noise, lengths=True, replicas=2, kind=kind, columns=columns)
     ends = ends_of(call)
     torch.set_num_threads(1)
     expected = list(fused(call, *ends).values())
