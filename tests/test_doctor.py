@@ -36,8 +36,7 @@ def test_each_model_has_its_kernel_and_the_reason(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(library, "unavailable", lambda: None)
     assert kernel_lines() == [
         "Kernels on the CPU:",
-        f"  {FUSED}: cpp",
-        "  rnn, gru, lstm: torch's own; with noise cpp",
+        f"  {FUSED}, rnn, gru, lstm: cpp",
     ]
 
 
