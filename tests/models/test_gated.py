@@ -52,6 +52,16 @@ def test_equals_torch_with_copied_weights(name: str, make_layer: Make, make_inpu
 
 
 @names
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_types_that_no_kernel_knows_run_by_torchs_own_loop(
+    name: str, dtype: torch.dtype, make_layer: Make, make_inputs: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(name).to(dtype)
+    monkeypatch.setattr(reference, "run", lambda *_, **__: pytest.fail("the slow loop ran"))
+    assert layer(make_inputs().to(dtype))[0].dtype == dtype
+
+
+@names
 def test_the_noise_free_pass_is_the_fused_one(
     name: str, make_layer: Make, make_inputs: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,9 @@ def uses_cpp(kernel: str) -> bool:
 
 def compiled_for(inputs: Tensor, kernel: str) -> bool:
     """Whether the kernel "cpp" may run a pass over inputs, given that it knows the cell."""
-    if requested(kernel) not in ("auto", "cpp") or inputs.device.type != "cpu" or inputs.dtype == torch.float64:
+    if requested(kernel) not in ("auto", "cpp") or inputs.device.type != "cpu":
+        return False
+    if inputs.dtype != torch.float32 and not autocasts("cpu"):  # what autocast made narrower is widened
         return False
     return library.unavailable() is None
 
