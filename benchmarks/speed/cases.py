@@ -12,6 +12,8 @@ GROWTH: dict[str, tuple[int, ...]] = {
     "batch": (1, 16, 128, 512),
 }
 MODES = ("training", "inference")
+PRODUCTS = ("fp32", "tf32", "bf16")
+"""Precisions of the products of matrices: torch's own float32, and on a GPU what torch's settings allow instead."""
 CLASSES = 10
 
 
@@ -42,19 +44,30 @@ class Case:
         mode: "training" (forward, loss, backward, noise on), "inference" (last state, no gradient, no noise) or
             "stream" (one step of one sequence at a time).
         threads: Number of threads of a contestant.
+        product: One of `PRODUCTS`.
+        replicas: Networks that are trained side by side, at least 1.
     """
 
     size: Size
     mode: str
     threads: int
+    product: str = "fp32"
+    replicas: int = 1
 
     def __str__(self) -> str:
         name = f"d {self.size.hidden}, streamed step" if self.mode == "stream" else f"{self.size}, {self.mode}"
-        return f"{self.threads} thread{'s' if self.threads > 1 else ''}, {name}"
+        special = [self.product] * (self.product != "fp32") + [f"{self.replicas} replicas"] * (self.replicas > 1)
+        return ", ".join([f"{self.threads} thread{'s' if self.threads > 1 else ''}", name, *special])
 
     def describe(self) -> dict[str, Any]:
         """Return the form of the JSON file."""
-        return {"threads": self.threads, "mode": self.mode, **asdict(self.size)}
+        return {"threads": self.threads, **self.request()}
+
+    def request(self) -> dict[str, Any]:
+        """Return what a worker is told; its threads it knows."""
+        special = {"product": self.product, "replicas": self.replicas}
+        changed = {name: value for name, value in special.items() if value != getattr(Case, name)}
+        return {"mode": self.mode, **asdict(self.size), **changed}
 
     def operations(self) -> int:
         """Of the two products of each step, two a multiplication and addition; the backward pass takes twice as many.

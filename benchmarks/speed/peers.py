@@ -28,15 +28,20 @@ from benchmarks.speed.contestants import (
 
 def build_jax(case: Case, device: torch.device) -> Step:
     """The same network as `lax.scan`, jitted, with the noise of JAX's default generator drawn inside the scan."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if device.type == "cpu":
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # others need the GPU's memory too
     try:
         import jax
         import jax.numpy as jnp
     except ImportError:
         raise NotAvailable("JAX is not installed") from None
+    if device.type == "cuda" and jax.default_backend() != "gpu":
+        raise NotAvailable("JAX sees no GPU")
+    jax.config.update("jax_default_matmul_precision", "highest" if case.product == "fp32" else "default")
     training, hidden = case.mode == "training", case.size.hidden
     arrays = {name: jnp.asarray(value.detach().numpy()) for name, value in _parameters(hidden).items()}
-    inputs, labels = (jnp.asarray(tensor.numpy()) for tensor in sequences(case, device))
+    inputs, labels = (jnp.asarray(tensor.numpy()) for tensor in sequences(case, torch.device("cpu")))
 
     def last_state(p: Any, x: Any, key: Any) -> Any:
         damping = 0.001 * jnp.eye(hidden)
@@ -169,7 +174,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "gru": _torch(nn.GRU, nn.GRUCell),
     "lstm": _torch(nn.LSTM, nn.LSTMCell),
     "compiled": Contestant(title="loop with a compiled step", build=build_compiled, growth=False),
-    "jax": Contestant(title="JAX lax.scan, jitted", build=build_jax, pinned=True, devices=("cpu",), growth=False),
+    "jax": Contestant(title="JAX lax.scan, jitted", build=build_jax, pinned=True, growth=False),
     "torchsde": Contestant(title="torchsde, Euler", build=partial(build_torchsde, adjoint=False), growth=False),
     "torchsde-adjoint": Contestant(
         title="torchsde, Euler, adjoint",

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,7 @@ def measure_case(
     rounds: int,
     budget: float,
     ticked: Callable[[], None],
+    setup_limit: float = SETUP_SECONDS,
 ) -> None:
     """Measure a case and put the results into `entry`, after an interruption too: those of the rounds done.
 
@@ -140,6 +141,7 @@ def measure_case(
         budget: Seconds that a contestant may take. A slow one gets fewer rounds, one whose first step takes longer
             than this has only this first one, and one that takes three times as long has none.
         ticked: Called after every turn.
+        setup_limit: Seconds that the preparation of a contestant may take.
     """
     results: dict[str, dict[str, Any]] = {}
     entry["results"] = results
@@ -152,7 +154,7 @@ def measure_case(
     try:
         for name, worker in workers.items():
             try:
-                worker.ask("setup", limit=SETUP_SECONDS, mode=case.mode, **asdict(case.size))
+                worker.ask("setup", limit=setup_limit, **case.request())
                 taken = worker.ask("turn", limit=3 * budget + 10, seconds=0.0)["seconds"]
                 first[name], spent[name] = taken[0], sum(taken)
             except WorkerError as error:
@@ -201,7 +203,7 @@ def measure_memory(name: str, case: Case, device: str, *, budget: float) -> dict
     worker = Worker(name, case.threads, device)
     try:
         limit = SETUP_SECONDS + 3 * budget
-        return worker.ask("memory", limit=limit, mode=case.mode, **asdict(case.size))
+        return worker.ask("memory", limit=limit, **case.request())
     except WorkerError as error:
         return {"unavailable": str(error)}
     finally:

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.speed.cases import Case, Size
 from benchmarks.speed.contestants import NotAvailable, Step
+from benchmarks.speed.kinds import KIND_CONTESTANTS
 from benchmarks.speed.machine import bind, give_back_memory, limit_memory, peak_memory, resident_memory, without_paths
 from benchmarks.speed.peers import contestant
 
@@ -38,7 +39,9 @@ class Session:
     """
 
     def __init__(self, name: str, threads: int, device: str) -> None:
-        self.contestant, self.threads, self.device = contestant(name), threads, torch.device(device)
+        known = KIND_CONTESTANTS.get(name)
+        self.contestant = contestant(name) if known is None else known
+        self.threads, self.device = threads, torch.device(device)
         self.step: Step | None = None
         self.last = 0.0
 
@@ -52,11 +55,11 @@ class Session:
             first = (str(error).strip().splitlines() or [""])[0]
             return {"error": without_paths(f"{type(error).__name__}: {first}")[:200]}
 
-    def do_setup(self, mode: str, **size: int) -> dict[str, Any]:
+    def do_setup(self, mode: str, product: str = "fp32", replicas: int = 1, **size: int) -> dict[str, Any]:
         """Prepare a case."""
         self.do_release()
         torch.manual_seed(0)
-        case = Case(size=Size(**size), mode=mode, threads=self.threads)
+        case = Case(size=Size(**size), mode=mode, threads=self.threads, product=product, replicas=replicas)
         self.step, self.last = self.contestant.build(case, self.device), float("inf")
         gc.freeze()  # what the libraries hold stays: collecting it each time would take longer than many a turn
         return {}
@@ -78,6 +81,9 @@ class Session:
         if self.step is not None and resident_memory() > MOST_IDLE:
             self.step.clear()
             give_back_memory()
+        if self.step is not None and self.device.type == "cuda":
+            self.step.clear()
+            torch.cuda.empty_cache()  # all share the GPU's memory
         return {"seconds": samples}
 
     def do_release(self) -> dict[str, Any]:
@@ -85,6 +91,8 @@ class Session:
         self.step = None
         gc.unfreeze()
         give_back_memory()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         return {}
 
     def do_memory(self, mode: str, **size: int) -> dict[str, Any]:
@@ -103,6 +111,18 @@ class Session:
         from benchmarks.speed.epoch import measure_epoch
 
         return measure_epoch(**settings)
+
+    def do_agreement(self, **settings: Any) -> dict[str, Any]:
+        """Training steps against those of the CPU; see `benchmarks.speed.agreement`."""
+        from benchmarks.speed.agreement import compare_steps
+
+        return compare_steps(**settings)
+
+    def do_row(self, **settings: Any) -> dict[str, Any]:
+        """A row of the published table; see `benchmarks.speed.agreement`."""
+        from benchmarks.speed.agreement import train_row
+
+        return train_row(**settings)
 
     def _run(self) -> float:
         """Seconds of a step."""
