@@ -124,9 +124,10 @@ def all_double_sums(model, inputs, labels, noise, lengths=None, dt=None):
     return torch.stack([P for P, _ in parts]).detach(), torch.stack([Q for _, Q in parts]).detach()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", DRIFTS)
+@pytest.mark.parametrize(
+    ("name", "variant"), [*itertools.product(DRIFTS, VARIANTS), ("rate", "both"), ("rnn", "lengths")]
+)
 def test_the_recursion_folds_the_double_sums(name, form, variant):
     model, noise = classifier(name), noise_of(form)
     (inputs, labels), chosen = data(variant, steps=8)

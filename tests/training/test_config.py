@@ -59,7 +59,7 @@ from noisyrnn.training.trainer import learning_rate_at
         (
             {"model": "gru", "options": {"additive": 0.1}, "penalty": "explicit"},
             ValueError,
-            r"penalty must be 'hutchinson' for model 'gru', got 'explicit', which needs the noisy family",
+            r"penalty must be 'hutchinson' for model 'gru', got 'explicit', which is for noisy, ",
         ),
         (
             {"penalty": "explicit", "options": {"scheme": "stochastic-heun"}},

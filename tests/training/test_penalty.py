@@ -11,7 +11,7 @@ from noisyrnn.pipeline.train import objective_of
 from noisyrnn.training import TrainConfig
 from noisyrnn.training.trainer import TrainingBatch, TrainingPass
 
-KINDS = [("noisy", "explicit"), ("noisy", "hutchinson"), ("gru", "hutchinson")]
+KINDS = [("noisy", "explicit"), ("rnn", "explicit"), ("noisy", "hutchinson"), ("gru", "hutchinson")]
 LENGTHS = torch.tensor([6, 3, 5, 2])
 
 

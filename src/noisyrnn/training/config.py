@@ -85,9 +85,9 @@ class TrainConfig:
         patience: Stop if validation accuracy, or the loss of a regression, has not improved for this many epochs
             (default: never).
         precision: Floating-point precision: "32-true", "64-true" or "bf16-mixed".
-        penalty: Train without noise and add the regulariser of the noise to the loss: "explicit" (exact, for the noisy
-            family only) or "hutchinson" (estimated with one random tangent per training step, for any model) (default:
-            train with noise). It needs one class for each sequence.
+        penalty: Train without noise and add the regulariser of the noise to the loss: "explicit" (exact, for the
+            models noisy, lipschitz, antisymmetric, rate and rnn only) or "hutchinson" (estimated with one random
+            tangent per training step, for any model) (default: train with noise). It needs one class for each sequence.
         options: Options of the model by name, such as `{"additive": 0.1}`; the model's class describes them. Options
             left out take the model's defaults, so the config always holds all of them.
 
@@ -170,7 +170,8 @@ class TrainConfig:
             raise ValueError(f"penalty must be None with scheme 'stochastic-heun', got {self.penalty!r}.")
         if self.penalty == "explicit" and (recurrence is None or recurrence.kind not in DRIFTS):
             raise ValueError(
-                f"penalty must be 'hutchinson' for model {self.model!r}, got 'explicit', which needs the noisy family."
+                f"penalty must be 'hutchinson' for model {self.model!r}, got 'explicit', which is for noisy, "
+                "lipschitz, antisymmetric, rate and rnn only."
             )
 
     @property

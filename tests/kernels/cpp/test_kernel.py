@@ -189,7 +189,7 @@ def test_long_sequences_of_every_kind(cell: str) -> None:
         call = call if cell == "drift" else call._replace(A=None)
     worse = worse_than_allowed([call])
     assert worse.keys() <= {"b"}
-    assert all(ours <= 5 * loops for ours, loops in worse.values())
+    assert all(ours <= 4 * loops for ours, loops in worse.values())
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
