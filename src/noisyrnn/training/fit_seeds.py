@@ -29,6 +29,8 @@ from noisyrnn.training.trainer import (
     Trainer,
     TrainingBatch,
     fabric_on_cpu,
+    read_values,
+    rows_on,
     select_sequences,
     step_noise,
 )
@@ -231,7 +233,7 @@ class _Group:
     def step_at_once(self, parts: dict[Trainer, BatchPart]) -> dict[Trainer, StepEnd]:
         """As `step`, for batches of one size, through the kernels' axis of replicas."""
         trainers, count = list(parts), next(iter(parts.values())).count
-        rows = torch.stack([part.rows for part in parts.values()]).to(self.train_split.labels.device)
+        rows = rows_on(torch.stack([part.rows for part in parts.values()]), self.train_split.labels.device)
         paths = [step_noise(trainer.config, trainer.progress.step) for trainer in trainers]
         inputs, labels, lengths, _ = select_sequences(self.train_split, rows)  # all as long as the longest of them
         for trainer in trainers:
@@ -239,10 +241,13 @@ class _Group:
         losses, correct = self.sums(trainers, inputs, labels, lengths, paths)
         self.fabric.backward(losses.sum() / count)  # a sum, so that each training gets the gradient of its own loss
         ends: dict[Trainer, StepEnd] = {}
-        for r, (trainer, loss, right) in enumerate(zip(trainers, losses.tolist(), correct.tolist(), strict=True)):
+        norms = [trainer.clip_gradient() for trainer in trainers]
+        values = read_values(*losses, *correct, *norms)
+        for r, trainer in enumerate(trainers):
+            loss, right, norm = values[r :: len(trainers)]
             own_lengths = None if lengths is None else lengths[r]
             try:
-                trainer.end_step(TrainingBatch(inputs[r], labels[r], own_lengths, None, paths[r]), loss)
+                trainer.end_step(TrainingBatch(inputs[r], labels[r], own_lengths, None, paths[r]), loss, norm)
                 ends[trainer] = loss, right, count
             except DivergenceError as error:
                 ends[trainer] = error

@@ -213,10 +213,22 @@ def learning_rate_at(config: TrainConfig, epoch: int) -> float:
     return config.learning_rate * config.decay_factor ** sum(epoch > last for last in config.decay_epochs)
 
 
-def clip_gradient(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> float:
+def clip_gradient(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
     """Scale the gradient to a norm of at most `clip_norm`; its norm before, over all parameters that have one."""
     limit = math.inf if clip_norm is None else clip_norm
-    return float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit))
+    return nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit)
+
+
+def read_values(*scalars: Tensor) -> list[float]:
+    """Return the values of tensors with one entry. All are read at once, since each reading waits for a GPU."""
+    device = scalars[0].device
+    values: list[float] = torch.stack([s.detach().to(device, torch.float64) for s in scalars]).tolist()
+    return values
+
+
+def rows_on(rows: Tensor, device: torch.device) -> Tensor:
+    """Return indices on a device, to which they are copied without waiting for a GPU's work before them."""
+    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
 
 
 def is_better(loss: float, accuracy: float, progress: Progress) -> bool:
@@ -448,15 +460,15 @@ class Trainer:
             DivergenceError: If the loss or the gradient is not finite.
         """
         path = step_noise(self.config, self.progress.step, part.first_row)
-        batch = TrainingBatch(*select_sequences(train, part.rows.to(train.labels.device)), path)
+        batch = TrainingBatch(*select_sequences(train, rows_on(part.rows, train.labels.device)), path)
         self.begin_step()
         sums = self._wrapped(batch)
         loss_sum = sums.loss * part.share
         # Gradients are averaged over processes: the factor makes that the mean over the whole batch.
         self.fabric.backward(loss_sum * (self.fabric.world_size / part.count))
-        loss = float(loss_sum.detach())
-        self.end_step(batch, loss)
-        totals = torch.tensor([loss, float(sums.correct) * part.share, float(stop)], dtype=torch.float64, device="cpu")
+        loss, correct, norm = read_values(loss_sum, sums.correct, self.clip_gradient())
+        self.end_step(batch, loss, norm)
+        totals = torch.tensor([loss, correct * part.share, float(stop)], dtype=torch.float64, device="cpu")
         if self.fabric.world_size > 1:
             summed = self.fabric.all_reduce(self.fabric.to_device(totals), reduce_op="sum")
             assert isinstance(summed, Tensor)
@@ -470,17 +482,21 @@ class Trainer:
             group["lr"] = learning_rate_at(self.config, self.progress.epoch)
         self._wrapped_optimizer.zero_grad()
 
-    def end_step(self, batch: TrainingBatch, loss: float) -> None:
-        """Clip the gradient and update the weights.
+    def clip_gradient(self) -> Tensor:
+        """Clip the gradient; its norm before."""
+        return clip_gradient(self.model.parameters(), self.config.clip_norm)
+
+    def end_step(self, batch: TrainingBatch, loss: float, norm: float) -> None:
+        """Update the weights.
 
         Args:
             batch: What the gradient was computed from.
             loss: The sum of its losses.
+            norm: Norm of the gradient, before it was clipped.
 
         Raises:
             DivergenceError: If the loss or the gradient is not finite; the weights are left unchanged.
         """
-        norm = clip_gradient(self.model.parameters(), self.config.clip_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             step, epoch = self.progress.step + 1, self.progress.epoch
             raise DivergenceError(
