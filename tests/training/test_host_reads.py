@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.training import TrainConfig
 from noisyrnn.training.fit_seeds import _Group
@@ -66,9 +67,11 @@ def test_a_step_of_trainings_side_by_side_reads_no_value_alone(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("model", ["noisy", "gru", "cornn"])
-def test_a_step_on_a_gpu_waits_once(dataset: Dataset, model: str) -> None:
+@pytest.mark.parametrize("unequal", [False, True], ids=["whole", "padded"])
+def test_a_step_on_a_gpu_waits_once(dataset: Dataset, waves: Callable[..., Split], model: str, unequal: bool) -> None:
     from lightning_fabric import Fabric
 
+    dataset = replace(dataset, train=waves(40, 1, unequal=unequal))
     classifier = SequenceClassifier(build_layer(model, 1, 5, {"additive": 0.1}), 2)
     one = Trainer(classifier, dataset, CONFIG, fabric=Fabric(accelerator="cuda", devices=1))
     train = one.to_device(dataset.train)

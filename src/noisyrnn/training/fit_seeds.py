@@ -233,9 +233,10 @@ class _Group:
     def step_at_once(self, parts: dict[Trainer, BatchPart]) -> dict[Trainer, StepEnd]:
         """As `step`, for batches of one size, through the kernels' axis of replicas."""
         trainers, count = list(parts), next(iter(parts.values())).count
-        rows = rows_on(torch.stack([part.rows for part in parts.values()]), self.train_split.labels.device)
+        rows = torch.stack([part.rows for part in parts.values()])
+        longest, rows = trainers[0].longest(rows), rows_on(rows, self.train_split.labels.device)
         paths = [step_noise(trainer.config, trainer.progress.step) for trainer in trainers]
-        inputs, labels, lengths, _ = select_sequences(self.train_split, rows)  # all as long as the longest of them
+        inputs, labels, lengths, _ = select_sequences(self.train_split, rows, longest=longest)
         for trainer in trainers:
             trainer.begin_step()
         losses, correct = self.sums(trainers, inputs, labels, lengths, paths)

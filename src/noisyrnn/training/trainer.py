@@ -268,17 +268,20 @@ def validate(model: SequenceModel, split: Split) -> tuple[float, float]:
     return loss / total, math.nan if split.classes == 0 else correct / total
 
 
-def select_sequences(split: Split, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+def select_sequences(
+    split: Split, rows: Tensor, *, longest: int | None = None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Inputs, labels, lengths and weights of the sequences number `rows`, cut after the longest of them.
 
     Args:
         split: The data.
         rows: Of any shape; that of the batch in what is returned.
+        longest: Steps of the longest; read from the data by default, which waits for a GPU.
     """
     inputs, labels, lengths, weights = split.inputs[rows], split.labels[rows], None, None
     if split.lengths is not None:
         lengths = split.lengths[rows]
-        longest = int(lengths.max())
+        longest = int(lengths.max()) if longest is None else longest
         inputs = inputs[..., :longest, :]
         if split.every_step:
             labels = labels.narrow(rows.ndim, 0, longest)
@@ -460,7 +463,8 @@ class Trainer:
             DivergenceError: If the loss or the gradient is not finite.
         """
         path = step_noise(self.config, self.progress.step, part.first_row)
-        batch = TrainingBatch(*select_sequences(train, rows_on(part.rows, train.labels.device)), path)
+        rows = rows_on(part.rows, train.labels.device)
+        batch = TrainingBatch(*select_sequences(train, rows, longest=self.longest(part.rows)), path)
         self.begin_step()
         sums = self._wrapped(batch)
         loss_sum = sums.loss * part.share
@@ -475,6 +479,15 @@ class Trainer:
             totals = summed
         loss, correct, stops = totals.tolist()
         return loss, correct, stops
+
+    def longest(self, rows: Tensor) -> int | None:
+        """Steps of the longest of some training sequences, from the data as they were given; `None` if all are as long.
+
+        Args:
+            rows: Their indices, on the CPU.
+        """
+        lengths = self._dataset.train.lengths
+        return None if lengths is None else int(lengths[rows].max())
 
     def begin_step(self) -> None:
         """Delete the last gradients and set the learning rate of the epoch."""
