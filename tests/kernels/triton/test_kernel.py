@@ -353,7 +353,8 @@ def test_weights_do_not_stay_in_a_small_shared_memory(monkeypatch: pytest.Monkey
         pytest.param("modrelu", 128, "bf16x6", {}, marks=pytest.mark.slow),
         pytest.param("lstm", 256, "bf16x6", {}, marks=pytest.mark.slow),
         ("lstm", 16, "bf16", {"COLUMNS": 16}),
-        ("current", 16, "tf32", {"ACTIVATION": "softplus"}),
+        ("current", 16, "tf32", {"ACTIVATION": "softplus", "steps": 1}),
+        pytest.param("lstm", 16, "bf16x6", {"steps": 1, "batch": 1, "hidden": 1}, marks=pytest.mark.slow),
         pytest.param("rate", 16, "tf32", {"INSIDE": True, "COLUMNS": 16}, marks=pytest.mark.slow),
         pytest.param("gru", 16, "bf16x6", {"quiet": True}, marks=pytest.mark.slow),
     ],
@@ -385,7 +386,9 @@ def compiled_for_hopper(name: str, fixed: dict[str, Any], everything: bool) -> i
     from noisyrnn.kernels.triton import loops
 
     loop = getattr(loops, name)
-    constants = {n: fixed.get(n, everything) for n in loop.arg_names if n.isupper()}
+    constants = {
+        n: fixed.get(n, everything) for n in loop.arg_names if n.isupper() or n in fixed
+    }  # 1 is a constant too
     integers = ("skip", "steps", "batch", "hidden", "width", "columns", *(n for n in loop.arg_names if "stride" in n))
     types = dict.fromkeys(integers, "i32") | dict.fromkeys(("first_pair", "first_step", "stream"), "i64")
     types |= dict.fromkeys(("additive", "base", "slope", "stiffness", "friction"), "fp32")

@@ -130,7 +130,7 @@ def test_interpreter_padding_may_be_nan(kind: str) -> None:
 
 @interpreted
 @pytest.mark.parametrize("kind", ["diffusion", "inside", "gru"])
-def test_interpreter_layer(kind: str) -> None:
+def test_interpreter_layer_and_its_derivatives(kind: str) -> None:
     torch.manual_seed(0)
     diffusion = torch.tensor([[0.3, 0.0], [0.1, 0.2], [0.0, 0.4]])
     layer = {
@@ -142,11 +142,10 @@ def test_interpreter_layer(kind: str) -> None:
     results = []
     for name in ("triton", "reference"):
         layer.kernel = name
-        layer.zero_grad()
         outputs, last = layer(inputs, path=path)
-        (outputs.square().sum() + last.sum()).backward()
-        results.append([outputs, *(p.grad for p in layer.parameters() if p.grad is not None)])
-    assert len(results[0]) == len(results[1])
+        first = torch.autograd.grad(outputs.square().sum() + last.sum(), list(layer.parameters()), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), list(layer.parameters()))
+        results.append([outputs, last, *first, *second])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -177,6 +176,8 @@ def test_full_size_of_every_kind_on_a_gpu(kind: str, product: str) -> None:
     ends = tuple(end.cuda() for end in ends_of(call))
     exact, results = plain(call, *ends, torch.float64), by_kernel(call._replace(precision=product), ends)
     most = {"bf16x6": 1e-4, "tf32": 1e-2, "bf16": 6e-2}[product]
+    if kind == "modrelu":  # it jumps: of millions of values some lie on the other side, by rounding
+        most = 1e-2
     for name, result in results.items():
         assert (result - exact[name]).norm() <= most * exact[name].norm(), name
 

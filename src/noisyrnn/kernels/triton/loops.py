@@ -566,7 +566,7 @@ def backward(
         kept_second = active + (hidden if KIND == "oscillator" else 4 * hidden)
         second_before = _load_before(kept_second - batch * width + wide, state + hidden + whole, steps - 1, inside)
     if HAS_OUTPUTS:
-        grad_outputs += replica * grad_stride_r + (steps - 1).to(tl.int64) * grad_stride_t
+        grad_outputs += replica * grad_stride_r + tl.cast(steps - 1, tl.int64) * grad_stride_t
         grad_place = row[:, None].to(tl.int64) * grad_stride_b + unit[None, :] * grad_stride_h
         grad = tl.load(grad_outputs + grad_place, mask=inside, other=0.0)
     for back in range(steps):
