@@ -123,7 +123,7 @@ def test_a_compiler_that_makes_no_library(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_an_unknown_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOISYRNN_CPU_LEVEL", "avx9")
-    trains("NOISYRNN_CPU_LEVEL must be one of avx512, avx2, portable, got 'avx9'")
+    trains("NOISYRNN_CPU_LEVEL must be one of amx, avx512bf16, avx512, avx2, portable, got 'avx9'")
 
 
 def test_an_instruction_set_that_the_processor_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

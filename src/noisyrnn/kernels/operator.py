@@ -93,7 +93,7 @@ def run(
     # Autocast may have made these narrower. The state is float32 everywhere; only the GPU kernel chooses a precision of
     # products, here, because a backward pass does not run under autocast.
     inputs, state = inputs.to(recurrence.W.dtype), state.to(recurrence.W.dtype)
-    precision = product_precision(device.type) if name == "triton" else ""
+    precision = _precision(name, device.type)
     if dt is not None and dt.ndim == 1:
         dt = dt.unsqueeze(0)
     if name == "eager":
@@ -118,6 +118,13 @@ def as_levels(noise: HiddenNoise | None, like: Tensor) -> tuple[HiddenNoise | No
         return noise, None
     levels = HiddenNoise(additive=noise.scale, place=noise.place)
     return levels, noise.diffusion.matrix.to(like)
+
+
+def _precision(kernel: str, device: str) -> str:
+    """How a kernel makes products; "" for those that have no choice."""
+    if kernel == "cpp":
+        return cpp.product_precision()
+    return product_precision(device) if kernel == "triton" else ""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@
 #include <vector>
 
 #include "cells.h"
-#include "memory.h"
+#include "half.h"
 #include "noise.h"
 #include "products.h"
-#include "transpose.h"
 
 // Sums over a slice: (TILES, entries, weights), (TILES, inputs, input groups), (TILES, biases and the step) and
 // (TILES, columns), each in vectors.
@@ -22,8 +21,8 @@ struct Sums {
   std::vector<float> weights, inputs, vectors, diffusion;
   void clear(const Call& c) {
     const Long width = c.width(), columns = c.d_diffusion ? c.columns : 0;
-    weights = Memory::zeros(width * c.entries() * c.shape().weights);
-    inputs.assign(width * c.inputs * c.input_groups(), 0.f);
+    weights = Memory::zeros(width * c.padded_entries() * c.shape().weights);
+    inputs.assign(width * c.padded_inputs() * c.input_groups(), 0.f);
     vectors.assign(width * (c.shape().biases + 1), 0.f);
     diffusion.assign(width * columns, 0.f);
   }
@@ -39,94 +38,22 @@ struct Sums {
   }
 };
 
-// Transposed weights times d, for the product of the sums' gradients with them: for each pair of vectors of state
-// entries, and each vector of units, `weights` * LANES rows of two vectors. The same for U's columns, with one vector.
+// What all slices of a replica read in the backward pass: transposed weights times d, for the product of the sums'
+// gradients with them, and the biases and d of each vector of units.
 struct Transposed {
-  Long pairs = 0, input_vectors = 0;
-  std::vector<float> weights, inputs, constants;  // the last: biases and d of each vector of units
+  std::vector<float> weights, inputs, constants;
 
   void fill(const Call& c, Long replica) {
-    const Long H = c.units, G = c.shape().weights, TILES = c.tiles(), ENTRIES = c.entries(), groups = c.input_groups();
-    pairs = (TILES * c.shape().sources + 1) / 2, input_vectors = c.d_x ? (c.inputs + LANES - 1) / LANES : 0;
-    weights = Memory::zeros(pairs * TILES * G * LANES * 2 * LANES);
-    inputs.assign(input_vectors * TILES * groups * LANES * LANES, 0.f);
     const float *d = c.step + replica * c.step_replica, *b = c.b + replica * c.b_replica;
-    const Long biases = c.shape().biases;
+    const Long biases = c.shape().biases, H = c.units;
     constants.assign(c.width() * (biases + 1), 0.f);
     for (Long j = 0; j < H; j++)
       for (Long i = 0; i <= biases; i++)
         constants[(j / LANES * (biases + 1) + i) * LANES + j % LANES] = i < biases ? b[i * H + j] : d[j];
-    for (Long g = 0; g < G; g++)
-      for (Long j = 0; j < H; j++) {
-        const float* row = c.weights_of(replica, g) + j * ENTRIES;
-        const Long place = ((j / LANES * G + g) * LANES + j % LANES) * 2 * LANES, apart = TILES * G * LANES * 2 * LANES;
-        for (Long source = 0; source < c.shape().sources; source++)
-          for (Long v = 0; v < TILES; v++) {
-            const Long to = source * TILES + v;
-            scale_to(row + source * H + v * LANES, H - v * LANES, d[j],
-                     &weights[place + to / 2 * apart + to % 2 * LANES]);
-          }
-      }
-    for (Long g = 0; g < groups && input_vectors; g++)
-      for (Long j = 0; j < H; j++) {
-        const float* row = c.inputs_of(replica, c.shape().first_input + g) + j * c.inputs;
-        for (Long v = 0; v < input_vectors; v++)
-          scale_to(row + v * LANES, c.inputs - v * LANES, d[j],
-                   &inputs[((v * TILES + j / LANES) * groups + g) * LANES * LANES + j % LANES * LANES]);
-      }
-  }
-
-  static void scale_to(const float* from, Long some, float factor, float* to) {
-    for (Long k = 0; k < LANES && k < some; k++) to[k] = factor * from[k];
-  }
-};
-
-// Blocks of memory at powers of two from one another would meet in the same few lines of the first cache.
-constexpr Long APART = 64 / sizeof(float);
-
-// Entries of n rows to (blocks of EVERY entries, K, EVERY), from place k on; a row past its end counts as zeros.
-template <int EVERY>
-static inline void pack_entries(Long n, Long size, const float* from, Long stride, const Long* lengths, Long t, Long block,
-                                Long k, float* to) {
-  for (Long i = 0; i < size; i += EVERY) {
-    const Long some = size - i < EVERY ? size - i : EVERY;
-    float* out = to + i / EVERY * block + k * EVERY;
-    for (Long r = 0; r < n; r++, out += EVERY) {
-      if (lengths && lengths[r] <= t) memset(out, 0, EVERY * sizeof(float));
-      else if (some == EVERY) memcpy(out, from + r * stride + i, EVERY * sizeof(float));
-      else memcpy(out, from + r * stride + i, some * sizeof(float));
-    }
-  }
-}
-
-// What one kind of operand makes of the gradients of V sums a unit: its entries over a block of steps, packed, and the
-// products that add up to gradients of weights.
-template <int V>
-struct Entries {
-  static constexpr int J = V == 1 ? 2 : 1, EVERY = rows_of(J * V);
-  const Long size, block;
-  std::vector<float> packed;
-
-  Entries(Long size, Long K) : size(size), block(K * EVERY + APART), packed((size + EVERY - 1) / EVERY * block) {}
-
-  void pack(Long n, const float* from, Long stride, const Long* lengths, Long t, Long k) {
-    pack_entries<EVERY>(n, size, from, stride, lengths, t, block, k, packed.data());
-  }
-
-  // totals[vector of units] += entriesᵀ times its sums' gradients, of K rows.
-  void add(const Call& c, Long K, const float* sums, Long row_stride, Long apart, float* totals, Long totals_apart) const {
-    Long j = 0;
-    for (; j + J <= c.tiles(); j += J) add_tiles<J>(K, sums + j * apart, row_stride, apart, totals + j * totals_apart, totals_apart);
-    for (; j < c.tiles(); j++) add_tiles<1>(K, sums + j * apart, row_stride, apart, totals + j * totals_apart, totals_apart);
-  }
-
- private:
-  template <int SIDE>
-  void add_tiles(Long K, const float* sums, Long row_stride, Long apart, float* totals, Long totals_apart) const {
-    in_pieces<EVERY>(size, [&](Long i, Long count) {
-      with_rows<EVERY>(count, WeightTile<V, SIDE, EVERY>{K, packed.data() + i / EVERY * block, sums, row_stride, apart,
-                                                         totals + i * V * LANES, totals_apart});
-    });
+#if defined(__AVX512BF16__)
+    if (c.half) return half_transposed(c, replica, weights, inputs);
+#endif
+    float_transposed(c, replica, weights, inputs);
   }
 };
 
@@ -145,20 +72,18 @@ static inline double dot(const float* a, const float* b, Long n) {
   return sum;
 }
 
-template <int G, int W, int U>  // sums a unit, those of products with the state, the first of those with the inputs
+template <class Gradients>
 static void backward_slice(const Call& c, const Transposed& back, Long replica, Long begin, Long end, Sums& totals) {
   const Shape& shape = c.shape();
   const Long H = c.units, I = c.inputs, TILES = c.tiles(), WIDTH = c.width(), n = end - begin, parts = shape.parts;
   const Long plane = c.rows * H, origin = replica * c.steps * plane + begin * H, state = c.state();
   const Long saved_row = c.planes() * H, last_plane = (shape.saved - 1) * H, g_row = parts * WIDTH;
   const Long SPAN = n >= 128 ? 1 : (128 / n < c.steps ? 128 / n : c.steps), K = SPAN * n;  // steps a block of sums
-  const Long tile_stride = K * G * LANES + APART, columns = c.d_diffusion ? c.columns : 0;
-  const Long NEAR = 64 / LANES;  // vectors of units whose transposed weights stay in the first cache
+  const Long G = shape.groups, tile_stride = K * G * LANES + APART, columns = c.d_diffusion ? c.columns : 0;
   const bool shifted = columns && !c.inside;
-  std::vector<float> g(n * g_row + LANES), sums(TILES * tile_stride), first(n * H * parts), lasts(n, 1.0f);
+  std::vector<float> g(Gradients::padded(n) * g_row + LANES), sums(TILES * tile_stride), first(n * H * parts), lasts(n, 1.0f);
   std::vector<float> shifts(shifted ? TILES * K * LANES : 0), drawn(n * columns);
-  Entries<W> of_state(H, K), of_second(shape.sources == 2 ? H : 0, K);
-  Entries<G - U> of_inputs(I, K);
+  Gradients products(c, n, K, tile_stride);
   Entries<1> of_columns(columns, K);
   SliceNoise noise(c, replica, begin, end);
   const Long* lengths = c.lengths ? c.lengths + replica * c.rows + begin : nullptr;
@@ -201,31 +126,10 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
                                  shifted ? shifts.data() + (j * K + k) * LANES : nullptr};
       cell_backward(rows);
     }
-    const float* now = sums.data() + k * G * LANES;
-    for (Long p = 0; p < back.pairs; p++)
-      for (Long j = 0; j < TILES; j += NEAR) {
-        const Long some = TILES - j < NEAR ? TILES - j : NEAR, K_TILE = W * LANES;
-        const float* panel = back.weights.data() + (p * TILES + j) * K_TILE * 2 * LANES;
-        float* to = g.data() + p * 2 * LANES;
-        in_pieces<rows_of(2)>(n, [&](Long r, Long count) {
-          const float* rows = now + j * tile_stride + r * G * LANES;
-          float* out = to + r * g_row;
-          if (p * 2 + 1 < TILES * shape.sources)
-            with_rows<rows_of(2)>(count, StateTile<2>{rows, panel, K_TILE, G * LANES, some, tile_stride, g_row, out});
-          else with_rows<rows_of(2)>(count, StateTile<1>{rows, panel, K_TILE, G * LANES, some, tile_stride, g_row, out});
-        });
-      }
-    for (Long v = 0; v < back.input_vectors; v++)
-      in_pieces<rows_of(1)>(n, [&](Long r, Long count) {
-        const Long K_TILE = (G - U) * LANES;
-        with_rows<rows_of(1)>(count, InputTile{now + (r * G + U) * LANES, back.inputs.data() + v * TILES * K_TILE * LANES,
-                                               K_TILE, G * LANES, TILES, tile_stride, I - v * LANES,
-                                               c.d_x + ((replica * c.rows + begin + r) * c.steps + t) * I + v * LANES,
-                                               c.steps * I});
-      });
-    of_state.pack(n, old[0], old_row[0], nullptr, t, k);
-    if (shape.sources == 2) of_second.pack(n, old[1], old_row[1], nullptr, t, k);
-    of_inputs.pack(n, x, c.x_row, lengths, t, k);
+    products.begin(sums.data(), k);
+    products.add_to_state(back.weights.data(), g.data(), g_row);
+    if (c.d_x) products.to_inputs(back.inputs.data(), c.d_x + ((replica * c.rows + begin) * c.steps + t) * I, c.steps * I);
+    products.keep(old, old_row, x, c.x_row, lengths, t);
     if (columns) {
       for (Long r = 0; r < n; r++)
         for (Long i = 0; i < columns; i++) drawn[r * columns + i] = noise.column(i)[r * LANES];
@@ -233,14 +137,11 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
     }
     k += n;
     if (k < K && t > 0) continue;
-    const Long stride = G * LANES, apart = c.entries() * W * LANES;
-    of_state.add(c, k, sums.data(), stride, tile_stride, totals.weights.data(), apart);
-    if (shape.sources == 2)
-      of_second.add(c, k, sums.data(), stride, tile_stride, totals.weights.data() + H * W * LANES, apart);
-    of_inputs.add(c, k, sums.data() + U * LANES, stride, tile_stride, totals.inputs.data(), I * (G - U) * LANES);
+    products.add_to_weights(sums.data(), k, totals.weights.data(), totals.inputs.data());
     if (shifted) of_columns.add(c, k, shifts.data(), LANES, K * LANES, totals.diffusion.data(), columns * LANES);
     else if (columns)
-      of_columns.add(c, k, sums.data() + (W - 1) * LANES, stride, tile_stride, totals.diffusion.data(), columns * LANES);
+      of_columns.add(c, k, sums.data() + (shape.weights - 1) * LANES, G * LANES, tile_stride, totals.diffusion.data(),
+                     columns * LANES);
     k = 0;
   }
   for (Long r = 0; r < n; r++) {
@@ -251,14 +152,21 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
     if (c.kind != CURRENT && parts == 2) memcpy(to + H, of_row + WIDTH, H * sizeof(float));
   }
 }
-typedef decltype(&backward_slice<1, 1, 0>) BackwardSlice;
-static BackwardSlice backward_slice_of(const Call& c) {
+typedef decltype(&backward_slice<FloatGradients<1, 1, 0>>) BackwardSlice;
+template <template <int, int, int> class Gradients>
+static BackwardSlice backward_slice_with(const Call& c) {
   switch (c.shape().groups * 8 + c.shape().weights) {
-    case 8 + 1: return backward_slice<1, 1, 0>;
-    case 16 + 2: return backward_slice<2, 2, 1>;
-    case 32 + 3: return backward_slice<4, 3, 1>;
-    default: return backward_slice<4, 4, 0>;
+    case 8 + 1: return backward_slice<Gradients<1, 1, 0>>;
+    case 16 + 2: return backward_slice<Gradients<2, 2, 1>>;
+    case 32 + 3: return backward_slice<Gradients<4, 3, 1>>;
+    default: return backward_slice<Gradients<4, 4, 0>>;
   }
+}
+static BackwardSlice backward_slice_of(const Call& c) {
+#if defined(__AVX512BF16__)
+  if (c.half) return backward_slice_with<HalfGradients>(c);
+#endif
+  return backward_slice_with<FloatGradients>(c);
 }
 
 // The sums of all slices of a replica, as gradients of the weights.
@@ -266,14 +174,16 @@ static void write_gradients(const Call& c, Long replica, const Sums& total) {
   const Shape& shape = c.shape();
   const Long H = c.units, I = c.inputs, ENTRIES = c.entries(), V = shape.weights, groups = c.input_groups();
   const Long vectors = (shape.biases + 1) * LANES, columns = c.d_diffusion ? c.columns : 0;
-  const Long own = c.W_size();
+  const Long own = c.W_size(), PADDED = c.padded_entries(), INPUTS = c.padded_inputs();
   const float* d = c.step + replica * c.step_replica;
   for (Long first = 0; first < H; first += LANES) {
     const Long some = H - first < LANES ? H - first : LANES;
     for (Long g = 0; g < V; g++) {
       const bool linear = c.kind == DRIFT && g == 0;
       float* to = (linear ? c.d_A + replica * H * H : c.d_W + replica * own + c.weight_block(g) * H * ENTRIES) + first * ENTRIES;
-      transpose(&total.weights[first * ENTRIES * V + g * LANES], V * LANES, ENTRIES, some, to, ENTRIES);
+      for (Long source = 0; source < shape.sources; source++)
+        transpose(&total.weights[(first * PADDED + source * c.width() * LANES) * V + g * LANES], V * LANES, H, some,
+                  to + source * H, ENTRIES);
       for (Long l = 0; l < some; l++) {
         const Long j = first + l;
         if (linear) {
@@ -292,7 +202,7 @@ static void write_gradients(const Call& c, Long replica, const Sums& total) {
       for (Long g = 0; g < groups; g++)
         for (Long i = 0; i < I; i++)
           c.d_U[((replica * groups + g) * H + j) * I + i] =
-              total.inputs[(first * I + i * LANES) * groups + g * LANES + l] * d[j];
+              total.inputs[(first * INPUTS + i * LANES) * groups + g * LANES + l] * d[j];
       for (Long i = 0; i < columns; i++)
         c.d_diffusion[(replica * H + j) * columns + i] =
             total.diffusion[first * columns + i * LANES + l] * (c.inside ? d[j] : 1.0f);

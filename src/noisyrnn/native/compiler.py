@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -16,8 +17,11 @@ import torch
 
 from noisyrnn.files import write_atomically
 
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma")
 LEVELS: dict[str, tuple[str, ...]] = {
-    "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
+    "amx": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+    "avx512bf16": (*_AVX512, "-mavx512bf16"),
+    "avx512": _AVX512,
     "avx2": ("-mavx2", "-mfma"),
     "portable": (),
 }
@@ -28,6 +32,8 @@ _COMPILERS = ("c++", "g++", "clang++")
 LEVEL = "NOISYRNN_CPU_LEVEL"
 """Environment variable that names one of `LEVELS`."""
 _SOURCES = Path(__file__).parent
+_ARCH_PRCTL, _REQUEST_FEATURE, _TILE_DATA = 158, 0x1023, 18
+"""Linux lets a process use the tiles of AMX once it has asked (ARCH_REQ_XCOMP_PERM)."""
 _SECONDS = 120
 
 
@@ -41,7 +47,7 @@ def level() -> str:
     Raises:
         CompilerError: If the variable names none of `LEVELS`, or one that this processor lacks.
     """
-    widest = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
+    widest = {"AVX512": _widest_avx512(), "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "portable")
     named = os.environ.get(LEVEL)
     if not named:
         return widest
@@ -52,6 +58,21 @@ def level() -> str:
         usable = ", ".join(order[order.index(widest) :])
         raise CompilerError(f"{LEVEL} must be one of {usable} on this processor, got {named!r}")
     return named
+
+
+def _widest_avx512() -> str:
+    """The widest of the sets that contain AVX-512, as Linux lists and allows them."""
+    try:
+        listed = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        listed = None
+    flags = set() if listed is None else set(listed[1].split())
+    if "avx512_bf16" not in flags:
+        return "avx512"
+    if not {"amx_tile", "amx_bf16"} <= flags or platform.machine() != "x86_64":
+        return "avx512bf16"
+    allowed = ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_FEATURE, _TILE_DATA) == 0
+    return "amx" if allowed else "avx512bf16"
 
 
 def cache_folder() -> Path:

@@ -4,41 +4,23 @@
 
 #include "cells.h"
 #include "noise.h"
+#include "half.h"
 #include "products.h"
 
 INLINE Long side_by_side(const Call& c, Long j) { return c.shape().groups == 1 && j + 1 < c.tiles() ? 2 : 1; }
 INLINE const float* constants_of(const Call& c, const float* panel, Long side, Long j) {
-  const Long products = (c.entries() * c.shape().weights + c.inputs * c.input_groups()) * side * LANES;
-  return panel + products + j * (c.shape().biases + 1 + c.columns) * LANES;
+  return panel + (state_panel(c) + input_panel(c)) * side + j * constants_panel(c);
 }
 
-template <int G, int W, int U, int J>
-static void sum_rows(const Call& c, Long n, const float* const rows[2], const Long strides[2], const float* panel,
-                     const float* x, float* sums, Long apart) {
-  in_pieces<rows_of(J * W)>(n, [&](Long r, Long count) {
-    const SumTile<G, W, U, J> tile = {
-        c, {rows[0] + r * strides[0], rows[1] ? rows[1] + r * strides[1] : nullptr}, panel, x + r * c.x_row,
-        {strides[0], strides[1]}, sums + r * G * LANES, apart};
-    with_rows<rows_of(J * W)>(count, tile);
-  });
-}
-typedef decltype(&sum_rows<1, 1, 0, 1>) SumRows;
-static SumRows sum_rows_of(const Call& c, Long side) {
-  switch (c.shape().groups * 8 + c.shape().weights) {
-    case 8 + 1: return side == 2 ? sum_rows<1, 1, 0, 2> : sum_rows<1, 1, 0, 1>;
-    case 16 + 2: return sum_rows<2, 2, 1, 1>;
-    case 32 + 3: return sum_rows<4, 3, 1, 1>;
-    default: return sum_rows<4, 4, 0, 1>;
-  }
-}
-
+template <class Sums>
 static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
   const Shape& shape = c.shape();
   const Long H = c.units, TILES = c.tiles(), n = end - begin, plane = c.rows * H, parts = shape.parts;
   const Long G = shape.groups, kept = replica * c.steps * plane + begin * H, state = c.state();
-  const Long saved_row = c.planes() * H, apart = n * G * LANES;
+  const Long saved_row = c.planes() * H, apart = Sums::padded(n) * G * LANES;
   std::vector<float> first(n * H * parts), turn(n * H * 2 * parts), sums(2 * apart), zeros(n * LANES);
   SliceNoise noise(c, replica, begin, end);
+  Sums products(c, n);
   const bool scaled = c.scaled();
   std::vector<float> lasts(n, 1.0f);
   const float* now[2] = {first.data(), parts == 2 ? first.data() + n * H : nullptr};
@@ -62,11 +44,12 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
     }
     const float* x = c.x + replica * c.x_replica + begin * c.x_row + t * c.x_step;
     if (scaled) noise.step(t);
+    products.begin(now, row, x);
     for (Long r = 0; scaled && c.dt && r < n; r++) lasts[r] = noise.length((int)r);
     for (Long j0 = 0, side; j0 < TILES; j0 += side) {
       side = side_by_side(c, j0);
       const float* panel = c.packed + replica * c.packed_replica + j0 * panel_size(c);
-      sum_rows_of(c, side)(c, n, now, row, panel, x, sums.data(), apart);
+      products.add(side, panel, sums.data(), apart);
       for (Long k = 0; k < side; k++) {
         const Long j = j0 + k, unit = j * LANES;
         const float* constants = constants_of(c, panel, side, k);

@@ -145,6 +145,8 @@ struct TanhTable {
       }
       for (int k = 0; k <= DEGREE; k++) coefficients[k][i] = (float)sum[k];
     }
+    value[CELLS - 1] = 1.0f;  // to which all of the last cell is rounded
+    for (auto& coefficient : coefficients) coefficient[CELLS - 1] = 0.0f;
   }
 };
 static const TanhTable tanh_table;

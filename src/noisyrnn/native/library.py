@@ -21,7 +21,7 @@ class Call(ctypes.Structure):
     """`struct Call` of call.h, field by field; `Native` compares them."""
 
     _fields_: ClassVar[Any] = (
-        [(name, _LONG) for name in ("kind", "activation", "replicas", "rows", "steps", "inputs", "units")]
+        [(name, _LONG) for name in ("kind", "activation", "half", "replicas", "rows", "steps", "inputs", "units")]
         + [("x", _POINTERS), ("x_bytes", _LONG), ("x_replica", _LONG), ("x_row", _LONG), ("x_step", _LONG)]
         + [("initial", _POINTERS), ("initial_bytes", _LONG), ("initial_replica", _LONG), ("initial_row", _LONG)]
         + [("dt", _POINTERS), ("dt_bytes", _LONG), ("dt_replica", _LONG), ("dt_row", _LONG), ("dt_step", _LONG)]
@@ -58,6 +58,10 @@ _WRONG_MATRIX, _WRONG_DRAW, _NO_MEMORY, _WRONG_FIELD = -1, -2, 1, 2
 class Native:
     """The compiled library with its functions typed, and the thread pool it shares with torch.
 
+    Attributes:
+        lanes: Floats of one vector.
+        half: Whether it has products of bf16.
+
     Raises:
         AssertionError: If the library's `struct Call` is not `Call`.
     """
@@ -65,6 +69,7 @@ class Native:
     def __init__(self, instructions: str) -> None:
         library = compiler.library(instructions)
         self.lanes: int = library.noisyrnn_lanes()
+        self.half = bool(library.noisyrnn_half())
         library.noisyrnn_call_size.restype = library.noisyrnn_fields.restype = _LONG
         library.noisyrnn_field.restype = ctypes.POINTER(Field)
         library.noisyrnn_field.argtypes = [_LONG]

@@ -126,12 +126,23 @@ int noisyrnn_structure_backward(const float* g, int64_t g_bytes, float* out, int
   return FINE;
 }
 int noisyrnn_lanes() { return LANES; }
+int noisyrnn_half() { return HALF; }  // whether products of bf16 are compiled
 int64_t noisyrnn_call_size() { return sizeof(Call); }
 int64_t noisyrnn_fields() { return FIELDS; }
 const Field* noisyrnn_field(int64_t n) { return &fields[n]; }
 int64_t noisyrnn_packed_size(const Call* c) { return c->tiles() * panel_size(*c); }
 
 // The three below return a `Status`.
+
+// `some` rows of `size` entries, as number `vector` of the `vectors` in a panel.
+static void pack_rows(const Call& c, const float* rows, Long row, Long some, Long size, float* panel, Long vectors,
+                      Long vector) {
+#if defined(__AVX512BF16__)
+  if (c.half) return pack_half(rows, row, some, size, panel + vector * SQUARE, vectors * SQUARE);
+#endif
+  (void)c;
+  transpose(rows, row, some, size, panel + vector * LANES, vectors * LANES);
+}
 
 // A, W, U, b, step and diffusion of each replica, as the forward pass reads them; of the first if `packed` has no others.
 int noisyrnn_pack(const Call* call) {
@@ -146,13 +157,14 @@ int noisyrnn_pack(const Call* call) {
       side = side_by_side(c, j0);
       for (Long k = 0; k < side; k++) {
         const Long first = (j0 + k) * LANES, some = H - first < LANES ? H - first : LANES;
+        float* inputs = packed + state_panel(c) * side;
         for (Long g = 0; g < V; g++)
-          transpose(c.weights_of(r, g) + first * E, E, some, E, packed + (k * V + g) * LANES, side * V * LANES);
-        float* inputs = packed + E * V * side * LANES;
+          for (Long source = 0; source < shape.sources; source++)
+            pack_rows(c, c.weights_of(r, g) + first * E + source * H, E, some, H, packed + source * state_panel(c) * side / shape.sources,
+                      side * V, k * V + g);
         for (Long g = 0; g < groups; g++)
-          transpose(c.inputs_of(r, shape.first_input + g) + first * I, I, some, I, inputs + (k * groups + g) * LANES,
-                    side * groups * LANES);
-        float* constants = inputs + (I * groups * side + k * (shape.biases + 1 + c.columns)) * LANES;
+          pack_rows(c, c.inputs_of(r, shape.first_input + g) + first * I, I, some, I, inputs, side * groups, k * groups + g);
+        float* constants = inputs + input_panel(c) * side + k * constants_panel(c);
         for (Long i = 0; i < shape.biases; i++)
           memcpy(constants + i * LANES, c.b + r * c.b_replica + i * H + first, some * sizeof(float));
         memcpy(constants + shape.biases * LANES, c.step + r * c.step_replica + first, some * sizeof(float));
@@ -169,9 +181,13 @@ int noisyrnn_forward(const Call* call) {
   const Call& c = *call;
   if (const int wrong = Check(c).forward()) return wrong;
   const Slices slices(c);
+  auto run = forward_slice<FloatSums>;
+#if defined(__AVX512BF16__)
+  if (c.half) run = forward_slice<HalfSums>;
+#endif
   const bool done = run_tasks(c.threads, c.parallel, c.replicas * slices.per_replica, [&](Long i) {
     const Long begin = i % slices.per_replica * slices.size;
-    forward_slice(c, i / slices.per_replica, begin, slices.end(c, begin));
+    run(c, i / slices.per_replica, begin, slices.end(c, begin));
   });
   return done ? FINE : NO_MEMORY;
 }

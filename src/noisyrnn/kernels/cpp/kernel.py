@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noisyrnn.checks import autocasts
 from noisyrnn.kernels.call import EndGradients, Gradients, KernelCall, NoiseSource
 from noisyrnn.kernels.cpp import buffers
 from noisyrnn.kernels.recurrence import Recurrence
@@ -40,6 +41,13 @@ def supports(recurrence: Recurrence, inputs: Tensor, noise: HiddenNoise | None =
     if dtype != torch.float32:
         return f"{str(dtype).removeprefix('torch.')} is not compiled (only float32)"
     return library.unavailable()
+
+
+def product_precision() -> str:
+    """How the products of a pass are made: "bf16" under autocast to bfloat16 where the processor has such products."""
+    if autocasts("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16 and native().half:
+        return "bf16"
+    return ""
 
 
 def release() -> None:
@@ -161,6 +169,7 @@ def arguments(call: KernelCall) -> tuple[Call, list[Any]]:
     c.units = call.step.shape[-1]
     c.kind = _KINDS.index("plain" if call.kind == "drift" and call.A is None else call.kind)
     c.activation = _ACTIVATIONS.index(call.activation)
+    c.half = call.precision == "bf16"
     if call.coefficients:
         c.first_coefficient, c.second_coefficient = call.coefficients
     x, initial = _rows(call.inputs), _rows(call.state)

@@ -17,7 +17,7 @@ class _Packed(NamedTuple):
     """A cell as the kernel takes it, with what that depends on.
 
     Args:
-        settings: The cell's numbers, texts and flags.
+        settings: How products are made, and the cell's numbers, texts and flags.
         weights: Copies of its parameters and buffers.
         call: The cell with its packed weights, without inputs and state; `None` where the kernel cannot run it.
         step: The library's arguments for a single step.
@@ -89,11 +89,12 @@ class PackedWeights:
             modules += [child for child in module._modules.values() if child is not None]
         parts = [(module._parameters, module._buffers) for module in modules]
         weights = [t for part in parts for tensors in part for t in tensors.values() if t is not None]
-        settings = tuple([value for value in vars(cell).values() if type(value) in _SETTINGS])
+        precision = kernel.product_precision()
+        settings = (precision, *[value for value in vars(cell).values() if type(value) in _SETTINGS])
         packed = self._packed
         if packed is None or packed.settings != settings or not _equal(packed.weights, weights):
             copies = tuple(t.detach().clone(memory_format=torch.contiguous_format) for t in weights)
-            packed = self._packed = _pack(_Packed(settings, copies), cell, inputs, state)
+            packed = self._packed = _pack(_Packed(settings, copies), cell, inputs, state, precision)
         return packed
 
 
@@ -131,7 +132,7 @@ def _equal(copies: tuple[Tensor, ...], weights: list[Tensor]) -> bool:
     return True
 
 
-def _pack(packed: _Packed, cell: Any, inputs: Tensor, state: Tensor) -> _Packed:
+def _pack(packed: _Packed, cell: Any, inputs: Tensor, state: Tensor, precision: str) -> _Packed:
     """`packed` with the cell's weights, where the kernel can run it."""
     recurrence = recurrence_of(cell)
     if recurrence is None or not recurrence.activation.name or kernel.supports(recurrence, inputs) is not None:
@@ -140,7 +141,7 @@ def _pack(packed: _Packed, cell: Any, inputs: Tensor, state: Tensor) -> _Packed:
     weights = [None if t is None else t[None] for t in tensors]
     seed = torch.zeros(1, dtype=torch.int64, device="cpu")
     sample = inputs.flatten(0, -2)[None, :, None]
-    constants = (coefficients, activation.name, None, None, "", None)
+    constants = (coefficients, activation.name, None, None, precision, None)
     call = KernelCall._make((kind, sample, state[None], *weights, None, None, None, seed, *constants))
     step, keep = kernel.arguments(call)
     call = call._replace(packed=kernel.pack(library.native(), step, call))
