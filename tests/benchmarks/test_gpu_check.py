@@ -64,6 +64,11 @@ def test_without_a_gpu_it_stops_with_a_sentence(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "new").exists()
 
 
+def test_the_tests_marked_gpu_are_found() -> None:
+    files = gpu_check.gpu_tests()
+    assert "tests/kernels/triton/test_recurrences.py" in files and "tests/test_layout.py" not in files
+
+
 def test_the_limits_keep_it_under_eight_minutes() -> None:
     assert sum(gpu_check.LIMITS.values()) + len(gpu_check.LIMITS) < 480
 
