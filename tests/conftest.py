@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 # Set before any test runs, for the subprocesses they start too.
 os.environ.setdefault("NOISYRNN_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
@@ -23,6 +24,12 @@ def pytest_collection_finish() -> None:
     """Keep thousands of tests and all libraries out of garbage collections, which take half a second each with them."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,7 @@ from noisyrnn.models import MODELS, NoisyCell, RecurrentLayer, build_layer
 from noisyrnn.noise import BrownianPath
 from noisyrnn.training.seeding import seeded
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 FUSED = ("noisy", "lipschitz", "antisymmetric")
 PAIRS = [
