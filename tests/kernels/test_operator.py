@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 from noisyrnn.kernels import select
 from noisyrnn.kernels.call import Gradients, Kernel, KernelCall
 from noisyrnn.models import NoisyRNN, RecurrentLayer, build_layer
+from noisyrnn.native import library
 from noisyrnn.noise import BrownianPath
 
 BATCH, STEPS, INPUT, HIDDEN, REPLICAS = 3, 6, 2, 5, 3
@@ -311,8 +312,8 @@ def test_grad_of_grad_in_functional_form(kernel: str) -> None:
     torch.testing.assert_close(curvature(kernel), curvature("reference"), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", ["noisy", "exprnn"])
-def test_autocast_leaves_the_kernels_in_float32(model: str, kernel: str) -> None:
+def with_and_without_autocast(model: str, kernel: str) -> list[list[Tensor]]:
+    """Outputs, last state and gradients of one pass in float32, then under autocast."""
     found = []
     for narrow in (False, True):
         layer = build(model, kernel=kernel)
@@ -326,10 +327,31 @@ def test_autocast_leaves_the_kernels_in_float32(model: str, kernel: str) -> None
             scalar(outputs, last).backward()
         found.append([outputs, last, *(p.grad for p in layer.parameters())])
         found[-1].append(inputs.grad if narrow else inputs.grad.bfloat16())
+    return found
+
+
+@pytest.mark.parametrize("model", ["noisy", "exprnn"])
+def test_autocast_leaves_the_kernels_in_float32(model: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOISYRNN_CPU_LEVEL", "portable")  # an instruction set without products of bf16
+    found = with_and_without_autocast(model, kernel)
     for plain, mixed in zip(*found, strict=True):
         assert mixed.dtype == plain.dtype
         assert torch.equal(mixed, plain)
     assert found[1][0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("model", FUSED)
+def test_autocast_on_a_processor_with_products_of_bf16(model: str) -> None:
+    """State and gradients stay float32; products round their factors to 8 bits, a relative 2⁻⁹ each."""
+    reason = library.unavailable()
+    if reason is not None or not library.native().half:
+        pytest.skip(reason or "this processor has no products of bf16")
+    plain, mixed = with_and_without_autocast(model, "cpp")
+    assert mixed[0].dtype == torch.float32
+    assert not torch.equal(mixed[0], plain[0])
+    for one, other in zip(mixed, plain, strict=True):
+        assert one.dtype == other.dtype
+        assert (one - other).norm() <= 0.02 * other.norm()
 
 
 def test_the_precision_of_products_reaches_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
