@@ -27,7 +27,7 @@ from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_o
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder, failure_message
 from noisyrnn.threads import limit_threads
-from noisyrnn.training.config import TrainConfig
+from noisyrnn.training.config import TrainConfig, check_precision
 from noisyrnn.training.settings import recommended
 
 BACKENDS = ("dask", "processes")
@@ -188,7 +188,9 @@ def compare(
     """
     context = context or RunContext()
     if config.backend == "processes":  # a Dask worker may have a GPU that this machine lacks
-        resolve_accelerator(context.accelerator)
+        device = resolve_accelerator(context.accelerator)
+        for run in config.run_configs():
+            check_precision(run.precision, device)
     in_this_process = config.workers == 1 and config.backend == "processes"
     shown, output = context.show_progress, context.output.resolve()
     context = replace(context, output=output, resume=True, show_progress=shown and in_this_process)

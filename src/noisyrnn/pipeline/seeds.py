@@ -22,7 +22,7 @@ from noisyrnn.pipeline.train import (
 )
 from noisyrnn.run_folder import RunFolder, failure_message
 from noisyrnn.threads import reproducible_threads
-from noisyrnn.training.config import TrainConfig
+from noisyrnn.training.config import TrainConfig, check_precision
 from noisyrnn.training.fit_seeds import check_alike, fit_seeds
 
 
@@ -45,7 +45,9 @@ def train_seeds(
             or settings differ in more than the seed.
     """
     context = context or RunContext()
-    resolve_accelerator(context.accelerator)
+    device = resolve_accelerator(context.accelerator)
+    for config in configs:
+        check_precision(config.precision, device)
     if batch_seeds and processes() > 1:
         raise ValueError(
             f"batch_seeds must be off where a run is spread over processes, got {processes()} of them. "

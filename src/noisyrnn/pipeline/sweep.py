@@ -29,7 +29,7 @@ from noisyrnn.redact import sqlite_url, without_passwords
 from noisyrnn.robustness import evaluate
 from noisyrnn.run_folder import RunFolder, folder_name
 from noisyrnn.threads import limit_threads
-from noisyrnn.training.config import TrainConfig
+from noisyrnn.training.config import TrainConfig, check_precision
 from noisyrnn.training.settings import recommended, search_space, stated
 
 if TYPE_CHECKING:
@@ -252,8 +252,8 @@ def sweep(
     except ImportError as error:
         raise ValueError("`noisyrnn sweep` needs Optuna: pip install 'noisyrnn[sweep]'") from error
     context = context or RunContext()
-    resolve_accelerator(context.accelerator)
     run, output = config.run_config({}), context.output.resolve()
+    check_precision(run.precision, resolve_accelerator(context.accelerator))
     dataset = context.read_data(run)
     announce(dataset, context.show_progress)
     identity = config.identity(content_digest(dataset.fingerprint()))

@@ -25,7 +25,7 @@ from noisyrnn.pipeline.tracking import Tracking
 from noisyrnn.progress import tell
 from noisyrnn.run_folder import RunFolder, failure_message, folder_name
 from noisyrnn.threads import reproducible_threads
-from noisyrnn.training.config import TrainConfig
+from noisyrnn.training.config import TrainConfig, check_precision
 from noisyrnn.training.objective import Objective
 from noisyrnn.training.seeding import seeded
 from noisyrnn.training.trainer import FitResult, fit
@@ -134,7 +134,7 @@ def train_run(config: TrainConfig, context: RunContext | None = None) -> RunFold
         MemoryError: If memory runs out; likewise.
     """
     context = context or RunContext()
-    resolve_accelerator(context.accelerator)
+    check_precision(config.precision, resolve_accelerator(context.accelerator))
     processes()  # a broken environment is refused before the data are read
     folder = open_run(config, context)
     known = folder.config.is_file()

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from noisyrnn.checks import check_choice, check_integer, check_number, check_text
 from noisyrnn.data.user_files import check_reading_options
+from noisyrnn.kernels import cpp
 from noisyrnn.kernels.recurrence import DRIFTS
 from noisyrnn.models import MODELS, RecurrentLayer, build_layer, layer_options
 from noisyrnn.models.options import merge_options
@@ -211,3 +212,10 @@ class TrainConfig:
         defaults = TrainConfig(model=self.model).to_dict() | {"model": TrainConfig.model}
         different = {name: value for name, value in self.to_dict().items() if value != defaults[name]}
         return {**different, "label": self.shown_label}
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Raise `ValueError` unless a device of this type ("cpu" or "cuda") computes in a precision."""
+    reason = cpp.no_bf16() if precision == "bf16-mixed" and device == "cpu" else None
+    if reason is not None:
+        raise ValueError(f"precision must be '32-true' on this processor, got 'bf16-mixed': {reason}.")

@@ -23,7 +23,7 @@ from noisyrnn.run_folder import RunFolder
 from noisyrnn.targets import counted, without_marks
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
-from noisyrnn.training.config import Precision, TrainConfig
+from noisyrnn.training.config import Precision, TrainConfig, check_precision
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
 from noisyrnn.training.objective import Objective, objective_digest
 from noisyrnn.training.saving import check_savable, save
@@ -389,6 +389,7 @@ class Trainer:
         check_trainable(model, dataset)
         if folder is not None:  # not after hours of training
             check_savable(model, class_names=dataset.class_names or None)
+        check_precision(config.precision, "cpu" if fabric is None else fabric.device.type)
         self.fabric = fabric or fabric_on_cpu(config.precision)
         self._model = model
         self.model = model = model.as_batch_first()

@@ -50,6 +50,14 @@ def product_precision() -> str:
     return ""
 
 
+def no_bf16() -> str | None:
+    """Return the reason why this machine's processor makes no products of bf16, as a clause; `None` if it does."""
+    reason = library.unavailable()
+    if reason is None and not native().half:
+        reason = "the processor has neither AVX512-BF16 nor AMX, or NOISYRNN_CPU_LEVEL excludes them"
+    return reason
+
+
 def release() -> None:
     """Give all memory that is kept for later passes, at most 1 GiB and 64 MiB, back to the system."""
     buffers.release()
