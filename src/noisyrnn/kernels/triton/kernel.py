@@ -40,6 +40,9 @@ _ROWS = 16
 _BYTES = {"bf16": 2, "tf32": 4, "bf16x6": 6}
 """Shared memory that one weight takes; "bf16x6" holds float32 as three bf16 parts."""
 
+PRECISIONS = tuple(_BYTES)
+"""How a product is made; "bf16x6" is float32."""
+
 _HOPPER = 232448
 """Shared memory of one program on an H100 or H200; the interpreter takes the same way as these."""
 
