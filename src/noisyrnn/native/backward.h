@@ -82,6 +82,7 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
   const Long G = shape.groups, tile_stride = K * G * LANES + APART, columns = c.d_diffusion ? c.columns : 0;
   const bool shifted = columns && !c.inside;
   std::vector<float> g(Gradients::padded(n) * g_row + LANES), sums(TILES * tile_stride), first(n * H * parts), lasts(n, 1.0f);
+  std::vector<float> block(TILES * (shape.biases + 1) * LANES);  // sums of the biases and the step
   std::vector<float> shifts(shifted ? TILES * K * LANES : 0), drawn(n * columns);
   Gradients products(c, n, K, tile_stride);
   Entries<1> of_columns(columns, K);
@@ -122,7 +123,7 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
                                  output + unit, H, saved + unit, saved_row,
                                  c.source ? saved + shape.saved * H + unit : noise.mu, c.source ? saved_row : LANES, lasts.data(),
                                  sums.data() + j * tile_stride + k * G * LANES,
-                                 &totals.vectors[j * (shape.biases + 1) * LANES],
+                                 &block[j * (shape.biases + 1) * LANES],
                                  shifted ? shifts.data() + (j * K + k) * LANES : nullptr};
       cell_backward(rows);
     }
@@ -137,6 +138,7 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
     }
     k += n;
     if (k < K && t > 0) continue;
+    for (size_t i = 0; i < block.size(); i++) totals.vectors[i] += block[i], block[i] = 0.f;
     products.add_to_weights(sums.data(), k, totals.weights.data(), totals.inputs.data());
     if (shifted) of_columns.add(c, k, shifts.data(), LANES, K * LANES, totals.diffusion.data(), columns * LANES);
     else if (columns)

@@ -50,7 +50,7 @@ INLINE void in_pieces(Long n, const F& f) {
 // those from U on of products with the inputs, at sums + [unit vector * apart + row * G * LANES].
 template <int G, int W, int U, int J>
 struct SumTile {
-  static constexpr int V = J * W, WIDTH = J * G;
+  static constexpr int V = J * W, LONGEST = 128;
   static_assert(J == 1 || G == 1, "vectors of units side by side are for a single sum");
   const Call& c;
   const float *rows[2], *panel, *x;  // of the first row: the sources of the state, and the inputs at this step
@@ -63,7 +63,16 @@ struct SumTile {
     const Long H = c.units, I = c.inputs, sources = c.shape().sources;
     constexpr int INPUTS = J * (G - U);
     vfloat sum[R][V] = {};
-    for (Long p = 0; p < sources; p++) multiply<R, V>(H, rows[p], strides[p], panel + p * H * V * LANES, sum);
+    const Long pieces = (H + LONGEST - 1) / LONGEST, piece = (H + pieces - 1) / pieces;
+    for (Long p = 0; p < sources; p++)
+      for (Long k = 0; k < H; k += piece) {  // a sum of sums where there are many: shorter chains of roundings
+        vfloat part[R][V] = {};
+        multiply<R, V>(H - k < piece ? H - k : piece, rows[p] + k, strides[p], panel + (p * H + k) * V * LANES, part);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+          for (int v = 0; v < V; v++) sum[r][v] += part[r][v];
+      }
     const float* u = panel + sources * H * V * LANES;
     for (Long i = 0; i < I; i++)  // last, since it is often large: each addition to it rounds at its size
 #pragma GCC unroll 4

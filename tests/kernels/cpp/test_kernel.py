@@ -178,18 +178,13 @@ def test_long_sequences(noise: Terms) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_long_sequences_of_every_kind(cell: str) -> None:
-    """All but the first two forget their past; those have matrices that are nearly skew.
-
-    Of the biases' gradient, terms of all rows and steps, torch makes one pairwise sum.
-    """
+    """All but the first two forget their past; those have matrices that are nearly skew."""
     noise = terms(2, 0.05, 0.02)
     call = a_pass(37, 5, 784, 1, noise=noise, **CELLS[cell])
     if cell in ("drift", "without A"):
         call = published(37, 5, 784, noise, 0.3)
         call = call if cell == "drift" else call._replace(A=None)
-    worse = worse_than_allowed([call])
-    assert worse.keys() <= {"b"}
-    assert all(ours <= 4 * loops for ours, loops in worse.values())
+    assert worse_than_allowed([call]) == {}
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
