@@ -117,7 +117,7 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
     for (Long r = 0; c.dt && r < n; r++) lasts[r] = noise.length((int)r);
     for (Long j = 0; j < TILES; j++) {
       const Long unit = j * LANES;
-      const BackwardRows rows = {c, (int)n, t, H - unit, lengths, back.constants.data() + j * (shape.biases + 1) * LANES,
+      const BackwardRows rows = {c, H, G, c.planes(), (int)n, t, H - unit, lengths, back.constants.data() + j * (shape.biases + 1) * LANES,
                                  g.data() + unit, g_row, WIDTH, outer ? outer + unit : nullptr, c.grad_row,
                                  {old[0] + unit, old[1] ? old[1] + unit : nullptr}, {old_row[0], old_row[1]},
                                  output + unit, H, saved + unit, saved_row,

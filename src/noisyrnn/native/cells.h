@@ -1,4 +1,5 @@
-// What each kind of cell makes of its sums, and back: all that the kinds do not share.
+// What each kind of cell makes of its sums, and back: all that the kinds do not share. Rows are passed by value: no store
+// can change a copy, so that its fields stay in registers.
 //
 // Both directions take one vector of units of a slice of rows. Forward: from the sums of products to the new state.
 // Backward, with g the gradient of the new state, q = mu g that of the noise-free update and d the step: from g to the
@@ -9,6 +10,7 @@
 
 struct ForwardRows {
   const Call& c;
+  const Long units, groups;
   int n;
   Long some;          // units of this vector that there are
   const float* sums;  // (n, groups)
@@ -22,17 +24,18 @@ struct ForwardRows {
   const float *mu, *eta, *zeta;  // a vector a row: the noise outside and inside; mu null in equal, noise-free steps
   const float* lasts;            // a float a row: how long the step lasts
 
-  vfloat sum(int r, int g) const { return load(sums + (r * c.shape().groups + g) * LANES); }
+  vfloat sum(int r, int g) const { return load(sums + (r * groups + g) * LANES); }
   vfloat constant(int k) const { return load(constants + k * LANES); }
   vfloat before(int r, int part) const { return load_some(old[part] + r * old_row[part], some); }
   void after(int r, int part, vfloat v) const { store_some(next[part] + r * next_row[part], v, some); }
   void keep(int r, int plane, vfloat v) const {
-    if (saved) store_some(saved + r * saved_row + plane * c.units, v, some);
+    if (saved) stream_some(saved + r * saved_row + plane * units, v, some);
   }
 };
 
 struct BackwardRows {
   const Call& c;
+  const Long units, groups, planes;
   int n;
   Long t, some;
   const Long* lengths;     // of these rows, or null
@@ -56,14 +59,14 @@ struct BackwardRows {
 
   vfloat constant(int k) const { return load(constants + k * LANES); }
   vfloat before(int r, int part) const { return load_some(old[part] + r * old_row[part], some); }
-  vfloat kept(int r, int plane) const { return load_some(saved + r * saved_row + plane * c.units, some); }
+  vfloat kept(int r, int plane) const { return load_some(saved + r * saved_row + plane * units, some); }
   vfloat multiplier(int r) const { return load_some(mu + r * mu_row, some); }
   float* at(int r, int part) const { return g + r * g_row + part * g_part; }
 };
 
 // The new state is old + mu * update(r) + eta.
 template <class F>
-INLINE void update_rows(const ForwardRows& k, const F& update) {
+INLINE void update_rows(const ForwardRows k, const F& update) {
   if (k.mu)
     for (int r = 0; r < k.n; r++)
       k.after(r, 0, k.before(r, 0) + load(k.mu + r * LANES) * update(r) + load(k.eta + r * LANES));
@@ -72,7 +75,7 @@ INLINE void update_rows(const ForwardRows& k, const F& update) {
 }
 // The same for a new state value(r) that the old one has no part in but through noise.
 template <class F>
-INLINE void replace_rows(const ForwardRows& k, const F& value) {
+INLINE void replace_rows(const ForwardRows k, const F& value) {
   if (k.mu)
     for (int r = 0; r < k.n; r++) {
       const vfloat old = k.before(r, 0);
@@ -85,12 +88,11 @@ INLINE void replace_rows(const ForwardRows& k, const F& value) {
 // Calls step(r, g) for each row that is not past its end: with g the gradient of the new state's parts, changed to that
 // of the old state. `PARTS` is their number.
 template <int PARTS, class F>
-INLINE void rows_back(const BackwardRows& k, const F& step) {
-  const Long G = k.c.shape().groups, plane = k.c.rows * k.c.units;
+INLINE void rows_back(const BackwardRows k, const F& step) {
+  const Long G = k.groups, plane = k.c.rows * k.units, before = plane * k.planes;
   for (int r = 0; r < k.n; r++) {
     if (k.t > 1) {  // what the step before will read
-      for (Long p = 0; p < k.c.planes(); p++)
-        __builtin_prefetch(k.saved + (p - k.c.rows * k.c.planes()) * k.c.units + r * k.saved_row, 0, 2);
+      for (Long p = 0; p < k.planes; p++) __builtin_prefetch(k.saved - before + r * k.saved_row + p * k.units, 0, 2);
       __builtin_prefetch(k.old[0] - plane + r * k.old_row[0], 0, 2);
     }
     if (k.lengths && k.lengths[r] <= k.t) {
@@ -108,16 +110,16 @@ INLINE void rows_back(const BackwardRows& k, const F& step) {
   }
 }
 INLINE void add_to(float* at, vfloat v) { store(at, load(at) + v); }
-INLINE void give(const BackwardRows& k, int r, int g, vfloat v) {
-  store(k.sums + (r * k.c.shape().groups + g) * LANES, v);
+INLINE void give(const BackwardRows k, int r, int g, vfloat v) {
+  store(k.sums + (r * k.groups + g) * LANES, v);
 }
-INLINE void give_shift(const BackwardRows& k, int r, vfloat g) {
+INLINE void give_shift(const BackwardRows k, int r, vfloat g) {
   if (k.shifts) store(k.shifts + r * LANES, g);
 }
 
 // DRIFT, PLAIN and RATE: d (A h + a(z)), d a(z), d (a(z) - h) with z = W h + U x + b, and the noise inside.
 template <Long KIND, class A>
-INLINE void drift_forward(const ForwardRows& k) {
+INLINE void drift_forward(const ForwardRows k) {
   const vfloat b = k.constant(0), d = k.constant(1);
   const A a = {};
   update_rows(k, [&](int r) INLINE_LAMBDA {
@@ -127,7 +129,7 @@ INLINE void drift_forward(const ForwardRows& k) {
   });
 }
 template <Long KIND, class A>
-INLINE void drift_backward(const BackwardRows& k) {
+INLINE void drift_backward(const BackwardRows k) {
   const vfloat d = k.constant(1);
   vfloat sum_b = {}, sum_d = {};
   rows_back<1>(k, [&](int r, vfloat* g) INLINE_LAMBDA {
@@ -145,7 +147,7 @@ INLINE void drift_backward(const BackwardRows& k) {
 
 // CURRENT: v + d (W a(v) + U x + b - v); part 0 is a(v), part 1 is v.
 template <class A>
-INLINE void current_forward(const ForwardRows& k) {
+INLINE void current_forward(const ForwardRows k) {
   const vfloat b = k.constant(0), d = k.constant(1);
   const A a = {};
   for (int r = 0; r < k.n; r++) {
@@ -157,7 +159,7 @@ INLINE void current_forward(const ForwardRows& k) {
   }
 }
 template <class A>
-INLINE void current_backward(const BackwardRows& k) {  // the products' part of g is a gradient of a(v)
+INLINE void current_backward(const BackwardRows k) {  // the products' part of g is a gradient of a(v)
   const vfloat d = k.constant(1);
   vfloat sum_b = {}, sum_d = {};
   rows_back<2>(k, [&](int r, vfloat* g) INLINE_LAMBDA {
@@ -175,7 +177,7 @@ INLINE void current_backward(const BackwardRows& k) {  // the products' part of 
 }
 
 // OSCILLATOR: z += d (tanh(W (y, z) + U x + b) - stiffness y - friction z), then y += d z; part 0 is y, part 1 is z.
-INLINE void oscillator_forward(const ForwardRows& k) {
+INLINE void oscillator_forward(const ForwardRows k) {
   const vfloat b = k.constant(0), d = k.constant(1);
   const float stiffness = k.c.first_coefficient, friction = k.c.second_coefficient;
   const TanhOf tanh_of = {};
@@ -187,7 +189,7 @@ INLINE void oscillator_forward(const ForwardRows& k) {
     return d * after;
   });
 }
-INLINE void oscillator_backward(const BackwardRows& k) {
+INLINE void oscillator_backward(const BackwardRows k) {
   const vfloat d = k.constant(1);
   const float stiffness = k.c.first_coefficient, friction = k.c.second_coefficient;
   vfloat sum_b = {}, sum_d = {};
@@ -209,7 +211,7 @@ INLINE void oscillator_backward(const BackwardRows& k) {
 }
 
 // MODRELU: sign(z) relu(|z| + b) with z = W h + U x.
-INLINE void modrelu_forward(const ForwardRows& k) {
+INLINE void modrelu_forward(const ForwardRows k) {
   const vfloat b = k.constant(0);
   replace_rows(k, [&](int r) INLINE_LAMBDA {
     const vfloat z = k.sum(r, 0) + load(k.zeta + r * LANES);
@@ -218,7 +220,7 @@ INLINE void modrelu_forward(const ForwardRows& k) {
     return z == 0.0f ? (vfloat){} : (vfloat)((vword)size | ((vword)z & 0x80000000u));
   });
 }
-INLINE void modrelu_backward(const BackwardRows& k) {
+INLINE void modrelu_backward(const BackwardRows k) {
   const vfloat b = k.constant(0);
   vfloat sum_b = {};
   rows_back<1>(k, [&](int r, vfloat* g) INLINE_LAMBDA {
@@ -233,7 +235,7 @@ INLINE void modrelu_backward(const BackwardRows& k) {
 }
 
 // GRU: n + z (h - n) with n = tanh(n_x + r n_h). Sums: n_h, r, z, n_x; biases and saved: r, z, n_x (saved n), n_h.
-INLINE void gru_forward(const ForwardRows& k) {
+INLINE void gru_forward(const ForwardRows k) {
   const vfloat b_r = k.constant(0), b_z = k.constant(1), b_x = k.constant(2), b_h = k.constant(3);
   const TanhOf tanh_of = {};
   replace_rows(k, [&](int r) INLINE_LAMBDA {
@@ -243,7 +245,7 @@ INLINE void gru_forward(const ForwardRows& k) {
     return n + z * (k.before(r, 0) - n);
   });
 }
-INLINE void gru_backward(const BackwardRows& k) {
+INLINE void gru_backward(const BackwardRows k) {
   vfloat sum[4] = {};
   rows_back<1>(k, [&](int r, vfloat* g) INLINE_LAMBDA {
     give_shift(k, r, g[0]);
@@ -259,7 +261,7 @@ INLINE void gru_backward(const BackwardRows& k) {
 }
 
 // LSTM: c = f c + i g, h = o tanh(c); part 0 is h, part 1 is c. Sums, biases and saved: i, f, g, o; saved last: c.
-INLINE void lstm_forward(const ForwardRows& k) {
+INLINE void lstm_forward(const ForwardRows k) {
   const vfloat b_i = k.constant(0), b_f = k.constant(1), b_g = k.constant(2), b_o = k.constant(3);
   const TanhOf tanh_of = {};
   replace_rows(k, [&](int r) INLINE_LAMBDA {
@@ -271,7 +273,7 @@ INLINE void lstm_forward(const ForwardRows& k) {
     return o * tanh_of(c);
   });
 }
-INLINE void lstm_backward(const BackwardRows& k) {
+INLINE void lstm_backward(const BackwardRows k) {
   vfloat sum[4] = {};
   const TanhOf tanh_of = {};
   rows_back<2>(k, [&](int r, vfloat* g) INLINE_LAMBDA {

@@ -18,7 +18,7 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
   const Long H = c.units, TILES = c.tiles(), n = end - begin, plane = c.rows * H, parts = shape.parts;
   const Long G = shape.groups, kept = replica * c.steps * plane + begin * H, state = c.state();
   const Long saved_row = c.planes() * H, apart = Sums::padded(n) * G * LANES;
-  std::vector<float> first(n * H * parts), turn(n * H * 2 * parts), sums(2 * apart), zeros(n * LANES);
+  std::vector<float> first(n * H * parts), turn(n * H * 2 * parts), sums((Sums::TOGETHER ? TILES : 2) * apart), zeros(n * LANES);
   SliceNoise noise(c, replica, begin, end);
   Sums products(c, n);
   const bool scaled = c.scaled();
@@ -46,17 +46,18 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
     if (scaled) noise.step(t);
     products.begin(now, row, x);
     for (Long r = 0; scaled && c.dt && r < n; r++) lasts[r] = noise.length((int)r);
-    for (Long j0 = 0, side; j0 < TILES; j0 += side) {
-      side = side_by_side(c, j0);
-      const float* panel = c.packed + replica * c.packed_replica + j0 * panel_size(c);
-      products.add(side, panel, sums.data(), apart);
-      for (Long k = 0; k < side; k++) {
-        const Long j = j0 + k, unit = j * LANES;
-        const float* constants = constants_of(c, panel, side, k);
+    const auto panel_of = [&](Long j) { return c.packed + replica * c.packed_replica + j * panel_size(c); };
+    for (Long first = 0, past; first < TILES; first = past) {
+      past = Sums::TOGETHER ? TILES : first + side_by_side(c, first);
+      for (Long j = first; j < past; j += side_by_side(c, j))
+        products.add(side_by_side(c, j), panel_of(j), sums.data() + (j - first) * apart, apart);
+      for (Long j = first; j < past; j++) {
+        const Long block = G == 1 ? j & ~1ll : j, unit = j * LANES;
+        const float* constants = constants_of(c, panel_of(block), side_by_side(c, block), j - block);
         if (scaled) noise.draw(j, constants + (shape.biases + 1) * LANES);
         for (Long r = 0; saved && c.source && r < n; r++)
-          store_some(saved + r * saved_row + shape.saved * H + unit, load(noise.mu + r * LANES), H - unit);
-        const ForwardRows rows = {c, (int)n, H - unit, sums.data() + k * apart, constants,
+          stream_some(saved + r * saved_row + shape.saved * H + unit, load(noise.mu + r * LANES), H - unit);
+        const ForwardRows rows = {c, H, G, (int)n, H - unit, sums.data() + (j - first) * apart, constants,
                                   {now[0] + unit, now[1] ? now[1] + unit : nullptr}, {row[0], row[1]},
                                   {next[0] + unit, next[1] ? next[1] + unit : nullptr}, {next_row[0], next_row[1]},
                                   saved ? saved + unit : nullptr, saved_row, scaled ? noise.mu : nullptr,
@@ -78,4 +79,5 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
     }
     for (int p = 0; p < 2; p++) now[p] = next[p], row[p] = next_row[p];
   }
+  stream_end();
 }

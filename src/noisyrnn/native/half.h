@@ -148,6 +148,7 @@ static void pack_half(const float* rows, Long row, Long some, Long size, float* 
 
 class HalfSums {
  public:
+  static constexpr bool TOGETHER = true;  // the tiles' unit takes its time to wake after other work
   static Long padded(Long n) { return to_squares(n); }
   HalfSums(const Call& c, Long n)
       : c(c), n(n), state_row(blocks_of(c.units) * BLOCK_ENTRIES), input_row(blocks_of(c.inputs) * BLOCK_ENTRIES),

@@ -84,6 +84,20 @@ INLINE void store_some(float* p, vfloat v, int64_t n) {
 #endif
 }
 
+
+// The same for memory that is not read again soon: without fetching its lines first.
+INLINE void stream_some(float* p, vfloat v, int64_t n) {
+#if defined(__AVX512F__)
+  if (n >= LANES && ((uintptr_t)p & 63) == 0) return _mm512_stream_ps(p, (__m512)v);
+#endif
+  store_some(p, v, n);
+}
+INLINE void stream_end() {  // what was streamed is there for all threads
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 // Square root and quotient, where the processor's own instructions take longer than an estimate and a Newton step;
 // both to about one unit in the last place.
 INLINE vfloat square_root(vfloat x) {  // x >= 0

@@ -198,6 +198,7 @@ static SumRows sum_rows_of(const Call& c, Long side) {
 // The sums of a slice's rows in the forward pass.
 class FloatSums {
  public:
+  static constexpr bool TOGETHER = false;  // whether all vectors of units are summed before the first is used
   static Long padded(Long n) { return n; }  // rows for which there must be room
   FloatSums(const Call& c, Long n) : c(c), n(n) {}
 
