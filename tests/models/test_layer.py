@@ -271,8 +271,8 @@ def test_autocast(name: str, make_layer: Make, make_inputs: Make) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs, h_n = layer(inputs, path=path)
     outputs.float().square().sum().backward()
-    # bfloat16 keeps 8 bits, and each of twelve steps rounds numbers of size 1 a few times.
-    torch.testing.assert_close(outputs.float(), exact, rtol=0, atol=0.2)
+    # bfloat16 keeps 8 bits, and each of twelve steps rounds a few times; modReLU jumps where its argument changes sign.
+    assert (outputs.float() - exact).norm() <= 0.05 * exact.norm()
     assert all(torch.isfinite(p.grad).all() and p.grad.dtype == torch.float32 for p in layer.parameters())
     assert h_n.shape == (4, 4, layer.cells["l0"].state_size)
 

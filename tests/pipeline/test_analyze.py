@@ -19,7 +19,7 @@ from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Split
 from noisyrnn.files import write_json
-from noisyrnn.pipeline import AnalyzeConfig, RunContext, analyze_run, train_run
+from noisyrnn.pipeline import AnalyzeConfig, RunContext, analyze_run, dependencies, train_run
 from noisyrnn.pipeline import analyze as module
 from noisyrnn.pipeline.dependencies import run_config
 from noisyrnn.training import RunFolder, TrainConfig, load
@@ -274,7 +274,7 @@ def test_the_scale_of_the_data_changes_no_default(waves_file: Path, tmp_path: Pa
             analyze_run(folder, AnalyzeConfig(settings=settings, diagnostics=["margins", "attack", "smoothing"]))
         )
         assert (written["settings"]["max_attack_radius"], written["settings"]["smoothing_noise"]) == (0.5, 0.1)
-        assert written["depends_on"]["results"] == 5
+        assert written["depends_on"]["results"] == dependencies.ANALYSIS_RESULTS
         found.append({quantity["name"]: quantity["value"] for quantity in written["quantities"]})
         units = {quantity["name"]: quantity["unit"] for quantity in written["quantities"]}
         assert units["attack_radius"] == units["certified_radius"] == units["linearised_margin"] == "s√n"
