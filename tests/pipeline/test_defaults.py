@@ -11,6 +11,7 @@ from tests.defaults import defaults
 
 import noisyrnn
 from noisyrnn.estimators import NoisyRNNClassifier, NoisyRNNRegressor
+from noisyrnn.kernels import cpp
 from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
@@ -63,6 +64,8 @@ CASES = [
     [case if k == 0 else pytest.param(*case, marks=pytest.mark.slow) for k, case in enumerate(CASES)],
 )
 def test_a_run(name: str, dtype: str, device: str, waves_file: Path, tmp_path: Path) -> None:
+    if name == "bf16" and cpp.no_bf16() is not None:
+        pytest.skip(str(cpp.no_bf16()))
     config = TrainConfig.from_dict(
         {"dataset": str(waves_file), "hidden_size": 4, "epochs": 2, "batch_size": 50, **CONFIGS[name]}
     )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.interrupts import interrupt_at
+from tests.processor import needs_bf16
 from torch import Tensor
 
 from noisyrnn.data.base import Dataset, Split
@@ -260,6 +261,7 @@ def test_the_compiled_kernel_ends_where_each_run_would_alone(
         assert_same(end_of(folder), wanted, 1e-5)  # float32: a hundred times the 6e-8 that was seen
 
 
+@needs_bf16
 @pytest.mark.usefixtures("fused")
 def test_bf16_mixed_on_a_fused_kernel(dataset: Dataset, config: TrainConfig, build: Build) -> None:
     mixed = dataclasses.replace(config, precision="bf16-mixed", epochs=20, batch_size=8, learning_rate=0.02)

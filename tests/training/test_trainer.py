@@ -15,6 +15,7 @@ import pytest
 import torch
 from tests.defaults import defaults
 from tests.interrupts import interrupt_at
+from tests.processor import needs_bf16
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -408,6 +409,7 @@ def test_double_precision(dataset: Dataset, config: TrainConfig, build: Build) -
     assert model.readout.weight.dtype == torch.float64
 
 
+@needs_bf16
 def test_bf16_mixed_keeps_float32_weights_and_learns(dataset: Dataset, build: Build) -> None:
     config = TrainConfig(
         hidden_size=12, epochs=30, batch_size=8, learning_rate=0.02, precision="bf16-mixed", options={"step_size": 0.3}

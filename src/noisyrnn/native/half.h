@@ -228,7 +228,7 @@ class HalfGradients {
         row(blocks_of(c.tiles() * W * LANES) * BLOCK_ENTRIES), input_row(blocks_of(c.tiles() * (G - U) * LANES) * BLOCK_ENTRIES),
         input_width(to_squares(c.inputs)), rows(padded(n) * row), input_rows(c.d_x ? padded(n) * input_row : 0),
         pairs(c.tiles() * G * room * SQUARE), state_pairs(c.padded_entries() * room * SIDE),
-        input_pairs(input_width * room * SIDE), squares(room * SQUARE), zeros(LANES) {}
+        input_pairs(input_width * room * SIDE), squares(room * SQUARE) {}
 
   void begin(const float* sums, Long k) {
     const Long first = k / n * even / 2;  // of the step's pairs of rows
@@ -290,7 +290,7 @@ class HalfGradients {
   const Long n, tile_stride, even, room, row, input_row, input_width;  // room: blocks of pairs of rows
   Long pair = 0;  // the first pair of this step's rows in the block of steps
   std::vector<uint16_t> rows, input_rows;
-  std::vector<float> pairs, state_pairs, input_pairs, squares, zeros;
+  std::vector<float> pairs, state_pairs, input_pairs, squares;
   const Tiles tiles;
 
   template <int V>

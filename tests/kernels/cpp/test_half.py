@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.kernels.cpp.conftest import a_pass, ends_of, fused, plain
 from tests.kernels.noise_terms import terms
+from tests.processor import needs_bf16
 from tests.products import sampled
 from torch import Tensor
 from torch.nn import functional
@@ -18,7 +19,7 @@ from noisyrnn.native import library
 from noisyrnn.training import TrainConfig
 from noisyrnn.training.config import check_precision
 
-pytestmark = pytest.mark.skipif(cpp.no_bf16() is not None, reason=str(cpp.no_bf16()))
+pytestmark = needs_bf16
 
 KINDS = ("drift", "without A", "rate", "current", "oscillator", "modrelu", "gru", "lstm")
 NOISES = {"silent": terms(), "levels": terms(2, 0.3, 0.4)}
