@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,15 @@ def test_it_learns_and_keeps_the_best_epoch(dataset: Dataset, folder: RunFolder,
 def test_the_folder_keeps_the_weights_of_the_best_and_of_the_last_epoch(
     dataset: Dataset, folder: RunFolder, build: Build
 ) -> None:
-    config = TrainConfig(hidden_size=12, epochs=8, batch_size=8, learning_rate=0.5)
+    config = TrainConfig(hidden_size=12, epochs=8, batch_size=8, learning_rate=0.005)
     model = build(config)
-    result = fit(model, dataset, config, folder=folder)
+
+    def turn(row: Mapping[str, float]) -> None:
+        if row["epoch"] == 7:
+            with torch.no_grad():
+                model.readout.weight.neg_()
+
+    result = fit(model, dataset, config, folder=folder, on_epoch=turn)
     assert result.best_epoch < 8  # else the two are the same
     best, last = load(folder.model), load(folder.last_model)
     checkpoint = torch.load(folder.checkpoint, weights_only=True)

@@ -404,7 +404,7 @@ class Trainer:
         if self.folder is not None:
             self._origin = {**(fingerprint or dataset.fingerprint()), **origin_of(model, objective)}
         self._optimizer = torch.optim.Adam(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self._wrapped, self._wrapped_optimizer = self.fabric.setup(self.training_pass, self._optimizer)
         self._wrapped.train()
