@@ -85,6 +85,7 @@ def test_going_on_changes_little_when_the_steps_are_small(regressor, slopes):
 
 def test_partial_fits_learn(regressor, slopes):
     X, y = slopes
+    regressor.set_params(learning_rate=0.02)
     for _ in range(25):
         regressor.partial_fit(X, y)
     assert regressor.score(X, y) > 0.8 and regressor.partial_fits_ == 25
