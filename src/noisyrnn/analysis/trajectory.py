@@ -27,7 +27,7 @@ class Trajectory:
     Args:
         maps: The step maps of the pass.
         states: `h_0 … h_M`, each `(batch, state_size)`.
-        written: The drift's matrices where the Jacobian is written out, else `None`.
+        written: The cell's recurrence where its Jacobian is written out, else `None`.
     """
 
     maps: StepMaps

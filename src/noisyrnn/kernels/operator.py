@@ -90,8 +90,8 @@ def run(
         return reference.run(cell, inputs, state, noise=noise, path=path, lengths=lengths, dt=dt, every_step=every_step)
     device = inputs.device
     seed = torch.zeros((), dtype=torch.int64, device=device) if path is None else path.seed_tensor(device)
-    # Autocast may have made these narrower. The state is float32 everywhere; only the GPU kernel chooses a precision of
-    # products, here, because a backward pass does not run under autocast.
+    # Autocast may have made these narrower. The state is float32 everywhere; kernels that choose a precision of their
+    # products do so here, because a backward pass does not run under autocast.
     inputs, state = inputs.to(recurrence.W.dtype), state.to(recurrence.W.dtype)
     precision = _precision(name, device.type)
     if dt is not None and dt.ndim == 1:
@@ -99,7 +99,7 @@ def run(
     if name == "eager":
         recurrence = recurrence.without_leak()
     kind, *weights, coefficients, activation = recurrence
-    noise, diffusion = as_levels(noise, recurrence.W)
+    noise, diffusion = _as_levels(noise, recurrence.W)
     tensors = [inputs, state, *weights, diffusion, dt, lengths, seed]
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     options = KernelOptions(name, kind, precision, coefficients, activation.name, noise, path, every_step, save)
@@ -112,7 +112,7 @@ def run(
     return (outputs if every_step else None), last
 
 
-def as_levels(noise: HiddenNoise | None, like: Tensor) -> tuple[HiddenNoise | None, Tensor | None]:
+def _as_levels(noise: HiddenNoise | None, like: Tensor) -> tuple[HiddenNoise | None, Tensor | None]:
     """A noise with the factor of its constant diffusion as `additive`, and the diffusion's matrix, or `None`."""
     if noise is None or not isinstance(noise.diffusion, MatrixDiffusion):
         return noise, None

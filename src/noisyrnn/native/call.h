@@ -99,6 +99,7 @@ struct Call {
     return U + replica * U_replica + (g - shape().first_input) * units * inputs;
   }
   Long W_size() const { return (shape().weights - (kind == DRIFT)) * units * entries(); }  // of one replica
+  // Which of the matrices in W makes group g: torch has those of n last.
   Long weight_block(Long g) const { return kind == GRU ? (g + 2) % 3 : kind == DRIFT ? 0 : g; }
 };
 

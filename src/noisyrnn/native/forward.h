@@ -3,8 +3,8 @@
 #include <vector>
 
 #include "cells.h"
-#include "noise.h"
 #include "half.h"
+#include "noise.h"
 #include "products.h"
 
 INLINE Long side_by_side(const Call& c, Long j) { return c.shape().groups == 1 && j + 1 < c.tiles() ? 2 : 1; }
@@ -47,17 +47,17 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
     products.begin(now, row, x);
     for (Long r = 0; scaled && c.dt && r < n; r++) lasts[r] = noise.length((int)r);
     const auto panel_of = [&](Long j) { return c.packed + replica * c.packed_replica + j * panel_size(c); };
-    for (Long first = 0, past; first < TILES; first = past) {
-      past = Sums::TOGETHER ? TILES : first + side_by_side(c, first);
-      for (Long j = first; j < past; j += side_by_side(c, j))
-        products.add(side_by_side(c, j), panel_of(j), sums.data() + (j - first) * apart, apart);
-      for (Long j = first; j < past; j++) {
+    for (Long from = 0, to; from < TILES; from = to) {
+      to = Sums::TOGETHER ? TILES : from + side_by_side(c, from);
+      for (Long j = from; j < to; j += side_by_side(c, j))
+        products.add(side_by_side(c, j), panel_of(j), sums.data() + (j - from) * apart, apart);
+      for (Long j = from; j < to; j++) {
         const Long block = G == 1 ? j & ~1ll : j, unit = j * LANES;
         const float* constants = constants_of(c, panel_of(block), side_by_side(c, block), j - block);
         if (scaled) noise.draw(j, constants + (shape.biases + 1) * LANES);
         for (Long r = 0; saved && c.source && r < n; r++)
           stream_some(saved + r * saved_row + shape.saved * H + unit, load(noise.mu + r * LANES), H - unit);
-        const ForwardRows rows = {c, H, G, (int)n, H - unit, sums.data() + (j - first) * apart, constants,
+        const ForwardRows rows = {c, H, G, (int)n, H - unit, sums.data() + (j - from) * apart, constants,
                                   {now[0] + unit, now[1] ? now[1] + unit : nullptr}, {row[0], row[1]},
                                   {next[0] + unit, next[1] ? next[1] + unit : nullptr}, {next_row[0], next_row[1]},
                                   saved ? saved + unit : nullptr, saved_row, scaled ? noise.mu : nullptr,

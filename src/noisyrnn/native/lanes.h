@@ -126,6 +126,21 @@ INLINE vfloat round_even(vfloat x) {  // to the nearest integer, for |x| < 2^22
   return (x + magic) - magic;
 }
 
+// exp(x) = two_n (1 + m) for x in [-87, 0], to about one unit in the last place: two_n is a power of two, m is small.
+struct Power {
+  vfloat two_n, m;
+};
+INLINE Power power_of(vfloat x) {
+  const vfloat n = round_even(x * 1.44269504088896341f);
+  const vfloat r = (x - n * 0.693145751953125f) - n * 1.428606765330187e-06f;  // log 2 in two parts
+  vfloat p = r * 1.9875691500e-4f + 1.3981999507e-3f;  // exp(r) = 1 + r + r² p, |r| <= log(2) / 2
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return {(vfloat)((__builtin_convertvector(n, vint) + 127) << 23), r * r * p + r};
+}
+
 // tanh to about one unit in the last place. NaN stays NaN: a diverging state must be seen.
 #if defined(__AVX512F__)
 // A polynomial for each of 32 cells of |x|, whose coefficients lie in registers' reach. With t = |x| - centre, tanh is
@@ -194,29 +209,21 @@ struct TanhOf {
   }
 };
 #else
-// With s = exp(-2|x|), tanh|x| = (1 - s) / (1 + s): written with expm1 where
-// 1 - s would cancel, and as 1 - 2s / (1 + s) where the result is near 1, since gradients hold 1 - tanh².
+// With s = exp(-2|x|), tanh|x| = (1 - s) / (1 + s): written with expm1 where 1 - s would cancel, and as 1 - 2s / (1 + s)
+// where the result is near 1, since gradients hold 1 - tanh².
 struct TanhOf {
-INLINE_MEMBER vfloat operator()(vfloat x) const {
-  const vword sign = (vword)x & 0x80000000u;
-  vfloat y = (vfloat)((vword)x | 0x80000000u);  // -|x|
-  y = y + y;
-  y = y < -20.0f ? splat(-20.0f) : y;
-  const vfloat n = round_even(y * 1.44269504088896341f);
-  const vfloat r = (y - n * 0.693145751953125f) - n * 1.428606765330187e-06f;  // log 2 in two parts
-  vfloat p = r * 1.9875691500e-4f + 1.3981999507e-3f;  // exp(r) = 1 + r + r² p, |r| <= log(2) / 2
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const vfloat m = r * r * p + r;
-  const vfloat two_n = (vfloat)((__builtin_convertvector(n, vint) + 127) << 23);
-  const vfloat s = two_n * m + two_n, minus_e = (1.0f - two_n) - two_n * m;
-  const vint large = s < 0.33f;
-  const vfloat q = quotient(large ? s + s : minus_e, 1.0f + s);
-  const vfloat t = large ? 1.0f - q : q;
-  return (vfloat)(((vword)t & 0x7fffffffu) | sign);
-}
+  INLINE_MEMBER vfloat operator()(vfloat x) const {
+    const vword sign = (vword)x & 0x80000000u;
+    vfloat y = (vfloat)((vword)x | 0x80000000u);  // -|x|
+    y = y + y;
+    y = y < -20.0f ? splat(-20.0f) : y;
+    const Power e = power_of(y);
+    const vfloat s = e.two_n * e.m + e.two_n, minus_e = (1.0f - e.two_n) - e.two_n * e.m;
+    const vint large = s < 0.33f;
+    const vfloat q = quotient(large ? s + s : minus_e, 1.0f + s);
+    const vfloat t = large ? 1.0f - q : q;
+    return (vfloat)(((vword)t & 0x7fffffffu) | sign);
+  }
 };
 #endif
 

@@ -47,25 +47,37 @@ static inline void draw_pairs(const Call& c, const Keys& keys, const UnitTable& 
 // The noise of one slice of rows, step by step. `mu` holds the multiplier times the step's length, `eta` what is added:
 // a vector a row each, of the vector of units asked for last.
 class SliceNoise {
+  const Call& c;
+  const Long replica, begin;
+  const int n;
+  const Keys keys;
+  std::vector<float> scales, memory, drawn;
+  std::vector<UnitTable> units;
+  std::vector<RowCounter> rows;  // of this step, for each pair
+  const StepScales step_scales;
+
  public:
+  float *const mu, *const eta;
+
   SliceNoise(const Call& call, Long replica, Long begin, Long end)
       : c(call), replica(replica), begin(begin), n((int)(end - begin)), keys(c.seeds[replica]), scales(3 * (n + 2)),
-        memory(2 * (n + 3) * LANES), mu(memory.data() + LANES), eta(mu + (n + 3) * LANES),
-        lasts{scales.data() + 1 - begin, scales.data() + n + 3 - begin, scales.data() + 2 * n + 5 - begin} {
+        memory(2 * (n + 3) * LANES),
+        step_scales{scales.data() + 1 - begin, scales.data() + n + 3 - begin, scales.data() + 2 * n + 5 - begin},
+        mu(memory.data() + LANES), eta(mu + (n + 3) * LANES) {
     if (c.noisy()) {
       const Long tables = c.columns ? (c.columns + LANES - 1) / LANES : c.tiles();
       for (Long j = 0; j < tables; j++) units.emplace_back(keys, (uint32_t)(j * LANES), (uint32_t)c.stream);
       drawn.resize(c.columns ? tables * (n + 3) * LANES : 0);
       rows.resize(((c.first_row + end - 1) >> 1) + 1 - ((c.first_row + begin) >> 1));
     }
-    lasts.fill(c, replica, begin, end, 0);
+    step_scales.fill(c, replica, begin, end, 0);
     fill_lengths();
   }
 
   // Must come before the vectors of step t.
   void step(Long t) {
     if (c.dt) {
-      lasts.fill(c, replica, begin, begin + n, t);
+      step_scales.fill(c, replica, begin, begin + n, t);
       if (!c.source) fill_lengths();
     }
     const Long first = (c.first_row + begin) >> 1;
@@ -90,17 +102,9 @@ class SliceNoise {
 
   // The numbers of one column of a diffusion, LANES apart, times what the step's length makes of the level.
   const float* column(Long k) const { return drawn.data() + (k / LANES * (n + 3) + 1) * LANES + k % LANES; }
-  float length(int r) const { return lasts.length[begin + r]; }
+  float length(int r) const { return step_scales.length[begin + r]; }
 
  private:
-  const Call& c;
-  const Long replica, begin;
-  const int n;
-  const Keys keys;
-  std::vector<float> scales, memory, drawn;
-  std::vector<UnitTable> units;
-  std::vector<RowCounter> rows;  // of this step, for each pair
-
   // Noise of all rows for one vector of units. The places before the first and behind the last row are written too, since
   // pairs of the path's rows may begin before and end after.
   void draw_rows(const UnitTable& unit, float* to_mu, float* to_eta) const {
@@ -108,7 +112,7 @@ class SliceNoise {
     Long k = 0;
     const auto draw = [&](auto count) {
       constexpr int N = decltype(count)::value;
-      draw_pairs<N>(c, keys, unit, rows.data() + k, begin, first + k, lasts, to_mu, to_eta);
+      draw_pairs<N>(c, keys, unit, rows.data() + k, begin, first + k, step_scales, to_mu, to_eta);
       k += N;
     };
     while (pairs - k >= 4) draw(std::integral_constant<int, 4>());
@@ -118,10 +122,4 @@ class SliceNoise {
   void fill_lengths() {
     for (int r = 0; r < n; r++) store(mu + r * LANES, splat(length(r)));
   }
-
- public:
-  float *const mu, *const eta;
-
- private:
-  const StepScales lasts;
 };

@@ -16,6 +16,9 @@ from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.sde.activation import ACTIVATIONS
 from noisyrnn.threads import kernel_threads
 
+_WEIGHTS = ("A", "W", "U", "b", "step", "diffusion")
+"""Fields of `KernelCall` and of `Gradients`."""
+
 _SAVED = {"drift": 1, "rate": 1, "current": 2, "oscillator": 2, "modrelu": 1, "gru": 4, "lstm": 5}
 """What a step keeps for the backward pass, in values a unit, beside the noise's multiplier; as `SHAPES` of call.h."""
 
@@ -125,9 +128,6 @@ def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradien
     check(compiled.backward(ctypes.byref(c)))
     del keep
     return found
-
-
-_WEIGHTS = ("A", "W", "U", "b", "step", "diffusion")
 
 
 def _weights(call: KernelCall) -> tuple[Tensor | None, ...]:

@@ -496,8 +496,8 @@ def backward(
     With g the gradient of a step's result, :math:`q = g \odot \mu` is that of the update. From it follow the gradients
     of the sums (for the drift :math:`w = d \odot q \odot a'` and, over d, q itself for `A h`), which stream out as
     `flow`, `(steps, batch, planes)`, for the products that make the weights' gradients. The last plane is that of the
-    additive noise, where a diffusion makes it (`SHIFTED`). The part of the gradient of the step, or of the threshold of
-    "modrelu", that is no such product is summed here, a row of `summed` for each program.
+    additive noise, where a diffusion makes it (`SHIFTED`). The gradient of the step, or of the threshold of "modrelu",
+    has a part that is no such product: it is added up here, in a row of `summed` for each program.
     """
     SECOND: tl.constexpr = KIND == "oscillator" or KIND == "lstm"
     GATED: tl.constexpr = KIND == "gru" or KIND == "lstm"
