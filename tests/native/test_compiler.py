@@ -132,6 +132,37 @@ def test_an_instruction_set_that_the_processor_lacks(monkeypatch: pytest.MonkeyP
     trains("NOISYRNN_CPU_LEVEL must be one of avx2, portable on this processor, got 'avx512'")
 
 
+@pytest.mark.parametrize(
+    ("capability", "flags", "allowed", "expected"),
+    [
+        ("AVX512", "avx512f avx512_bf16 amx_tile amx_bf16 amx_int8", True, "amx"),
+        ("AVX512", "avx512f avx512_bf16 amx_tile amx_bf16", False, "avx512bf16"),
+        ("AVX512", "avx512f avx512_bf16 amx_tile", True, "avx512bf16"),
+        ("AVX512", "avx512f avx512_bf16", True, "avx512bf16"),
+        ("AVX512", "avx512f avx512_bf16x amx_tile amx_bf16", True, "avx512"),
+        ("AVX512", None, True, "avx512"),
+        ("AVX2", "avx512_bf16 amx_tile amx_bf16", True, "avx2"),
+        ("DEFAULT", "", True, "portable"),
+    ],
+)
+def test_the_widest_instruction_set(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str,
+    flags: str | None,
+    allowed: bool,
+    expected: str,
+) -> None:
+    listed = tmp_path / "cpuinfo"
+    if flags is not None:
+        listed.write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\nbugs\t\t: none\n")
+    monkeypatch.setattr(compiler, "_CPUINFO", listed)
+    monkeypatch.setattr(compiler, "_may_use_tiles", lambda: allowed)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.delenv("NOISYRNN_CPU_LEVEL")
+    assert compiler.level() == expected
+
+
 def test_the_compiler_may_have_arguments(tmp_path: Path, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrapper = script(tmp_path / "wrapper", 'exec "$@"')
     monkeypatch.setenv("CXX", f"{wrapper} {compiler._compiler()[0]}")

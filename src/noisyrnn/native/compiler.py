@@ -32,8 +32,9 @@ _COMPILERS = ("c++", "g++", "clang++")
 LEVEL = "NOISYRNN_CPU_LEVEL"
 """Environment variable that names one of `LEVELS`."""
 _SOURCES = Path(__file__).parent
+_CPUINFO = Path("/proc/cpuinfo")
 _ARCH_PRCTL, _REQUEST_FEATURE, _TILE_DATA = 158, 0x1023, 18
-"""Linux lets a process use the tiles of AMX once it has asked (ARCH_REQ_XCOMP_PERM)."""
+"""The system call arch_prctl with ARCH_REQ_XCOMP_PERM, and the number of the tiles."""
 _SECONDS = 120
 
 
@@ -63,16 +64,18 @@ def level() -> str:
 def _widest_avx512() -> str:
     """The widest of the sets that contain AVX-512, as Linux lists and allows them."""
     try:
-        listed = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        listed = re.search(r"^flags\s*:(.*)$", _CPUINFO.read_text(), re.MULTILINE)
     except OSError:
         listed = None
     flags = set() if listed is None else set(listed[1].split())
     if "avx512_bf16" not in flags:
         return "avx512"
-    if not {"amx_tile", "amx_bf16"} <= flags or platform.machine() != "x86_64":
-        return "avx512bf16"
-    allowed = ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_FEATURE, _TILE_DATA) == 0
-    return "amx" if allowed else "avx512bf16"
+    return "amx" if {"amx_tile", "amx_bf16"} <= flags and _may_use_tiles() else "avx512bf16"
+
+
+def _may_use_tiles() -> bool:
+    """Whether Linux lets this process use the tiles of AMX, which it has to ask for."""
+    return platform.machine() == "x86_64" and ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_FEATURE, _TILE_DATA) == 0
 
 
 def cache_folder() -> Path:

@@ -352,6 +352,22 @@ def test_tanh_saturates_and_keeps_small_numbers() -> None:
     assert ((found - exact).abs() <= 2 * ulp)[known].all()
 
 
+@pytest.mark.parametrize("kind", ["modrelu", "drift"])
+def test_what_vanishes_is_zero(kind: str) -> None:
+    """Numbers below the smallest normal one would take a hundred times as long; none is in states or gradients."""
+    call = a_pass(5, 4, 60, 1, kind=kind)
+    call = call._replace(inputs=0 * call.inputs, A=None if call.A is None else 0 * call.A, b=0 * call.b)
+    if kind == "drift":  # from h to h - tanh(h) / 2 each step
+        call = call._replace(W=-torch.eye(5).expand_as(call.W), step=torch.full_like(call.step, 0.9))
+    else:
+        call = call._replace(W=0.1 * torch.eye(5).expand_as(call.W))
+    found = fused(call, None, ends_of(call)[1])
+    smallest = torch.finfo(torch.float32).tiny
+    for name in ("outputs", "last", "state"):
+        assert not ((found[name] != 0) & (found[name].abs() < smallest)).any(), name
+    assert (found["last"] == 0).all() and found["outputs"][:, :, 0].all()
+
+
 def test_supports() -> None:
     call = a_pass(3, 2, 2)
     one = Recurrence("drift", call.A[0], call.W[0], call.U[0], call.b[0], call.step[0])
