@@ -278,9 +278,7 @@ class HalfGradients {
   }
 
   void add_to_weights(const float*, Long K, float* weights, float* inputs) {
-    const Long used = K / n * even / 2, blocks = (used + SIDE - 1) / SIDE, end = blocks * SIDE;  // pairs
-    for (Long v = 0; v < c.tiles() * G; v++)
-      memset(pairs.data() + v * room * SQUARE + used * LANES, 0, (end - used) * LANES * sizeof(float));
+    const Long used = K / n * even / 2, blocks = (used + SIDE - 1) / SIDE;  // pairs; the entries past them are zero
     add_products<W>(state_pairs.data(), c.padded_entries(), used, blocks, 0, weights);
     add_products<G - U>(input_pairs.data(), input_width, used, blocks, U, inputs);
   }
