@@ -355,7 +355,7 @@ def page(document: Document) -> str:
             shown = [result.get("unavailable", ""), "", ""]
             if "difference" in result:
                 shown = [f"{result['difference']:.1e}", f"{result['loss']:.5f}", f"{result['cpu_loss']:.5f}"]
-            lines.append(f"| {MODELS[model][0]} | {' | '.join(shown)} |")
+            lines.append(f"| {KIND_CONTESTANTS[f'model-{model}'].title} | {' | '.join(shown)} |")
         lines += [""]
     if "row" in parts.get("training", {}):
         row = parts["training"]["row"]

@@ -23,17 +23,20 @@ from noisyrnn.report.columns import Column
 from noisyrnn.report.results import SeedResult, read_run
 from noisyrnn.robustness.statistics import PairedTest, seeds_test
 from noisyrnn.training import TrainConfig
+from noisyrnn.training.settings import recommended
 
 PRECISIONS = ("32-true", "bf16-mixed")
-MODELS: dict[str, dict[str, Any]] = {
-    "noisy": {"additive": 0.05, "multiplicative": 0.02},
-    "cornn": {},
-    "exprnn": {},
-    "gru": {"additive": 0.05},
-    "lstm": {"additive": 0.05},
-}
-"""Keys of `noisyrnn.models.MODELS`, and options of each."""
-COMMON = tuple(name for name in SHARED["digits"] if name != "step_size")
+MODELS = ("noisy", "cornn", "exprnn", "gru", "lstm")
+DATASETS = ("digits", "smnist")
+
+
+def settings(dataset: str, model: str) -> dict[str, Any]:
+    """Those that `noisyrnn train` takes for digits; for MNIST, 16 pixels a step, those of the ablation."""
+    if dataset == "digits":
+        return recommended(dataset, model)
+    if model == "noisy":
+        return {**SHARED[dataset], "additive": 0.05, "multiplicative": 0.02}
+    return {name: value for name, value in SHARED[dataset].items() if name != "step_size"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +44,10 @@ class Task:
     """One model in both precisions.
 
     Args:
-        dataset: Key of `SHARED`.
-        model: Key of `MODELS`.
+        dataset: One of `DATASETS`.
+        model: One of `MODELS`.
         seeds: Number of seeds, at least 2.
-        epochs: Number of epochs; `None` for that of `SHARED`.
+        epochs: Number of epochs; `None` for that of the settings.
     """
 
     dataset: str
@@ -54,10 +57,10 @@ class Task:
 
     def configs(self, precision: str) -> list[TrainConfig]:
         """One for each seed."""
-        shared = {k: v for k, v in SHARED[self.dataset].items() if k in COMMON or k == "values_per_step"}
+        shared = settings(self.dataset, self.model)
         if self.epochs is not None:
             shared |= {"epochs": self.epochs, "decay_epochs": (max(1, round(0.8 * self.epochs)),)}
-        own = {"model": self.model, "dataset": self.dataset, "precision": precision, **MODELS[self.model]}
+        own = {"model": self.model, "dataset": self.dataset, "precision": precision}
         own["label"] = f"{self.model}-{precision}"
         return [TrainConfig.from_dict({**shared, **own, "seed": seed + 1}) for seed in range(self.seeds)]
 
@@ -135,10 +138,10 @@ def summary(results: dict[str, dict[Column, Difference]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, measure and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
-    parser.add_argument("dataset", choices=sorted(SHARED), help="Data set.")
-    parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=["noisy"], help="Default: noisy.")
+    parser.add_argument("dataset", choices=DATASETS, help="Data set.")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["noisy"], help="Default: noisy.")
     parser.add_argument("--seeds", type=int, default=10, help="Seeds of each (default: %(default)s).")
-    parser.add_argument("--epochs", type=int, help="Epochs (default: those of benchmarks.ablation).")
+    parser.add_argument("--epochs", type=int, help="Epochs (default: as the settings have it).")
     parser.add_argument("--workers", type=int, default=1, help="Processes at the same time (default: %(default)s).")
     parser.add_argument("--output", type=Path, help="Folder of runs and table (default: runs/precision-DATASET).")
     words = parser.parse_args(argv)

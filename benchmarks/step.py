@@ -3,7 +3,7 @@
 `python -m benchmarks.step` measures our kernels, the plain loop, torch's networks, a compiled step, JAX and torchsde
 in turns, at several sizes, and whole epochs, streamed steps and peak memory; it writes `step.json` and `step.html`.
 Without options this takes about an hour; `--extent main` about ten minutes. Ctrl-C keeps what is measured, and
-`--resume` continues from there.
+`--resume` continues from there. `--before src` takes another version of this library into the same rounds.
 """
 
 import argparse
@@ -23,8 +23,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from benchmarks.speed.cases import MODES, Case, Size, sizes
 from benchmarks.speed.machine import describe_machine, shown_command
+from benchmarks.speed.networks import NETWORKS
 from benchmarks.speed.page import build_page, write_documentation
 from benchmarks.speed.peers import CONTESTANTS
+from benchmarks.speed.rates import RATES
 from benchmarks.speed.rounds import SETUP_SECONDS, Worker, WorkerError, measure_case, measure_memory
 from benchmarks.speed.tables import Document, figure, title_of
 from noisyrnn.files import read_json, write_atomically, write_json
@@ -40,10 +42,12 @@ class StepConfig:
     Args:
         size: The main size.
         extent: "main", "growth" or "full"; see `sizes`.
+        models: Keys of `NETWORKS`.
         modes: Of `MODES`.
         threads: Numbers of threads; sizes other than the main one are measured with the first only.
         device: "cpu" or "cuda".
         contestants: Keys of `CONTESTANTS`; those that do not run on the device are left out.
+        before: The `src` folder of another version of this library, for the contestants named after it.
         parts: Of `PARTS`.
         rounds: Timed turns of each contestant in a case, at least 1.
         budget: Seconds that a contestant may take for a case, above 0.
@@ -54,10 +58,12 @@ class StepConfig:
 
     size: Size
     extent: str
+    models: tuple[str, ...]
     modes: tuple[str, ...]
     threads: tuple[int, ...]
     device: str
     contestants: tuple[str, ...]
+    before: Path | None
     parts: tuple[str, ...]
     rounds: int
     budget: float
@@ -65,23 +71,41 @@ class StepConfig:
     epoch_kernel: str
     epoch_repeats: int
 
-    def able(self, mode: str, size: Size) -> list[str]:
+    def able(self, case: Case) -> list[str]:
         """Who takes part in a case."""
         known = [(name, CONTESTANTS[name]) for name in self.contestants]
-        fit = [(name, one) for name, one in known if self.device in one.devices and mode in one.modes]
-        return [name for name, one in fit if one.growth or size == self.size]
+        fit = [(name, one) for name, one in known if self.device in one.devices and case.mode in one.modes]
+        main = case.mode == "stream" or case.size == self.main_size(case.model)
+        return [name for name, one in fit if case.model in (one.models if main else one.growth)]
+
+    def main_size(self, model: str) -> Size:
+        """The main size of a model, which may have more units than the others."""
+        return replace(self.size, hidden=NETWORKS[model].width * self.size.hidden)
 
     def cases(self, threads: int) -> list[Case]:
         """Those of one number of threads."""
+        if "cases" not in self.parts:
+            return []
         extent = self.extent if threads == self.threads[0] else "main"  # other sizes with one number of threads only
-        measured = sizes(self.size, extent) if "cases" in self.parts else []
-        return [Case(size=size, mode=mode, threads=threads) for size in measured for mode in self.modes]
+        everything = [
+            Case(size=size, mode=mode, threads=threads, model=model)
+            for model in self.models
+            for size in sizes(self.main_size(model), extent)
+            for mode in self.modes
+        ]
+        return [case for case in everything if self.able(case)]
 
     def streams(self, threads: int) -> list[Case]:
-        """The streamed step, with the smallest number of threads only: it has no work for more."""
+        """The streamed steps, with the smallest number of threads only: they have no work for more."""
+        if "stream" not in self.parts or threads != min(self.threads):
+            return []
         size = Size(steps=1, batch=1, hidden=self.size.hidden)
-        wanted = "stream" in self.parts and threads == min(self.threads)
-        return [Case(size=size, mode="stream", threads=threads)] if wanted else []
+        return [Case(size=size, mode="stream", threads=threads, model=model) for model in self.models]
+
+    def worker(self, name: str, threads: int) -> Worker:
+        """The process of a contestant or a rate."""
+        source = self.before if name.startswith("before") else None
+        return Worker(name, threads, self.device, source=source)
 
 
 class Meter:
@@ -123,7 +147,7 @@ def new_document(config: StepConfig, command: str) -> Document:
         "command": command,
         "complete": False,
         "machine": describe_machine(config.device),
-        "settings": asdict(config),
+        "settings": json.loads(json.dumps(asdict(config), default=lambda path: path.name)),
         "main": asdict(config.size),
         "contestants": {name: CONTESTANTS[name].title for name in names},
         "ours": [name for name in names if name in ("cpp", "triton", "eager", "reference")],
@@ -148,7 +172,7 @@ def resumed_document(config: StepConfig, command: str, path: Path) -> Document:
     if not path.is_file():
         raise ValueError(f"{path} does not exist. Leave out --resume to begin.")
     document, earlier = new_document(config, command), read_json(path)
-    if earlier["settings"] != json.loads(json.dumps(document["settings"])):
+    if earlier["settings"] != document["settings"]:
         raise ValueError(f"{path} has other settings. Give the same options as then, or leave out --resume.")
     return {**document, "cases": earlier["cases"] if earlier["complete"] else earlier["cases"][:-1]}
 
@@ -159,8 +183,8 @@ def measure(config: StepConfig, document: Document, meter: Meter, save: Callable
         for threads in config.threads:
             _measure_turns(config, threads, document, meter, save)
             if "memory" in config.parts:
-                for mode in config.modes:
-                    _measure_memories(config, Case(size=config.size, mode=mode, threads=threads), document, meter)
+                for case in _memory_cases(config, threads):
+                    _measure_memories(config, case, document, meter)
                 save()
             if "epochs" in config.parts and threads == max(config.threads):
                 document["epochs"].append(_measure_epochs(config, threads, meter))
@@ -177,14 +201,15 @@ def _measure_turns(
     cases = _missing(config, threads, document)
     if not cases:
         return
-    needed = [name for name in config.contestants if any(name in config.able(c.mode, c.size) for c in cases)]
-    workers = {name: Worker(name, threads, config.device) for name in ["sgemm", *needed]}
+    needed = [name for name in config.contestants if any(name in config.able(case) for case in cases)]
+    rates = [name for name, rate in RATES.items() if config.device in rate.contestant.devices]
+    workers = {name: config.worker(name, threads) for name in [*rates, *needed]}
     try:
         for worker in workers.values():
             worker.start()
         for case in cases:
-            able = config.able(case.mode, case.size)
-            names = [*able, "sgemm"] if case.mode != "stream" else able
+            able = config.able(case)
+            names = [*able, *rates] if case.mode != "stream" else able
             entry = case.describe()
             document["stream" if case.mode == "stream" else "cases"].append(entry)
             share = _weight(config, case) / ((config.rounds + 1) * max(len(names), 1))
@@ -214,7 +239,7 @@ def _missing(config: StepConfig, threads: int, document: Document) -> list[Case]
 
 def _weight(config: StepConfig, case: Case) -> float:
     """Work of a case: all contestants in all rounds."""
-    names = len(config.able(case.mode, case.size))
+    names = len(config.able(case))
     return names * min((config.rounds + 1) * (case.weight() + 0.1), config.budget)
 
 
@@ -225,11 +250,17 @@ def _in_brief(document: Document, entry: dict[str, Any]) -> str:
     return ", ".join(f"{key} {figure(value, unit) or 'none'}" for key, value in known.items()) + f" {name}"
 
 
+def _memory_cases(config: StepConfig, threads: int) -> list[Case]:
+    """The main size of the first model."""
+    model = config.models[0]
+    return [Case(size=config.main_size(model), mode=mode, threads=threads, model=model) for mode in config.modes]
+
+
 def _measure_memories(config: StepConfig, case: Case, document: Document, meter: Meter) -> None:
     entry = {**case.describe(), "results": {}}
     document["memory"].append(entry)
-    for name in config.able(case.mode, case.size):
-        entry["results"][name] = measure_memory(name, case, config.device, budget=config.budget)
+    for name in config.able(case):
+        entry["results"][name] = measure_memory(config.worker(name, case.threads), case, budget=config.budget)
         meter.advance(START_WEIGHT + case.weight())
     peaks = [f"{title_of(document, name)} {r['mib']:.0f}" for name, r in entry["results"].items() if "mib" in r]
     meter.say(f"{case}, peak memory: {', '.join(peaks)} MiB")
@@ -268,9 +299,8 @@ def total_weight(config: StepConfig, document: Document) -> float:
     for threads in config.threads:
         total += sum(_weight(config, case) for case in _missing(config, threads, document))
         if "memory" in config.parts:
-            for mode in config.modes:
-                case = Case(size=config.size, mode=mode, threads=threads)
-                total += len(config.able(mode, config.size)) * (START_WEIGHT + case.weight())
+            for case in _memory_cases(config, threads):
+                total += len(config.able(case)) * (START_WEIGHT + case.weight())
     return total
 
 
@@ -298,6 +328,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--steps", type=positive, default=main.steps, help="Steps of the main size (default: %(default)s).")
     add("--batch", type=positive, default=main.batch, help="Sequences of the main size (default: %(default)s).")
     add("--hidden", type=positive, default=main.hidden, help="Units of the main size (default: %(default)s).")
+    add(
+        "--models",
+        nargs="+",
+        choices=list(NETWORKS),
+        default=["noisy"],
+        metavar="NAME",
+        help=f"Models to measure, of {', '.join(NETWORKS)} (default: noisy).",
+    )
     add("--modes", nargs="+", choices=MODES, default=list(MODES), help="Modes to measure (default: all).")
     add(
         "--threads",
@@ -316,6 +354,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="NAME",
         help=f"Layers and kernels to measure (default: {', '.join(everyone)}).",
     )
+    add("--before", type=Path, help="The src folder of another version of this library, measured as well.")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="What to measure (default: all).")
     add("--rounds", type=positive, default=7, help="Timed turns of each contestant in a case (default: %(default)s).")
     add("--budget", type=float, default=30.0, help="Seconds for each contestant and case (default: %(default)s).")
@@ -323,6 +362,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--epoch-kernel", default="auto", help="Kernel of the epochs (default: %(default)s).")
     add("--epoch-repeats", type=positive, default=2, help="Epochs to time (default: %(default)s).")
     words = parser.parse_args(arguments)
+    if words.before is not None and not (words.before / "noisyrnn" / "__init__.py").is_file():
+        parser.error(f"before must be a src folder with noisyrnn in it, got {words.before.name}.")
     if not words.budget > 0:
         parser.error(f"budget must be greater than 0, got {words.budget:g}.")
     return words
@@ -341,10 +382,12 @@ def configure(words: argparse.Namespace) -> StepConfig:
     return StepConfig(
         size=Size(steps=words.steps, batch=words.batch, hidden=words.hidden),
         extent=words.extent,
+        models=tuple(dict.fromkeys(words.models)),
         modes=tuple(words.modes),
         threads=tuple(dict.fromkeys(words.threads)) if words.device == "cpu" else (1,),
         device=words.device,
-        contestants=tuple(name for name in CONTESTANTS if name in words.contestants),
+        contestants=tuple(name for name in CONTESTANTS if name in words.contestants and _wanted(name, words)),
+        before=None if words.before is None else words.before.resolve(),
         parts=tuple(part for part in words.parts if part != "epochs" or words.device == "cpu"),
         rounds=words.rounds,
         budget=words.budget,
@@ -352,6 +395,11 @@ def configure(words: argparse.Namespace) -> StepConfig:
         epoch_kernel=words.epoch_kernel,
         epoch_repeats=words.epoch_repeats,
     )
+
+
+def _wanted(name: str, words: argparse.Namespace) -> bool:
+    """Whether a contestant is there; the versions before only where one is named."""
+    return words.before is not None or not name.startswith("before")
 
 
 def _interrupt(*_: object) -> None:

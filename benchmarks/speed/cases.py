@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks.speed.networks import NETWORKS
+
 GROWTH: dict[str, tuple[int, ...]] = {
     "steps": (49, 196, 784, 3136),
     "hidden": (32, 64, 128, 256, 512),
@@ -46,6 +48,7 @@ class Case:
         threads: Number of threads of a contestant.
         product: One of `PRODUCTS`.
         replicas: Networks that are trained side by side, at least 1.
+        model: Key of `NETWORKS`.
     """
 
     size: Size
@@ -53,28 +56,30 @@ class Case:
     threads: int
     product: str = "fp32"
     replicas: int = 1
+    model: str = "noisy"
 
     def __str__(self) -> str:
         name = f"d {self.size.hidden}, streamed step" if self.mode == "stream" else f"{self.size}, {self.mode}"
         special = [self.product] * (self.product != "fp32") + [f"{self.replicas} replicas"] * (self.replicas > 1)
+        special += [NETWORKS[self.model].title] * (self.model != "noisy")
         return ", ".join([f"{self.threads} thread{'s' if self.threads > 1 else ''}", name, *special])
 
     def describe(self) -> dict[str, Any]:
         """Return the form of the JSON file."""
-        return {"threads": self.threads, **self.request()}
+        return {"threads": self.threads, "model": self.model, **self.request()}
 
     def request(self) -> dict[str, Any]:
         """Return what a worker is told; its threads it knows."""
-        special = {"product": self.product, "replicas": self.replicas}
+        special = {"product": self.product, "replicas": self.replicas, "model": self.model}
         changed = {name: value for name, value in special.items() if value != getattr(Case, name)}
         return {"mode": self.mode, **asdict(self.size), **changed}
 
     def operations(self) -> int:
-        """Of the two products of each step, two a multiplication and addition; the backward pass takes twice as many.
+        """Of the products of each step, two a multiplication and addition; the backward pass takes twice as many.
 
-        Input, noise and tanh come on top: no implementation can use fewer operations.
+        Input, noise and activation come on top: no implementation can use fewer operations.
         """
-        forward = 4 * self.size.steps * self.size.batch * self.size.hidden**2
+        forward = 2 * NETWORKS[self.model].products * self.size.steps * self.size.batch * self.size.hidden**2
         return 3 * forward if self.mode == "training" else forward
 
     def weight(self) -> float:
@@ -82,7 +87,8 @@ class Case:
         if self.mode == "stream":
             return 0.1
         size = self.size
-        work = size.steps * (1e-4 + size.batch * size.hidden * (size.hidden + 64) * 6e-11 / self.threads)
+        units = size.batch * size.hidden * (NETWORKS[self.model].products * size.hidden / 2 + 64)
+        work = size.steps * (1e-4 + units * 6e-11 / self.threads)
         return 0.1 + work * (1.0 if self.mode == "training" else 0.3)
 
 

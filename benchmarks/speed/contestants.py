@@ -1,7 +1,7 @@
 """Contestants: our kernels, the plain loop, and torch's networks, all with the same readout and loss."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.speed.cases import CLASSES, Case
-from noisyrnn import NoisyRNN, SequenceClassifier
-from noisyrnn.models import RecurrentLayer
+from benchmarks.speed.networks import ADDITIVE, MULTIPLICATIVE, NETWORKS
+from noisyrnn import SequenceClassifier
+from noisyrnn.models import RecurrentLayer, build_layer
+from noisyrnn.models.exprnn import Rotation
 
 STREAMED = 100
 """Streamed steps per timed run: a single step is too short for the clock's resolution."""
-ADDITIVE, MULTIPLICATIVE = 0.05, 0.02
 
 
 def nothing() -> None:
@@ -44,7 +45,8 @@ class Contestant:
         title: Name in tables.
         build: Prepares a case on a device, including compilation.
         modes: Modes that it supports.
-        growth: Whether it is also measured at other sizes than the main one.
+        models: Keys of `NETWORKS` that it runs, or is compared with.
+        growth: Those of them at which it is also measured at other sizes than the main one.
         pinned: Whether the number of threads can only be limited by binding the process to that many cores.
         devices: Types of device that it supports.
     """
@@ -52,7 +54,8 @@ class Contestant:
     title: str
     build: Callable[[Case, torch.device], Step]
     modes: tuple[str, ...] = ("training", "inference")
-    growth: bool = True
+    models: tuple[str, ...] = ("noisy",)
+    growth: tuple[str, ...] = ()
     pinned: bool = False
     devices: tuple[str, ...] = ("cpu", "cuda")
 
@@ -112,17 +115,56 @@ def choose_kernel(layer: RecurrentLayer, kernel: str) -> None:
     layer.kernel = kernel
 
 
-def build_ours(case: Case, device: torch.device, *, kernel: str, noise: bool = True) -> Step:
-    """The noisy RNN of this library, on one kernel."""
-    layer = NoisyRNN(1, case.size.hidden, additive=ADDITIVE, multiplicative=MULTIPLICATIVE)
+class HeldRotation(Rotation):
+    """The matrix of a rotation as a parameter of its own: what a step costs without the matrix exponential."""
+
+    def __init__(self, rotation: Rotation) -> None:
+        nn.Module.__init__(self)
+        self.matrix = nn.Parameter(rotation.weight.detach())
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix."""
+        return self.matrix
+
+
+def build_ours(
+    case: Case, device: torch.device, *, kernel: str, noise: bool = True, bf16: bool = False, held: bool = False
+) -> Step:
+    """A model of this library, on one kernel.
+
+    Args:
+        case: What to do; its `model` says which.
+        device: Where.
+        kernel: Which.
+        noise: Whether there is hidden noise in training.
+        bf16: Whether the products are those of `torch.autocast` with bfloat16.
+        held: Whether the recurrent matrix is a parameter itself, and not computed from one in every step.
+    """
+    network = NETWORKS[case.model]
+    levels = {"additive": ADDITIVE, "multiplicative": MULTIPLICATIVE} if noise else {}
+    layer = build_layer(network.model, 1, case.size.hidden, {**levels, **network.options})
+    layer.noise_mode = "auto" if noise else "off"
     choose_kernel(layer, kernel)
+    if held:
+        layer.cell.recurrent = HeldRotation(layer.cell.recurrent)
     if case.mode == "stream":
         if not hasattr(layer, "step"):
             raise NotAvailable("this version of noisyrnn has no streamed step")
         layer = layer.to(device).eval()
         return streamed_step(layer.step, case, layer.cell.state_size, device)
-    layer.noise_mode = "auto" if noise else "off"
-    return classifier_step(SequenceClassifier(layer, CLASSES), case, device)
+    step = classifier_step(SequenceClassifier(layer, CLASSES), case, device)
+    return autocast(step, device) if bf16 else step
+
+
+def autocast(step: Step, device: torch.device, *, enabled: bool = True) -> Step:
+    """The step under `torch.autocast` with bfloat16."""
+
+    def run() -> None:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
+            step.run()
+
+    return replace(step, run=run)
 
 
 class PlainLoop(nn.Module):
@@ -226,12 +268,4 @@ def build_torch(
     )
 
 
-def build_sgemm(case: Case, device: torch.device) -> Step:
-    """The machine's own speed: a product of two 1024 × 1024 matrices, whatever the case."""
-    a, b = (torch.rand(1024, 1024, generator=torch.Generator().manual_seed(i)).to(device) for i in (0, 1))
-    out = torch.empty_like(a)
-    return Step(run=lambda: torch.mm(a, b, out=out))
-
-
-SGEMM_OPERATIONS = 2 * 1024**3
 ALL = ("training", "inference", "stream")

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from benchmarks.speed.cases import Case, Size
-from benchmarks.speed.contestants import ADDITIVE, MULTIPLICATIVE, NotAvailable, build_ours, choose_kernel
+from benchmarks.speed.contestants import NotAvailable, build_ours, choose_kernel
+from benchmarks.speed.networks import ADDITIVE, MULTIPLICATIVE
 from noisyrnn.data import DATASETS, Dataset, data_folders, load_dataset
 from noisyrnn.pipeline.train import build_model
 from noisyrnn.training import TrainConfig, fit

@@ -3,11 +3,8 @@
 A case names the precision of the products and the number of replicas, which train side by side in one pass.
 """
 
-import contextlib
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,29 +13,21 @@ from torch.nn import functional
 
 from benchmarks.speed.cases import CLASSES, PRODUCTS, Case
 from benchmarks.speed.contestants import (
-    ADDITIVE,
-    MULTIPLICATIVE,
     Contestant,
     NotAvailable,
     Step,
+    autocast,
     choose_kernel,
     classifier_step,
     sequences,
 )
-from benchmarks.speed.peers import CONTESTANTS
+from benchmarks.speed.networks import ADDITIVE, MULTIPLICATIVE, NETWORKS
+from benchmarks.speed.peers import CONTESTANTS, GATED
 from noisyrnn import SequenceClassifier
 from noisyrnn.models import build_layer
 
-MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "noisy": ("noisy RNN (drift)", "noisy", {}),
-    "rate": ("rate network", "rate", {"noise_units": "per_step"}),
-    "current": ("rate network, currents", "rate", {"form": "current", "noise_units": "per_step"}),
-    "cornn": ("coRNN (oscillator)", "cornn", {}),
-    "exprnn": ("exponential RNN (modReLU)", "exprnn", {}),
-    "gru": ("GRU with noise", "gru", {}),
-    "lstm": ("LSTM with noise", "lstm", {}),
-}
-"""Title, key of `noisyrnn.models.MODELS` and options of each."""
+MODELS = ("noisy", "rate", "current", "cornn", "exprnn", "gru", "lstm")
+"""Keys of `NETWORKS`."""
 
 PEERS = ("plain", "rnn", "gru", "lstm", "jax")
 """Keys of `CONTESTANTS` that are measured next to them, one replica at a time."""
@@ -46,8 +35,9 @@ PEERS = ("plain", "rnn", "gru", "lstm", "jax")
 
 def build_classifier(model: str, hidden: int, device: torch.device) -> SequenceClassifier:
     """A model of `MODELS` with noise and a readout, on the kernel that is written for its device."""
-    _, name, options = MODELS[model]
-    layer = build_layer(name, 1, hidden, {"additive": ADDITIVE, "multiplicative": MULTIPLICATIVE, **options})
+    network = NETWORKS[model]
+    levels = {"additive": ADDITIVE, "multiplicative": MULTIPLICATIVE}
+    layer = build_layer(network.model, 1, hidden, {**levels, **network.options})
     choose_kernel(layer, "triton" if device.type == "cuda" else "cpp")
     return SequenceClassifier(layer, CLASSES)
 
@@ -88,14 +78,7 @@ def _in_precision(case: Case, device: torch.device, step: Step) -> Step:
     """The step with the precision of a case's products."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = case.product == "tf32"
 
-    def autocast() -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=case.product == "bf16")
-
-    def run() -> None:
-        with autocast():
-            step.run()
-
-    return replace(step, run=run)
+    return autocast(step, device, enabled=case.product == "bf16")
 
 
 def takes_part(name: str, case: Case) -> bool:
@@ -110,7 +93,11 @@ def _contestant(title: str, build: Callable[..., Step]) -> Contestant:
     return Contestant(title=title, build=build, modes=("training",))
 
 
+def _title(model: str) -> str:
+    return NETWORKS[model].title + (" with noise" if model in GATED else "")
+
+
 KIND_CONTESTANTS: dict[str, Contestant] = {
-    **{f"model-{key}": _contestant(title, partial(build_kind, model=key)) for key, (title, _, _) in MODELS.items()},
+    **{f"model-{key}": _contestant(_title(key), partial(build_kind, model=key)) for key in MODELS},
     **{f"peer-{key}": _contestant(CONTESTANTS[key].title, partial(build_peer, name=key)) for key in PEERS},
 }

@@ -10,20 +10,22 @@ from torch import Tensor, nn
 
 from benchmarks.speed.cases import CLASSES, Case
 from benchmarks.speed.contestants import (
-    ADDITIVE,
     ALL,
-    MULTIPLICATIVE,
     Contestant,
     NotAvailable,
     Step,
     build_compiled,
     build_ours,
     build_plain,
-    build_sgemm,
     build_torch,
     classifier_step,
     sequences,
 )
+from benchmarks.speed.networks import ADDITIVE, MULTIPLICATIVE, NETWORKS
+from benchmarks.speed.rates import RATES
+
+GATED = ("gru", "lstm", "rnn")
+"""Models that torch has too."""
 
 
 def build_jax(case: Case, device: torch.device) -> Step:
@@ -137,54 +139,83 @@ def build_torchsde(case: Case, device: torch.device, *, adjoint: bool) -> Step:
 
 
 def _ours() -> dict[str, Contestant]:
-    """Each kernel with noise, and without it in training."""
-    contestants = {}
-    for kernel, devices in (
-        ("cpp", ("cpu",)),
-        ("triton", ("cuda",)),
-        ("eager", ("cpu", "cuda")),
-        ("reference", ("cpu", "cuda")),
+    """Each kernel with noise, and without it in training; with bf16 products where a kernel has a way of its own."""
+    every, contestants = tuple(NETWORKS), {}
+    for kernel, devices, models, growth in (
+        ("cpp", ("cpu",), every, ("noisy",)),
+        ("triton", ("cuda",), every, ("noisy",)),
+        ("eager", ("cpu", "cuda"), ("noisy", "cornn", "exprnn"), ()),
+        ("reference", ("cpu", "cuda"), every, ()),
     ):
-        contestants[kernel] = Contestant(
-            title=f"ours, kernel {kernel}",
-            build=partial(build_ours, kernel=kernel),
-            modes=ALL,
-            growth=kernel in ("cpp", "triton"),
-            devices=devices,
-        )
-        contestants[f"{kernel}-quiet"] = Contestant(
-            title=f"ours, kernel {kernel}, no noise",
-            build=partial(build_ours, kernel=kernel, noise=False),
-            modes=("training",),
-            growth=False,
-            devices=devices,
-        )
+        for name, noise, title in ((kernel, True, ""), (f"{kernel}-quiet", False, ", no noise")):
+            contestants[name] = Contestant(
+                title=f"ours, kernel {kernel}{title}",
+                build=partial(build_ours, kernel=kernel, noise=noise),
+                modes=ALL if noise else ("training",),
+                models=models,
+                growth=growth if noise else tuple(m for m in models if m != "noisy") if growth else (),
+                devices=devices,
+            )
+    contestants["cpp-bf16"] = Contestant(
+        title="ours, kernel cpp, bf16",
+        build=partial(build_ours, kernel="cpp", bf16=True),
+        models=every,
+        devices=("cpu",),
+    )
+    contestants["cpp-held"] = Contestant(
+        title="ours, kernel cpp, no noise, matrix given",
+        build=partial(build_ours, kernel="cpp", noise=False, held=True),
+        modes=("training",),
+        models=("exprnn",),
+        devices=("cpu",),
+    )
     return contestants
 
 
-def _torch(kind: type[nn.RNNBase], cell: type[nn.RNNCellBase]) -> Contestant:
-    return Contestant(title=f"nn.{kind.__name__}", build=partial(build_torch, kind=kind, cell=cell), modes=ALL)
+def _before() -> dict[str, Contestant]:
+    """What another version of this library chooses by itself; see `rounds.Worker`."""
+    build, every = partial(build_ours, kernel="auto"), tuple(NETWORKS)
+    others = tuple(name for name in NETWORKS if name not in (*GATED, "noisy"))
+    return {
+        "before": Contestant(title="before", build=build, modes=ALL, models=every, growth=("noisy",)),
+        "before-quiet": Contestant(
+            title="before, no noise",
+            build=partial(build, noise=False),
+            modes=("training",),
+            models=every,
+            growth=others,
+        ),
+    }
 
 
-SGEMM = Contestant(title="sgemm", build=build_sgemm)
+def _torch(key: str, kind: type[nn.RNNBase], cell: type[nn.RNNCellBase]) -> Contestant:
+    return Contestant(
+        title=f"nn.{kind.__name__}",
+        build=partial(build_torch, kind=kind, cell=cell),
+        modes=ALL,
+        models=("noisy", key),
+        growth=("noisy", key),
+    )
+
+
 CONTESTANTS: dict[str, Contestant] = {
     **_ours(),
-    "plain": Contestant(title="plain loop", build=build_plain, modes=ALL),
-    "rnn": _torch(nn.RNN, nn.RNNCell),
-    "gru": _torch(nn.GRU, nn.GRUCell),
-    "lstm": _torch(nn.LSTM, nn.LSTMCell),
-    "compiled": Contestant(title="loop with a compiled step", build=build_compiled, growth=False),
-    "jax": Contestant(title="JAX lax.scan, jitted", build=build_jax, pinned=True, growth=False),
-    "torchsde": Contestant(title="torchsde, Euler", build=partial(build_torchsde, adjoint=False), growth=False),
+    **_before(),
+    "plain": Contestant(title="plain loop", build=build_plain, modes=ALL, growth=("noisy",)),
+    "rnn": _torch("rnn", nn.RNN, nn.RNNCell),
+    "gru": _torch("gru", nn.GRU, nn.GRUCell),
+    "lstm": _torch("lstm", nn.LSTM, nn.LSTMCell),
+    "compiled": Contestant(title="loop with a compiled step", build=build_compiled),
+    "jax": Contestant(title="JAX lax.scan, jitted", build=build_jax, pinned=True),
+    "torchsde": Contestant(title="torchsde, Euler", build=partial(build_torchsde, adjoint=False)),
     "torchsde-adjoint": Contestant(
         title="torchsde, Euler, adjoint",
         build=partial(build_torchsde, adjoint=True),
         modes=("training",),
-        growth=False,
     ),
 }
 
 
 def contestant(name: str) -> Contestant:
-    """One of `CONTESTANTS`, or "sgemm"."""
-    return SGEMM if name == "sgemm" else CONTESTANTS[name]
+    """One of `CONTESTANTS` or of `RATES`."""
+    return RATES[name].contestant if name in RATES else CONTESTANTS[name]

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.cases import Case, summary
-from benchmarks.speed.contestants import SGEMM_OPERATIONS
 from benchmarks.speed.machine import Others, without_paths
+from benchmarks.speed.rates import FLOOR, OPERATIONS, RATES
 
 ROOT = Path(__file__).parents[2]
 TURN_SECONDS = 0.1
@@ -36,11 +36,13 @@ class Worker:
         name: Of the contestant.
         threads: Threads it uses.
         device: "cpu" or "cuda".
+        source: The `src` folder of another version of this library, which the process imports; `None` for this one.
     """
 
     name: str
     threads: int
     device: str = "cpu"
+    source: Path | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _errors: Any = field(default=None, repr=False)
 
@@ -51,6 +53,8 @@ class Worker:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, since it lives as long as the process
         # Only the named kernel, and no pool of compiling processes next to the contestant.
         environment = {key: value for key, value in os.environ.items() if key != "NOISYRNN_KERNEL"}
+        if self.source is not None:
+            environment["PYTHONPATH"] = str(self.source)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.speed.worker", self.name, str(self.threads), self.device],
             stdin=subprocess.PIPE,
@@ -133,10 +137,10 @@ def measure_case(
     """Measure a case and put the results into `entry`, after an interruption too: those of the rounds done.
 
     Args:
-        entry: Gets "results", for each contestant a summary or `{"unavailable": reason}`, "sgemm" and "floor", and
+        entry: Gets "results", for each contestant a summary or `{"unavailable": reason}`, "rates" and "floor", and
             "others", the cores that other processes kept busy meanwhile.
         case: What to do.
-        workers: Contestants by name, "sgemm" among them.
+        workers: Contestants by name, some of `RATES` among them.
         rounds: Rounds after the first, untimed one, at least 1.
         budget: Seconds that a contestant may take. A slow one gets fewer rounds, one whose first step takes longer
             than this has only this first one, and one that takes three times as long has none.
@@ -147,7 +151,7 @@ def measure_case(
     entry["results"] = results
     found: dict[str, list[float]] = {}
     first: dict[str, float] = {}
-    products: list[float] = []
+    rates: dict[str, list[float]] = {}
     spent: dict[str, float] = {}
     shuffler = random.Random(0)
     others = None
@@ -175,7 +179,8 @@ def measure_case(
                         continue
                     spent[name] += sum(samples)
                     found.setdefault(name, []).append(statistics.median(samples))
-                    products += samples if name == "sgemm" else []
+                    if name in RATES:
+                        rates.setdefault(name, []).extend(samples)
                 ticked()
         for worker in workers.values():
             if worker.process is not None:
@@ -186,21 +191,25 @@ def measure_case(
         for name in first:
             if name not in results and (name in found or spent[name] > budget):
                 results[name] = summary(found[name]) if name in found else {**summary([first[name]]), "cold": True}
-        results.pop("sgemm", None)
-        if products:
-            add_floor(entry, case, products)
+        for name in RATES:
+            results.pop(name, None)
+        add_rates(entry, case, rates)
 
 
-def add_floor(entry: dict[str, Any], case: Case, products: list[float]) -> None:
-    """The speed of sgemm in this very case, in operations a second, and the seconds that the case's products take."""
-    best, median = (SGEMM_OPERATIONS / seconds for seconds in (min(products), statistics.median(products)))
-    entry["sgemm"] = {"best": best, "median": median}
-    entry["floor"] = {"best": case.operations() / best, "median": case.operations() / median}
+def add_rates(entry: dict[str, Any], case: Case, samples: Mapping[str, list[float]]) -> None:
+    """The machine's speeds in this very case, in operations a second, and the seconds that the case's products take."""
+    entry["rates"] = {
+        name: {"best": OPERATIONS / min(seconds), "median": OPERATIONS / statistics.median(seconds)}
+        for name, seconds in samples.items()
+    }
+    known = [name for name in FLOOR if name in samples]
+    if known:
+        speed = entry["rates"][known[0]]
+        entry["floor"] = {"rate": known[0], **{how: case.operations() / speed[how] for how in ("best", "median")}}
 
 
-def measure_memory(name: str, case: Case, device: str, *, budget: float) -> dict[str, Any]:
+def measure_memory(worker: Worker, case: Case, *, budget: float) -> dict[str, Any]:
     """Peak memory of one step, in a process of its own: `{"mib": ...}` or `{"unavailable": reason}`."""
-    worker = Worker(name, case.threads, device)
     try:
         limit = SETUP_SECONDS + 3 * budget
         return worker.ask("memory", limit=limit, **case.request())

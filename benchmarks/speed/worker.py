@@ -55,11 +55,14 @@ class Session:
             first = (str(error).strip().splitlines() or [""])[0]
             return {"error": without_paths(f"{type(error).__name__}: {first}")[:200]}
 
-    def do_setup(self, mode: str, product: str = "fp32", replicas: int = 1, **size: int) -> dict[str, Any]:
+    def do_setup(
+        self, mode: str, *, product: str = "fp32", replicas: int = 1, model: str = "noisy", **size: int
+    ) -> dict[str, Any]:
         """Prepare a case."""
         self.do_release()
         torch.manual_seed(0)
-        case = Case(size=Size(**size), mode=mode, threads=self.threads, product=product, replicas=replicas)
+        task = Case(size=Size(**size), mode=mode, threads=self.threads)
+        case = replace(task, product=product, replicas=replicas, model=model)
         self.step, self.last = self.contestant.build(case, self.device), float("inf")
         gc.freeze()  # what the libraries hold stays: collecting it each time would take longer than many a turn
         return {}
@@ -95,10 +98,10 @@ class Session:
             torch.cuda.empty_cache()
         return {}
 
-    def do_memory(self, mode: str, **size: int) -> dict[str, Any]:
+    def do_memory(self, mode: str, *, model: str = "noisy", **size: int) -> dict[str, Any]:
         """Peak memory of one step, in MiB, all that it allocates counted and what a library loads once left out."""
         torch.manual_seed(0)
-        case = Case(size=Size(**size), mode=mode, threads=self.threads)
+        case = Case(size=Size(**size), mode=mode, threads=self.threads, model=model)
         small = replace(case, size=Size(**{**asdict(case.size), "steps": 2}))
         self.step = self.contestant.build(small, self.device)
         self._run()

@@ -11,13 +11,15 @@ from benchmarks.speed.contestants import (
     STREAMED,
     NotAvailable,
     PlainLoop,
-    build_sgemm,
+    build_ours,
     choose_kernel,
     classifier_step,
     plain_step,
 )
 from benchmarks.speed.machine import MIB, Others, peak_memory, shown_command, without_paths
+from benchmarks.speed.networks import NETWORKS
 from benchmarks.speed.peers import CONTESTANTS, TorchsdeClassifier, contestant
+from benchmarks.speed.rates import OPERATIONS, RATES, build_fma
 from benchmarks.speed.worker import Session
 
 from noisyrnn import NoisyRNN, SequenceClassifier
@@ -135,9 +137,33 @@ def test_a_kernel_is_chosen_where_there_are_kernels():
         choose_kernel(layer, "eager")
 
 
-def test_sgemm_is_a_product_of_1024():
-    product = build_sgemm(TRAINING, CPU).run()
-    assert product.shape == (1024, 1024)
+@pytest.mark.parametrize("name", ["sgemm", "bf16"])
+def test_a_rate_is_a_product_of_1024(name):
+    product = RATES[name].contestant.build(TRAINING, CPU).run()
+    assert product.shape == (1024, 1024) and product.dtype == (torch.bfloat16 if name == "bf16" else torch.float32)
+    assert 2 * product.numel() * 1024 == OPERATIONS
+
+
+def test_the_rate_in_registers_is_divided_between_threads():
+    one, two = (build_fma(replace(TRAINING, threads=threads), CPU).run() for threads in (1, 2))
+    assert len(one) == 1 and len(two) == 2 and two[0] == two[1]
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("name", ["reference", "reference-quiet"])
+def test_every_model_takes_part(name, model):
+    step = CONTESTANTS[name].build(replace(TRAINING, model=model), CPU)
+    step.run()
+    assert model in CONTESTANTS[name].models
+
+
+def test_a_matrix_that_is_given_is_the_models_own():
+    answers = []
+    for held in (False, True):
+        torch.manual_seed(0)
+        case = replace(TRAINING, model="exprnn", mode="inference")
+        answers.append(build_ours(case, CPU, kernel="reference", noise=False, held=held).run())
+    torch.testing.assert_close(*answers)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak")

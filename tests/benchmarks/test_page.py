@@ -7,7 +7,16 @@ import pytest
 from benchmarks.speed.cases import summary
 from benchmarks.speed.page import BEGIN, END, build_page, write_documentation
 from benchmarks.speed.rounds import WorkerError
-from benchmarks.speed.tables import epoch_table, growth_table, main_table, missing_table, rivals_table, stream_table
+from benchmarks.speed.tables import (
+    before_table,
+    epoch_table,
+    growth_table,
+    main_table,
+    missing_table,
+    models_table,
+    rivals_table,
+    stream_table,
+)
 
 from benchmarks import step
 
@@ -17,15 +26,17 @@ MAIN = {"steps": 784, "batch": 128, "hidden": 128}
 
 @pytest.fixture
 def document():
-    words = step.parse(["--threads", "2", "--contestants", "cpp", "cpp-quiet", "plain", "lstm"])
+    words = step.parse(["--threads", "2", "--contestants", "cpp", "cpp-quiet", "plain", "lstm", "before"])
     made = step.new_document(step.configure(words), "python -m benchmarks.step")
-    floor = {"sgemm": {"best": 2e11, "median": 1e11}, "floor": {"best": 0.05, "median": 0.1}, "others": 0.01}
+    floor = {"rate": "fma", "best": 0.05, "median": 0.1}
+    floor = {"rates": {"fma": {"best": 2e11, "median": 1e11}}, "floor": floor, "others": 0.01}
     training = {name: summary([s, 1.1 * s, 0.9 * s]) for name, s in (("cpp", 0.125), ("plain", 0.5), ("lstm", 0.6))}
     training["cpp-quiet"] = {"unavailable": "it is on holiday"}
     made["cases"] = [
-        {"threads": 2, "mode": "training", **MAIN, **floor, "results": training},
+        {"threads": 2, "model": "noisy", "mode": "training", **MAIN, **floor, "results": training},
         {
             "threads": 2,
+            "model": "noisy",
             "mode": "training",
             **{**MAIN, "batch": 1},
             "results": {"cpp": summary([0.004]), "lstm": summary([0.006])},
@@ -33,7 +44,15 @@ def document():
     ]
     made["memory"] = [{"threads": 2, "mode": "training", **MAIN, "results": {"cpp": {"mib": 98.4}}}]
     made["stream"] = [
-        {"threads": 1, "mode": "stream", "steps": 1, "batch": 1, "hidden": 128, "results": {"cpp": summary([31e-6])}}
+        {
+            "threads": 1,
+            "model": "noisy",
+            "mode": "stream",
+            "steps": 1,
+            "batch": 1,
+            "hidden": 128,
+            "results": {"cpp": summary([31e-6])},
+        }
     ]
     made["epochs"] = [
         {"threads": 2, "kernel": "auto", "sequences": 1280, "steps": 10.0, "step": 0.1, "epoch": [1.0, 1.2]}
@@ -52,18 +71,41 @@ def test_the_main_table_has_ratios_shares_and_memory(document):
 
 def test_the_others_are_shown_where_they_come_closest(document):
     rows = rivals_table(document).rows
-    assert ["2, training", "nn.LSTM", "1.50", "T 784, batch 1, hidden 128"] in rows
-    assert ["2, training", "plain loop", "4.00", "T 784, batch 128, hidden 128"] in rows
+    assert ["2, training", "noisy RNN (drift)", "nn.LSTM", "1.50", "T 784, batch 1, hidden 128"] in rows
+    assert ["2, training", "noisy RNN (drift)", "plain loop", "4.00", "T 784, batch 128, hidden 128"] in rows
 
 
 def test_growth_streams_epochs_and_what_is_missing(document):
     assert growth_table(document, 2, "training").rows[0] == ["784, 1, 128", "4", "6", ""]
-    assert stream_table(document).rows == [["ours, kernel cpp", "1", "31 (31–31)"]]
+    assert stream_table(document).rows == [["noisy RNN (drift)", "ours, kernel cpp", "1", "31 (31–31)", ""]]
     assert epoch_table(document).rows == [
         ["auto, 2 threads, 1280 sequences", "100", "1.0", "1.0–1.2", "1.100", "1.020"]
     ]
     found = missing_table(document).rows
     assert found == [["ours, kernel cpp, no noise", "it is on holiday", "training T 784, batch 128, hidden 128"]]
+
+
+def test_every_model_is_compared_with_its_loop_its_peer_and_the_version_before(document):
+    place = {"threads": 2, "model": "lstm", "mode": "training", **MAIN}
+    times = {"cpp": 0.2, "cpp-quiet": 0.15, "reference": 0.8, "before": 0.4, "before-quiet": 0.1, "lstm": 0.3}
+    floor = {"rate": "fma", "best": 0.06, "median": 0.12}
+    results = {name: summary([seconds]) for name, seconds in times.items()}
+    document["cases"].append({**place, "results": results, "floor": floor})
+    document["cases"].append({**place, "steps": 196, "results": {"cpp-quiet": summary([0.2]), "lstm": summary([0.1])}})
+    table = models_table(document, 2, "training")
+    rows = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    row = rows["LSTM, T 784, hidden 128"]
+    assert row["ms"] == "200" and row["no noise, ms"] == "150" and row["share of the floor"] == "80 % (40)"
+    assert row["÷ plain loop"] == "0.25" and row["÷ before"] == "0.50"
+    assert row["÷ torch's own without noise"] == "0.67" and row["no noise ÷ torch's own"] == "0.50"
+    assert rows["LSTM, T 196, hidden 128"]["no noise ÷ torch's own"] == "2.00"
+    assert ["2, training", "LSTM, no noise", "nn.LSTM", "0.50", "T 196, batch 128, hidden 128"] in (
+        rivals_table(document).rows
+    )
+    assert before_table(document).rows == [
+        ["2, training", "LSTM", "0.50", "T 784, batch 128, hidden 128", "1"],
+        ["2, training", "LSTM, no noise", "1.50", "T 784, batch 128, hidden 128", "1"],
+    ]
 
 
 def test_the_page_shows_all_and_names_no_machine(document):
@@ -109,7 +151,7 @@ class Refuser:
     error: type[BaseException] = WorkerError
     process = None
 
-    def __init__(self, name, threads, device="cpu"):
+    def __init__(self, name, threads, device="cpu", source=None):
         self.name = name
 
     def start(self):
@@ -175,6 +217,7 @@ def test_an_unfinished_run_goes_on_from_its_last_case(tmp_path, monkeypatch):
         (["--rounds", "0"], "must be at least 1, got 0"),
         (["--budget", "0"], "budget must be greater than 0, got 0."),
         (["--contestants", "abacus"], "invalid choice: 'abacus'"),
+        (["--before", "elsewhere"], "before must be a src folder with noisyrnn in it, got elsewhere."),
     ],
 )
 def test_a_wrong_option_is_refused(words, said, capsys):
@@ -192,7 +235,7 @@ def test_the_command_measures(tmp_path, capsys):
     assert written["complete"]
     for entry in written["cases"]:
         assert {name for name, result in entry["results"].items() if result["median"] > 0} == {"reference", "lstm"}
-        assert entry["sgemm"]["best"] > 1e8
+        assert entry["rates"]["sgemm"]["best"] > 1e8
     assert written["stream"][0]["results"]["lstm"]["median"] < 0.1
     assert [set(entry["results"]) for entry in written["memory"]] == [{"reference", "lstm"}] * 2
     assert step.main(["--from", str(tmp_path / "step.json"), "--output", str(tmp_path / "again")]) == 0

@@ -87,10 +87,14 @@ def test_an_interruption_keeps_the_rounds_that_are_done():
     assert "floor" in entry
 
 
-def test_the_floor_is_the_time_of_the_products_at_the_speed_of_sgemm():
-    entry, _, _ = measured(2, 1e9, a={"seconds": 1.0}, sgemm={"seconds": 0.5})
+@pytest.mark.parametrize("rate", ["fma", "sgemm"])
+def test_the_floor_is_the_time_of_the_products_at_the_speed_of_the_machine(rate):
+    slower = {"bf16": {"seconds": 5.0}, **({"sgemm": {"seconds": 5.0}} if rate == "fma" else {})}
+    entry, _, _ = measured(2, 1e9, a={"seconds": 1.0}, **slower, **{rate: {"seconds": 0.5}})
     assert list(entry["results"]) == ["a"]
-    assert entry["sgemm"] == {"best": 2 * 1024**3 / 0.5, "median": 2 * 1024**3 / 1.0}
+    assert set(entry["rates"]) == {rate, *slower}
+    assert entry["rates"][rate] == {"best": 2 * 1024**3 / 0.5, "median": 2 * 1024**3 / 1.0}
+    assert entry["floor"]["rate"] == rate
     multiplied = sum(2 * 4 for _ in range(3) for _ in range(2) for _ in range(4))  # steps, rows, units; A and W
     assert entry["floor"]["median"] == pytest.approx(3 * 2 * multiplied / (2 * 1024**3))
     assert entry["floor"]["best"] == pytest.approx(entry["floor"]["median"] / 2)
@@ -100,6 +104,12 @@ def test_operations_of_the_main_size():
     training = Case(size=Size(), mode="training", threads=1)
     inference = Case(size=Size(), mode="inference", threads=1)
     assert (inference.operations(), training.operations()) == (6_576_668_672, 3 * 6_576_668_672)
+
+
+@pytest.mark.parametrize(("model", "products"), [("rnn", 1), ("exprnn", 1), ("cornn", 2), ("gru", 3), ("lstm", 4)])
+def test_operations_of_other_models(model, products):
+    case = Case(size=Size(steps=3, batch=5, hidden=7), mode="inference", threads=1, model=model)
+    assert case.operations() == 2 * products * 3 * 5 * 7 * 7
 
 
 def test_sizes_grow_along_one_axis_at_a_time_or_along_all():
