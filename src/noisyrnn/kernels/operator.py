@@ -80,7 +80,7 @@ def run(
     if noise is not None and path is not None:
         noise.check_dt(dt)
         path.check_place(steps=inputs.shape[1], batch=inputs.shape[0])
-    elif packed is not None and uses_cpp(kernel):
+    elif packed is not None and not torch.is_grad_enabled() and uses_cpp(kernel):
         call = packed.call(cell, inputs, state, lengths=lengths, dt=dt)
         if call is not None:
             outputs, _, last = cpp.forward(call, every_step=every_step, save=False)

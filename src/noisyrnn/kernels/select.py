@@ -47,10 +47,8 @@ def requested(kernel: str) -> str:
 
 
 def uses_cpp(kernel: str) -> bool:
-    """Whether a pass without gradients may go to the kernel "cpp"."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    return requested(kernel) in ("auto", "cpp")
+    """Whether a pass that needs no gradients may go to the kernel "cpp"."""
+    return requested(kernel) in ("auto", "cpp") and not torch.compiler.is_compiling()
 
 
 def compiled_for(inputs: Tensor, kernel: str) -> bool:

@@ -177,7 +177,7 @@ class RecurrentLayer(nn.Module):
         Raises:
             TypeError: If the layer has several cells.
         """
-        cells: Mapping[str, Any] = self.cells._modules
+        cells: Mapping[str, Any] = self.__dict__["_modules"]["cells"]._modules  # as fast as a streamed step needs it
         if len(cells) > 1:
             raise TypeError(f"{type(self).__name__} has {len(cells)} cells, {', '.join(cells)}: use layer.cells.")
         return cells["l0"]
@@ -358,7 +358,6 @@ class RecurrentLayer(nn.Module):
         outputs, h_n = self(inputs, h_0, **options, **pass_options(self))
         return final_output(self, outputs, h_n, lengths=options.get("lengths"), mask=options.get("mask"))
 
-    @torch.no_grad()
     def step(self, inputs: Tensor, state: Tensor | None = None) -> Tensor:
         """Return the state after one noise-free step, for data that arrive one step at a time.
 
@@ -373,6 +372,14 @@ class RecurrentLayer(nn.Module):
             ValueError: If a shape is wrong, or the layer is bidirectional.
             TypeError: If the type of `inputs` or `state` is not that of the weights.
         """
+        after = None
+        if state is not None and len(self._packed) == 1 and uses_cpp(self._kernel):
+            after = self._packed[0].step(self.cell, inputs, state)
+        return self._checked_step(inputs, state) if after is None else after
+
+    @torch.no_grad()
+    def _checked_step(self, inputs: Tensor, state: Tensor | None) -> Tensor:
+        """See `step`; what the kernel does not take, wrong arguments among it."""
         if inputs.ndim != 2 or inputs.shape[1] != self.input_size:
             raise ValueError(f"inputs must have shape (batch, {self.input_size}), got {tuple(inputs.shape)}.")
         check_dtype("inputs", inputs, self)

@@ -85,6 +85,8 @@ class Native:
         self.kept_bytes = library.noisyrnn_kept_bytes
         self.release.restype = self.after_fork.restype = None
         self.kept_bytes.restype = _LONG
+        self.same = library.noisyrnn_same
+        self.same.argtypes = [_LONG, _POINTERS, _POINTERS, _POINTERS]
         self.structure, self.structure_backward = library.noisyrnn_structure, library.noisyrnn_structure_backward
         for function, numbers in ((self.structure, 2), (self.structure_backward, 1)):
             function.argtypes = [_POINTERS, _LONG, _POINTERS, _LONG, _LONG, *[ctypes.c_float] * numbers]

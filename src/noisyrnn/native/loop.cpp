@@ -130,6 +130,11 @@ int noisyrnn_half() { return HALF; }  // whether products of bf16 are compiled
 int64_t noisyrnn_call_size() { return sizeof(Call); }
 int64_t noisyrnn_fields() { return FIELDS; }
 const Field* noisyrnn_field(int64_t n) { return &fields[n]; }
+int noisyrnn_same(int64_t count, const void* const* copies, const void* const* pieces, const int64_t* bytes) {
+  for (Long i = 0; i < count; i++)
+    if (memcmp(copies[i], pieces[i], bytes[i]) != 0) return 0;
+  return 1;  // to the bit
+}
 int64_t noisyrnn_packed_size(const Call* c) { return c->tiles() * panel_size(*c); }
 
 // The three below return a `Status`.

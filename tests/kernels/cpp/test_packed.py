@@ -73,6 +73,16 @@ def test_a_step_is_the_kernels_first_to_the_bit(kind: type[RecurrentLayer]) -> N
     assert torch.equal(steps_of(layer, inputs), layer(inputs)[0])
 
 
+def test_weights_are_packed_again_for_another_instruction_set(
+    layer: RecurrentLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_follows(layer)
+    wide = layer._packed[0]._packed.call.packed
+    monkeypatch.setenv("NOISYRNN_CPU_LEVEL", "portable")
+    assert_follows(layer)
+    assert layer._packed[0]._packed.step is not None and layer._packed[0]._packed.call.packed is not wide
+
+
 def test_no_noise_in_a_step(layer: RecurrentLayer) -> None:
     layer.train()
     x = torch.randn(2, 3)

@@ -1,6 +1,7 @@
 """Weights packed for noise-free passes, kept as long as they do not change."""
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +12,33 @@ from noisyrnn.kernels.call import KernelCall
 from noisyrnn.kernels.cpp import kernel
 from noisyrnn.kernels.reference import recurrence_of
 from noisyrnn.native import library
+from noisyrnn.native.compiler import CompilerError
+
+
+class _Copies:
+    """Copies of the weights that were packed, to find out whether those of now are the same to the bit."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self._tensors = [t.detach().clone(memory_format=torch.contiguous_format) for t in weights]
+        self._forms = [(t.shape, t.dtype, True) for t in self._tensors]
+        self._addresses = ctypes.c_void_p * len(weights)
+        self._copies = self._addresses(*[t.data_ptr() for t in self._tensors])
+        self._bytes = (ctypes.c_int64 * len(weights))(*[t.nbytes for t in self._tensors])
+
+    def equal(self, weights: Sequence[Tensor], native: library.Native) -> bool:
+        """Whether `weights` are the same, on the CPU."""
+        if [(t.shape, t.dtype, t.is_cpu) for t in weights] != self._forms:
+            return False
+        whole = [t if t.is_contiguous() else t.contiguous() for t in weights]
+        pieces = self._addresses(*[t.data_ptr() for t in whole])
+        return bool(native.same(len(whole), self._copies, pieces, self._bytes))
 
 
 class _Packed(NamedTuple):
     """A cell as the kernel takes it, with what that depends on.
 
     Args:
-        settings: How products are made, and the cell's numbers, texts and flags.
+        settings: The library, how products are made, and the cell's numbers, texts and flags.
         weights: Copies of its parameters and buffers.
         call: The cell with its packed weights, without inputs and state; `None` where the kernel cannot run it.
         step: The library's arguments for a single step.
@@ -25,7 +46,7 @@ class _Packed(NamedTuple):
     """
 
     settings: tuple[Any, ...]
-    weights: tuple[Tensor, ...]
+    weights: _Copies
     call: KernelCall | None = None
     step: library.Call | None = None
     keep: Any = None
@@ -62,18 +83,25 @@ class PackedWeights:
         )
 
     def step(self, cell: Any, inputs: Tensor, state: Tensor) -> Tensor | None:
-        """The state after one step from `state` with `inputs`, `(batch, input_size)`; `None` where it cannot run."""
+        """The state after one step from `state` with `inputs`, both matrices of one row for each sequence.
+
+        `None` where the kernel cannot run it, and where a shape is wrong.
+        """
         packed = self._up_to_date(cell, inputs, state)
         if packed is None or packed.step is None:
+            return None
+        call = library.Call.from_buffer_copy(packed.step)
+        rows = len(inputs)
+        if inputs.shape != (rows, call.inputs) or state.shape != (rows, call.initial_row):
             return None
         if not (inputs.is_contiguous() and state.is_contiguous()):
             inputs, state = inputs.contiguous(), state.contiguous()
         after = torch.empty_like(state)
-        call = library.Call.from_buffer_copy(packed.step)
-        call.rows = len(inputs)
+        call.rows = rows
         call.x, call.initial, call.last = inputs.data_ptr(), state.data_ptr(), after.data_ptr()
         call.x_bytes, call.initial_bytes, call.last_bytes = inputs.nbytes, state.nbytes, after.nbytes
-        library.check(library.native().forward(ctypes.byref(call)))
+        native: library.Native = packed.settings[0]
+        library.check(native.forward(ctypes.byref(call)))
         return after
 
     def _up_to_date(self, cell: Any, inputs: Tensor, state: Tensor) -> _Packed | None:
@@ -89,12 +117,15 @@ class PackedWeights:
             modules += [child for child in module._modules.values() if child is not None]
         parts = [(module._parameters, module._buffers) for module in modules]
         weights = [t for part in parts for tensors in part for t in tensors.values() if t is not None]
+        try:
+            native = library.native()
+        except CompilerError:
+            return None
         precision = kernel.product_precision()
-        settings = (precision, *[value for value in vars(cell).values() if type(value) in _SETTINGS])
+        settings = (native, precision, *[value for value in vars(cell).values() if type(value) in _SETTINGS])
         packed = self._packed
-        if packed is None or packed.settings != settings or not _equal(packed.weights, weights):
-            copies = tuple(t.detach().clone(memory_format=torch.contiguous_format) for t in weights)
-            packed = self._packed = _pack(_Packed(settings, copies), cell, inputs, state, precision)
+        if packed is None or packed.settings != settings or not packed.weights.equal(weights, native):
+            packed = self._packed = _pack(_Packed(settings, _Copies(weights)), cell, inputs, state, precision)
         return packed
 
 
@@ -112,24 +143,6 @@ def _is_plain(module: Any) -> bool:
         _known.add(kind)
     hooked = state["_forward_pre_hooks"] or state["_forward_hooks"] or state["_backward_hooks"]
     return not (hooked or state["_backward_pre_hooks"] or "forward" in state)
-
-
-_memcmp = ctypes.CDLL(None).memcmp
-_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-
-
-def _equal(copies: tuple[Tensor, ...], weights: list[Tensor]) -> bool:
-    """Whether all tensors are equal to the bit."""
-    if len(copies) != len(weights):
-        return False
-    for copy, weight in zip(copies, weights, strict=True):
-        if copy.shape != weight.shape or copy.dtype != weight.dtype or not weight.is_cpu:
-            return False
-        if not weight.is_contiguous():
-            weight = weight.contiguous()
-        if _memcmp(copy.data_ptr(), weight.data_ptr(), copy.nbytes) != 0:
-            return False
-    return True
 
 
 def _pack(packed: _Packed, cell: Any, inputs: Tensor, state: Tensor, precision: str) -> _Packed:
