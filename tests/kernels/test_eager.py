@@ -227,6 +227,9 @@ def test_arguments_stay_as_they_are(kind: str) -> None:
     assert first.inputs.shape == (1, 0)
     assert first.inputs is not first.A  # an operator's results are tensors of their own
     assert all(torch.equal(one, other) for one, other in zip(first[1:], again[1:], strict=True))
+    bare = eager.backward(call, outputs, saved, grads, with_inputs=True, with_weights=False)
+    assert torch.equal(bare.inputs, again.inputs) and torch.equal(bare.state, again.state)
+    assert all(weight.shape == (1, 0) for weight in bare[2:]) and bare.A is not bare.W
 
 
 def test_modrelu_has_no_slope_at_zero() -> None:

@@ -28,7 +28,7 @@ class Counting:
     def __init__(self, backend: Kernel) -> None:
         self.backend = backend
         self.calls: list[KernelCall] = []
-        self.backward_calls: list[tuple[KernelCall, bool]] = []
+        self.backward_calls: list[tuple[KernelCall, dict[str, bool]]] = []
         self.narrow: list[bool] = []
         self.layout, self.supports = backend.layout, backend.supports
 
@@ -37,10 +37,10 @@ class Counting:
         self.narrow.append(torch.is_autocast_enabled("cpu"))
         return self.backend.forward(call, **options)
 
-    def backward(self, call: KernelCall, *tensors: Any, with_inputs: bool) -> Gradients:
-        self.backward_calls.append((call, with_inputs))
+    def backward(self, call: KernelCall, *tensors: Any, **wanted: bool) -> Gradients:
+        self.backward_calls.append((call, wanted))
         self.narrow.append(torch.is_autocast_enabled("cpu"))
-        return self.backend.backward(call, *tensors, with_inputs=with_inputs)
+        return self.backend.backward(call, *tensors, **wanted)
 
 
 def skip_unknown(model: str, kernel: str) -> None:
@@ -122,8 +122,8 @@ def test_stacked_models_are_one_call_and_get_what_each_gets_alone(kernel: str, c
     values.sum().backward()
 
     assert len(counting.calls) == len(counting.backward_calls) == 1
-    call, with_inputs = counting.calls[0], counting.backward_calls[0][1]
-    assert not with_inputs
+    call = counting.calls[0]
+    assert counting.backward_calls[0][1] == {"with_inputs": False, "with_weights": True}
     assert call.seed.tolist() == SEEDS.tolist()
     assert call.inputs.shape == (REPLICAS, BATCH, STEPS, INPUT)
     assert call.inputs.stride(0) == call.state.stride(0) == 0  # shared, and not copied
@@ -220,7 +220,7 @@ def test_only_the_inputs_gradient(kernel: str, counting: Counting) -> None:
         x = INPUTS.clone().requires_grad_()
         scalar(*each(x, path=BrownianPath(seed=3))).backward()
         found.append(x.grad)
-    assert [with_inputs for _, with_inputs in counting.backward_calls] == [True]
+    assert [wanted for _, wanted in counting.backward_calls] == [{"with_inputs": True, "with_weights": False}]
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
 
 

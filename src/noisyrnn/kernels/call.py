@@ -102,7 +102,7 @@ class KernelCall(NamedTuple):
 class Gradients(NamedTuple):
     """Gradients of a pass, shaped as in `KernelCall`.
 
-    `inputs` is `(R, 0)` if it is not asked for, and so are `A` and `diffusion` where there is none.
+    `inputs` is `(R, 0)` if it is not asked for, and so are all weights; `A` and `diffusion` also where there is none.
     """
 
     inputs: Tensor
@@ -140,7 +140,14 @@ class Kernel(Protocol):
         ...
 
     def backward(
-        self, call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradients, *, with_inputs: bool
+        self,
+        call: KernelCall,
+        outputs: Tensor,
+        saved: Tensor,
+        grads: EndGradients,
+        *,
+        with_inputs: bool,
+        with_weights: bool = True,
     ) -> Gradients:
         """Gradients in the tensors of a call; `outputs` and `saved` are those of `forward`."""
         ...

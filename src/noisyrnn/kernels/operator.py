@@ -257,22 +257,23 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     "noisyrnn::recurrence_backward",
     mutates_args=(),
     schema=f"({_TENSOR_SCHEMA}, Tensor outputs, Tensor saved, Tensor? grad_outputs, Tensor? grad_last, "
-    f"{_OPTION_SCHEMA}, bool with_inputs) -> ({', '.join(['Tensor'] * len(Gradients._fields))})",
+    f"{_OPTION_SCHEMA}, bool with_inputs, bool with_weights) -> ({', '.join(['Tensor'] * len(Gradients._fields))})",
 )
 def recurrence_backward(*arguments: Any) -> Gradients:
     """`Kernel.backward` as a custom operator."""
     tensors, rest = arguments[:_TENSORS], arguments[_TENSORS:]
-    outputs, saved, grad_outputs, grad_last, kernel, *options, with_inputs = rest
+    outputs, saved, grad_outputs, grad_last, kernel, *options, with_inputs, with_weights = rest
     call, grads = _call(tensors, *options), (grad_outputs, grad_last)
     with _without_autocast(call):
-        return FAST[kernel].backward(call, outputs, saved, grads, with_inputs=with_inputs)
+        return FAST[kernel].backward(call, outputs, saved, grads, with_inputs=with_inputs, with_weights=with_weights)
 
 
 @recurrence_backward.register_fake
 def _(*arguments: Any) -> tuple[Tensor, ...]:
-    inputs, *rest = arguments[:_FLOATS]
-    state, none = rest[0], (len(rest[0]), 0)
-    shapes = [inputs.shape if arguments[-1] else none, *(none if t is None else t.shape for t in rest)]
+    inputs, state, *weights = arguments[:_FLOATS]
+    (with_inputs, with_weights), none = arguments[-2:], (len(state), 0)
+    of_weights = [none if t is None or not with_weights else t.shape for t in weights]
+    shapes = [inputs.shape if with_inputs else none, state.shape, *of_weights]
     return tuple(state.new_empty(shape) for shape in shapes)
 
 
@@ -289,11 +290,17 @@ def _derive(ctx: Any, grad_outputs: Tensor | None, _: None, grad_last: Tensor | 
     if grad_outputs is None and grad_last is None:
         return (None,) * _FLOATS + unused
     needs = ctx.needs_input_grad
-    gradients = recurrence_backward(*ctx.saved_tensors, grad_outputs, grad_last, *ctx.flat, needs[0])
+    wanted = _wanted(needs)
+    gradients = recurrence_backward(*ctx.saved_tensors, grad_outputs, grad_last, *ctx.flat, *wanted)
     return *(gradient if need else None for gradient, need in zip(gradients, needs, strict=False)), *unused
 
 
 recurrence_operator.register_autograd(_derive, setup_context=_keep)
+
+
+def _wanted(needs: Sequence[bool]) -> tuple[bool, bool]:
+    """Whether the gradient of the inputs is needed, and that of any weight, from what is said of each tensor."""
+    return needs[0], any(needs[2:_FLOATS])
 
 
 class Fused(torch.autograd.Function):
@@ -337,8 +344,7 @@ class Fused(torch.autograd.Function):
         """The backward operator, itself differentiable."""
         if grad_outputs is None and grad_last is None:
             return (None,) * (_TENSORS + 1)
-        with_inputs = ctx.needs_input_grad[0]
-        arguments = (*ctx.saved_tensors, grad_outputs, grad_last, ctx.options, with_inputs)
+        arguments = (*ctx.saved_tensors, grad_outputs, grad_last, ctx.options, _wanted(ctx.needs_input_grad))
         # Nobody will differentiate this pass: no need for a Function that could.
         plain = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
         gradients = Gradients(*(FusedBackward.forward(*arguments) if plain else FusedBackward.apply(*arguments)))
@@ -365,18 +371,20 @@ class FusedBackward(torch.autograd.Function):
     """The backward pass of `Fused`, itself differentiable: its outputs are `Gradients`.
 
     Its arguments are the tensors of a `KernelCall`, outputs, what was saved, the gradients of outputs and last state,
-    the options, and whether the inputs' gradient is wanted.
+    the options, and whether the inputs' gradient is wanted and those of the weights.
     """
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
         """The kernel's backward pass."""
-        *tensors, options, with_inputs = arguments
+        *tensors, options, (with_inputs, with_weights) = arguments
         adds = options.single and options.kernel not in WITHOUT_AXIS
         *tensors, outputs, saved, grad_outputs, grad_last = _with_axis(tensors) if adds else tensors
         call, grads = options.call(tensors), (grad_outputs, grad_last)
         with _without_autocast(call):
-            gradients = FAST[options.kernel].backward(call, outputs, saved, grads, with_inputs=with_inputs)
+            gradients = FAST[options.kernel].backward(
+                call, outputs, saved, grads, with_inputs=with_inputs, with_weights=with_weights
+            )
         return tuple(t[0] for t in gradients) if adds else gradients
 
     @staticmethod
@@ -433,10 +441,10 @@ class FusedBackward(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
         """As `Fused.vmap`."""
-        *tensors, options, with_inputs = arguments
+        *tensors, options, wanted = arguments
         folded = _fold(info.batch_size, in_dims, tensors, options.single)
         inner = dataclasses.replace(options, single=False)
-        return _unfold(info.batch_size, FusedBackward.apply(*folded, inner, with_inputs), options.single)
+        return _unfold(info.batch_size, FusedBackward.apply(*folded, inner, wanted), options.single)
 
 
 def _fold(size: int, in_dims: Sequence[Any], tensors: Sequence[Tensor | None], single: bool) -> list[Tensor | None]:

@@ -21,7 +21,7 @@ struct Sums {
   std::vector<float> weights, inputs, vectors, diffusion;
   void clear(const Call& c) {
     const Long width = c.width(), columns = c.d_diffusion ? c.columns : 0;
-    weights = Memory::zeros(width * c.padded_entries() * c.shape().weights);
+    if (c.d_W) weights = Memory::zeros(width * c.padded_entries() * c.shape().weights);
     inputs.assign(width * c.padded_inputs() * c.input_groups(), 0.f);
     vectors.assign(width * (c.shape().biases + 1), 0.f);
     diffusion.assign(width * columns, 0.f);
@@ -78,7 +78,8 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
   const Long H = c.units, I = c.inputs, TILES = c.tiles(), WIDTH = c.width(), n = end - begin, parts = shape.parts;
   const Long plane = c.rows * H, origin = replica * c.steps * plane + begin * H, state = c.state();
   const Long saved_row = c.planes() * H, last_plane = (shape.saved - 1) * H, g_row = parts * WIDTH;
-  const Long SPAN = n >= 128 ? 1 : (128 / n < c.steps ? 128 / n : c.steps), K = SPAN * n;  // steps a block of sums
+  const bool weights = c.d_W;  // whether their gradients are wanted
+  const Long SPAN = n >= 128 || !weights ? 1 : (128 / n < c.steps ? 128 / n : c.steps), K = SPAN * n;  // steps a block of sums
   const Long G = shape.groups, tile_stride = K * G * LANES + APART, columns = c.d_diffusion ? c.columns : 0;
   const bool shifted = columns && !c.inside;
   std::vector<float> g(Gradients::padded(n) * g_row + LANES), sums(TILES * tile_stride), first(n * H * parts), lasts(n, 1.0f);
@@ -130,6 +131,7 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
     products.begin(sums.data(), k);
     products.add_to_state(back.weights.data(), g.data(), g_row);
     if (c.d_x) products.to_inputs(back.inputs.data(), c.d_x + ((replica * c.rows + begin) * c.steps + t) * I, c.steps * I);
+    if (!weights) continue;
     products.keep(old, old_row, x, c.x_row, lengths, t);
     if (columns) {
       for (Long r = 0; r < n; r++)
@@ -173,6 +175,7 @@ static BackwardSlice backward_slice_of(const Call& c) {
 
 // The sums of all slices of a replica, as gradients of the weights.
 static void write_gradients(const Call& c, Long replica, const Sums& total) {
+  if (!c.d_W) return;
   const Shape& shape = c.shape();
   const Long H = c.units, I = c.inputs, ENTRIES = c.entries(), V = shape.weights, groups = c.input_groups();
   const Long vectors = (shape.biases + 1) * LANES, columns = c.d_diffusion ? c.columns : 0;

@@ -72,7 +72,7 @@ struct Call {
   Long grad_states_bytes, grad_replica, grad_row, grad_step;
   const float* grad_last;  // (R, B, state), or null
   Long grad_last_bytes, grad_last_replica, grad_last_row;
-  float *d_x, *d_initial, *d_A, *d_W, *d_U, *d_b, *d_step, *d_diffusion;  // contiguous; d_x, d_diffusion null: not wanted
+  float *d_x, *d_initial, *d_A, *d_W, *d_U, *d_b, *d_step, *d_diffusion;  // contiguous; null where not wanted; all of the weights, by d_W
   Long d_x_bytes, d_initial_bytes, d_A_bytes, d_W_bytes, d_U_bytes, d_b_bytes, d_step_bytes, d_diffusion_bytes;
   Long threads;
   Parallel parallel;  // or null: threads of our own

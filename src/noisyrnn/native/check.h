@@ -79,6 +79,7 @@ class Check {
            span({{c.replicas, c.grad_last_replica}, {c.rows, c.grad_last_row}}, (double)c.state()));
     if (c.d_x) written(&c.d_x, c.d_x_bytes, R * c.rows * c.steps * I);
     written(&c.d_initial, c.d_initial_bytes, R * c.rows * c.state());
+    if (!c.d_W) return status;  // the gradients of all weights are wanted, or of none
     if (c.kind == DRIFT) written(&c.d_A, c.d_A_bytes, R * H * H);
     written(&c.d_W, c.d_W_bytes, R * c.W_size());
     written(&c.d_U, c.d_U_bytes, R * H * I * c.input_groups());

@@ -238,7 +238,7 @@ class HalfGradients {
         round_vectors<W>(from + r * G * LANES, rows.data() + r * row + j * W * LANES);
         if (c.d_x) round_vectors<G - U>(from + (r * G + U) * LANES, input_rows.data() + r * input_row + j * (G - U) * LANES);
       }
-      for (Long r = 0; r < n; r += 2)
+      for (Long r = 0; c.d_W && r < n; r += 2)
         for (Long g = 0; g < G; g++) {
           const vfloat odd = r + 1 < n ? load(from + ((r + 1) * G + g) * LANES) : (vfloat){};
           store(pairs.data() + (j * G + g) * room * SQUARE + (first + r / 2) * LANES,

@@ -121,8 +121,10 @@ class EvaluateConfig:
 
 
 def load_noise_free(folder: RunFolder, device: str) -> SequenceModel:
-    """Return the model of a finished run on `device`, with its noise off."""
-    model = load(folder.model, SequenceModel).to(device)
+    """Return the model of a finished run on `device`, with its noise off and its weights fixed."""
+    model = (
+        load(folder.model, SequenceModel).to(device).requires_grad_(False)
+    )  # attacks need the inputs' gradients only
     # Off, not "auto": a library that attacks the model may put it in training mode.
     model.layer.noise_mode = "off"
     return model

@@ -289,6 +289,11 @@ def test_what_is_not_asked_for_is_not_made_and_changes_nothing(cell: str, noise:
     without = cpp.backward(call, kept, saved, grads, with_inputs=False)
     assert without.inputs.shape == (2, 0)
     assert all(torch.equal(one, other) for one, other in zip(without[1:], with_inputs[1:], strict=True))
+    for inputs in (True, False):
+        bare = cpp.backward(call, kept, saved, grads, with_inputs=inputs, with_weights=False)
+        assert torch.equal(bare.state, with_inputs.state)
+        assert torch.equal(bare.inputs, with_inputs.inputs if inputs else without.inputs)
+        assert all(weight.shape == (2, 0) for weight in bare[2:])
     for name in ("A", "diffusion"):
         assert (getattr(without, name).shape == (2, 0)) == (getattr(call, name) is None)
 

@@ -223,6 +223,10 @@ def test_interpreter_last_state_alone_and_what_is_saved() -> None:
     again = kernel.backward(call, outputs, saved, (None, last), with_inputs=False)
     assert torch.equal(saved, kept)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    full = kernel.backward(call, outputs, saved, (None, last), with_inputs=True)
+    bare = kernel.backward(call, outputs, saved, (None, last), with_inputs=True, with_weights=False)
+    assert torch.equal(bare.inputs, full.inputs) and torch.equal(bare.state, full.state)
+    assert all(weight.shape == (1, 0) for weight in bare[2:])
     for every_step, save in ((True, False), (False, True), (False, False)):
         some, memory, end = kernel.forward(call, every_step=every_step, save=save)
         assert torch.equal(end, last)

@@ -97,7 +97,15 @@ def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, 
     return states.transpose(-3, -2), saved, last
 
 
-def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradients, *, with_inputs: bool) -> Gradients:
+def backward(
+    call: KernelCall,
+    outputs: Tensor,
+    saved: Tensor,
+    grads: EndGradients,
+    *,
+    with_inputs: bool,
+    with_weights: bool = True,
+) -> Gradients:
     """As in `Kernel`. One replica may come without its axis."""
     grad_outputs, grad_last = grads
     compiled = native()
@@ -116,7 +124,8 @@ def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradien
         c.grad_last_replica, c.grad_last_row, _ = _strides(grad_last, 3)
     keep += give_weights(c, call)
     none = (*call.b.shape[:-1], 0)
-    like = (call.inputs if with_inputs else None, call.state, *_weights(call))
+    weights = _weights(call) if with_weights else (None,) * len(_WEIGHTS)
+    like = (call.inputs if with_inputs else None, call.state, *weights)
     found = Gradients._make(buffers.empty(*(none if t is None else t.shape)) for t in like)
     if with_inputs:
         c.d_x, c.d_x_bytes = found.inputs.data_ptr(), room(found.inputs)

@@ -42,10 +42,13 @@ class _Gathering:
         outputs: `(R, T, B, hidden_size)`.
         saved: `(R, parts, T, B, hidden_size)`.
         with_inputs: Whether the gradient of the inputs is wanted.
+        with_weights: Whether those of the weights are.
     """
 
-    def __init__(self, call: KernelCall, x: Tensor, outputs: Tensor, saved: Tensor, with_inputs: bool) -> None:
-        self.call, self.x, self.outputs, self.saved = call, x, outputs, saved
+    def __init__(
+        self, call: KernelCall, x: Tensor, outputs: Tensor, saved: Tensor, *, with_inputs: bool, with_weights: bool
+    ) -> None:
+        self.call, self.x, self.outputs, self.saved, self.with_weights = call, x, outputs, saved, with_weights
         self.hidden = hidden = call.W.shape[1]
         replicas, batch, steps, _ = call.inputs.shape
         new, weights = call.inputs.new_zeros, call.W if call.A is None else torch.cat([call.A, call.W], dim=1)
@@ -138,15 +141,18 @@ class _Gathering:
 
     def add(self, block: _Block, grads: Tensor, history: Tensor, first: Tensor, total: Tensor) -> None:
         """Add to `total` gradsᵀ times the states that the steps start from."""
+        if not self.with_weights:
+            return
         before = _before(history, first, block.begin, block.end)
         add_product(squeezed(total), squeezed(grads.flatten(1, 2).mT), squeezed(before.flatten(1, 2)))
 
     def add_inputs(self, block: _Block, grads: Tensor) -> None:
         """Add what follows for U, a bias and the inputs from the gradients of `W h + U x + b`."""
         here, rows = slice(block.begin, block.end), grads.flatten(1, 2)
-        x = pad(self.x[:, here], (0, 1), value=1.0)
-        x = pad(x, (0, self.with_ones.shape[1] - x.shape[-1]))
-        add_product(squeezed(self.with_ones), squeezed(x.flatten(1, 2).mT), squeezed(rows))
+        if self.with_weights:
+            x = pad(self.x[:, here], (0, 1), value=1.0)
+            x = pad(x, (0, self.with_ones.shape[1] - x.shape[-1]))
+            add_product(squeezed(self.with_ones), squeezed(x.flatten(1, 2).mT), squeezed(rows))
         if self.inputs is not None:
             self.inputs[:, :, here] = (rows @ self.U_back).view(*grads.shape[:3], -1).transpose(1, 2)
 
@@ -155,6 +161,8 @@ class _Gathering:
         call, none = self.call, self.state.new_zeros
         replicas = len(self.state)
         inputs = none(replicas, 0) if self.inputs is None else self.inputs
+        if not self.with_weights:
+            return Gradients(inputs, self.state, *(none(replicas, 0) for _ in Gradients._fields[2:]))
         dA, dW = none(replicas, 0), self.weights
         size = call.U.shape[2]
         dU, db = self.with_ones[:, :size].mT.contiguous(), self.with_ones[:, size]
@@ -169,13 +177,22 @@ class _Gathering:
 
 
 @torch.no_grad()
-def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradients, *, with_inputs: bool) -> Gradients:
+def backward(
+    call: KernelCall,
+    outputs: Tensor,
+    saved: Tensor,
+    grads: EndGradients,
+    *,
+    with_inputs: bool,
+    with_weights: bool = True,
+) -> Gradients:
     """As in `Kernel`."""
     grad_outputs, grad_last = grads
     replicas, batch, steps, _ = call.inputs.shape
     time = Time.of(call)
     parts = saved.reshape(replicas, -1, steps, batch, call.W.shape[1])
-    gathering = _Gathering(call, valid_inputs(call, time), outputs.transpose(1, 2), parts, with_inputs)
+    wanted = {"with_inputs": with_inputs, "with_weights": with_weights}
+    gathering = _Gathering(call, valid_inputs(call, time), outputs.transpose(1, 2), parts, **wanted)
     if grad_last is not None:
         gathering.state.copy_(grad_last)
     scale = parts[:, -1] if call.source else time.moves

@@ -122,7 +122,15 @@ def forward(call: KernelCall, *, every_step: bool, save: bool) -> tuple[Tensor, 
     return outputs.transpose(1, 2), active if save else active.new_empty(replicas, 0, 0, 0), last
 
 
-def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradients, *, with_inputs: bool) -> Gradients:
+def backward(
+    call: KernelCall,
+    outputs: Tensor,
+    saved: Tensor,
+    grads: EndGradients,
+    *,
+    with_inputs: bool,
+    with_weights: bool = True,
+) -> Gradients:
     """As in `Kernel`."""
     grad_outputs, grad_last = grads
     replicas, batch, steps, _ = call.inputs.shape
@@ -155,7 +163,17 @@ def backward(call: KernelCall, outputs: Tensor, saved: Tensor, grads: EndGradien
             HAS_OUTPUTS=grad_outputs is not None,
             HAS_LAST=grad_last is not None,
         )
-        return _gather(call, flow, stored, saved, grad_state, parts, with_inputs=with_inputs)
+        found = _inputs_of(call, flow) if with_inputs else saved.new_empty(replicas, 0)
+        if not with_weights:
+            return Gradients(found, grad_state, *(saved.new_empty(replicas, 0) for _ in Gradients._fields[2:]))
+        return _gather(call, flow, stored, saved, grad_state, parts)._replace(inputs=found)
+
+
+def _inputs_of(call: KernelCall, flow: Tensor) -> Tensor:
+    """The gradient of the inputs from what the loop wrote."""
+    steps, batch = flow.shape[1:3]
+    sums = flow.flatten(1, 2)[:, :, : call.U.shape[1]]
+    return (sums @ call.U).unflatten(1, (steps, batch)).transpose(1, 2).contiguous()
 
 
 def _gather(
@@ -165,11 +183,9 @@ def _gather(
     saved: Tensor,
     grad_state: Tensor,
     parts: Tensor,
-    *,
-    with_inputs: bool,
 ) -> Gradients:
-    """All gradients from what the loop wrote: large products, each over all steps."""
-    replicas, batch, steps, _ = call.inputs.shape
+    """The weights' gradients from what the loop wrote: large products, each over all steps."""
+    replicas, _, steps, _ = call.inputs.shape
     hidden, rows = call.step.shape[1], call.U.shape[1]
     first = call.state[..., :hidden]
     if call.kind == "current":
@@ -191,9 +207,6 @@ def _gather(
     elif call.kind == "lstm":
         grad_W = product_grads
     w = flow.flatten(1, 2)[:, :, :rows]
-    grad_inputs = saved.new_empty(replicas, 0)
-    if with_inputs:
-        grad_inputs = (w @ call.U).unflatten(1, (steps, batch)).transpose(1, 2).contiguous()
     inputs = call.inputs
     if call.lengths is not None:  # else NaN padding reaches the gradient of U as 0 * NaN
         inputs = inputs.masked_fill(~valid_steps(call.lengths, steps)[..., None], 0.0)
@@ -203,7 +216,7 @@ def _gather(
         normals = saved[..., _PLANES[call.kind] * hidden :][..., : call.diffusion.shape[2]]
         grad_diffusion = shift.flatten(1, 2).mT @ normals.flatten(1, 2)
     return Gradients(
-        inputs=grad_inputs,
+        inputs=saved.new_empty(replicas, 0),
         state=grad_state,
         A=grad_A,
         W=grad_W.contiguous(),
