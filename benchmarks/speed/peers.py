@@ -142,8 +142,8 @@ def _ours() -> dict[str, Contestant]:
     """Each kernel with noise, and without it in training; with bf16 products where a kernel has a way of its own."""
     every, contestants = tuple(NETWORKS), {}
     for kernel, devices, models, growth in (
-        ("cpp", ("cpu",), every, ("noisy",)),
-        ("triton", ("cuda",), every, ("noisy",)),
+        ("cpp", ("cpu",), every, ("noisy", *GATED)),
+        ("triton", ("cuda",), every, ("noisy", *GATED)),
         ("eager", ("cpu", "cuda"), ("noisy", "cornn", "exprnn"), ()),
         ("reference", ("cpu", "cuda"), every, ()),
     ):
