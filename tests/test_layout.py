@@ -20,8 +20,8 @@ LAYERS = [
     {"noise"},
     {"kernels"},
     {"models"},
-    {"training"},
     {"robustness"},
+    {"training"},
     {"analysis"},
     {"report"},
     {"pipeline"},
@@ -33,7 +33,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # To its left, and still not for it: perturbations take any callable, and the report reads files.
 NOT_FOR = {
-    "robustness": {"models", "training"},
+    "robustness": {"models"},
     "report": {"data", "native", "noise", "sde", "kernels", "models", "training"},
 }
 

@@ -7,8 +7,9 @@ from typing import Any
 from noisyrnn.checks import check_choice
 from noisyrnn.data.scale import Scale
 from noisyrnn.registry import Entry
-from noisyrnn.robustness.base import Perturbation, ValueRange, check_clip, check_range, check_strengths
+from noisyrnn.robustness.base import Noise, Perturbation, ValueRange, check_clip, check_range, check_strengths
 from noisyrnn.robustness.default_strengths import default_strengths
+from noisyrnn.robustness.draws import PathDraws
 from noisyrnn.robustness.evaluate import MAX_DRAWS, WORST, RobustnessResult, Score, evaluate, worst_cases
 from noisyrnn.robustness.examples import examples
 from noisyrnn.robustness.fgsm import FGSM
@@ -138,7 +139,9 @@ __all__ = [
     "Metric",
     "Model",
     "MultiplicativeNoise",
+    "Noise",
     "PairedTest",
+    "PathDraws",
     "Perturbation",
     "PerturbationEntry",
     "RobustnessResult",

@@ -10,6 +10,7 @@ from torch import Tensor
 from noisyrnn.checks import check_batch, check_number
 from noisyrnn.data.scale import Scale
 from noisyrnn.padding import valid_values
+from noisyrnn.robustness.draws import Draws
 from noisyrnn.robustness.logits import Model, check_repeatable
 from noisyrnn.robustness.standardized_values import StandardizedValues
 
@@ -23,8 +24,8 @@ class Perturbation(ABC):
 
     A subclass is a final frozen dataclass with a `name` and one method, `perturb`. This class checks the arguments,
     returns the inputs unchanged for strength 0, converts to and from units of the channels' scale, cuts the result to
-    `clip` and restores padded steps. Every draw comes from the generator, on the CPU and for the full shape: neither
-    the device, nor the lengths, nor the model changes it.
+    `clip` and restores padded steps. Every draw comes from the generator and for the full shape: neither the device,
+    nor the lengths, nor the model changes it.
 
     With a `scale` the perturbation acts on standardized values:
 
@@ -101,7 +102,7 @@ class Perturbation(ABC):
 
     @abstractmethod
     def perturb(
-        self, inputs: Tensor, *, model: Any, labels: Tensor, lengths: Tensor | None, generator: torch.Generator
+        self, inputs: Tensor, *, model: Any, labels: Tensor, lengths: Tensor | None, generator: Draws
     ) -> Tensor:
         """Perturb every step, padded ones included, at a strength above 0.
 
@@ -111,7 +112,7 @@ class Perturbation(ABC):
             labels: True classes, `(batch,)` or `(batch, steps)`, or values, as a `Split` holds them: -1 or NaN at steps
                 that do not count; used by attacks only.
             lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
-            generator: Source of every draw, on the CPU.
+            generator: Source of every draw: a generator of the CPU, or `PathDraws`.
 
         Returns:
             A new tensor in the shape of `inputs`; its padded steps are ignored.
@@ -124,7 +125,7 @@ class Perturbation(ABC):
         inputs: Tensor,
         labels: Tensor,
         *,
-        generator: torch.Generator,
+        generator: Draws,
         lengths: Tensor | None = None,
     ) -> Tensor:
         """Return a perturbed copy of `inputs`.
@@ -133,7 +134,7 @@ class Perturbation(ABC):
             model: Used by attacks only; its parameters get no gradient and its mode is not changed.
             inputs: `(batch, steps, channels)`.
             labels: True classes or values, as a `Split` holds them; used by attacks only.
-            generator: Source of every draw, on the CPU.
+            generator: Source of every draw: a generator of the CPU, or `PathDraws`.
             lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
         """
         check_batch(inputs, lengths)
@@ -144,6 +145,13 @@ class Perturbation(ABC):
         if self.is_attack:
             assert model is not None
             check_repeatable(model, inputs, lengths)
+        return self.apply(model, inputs, labels, generator=generator, lengths=lengths)
+
+    @final
+    def apply(
+        self, model: Model | None, inputs: Tensor, labels: Tensor, *, generator: Draws, lengths: Tensor | None
+    ) -> Tensor:
+        """As a call, without its checks, for many calls on one model; at a strength above 0."""
         if self.scale is None:
             perturbed = self.perturb(inputs, model=model, labels=labels, lengths=lengths, generator=generator)
         else:
@@ -160,6 +168,42 @@ class Perturbation(ABC):
         if self.clip is not None:
             perturbed = perturbed.clamp(*self.clip)
         return torch.where(valid_values(inputs, lengths), perturbed, inputs)
+
+
+@dataclass(frozen=True)
+class Noise(Perturbation):
+    """A perturbation that knows no model, and can have another strength for each sequence.
+
+    A subclass has one method, `change`.
+    """
+
+    @abstractmethod
+    def change(self, inputs: Tensor, strength: float | Tensor, generator: Draws) -> Tensor:
+        """Perturb every step at a strength: a number, or one for each sequence as `(batch, 1, 1)`."""
+
+    def perturb(self, inputs: Tensor, *, generator: Draws, **unused: Any) -> Tensor:
+        """Perturb every step at this strength."""
+        return self.change(inputs, self.strength, generator)
+
+    @final
+    def with_strengths(
+        self, inputs: Tensor, strengths: Tensor, *, generator: Draws, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Return a copy of `inputs` perturbed at a strength of its own for each sequence, in place of `strength`.
+
+        Args:
+            inputs: `(batch, steps, channels)`.
+            strengths: `>= 0`, `(batch,)`.
+            generator: Source of every draw.
+            lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
+        """
+        check_batch(inputs, lengths)
+        if self.scale is None:
+            changed = self.change(inputs, strengths.to(inputs)[:, None, None], generator)
+        else:
+            values = StandardizedValues(inputs, self.scale)
+            changed = values.restore(self.change(values.values, strengths.to(values.values)[:, None, None], generator))
+        return self.restrict(changed, inputs, lengths)
 
 
 def check_perturbation(argument: str, value: object) -> None:
@@ -203,13 +247,3 @@ def check_strengths(argument: str, strengths: object) -> None:
         raise ValueError(f"{argument} must hold at least one number, got {strengths!r}. Write [0.1, 0.2].")
     for index, strength in enumerate(strengths):
         check_number(f"{argument}[{index}]", strength, minimum=0)
-
-
-def draw_normal(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw independent N(0, 1) values in the shape, type and place of `inputs`."""
-    return torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype, device="cpu").to(inputs.device)
-
-
-def draw_uniform(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw independent values from [0, 1) in the shape, type and place of `inputs`."""
-    return torch.rand(inputs.shape, generator=generator, dtype=inputs.dtype, device="cpu").to(inputs.device)

@@ -1,17 +1,17 @@
 """Multiplicative noise on the inputs."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
-import torch
 from torch import Tensor
 
-from noisyrnn.robustness.base import Perturbation, draw_normal
+from noisyrnn.robustness.base import Noise
+from noisyrnn.robustness.draws import Draws, draw_normal
 
 
 @final
 @dataclass(frozen=True)
-class MultiplicativeNoise(Perturbation):
+class MultiplicativeNoise(Noise):
     r"""Multiplicative noise, independent for every step and channel; a value that is zero stays zero.
 
     .. math:: x' = x \odot \mu, \quad \mu \sim N(1, \sigma^2 I) .
@@ -26,6 +26,6 @@ class MultiplicativeNoise(Perturbation):
     symbol = "σ"
     scale_unit = "of (x − m)"
 
-    def perturb(self, inputs: Tensor, *, generator: torch.Generator, **unused: Any) -> Tensor:
+    def change(self, inputs: Tensor, strength: float | Tensor, generator: Draws) -> Tensor:
         """Multiply by the noise."""
-        return inputs * (1 + self.strength * draw_normal(inputs, generator))
+        return inputs * (1 + strength * draw_normal(inputs, generator))

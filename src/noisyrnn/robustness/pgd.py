@@ -9,7 +9,8 @@ from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
 from noisyrnn.padding import valid_values
-from noisyrnn.robustness.base import Perturbation, draw_normal, draw_uniform
+from noisyrnn.robustness.base import Perturbation
+from noisyrnn.robustness.draws import Draws, draw_normal, draw_uniform
 from noisyrnn.robustness.gradient import input_gradient, sequence_losses, wrong_answers
 from noisyrnn.robustness.logits import Model, predict
 
@@ -84,7 +85,7 @@ class PGD(Perturbation):
         return "s" if self.norm == "linf" else "s√n"
 
     def perturb(
-        self, inputs: Tensor, *, model: Model, labels: Tensor, lengths: Tensor | None, generator: torch.Generator
+        self, inputs: Tensor, *, model: Model, labels: Tensor, lengths: Tensor | None, generator: Draws
     ) -> Tensor:
         """Return the best iterate of all starts."""
         valid = valid_values(inputs, lengths)
@@ -132,7 +133,7 @@ class PGD(Perturbation):
         excess = (_length(offset) / self._radius(offset, valid)).clamp_min(1)
         return (offset.double() / excess).to(offset.dtype)
 
-    def _random_offset(self, inputs: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
+    def _random_offset(self, inputs: Tensor, valid: Tensor, generator: Draws) -> Tensor:
         """Draw uniformly from the ball; for ℓ2 of dimension n, a uniform direction times radius · u^(1/n)."""
         if self.norm == "linf":
             return self.strength * (2 * draw_uniform(inputs, generator) - 1) * valid

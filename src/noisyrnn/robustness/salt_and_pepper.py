@@ -1,18 +1,19 @@
 """Salt-and-pepper noise on the inputs."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_number
-from noisyrnn.robustness.base import Perturbation, draw_uniform
+from noisyrnn.robustness.base import Noise
+from noisyrnn.robustness.draws import Draws, draw_uniform
 
 
 @final
 @dataclass(frozen=True)
-class SaltAndPepper(Perturbation):
+class SaltAndPepper(Noise):
     """Salt-and-pepper noise: each value becomes, with probability α, `low` or `high` with equal chance.
 
     With the same generator, a larger α changes every value that a smaller α changes, in the same way.
@@ -51,11 +52,11 @@ class SaltAndPepper(Perturbation):
         assert isinstance(low, int | float)
         check_number("high", high, above=low)
 
-    def perturb(self, inputs: Tensor, *, generator: torch.Generator, **unused: Any) -> Tensor:
+    def change(self, inputs: Tensor, strength: float | Tensor, generator: Draws) -> Tensor:
         """Set some values to `low` or `high`."""
         if isinstance(self.low, tuple) and inputs.shape[2] != len(self.low):
             raise ValueError(f"inputs must have {len(self.low)} channels, those of low, got {inputs.shape[2]}.")
-        hit = draw_uniform(inputs, generator) < self.strength
+        hit = draw_uniform(inputs, generator) < strength
         salt = draw_uniform(inputs, generator) < 0.5
         low, high = (inputs.new_tensor(value).expand_as(inputs) for value in (self.low, self.high))
         return torch.where(hit, torch.where(salt, high, low), inputs)

@@ -1,17 +1,17 @@
 """Additive white noise on the inputs."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
-import torch
 from torch import Tensor
 
-from noisyrnn.robustness.base import Perturbation, draw_normal
+from noisyrnn.robustness.base import Noise
+from noisyrnn.robustness.draws import Draws, draw_normal
 
 
 @final
 @dataclass(frozen=True)
-class WhiteNoise(Perturbation):
+class WhiteNoise(Noise):
     r"""Additive white noise, independent for every step and channel.
 
     .. math:: x' = x + \sigma \xi, \quad \xi \sim N(0, I) .
@@ -31,6 +31,6 @@ class WhiteNoise(Perturbation):
     name = "white_noise"
     symbol = "σ"
 
-    def perturb(self, inputs: Tensor, *, generator: torch.Generator, **unused: Any) -> Tensor:
+    def change(self, inputs: Tensor, strength: float | Tensor, generator: Draws) -> Tensor:
         """Add white noise."""
-        return inputs + self.strength * draw_normal(inputs, generator)
+        return inputs + strength * draw_normal(inputs, generator)

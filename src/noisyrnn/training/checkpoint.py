@@ -60,6 +60,7 @@ class Checkpoint:
         model: Weights.
         optimizer: State of the optimizer.
         best: Weights of the best epoch so far; `None` before the first epoch ends.
+        average: Averaged weights, where there is an average.
     """
 
     settings: dict[str, Any]
@@ -68,6 +69,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     best: dict[str, Tensor] | None
+    average: dict[str, Tensor] | None = None
 
     def write(self, path: Path) -> None:
         """Write the checkpoint atomically: the file at `path` is always complete."""

@@ -9,11 +9,17 @@ from noisyrnn.data.user_files import check_reading_options
 from noisyrnn.kernels import cpp
 from noisyrnn.kernels.recurrence import DRIFTS
 from noisyrnn.models import MODELS, RecurrentLayer, build_layer, layer_options
+from noisyrnn.models.exprnn import Rotation
 from noisyrnn.models.options import merge_options
 from noisyrnn.training.seeding import seeded
 
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
 Penalty = Literal["explicit", "hutchinson"]
+Optimizer = Literal["adam", "adamw", "rmsprop"]
+Selection = Literal["clean", "perturbed", "last"]
+NoiseSchedule = Literal["constant", "annealed"]
+InputNoise = Literal["white_noise", "multiplicative_noise", "salt_and_pepper"]
+Adversary = Literal["fgsm", "pgd_linf", "pgd_l2"]
 
 
 class FrozenMapping(Mapping[str, Any]):
@@ -78,13 +84,27 @@ class TrainConfig:
         hidden_size: Number of hidden units, at least 1.
         epochs: Number of passes over the training data, at least 1.
         batch_size: Sequences per optimizer step, over all processes, at least 1.
-        learning_rate: Learning rate of Adam, above 0.
+        optimizer: "adam", "adamw" (its weight decay does not pass through the gradient) or "rmsprop".
+        learning_rate: Learning rate of the optimizer, above 0.
+        orthogonal_rate: Factor of the learning rate for the orthogonal matrix of the exponential RNN, above 0; its
+            authors use 0.1.
         decay_epochs: Multiply the learning rate by decay_factor after each of these epochs (default: never).
         decay_factor: Factor of the learning rate after each of decay_epochs, above 0, at most 1.
-        weight_decay: Weight decay of Adam, at least 0.
+        weight_decay: Weight decay of the optimizer, at least 0.
         clip_norm: Clip the gradient to this norm, above 0 (default: no clipping).
         patience: Stop if validation accuracy, or the loss of a regression, has not improved for this many epochs
             (default: never).
+        select: Epoch whose weights are kept: "clean", the best on the validation data; "perturbed", the best by the
+            mean over these and their copies under white noise at the default strengths of the data; or "last".
+        ema: Decay of an exponential moving average of the weights, above 0 and below 1. The average is validated and
+            saved (default: the weights themselves are).
+        input_noise: Strength of the noise that training adds to its inputs, at least 0, in the units of `evaluate`; or
+            a pair of strengths, between which each sequence has its own.
+        input_noise_kind: "white_noise", "multiplicative_noise" or "salt_and_pepper".
+        noise_schedule: "constant", or "annealed" for hidden and input noise in proportion to the learning rate.
+        adversarial: Attack on the inputs of each training step: "fgsm", "pgd_linf" or "pgd_l2" (default: none).
+        adversarial_radius: Radius of that attack, above 0, in the units of `evaluate`.
+        adversarial_steps: Gradient steps of a PGD attack, at least 1.
         precision: Floating-point precision: "32-true", "64-true" or "bf16-mixed".
         penalty: Train without noise and add the regulariser of the noise to the loss: "explicit" (exact, for the
             models noisy, lipschitz, antisymmetric, rate and rnn only) or "hutchinson" (estimated with one random
@@ -108,12 +128,22 @@ class TrainConfig:
     hidden_size: int = 128
     epochs: int = 100
     batch_size: int = 128
+    optimizer: Optimizer = "adam"
     learning_rate: float = 0.001
+    orthogonal_rate: float = 1.0
     decay_epochs: tuple[int, ...] = ()
     decay_factor: float = 0.1
     weight_decay: float = 0.0
     clip_norm: float | None = None
     patience: int | None = None
+    select: Selection = "clean"
+    ema: float | None = None
+    input_noise: float | tuple[float, float] = 0.0
+    input_noise_kind: InputNoise = "white_noise"
+    noise_schedule: NoiseSchedule = "constant"
+    adversarial: Adversary | None = None
+    adversarial_radius: float = 0.05
+    adversarial_steps: int = 7
     precision: Precision = "32-true"
     penalty: Penalty | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -131,7 +161,9 @@ class TrainConfig:
         check_integer("hidden_size", self.hidden_size, minimum=1)
         check_integer("epochs", self.epochs, minimum=1)
         check_integer("batch_size", self.batch_size, minimum=1)
+        check_choice("optimizer", self.optimizer, get_args(Optimizer))
         check_number("learning_rate", self.learning_rate, above=0.0)
+        check_number("orthogonal_rate", self.orthogonal_rate, above=0.0)
         if isinstance(self.decay_epochs, str) or not isinstance(self.decay_epochs, Sequence):
             raise TypeError(f"decay_epochs must be a list of integers, got {self.decay_epochs!r}. Write (30, 60).")
         object.__setattr__(self, "decay_epochs", tuple(self.decay_epochs))
@@ -144,6 +176,7 @@ class TrainConfig:
             check_number("clip_norm", self.clip_norm, above=0.0)
         if self.patience is not None:
             check_integer("patience", self.patience, minimum=1)
+        self._check_training()
         check_choice("precision", self.precision, get_args(Precision))
         if not isinstance(self.options, Mapping):
             raise TypeError(f"options must map names to values, got {self.options!r}. Write {{'additive': 0.1}}.")
@@ -154,8 +187,46 @@ class TrainConfig:
         with seeded(0):  # a wrong value fails here, not after the data are read
             units = 1 if self.options["diffusion"] is None else self.hidden_size
             layer = build_layer(self.model, 1, units, self.options)
+            if self.orthogonal_rate != 1 and not any(isinstance(module, Rotation) for module in layer.modules()):
+                raise ValueError(
+                    f"orthogonal_rate must be 1 for model {self.model!r}, which has no orthogonal matrix, got "
+                    f"{self.orthogonal_rate:g}."
+                )
             if self.penalty is not None:
                 self._check_penalty(layer)
+
+    def _check_training(self) -> None:
+        """Raise unless the settings of the inputs, the averages and the epoch that is kept are fine."""
+        check_choice("select", self.select, get_args(Selection))
+        if self.select == "last" and self.patience is not None:
+            raise ValueError(f"patience must be None where select is 'last', got {self.patience}.")
+        if self.ema is not None:
+            check_number("ema", self.ema, above=0.0)
+            if self.ema >= 1:
+                raise ValueError(f"ema must be less than 1, got {self.ema:g}.")
+        if not isinstance(self.input_noise, Sequence) or isinstance(self.input_noise, str):
+            check_number("input_noise", self.input_noise, minimum=0.0)
+        else:
+            if len(self.input_noise) != 2:
+                raise ValueError(f"input_noise must be one number or two, got {list(self.input_noise)}.")
+            object.__setattr__(self, "input_noise", tuple(self.input_noise))
+            low, high = self.input_noise
+            check_number("input_noise", low, minimum=0.0)
+            check_number("input_noise", high, minimum=low)
+        check_choice("input_noise_kind", self.input_noise_kind, get_args(InputNoise))
+        if self.input_noise_kind == "salt_and_pepper":
+            check_number("input_noise", self.input_noise_range[1], maximum=1.0)
+        check_choice("noise_schedule", self.noise_schedule, get_args(NoiseSchedule))
+        if self.adversarial is not None:
+            check_choice("adversarial", self.adversarial, get_args(Adversary))
+        check_number("adversarial_radius", self.adversarial_radius, above=0.0)
+        check_integer("adversarial_steps", self.adversarial_steps, minimum=1)
+
+    @property
+    def input_noise_range(self) -> tuple[float, float]:
+        """Smallest and largest strength of the noise on the inputs."""
+        noise = self.input_noise
+        return noise if isinstance(noise, tuple) else (float(noise), float(noise))
 
     def _check_penalty(self, layer: RecurrentLayer) -> None:
         """Raise unless `layer` has a noise whose regulariser there is."""
@@ -202,7 +273,8 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Every setting, with the model's options next to the others, as JSON holds them."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "options"}
-        return {**values, "decay_epochs": list(self.decay_epochs), **self.options}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {**plain, **self.options}
 
     def identity(self) -> dict[str, Any]:
         """The label, and the settings that differ from their defaults: what decides the name of a run folder.

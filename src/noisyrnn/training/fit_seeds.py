@@ -215,8 +215,8 @@ class _Group:
         """One step of each training: sum of its losses, its correct answers and sequences, or why it failed."""
         groups = [[trainer] for trainer in parts]
         if self.fused:  # trainings resumed from different steps reach the short last batch at different times
-            counts = {part.count for part in parts.values()}
-            groups = [[trainer for trainer in parts if parts[trainer].count == count] for count in counts]
+            kinds = {trainer: (part.count, trainer.noise_factor) for trainer, part in parts.items()}
+            groups = [[one for one in parts if kinds[one] == kind] for kind in dict.fromkeys(kinds.values())]
         ends: dict[Trainer, StepEnd] = {}
         for group in groups:
             if len(group) > 1:
@@ -237,11 +237,21 @@ class _Group:
         longest, rows = trainers[0].longest(rows), rows_on(rows, self.train_split.labels.device)
         paths = [step_noise(trainer.config, trainer.progress.step) for trainer in trainers]
         inputs, labels, lengths, _ = select_sequences(self.train_split, rows, longest=longest)
+        ends: dict[Trainer, StepEnd] = {}
+        perturbed = []
+        for r, trainer in enumerate(trainers):
+            try:
+                perturbed.append(trainer.perturb(inputs[r], labels[r], None if lengths is None else lengths[r]))
+            except DivergenceError as error:
+                ends[trainer] = error
+        if ends:
+            others = {trainer: part for trainer, part in parts.items() if trainer not in ends}
+            return {**ends, **(self.step(others) if others else {})}
+        inputs = torch.stack(perturbed)
         for trainer in trainers:
             trainer.begin_step()
         losses, correct = self.sums(trainers, inputs, labels, lengths, paths)
         self.fabric.backward(losses.sum() / count)  # a sum, so that each training gets the gradient of its own loss
-        ends: dict[Trainer, StepEnd] = {}
         norms = [trainer.clip_gradient() for trainer in trainers]
         values = read_values(*losses, *correct, *norms)
         for r, trainer in enumerate(trainers):
@@ -284,7 +294,7 @@ class _Group:
             return sums.loss, sums.correct
 
         axes = (0, 0, 0, None if lengths is None else 0, 0)
-        with self.fabric.autocast():
+        with self.fabric.autocast(), trainers[0].noise_of_epoch():
             losses, correct = torch.func.vmap(one, in_dims=axes)(stacked, inputs, labels, lengths, seeds)
         return losses, correct
 

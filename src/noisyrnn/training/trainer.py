@@ -4,8 +4,9 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +27,10 @@ from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import Precision, TrainConfig, check_precision
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
 from noisyrnn.training.objective import Objective, objective_digest
+from noisyrnn.training.optimizer import RatedOptimizer
+from noisyrnn.training.perturbed_inputs import PerturbedInputs, StepPlace, selection_inputs
 from noisyrnn.training.saving import check_savable, save
+from noisyrnn.training.weight_average import WeightAverage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -43,7 +47,7 @@ class FitResult:
 
     Args:
         history: One row of metrics for each epoch.
-        best_epoch: The epoch, from 1, of the weights the model now has.
+        best_epoch: The epoch, from 1, of the weights the model now has; the best one unless `select` is "last".
         best_validation_accuracy: Its accuracy on the validation data, in [0, 1]; `nan` for a regression. With labels at
             every step it is the mean over sequences of the share of counted steps that are right.
         seconds: Training time, over all resumptions; of runs that are trained together, each has its share.
@@ -91,7 +95,7 @@ def fit(
     fabric: "Fabric | None" = None,
     on_epoch: EpochHook | None = None,
 ) -> FitResult:
-    """Train `model` in place with Adam; it ends with the weights of its best validation epoch.
+    """Train `model` in place; it ends with the weights of its best validation epoch, or of the epoch `select` names.
 
     The order of the data and the noise depend on the seed, the epoch and the step only, so a resumed run ends in the
     same bits. The number of threads does not change them either: torch's own operations run on one thread, the kernels
@@ -211,6 +215,11 @@ def step_noise(config: TrainConfig, step: int, first_row: int = 0) -> BrownianPa
 def learning_rate_at(config: TrainConfig, epoch: int) -> float:
     """Learning rate of epoch number `epoch`, counted from 1: it decays after each of `decay_epochs`."""
     return config.learning_rate * config.decay_factor ** sum(epoch > last for last in config.decay_epochs)
+
+
+def noise_factor_at(config: TrainConfig, epoch: int) -> float:
+    """Factor of all noise in epoch number `epoch`: 1, or the learning rate's where the noise is annealed with it."""
+    return 1.0 if config.noise_schedule == "constant" else learning_rate_at(config, epoch) / config.learning_rate
 
 
 def clip_gradient(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
@@ -403,10 +412,11 @@ class Trainer:
         self._origin: dict[str, Any] = {}
         if self.folder is not None:
             self._origin = {**(fingerprint or dataset.fingerprint()), **origin_of(model, objective)}
-        self._optimizer = torch.optim.Adam(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        self._wrapped, self._wrapped_optimizer = self.fabric.setup(self.training_pass, self._optimizer)
+        self._optimizer = RatedOptimizer(config, model)
+        self._average = None if config.ema is None else WeightAverage(model, config.ema)
+        self._perturbed = PerturbedInputs(config, dataset)
+        self._selection: list[Split] | None = None
+        self._wrapped, self._wrapped_optimizer = self.fabric.setup(self.training_pass, self._optimizer.torch_optimizer)
         self._wrapped.train()
 
     @property
@@ -436,15 +446,19 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint."""
         self.model.load_state_dict(checkpoint.model)
-        self._optimizer.load_state_dict(checkpoint.optimizer)
+        self._optimizer.torch_optimizer.load_state_dict(checkpoint.optimizer)
+        if self._average is not None and checkpoint.average is not None:
+            self._average.load_state_dict(checkpoint.average)
         self.progress, self.best = checkpoint.progress, checkpoint.best
 
     def write_checkpoint(self) -> None:
         """Write what is needed to continue to the same bits."""
         if self.folder is not None:
             state = copied(self.model.state_dict())
-            optimizer = self._optimizer.state_dict()
-            checkpoint = Checkpoint(self.config.to_dict(), self._origin, self.progress, state, optimizer, self.best)
+            optimizer = self._optimizer.torch_optimizer.state_dict()
+            average = None if self._average is None else self._average.state_dict()
+            settings = self.config.to_dict()
+            checkpoint = Checkpoint(settings, self._origin, self.progress, state, optimizer, self.best, average)
             checkpoint.write(self.folder.checkpoint)
 
     def batches(self, size: int) -> Iterator[BatchPart]:
@@ -465,9 +479,12 @@ class Trainer:
         """
         path = step_noise(self.config, self.progress.step, part.first_row)
         rows = rows_on(part.rows, train.labels.device)
-        batch = TrainingBatch(*select_sequences(train, rows, longest=self.longest(part.rows)), path)
+        inputs, labels, lengths, weights = select_sequences(train, rows, longest=self.longest(part.rows))
+        inputs = self.perturb(inputs, labels, lengths, first_row=part.first_row)
+        batch = TrainingBatch(inputs, labels, lengths, weights, path)
         self.begin_step()
-        sums = self._wrapped(batch)
+        with self.noise_of_epoch():
+            sums = self._wrapped(batch)
         loss_sum = sums.loss * part.share
         # Gradients are averaged over processes: the factor makes that the mean over the whole batch.
         self.fabric.backward(loss_sum * (self.fabric.world_size / part.count))
@@ -490,10 +507,44 @@ class Trainer:
         lengths = self._dataset.train.lengths
         return None if lengths is None else int(lengths[rows].max())
 
+    @property
+    def noise_factor(self) -> float:
+        """Factor of all noise in the current epoch."""
+        return noise_factor_at(self.config, self.progress.epoch)
+
+    @contextmanager
+    def noise_of_epoch(self) -> Iterator[None]:
+        """Have the model's noise at the factor of the current epoch."""
+        layer = self.model.layer
+        own = layer.noise_scale
+        layer.noise_scale = own * self.noise_factor
+        try:
+            yield
+        finally:
+            layer.noise_scale = own
+
+    def perturb(self, inputs: Tensor, labels: Tensor, lengths: Tensor | None, *, first_row: int = 0) -> Tensor:
+        """Return the inputs of the next step with the noise and the attack of the settings.
+
+        Raises:
+            DivergenceError: If the attack finds logits that are not finite.
+        """
+        if not self._perturbed.changes:
+            return inputs
+        factor, freeze = self.noise_factor, self.fabric.world_size == 1
+        place = StepPlace(self.progress.step, first_row)
+        try:
+            with self.fabric.autocast():
+                return self._perturbed(
+                    self.model, inputs, labels, lengths, place=place, noise_factor=factor, freeze=freeze
+                )
+        except RuntimeError as error:
+            step, epoch = self.progress.step + 1, self.progress.epoch
+            raise DivergenceError(f"the attack on the inputs of step {step} (epoch {epoch}) failed: {error}") from error
+
     def begin_step(self) -> None:
         """Delete the last gradients and set the learning rate of the epoch."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.config, self.progress.epoch)
+        self._optimizer.set_rate(learning_rate_at(self.config, self.progress.epoch))
         self._wrapped_optimizer.zero_grad()
 
     def clip_gradient(self) -> Tensor:
@@ -517,6 +568,8 @@ class Trainer:
                 explain_divergence(self.model, batch.inputs, batch.lengths, batch.path, step, epoch, loss, norm)
             )
         self._wrapped_optimizer.step()
+        if self._average is not None:
+            self._average.update(self.progress.step + 1)
 
     def count(self, loss_sum: float, correct: float, sequences: int, seconds: float) -> None:
         """Add one step: weighted sums of its losses and correct answers, its number of sequences, and its time."""
@@ -530,25 +583,30 @@ class Trainer:
         progress.epoch_seconds += seconds
 
     def end_epoch(self, validation: Split) -> None:
-        """Validate, keep the weights if they are the best so far, add a row to the history and begin the next epoch.
+        """Validate, keep the weights if they are those to keep, add a row to the history and begin the next epoch.
 
         Raises:
             DivergenceError: If the validation loss is not finite and there are no best weights.
         """
-        progress = self.progress
-        # One answer, so that all processes continue alike.
-        loss, accuracy = self.fabric.broadcast(validate(self.model, validation))
-        if not math.isfinite(loss) and self.best is None:
-            raise DivergenceError(self._explain_validation_loss(loss))
-        if is_better(loss, accuracy, progress):
-            progress.best_epoch, progress.best_accuracy, progress.best_loss = progress.epoch, accuracy, loss
-            self.best = copied(self.model.state_dict())
+        progress, select = self.progress, self.config.select
+        with nullcontext() if self._average is None else self._average.in_place():
+            # One answer, so that all processes continue alike.
+            loss, accuracy = self.fabric.broadcast(validate(self.model, validation))
+            if not math.isfinite(loss) and self.best is None:
+                raise DivergenceError(self._explain_validation_loss(loss))
+            perturbed = self._validate_perturbed(validation) if select == "perturbed" else None
+            all_loss, all_accuracy = (loss, accuracy) if perturbed is None else perturbed
+            better = math.isfinite(loss) if select == "last" else is_better(all_loss, all_accuracy, progress)
+            if better:
+                progress.best_epoch, progress.best_accuracy, progress.best_loss = progress.epoch, all_accuracy, all_loss
+                self.best = copied(self.model.state_dict())
         row = {
             "epoch": progress.epoch,
             "train_loss": progress.loss_sum / progress.seen,
             "train_accuracy": progress.correct / progress.seen,
             "validation_loss": loss,
             "validation_accuracy": accuracy,
+            **({} if perturbed is None else {"perturbed_loss": perturbed[0], "perturbed_accuracy": perturbed[1]}),
             "learning_rate": learning_rate_at(self.config, progress.epoch),
             "seconds": round(progress.epoch_seconds, 3),
         }
@@ -561,6 +619,14 @@ class Trainer:
             self.folder.write_metrics(progress.history)
         if self.on_epoch is not None:
             self.on_epoch(dict(progress.history[-1]))
+
+    def _validate_perturbed(self, validation: Split) -> tuple[float, float]:
+        """Mean loss and accuracy over the validation data and their copies under noise."""
+        if self._selection is None:
+            self._selection = [validation, *selection_inputs(validation, self._dataset)]
+        found = [validate(self.model, split) for split in self._selection]
+        losses, accuracies = zip(*found, strict=True)
+        return self.fabric.broadcast((math.fsum(losses) / len(found), math.fsum(accuracies) / len(found)))
 
     def _explain_validation_loss(self, loss: float) -> str:
         """Why no epoch can be chosen: a message."""
@@ -575,26 +641,30 @@ class Trainer:
         )
 
     def finish(self) -> FitResult:
-        """Write the weights of the last and of the best epoch; leave the model with the best, in evaluation mode."""
+        """Write the weights of the last and of the kept epoch; leave the model with the latter, in evaluation mode."""
         self.write_checkpoint()
         assert self.best is not None
         self.model.eval()
         self._model.eval()
         dataset, progress = self._dataset, self.progress
+        names, settings = dataset.class_names or None, self.config.to_dict()
+        notes = {"training": {**settings, "dataset": Path(self.config.dataset).name}}
         if self.folder is not None:
-            save(self._model, self.folder.last_model, class_names=dataset.class_names or None)
+            with nullcontext() if self._average is None else self._average.in_place():
+                save(self._model, self.folder.last_model, class_names=names, notes=notes)
         self.model.load_state_dict(self.best)
         if self.folder is not None:
-            save(self._model, self.folder.model, class_names=dataset.class_names or None)
+            save(self._model, self.folder.model, class_names=names, notes=notes)
         largest = math.nan
         if dataset.classes:
             labels = dataset.train.labels[counted(dataset.train.labels)]
             largest = float(torch.bincount(labels).max()) / len(labels)
+        kept = progress.history[progress.best_epoch - 1]
         return FitResult(
             history=progress.history,
             best_epoch=progress.best_epoch,
-            best_validation_accuracy=progress.best_accuracy,
-            best_validation_loss=progress.best_loss,
+            best_validation_accuracy=kept.get("validation_accuracy", math.nan),
+            best_validation_loss=kept["validation_loss"],
             seconds=progress.seconds,
             validation_sequences=len(dataset.validation),
             largest_class=largest,
