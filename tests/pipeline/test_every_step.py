@@ -85,7 +85,7 @@ def test_the_model_answers_in_the_units_of_the_targets(run: tuple[str, RunFolder
 
 def test_an_evaluation_has_the_scores_of_the_model(run: tuple[str, RunFolder]) -> None:
     task, folder = run
-    model = load(folder.model, SequenceModel).requires_grad_(False)  # torch rounds otherwise where weights need gradients
+    model = load(folder.model, SequenceModel).requires_grad_(False)  # torch rounds otherwise with gradients
     model.layer.noise_mode = "off"
     content = folder.read_result(folder.robustness).content
     columns = {column["perturbation"]: column for column in content["columns"]}
