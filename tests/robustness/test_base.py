@@ -54,7 +54,7 @@ def test_what_is_not_a_perturbation():
 
 def test_default_strengths_follow_the_range_of_the_data():
     images, bytes_, volts = default_strengths((0.0, 1.0)), default_strengths((-100.0, 100.0)), default_strengths(None)
-    assert set(images) == set(bytes_) == set(volts) == set(PERTURBATIONS)
+    assert set(images) == set(bytes_) == set(volts) < set(PERTURBATIONS)  # others run only where they are named
     for name, strengths in images.items():
         factor = 1 if name in WITHOUT_UNIT else 200
         assert bytes_[name] == pytest.approx([factor * strength for strength in strengths])

@@ -169,8 +169,9 @@ def test_repr_holds_the_scale():
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_the_unit_of_the_strength_has_a_name(name):
-    units = {"multiplicative_noise": "of (x − m)", "salt_and_pepper": "", "pgd_l2": "s√n"}
-    assert build_perturbation(name, 0.2, scale=scale_of((1.0,), (3.0,))).unit == units.get(name, "s")
+    units = {"multiplicative_noise": "of (x − m)", "salt_and_pepper": ""}
+    other = "s√n" if name.endswith("l2") else "s"
+    assert build_perturbation(name, 0.2, scale=scale_of((1.0,), (3.0,))).unit == units.get(name, other)
     assert build_perturbation(name, 0.2, value_range=(0.0, 1.0)).unit == ""
 
 

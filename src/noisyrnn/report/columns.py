@@ -11,6 +11,10 @@ TITLES = {
     "fgsm": "FGSM",
     "pgd_linf": "PGD ℓ∞",
     "pgd_l2": "PGD ℓ2",
+    "apgd_linf": "APGD ℓ∞",
+    "apgd_l2": "APGD ℓ2",
+    "apgd_ratio_linf": "APGD on ratios ℓ∞",
+    "apgd_ratio_l2": "APGD on ratios ℓ2",
     f"{WORST}linf": "Worst case over attacks ℓ∞",
     f"{WORST}l2": "Worst case over attacks ℓ2",
 }

@@ -7,6 +7,7 @@ from typing import Any
 from noisyrnn.checks import check_choice
 from noisyrnn.data.scale import Scale
 from noisyrnn.registry import Entry
+from noisyrnn.robustness.apgd import APGD
 from noisyrnn.robustness.base import Noise, Perturbation, ValueRange, check_clip, check_range, check_strengths
 from noisyrnn.robustness.default_strengths import default_strengths
 from noisyrnn.robustness.draws import PathDraws
@@ -56,6 +57,9 @@ def _in_units(kind: Callable[..., Perturbation], symbol: str, description: str, 
     )
 
 
+_ADAPTIVE = "100 gradient steps that adapt their size,"
+_RATIO = "up the ratio of differences of logits"
+
 PERTURBATIONS: dict[str, PerturbationEntry] = {
     "white_noise": _in_units(WhiteNoise, WhiteNoise.symbol, "adds N(0, σ²) to every value"),
     "multiplicative_noise": _in_units(
@@ -76,6 +80,10 @@ PERTURBATIONS: dict[str, PerturbationEntry] = {
         "20 projected gradient steps from each start, within Euclidean distance ϵ of the whole sequence",
         norm="l2",
     ),
+    "apgd_linf": _in_units(APGD, APGD.symbol, f"{_ADAPTIVE} within ±ϵ of every value", norm="linf"),
+    "apgd_l2": _in_units(APGD, APGD.symbol, f"{_ADAPTIVE} within Euclidean distance ϵ", norm="l2"),
+    "apgd_ratio_linf": _in_units(APGD, APGD.symbol, f"apgd_linf {_RATIO}", norm="linf", loss="logit_ratio"),
+    "apgd_ratio_l2": _in_units(APGD, APGD.symbol, f"apgd_l2 {_RATIO}", norm="l2", loss="logit_ratio"),
 }
 
 UNITS = (
@@ -128,6 +136,7 @@ def build_perturbation(
 
 
 __all__ = [
+    "APGD",
     "FGSM",
     "MAX_DRAWS",
     "METRICS",

@@ -17,6 +17,7 @@ from noisyrnn.targets import mean_over_steps, without_marks
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
+Losses = Callable[[Tensor, Tensor], Tensor]
 
 
 def recording(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -70,6 +71,28 @@ def sequence_losses(logits: Tensor, labels: Tensor) -> Tensor:
     return mean_over_steps(odds, labels)
 
 
+def logit_ratios(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Compute the difference-of-logits ratio of each sequence, float64 `(batch,)`, the mean over its counted steps.
+
+    .. math:: \ell = -\frac{z_y - \max_{i \neq y} z_i}{z_{(1)} - z_{(3)}}
+
+    with the largest and the third largest logit below the line: it does not depend on the logits' scale. For two
+    classes there is no third; the ratio is then the difference above the line.
+
+    Reference:
+        Croce, Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks,
+        ICML 2020.
+    """
+    known = without_marks(labels).long()
+    logits = logits.double()
+    is_label = torch.nn.functional.one_hot(known, logits.shape[-1]).bool()
+    lead = logits.masked_fill(is_label, -torch.inf).amax(dim=-1) - logits[is_label].reshape(known.shape)
+    if logits.shape[-1] > 2:
+        first, _, third = logits.topk(3, dim=-1).values.unbind(-1)
+        lead = lead / (first - third + 1e-12)
+    return mean_over_steps(lead, labels)
+
+
 def wrong_answers(logits: Tensor, labels: Tensor) -> Tensor:
     """Whether each sequence is misclassified, bool `(batch,)`; or the share of its counted steps that is.
 
@@ -81,10 +104,19 @@ def wrong_answers(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @recording
-def input_gradient(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Compute the gradient of each sequence's `sequence_losses` with respect to that sequence, and the logits.
+def input_gradient(
+    model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None, *, losses: Losses = sequence_losses
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradient of each sequence's loss with respect to that sequence, and the logits.
 
     Only the inputs are differentiated: no parameter's `grad` is written. The model must treat its rows separately.
+
+    Args:
+        model: See `predict`.
+        inputs: `(batch, steps, channels)`.
+        labels: As a `Split` holds them.
+        lengths: Valid steps of each sequence, or `None`.
+        losses: From logits and labels to the loss of each sequence.
 
     Returns:
         Gradient, shape of `inputs`, and detached logits, or values.
@@ -102,7 +134,7 @@ def input_gradient(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor
                 "logits must depend on the inputs through torch operations, got logits without a gradient. "
                 "Remove no_grad and detach from the model."
             )
-        total = sequence_losses(logits, labels).sum()
+        total = losses(logits, labels).sum()
         (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True, materialize_grads=True)
     bad = int((~torch.isfinite(gradient)).flatten(1).any(dim=1).sum())
     if bad:

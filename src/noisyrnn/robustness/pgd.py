@@ -2,22 +2,22 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
+from noisyrnn.checks import check_flag, check_integer, check_number
 from noisyrnn.padding import valid_values
-from noisyrnn.robustness.base import Perturbation
-from noisyrnn.robustness.draws import Draws, draw_normal, draw_uniform
-from noisyrnn.robustness.gradient import input_gradient, sequence_losses, wrong_answers
+from noisyrnn.robustness.ball import BallAttack, BestIterate
+from noisyrnn.robustness.draws import Draws
+from noisyrnn.robustness.gradient import input_gradient
 from noisyrnn.robustness.logits import Model, predict
 
 
 @final
 @dataclass(frozen=True)
-class PGD(Perturbation):
+class PGD(BallAttack):
     r"""Projected gradient ascent on the loss, in the ball of radius ϵ around each sequence.
 
     The loss is the cross-entropy, or the squared error of a regression:
@@ -50,17 +50,13 @@ class PGD(Perturbation):
         Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
     """
 
-    norm: Literal["linf", "l2"] = "linf"
     steps: int = 20
     step_size: float | None = None
     restarts: int = 1
     random_start: bool = True
 
-    symbol = "ϵ"
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("norm", self.norm, ("linf", "l2"))
         check_integer("steps", self.steps, minimum=1)
         check_integer("restarts", self.restarts, minimum=1)
         if self.step_size is not None:
@@ -79,11 +75,6 @@ class PGD(Perturbation):
         """Whether two draws differ: they do if the start is random."""
         return self.random_start
 
-    @property
-    def scale_unit(self) -> str:
-        """`s`, or `s√n` for a sequence of n values."""
-        return "s" if self.norm == "linf" else "s√n"
-
     def perturb(
         self, inputs: Tensor, *, model: Model, labels: Tensor, lengths: Tensor | None, generator: Draws
     ) -> Tensor:
@@ -92,7 +83,7 @@ class PGD(Perturbation):
         inputs = inputs.detach()
         first = self.restrict(inputs, inputs, lengths)
         with torch.no_grad():
-            best = _Best(first, predict(model, first, labels, lengths), labels)
+            best = BestIterate(first, predict(model, first, labels, lengths), labels)
         unit = self._radius(inputs, valid) / self.strength
         for _ in range(self.restarts):
             start = inputs + self._random_offset(inputs, valid, generator) if self.random_start else inputs
@@ -113,56 +104,3 @@ class PGD(Perturbation):
         if self.step_size is not None:
             return self.step_size
         return self.strength * (1 + math.cos(math.pi * k / self.steps)) / 2
-
-    def _radius(self, inputs: Tensor, valid: Tensor) -> Tensor:
-        """Return the radius of each sequence, float64 `(batch, 1, 1)`."""
-        values = valid.sum(dim=(1, 2), keepdim=True).double() * inputs.shape[2]
-        per_value = self.norm == "l2" and self.scale is not None
-        return self.strength * values.sqrt() if per_value else torch.full_like(values, self.strength)
-
-    def _direction(self, gradient: Tensor) -> Tensor:
-        """Return the direction of steepest ascent, of length one in the norm; zero where the gradient is."""
-        if self.norm == "linf":
-            return gradient.sign()
-        return (gradient.double() / _length(gradient).clamp_min(torch.finfo(torch.float64).tiny)).to(gradient.dtype)
-
-    def _project(self, offset: Tensor, valid: Tensor) -> Tensor:
-        """Project an offset to the nearest one within the radius."""
-        if self.norm == "linf":
-            return offset.clamp(-self.strength, self.strength)
-        excess = (_length(offset) / self._radius(offset, valid)).clamp_min(1)
-        return (offset.double() / excess).to(offset.dtype)
-
-    def _random_offset(self, inputs: Tensor, valid: Tensor, generator: Draws) -> Tensor:
-        """Draw uniformly from the ball; for ℓ2 of dimension n, a uniform direction times radius · u^(1/n)."""
-        if self.norm == "linf":
-            return self.strength * (2 * draw_uniform(inputs, generator) - 1) * valid
-        direction = self._direction(draw_normal(inputs, generator) * valid)
-        dimension = valid.sum(dim=(1, 2), keepdim=True) * inputs.shape[2]
-        quantile = draw_uniform(inputs[:, :1, :1], generator).double()
-        return (self._radius(inputs, valid) * quantile ** (1 / dimension.float())).to(inputs.dtype) * direction
-
-
-def _length(values: Tensor) -> Tensor:
-    """Euclidean norm of each sequence, float64 `(batch, 1, 1)`: squares of small float32 gradients vanish."""
-    return values.double().square().sum(dim=(1, 2), keepdim=True).sqrt()
-
-
-class _Best:
-    """Keeps the best iterate of each sequence: misclassified before correct, then by loss."""
-
-    def __init__(self, inputs: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.inputs = inputs
-        self.labels = labels
-        self.wrong, self.loss = self._score(logits)
-
-    def offer(self, inputs: Tensor, logits: Tensor) -> None:
-        """Keep each sequence of `inputs` that is better than the best so far."""
-        wrong, loss = self._score(logits)
-        better = (wrong > self.wrong) | ((wrong == self.wrong) & (loss > self.loss))
-        self.inputs = torch.where(better[:, None, None], inputs, self.inputs)
-        self.wrong = torch.where(better, wrong, self.wrong)
-        self.loss = torch.where(better, loss, self.loss)
-
-    def _score(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return wrong_answers(logits, self.labels), sequence_losses(logits, self.labels)

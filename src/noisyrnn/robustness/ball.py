@@ -1,0 +1,94 @@
+"""What attacks in a ball share: its radius, projection, directions and random points, and the best iterate so far."""
+
+from abc import ABC
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from noisyrnn.checks import check_choice
+from noisyrnn.robustness.base import Perturbation
+from noisyrnn.robustness.draws import Draws, draw_normal, draw_uniform
+from noisyrnn.robustness.gradient import sequence_losses, wrong_answers
+
+
+@dataclass(frozen=True)
+class BallAttack(Perturbation, ABC):
+    """An attack in the ball of radius ϵ around each sequence.
+
+    A sequence is one point: the ℓ2 norm runs over its valid steps and channels together.
+
+    Args:
+        strength: Radius ϵ, `>= 0`.
+        clip: Range that the iterates are cut to; `None` lets them leave the range of the data.
+        norm: `"linf"` or `"l2"`.
+        scale: Scale of the channels, in whose units the radius is; an ℓ2 radius is then ϵ√n for a sequence of n values.
+            `None`: the units of the data.
+    """
+
+    norm: Literal["linf", "l2"] = "linf"
+
+    symbol = "ϵ"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("norm", self.norm, ("linf", "l2"))
+
+    @property
+    def scale_unit(self) -> str:
+        """`s`, or `s√n` for a sequence of n values."""
+        return "s" if self.norm == "linf" else "s√n"
+
+    def _radius(self, inputs: Tensor, valid: Tensor) -> Tensor:
+        """Return the radius of each sequence, float64 `(batch, 1, 1)`."""
+        values = valid.sum(dim=(1, 2), keepdim=True).double() * inputs.shape[2]
+        per_value = self.norm == "l2" and self.scale is not None
+        return self.strength * values.sqrt() if per_value else torch.full_like(values, self.strength)
+
+    def _direction(self, gradient: Tensor) -> Tensor:
+        """Return the direction of steepest ascent, of length one in the norm; zero where the gradient is."""
+        if self.norm == "linf":
+            return gradient.sign()
+        return (gradient.double() / _length(gradient).clamp_min(torch.finfo(torch.float64).tiny)).to(gradient.dtype)
+
+    def _project(self, offset: Tensor, valid: Tensor) -> Tensor:
+        """Project an offset to the nearest one within the radius."""
+        if self.norm == "linf":
+            return offset.clamp(-self.strength, self.strength)
+        excess = (_length(offset) / self._radius(offset, valid)).clamp_min(1)
+        return (offset.double() / excess).to(offset.dtype)
+
+    def _random_offset(self, inputs: Tensor, valid: Tensor, generator: Draws) -> Tensor:
+        """Draw uniformly from the ball; for ℓ2 of dimension n, a uniform direction times radius · u^(1/n)."""
+        if self.norm == "linf":
+            return self.strength * (2 * draw_uniform(inputs, generator) - 1) * valid
+        direction = self._direction(draw_normal(inputs, generator) * valid)
+        dimension = valid.sum(dim=(1, 2), keepdim=True) * inputs.shape[2]
+        quantile = draw_uniform(inputs[:, :1, :1], generator).double()
+        return (self._radius(inputs, valid) * quantile ** (1 / dimension.float())).to(inputs.dtype) * direction
+
+
+def _length(values: Tensor) -> Tensor:
+    """Euclidean norm of each sequence, float64 `(batch, 1, 1)`: squares of small float32 gradients vanish."""
+    return values.double().square().sum(dim=(1, 2), keepdim=True).sqrt()
+
+
+class BestIterate:
+    """Keeps the best iterate of each sequence: misclassified before correct, then by loss."""
+
+    def __init__(self, inputs: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self.inputs = inputs
+        self.labels = labels
+        self.wrong, self.loss = self._score(logits)
+
+    def offer(self, inputs: Tensor, logits: Tensor) -> None:
+        """Keep each sequence of `inputs` that is better than the best so far."""
+        wrong, loss = self._score(logits)
+        better = (wrong > self.wrong) | ((wrong == self.wrong) & (loss > self.loss))
+        self.inputs = torch.where(better[:, None, None], inputs, self.inputs)
+        self.wrong = torch.where(better, wrong, self.wrong)
+        self.loss = torch.where(better, loss, self.loss)
+
+    def _score(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return wrong_answers(logits, self.labels), sequence_losses(logits, self.labels)
