@@ -35,6 +35,10 @@ def train_rank(folder: Path) -> None:
         learning_rate=0.01,
         precision="64-true",
         clip_norm=0.7,
+        input_noise=(0.0, 0.3),
+        adversarial="pgd_linf",
+        adversarial_steps=2,
+        ema=0.9,
         options={"step_size": 0.2, "additive": 0.5},
     )
     torch.manual_seed(config.seed)

@@ -413,10 +413,11 @@ class Trainer:
         if self.folder is not None:
             self._origin = {**(fingerprint or dataset.fingerprint()), **origin_of(model, objective)}
         self._optimizer = RatedOptimizer(config, model)
-        self._average = None if config.ema is None else WeightAverage(model, config.ema)
         self._perturbed = PerturbedInputs(config, dataset)
         self._selection: list[Split] | None = None
         self._wrapped, self._wrapped_optimizer = self.fabric.setup(self.training_pass, self._optimizer.torch_optimizer)
+        # Made here, since Fabric has now moved the weights and chosen their type.
+        self._average = None if config.ema is None else WeightAverage(model, config.ema)
         self._wrapped.train()
 
     @property
