@@ -539,6 +539,8 @@ class Trainer:
                 return self._perturbed(
                     self.model, inputs, labels, lengths, place=place, noise_factor=factor, freeze=freeze
                 )
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             step, epoch = self.progress.step + 1, self.progress.epoch
             raise DivergenceError(f"the attack on the inputs of step {step} (epoch {epoch}) failed: {error}") from error
