@@ -1,5 +1,7 @@
 """Strengths in units of each channel: independent of the unit and the offset of the data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,17 @@ import torch
 from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.models import NoisyRNN, SequenceClassifier
-from noisyrnn.robustness import FGSM, PERTURBATIONS, PGD, SaltAndPepper, WhiteNoise, build_perturbation, evaluate
+from noisyrnn.robustness import (
+    FGSM,
+    PERTURBATIONS,
+    PGD,
+    SaltAndPepper,
+    Square,
+    WhiteNoise,
+    build_perturbation,
+    evaluate,
+)
+from noisyrnn.robustness.standardized_values import StandardizedValues
 
 LENGTHS = torch.tensor([7, 4, 9, 1, 9, 6])
 LABELS = torch.tensor([0, 1, 0, 1, 0, 1])
@@ -142,6 +154,8 @@ def test_another_unit_and_offset_give_the_same_accuracy(name):
         inputs = torch.tensor(center, dtype=torch.float64) + torch.tensor(scale, dtype=torch.float64) * values
         split = Split(inputs=inputs, labels=labels, lengths=torch.full((60,), 9), classes=2)
         perturbation = build_perturbation(name, 0.3, scale=scale_of(center, scale))
+        if isinstance(perturbation, Square):
+            perturbation = replace(perturbation, queries=50)  # takes long, and finds the same with fewer
         found.append(evaluate(linear(center, scale), split, perturbation, draws=3))
     assert found[0].correct == found[1].correct and 0 < found[0].accuracy < 1
     assert all(one.moved for one in found)
@@ -158,6 +172,17 @@ def test_float32_far_from_zero_is_moved_in_its_own_steps():
                 lambda x: (x - 1e6)[:, 0] * torch.tensor([-1.0, 1.0]), split, build_perturbation(name, 0.2, scale=scale)
             )
             assert result.moved is moved, name
+
+
+@pytest.mark.parametrize("factor", [None, torch.arange(1.0, 7.0)])
+def test_some_rows_of_standardized_values(case, factor):
+    inputs, center, scale = case
+    values = StandardizedValues(inputs, scale_of(center, scale), factor)
+    model, rows = values.view(lambda x, lengths: x * lengths[:, None, None]), torch.tensor([4, 0, 1])
+    changed_values = values.values + 0.25
+    whole = model(changed_values, lengths=LENGTHS)
+    assert torch.equal(model.take(rows)(changed_values[rows], lengths=LENGTHS[rows]), whole[rows])
+    assert torch.equal(values.take(rows).values, values.values[rows])
 
 
 def test_repr_holds_the_scale():

@@ -15,6 +15,7 @@ TITLES = {
     "apgd_l2": "APGD ℓ2",
     "apgd_ratio_linf": "APGD on ratios ℓ∞",
     "apgd_ratio_l2": "APGD on ratios ℓ2",
+    "square": "Square ℓ∞",
     f"{WORST}linf": "Worst case over attacks ℓ∞",
     f"{WORST}l2": "Worst case over attacks ℓ2",
 }

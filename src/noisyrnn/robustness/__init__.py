@@ -19,6 +19,7 @@ from noisyrnn.robustness.metrics import METRICS, Metric
 from noisyrnn.robustness.multiplicative import MultiplicativeNoise
 from noisyrnn.robustness.pgd import PGD
 from noisyrnn.robustness.salt_and_pepper import SaltAndPepper
+from noisyrnn.robustness.square import Square
 from noisyrnn.robustness.statistics import (
     Interval,
     PairedTest,
@@ -84,6 +85,9 @@ PERTURBATIONS: dict[str, PerturbationEntry] = {
     "apgd_l2": _in_units(APGD, APGD.symbol, f"{_ADAPTIVE} within Euclidean distance ϵ", norm="l2"),
     "apgd_ratio_linf": _in_units(APGD, APGD.symbol, f"apgd_linf {_RATIO}", norm="linf", loss="logit_ratio"),
     "apgd_ratio_l2": _in_units(APGD, APGD.symbol, f"apgd_l2 {_RATIO}", norm="l2", loss="logit_ratio"),
+    "square": _in_units(
+        Square, Square.symbol, "random search without gradients, 1000 model calls, within ±ϵ of every value"
+    ),
 }
 
 UNITS = (
@@ -156,6 +160,7 @@ __all__ = [
     "RobustnessResult",
     "SaltAndPepper",
     "Score",
+    "Square",
     "ValueRange",
     "WhiteNoise",
     "accuracy_interval",

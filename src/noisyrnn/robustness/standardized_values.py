@@ -1,5 +1,8 @@
 """Sequences in units of each channel's scale, and the way back."""
 
+from copy import copy
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -38,10 +41,35 @@ class StandardizedValues:
         offset[..., self._varies] = self._std * (values - self.values)
         return (inputs + offset).to(self._inputs.dtype)
 
-    def view(self, model: Model) -> Model:
+    def take(self, rows: Tensor) -> "StandardizedValues":
+        """Return those of some sequences; `rows` holds their numbers."""
+        taken = copy(self)
+        taken._inputs, taken.values = self._inputs[rows], self.values[rows]
+        if self._std.ndim > 1:
+            taken._std = self._std[rows]
+        return taken
+
+    def view(self, model: Model) -> "StandardizedModel":
         """Return the model as a function of the standardized values."""
+        return StandardizedModel(self, model)
 
-        def view(values: Tensor, lengths: Tensor | None = None) -> Tensor:
-            return call_model(model, self.restore(values), lengths)
 
-        return view
+@dataclass(frozen=True)
+class StandardizedModel:
+    """A model as a function of standardized values.
+
+    Args:
+        origin: The sequences whose values are changed: a call takes another `values` of them.
+        model: Callable from sequences in the units of the data.
+    """
+
+    origin: StandardizedValues
+    model: Model
+
+    def __call__(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the model's outputs for the sequences that have these standardized values."""
+        return call_model(self.model, self.origin.restore(values), lengths)
+
+    def take(self, rows: Tensor) -> "StandardizedModel":
+        """Return the model for some of the sequences; `rows` holds their numbers."""
+        return StandardizedModel(self.origin.take(rows), self.model)
