@@ -22,6 +22,7 @@ class WhiteNoise(Noise):
         scale: Scale of the channels, in whose units the strength is; `None`: the units of the data.
 
     Example:
+        >>> import torch
         >>> inputs, labels = torch.zeros(1, 40_000, 1), torch.tensor([0])
         >>> noisy = WhiteNoise(0.1)(None, inputs, labels, generator=torch.Generator().manual_seed(1))
         >>> round(float(noisy.std()), 2)
