@@ -1,6 +1,7 @@
 """The adaptive attack: known optima, the published schedule, and another implementation."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -42,9 +43,9 @@ def test_linear_optimum_is_radius_times_dual_norm(linear, make_inputs, norm, dua
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 20, 50, 100, 1000])
 def test_checkpoints_are_the_published_ones(steps):
-    shares = [0.0, 0.22]
+    shares = [Fraction(0), Fraction("0.22")]
     while shares[-1] < 1:
-        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - Fraction("0.03"), Fraction("0.06")))
     assert checkpoints(steps) == sorted({math.ceil(p * steps) for p in shares[1:]} & set(range(1, steps)))
 
 

@@ -1,6 +1,5 @@
 """Projected gradient ascent whose step size adapts to its progress."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -90,10 +89,10 @@ def checkpoints(steps: int) -> list[int]:
         >>> checkpoints(100)
         [22, 41, 57, 70, 80, 87, 93, 99]
     """
-    found, last, place = [], 0.0, 0.22
-    while math.ceil(place * steps) < steps:
-        found.append(math.ceil(place * steps))
-        last, place = place, place + max(place - last - 0.03, 0.06)
+    found, last, place = [], 0, 22  # percent: fractions would round upwards past a whole number
+    while -(-place * steps // 100) < steps:
+        found.append(-(-place * steps // 100))
+        last, place = place, place + max(place - last - 3, 6)
     return list(dict.fromkeys(found))
 
 
