@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from noisyrnn.data.base import Dataset, Split
@@ -15,18 +13,6 @@ from noisyrnn.training.config import TrainConfig
 
 SELECTION_NOISE = "white_noise"
 """The noise on the validation data by which an epoch is chosen."""
-
-
-class StepPlace(NamedTuple):
-    """Where a batch is in a training.
-
-    Args:
-        step: Steps of the optimizer done before.
-        first_row: Number of the first sequence within the whole batch.
-    """
-
-    step: int
-    first_row: int = 0
 
 
 class PerturbedInputs:
@@ -51,11 +37,6 @@ class PerturbedInputs:
             attack = _built(config.adversarial, config.adversarial_radius, dataset)
             self._attack = replace(attack, steps=config.adversarial_steps) if isinstance(attack, PGD) else attack
 
-    @property
-    def changes(self) -> bool:
-        """Whether it does anything."""
-        return self._noise is not None or self._attack is not None
-
     def __call__(
         self,
         model: nn.Module,
@@ -63,7 +44,7 @@ class PerturbedInputs:
         labels: Tensor,
         lengths: Tensor | None,
         *,
-        place: StepPlace,
+        place: tuple[int, int],
         noise_factor: float = 1.0,
         freeze: bool = False,
     ) -> Tensor:
@@ -74,18 +55,18 @@ class PerturbedInputs:
             inputs: `(batch, steps, input_size)`.
             labels: As a `Split` holds them.
             lengths: Valid steps of each sequence, or `None`.
-            place: Step and rows.
+            place: Steps of the optimizer done before, and number of the first sequence within the whole batch.
             noise_factor: Factor of the strength of the noise.
             freeze: Whether the weights may stop requiring gradients meanwhile, which saves a third of the work.
         """
-        seed = self.config.seed
+        seed, (step, first_row) = self.config.seed, place
         if self._noise is not None:
-            draws = PathDraws(derive_seed(seed, "input noise", place.step), place.first_row)
+            draws = PathDraws(derive_seed(seed, "input noise", step), first_row)
             low, high = (noise_factor * strength for strength in self._strengths)
             shares = draws.uniform(inputs[:, :1, :1])[:, 0, 0]  # drawn always, so that a range has the noise of a level
             inputs = self._noise.with_strengths(inputs, low + (high - low) * shares, generator=draws, lengths=lengths)
         if self._attack is not None:
-            draws = PathDraws(derive_seed(seed, "attack", place.step), place.first_row)
+            draws = PathDraws(derive_seed(seed, "attack", step), first_row)
             with _attacked(model, freeze):
                 inputs = self._attack.apply(model, inputs, labels, generator=draws, lengths=lengths)
         return inputs
@@ -100,7 +81,7 @@ def selection_inputs(split: Split, dataset: Dataset) -> list[Split]:
     for number, strength in enumerate(default_strengths(dataset.value_range)[SELECTION_NOISE]):
         noise = _noise(SELECTION_NOISE, strength, dataset)
         draws = PathDraws(derive_seed("selection", number))
-        strengths = torch.full((len(split),), strength, device=split.inputs.device)
+        strengths = split.inputs.new_full((len(split),), strength)
         inputs = noise.with_strengths(split.inputs, strengths, generator=draws, lengths=split.lengths)
         found.append(replace(split, inputs=inputs))
     return found

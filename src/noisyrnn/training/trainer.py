@@ -28,12 +28,13 @@ from noisyrnn.training.config import Precision, TrainConfig, check_precision
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
 from noisyrnn.training.objective import Objective, objective_digest
 from noisyrnn.training.optimizer import RatedOptimizer
-from noisyrnn.training.perturbed_inputs import PerturbedInputs, StepPlace, selection_inputs
 from noisyrnn.training.saving import check_savable, save
 from noisyrnn.training.weight_average import WeightAverage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    from noisyrnn.training.perturbed_inputs import PerturbedInputs
 
 EpochHook = Callable[[Mapping[str, float]], None]
 """Called with the metrics of an epoch, the row that metrics.csv gets, once it is written."""
@@ -413,7 +414,7 @@ class Trainer:
         if self.folder is not None:
             self._origin = {**(fingerprint or dataset.fingerprint()), **origin_of(model, objective)}
         self._optimizer = RatedOptimizer(config, model)
-        self._perturbed = PerturbedInputs(config, dataset)
+        self._perturbed = perturbed_inputs(config, dataset)
         self._selection: list[Split] | None = None
         self._wrapped, self._wrapped_optimizer = self.fabric.setup(self.training_pass, self._optimizer.torch_optimizer)
         # Made here, since Fabric has now moved the weights and chosen their type.
@@ -530,10 +531,10 @@ class Trainer:
         Raises:
             DivergenceError: If the attack finds logits that are not finite.
         """
-        if not self._perturbed.changes:
+        if self._perturbed is None:
             return inputs
         factor, freeze = self.noise_factor, self.fabric.world_size == 1
-        place = StepPlace(self.progress.step, first_row)
+        place = (self.progress.step, first_row)
         try:
             with self.fabric.autocast():
                 return self._perturbed(
@@ -626,6 +627,8 @@ class Trainer:
     def _validate_perturbed(self, validation: Split) -> tuple[float, float]:
         """Mean loss and accuracy over the validation data and their copies under noise."""
         if self._selection is None:
+            from noisyrnn.training.perturbed_inputs import selection_inputs  # as in `perturbed_inputs`
+
             self._selection = [validation, *selection_inputs(validation, self._dataset)]
         found = [validate(self.model, split) for split in self._selection]
         losses, accuracies = zip(*found, strict=True)
@@ -672,6 +675,15 @@ class Trainer:
             validation_sequences=len(dataset.validation),
             largest_class=largest,
         )
+
+
+def perturbed_inputs(config: TrainConfig, dataset: Dataset) -> "PerturbedInputs | None":
+    """What the settings do to the inputs of training; `None` for nothing."""
+    if config.input_noise_range[1] == 0 and config.adversarial is None:
+        return None
+    from noisyrnn.training.perturbed_inputs import PerturbedInputs  # brings SciPy, which most trainings do not need
+
+    return PerturbedInputs(config, dataset)
 
 
 def fabric_on_cpu(precision: Precision) -> "Fabric":
