@@ -114,6 +114,69 @@ def test_adapting_the_step_beats_a_fixed_one(make_inputs, norm):
     assert float(found["APGD"]) > float(found["PGD"]) + 0.1
 
 
+def ripples(x, lengths=None):
+    """Logits of two classes with many maxima; class 0 always leads, so the best iterate is the one of largest loss."""
+    wave = (torch.sin(9 * x) + torch.cos(4 * x * x.flip(1))).sum(dim=(1, 2))
+    return torch.stack((wave + 90, -wave - 90), dim=1)
+
+
+def written_out(norm, radius, steps, start, x):
+    """Algorithm 1 of the paper for one sequence, in its words: the point of largest loss."""
+
+    def loss_and_gradient(point):
+        point = point.clone().requires_grad_()
+        loss = sequence_losses(ripples(point[None]), torch.tensor([0]))[0]
+        return float(loss.detach()), torch.autograd.grad(loss, point)[0]
+
+    def step(point, size, gradient):
+        moved = point + size * (gradient.sign() if norm == "linf" else gradient / gradient.norm())
+        return project(moved)
+
+    def project(point):
+        offset = point - x
+        if norm == "linf":
+            return x + offset.clamp(-radius, radius)
+        return x + offset / max(1.0, float(offset.norm()) / radius)
+
+    size, places = 2 * radius, [0, *checkpoints(steps)]
+    values = [loss_and_gradient(start)[0]]
+    top, top_loss, tops, halved, events = start, values[0], [values[0]], False, []
+    before = here = start  # where the last step and the next one set out; a halving puts `here` to the best point
+    for k in range(1, steps + 1):
+        ascent = step(here, size, loss_and_gradient(here)[1])
+        moved = ascent if k == 1 else project(here + 0.75 * (ascent - here) + 0.25 * (here - before))
+        before = here
+        values.append(loss_and_gradient(moved)[0])
+        if values[-1] > top_loss:
+            top, top_loss = moved, values[-1]
+        here = moved
+        if k in places:
+            last = places[places.index(k) - 1]
+            few = sum(values[i + 1] > values[i] for i in range(last, k)) < 0.75 * (k - last)
+            stuck = not halved and top_loss == tops[-1]
+            halved = few or stuck
+            if halved:
+                size, here = size / 2, top
+            events.append((few, stuck))
+            tops.append(top_loss)
+    return top, events
+
+
+@BOTH
+def test_one_search_is_the_published_one_step_by_step(norm):
+    inputs = torch.rand(8, 6, 2, generator=generator(3), dtype=torch.float64)
+    labels, radius, steps = torch.zeros(8, dtype=torch.int64), 0.8, 60
+    attack = APGD(radius, norm=norm, steps=steps)
+    found = attack(ripples, inputs, labels, generator=generator(3))
+    starts = inputs + attack._random_offset(inputs, torch.ones(8, 6, 1, dtype=torch.bool), generator(3))
+    events = []
+    for x, start, ours in zip(inputs, starts, found, strict=True):
+        top, own = written_out(norm, radius, steps, start, x)
+        torch.testing.assert_close(ours, top, rtol=1e-6, atol=1e-6)
+        events += own
+    assert {few for few, _ in events} == {True, False}  # some halve their step, some do not
+
+
 def test_a_sequence_is_searched_by_itself(make_inputs):
     inputs = make_inputs(batch=5)
     labels = torch.tensor([0, 1, 0, 1, 0])
