@@ -11,8 +11,8 @@ from typing import Any
 import joblib
 
 from noisyrnn.pipeline import EvaluateConfig
-from noisyrnn.pipeline.compare import RunGroup, run_group
 from noisyrnn.pipeline.context import RunContext
+from noisyrnn.pipeline.execution import RunGroup, run_group
 from noisyrnn.report import write_report
 from noisyrnn.training import TrainConfig
 
@@ -66,7 +66,7 @@ def main() -> None:
     threads = max(1, joblib.cpu_count() // words.workers)
     evaluation = EvaluateConfig()
     context = RunContext(output=output, accelerator="cpu", resume=True)
-    tasks = [RunGroup(configs=[one], evaluation=evaluation, threads=threads, context=context) for one in configs]
+    tasks = [RunGroup(configs=[one], evaluations=[evaluation], threads=threads, context=context) for one in configs]
     joblib.Parallel(n_jobs=words.workers, verbose=5)(joblib.delayed(run_group)(task) for task in tasks)
     page = write_report(
         [task.path for task in tasks],

@@ -17,8 +17,8 @@ import joblib
 from benchmarks.ablation import SHARED
 from noisyrnn.files import write_atomically
 from noisyrnn.pipeline import EvaluateConfig
-from noisyrnn.pipeline.compare import RunGroup, run_group
 from noisyrnn.pipeline.context import RunContext
+from noisyrnn.pipeline.execution import RunGroup, run_group
 from noisyrnn.report.columns import Column
 from noisyrnn.report.results import SeedResult, read_run
 from noisyrnn.robustness.statistics import PairedTest, seeds_test
@@ -72,7 +72,7 @@ def train(configs: Sequence[TrainConfig], context: RunContext, *, workers: int) 
         RuntimeError: With the reason of the first run that failed.
     """
     evaluation, threads = EvaluateConfig(), max(1, joblib.cpu_count() // workers)
-    tasks = [RunGroup(configs=[one], evaluation=evaluation, threads=threads, context=context) for one in configs]
+    tasks = [RunGroup(configs=[one], evaluations=[evaluation], threads=threads, context=context) for one in configs]
     found = joblib.Parallel(n_jobs=workers, verbose=5)(joblib.delayed(run_group)(task) for task in tasks)
     failures = [f"{path.name}: {reason}" for group in found for path, reason in group.items() if reason is not None]
     if failures:

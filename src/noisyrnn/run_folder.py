@@ -41,6 +41,7 @@ _NAMES_IN_MESSAGES = {
     "test": "the test part",
     "config": "config.json",
     "model": "model.safetensors",
+    "last_model": "last.safetensors",
     "results": "the way noisyrnn computes it",
 }
 
@@ -154,7 +155,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """Weights of the best epoch on validation data."""
+        """Weights of the epoch that training keeps: the best on validation data, unless `select` is another."""
         return self.path / "model.safetensors"
 
     @property
@@ -174,8 +175,21 @@ class RunFolder:
 
     @property
     def robustness(self) -> Path:
-        """Accuracy under perturbations."""
+        """Accuracy of `model` under perturbations."""
         return self.path / "robustness.json"
+
+    @property
+    def last_robustness(self) -> Path:
+        """Accuracy of `last_model` under perturbations."""
+        return self.path / "robustness-last.json"
+
+    def weights_file(self, weights: str) -> Path:
+        """Return `model` for the weights `"kept"`, `last_model` for `"last"`."""
+        return self.last_model if weights == "last" else self.model
+
+    def robustness_file(self, weights: str) -> Path:
+        """Return `robustness` for the weights `"kept"`, `last_robustness` for `"last"`."""
+        return self.last_robustness if weights == "last" else self.robustness
 
     @property
     def analysis(self) -> Path:
@@ -290,30 +304,35 @@ class RunFolder:
         content = self.read_config()
         return content_digest({name: content[name] for name in content if name not in ("version", "environment")})
 
-    def foreign_model(self) -> str:
-        """Return why `model.safetensors` is not the file that the training wrote; empty if it is, or if not known.
+    def foreign_model(self, weights: str = "kept") -> str:
+        """Return why a file of weights is not the one that the training wrote; empty if it is, or if not known.
+
+        Args:
+            weights: `"kept"` or `"last"`.
 
         Raises:
             ValueError: If a file cannot be read.
         """
-        written = self.read_summary().get("model_sha256")
-        if written is None or not os.path.lexists(self.model) or written == file_digest(self.model):
+        file = self.weights_file(weights)
+        written = self.read_summary().get("last_model_sha256" if weights == "last" else "model_sha256")
+        if written is None or not os.path.lexists(file) or written == file_digest(file):
             return ""
-        return f"{self.model} is not the file that the training of this run wrote, but one that was put there since."
+        return f"{file} is not the file that the training of this run wrote, but one that was put there since."
 
-    def dependencies(self) -> dict[str, str]:
-        """Return the digests of the files that every result of this run depends on.
+    def dependencies(self, weights: str = "kept") -> dict[str, str]:
+        """Return the digests of the files that every result of these weights depends on.
 
         The weights are left out if their file is missing: it may have been deleted to save space.
         """
-        model = {"model": file_digest(self.model)} if os.path.lexists(self.model) else {}
-        return {**model, "config": self.config_digest()}
+        file = self.weights_file(weights)
+        name = "last_model" if weights == "last" else "model"
+        return {**({name: file_digest(file)} if os.path.lexists(file) else {}), "config": self.config_digest()}
 
     def read_result(self, file: Path, depends_on: Mapping[str, Any] | None = None) -> StoredResult:
         """Read a result file, and compare what the result depends on with what is there now.
 
         Args:
-            file: `robustness` or `analysis`.
+            file: `robustness`, `last_robustness` or `analysis`.
             depends_on: What the same computation would depend on now (default: `dependencies`); what it does not
                 name is not compared.
 
@@ -330,7 +349,8 @@ class RunFolder:
         result = StoredResult(content)
         if not result.measured:
             return result
-        now = self.dependencies() if depends_on is None else depends_on
+        weights = "last" if file == self.last_robustness else "kept"
+        now = self.dependencies(weights) if depends_on is None else depends_on
         changed = changes({name: content["depends_on"].get(name) for name in now}, now)
         return StoredResult(content, f"{listed(changed)} changed since" if changed else "")
 

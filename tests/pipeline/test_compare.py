@@ -255,14 +255,14 @@ def test_a_worker_that_dies_takes_no_other_run_with_it(
 ) -> None:
     (tmp_path / "deadly.py").write_text(
         "import os, signal\n"
-        "from noisyrnn.pipeline.compare import run_group\n"
+        "from noisyrnn.pipeline.execution import run_group\n"
         "def deadly(group):\n"
         "    if group.configs[0].model == 'lstm':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return run_group(group)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.compare"], "run_group", importlib.import_module("deadly").deadly)
+    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.execution"], "run_group", importlib.import_module("deadly").deadly)
     page, failures = compare(CompareConfig(**settings(waves_file), workers=2), RunContext(output=tmp_path / "out"))
     died = "The worker process died before the run ended; it may have run out of memory."
     assert sorted(path.name.split("-")[1] for path in failures) == ["lstm", "lstm"]
@@ -278,7 +278,7 @@ def test_a_worker_that_dies_takes_no_other_run_with_it(
 def test_an_evaluation_that_fails_leaves_the_trained_run_whole(
     waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["noisyrnn.pipeline.compare"]
+    module = sys.modules["noisyrnn.pipeline.execution"]
 
     def fail(*arguments: Any, **named: Any) -> None:
         raise RuntimeError("logits became non-finite")
@@ -353,7 +353,7 @@ def test_a_report_that_cannot_be_written_hides_no_failure(
 def test_a_run_in_use_is_named_and_left_alone(
     waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.compare"], "_WAIT", 0.0)
+    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.execution"], "_WAIT", 0.0)
     config = CompareConfig(**settings(waves_file))
     run = run_path(config.run_configs()[1], tmp_path)
     held, done = threading.Event(), threading.Event()

@@ -225,7 +225,7 @@ def test_a_run_whose_evaluation_fails_does_not_keep_old_figures_in_the_table(
 ) -> None:
     settings: dict[str, Any] = {"models": ["lstm", "gru"], "seeds": 1, "train": {"dataset": str(two), **SETTINGS}}
     compare(CompareConfig(**settings, evaluation=QUICK), RunContext(output=tmp_path / "out"))
-    module = importlib.import_module("noisyrnn.pipeline.compare")
+    module = importlib.import_module("noisyrnn.pipeline.execution")
 
     def fail(folder: RunFolder, *arguments: Any, **options: Any) -> RunFolder:
         if "gru" in folder.path.name:

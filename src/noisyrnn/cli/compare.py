@@ -26,7 +26,7 @@ def compare_command(argv: Sequence[str]) -> int:
     flags.add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "batch_seeds"))
     flags.add_batch_seeds(parser)
     flags.add_training(parser, skip=("model", "seed", "label"))
-    flags.add_fields(parser, EvaluateConfig)
+    flags.add_fields(parser, EvaluateConfig, skip=("weights",))
     flags.add_context(parser, "output", "accelerator", "logger")
     arguments = flags.parse(parser, argv, settings=_settings)
     context = RunContext(show_progress=True, **flags.pop_fields(arguments, RunContext))

@@ -23,5 +23,5 @@ def evaluate_command(argv: Sequence[str]) -> int:
     config = EvaluateConfig(**arguments)
     for folder in folders:
         evaluate_run(folder, config, context)
-        print(f"Evaluated: {folder.robustness}")
+        print(f"Evaluated: {folder.robustness_file(config.weights)}")
     return 0

@@ -78,9 +78,9 @@ def command_parser(command: str, description: str, example: str) -> CommandParse
 
 
 def add_fields(parser: CommandParser, config: type, *, skip: Sequence[str] = ()) -> None:
-    """Add one flag for each field of a settings class; its help comes from the docstring."""
-    doc = docstring_parser.parse(config.__doc__ or "")
-    helps = {p.arg_name: " ".join((p.description or "").split()) for p in doc.params}
+    """Add one flag for each field of a settings class; its help comes from the docstring of the class that has it."""
+    docs = [docstring_parser.parse(kind.__doc__ or "") for kind in reversed(config.__mro__)]
+    helps = {p.arg_name: " ".join((p.description or "").split()) for doc in docs for p in doc.params}
     hints = get_type_hints(config)
     for entry in dataclasses.fields(config):
         if entry.name in skip or entry.name == "options" or not entry.init:

@@ -1,6 +1,6 @@
 """Where and how commands and stages run: settings that do not change results."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,13 @@ class RunContext:
         if key not in self._read:
             self._read[key] = load_dataset(config.dataset, data_dir=self.data_dir, **options)
         return self._read[key]
+
+    def replace(self, **changes: Any) -> "RunContext":
+        """Return a copy with other values, which has the data that were read."""
+        copy = replace(self, **changes)
+        if copy.data_dir == self.data_dir:
+            object.__setattr__(copy, "_read", self._read)
+        return copy
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_read": {}}  # a worker reads for itself

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from noisyrnn.data.base import Dataset
-from noisyrnn.files import file_digest
 from noisyrnn.run_folder import RunFolder, changes, listed
 from noisyrnn.training.config import TrainConfig
 
@@ -55,7 +54,7 @@ def check_same_data(folder: RunFolder, dataset: Dataset) -> None:
         )
 
 
-def dependencies(folder: RunFolder, dataset: Dataset, results: int) -> dict[str, Any]:
+def dependencies(folder: RunFolder, dataset: Dataset, results: int, weights: str = "kept") -> dict[str, Any]:
     """Return what a result on the test data of `dataset` depends on, apart from its own settings, JSON-ready.
 
     The training and validation data, the names of the classes and the range of values are in `config.json`, and
@@ -65,17 +64,19 @@ def dependencies(folder: RunFolder, dataset: Dataset, results: int) -> dict[str,
         folder: A finished run.
         dataset: Its test part is read.
         results: One of the numbers above.
+        weights: `"kept"` or `"last"`.
 
-    Warns if `model.safetensors` is not the file that the run's training wrote.
+    Warns if the file of weights is not the one that the run's training wrote.
+
+    Raises:
+        ValueError: If there is no such file.
     """
-    if foreign := folder.foreign_model():
+    file = folder.weights_file(weights)
+    if not file.is_file():
+        raise ValueError(f"run must hold {file.name}, got {folder.path} without it. Train the run again.")
+    if foreign := folder.foreign_model(weights):
         warnings.warn(f"{foreign} The results are those of this file.", stacklevel=3)
-    return {
-        "test": dataset.test.fingerprint(),
-        "model": file_digest(folder.model),
-        "config": folder.config_digest(),
-        "results": results,
-    }
+    return {"test": dataset.test.fingerprint(), **folder.dependencies(weights), "results": results}
 
 
 def known_result(

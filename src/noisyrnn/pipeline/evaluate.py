@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -40,6 +40,7 @@ from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.saving import load
 
 _EXAMPLES = 4
+Weights = Literal["kept", "last"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class EvaluateConfig:
         clip: Clip perturbed values to the range of values that the data set states.
         test_limit: Evaluate only the first N test sequences (default: all).
         attack_sequences: Attack only the first N test sequences, at least 1.
+        weights: Weights to measure: "kept", those of the epoch that training keeps, or "last", those of the last epoch.
 
     Raises:
         ValueError: If a perturbation is unknown or a value is out of range.
@@ -71,6 +73,7 @@ class EvaluateConfig:
     clip: bool = False
     test_limit: int | None = None
     attack_sequences: int = 1000
+    weights: Weights = "kept"
 
     def __post_init__(self) -> None:
         if self.strengths is not None:
@@ -79,6 +82,7 @@ class EvaluateConfig:
             check_integer(name, getattr(self, name), minimum=1)
             check_number(name, getattr(self, name), maximum=MAX_DRAWS)
         check_flag("clip", self.clip)
+        check_choice("weights", self.weights, get_args(Weights))
         check_integer("evaluation_seed", self.evaluation_seed, minimum=0)
         check_integer("attack_sequences", self.attack_sequences, minimum=1)
         if self.test_limit is not None:
@@ -120,11 +124,10 @@ class EvaluateConfig:
         ]
 
 
-def load_noise_free(folder: RunFolder, device: str) -> SequenceModel:
+def load_noise_free(folder: RunFolder, device: str, weights: Weights = "kept") -> SequenceModel:
     """Return the model of a finished run on `device`, with its noise off and its weights fixed."""
-    model = (
-        load(folder.model, SequenceModel).to(device).requires_grad_(False)
-    )  # attacks need the inputs' gradients only
+    model = load(folder.weights_file(weights), SequenceModel).to(device)
+    model.requires_grad_(False)  # attacks need the inputs' gradients only
     # Off, not "auto": a library that attacks the model may put it in training mode.
     model.layer.noise_mode = "off"
     return model
@@ -134,8 +137,8 @@ def load_noise_free(folder: RunFolder, device: str) -> SequenceModel:
 def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext | None = None) -> RunFolder:
     """Measure the accuracy, or the errors, of a finished run on clean and perturbed test data: `robustness.json`.
 
-    A file with the same settings is left unchanged if the test data, the model's weights and `config.json` have not
-    changed since.
+    The results of the last epoch's weights are in `robustness-last.json`. A file with the same settings is left
+    unchanged if the test data, the model's weights and `config.json` have not changed since.
 
     Args:
         folder: A finished run.
@@ -152,23 +155,25 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
     config = config.for_data(dataset)
     settings = json_ready(asdict(config))
     check_same_data(folder, dataset)
-    depends_on = dependencies(folder, dataset, EVALUATION_RESULTS)
+    depends_on = dependencies(folder, dataset, EVALUATION_RESULTS, config.weights)
     announce(dataset, context.show_progress)
-    if known_result(folder, folder.robustness, settings, depends_on) is not None:
+    file = folder.robustness_file(config.weights)
+    if known_result(folder, file, settings, depends_on) is not None:
         return folder
     with locked(folder.path):
         measured = _measure(folder, dataset, config, device, context.show_progress)
-        write_json(folder.robustness, {"settings": settings, "depends_on": depends_on, **measured})
+        write_json(file, {"settings": settings, "depends_on": depends_on, **measured})
     return folder
 
 
 def is_current(folder: RunFolder, config: EvaluateConfig, dataset: Dataset) -> bool:
     """Return whether the stored accuracies of a run, if any, belong to these settings and test data."""
-    if not folder.robustness.is_file() or not folder.model.is_file():
+    file = folder.robustness_file(config.weights)
+    if not file.is_file() or not folder.weights_file(config.weights).is_file():
         return True
     settings = json_ready(asdict(config.for_data(dataset)))
     try:
-        stored = folder.read_result(folder.robustness, dependencies(folder, dataset, EVALUATION_RESULTS))
+        stored = folder.read_result(file, dependencies(folder, dataset, EVALUATION_RESULTS, config.weights))
     except ValueError:  # the report shows the message
         return True
     return not stored.measured or (stored.is_measured_with(settings) and not stored.stale)
@@ -184,7 +189,7 @@ def _measure(
         else dataset.test.subset(torch.arange(len(dataset.test), device="cpu")[: config.test_limit])
     )
     attacked = test.subset(torch.arange(len(test), device="cpu")[: config.attack_sequences])
-    model = load_noise_free(folder, device)
+    model = load_noise_free(folder, device, config.weights)
     perturbations: list[Perturbation | None] = [None, *config.perturbations(dataset)]
     bar = ProgressBar(f"evaluate {folder.path.name}", len(perturbations), shown=show_progress)
     results: list[RobustnessResult] = []

@@ -168,8 +168,12 @@ def _check_one_test_part(results: Sequence[SeedResult]) -> None:
             )
 
 
-def read_run(path: Path) -> SeedResult:
+def read_run(path: Path, weights: str = "kept") -> SeedResult:
     """The run in the folder `path`. Absent metrics, summary, robustness or analysis leave their fields empty.
+
+    Args:
+        path: The folder.
+        weights: Whose test results to read: `"kept"`, the epoch that training keeps, or `"last"`.
 
     Raises:
         TypeError: If `path` is not a path.
@@ -186,12 +190,13 @@ def read_run(path: Path) -> SeedResult:
         )
     config, summary = folder.read_config(), folder.read_summary()
     stored = {
-        "evaluate": (folder.robustness, folder.read_result(folder.robustness)),
+        "evaluate": (folder.robustness_file(weights), folder.read_result(folder.robustness_file(weights))),
         "analyze": (folder.analysis, folder.read_result(folder.analysis)),
     }
+    option = {"evaluate": " --weights last" if weights == "last" else ""}
     stale = {
         command: f"{file.name} is out of date: {result.stale}. {command.capitalize()} the run again: "
-        f"noisyrnn {command} {path}."
+        f"noisyrnn {command} {path}{option.get(command, '')}."
         for command, (file, result) in stored.items()
         if result.stale
     }
@@ -202,10 +207,11 @@ def read_run(path: Path) -> SeedResult:
         examples = tuple(_example(entry) for entry in robustness.get("examples", []))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(
-            f"robustness.json must hold complete columns and examples, got a damaged entry in {str(path)!r} "
+            f"{folder.robustness_file(weights).name} must hold complete columns and examples, got a damaged entry in "
+            f"{str(path)!r} "
             f"({type(error).__name__}: {error}). Evaluate the run again."
         ) from error
-    foreign = f"its results are not those of its training: {why}" if (why := folder.foreign_model()) else ""
+    foreign = f"its results are not those of its training: {why}" if (why := folder.foreign_model(weights)) else ""
     return SeedResult(
         path=path,
         config=config["config"],
