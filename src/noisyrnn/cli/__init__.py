@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "Measure the robustness of trained runs",
     "analyze": "Compute theory diagnostics of trained runs",
     "compare": "Train and evaluate several models, then report",
+    "reproduce": "Repeat a published table, and compare with it cell by cell",
     "report": "Write a report on existing runs",
     "export": "Export a trained model to a file that runs without this library",
     "list": "List models, data sets, perturbations, diagnostics, export formats and published experiments",

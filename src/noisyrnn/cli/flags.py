@@ -25,6 +25,9 @@ Arguments = dict[str, Any]
 _TAKE_RUNS = ("analyze", "evaluate", "report")
 """Commands that take one or more folders of runs."""
 
+_POSITIONAL = {"export": "RUN ", "reproduce": "TABLE "}
+"""The one positional argument of other commands."""
+
 _GENERAL = ", ".join(f"{name} {value}" for name, value in recommended("", "").items())
 
 RECOMMENDED = (
@@ -58,7 +61,7 @@ class CommandParser(ArgumentParser):
 
 def command_parser(command: str, description: str, example: str) -> CommandParser:
     """Create the parser of a command, with an example in its help, `--config`, `--print-config` and folders of runs."""
-    positional = "RUN... " if command in _TAKE_RUNS else "RUN " if command == "export" else ""
+    positional = "RUN... " if command in _TAKE_RUNS else _POSITIONAL.get(command, "")
     parser = CommandParser(
         prog=f"noisyrnn {command}",
         description=f"{description} Example: {example}",

@@ -10,7 +10,7 @@ from noisyrnn.doctor import report_health
 from noisyrnn.export import FORMATS
 from noisyrnn.models import MODELS
 from noisyrnn.robustness import PERTURBATIONS
-from noisyrnn.training.settings import published_experiments
+from noisyrnn.training.settings import published_experiments, reproductions
 
 
 def list_command(argv: Sequence[str]) -> int:
@@ -23,6 +23,7 @@ def list_command(argv: Sequence[str]) -> int:
         "Diagnostics": {name: entry.description for name, entry in DIAGNOSTICS.items()},
         "Export formats": {name: entry.description for name, entry in FORMATS.items()},
         "Published experiments": {name: entry.source for name, entry in published_experiments().items()},
+        "Published tables": reproductions(),
     }
     for title, lines in groups.items():
         print(title)

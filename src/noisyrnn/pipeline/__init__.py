@@ -4,6 +4,7 @@ from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.compare import CompareConfig, compare
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
+from noisyrnn.pipeline.reproduce import ReproduceConfig, reproduce
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.sweep import SweepConfig, sweep
 from noisyrnn.pipeline.train import train_run
@@ -12,11 +13,13 @@ __all__ = [
     "AnalyzeConfig",
     "CompareConfig",
     "EvaluateConfig",
+    "ReproduceConfig",
     "RunContext",
     "SweepConfig",
     "analyze_run",
     "compare",
     "evaluate_run",
+    "reproduce",
     "sweep",
     "train_run",
     "train_seeds",

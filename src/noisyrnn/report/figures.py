@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from matplotlib.image import imsave
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from noisyrnn.report.accuracy import panels
-from noisyrnn.report.columns import CLEAN, perturbation_title, symbol
+from noisyrnn.report.columns import CLEAN, Column, perturbation_title, symbol
 from noisyrnn.report.results import Group, SeedResult
 from noisyrnn.report.table import PERCENT, Row, Table
 from noisyrnn.robustness import METRICS
@@ -79,7 +79,12 @@ def colour(position: int) -> str:
 
 
 def score_curves(
-    table: Table, labels: Sequence[str], *, metric: str = "accuracy", chance: float | None = None
+    table: Table,
+    labels: Sequence[str],
+    *,
+    metric: str = "accuracy",
+    chance: float | None = None,
+    published: Mapping[str, Mapping[Column, float]] | None = None,
 ) -> Figure | None:
     """Draw a metric against strength, one panel per perturbation, with clean inputs at 0 and intervals as bands.
 
@@ -88,6 +93,7 @@ def score_curves(
         labels: Labels to draw, one line each.
         metric: Key of `METRICS`.
         chance: Value of random guessing, drawn as a dotted line.
+        published: Published values of each label, by column, drawn as hollow marks on dotted lines.
 
     Returns:
         The figure, or `None` if only clean inputs were evaluated.
@@ -103,6 +109,7 @@ def score_curves(
         for axis, (perturbation, strengths) in zip(axes, rows.items(), strict=True):
             for position, label in enumerate(labels):
                 _score_curve(axis, [*clean, *strengths], position, label, factor)
+                _published_curve(axis, perturbation, (published or {}).get(label, {}), position, factor)
             if chance is not None:
                 axis.axhline(factor * chance, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
             axis.set_title(perturbation_title(perturbation))
@@ -179,6 +186,20 @@ def _score_curve(axis: Axes, rows: Sequence[Row], position: int, label: str, fac
     axis.fill_between(strengths, low, high, color=colour(position), alpha=0.16, linewidth=0)
     means = [factor * cell.mean for cell in cells]
     axis.plot(strengths, means, label=literal(label), **line_style(position, markers=True))
+
+
+def _published_curve(
+    axis: Axes, perturbation: str, values: Mapping[Column, float], position: int, factor: float
+) -> None:
+    """Draw the published values of a label under a perturbation, with that of clean inputs."""
+    points = {column.strength: value for column, value in values.items() if column.perturbation == perturbation}
+    if not points:
+        return
+    if Column(CLEAN, 0.0) in values:
+        points[0.0] = values[Column(CLEAN, 0.0)]
+    strengths = sorted(points)
+    look = line_style(position, markers=True) | {"linestyle": (0, (1, 2)), "markerfacecolor": "none", "linewidth": 1.0}
+    axis.plot(strengths, [factor * points[strength] for strength in strengths], **look)
 
 
 def _training_curve(axis: Axes, group: Group, position: int, name: str, *, scale: float) -> tuple[float, float]:
