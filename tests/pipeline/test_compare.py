@@ -262,7 +262,9 @@ def test_a_worker_that_dies_takes_no_other_run_with_it(
         "    return run_group(group)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.execution"], "run_group", importlib.import_module("deadly").deadly)
+    monkeypatch.setattr(
+        sys.modules["noisyrnn.pipeline.execution"], "run_group", importlib.import_module("deadly").deadly
+    )
     page, failures = compare(CompareConfig(**settings(waves_file), workers=2), RunContext(output=tmp_path / "out"))
     died = "The worker process died before the run ended; it may have run out of memory."
     assert sorted(path.name.split("-")[1] for path in failures) == ["lstm", "lstm"]
