@@ -60,6 +60,9 @@ def test_flags_may_have_underscores(data: Path, tmp_path: Path) -> None:
         (["train", "--model", "rate", "--tau", "1"], "tau and step_size must be given together, got 1.0 and None."),
         (["train", "--dataset", "digitz"], "Did you mean 'digits'?"),
         (["train", "--experiment", "smnist-noisy"], "experiment must be one of"),
+        (["reproduce", "ordered-mnits"], "Did you mean 'ordered-mnist'?"),
+        (["reproduce", "ordered-mnist", "--rows", "noisy-high, lipshitz"], "Did you mean 'lipschitz'?"),
+        (["reproduce"], "table"),
         (["analyze", "nowhere"], "run must be a folder that holds a config.json, got nowhere."),
         (["analyze", "nowhere", "--diagnostics", "curvatur"], "run must be a folder"),
         (["evaluate", "nowhere"], "run must be a folder that holds a config.json, got nowhere."),
@@ -71,8 +74,8 @@ def test_flags_may_have_underscores(data: Path, tmp_path: Path) -> None:
         ),
         (
             ["trian"],
-            "command must be one of analyze, compare, doctor, evaluate, export, list, report, sweep, train, "
-            "got 'trian'. Did you mean 'train'?",
+            "command must be one of analyze, compare, doctor, evaluate, export, list, report, reproduce, sweep, "
+            "train, got 'trian'. Did you mean 'train'?",
         ),
     ],
 )
@@ -141,10 +144,7 @@ def test_help_names_the_command_and_gives_an_example(command: str, capsys: pytes
 def test_usage_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(
-        f"\n  {name} " in shown
-        for name in ("train", "sweep", "evaluate", "analyze", "compare", "report", "export", "list", "doctor")
-    )
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
     assert main([]) == 2
     assert main(["--version"]) == 0
 

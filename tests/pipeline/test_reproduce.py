@@ -8,11 +8,11 @@ import pytest
 
 from noisyrnn.data import load_dataset
 from noisyrnn.pipeline import EvaluateConfig, ReproduceConfig, RunContext, evaluate_run, reproduce, train_run
+from noisyrnn.pipeline.published_tables import read_reproduction, reproductions
 from noisyrnn.pipeline.train import run_path
 from noisyrnn.robustness import WhiteNoise, evaluate
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training import TrainConfig, load
-from noisyrnn.training.settings import read_reproduction, reproductions
 
 
 @pytest.fixture

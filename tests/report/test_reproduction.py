@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tests.report.conftest import column, write_run
 
+from noisyrnn.report.published_table import ReproductionRow
 from noisyrnn.report.reproduction import Comparison, section_of, summary, verdict_of
 from noisyrnn.report.table import Cell
 from noisyrnn.robustness.statistics import SEQUENCES, TRAININGS
-from noisyrnn.training.settings import ReproductionRow
 
 
 def cell(mean: float, half: float, covers: str = TRAININGS) -> Cell:

@@ -9,8 +9,9 @@ from noisyrnn.data import DATASETS
 from noisyrnn.doctor import report_health
 from noisyrnn.export import FORMATS
 from noisyrnn.models import MODELS
+from noisyrnn.pipeline.published_tables import reproductions
 from noisyrnn.robustness import PERTURBATIONS
-from noisyrnn.training.settings import published_experiments, reproductions
+from noisyrnn.training.settings import published_experiments
 
 
 def list_command(argv: Sequence[str]) -> int:

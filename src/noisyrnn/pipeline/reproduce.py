@@ -12,11 +12,12 @@ from noisyrnn.pipeline.analyze import AnalyzeConfig
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.evaluate import EvaluateConfig
 from noisyrnn.pipeline.execution import ExecutionConfig, RunGroup, execute_runs
+from noisyrnn.pipeline.published_tables import read_reproduction
 from noisyrnn.pipeline.train import announce, run_path
+from noisyrnn.report.published_table import Reproduction, ReproductionRow
 from noisyrnn.robustness import build_perturbation
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.config import Precision, TrainConfig
-from noisyrnn.training.settings import Reproduction, ReproductionRow, read_reproduction
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ from noisyrnn.report.accuracy import score_tables
 from noisyrnn.report.columns import CLEAN, Column
 from noisyrnn.report.figures import Figure, colour, score_curves
 from noisyrnn.report.page import template_of
+from noisyrnn.report.published_table import Reproduction, ReproductionRow
 from noisyrnn.report.results import Group, SeedResult, group_by_label, read_run
 from noisyrnn.report.table import Cell, Table, escape, finite, markdown_table
 from noisyrnn.report.theory_figures import FigureBlock, landscape_blocks
 from noisyrnn.robustness.crossed_sample import FEWEST_SEEDS
 from noisyrnn.robustness.statistics import TRAININGS
-from noisyrnn.training.settings import Reproduction, ReproductionRow
 
 WIDEST = 1.5
 """Largest half-width, in percentage points, of an interval that counts as a reproduction."""
