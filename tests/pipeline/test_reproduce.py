@@ -145,6 +145,19 @@ def test_a_failed_row_is_named_and_stops_no_other(table: Path, tmp_path: Path, d
     assert "1 of 2" in text and "Failed: " in text
 
 
+@pytest.mark.parametrize("name", ["robustness-last.json", "summary.json"])
+def test_a_damaged_run_is_named_and_the_others_are_shown(table: Path, tmp_path: Path, name: str) -> None:
+    context = RunContext(output=tmp_path / "out")
+    config = ReproduceConfig(table=str(table), seeds=2, rows=["lstm"], finished_only=True)
+    first, _ = (train_run(config.run_config(config.chosen_rows[0], seed), context) for seed in (1, 2))
+    assert reproduce(config, context)[1] == {}
+    (first.path / name).write_text("{")
+    page, failures = reproduce(config, context)
+    assert list(failures) == [first.path]
+    text = (page.parent / "table.md").read_text()
+    assert "| lstm | ours, best epoch | 1 |" in text and f"Failed: {first.path.name}: " in text
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -124,8 +124,9 @@ def reproduce(
         drawings = execute_runs(pictures, config, context)
         from noisyrnn.report import split_readable, write_reproduction  # matplotlib, which trainings need not wait for
 
-        readable, unreadable = split_readable(outcome.usable)
-        failures = {**unreadable, **outcome.failures, **drawings.failures}
+        kept, unreadable = split_readable(outcome.usable)
+        readable, others = split_readable(kept, "last")
+        failures = {**unreadable, **others, **outcome.failures, **drawings.failures}
         if not readable:
             raise RuntimeError(f"No run can be read. The first: {next(iter(failures.values()))}")
         paths = [[path for run in of_row if (path := run_path(run, output)) in readable] for of_row in runs]
@@ -141,4 +142,7 @@ def reproduce(
 
 def _is_finished(run: TrainConfig, output: Path) -> bool:
     folder = RunFolder(run_path(run, output))
-    return folder.config.is_file() and folder.finished
+    try:
+        return folder.config.is_file() and folder.finished
+    except ValueError:  # damaged: it is not trained, and the page shows the reason
+        return True

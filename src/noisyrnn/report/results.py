@@ -233,13 +233,13 @@ def read_run(path: Path, weights: str = "kept") -> SeedResult:
     )
 
 
-def split_readable(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
+def split_readable(paths: Sequence[Path], weights: str = "kept") -> tuple[list[Path], dict[Path, str]]:
     """The runs that can be read; and, with the reason, those that cannot or whose evaluation is out of date."""
     readable: list[Path] = []
     others: dict[Path, str] = {}
     for path in paths:
         try:
-            run = read_run(path)
+            run = read_run(path, weights)
         except ValueError as error:
             others[path] = str(error)
             continue
