@@ -8,7 +8,7 @@ from tests.report.conftest import column, write
 
 from noisyrnn.files import file_digest, read_json
 from noisyrnn.report import accuracy, read_run, split_readable
-from noisyrnn.report.accuracy import caption, columns_of
+from noisyrnn.report.accuracy import area_table, caption, columns_of, score_tables
 from noisyrnn.report.columns import Column
 from noisyrnn.report.comparison import Comparison, compare
 from noisyrnn.report.table import Cell, Row, value_texts
@@ -312,3 +312,24 @@ def test_a_column_that_repeats_another_is_counted_once(make_run: Make) -> None:
     for name in ("pgd_l2", "worst_l2"):
         assert paired_of(two, "b", Column(name, 0.1)) == expected
         assert mark_of(two, "b", Column(name, 0.1)) == ""
+
+
+def test_areas_are_means_over_the_strengths_from_clean_on(make_run: Make) -> None:
+    columns = [column("clean", None, 1.0, draws=1), column("white_noise", 0.1, 0.8), column("white_noise", 0.4, 0.2)]
+    columns += [column("pgd_linf", 0.1, 0.5, draws=1)]
+    groups = compare([read_run(make_run(label="a", seed=1, columns=columns))]).groups
+    areas = area_table(groups, score_tables(groups)["accuracy"])
+    cells = {row.quantity.title: row.cells["a"].mean for row in areas.rows}
+    assert cells == {
+        "White noise, σ from 0 to 0.4": pytest.approx((0.1 * (1.0 + 0.8) / 2 + 0.3 * (0.8 + 0.2) / 2) / 0.4),
+        "PGD ℓ∞, ϵ from 0 to 0.1": pytest.approx(0.75),
+    }
+
+
+def test_areas_of_attacks_are_those_of_the_sequences_that_were_attacked(make_run: Make) -> None:
+    attacked = column("fgsm", 0.1, 1.0, draws=1)
+    attacked |= {"correct": "1010", "sequences": 4, "accuracy": 0.5}
+    clean = column("clean", None, 0.5, draws=1)  # the first ten of twenty are right
+    groups = compare([read_run(make_run(label="a", seed=1, columns=[clean, attacked]))]).groups
+    (row,) = area_table(groups, score_tables(groups)["accuracy"]).rows
+    assert row.cells["a"].mean == pytest.approx((1.0 + 0.5) / 2)

@@ -1,5 +1,6 @@
 """The page in a real browser, without network but for a server on 127.0.0.1 that counts what is asked of it."""
 
+import re
 import shutil
 import subprocess
 import threading
@@ -67,7 +68,7 @@ def test_the_browser_builds_the_page_and_asks_for_nothing_else(
     assert asked == ["/report.html"]
     assert "<title>Four networks</title>" in dom
     assert "<b>95.0</b>" in dom
-    assert dom.count("<svg") == 2
+    assert dom.count("<svg") == 5  # one panel; two and two panels, each also for narrow screens
     assert "hidden state became non-finite at step 12 of 64." in dom
 
 
@@ -87,3 +88,46 @@ def test_the_page_is_drawn(written: Path, tmp_path: Path, theme: int, background
     for label in range(3):
         near = np.abs(pixels - np.array(to_rgb(COLOURS[label]))).max(axis=2) < 0.02
         assert near.sum() > 200
+
+
+def test_a_click_on_a_heading_sorts_the_table(written: Path, tmp_path: Path) -> None:
+    """The page's script is run by the browser although its policy forbids every other one."""
+    html = written.read_text(encoding="utf-8")
+    policy = html[html.index('<meta http-equiv="Content-Security-Policy"') :].split("\n")[0]
+
+    def order(clicks: int, policy_left: bool = False) -> list[str]:
+        click = f"for (let i = 0; i < {clicks}; i++) document.querySelectorAll('#headline th button')[1].click();"
+        copy = tmp_path / "copy.html"
+        text = html if policy_left else html.replace(policy, "")  # it forbids the script that clicks
+        copy.write_text(text.replace("</body>", f"<script>{click}</script></body>"), encoding="utf-8")
+        dom = browse("--dump-dom", copy.as_uri(), profile=tmp_path / "profile")
+        table = dom[dom.index('id="headline"') :].split("</table>")[0]
+        assert "<button" in table  # the page's own script
+        return re.findall(r'<th class="row" scope="row"><span[^>]*></span>([\w ]+)</th>', table)
+
+    assert order(0) == order(1, policy_left=True) == ["noisy", "lipschitz", "lstm", "cornn"]
+    assert order(1) == ["noisy", "lipschitz", "lstm", "cornn"]  # clean: 95.0, 93.3, 51.7, and none
+    assert order(2)[-3:] == ["lstm", "lipschitz", "noisy"]
+
+
+def test_nothing_is_wider_than_a_phone(written: Path, tmp_path: Path) -> None:
+    """At 390 px the page itself does not scroll sideways, and no figure does."""
+    html = written.read_text(encoding="utf-8")
+    policy = html[html.index('<meta http-equiv="Content-Security-Policy"') :].split("\n")[0]
+    measure = (
+        "<script>document.title = [document.documentElement.scrollWidth, ...[...document.querySelectorAll('.drawing')]"
+        ".filter((d) => d.offsetParent).map((d) => Math.max(d.scrollWidth, d.parentElement.scrollWidth))].join(' ');"
+        "</script></body>"
+    )
+    frame = tmp_path / "frame.html"
+    copy = tmp_path / "copy.html"
+    copy.write_text(html.replace(policy, "").replace("</body>", measure), encoding="utf-8")
+    frame.write_text(
+        f'<iframe id="f" src="{copy.as_uri()}" width="390" height="3000"></iframe>'
+        "<script>onload = () => { document.title = document.getElementById('f').contentDocument.title }</script>"
+    )
+    flags = ["--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom"]
+    dom = browse(*flags, frame.as_uri(), profile=tmp_path / "profile")
+    widths = [int(width) for width in re.findall(r"<title>([\d ]+)</title>", dom)[0].split()]
+    assert len(widths) >= 3
+    assert all(width <= 390 for width in widths)

@@ -111,7 +111,8 @@ def test_without_a_scored_trial(content: dict[str, Any], study: Any, tmp_path: P
 def test_plots_are_whole_and_leave_the_style_and_no_figure_behind(
     study: Any, settings: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def render(figure: Any, name: str, description: str) -> str:
+    def render(draw: Any, name: str, description: str) -> str:
+        figure = draw(1)
         figure.draw_without_rendering()
         drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         assert drawn.x0 > -0.01 and drawn.x1 < width + 0.01 and drawn.y0 > -0.01 and drawn.y1 < height + 0.01, name

@@ -42,8 +42,8 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Canvas]:
     """The figures drawn, by name, as matplotlib has them: nothing is rendered."""
     found: dict[str, Canvas] = {}
 
-    def keep(figure: Canvas, name: str, description: str) -> Figure:
-        found[name] = figure
+    def keep(draw: Callable[[int], Canvas], name: str, description: str, *, across: int = 1) -> Figure:
+        found[name] = draw(across)
         return Figure(name=name, svg=Markup(), files={})
 
     monkeypatch.setattr(theory_figures, "render", keep)

@@ -30,6 +30,7 @@ from noisyrnn.robustness import (
     build_perturbation,
     check_clip,
     check_strengths,
+    confusion_matrix,
     default_strengths,
     evaluate,
     examples,
@@ -212,7 +213,9 @@ def _measure(
     by_strength = sorted((p for p in perturbations if p is not None), key=lambda p: p.strength)
     strongest = {p.name: p for p in by_strength}
     shown: list[dict[str, Any]] = []
+    confusion: list[list[int]] | None = None
     if test.one_class_each:
+        confusion = confusion_matrix(model, test, device=device)
         shown = examples(
             model,
             test,
@@ -222,7 +225,7 @@ def _measure(
             device=device,
         )
     columns = [result.to_dict() for result in (*results, *worst_cases(results))]
-    return {"columns": columns, "examples": shown}
+    return {"columns": columns, "confusion": confusion, "examples": shown}
 
 
 def _example_indices(count: int) -> list[int]:

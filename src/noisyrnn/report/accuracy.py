@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from noisyrnn.report.columns import CLEAN, Column
-from noisyrnn.report.results import Group
+import numpy as np
+
+from noisyrnn.report.columns import CLEAN, Column, perturbation_title, symbol
+from noisyrnn.report.results import Group, SeedResult
 from noisyrnn.report.table import PERCENT, Quantity, Row, Table, Value, build_table, escape, markdown_table
 from noisyrnn.robustness import METRICS, UNITS, WORST
 from noisyrnn.robustness.crossed_sample import FEWEST_SEEDS
@@ -47,6 +49,51 @@ def _table(name: str, groups: Sequence[Group], columns: Sequence[Column]) -> Tab
         }
         values[quantity] = {label: seeds for label, seeds in by_label.items() if seeds}
     return build_table(values, [group.label for group in groups], ranked=True)
+
+
+def area_table(groups: Sequence[Group], table: Table) -> Table:
+    """Return the areas under the curves of a table of test results: one row for each perturbation.
+
+    An area is the mean of the metric over all strengths from 0, clean inputs, to the largest that was measured, with
+    straight lines between those that were. Each sequence has one, so that intervals and tests are those of the table.
+    """
+    rows = panels(table)
+    clean = rows.pop(CLEAN, [])
+    values: dict[Quantity, dict[str, dict[int, Value]]] = {}
+    for name, strengths in rows.items() if clean else ():
+        columns = [row.quantity.column for row in (*clean, *strengths) if row.quantity.column is not None]
+        first, last = columns[0], columns[-1]
+        if len({column.unit for column in columns[1:]}) > 1 or last.strength == 0:
+            continue
+        quantity = Quantity(
+            name=name,
+            group=f"area_{first.metric}",
+            kind="estimate",
+            unit=clean[0].quantity.unit,
+            title=f"{perturbation_title(name)}, {symbol(name)} from 0 to {last.strength:g} {last.unit}".strip(),
+            better=clean[0].quantity.better,
+            bounds=clean[0].quantity.bounds,
+        )
+        values[quantity] = {
+            group.label: {
+                result.seed: _area(result, columns)
+                for result in group.evaluated
+                if set(columns) <= result.scores.keys()
+            }
+            for group in groups
+        }
+        values[quantity] = {label: seeds for label, seeds in values[quantity].items() if seeds}
+    return build_table(values, [group.label for group in groups], ranked=True)
+
+
+def _area(result: SeedResult, columns: Sequence[Column]) -> Value:
+    """Return the area of one run, by sequence: of those that an attack was tried on, where it was not on all."""
+    measured = [result.scores[column].by_sequence for column in columns]
+    count = min(map(len, measured))
+    by_sequence = np.array([values[:count] for values in measured])
+    strengths = np.array([column.strength for column in columns])
+    areas = np.trapezoid(by_sequence, strengths, axis=0) / strengths[-1]
+    return Value(value=float(areas.mean()), by_sequence=tuple(areas.tolist()))
 
 
 def columns_of(table: Table) -> list[Column]:

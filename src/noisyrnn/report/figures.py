@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imsave
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
 
 from noisyrnn.report.accuracy import panels
 from noisyrnn.report.columns import CLEAN, Column, perturbation_title, symbol
@@ -66,11 +67,19 @@ STYLE: Any = {
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure: `svg` for the page, in its colours, and `files` to download, a data URL by file name extension."""
+    """A figure.
+
+    Args:
+        name: Name of the files.
+        svg: Drawing for the page, in its colours.
+        files: Files to download: a data URL by file name extension.
+        narrow: Drawing for narrow screens, with one panel below the other; `None` if `svg` suits them too.
+    """
 
     name: str
     svg: Markup
     files: dict[str, str]
+    narrow: Markup | None = None
 
 
 def colour(position: int) -> str:
@@ -84,6 +93,7 @@ def score_curves(
     *,
     metric: str = "accuracy",
     chance: float | None = None,
+    only: Collection[str] | None = None,
     published: Mapping[str, Mapping[Column, float]] | None = None,
 ) -> Figure | None:
     """Draw a metric against strength, one panel per perturbation, with clean inputs at 0 and intervals as bands.
@@ -93,6 +103,7 @@ def score_curves(
         labels: Labels to draw, one line each.
         metric: Key of `METRICS`.
         chance: Value of random guessing, drawn as a dotted line.
+        only: Perturbations to draw (default: all).
         published: Published values of each label, by column, drawn as hollow marks on dotted lines.
 
     Returns:
@@ -100,12 +111,14 @@ def score_curves(
     """
     rows = panels(table)
     clean = rows.pop(CLEAN, [])
+    rows = {name: strengths for name, strengths in rows.items() if only is None or name in only}
     if not rows:
         return None
     shown = METRICS[metric]
     factor, unit = (100, " (%)") if shown.unit == PERCENT else (1, "")
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": metric}):
-        figure, axes = grid(len(rows), across=3)
+
+    def draw(across: int) -> Canvas:
+        figure, axes = grid(len(rows), across=across)
         for axis, (perturbation, strengths) in zip(axes, rows.items(), strict=True):
             for position, label in enumerate(labels):
                 _score_curve(axis, [*clean, *strengths], position, label, factor)
@@ -113,18 +126,24 @@ def score_curves(
             if chance is not None:
                 axis.axhline(factor * chance, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
             axis.set_title(perturbation_title(perturbation))
-            axis.set_xlabel(f"strength {symbol(perturbation)}".strip())
+            columns = [row.quantity.column for row in strengths if row.quantity.column is not None]
+            in_units = f" ({columns[0].unit})" if columns[0].unit else ""
+            axis.set_xlabel(f"strength {symbol(perturbation)}{in_units}".strip())
             if shown.unit == PERCENT:
                 axis.set_ylim(0, 103)
             elif shown.better == "lower":
                 axis.set_ylim(bottom=0)
-            axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+            axis.set_xticks(_apart([0.0, *(column.strength for column in columns)]))
             axis.xaxis.set_major_formatter(FuncFormatter(lambda strength, _: f"{strength:.4g}"))
-            if axis in axes[::3]:
+            if axis in axes[::across]:
                 axis.set_ylabel(f"test {shown.title}{unit}")
         legend(figure, axes)
+        return figure
+
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": metric}):
         description = f"Test {shown.title} against strength of each perturbation, one line per model"
-        return render(figure, metric, description)
+        across = min(4 if len(rows) == 4 else 3, len(rows))
+        return render(draw, metric if only is None else f"{metric}-main", description, across=across)
 
 
 def training_curves(groups: Sequence[Group]) -> Figure | None:
@@ -135,8 +154,9 @@ def training_curves(groups: Sequence[Group]) -> Figure | None:
     trained = [(i, group) for i, group in enumerate(groups) if any(_epochs(result) for result in group.results)]
     if not trained:
         return None
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "training"}):
-        figure, (validation, loss) = grid(2, across=2)
+
+    def draw(across: int) -> Canvas:
+        figure, (validation, loss) = grid(2, across=across)
         classes = any("validation_accuracy" in result.history for _, group in trained for result in group.results)
         kind, name, scale = ("accuracy", "validation_accuracy", 100) if classes else ("loss", "validation_loss", 1)
         error = "cross-entropy" if classes else "squared error / variance of the training targets"
@@ -154,7 +174,10 @@ def training_curves(groups: Sequence[Group]) -> Figure | None:
         for axis in (validation, loss):
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         legend(figure, [validation])
-        return render(figure, "training", f"Validation {kind} and training loss by epoch, one line per model")
+        return figure
+
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "training"}):
+        return render(draw, "training", "Validation results and training loss by epoch, one line per model", across=2)
 
 
 def heatmap(image: np.ndarray, *, value_range: tuple[float, float]) -> str:
@@ -162,7 +185,7 @@ def heatmap(image: np.ndarray, *, value_range: tuple[float, float]) -> str:
     low, high = value_range
     buffer = io.BytesIO()
     imsave(buffer, image, cmap="gray", vmin=low, vmax=high, format="png", metadata={"Software": ""})
-    return _data_address("image/png", buffer.getvalue())
+    return data_address("image/png", buffer.getvalue())
 
 
 def trace(inputs: np.ndarray, *, value_range: tuple[float, float]) -> list[str]:
@@ -238,8 +261,8 @@ def grid(count: int, *, across: int, projection: str | None = None) -> tuple[Can
     """Return a figure of `count` equal panels, 7.2 inches wide (two columns of a paper), or 3.8 for one panel."""
     columns = min(count, across)
     rows = math.ceil(count / columns)
-    width = 7.2 if columns > 1 else 3.8
-    figure = Canvas(figsize=(width, 0.55 + (2.15 if across == 3 else 2.6) * rows), layout="constrained")
+    width = 3.8 if columns == 1 else 7.2 if columns < 4 else 9.2
+    figure = Canvas(figsize=(width, 0.55 + (2.6 if across < 3 else 2.15) * rows), layout="constrained")
     cells = figure.add_gridspec(rows, columns)
     axes = [figure.add_subplot(cells[i // columns, i % columns], projection=projection) for i in range(count)]
     return figure, axes
@@ -258,21 +281,56 @@ def legend(figure: Canvas, axes: Sequence[Axes]) -> None:
     figure.legend(list(entries.values()), list(entries), loc="outside upper left", ncols=across, fontsize=8.5)
 
 
-def render(figure: Canvas, name: str, description: str) -> Figure:
-    """Render `figure` as SVG and PDF under `name`, with `description` for screen readers."""
+def render(draw: Callable[[int], Canvas], name: str, description: str, *, across: int = 1) -> Figure:
+    """Render a figure for the page and as SVG, PDF and PNG under `name`.
+
+    Args:
+        draw: Draws the figure with that many panels side by side.
+        name: Name of the files.
+        description: For screen readers.
+        across: Panels side by side; with more than one, narrow screens get a drawing with one panel below the other.
+    """
+    figure = draw(across)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is computed once, not again for each file
-    written = {}
-    # No date and no creator: the same values give the same bytes.
-    for ending, metadata in (("svg", {"Date": None, "Creator": None}), ("pdf", {"CreationDate": None})):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=ending, transparent=True, metadata=metadata)
-        written[ending] = buffer.getvalue()
-    files = {
-        "svg": _data_address("image/svg+xml", written["svg"]),
-        "pdf": _data_address("application/pdf", written["pdf"]),
-    }
-    return Figure(name=name, svg=_inline(written["svg"].decode("utf-8"), description), files=files)
+    files = {ending: data_address(kind, written(figure, ending)) for ending, kind in _KINDS.items()}
+    wide = _inline(written(figure, "svg").decode("utf-8"), description)
+    narrow = None
+    if across > 1:
+        with matplotlib.rc_context({"svg.hashsalt": f"{name}-narrow"}):  # other names for what the drawing refers to
+            narrow = _inline(written(draw(1), "svg").decode("utf-8"), description)
+    return Figure(name=name, svg=wide, files=files, narrow=narrow)
+
+
+_KINDS = {"svg": "image/svg+xml", "pdf": "application/pdf", "png": "image/png"}
+# No date and no creator: the same values give the same bytes.
+_METADATA: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None},
+    "png": {"Software": None},
+}
+
+
+def written(figure: Canvas, ending: str) -> bytes:
+    """Return a figure in a file format; a PNG has the white ground that a document expects, and a palette."""
+    buffer = io.BytesIO()
+    form: dict[str, Any] = {"dpi": 150} if ending == "png" else {"transparent": True}
+    figure.savefig(buffer, format=ending, metadata=_METADATA[ending], **form)
+    if ending != "png":
+        return buffer.getvalue()
+    palette = io.BytesIO()
+    Image.open(buffer).convert("RGB").quantize(128).save(palette, format="png", optimize=True)
+    return palette.getvalue()
+
+
+def _apart(values: Sequence[float]) -> list[float]:
+    """Return the values from small to large, without those whose labels would overlap the one before."""
+    kept: list[float] = []
+    room = (max(values) - min(values)) / 6
+    for value in sorted(set(values), reverse=True):
+        if not kept or kept[-1] - value >= room:
+            kept.append(value)
+    return kept[::-1]
 
 
 def _inline(svg: str, description: str) -> Markup:
@@ -298,5 +356,6 @@ def thinned(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
 
 
-def _data_address(kind: str, content: bytes) -> str:
+def data_address(kind: str, content: bytes) -> str:
+    """Return content as a data URL of a media type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,21 +1,28 @@
 """Writes the page, the table and the values of a comparison into a folder."""
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from noisyrnn.files import to_json, write_atomically
 from noisyrnn.report import accuracy, theory
+from noisyrnn.report.classes import confusion_views, recall_table
 from noisyrnn.report.columns import CLEAN, Column, perturbation_title
 from noisyrnn.report.comparison import Comparison, compare
+from noisyrnn.report.downloads import table_files
 from noisyrnn.report.examples import gallery
 from noisyrnn.report.figures import colour, score_curves, training_curves
+from noisyrnn.report.headline import headline_rows, verdict
 from noisyrnn.report.results import Group, SeedResult, read_run
 from noisyrnn.report.table import PERCENT, Row, Table
 from noisyrnn.robustness import METRICS
@@ -64,13 +71,13 @@ def write_report(
     lost = [f"{path.name} is left out: {why}" for path, why in failures.items() if path not in runs]
     if lost:
         comparison = replace(comparison, notes=(*comparison.notes, *lost))
-    files = {
+    contents = {
         "table.md": accuracy.markdown(comparison.tables, comparison.groups, comparison.notes),
         "report.html": build_page(comparison, title=title, command=command, failures=failures),
         "comparison.json": to_json(comparison.to_dict()),
     }
     if comparison.theory.rows:
-        files["analysis.md"] = theory.markdown(comparison.theory, comparison.groups)
+        contents["analysis.md"] = theory.markdown(comparison.theory, comparison.groups)
     output = Path(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -78,7 +85,7 @@ def write_report(
         raise ValueError(
             f"output must be a folder that can be written, got {str(output)!r} ({error.strerror}). Choose another one."
         ) from error
-    for name, text in files.items():
+    for name, text in contents.items():
         write_atomically(output / name, text.encode())
     if not comparison.theory.rows:  # one of an earlier report would be mistaken for this one's
         (output / "analysis.md").unlink(missing_ok=True)
@@ -95,7 +102,13 @@ def template_of(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters["first_upper"] = lambda text: text[:1].upper() + text[1:]
-    return environment.get_template(name, globals={"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")})
+    script = (files("noisyrnn") / "report" / "page.js").read_text(encoding="utf-8")
+    shared = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "script": Markup(script),  # our own file, which holds no text of a run
+        "script_digest": f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}",
+    }
+    return environment.get_template(name, globals=shared)
 
 
 def build_page(
@@ -120,6 +133,7 @@ def _view(comparison: Comparison, failures: Mapping[Path, str]) -> dict[str, Any
     chance = 1 / int(dataset["classes"]) if dataset.get("classes") else None
     settings = _settings(groups)
     return {
+        **_headline(comparison, chance),
         "facts": _facts(results, dataset),
         "failed": [_trouble(result, failures) for result in results if result.status == "failed"],
         "not_evaluated": [
@@ -129,6 +143,9 @@ def _view(comparison: Comparison, failures: Mapping[Path, str]) -> dict[str, Any
         "metrics": [_metric(comparison, metric, chance) for metric in comparison.tables],
         "base": comparison.labels[0],
         "theory": theory.theory_section(comparison.theory, groups),
+        "theory_files": table_files(comparison.theory, comparison.labels),
+        "recall": _simple_table(recall_table(groups), comparison.labels),
+        "confusions": confusion_views(groups),
         "training": training_curves(groups),
         "costs": [_cost(group, i) for i, group in enumerate(groups)],
         **_best_validation(bool(dataset.get("classes", 1))),
@@ -139,6 +156,48 @@ def _view(comparison: Comparison, failures: Mapping[Path, str]) -> dict[str, Any
     }
 
 
+def _headline(comparison: Comparison, chance: float | None) -> dict[str, Any]:
+    """Return the first screen: the verdict, a table of few columns and a figure of their perturbations."""
+    groups, table, metric = comparison.groups, comparison.main, next(iter(comparison.tables))
+    rows = headline_rows(table)
+    seeds = min((len(group.evaluated) for group in groups if group.evaluated), default=0)
+    names = _drawn_first(table)
+    chance = chance if metric in ("accuracy", "step_accuracy") else None
+    return {
+        "verdict": verdict(table, metric, seeds),
+        "headline": _simple_table(replace(table, rows=tuple(rows)), comparison.labels),
+        "headline_curves": score_curves(table, comparison.labels, metric=metric, chance=chance, only=names),
+    }
+
+
+def _drawn_first(table: Table) -> set[str]:
+    """Return the perturbations of the first figure."""
+    return {row.quantity.name for row in headline_rows(table)} - {CLEAN}
+
+
+def _simple_table(table: Table, labels: Sequence[str]) -> dict[str, Any] | None:
+    """Return a table with a row for each label, and files to download; `None` without rows."""
+    if not table.rows:
+        return None
+    rows = [
+        {
+            "label": label,
+            "colour": colour(position),
+            "cells": [
+                row.cell_texts(label, absent="not measured") | {"number": _mean(row, label)} for row in table.rows
+            ],
+        }
+        for position, label in enumerate(labels)
+    ]
+    titles = [row.quantity.title for row in table.rows]
+    return {"titles": titles, "rows": rows, "files": table_files(table, labels)}
+
+
+def _mean(row: Row, label: str) -> str:
+    """Return the number by which a cell sorts."""
+    return f"{row.cells[label].mean:.8g}" if label in row.cells else ""
+
+
 def _metric(comparison: Comparison, metric: str, chance: float | None) -> dict[str, Any]:
     """Return the texts and figures of one metric: its table, curves and paired comparisons."""
     groups, table, shown = comparison.groups, comparison.tables[metric], METRICS[metric]
@@ -146,6 +205,8 @@ def _metric(comparison: Comparison, metric: str, chance: float | None) -> dict[s
     chance = chance if metric in ("accuracy", "step_accuracy") else None
     return {
         "title": shown.title,
+        "files": table_files(table, comparison.labels),
+        "areas": _simple_table(accuracy.area_table(groups, table), comparison.labels),
         "suffix": "" if main else f"-{metric}",
         "caption": accuracy.caption(table, metric),
         "best": accuracy.best_mean(metric),
@@ -162,11 +223,18 @@ def _metric(comparison: Comparison, metric: str, chance: float | None) -> dict[s
                 "label": group.label,
                 "colour": colour(i),
                 "seeds": group.seeds_title,
-                "cells": [row.cell_texts(group.label, absent="not evaluated") for row in table.rows],
+                "cells": [
+                    row.cell_texts(group.label, absent="not evaluated") | {"number": _mean(row, group.label)}
+                    for row in table.rows
+                ],
             }
             for i, group in enumerate(groups)
         ],
-        "curves": score_curves(table, comparison.labels, metric=metric, chance=chance),
+        "curves": (
+            None  # the first figure has them all
+            if main and _drawn_first(table) == set(accuracy.panels(table)) - {CLEAN}
+            else score_curves(table, comparison.labels, metric=metric, chance=chance)
+        ),
         "chance": None if chance is None else f"{100 * chance:.3g}\N{NO-BREAK SPACE}%",
         "tests": _tests(table, comparison.labels),
         "tested": table.tested,

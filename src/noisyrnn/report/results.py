@@ -59,6 +59,7 @@ class SeedResult:
         history: For each column of `metrics.csv`, one value an epoch; no rows where there is no such file.
         scores: Test results; empty where the run was not evaluated.
         examples: Test sequences with the model's answers.
+        confusion: Clean test sequences of each class (rows) by predicted class (columns); `None` if not counted.
         evaluation: Settings of the evaluation: strengths, draws, limits, seed; empty where the run was not evaluated.
         evaluation_error: Why the evaluation failed, where it did.
         analysis: Quantities of the theory; `None` where the run was not analysed.
@@ -78,6 +79,7 @@ class SeedResult:
     evaluation: Mapping[str, Any]
     evaluation_error: str | None
     analysis: Analysis | None
+    confusion: tuple[tuple[int, ...], ...] | None = None
     test_parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stale: tuple[str, ...] = ()
 
@@ -205,6 +207,7 @@ def read_run(path: Path, weights: str = "kept") -> SeedResult:
     try:
         scores = dict(score for entry in robustness.get("columns", []) for score in _scores(entry))
         examples = tuple(_example(entry) for entry in robustness.get("examples", []))
+        confusion = _confusion(robustness.get("confusion"))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(
             f"{folder.robustness_file(weights).name} must hold complete columns and examples, got a damaged entry in "
@@ -221,6 +224,7 @@ def read_run(path: Path, weights: str = "kept") -> SeedResult:
         history=folder.read_metrics(),
         scores=scores,
         examples=examples,
+        confusion=confusion,
         evaluation=robustness.get("settings", {}),
         evaluation_error=stale.get("evaluate", robustness.get("error")),
         analysis=read_analysis(current["analyze"], path) if current["analyze"] else None,
@@ -281,6 +285,16 @@ def _scores(entry: Mapping[str, Any]) -> list[tuple[Column, TestScore]]:
         )
         found.append((_column(entry, metric), score))
     return found
+
+
+def _confusion(entry: Any) -> tuple[tuple[int, ...], ...] | None:
+    """Return a square matrix of counts."""
+    if entry is None:
+        return None
+    matrix = tuple(tuple(int(count) for count in row) for row in entry)
+    if any(len(row) != len(matrix) for row in matrix) or any(count < 0 for row in matrix for count in row):
+        raise ValueError("confusion is not a square matrix of counts")
+    return matrix
 
 
 def _example(entry: Mapping[str, Any]) -> Example:

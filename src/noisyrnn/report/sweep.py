@@ -94,13 +94,13 @@ def plots(study: Any) -> list[tuple[str, Figure]]:
             warnings.simplefilter("error", UserWarning)
             with suppress(RuntimeError, ValueError, UserWarning):
                 plot(study, target_name="score")  # in a style of Optuna's own
-                figures.append((title, render(_fitted(pyplot.gcf()), name, title)))
+                figures.append((title, render(partial(_fitted, pyplot.gcf()), name, title)))
         for number in set(pyplot.get_fignums()) - set(others):
             pyplot.close(number)
     return figures
 
 
-def _fitted(figure: Canvas) -> Canvas:
+def _fitted(figure: Canvas, _: int = 1) -> Canvas:
     """Make room for the labels of a figure's panels: long names, and one number for each power of ten."""
     panels = len(figure.axes[1:])  # beside a colour bar; a single one and its bar have a grid with rows of no height
     figure.set(size_inches=(max(7.0, 2.2 * panels), 3.6), layout_engine="tight" if panels == 1 else "constrained")

@@ -107,6 +107,7 @@ class Row:
             are corrected for the tests of all rows.
         marks: Marks by label, in a ranked table: `best`, `close` if the label is not significantly different from the
             best, else empty.
+        leads: Whether the best label is significantly better than every other one.
     """
 
     quantity: Quantity
@@ -114,6 +115,13 @@ class Row:
     cells: Mapping[str, Cell]
     tests: Mapping[str, PairedTest]
     marks: Mapping[str, str] = field(default_factory=dict)
+    leads: bool = False
+
+    def ordered(self) -> list[str]:
+        """Return the labels with a finite mean, the best first; in table order where neither end is better."""
+        known = [label for label, cell in self.cells.items() if math.isfinite(cell.mean)]
+        sign = {"higher": -1.0, "lower": 1.0}.get(self.quantity.better or "", 0.0)
+        return sorted(known, key=lambda label: sign * self.cells[label].mean)
 
     def cell_dict(self, label: str) -> dict[str, Any]:
         """Return the cell of a label with its mark and test, ready for JSON except for values that are not finite."""
@@ -230,7 +238,10 @@ def build_table(values: Values, labels: Sequence[str], *, ranked: bool) -> Table
         tests = {label: against_base[tested, label] for label in labels if (tested, label) in against_base}
         ties = {(first, second): test for (q, first, second), test in between_all.items() if q == tested}
         marks = _marks(cells[quantity], ties, quantity.better) if ranked else {}
-        rows.append(Row(quantity=quantity, notes=tuple(notes), cells=cells[quantity], tests=tests, marks=marks))
+        leads = ranked and _leads(marks, ties)
+        rows.append(
+            Row(quantity=quantity, notes=tuple(notes), cells=cells[quantity], tests=tests, marks=marks, leads=leads)
+        )
     return Table(rows=tuple(rows), comparisons=sum(not test.reason for test in pairs.values()) if ranked else 0)
 
 
@@ -310,6 +321,15 @@ def _marks(
         tied = test is not None and not test.reason and not test.significant
         marks[label] = "best" if label in best else "close" if tied else ""
     return marks
+
+
+def _leads(marks: Mapping[str, str], tests: Mapping[tuple[str, str], PairedTest]) -> bool:
+    """Whether one label is the best, and significantly different from every other one."""
+    best = [label for label, mark in marks.items() if mark == "best"]
+    if len(best) != 1 or len(marks) < 2:
+        return False
+    against = [tests.get((label, best[0])) or tests.get((best[0], label)) for label in marks if label != best[0]]
+    return all(test is not None and not test.reason and test.significant for test in against)
 
 
 def group_title(group: str) -> str:

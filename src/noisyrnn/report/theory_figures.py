@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from textwrap import wrap
 from typing import Any
 
@@ -159,7 +160,7 @@ def _curve_block(name: str, design: Design, curves: Mapping[str, Mapping[tuple[i
             axis.set_ylim(highest / 10**DECADES, 2 * highest)
         axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         legend(figure, [axis])
-        rendered = render(figure, name, f"{design.title}, one line per model")
+        rendered = render(lambda _: figure, name, f"{design.title}, one line per model")
     return FigureBlock(title=design.title, caption=caption.text(design.remark), figure=rendered)
 
 
@@ -267,8 +268,10 @@ def _landscape_blocks(name: str, panels: Sequence[_Panel]) -> list[FigureBlock]:
     title = f"Loss landscape, {plane}"
     contours, surfaces = f"landscape_{name}_contours", f"landscape_{name}_surfaces"
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name, "savefig.dpi": 200, "axes.grid": False}):
-        flat = render(_contours(panels, scale), contours, f"{title}: contours of the loss of each model, on one scale")
-        raised = render(_surfaces(panels, scale), surfaces, f"{title}: surface of the loss of each model, on one scale")
+        described = "of the loss of each model, on one scale"
+        across = min(3, len(panels))
+        flat = render(partial(_contours, panels, scale), contours, f"{title}: contours {described}", across=across)
+        raised = render(partial(_surfaces, panels, scale), surfaces, f"{title}: surface {described}", across=across)
     return [
         FigureBlock(title=f"{title}: contours", caption=caption, figure=flat),
         FigureBlock(
@@ -312,8 +315,8 @@ def _plane(panels: Sequence[_Panel]) -> dict[str, Any]:
     return found
 
 
-def _contours(panels: Sequence[_Panel], scale: _Scale) -> Canvas:
-    figure, axes = grid(len(panels), across=3)
+def _contours(panels: Sequence[_Panel], scale: _Scale, across: int) -> Canvas:
+    figure, axes = grid(len(panels), across=across)
     levels = np.linspace(scale.low, scale.high, LEVELS + 1)
     for axis, panel in zip(axes, panels, strict=True):
         heights, plane = scale.heights(panel.loss), (panel.landscape.alphas, panel.landscape.betas)
@@ -323,15 +326,15 @@ def _contours(panels: Sequence[_Panel], scale: _Scale) -> Canvas:
         lines: dict[str, Any] = {"colors": "white", "linewidths": 0.4, "linestyles": "solid", "alpha": 0.6}
         axis.contour(*plane, heights, levels=levels[1:-1], **lines)
         axis.plot(0, 0, marker="+", color="white", markersize=7, markeredgewidth=1.2)
-        axis.set(xlabel="α", ylabel="β" if axis in axes[::3] else "", box_aspect=1, **_plane(panels))
-        axis.tick_params(labelleft=axis in axes[::3])
+        axis.set(xlabel="α", ylabel="β" if axis in axes[::across] else "", box_aspect=1, **_plane(panels))
+        axis.tick_params(labelleft=axis in axes[::across])
         axis.set_title(panel.title, color=colour(panel.position))
     _colour_bar(figure, axes, scale, length=0.65)
     return figure
 
 
-def _surfaces(panels: Sequence[_Panel], scale: _Scale) -> Canvas:
-    figure, axes = grid(len(panels), across=3, projection="3d")
+def _surfaces(panels: Sequence[_Panel], scale: _Scale, across: int) -> Canvas:
+    figure, axes = grid(len(panels), across=across, projection="3d")
     for axis, panel in zip(axes, panels, strict=True):
         alphas, betas = np.meshgrid(panel.landscape.alphas, panel.landscape.betas)
         surface: Any = axis

@@ -9,6 +9,7 @@ from noisyrnn.data.scale import Scale
 from noisyrnn.registry import Entry
 from noisyrnn.robustness.apgd import APGD
 from noisyrnn.robustness.base import Noise, Perturbation, ValueRange, check_clip, check_range, check_strengths
+from noisyrnn.robustness.confusion import confusion_matrix
 from noisyrnn.robustness.default_strengths import default_strengths
 from noisyrnn.robustness.draws import PathDraws
 from noisyrnn.robustness.evaluate import MAX_DRAWS, WORST, RobustnessResult, Score, evaluate, worst_cases
@@ -168,6 +169,7 @@ __all__ = [
     "build_perturbation",
     "check_clip",
     "check_strengths",
+    "confusion_matrix",
     "default_strengths",
     "evaluate",
     "examples",

@@ -1,0 +1,44 @@
+"""Counts of the classes that a model predicts for the sequences of each class."""
+
+import torch
+
+from noisyrnn.checks import check_device
+from noisyrnn.data.base import Split, check_split
+from noisyrnn.robustness.logits import Model, check_model, predict
+
+_BATCH = 1000
+
+
+@torch.no_grad()
+def confusion_matrix(model: Model, split: Split, *, device: torch.device | str | None = None) -> list[list[int]]:
+    """Count the predictions of a model: entry `[i][j]` is the number of sequences of class i that it calls class j.
+
+    Args:
+        model: Callable from inputs to logits, already on `device`; a module must be in eval mode.
+        split: Sequences with one class each.
+        device: Device to move the sequences to; `None` leaves them.
+
+    Raises:
+        ValueError: If the sequences do not have one class each.
+        RuntimeError: If a logit is not finite.
+
+    Example:
+        >>> split = Split(inputs=torch.tensor([[[1.0]], [[-1.0]], [[2.0]]]), labels=torch.tensor([1, 0, 0]), classes=2)
+        >>> confusion_matrix(lambda inputs: torch.cat([-inputs[:, 0], inputs[:, 0]], dim=1), split)
+        [[1, 1], [0, 1]]
+    """
+    check_model(model)
+    check_split("split", split)
+    check_device("device", device)
+    if not split.one_class_each:
+        raise ValueError("split must have one class for each sequence, got other labels.")
+    counts = torch.zeros(split.classes * split.classes, dtype=torch.int64, device="cpu")
+    for start in range(0, len(split), _BATCH):
+        rows = slice(start, start + _BATCH)
+        lengths = None if split.lengths is None else split.lengths[rows].to(device)
+        labels = split.labels[rows]
+        logits = predict(model, split.inputs[rows].to(device), labels.to(device), lengths)
+        pairs = labels.cpu() * split.classes + logits.argmax(dim=1).cpu()
+        counts += torch.bincount(pairs, minlength=len(counts))
+    matrix: list[list[int]] = counts.reshape(split.classes, split.classes).tolist()
+    return matrix
