@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 from noisyrnn.report.columns import CLEAN, Column, perturbation_title, symbol
 from noisyrnn.report.results import Group, SeedResult
@@ -92,7 +93,7 @@ def _area(result: SeedResult, columns: Sequence[Column]) -> Value:
     count = min(map(len, measured))
     by_sequence = np.array([values[:count] for values in measured])
     strengths = np.array([column.strength for column in columns])
-    areas = np.trapezoid(by_sequence, strengths, axis=0) / strengths[-1]
+    areas = trapezoid(by_sequence, strengths, axis=0) / strengths[-1]
     return Value(value=float(areas.mean()), by_sequence=tuple(areas.tolist()))
 
 
