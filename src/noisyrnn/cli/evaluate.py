@@ -13,8 +13,8 @@ def evaluate_command(argv: Sequence[str]) -> int:
     """Measure the robustness of trained runs."""
     parser = command_parser(
         "evaluate",
-        "Measure trained runs on clean and perturbed test data: accuracy, or errors and R² of a regression. The name of "
-        "a pretrained model evaluates it and shows its results next to those of its model card.",
+        "Measure trained runs on clean and perturbed test data: accuracy, or errors and R² of a regression. Given the "
+        "name of a pretrained model, show its results next to those of its model card.",
         "noisyrnn evaluate runs/*-seed*",
     )
     add_fields(parser, EvaluateConfig)
