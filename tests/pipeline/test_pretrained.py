@@ -20,6 +20,7 @@ def test_a_folder_is_a_finished_run_with_the_weights_of_the_package(tmp_path: Pa
     with model.file() as path:
         assert file_digest(path) == file_digest(folder.model)
     assert RunFolder.open(folder.path).read_config()["config"] == model.config["config"]
+    assert folder.read_summary()["model_sha256"] == file_digest(folder.model)
     assert folder.read_summary()["best_epoch"] == model.summary["best_epoch"] and folder.foreign_model() == ""
     assert folder.read_metrics()["epoch"] == ()
 
