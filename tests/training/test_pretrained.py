@@ -10,10 +10,10 @@ import torch
 from tests.test_setup import PROJECT
 
 import noisyrnn
-from noisyrnn.data import Dataset, load_dataset
+from noisyrnn.data import Dataset, Split, load_dataset
 from noisyrnn.export.pretrained import model_card
 from noisyrnn.pipeline import EvaluateConfig
-from noisyrnn.robustness import Perturbation, evaluate
+from noisyrnn.robustness import Perturbation, WhiteNoise, evaluate
 from noisyrnn.training.pretrained import PretrainedModel, figure_of, read_pretrained
 from noisyrnn.training.saving import read_header
 
@@ -123,6 +123,15 @@ def test_a_loaded_model_is_noise_free_and_trainable(model: PretrainedModel) -> N
     with model.file() as path:
         again = noisyrnn.load(path)
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), again.parameters(), strict=True))
+
+
+def test_a_figure_is_the_mean_over_draws_and_its_interval() -> None:
+    split = Split(inputs=torch.linspace(-1, 1, 40)[:, None, None], labels=(torch.arange(40) >= 20).long(), classes=2)
+    result = evaluate(lambda x: torch.cat([-x[:, 0], x[:, 0]], dim=1), split, WhiteNoise(0.8), draws=3)
+    assert len(set(result.draw_accuracies)) > 1
+    figure = figure_of(result.to_dict())
+    assert figure["value"] == result.accuracy and tuple(figure["interval"]) == result.interval
+    assert (figure["metric"], figure["strength"], figure["sequences"]) == ("accuracy", 0.8, 40)
 
 
 def test_an_unknown_name_or_seed() -> None:
