@@ -201,9 +201,9 @@ def test_saved_and_loaded_with_levers(classifier, waves, tmp_path):
 
 
 def test_a_grid_of_levers(classifier, waves, trainings):
-    grid = {"input_noise": [np.float64(0.1), (np.float64(0.0), 0.3)], "ema": np.array([0.5, 0.9])}
+    grid = {"input_noise": [np.float64(0.1), (np.float32(0.0), np.float32(0.25))], "ema": np.array([0.5, 0.9])}
     search = GridSearchCV(classifier.set_params(epochs=1), grid, cv=2, error_score="raise").fit(*waves)
     assert len(search.cv_results_["params"]) == 4
-    assert {config.input_noise for _, config, _ in trainings} == {0.1, (0.0, 0.3)}
+    assert {config.input_noise for _, config, _ in trainings} == {0.1, (0.0, 0.25)}
     assert {config.ema for _, config, _ in trainings} == {0.5, 0.9}
     assert all(type(config.ema) is float for _, config, _ in trainings)
