@@ -31,6 +31,16 @@ cd "$fresh"  # so that nothing is imported from the checkout
 venv/bin/noisyrnn doctor
 venv/bin/noisyrnn train --model noisy --dataset digits --epochs 2 --hidden-size 16 --output runs
 test -s runs/*/model.safetensors
+venv/bin/noisyrnn evaluate digits-noisy --strengths '{}' | grep "Clean: .* (model card: "
+# Every trained model of the checkout is in the wheel, with its card.
+venv/bin/python - "$OLDPWD"/src/noisyrnn/pretrained/*.md <<'END'
+import pathlib, sys, noisyrnn
+
+for path in map(pathlib.Path, sys.argv[1:]):
+    name, seed = path.stem.rsplit("-seed", 1)
+    noisyrnn.load_pretrained(name, seed=int(seed))
+    assert noisyrnn.pretrained_models()[name][int(seed)].card == path.read_text(encoding="utf-8")
+END
 
 cd - >/dev/null
 if install --no-compile -r scripts/aeon.txt; then

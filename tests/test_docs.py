@@ -17,7 +17,17 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("*/*.md"), *DOCS.glob("*/*.rst")])
 RUNNABLE = [
     DOCS / f"{name}.md"
-    for name in ("quickstart", "mathematics", "equation", "published", "analysis", "kernels", "sweeps", "tracking")
+    for name in (
+        "quickstart",
+        "mathematics",
+        "equation",
+        "published",
+        "analysis",
+        "kernels",
+        "sweeps",
+        "tracking",
+        "pretrained",
+    )
 ]
 RUNNABLE += sorted(DOCS.glob("tutorials/*.md"))
 NEEDS = {
@@ -61,6 +71,7 @@ LONG = (
     "every_step",
     "existing_model",
     "irregular_sampling",
+    "pretrained",
     "quickstart",
     "sensor_data",
     "streaming",

@@ -34,6 +34,8 @@ from .sde import MatrixDiffusion as MatrixDiffusion
 from .training import TrainConfig as TrainConfig
 from .training import fit as fit
 from .training import load as load
+from .training import load_pretrained as load_pretrained
+from .training import pretrained_models as pretrained_models
 from .training import save as save
 
 __version__: str

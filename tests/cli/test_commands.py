@@ -11,7 +11,7 @@ import torch
 import yaml
 from tests.cli.commands import SMALL, noisyrnn
 
-from noisyrnn import load
+from noisyrnn import load, pretrained_models
 from noisyrnn.cli import main
 from noisyrnn.native.compiler import cache_folder
 
@@ -259,6 +259,9 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for name in ("noisy", "exprnn", "digits", "ecg5000", "white_noise", "pgd_l2", "onnx", "smnist-noisy-high"):
         assert f"\n  {name} " in shown
+    models = shown.split("\nPretrained models\n")[1]
+    for name, seeds in pretrained_models().items():
+        assert f"  {name} " in models and all(model.description in models for model in seeds.values())
 
 
 def test_doctor_shows_versions_and_data_without_downloading(

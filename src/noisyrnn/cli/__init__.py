@@ -27,8 +27,8 @@ COMMANDS = {
     "compare": "Train and evaluate several models, then report",
     "reproduce": "Repeat a published table, and compare with it cell by cell",
     "report": "Write a report on existing runs",
-    "export": "Export a trained model to a file that runs without this library",
-    "list": "List models, data sets, perturbations, diagnostics, export formats and published experiments",
+    "export": "Export a trained model: a file that runs without this library, or weights with a model card",
+    "list": "List models, data sets, perturbations, diagnostics, export formats, published and pretrained models",
     "doctor": "Show versions, threads, kernels and the data found",
 }
 """Commands. The function `NAME_command` runs one; it is in the module of that name, or in the one of `_MODULES`."""

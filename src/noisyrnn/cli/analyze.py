@@ -2,13 +2,11 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from noisyrnn.analysis.diagnostics import AnalysisSettings
 from noisyrnn.cli.flags import add_context, add_fields, command_parser, parse, pop_fields, split_names
-from noisyrnn.pipeline import AnalyzeConfig, RunContext, analyze_run
+from noisyrnn.pipeline import AnalyzeConfig, RunContext, analyze_run, open_run_or_pretrained
 from noisyrnn.progress import tell
-from noisyrnn.run_folder import RunFolder
 
 
 def analyze_command(argv: Sequence[str]) -> int:
@@ -26,8 +24,8 @@ def analyze_command(argv: Sequence[str]) -> int:
     add_context(parser, "accelerator")
     parser.set_defaults(accelerator="cpu")
     arguments = parse(parser, argv)
-    folders = [RunFolder.open(Path(run)) for run in arguments.pop("runs")]
     context = RunContext(**{"accelerator": "cpu", "show_progress": True, **pop_fields(arguments, RunContext)})
+    folders = [open_run_or_pretrained(run, context.output) for run in arguments.pop("runs")]
     diagnostics = split_names(arguments.pop("diagnostics", ()))
     settings = AnalysisSettings(**pop_fields(arguments, AnalysisSettings))
     config = AnalyzeConfig(diagnostics=diagnostics, settings=settings, **arguments)

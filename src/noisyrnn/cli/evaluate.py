@@ -4,24 +4,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from noisyrnn.cli.flags import add_context, add_fields, command_parser, parse, pop_fields
-from noisyrnn.pipeline import EvaluateConfig, RunContext, evaluate_run
+from noisyrnn.pipeline import EvaluateConfig, RunContext, evaluate_run, open_run_or_pretrained
 from noisyrnn.run_folder import RunFolder
+from noisyrnn.training.pretrained import figure_of, read_pretrained
 
 
 def evaluate_command(argv: Sequence[str]) -> int:
     """Measure the robustness of trained runs."""
     parser = command_parser(
         "evaluate",
-        "Measure trained runs on clean and perturbed test data: accuracy, or errors and R² of a regression.",
+        "Measure trained runs on clean and perturbed test data: accuracy, or errors and R² of a regression. Given the "
+        "name of a pretrained model, show its results next to those of its model card.",
         "noisyrnn evaluate runs/*-seed*",
     )
     add_fields(parser, EvaluateConfig)
     add_context(parser, "accelerator")
     arguments = parse(parser, argv)
-    folders = [RunFolder.open(Path(run)) for run in arguments.pop("runs")]
     context = RunContext(show_progress=True, **pop_fields(arguments, RunContext))
+    runs = arguments.pop("runs")
     config = EvaluateConfig(**arguments)
-    for folder in folders:
+    folders = {run: open_run_or_pretrained(run, context.output) for run in runs}
+    for run, folder in folders.items():
         evaluate_run(folder, config, context)
         print(f"Evaluated: {folder.robustness_file(config.weights)}")
+        if folder.path != Path(run):
+            _print_next_to_card(folder)
     return 0
+
+
+def _print_next_to_card(folder: RunFolder) -> None:
+    """Print the results of a pretrained model, each with that of its model card if it has the same strength."""
+    from noisyrnn.export.pretrained import shown_figure  # brings the report's figures
+
+    stated = {figure["settings"]: shown_figure(figure)[1] for figure in read_pretrained(folder.model).figures}
+    for column in folder.read_result(folder.robustness).content["columns"]:
+        figure = figure_of(column)
+        title, value = shown_figure(figure)
+        print(f"{title}: {value} (model card: {stated.get(figure['settings'], 'none')})")

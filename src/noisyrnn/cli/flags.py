@@ -76,7 +76,8 @@ def command_parser(command: str, description: str, example: str) -> CommandParse
     )
     parser.add_argument("--print-config", action="store_true", help="Print all settings as a YAML file and exit.")
     if command in _TAKE_RUNS:
-        parser.add_argument("runs", nargs="+", type=str, help="Folders of trained runs.")
+        names = "" if command == "report" else ", or names of pretrained models"
+        parser.add_argument("runs", nargs="+", type=str, help=f"Folders of trained runs{names}.")
     return parser
 
 

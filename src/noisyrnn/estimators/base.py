@@ -25,7 +25,7 @@ from noisyrnn.models import MODELS, Head, SequenceModel, build_layer, layer_opti
 from noisyrnn.models.options import merge_options
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.devices import make_fabric, resolve_accelerator
-from noisyrnn.training.config import TrainConfig
+from noisyrnn.training.config import Adversary, InputNoise, NoiseSchedule, Optimizer, Selection, TrainConfig
 from noisyrnn.training.saving import load, read_header, save
 from noisyrnn.training.seeding import seeded
 from noisyrnn.training.settings import recommended
@@ -35,7 +35,10 @@ _BLOCK = 1000
 _DECAY_FACTOR = 0.1
 _KERNEL = "reference"  # the fused ones are for float32
 _MODEL_SETTINGS = "num_layers bidirectional step_size additive multiplicative".split()
-_TRAIN_SETTINGS = "hidden_size batch_size learning_rate weight_decay clip_norm patience".split()
+_TRAIN_SETTINGS = (
+    "hidden_size batch_size optimizer learning_rate orthogonal_rate weight_decay clip_norm patience select ema "
+    "input_noise input_noise_kind noise_schedule adversarial adversarial_radius adversarial_steps"
+).split()
 
 
 class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
@@ -65,12 +68,22 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         options: Mapping[str, Any] | None = None,
         epochs: int = 100,
         batch_size: int = 16,
+        optimizer: Optimizer = "adam",
         learning_rate: float = 0.005,
+        orthogonal_rate: float = 1.0,
         decay_after: float = 0.75,
         weight_decay: float = 0.0,
         clip_norm: float | None = 1.0,
         validation_fraction: float = 0.1,
         patience: int | None = None,
+        select: Selection = "clean",
+        ema: float | None = None,
+        input_noise: float | tuple[float, float] = 0.0,
+        input_noise_kind: InputNoise = "white_noise",
+        noise_schedule: NoiseSchedule = "constant",
+        adversarial: Adversary | None = None,
+        adversarial_radius: float = 0.05,
+        adversarial_steps: int = 7,
         standardize: bool = True,
         layout: str = "channels_first",
         warm_start: bool = False,
@@ -88,12 +101,22 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         self.options = options
         self.epochs = epochs
         self.batch_size = batch_size
+        self.optimizer = optimizer
         self.learning_rate = learning_rate
+        self.orthogonal_rate = orthogonal_rate
         self.decay_after = decay_after
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
         self.validation_fraction = validation_fraction
         self.patience = patience
+        self.select = select
+        self.ema = ema
+        self.input_noise = input_noise
+        self.input_noise_kind = input_noise_kind
+        self.noise_schedule = noise_schedule
+        self.adversarial = adversarial
+        self.adversarial_radius = adversarial_radius
+        self.adversarial_steps = adversarial_steps
         self.standardize = standardize
         self.layout = layout
         self.warm_start = warm_start
@@ -244,6 +267,8 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
     def _plain(self, name: str) -> Any:
         """Return a parameter; NumPy numbers, which grid searches pass, become Python numbers."""
         value = getattr(self, name)
+        if isinstance(value, list | tuple):
+            return tuple(each.item() if isinstance(each, np.generic) else each for each in value)
         return value.item() if isinstance(value, np.generic) else value
 
     def _config(self, seed: int, epochs: int) -> TrainConfig:
@@ -364,6 +389,8 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             value_range=None,
             standardize=self.standardize,
         )
+        if not first:  # the cached value: strengths keep the units of the first fit, as in `robustness_report`
+            vars(dataset)["scale"] = Scale.from_dict(self.scale_)
         model = self._new_model(config, dataset) if first else self._unfinished(copy.deepcopy(self.model_))
         model.layer.kernel = "auto"
         fabric = make_fabric(config.precision, self.device)

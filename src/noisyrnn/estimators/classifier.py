@@ -15,6 +15,7 @@ from noisyrnn.data.labels import array_labels, check_classes, encode, label_valu
 from noisyrnn.data.split import stratified_draw
 from noisyrnn.estimators.base import SequenceEstimator
 from noisyrnn.models import Head, SequenceClassifier, SequenceModel
+from noisyrnn.training.config import Adversary, InputNoise, NoiseSchedule, Optimizer, Selection
 
 
 class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
@@ -31,13 +32,27 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         options: Further options of the model by name, such as `{"skew_symmetry": 1.0}`.
         epochs: Number of passes over the training part, at least 1.
         batch_size: Sequences per optimizer step, at least 1.
-        learning_rate: Learning rate of Adam, above 0.
+        optimizer: "adam", "adamw" or "rmsprop", as in `TrainConfig`.
+        learning_rate: Learning rate of the optimizer, above 0.
+        orthogonal_rate: Factor of the learning rate for the orthogonal matrix of the exponential RNN, above 0.
         decay_after: Share of the epochs, in (0, 1], after which the learning rate is divided by ten.
-        weight_decay: Weight decay of Adam, at least 0.
+        weight_decay: Weight decay of the optimizer, at least 0.
         clip_norm: Clip the gradient to this norm, above 0; `None` for no clipping.
         validation_fraction: Share of the sequences, in [0, 1), held out to choose the best epoch: by accuracy, then by
             loss; for a regression by loss. With 0, or too few sequences, the training part is used for this choice.
         patience: Stop if the validation score has not improved for this many epochs; `None` never stops early.
+        select: Epoch whose weights are kept: "clean", "perturbed" or "last", as in `TrainConfig`.
+        ema: Decay of a moving average of the weights, which is then validated and kept, above 0 and below 1; `None` for
+            the weights themselves.
+        input_noise: Strength of the noise that training adds to its inputs, at least 0; or a pair of strengths, between
+            which each sequence has its own. Its unit is the standard deviation of each channel in the training part of
+            the first fit, as in `robustness_report`.
+        input_noise_kind: "white_noise", "multiplicative_noise" or "salt_and_pepper"; a strength of the last is a
+            probability.
+        noise_schedule: "constant", or "annealed" for hidden and input noise in proportion to the learning rate.
+        adversarial: Attack on the inputs of each training step: "fgsm", "pgd_linf" or "pgd_l2"; `None` for no attack.
+        adversarial_radius: Radius of that attack, above 0, in the unit of `input_noise`.
+        adversarial_steps: Gradient steps of a PGD attack, at least 1.
         standardize: Whether to standardise each channel by the mean and standard deviation of the training part.
         layout: "channels_first" for `(n, channels, time)`, as in aeon and sktime, or "channels_last" for
             `(n, time, channels)`.
@@ -86,12 +101,22 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         options: Mapping[str, Any] | None = None,
         epochs: int = 100,
         batch_size: int = 16,
+        optimizer: Optimizer = "adam",
         learning_rate: float = 0.005,
+        orthogonal_rate: float = 1.0,
         decay_after: float = 0.75,
         weight_decay: float = 0.0,
         clip_norm: float | None = 1.0,
         validation_fraction: float = 0.1,
         patience: int | None = None,
+        select: Selection = "clean",
+        ema: float | None = None,
+        input_noise: float | tuple[float, float] = 0.0,
+        input_noise_kind: InputNoise = "white_noise",
+        noise_schedule: NoiseSchedule = "constant",
+        adversarial: Adversary | None = None,
+        adversarial_radius: float = 0.05,
+        adversarial_steps: int = 7,
         standardize: bool = True,
         layout: str = "channels_first",
         warm_start: bool = False,
@@ -111,12 +136,22 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
             options=options,
             epochs=epochs,
             batch_size=batch_size,
+            optimizer=optimizer,
             learning_rate=learning_rate,
+            orthogonal_rate=orthogonal_rate,
             decay_after=decay_after,
             weight_decay=weight_decay,
             clip_norm=clip_norm,
             validation_fraction=validation_fraction,
             patience=patience,
+            select=select,
+            ema=ema,
+            input_noise=input_noise,
+            input_noise_kind=input_noise_kind,
+            noise_schedule=noise_schedule,
+            adversarial=adversarial,
+            adversarial_radius=adversarial_radius,
+            adversarial_steps=adversarial_steps,
             standardize=standardize,
             layout=layout,
             warm_start=warm_start,

@@ -1,4 +1,4 @@
-"""Exports trained models to files that run without this library: ONNX, or an archive of `torch.export`."""
+"""Exports trained models: ONNX or an archive of `torch.export`, or weights with their figures and a model card."""
 
 from noisyrnn.export.formats import FORMATS
 from noisyrnn.export.write import export_model, export_run

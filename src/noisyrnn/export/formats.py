@@ -117,6 +117,9 @@ FORMATS = {
         description="archive of torch.export, for torch.export.load", build=write_torch, read=read_torch, suffix=".pt2"
     ),
 }
+PRETRAINED = "pretrained"
+"""Name of the format that is no graph: weights for `noisyrnn.load` and a model card, which `pretrained.py` writes."""
+PRETRAINED_DESCRIPTION = "weights for noisyrnn.load with their settings and figures, and a model card"
 
 
 def _program(graph: Graph, signature: Signature) -> torch.export.ExportedProgram:

@@ -8,7 +8,7 @@ from pathlib import Path
 from noisyrnn import __version__
 from noisyrnn.checks import check_choice
 from noisyrnn.export.agreement import check_agreement
-from noisyrnn.export.formats import FORMATS
+from noisyrnn.export.formats import FORMATS, PRETRAINED
 from noisyrnn.export.graph import SequenceGraph, StepGraph
 from noisyrnn.files import check_writable, write_atomically
 from noisyrnn.models import HEADS, Head
@@ -62,21 +62,30 @@ def export_run(
 ) -> list[Path]:
     """Export the model of a finished run: `model.onnx`, with `streaming` also `model-step.onnx`; or both as `.pt2`.
 
+    The format "pretrained" is described in `export/pretrained.py`.
+
     Args:
         folder: Finished run.
         output: Folder for the files (default: that of the run).
-        format: "onnx", or "torch" for archives that `torch.export.load` reads.
-        streaming: Whether to write a single-step file too.
+        format: "onnx", "torch" for archives that `torch.export.load` reads, or "pretrained" for weights and model card.
+        streaming: Whether to write a single-step file too; not for "pretrained".
 
     Returns:
         Paths of the files.
 
     Raises:
-        ValueError: If the run has not finished, the output is not writable, or for the reasons of `export_model`.
+        ValueError: If the run has not finished, the output is not writable, or for the reasons of `export_model`; for
+            "pretrained" also if it has no test results of its present weights.
         RuntimeError: If a file does not agree with the model; none is then written.
     """
     folder.check_finished()
-    check_choice("format", format, FORMATS)
+    check_choice("format", format, (*FORMATS, PRETRAINED))
+    if format == PRETRAINED:
+        if streaming:
+            raise ValueError(f"streaming must be False with format {PRETRAINED!r}, got True. It is for onnx and torch.")
+        from noisyrnn.export.pretrained import export_pretrained  # brings the report's figures
+
+        return export_pretrained(folder, folder.path if output is None else output)
     header = read_header(folder.model)
     model = load(folder.model, HEADS[header.head])
     output = folder.path if output is None else output

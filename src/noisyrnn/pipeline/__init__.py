@@ -4,6 +4,7 @@ from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.compare import CompareConfig, compare
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
+from noisyrnn.pipeline.pretrained import open_run_or_pretrained, unpack_pretrained
 from noisyrnn.pipeline.reproduce import ReproduceConfig, reproduce
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.sweep import SweepConfig, sweep
@@ -19,8 +20,10 @@ __all__ = [
     "analyze_run",
     "compare",
     "evaluate_run",
+    "open_run_or_pretrained",
     "reproduce",
     "sweep",
     "train_run",
     "train_seeds",
+    "unpack_pretrained",
 ]

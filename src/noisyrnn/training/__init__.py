@@ -3,7 +3,18 @@
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.fit_seeds import fit_seeds
+from noisyrnn.training.pretrained import load_pretrained, pretrained_models
 from noisyrnn.training.saving import load, save
 from noisyrnn.training.trainer import FitResult, fit
 
-__all__ = ["FitResult", "RunFolder", "TrainConfig", "fit", "fit_seeds", "load", "save"]
+__all__ = [
+    "FitResult",
+    "RunFolder",
+    "TrainConfig",
+    "fit",
+    "fit_seeds",
+    "load",
+    "load_pretrained",
+    "pretrained_models",
+    "save",
+]
