@@ -20,6 +20,7 @@ CONSTRAINTS = [
 
 # Where a package is imported under another name than it is installed under.
 INSTALLED_AS = {
+    "PIL": "pillow",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
     "lightning_fabric": "lightning-fabric",
