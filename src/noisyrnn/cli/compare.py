@@ -2,6 +2,7 @@
 
 from argparse import SUPPRESS
 from collections.abc import Sequence
+from typing import Any
 
 from noisyrnn.cli import flags
 from noisyrnn.models import MODELS
@@ -23,7 +24,13 @@ def compare_command(argv: Sequence[str]) -> int:
         default=",".join(MODELS),
         help="Models to compare, separated by commas; the others are tested against the first.",
     )
-    flags.add_fields(parser, CompareConfig, skip=("models", "train", "evaluation", "batch_seeds"))
+    parser.add_argument(
+        "--variants",
+        type=str | list[Any],
+        help="Models or published experiments with settings of their own, in place of --models: "
+        "'noisy:additive=0, noisy:additive=0.1:step_size=0.3, lstm', or a list in a configuration file.",
+    )
+    flags.add_fields(parser, CompareConfig, skip=("models", "variants", "train", "evaluation", "batch_seeds"))
     flags.add_batch_seeds(parser)
     flags.add_training(parser, skip=("model", "seed", "label"))
     flags.add_fields(parser, EvaluateConfig, skip=("weights",))
@@ -42,15 +49,20 @@ def compare_command(argv: Sequence[str]) -> int:
 
 def _compare_config(arguments: flags.Arguments) -> CompareConfig:
     evaluation = EvaluateConfig(**flags.pop_fields(arguments, EvaluateConfig))
-    models = flags.split_names(arguments.pop("models", list(MODELS)))
+    variants = arguments.pop("variants", ())
+    models = flags.split_names(arguments.pop("models", () if variants else list(MODELS)))
     settings = flags.pop_fields(arguments, CompareConfig)
-    return CompareConfig(models=models, train=flags.absolute_dataset(arguments), evaluation=evaluation, **settings)
+    return CompareConfig(
+        models=models, variants=variants, train=flags.absolute_dataset(arguments), evaluation=evaluation, **settings
+    )
 
 
 def _settings(arguments: flags.Arguments) -> flags.Arguments:
     config = _compare_config(dict(arguments))
-    for run in config.run_configs()[: len(config.models)]:  # they differ from model to model, so no flag holds them
+    for run in config.run_configs()[: len(config.rows)]:  # they differ from model to model, so no flag holds them
         values = {name: value for name, value in run.to_dict().items() if value is not None}
-        print(f"# {run.model}: {', '.join(f'{name} {value}' for name, value in values.items() if name != 'model')}")
+        print(
+            f"# {run.shown_label}: {', '.join(f'{name} {value}' for name, value in values.items() if name != 'model')}"
+        )
     unset = dict.fromkeys(TrainConfig.setting_names(), SUPPRESS)
     return {**unset, **arguments, "strengths": config.evaluation.strengths or SUPPRESS}

@@ -9,14 +9,13 @@ from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.files import WriteError, check_writable
 from noisyrnn.locks import locked
 from noisyrnn.models import MODELS, layer_options
-from noisyrnn.models.options import merge_options
 from noisyrnn.pipeline.analyze import AnalyzeConfig
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.evaluate import EvaluateConfig
 from noisyrnn.pipeline.execution import ExecutionConfig, RunGroup, execute_runs
 from noisyrnn.pipeline.train import announce
+from noisyrnn.pipeline.variants import Variant, read_variants
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.settings import recommended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +24,8 @@ class CompareConfig(ExecutionConfig):
 
     Args:
         models: Models to compare; the others are tested against the first.
+        variants: Models or published experiments with settings of their own, in place of models:
+            "noisy:additive=0, noisy:additive=0.1:step_size=0.3, lstm", or a list of such texts or of mappings.
         seeds: Number of runs per model, with seeds 1, 2, …, at least 1.
         train: Settings of `TrainConfig` for every model (default: those recommended for the data set).
         evaluation: Perturbations and draws.
@@ -34,15 +35,18 @@ class CompareConfig(ExecutionConfig):
         ValueError: If a model is unknown, named twice, or a value is out of range.
     """
 
-    models: Sequence[str]
+    models: Sequence[str] = ()
+    variants: Sequence[Any] | str = ()
     seeds: int = 3
     train: dict[str, Any] = field(default_factory=dict)
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
     analyze: bool = False
 
     def __post_init__(self) -> None:
-        if not self.models:
+        if not self.models and not self.variants:
             raise ValueError("models must name at least one model, got none. See noisyrnn list.")
+        if self.models and self.variants:
+            raise ValueError(f"models must be left out with variants, got {', '.join(self.models)}.")
         for model in self.models:
             check_choice("model", model, MODELS)
         if len(set(self.models)) < len(self.models):
@@ -52,21 +56,28 @@ class CompareConfig(ExecutionConfig):
             raise ValueError(f"weights must be 'kept' in a comparison, got {self.evaluation.weights!r}.")
         super().__post_init__()
 
+    @property
+    def rows(self) -> tuple[Variant, ...]:
+        """The rows of the comparison, in order."""
+        return read_variants(self.variants or list(self.models))
+
     def run_configs(self) -> list[TrainConfig]:
         """Return the settings of every run, seed by seed, so that a report is useful before the last run ends."""
-        dataset = self.train.get("dataset", TrainConfig.dataset)
+        rows = self.rows
         options_of_any = {name for model in MODELS for name in layer_options(model)}
         for name in self.train:
-            if name in options_of_any and not any(name in layer_options(model) for model in self.models):
-                raise ValueError(f"{name} must be an option of one of the models, got {', '.join(self.models)}.")
-        configs = []
-        for seed in range(1, self.seeds + 1):
-            for model in self.models:
-                options = layer_options(model)
-                shared = {k: v for k, v in self.train.items() if k in options or k not in options_of_any}
-                settings = {**merge_options(recommended(dataset, model), shared), "model": model, "seed": seed}
-                configs.append(TrainConfig.from_dict(settings))
-        return configs
+            if name in options_of_any and not any(name in layer_options(row.model) for row in rows):
+                raise ValueError(f"{name} must be an option of one of the models, got {', '.join(self._names)}.")
+        runs = [row.run_config(self.train, seed) for seed in range(1, self.seeds + 1) for row in rows]
+        data = list(dict.fromkeys((run.dataset, run.values_per_step) for run in runs))
+        if len(data) > 1:
+            names = " and ".join(f"{name} with {values} values per step" for name, values in data[:2])
+            raise ValueError(f"variants must share one data set, got {names}. Write one comparison for each.")
+        return runs
+
+    @property
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(row.model for row in self.rows))
 
 
 def compare(
@@ -99,7 +110,8 @@ def compare(
     check_writable(output)
     by_group = [[run] for run in runs]
     if config.batch_seeds:
-        by_group = [[run for run in runs if run.model == model] for model in config.models]
+        labels = dict.fromkeys(run.shown_label for run in runs)
+        by_group = [[run for run in runs if run.shown_label == label] for label in labels]
     analysis = AnalyzeConfig() if config.analyze else None
     groups = [RunGroup(configs=group, evaluations=[config.evaluation], analysis=analysis) for group in by_group]
     with locked(output):
@@ -111,7 +123,8 @@ def compare(
         if not readable:
             raise RuntimeError(f"No run can be read. The first: {next(iter(failures.values()))}")
         page = output / "report.html"
-        title = f"{len(config.models)} models on {Path(runs[0].dataset).name}"
+        kind = "variants" if config.variants else "models"
+        title = f"{len(config.rows)} {kind} on {Path(runs[0].dataset).name}"
         try:
             page = write_report(readable, output, title=title, command=command, failures=failures)
         except WriteError as error:
