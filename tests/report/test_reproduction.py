@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.report.conftest import column, write_run
 
-from noisyrnn.report.published_table import ReproductionRow
+from noisyrnn.published_table import ReproductionRow
 from noisyrnn.report.reproduction import Comparison, section_of, summary, verdict_of
 from noisyrnn.report.table import Cell
 from noisyrnn.robustness.statistics import SEQUENCES, TRAININGS

@@ -8,7 +8,7 @@ from typing import Any
 
 from noisyrnn.checks import check_choice
 from noisyrnn.models.options import merge_options
-from noisyrnn.report.published_table import Reproduction, ReproductionRow
+from noisyrnn.published_table import Reproduction, ReproductionRow
 from noisyrnn.training.settings import FOLDER, read_experiment, read_toml, recommended
 
 

@@ -14,7 +14,7 @@ from noisyrnn.pipeline.evaluate import EvaluateConfig
 from noisyrnn.pipeline.execution import ExecutionConfig, RunGroup, execute_runs
 from noisyrnn.pipeline.published_tables import read_reproduction
 from noisyrnn.pipeline.train import announce, run_path
-from noisyrnn.report.published_table import Reproduction, ReproductionRow
+from noisyrnn.published_table import Reproduction, ReproductionRow
 from noisyrnn.robustness import build_perturbation
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.config import Precision, TrainConfig

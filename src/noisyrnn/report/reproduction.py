@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from noisyrnn.files import to_json, write_atomically
+from noisyrnn.published_table import Reproduction, ReproductionRow
 from noisyrnn.report import accuracy
 from noisyrnn.report.accuracy import score_tables
 from noisyrnn.report.columns import CLEAN, Column
 from noisyrnn.report.figures import Figure, colour, score_curves
 from noisyrnn.report.page import template_of
-from noisyrnn.report.published_table import Reproduction, ReproductionRow
 from noisyrnn.report.results import Group, SeedResult, group_by_label, read_run
 from noisyrnn.report.table import Cell, Table, escape, finite, markdown_table
 from noisyrnn.report.theory_figures import FigureBlock, landscape_blocks
