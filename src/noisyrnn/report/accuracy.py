@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from noisyrnn.display import escape, markdown_table
 from noisyrnn.report.columns import CLEAN, Column
 from noisyrnn.report.results import Group
-from noisyrnn.report.table import PERCENT, Quantity, Row, Table, Value, build_table, escape, markdown_table
+from noisyrnn.report.table import PERCENT, Quantity, Row, Table, Value, build_table
 from noisyrnn.robustness import METRICS, UNITS, WORST
 from noisyrnn.robustness.crossed_sample import FEWEST_SEEDS
 from noisyrnn.robustness.statistics import SEQUENCES, TRAININGS
