@@ -28,7 +28,7 @@ def test_html_escapes_every_text() -> None:
 def test_a_pipe_gets_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(TITLE, HEAD, ROWS, notes=["A note."])
     assert capsys.readouterr().out == (
-        "runs/a\\_b\n\n| test inputs | accuracy |\n|---|---:|\n| White noise σ 0.1 | 91.2 \\[88.1, 93.6\\] |\n"
+        "runs/a\\_b\n\n| test inputs | accuracy |\n|---|---:|\n| White noise σ 0.1 | 91.2 [88.1, 93.6] |\n"
         "| \\<b\\> | 1 |\n\nA note.\n\n"
     )
 

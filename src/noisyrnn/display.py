@@ -51,11 +51,11 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], 
     Args:
         title: What the table shows, in a line.
         head: Headings of the columns; the first column is left-aligned, the others right-aligned.
-        rows: Texts of the cells.
+        rows: Texts of the cells; all but the first of a row are values, which Markdown shows unchanged.
         notes: Sentences below the table.
     """
     if not sys.stdout.isatty():
-        table = markdown_table([*map(escape, head)], [[*map(escape, row)] for row in rows], left=1)
+        table = markdown_table([*map(escape, head)], [[escape(row[0]), *row[1:]] for row in rows], left=1)
         print("\n\n".join([escape(title), table, *map(escape, notes)]) + "\n")
         return
     grid = Table(box=SIMPLE_HEAD, title=Text(title), title_justify="left", title_style="bold", pad_edge=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from noisyrnn.cli.flags import add_context, add_fields, command_parser, parse, pop_fields
 from noisyrnn.pipeline import EvaluateConfig, RunContext, evaluate_run
+from noisyrnn.report import group_by_label, print_scores, read_run
 from noisyrnn.run_folder import RunFolder
 
 
@@ -24,4 +25,6 @@ def evaluate_command(argv: Sequence[str]) -> int:
     for folder in folders:
         evaluate_run(folder, config, context)
         print(f"Evaluated: {folder.robustness_file(config.weights)}")
+        result = read_run(folder.path, config.weights)
+        print_scores(group_by_label([result]), f"{result.label}, seed {result.seed}, on the test data")
     return 0
