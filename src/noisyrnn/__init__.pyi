@@ -26,6 +26,7 @@ from .models import SequenceRegressor as SequenceRegressor
 from .models import SequenceToSequence as SequenceToSequence
 from .models import TanhRNN as TanhRNN
 from .models import WithHiddenNoise as WithHiddenNoise
+from .models import predict as predict
 from .noise import BrownianPath as BrownianPath
 from .noise import HiddenNoise as HiddenNoise
 from .sde import Activation as Activation

@@ -4,6 +4,7 @@ from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.compare import CompareConfig, compare
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
+from noisyrnn.pipeline.predict import predict_file
 from noisyrnn.pipeline.reproduce import ReproduceConfig, reproduce
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.sweep import SweepConfig, sweep
@@ -19,6 +20,7 @@ __all__ = [
     "analyze_run",
     "compare",
     "evaluate_run",
+    "predict_file",
     "reproduce",
     "sweep",
     "train_run",
