@@ -217,7 +217,7 @@ def as_callable(name: str, model: Any, split: Split, class_names: Sequence[str] 
         values = inputs.detach().cpu().numpy()
         values = values.reshape(len(values), -1) if flat else values
         if not split.classes:
-            return torch.as_tensor(np.asarray(model.predict(values), dtype=np.float64)).reshape(len(values), -1)
+            return torch.from_numpy(np.array(model.predict(values), dtype=np.float64)).reshape(len(values), -1)
         if hasattr(model, "predict_proba"):
             known = np.asarray(model.predict_proba(values), dtype=np.float64)
         else:
