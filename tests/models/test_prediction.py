@@ -30,6 +30,9 @@ def test_lengths_and_answers_at_every_step(inputs: torch.Tensor) -> None:
     found = predict(model, inputs, lengths=lengths, sequences_per_pass=2)
     assert found.shape == (5, 7, 2)
     assert torch.allclose(found[1, :1], predict(model, inputs[1:2, :1])[0], atol=1e-6)
+    last = SequenceClassifier(NoisyRNN(2, 8, step_size=0.5), classes=3)
+    shorter = predict(last, inputs, lengths=lengths, sequences_per_pass=2)
+    assert torch.allclose(shorter[4], predict(last, inputs[4:, :2])[0], atol=1e-6)
     values = SequenceRegressor(NoisyRNN(2, 8), target_mean=torch.tensor([50.0]), target_std=torch.tensor([2.0]))
     assert torch.allclose(predict(values, inputs), values.eval()(inputs).double())
 
