@@ -64,6 +64,11 @@ BAD = [
     ),
     (lambda: checks.check_flag("bias", "False"), TypeError, "bias must be True or False, got 'False'."),
     (lambda: checks.check_flag("bias", 0), TypeError, "bias must be True or False, got 0."),
+    (
+        lambda: checks.check_show_progress(1),
+        TypeError,
+        "show_progress must be True, False or None, got 1. None shows progress on a terminal and in a notebook only.",
+    ),
     (lambda: checks.check_file_path("path", 3), TypeError, "path must be a path, got 3."),
     (lambda: noisyrnn.load(None), TypeError, "path must be a path, got None."),
     (lambda: noisyrnn.load_dataset("digits", data_dir=3), TypeError, "data_dir must be a path, got 3."),

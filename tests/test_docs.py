@@ -1,5 +1,7 @@
 """The site's pages: what they run runs, what they list is what there is, and none is missing from the contents."""
 
+import ast
+import json
 import re
 import shlex
 from glob import glob
@@ -104,6 +106,31 @@ def test_blocks_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
                 run_command(line)
     assert "False" not in told  # a page prints True where it compares
     assert len(told) >= len(re.findall(r"# True", page.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("file", sorted(DOCS.glob("tutorials/*.ipynb")), ids=lambda file: file.stem)
+def test_cells_of_a_notebook_run_from_top_to_bottom(file, tmp_path, monkeypatch):
+    """As a kernel runs them: the value of a last expression is shown, here by the methods that a notebook calls."""
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads(file.read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4
+    names: dict[str, object] = {"__name__": file.stem}
+    shown = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        assert cell["outputs"] == []
+        tree = ast.parse("".join(cell["source"]))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, str(file), "exec"), names)
+        if last is not None:
+            value = eval(compile(ast.Expression(last.value), str(file), "eval"), names)
+            table = value._repr_html_() if hasattr(value, "_repr_html_") else None  # a figure may return none
+            shown.append(table or repr(value))
+    tables = [text for text in shown if text.startswith("<table>")]
+    assert len(tables) == 4
+    assert "not attacked: no gradients" in tables[-1]
+    assert names["results"][0].accuracy > 0.3  # ten classes: the model has learned
 
 
 @pytest.mark.usefixtures("undrawn")

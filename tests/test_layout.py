@@ -11,7 +11,19 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "noisyrnn"
 
 LAYERS = [
-    {"checks", "files", "interruption", "padding", "progress", "redact", "registry", "targets", "threads"},
+    {
+        "checks",
+        "display",
+        "files",
+        "interruption",
+        "padding",
+        "progress",
+        "published_table",
+        "redact",
+        "registry",
+        "targets",
+        "threads",
+    },
     {"locks"},
     {"run_folder"},
     {"data"},

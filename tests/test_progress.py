@@ -1,5 +1,10 @@
 """What a long run shows of its progress where there is no terminal."""
 
+import io
+import sys
+import types
+from collections.abc import Callable
+
 import pytest
 
 from noisyrnn import progress
@@ -43,3 +48,60 @@ def test_lines_come_now_and_then(clock: list[float], capsys: pytest.CaptureFixtu
     bar.close()
     quiet = ProgressBar("training", 100, shown=False)
     assert shown_after(quiet, clock, 60, 1, capsys) == ""
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def shown_by(bar_of: Callable[[], ProgressBar], stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What three units of a bar put on a stream."""
+    monkeypatch.setattr(progress.sys, "stderr", stream)
+    bar = bar_of()
+    for _ in range(3):
+        bar.advance()
+    bar.close()
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shown", "stream", "any_text"), [(None, io.StringIO, False), (None, Terminal, True), (True, io.StringIO, True)]
+)
+def test_none_shows_progress_where_somebody_watches(
+    shown: bool | None, stream: type[io.StringIO], any_text: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = shown_by(lambda: ProgressBar("training", 3, shown=shown, every=0.0), stream(), monkeypatch)
+    assert ("training" in text) == any_text
+    assert shown_by(lambda: ProgressBar("training", 3, shown=False), stream(), monkeypatch) == ""
+
+
+class Shell:
+    """What IPython has in a notebook, and in a terminal without the kernel."""
+
+    kernel = None
+
+
+def test_a_notebook_gets_one_line_that_is_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    ipython = types.SimpleNamespace(get_ipython=Shell)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    text = shown_by(lambda: ProgressBar("training", 3, shown=None, every=0.0), io.StringIO(), monkeypatch)
+    lines = [line.rstrip() for line in text.split("\r")]
+    assert lines[0] == ""
+    assert lines[1].startswith("training: 1/3, ETA ")
+    assert lines[-1] == "training: 3/3"
+    assert text.count("\n") == 1
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
+    assert shown_by(lambda: ProgressBar("training", 3, shown=None, every=0.0), io.StringIO(), monkeypatch) == ""
+
+
+def test_short_work_shows_nothing_where_a_delay_is_set(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    assert shown_by(lambda: ProgressBar("evaluate", 3, delay=1.0), stream, monkeypatch) == ""
+    bar = ProgressBar("evaluate", 3, delay=1.0)
+    clock[0] += 2
+    bar.advance()
+    bar.close()
+    assert "evaluate" in stream.getvalue()

@@ -26,8 +26,11 @@ from .models import SequenceRegressor as SequenceRegressor
 from .models import SequenceToSequence as SequenceToSequence
 from .models import TanhRNN as TanhRNN
 from .models import WithHiddenNoise as WithHiddenNoise
+from .models import predict as predict
 from .noise import BrownianPath as BrownianPath
 from .noise import HiddenNoise as HiddenNoise
+from .report import plot as plot
+from .robustness import compare_models as compare_models
 from .sde import Activation as Activation
 from .sde import FunctionDiffusion as FunctionDiffusion
 from .sde import MatrixDiffusion as MatrixDiffusion

@@ -72,6 +72,15 @@ def check_flag(argument: str, value: object) -> None:
         raise TypeError(f"{argument} must be True or False, got {value!r}.")
 
 
+def check_show_progress(value: object) -> None:
+    """Raise `TypeError` unless `value` is `True`, `False` or `None`."""
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(
+            f"show_progress must be True, False or None, got {value!r}. None shows progress on a terminal and in a "
+            "notebook only."
+        )
+
+
 def check_number(
     argument: str,
     value: object,

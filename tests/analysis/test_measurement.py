@@ -92,3 +92,13 @@ def test_json_holds_no_number_that_is_not_finite():
 def test_repr_names_the_kind():
     assert repr(Measurement(value=torch.zeros(2, 3), kind="exact")) == "Measurement(shape (2, 3), mean 0, exact)"
     assert repr(Measurement(value=torch.tensor(2.0), kind="certificate", confidence=0.9)).endswith("confidence 0.9)")
+
+
+def test_a_notebook_shows_the_value_its_error_and_its_kind():
+    shown = Measurement(value=torch.tensor(2.0), kind="estimate", standard_error=torch.tensor(0.5))._repr_html_()
+    assert "<th>value</th><td>2</td>" in shown
+    assert "<th>standard error</th><td>0.5</td>" in shown
+    assert "<th>kind</th><td>estimate</td>" in shown
+    many = Measurement(value=torch.tensor([1.0, 4.0]), kind="certificate", confidence=0.99)._repr_html_()
+    cells = [("shape", "(2,)"), ("mean", "2.5"), ("smallest", "1"), ("largest", "4"), ("confidence", "0.99")]
+    assert all(f"<th>{name}</th><td>{value}</td>" in many for name, value in cells)

@@ -60,7 +60,12 @@ def test_a_regression_and_targets_at_every_step(tmp_path: Path) -> None:
             assert "2 classes, the largest '" in trained.stderr and ", at 120 of 120 steps;" in trained.stderr
             assert re.fullmatch(r"Validation: [0-9.]+ % of the counted steps of 8 sequences in epoch [12]", line)
         evaluated = noisyrnn("evaluate", run, "--strengths", "{white_noise: [0.5]}", "--draws", 1)
-        assert (evaluated.returncode, evaluated.stdout) == (0, f"Evaluated: {run / 'robustness.json'}\n")
+        assert evaluated.returncode == 0
+        shown = evaluated.stdout.splitlines()
+        assert shown[0] == f"Evaluated: {run / 'robustness.json'}"
+        metrics = ["R²", "mean squared error", "mean absolute error"] if words else ["accuracy of the steps in %"]
+        assert shown[3] == f"| {' | '.join(['test inputs', *metrics])} |"
+        assert [line.split(" |")[0] for line in shown[5:7]] == ["| Clean", "| White noise σ 0.5 s"]
         reported = noisyrnn("report", run, "--output", tmp_path / "page")
         assert reported.returncode == 0, reported.stderr
         table = (tmp_path / "page" / "table.md").read_text()

@@ -74,8 +74,8 @@ def test_flags_may_have_underscores(data: Path, tmp_path: Path) -> None:
         ),
         (
             ["trian"],
-            "command must be one of analyze, compare, doctor, evaluate, export, list, report, reproduce, sweep, "
-            "train, got 'trian'. Did you mean 'train'?",
+            "command must be one of analyze, compare, doctor, evaluate, export, list, predict, report, reproduce, "
+            "sweep, train, got 'trian'. Did you mean 'train'?",
         ),
     ],
 )

@@ -244,3 +244,42 @@ def test_arrays_are_refused_with_what_to_do(name: str, classes: int):
         TypeError, match=rf"^{name} must be a tensor, got ndarray\. Convert: torch\.as_tensor\({name}\)\.$"
     ):
         Split(**{**parts, name: parts[name].numpy()}, classes=classes)
+
+
+def data_set(**changes: object) -> Dataset:
+    def read_test() -> Split:
+        raise AssertionError("the test part was read")
+
+    known: dict[str, object] = {
+        "name": "waves",
+        "train": split(lengths=torch.tensor([4, 2, 3])),
+        "validation": split(),
+        "read_test": read_test,
+        "class_names": ("<a>", "b\nc"),
+        "value_range": None,
+        "standardize": True,
+    }
+    return Dataset(**known | changes)  # type: ignore[arg-type]
+
+
+def test_what_a_shell_shows_of_data_is_what_they_are_and_not_their_values():
+    assert repr(data_set()) == (
+        "Dataset('waves': 3 training, 3 validation sequences, test part not read yet;\n"
+        "  steps: 2 to 4; channels: 2; classes: 2 (<a>, b c))"
+    )
+    many = data_set(class_names=tuple("abcdefgh"), test_size=5)
+    assert "3 validation, 5 test sequences" in repr(many)
+    assert repr(many).endswith("classes: 8 (a, b, c, d, e, f, …))")
+    assert repr(split()) == "Split(sequences: 3; steps: 4; channels: 2; labels: 2 classes; type: float32)"
+    values = split(labels=torch.rand(3, 4, 1), classes=0, weights=torch.ones(3), mask=torch.eye(4)[:3].bool())
+    assert "labels: 1 values at 3 steps" in repr(values)
+    assert "weights: given" in repr(values)
+
+
+def test_what_a_notebook_shows_of_data_is_escaped():
+    shown = data_set(name="a&b", source="<s>")._repr_html_()
+    assert "<caption>a&amp;b</caption>" in shown
+    assert "&lt;a&gt;" in shown
+    assert "<p>&lt;s&gt;</p>" in shown
+    assert "<th>test sequences</th><td>not read yet</td>" in shown
+    assert "<th>sequences</th><td>3</td>" in split()._repr_html_()

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from noisyrnn.kernels import reference
-from noisyrnn.models import RecurrentLayer, build_layer
+from noisyrnn.models import GRU, LSTM, RecurrentLayer, TanhRNN, build_layer
 from noisyrnn.noise import BrownianPath
 
 Make = Callable[..., Any]
@@ -93,3 +94,61 @@ def test_hidden_noise(name: str, make_layer: Make, make_inputs: Make) -> None:
 @names
 def test_silent_by_default(name: str) -> None:
     assert build_layer(name, 1, 2, {}).hidden_noise.silent
+
+
+@pytest.mark.parametrize(("layer", "theirs"), [(TanhRNN, nn.RNN), (GRU, nn.GRU), (LSTM, nn.LSTM)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_first": True},
+        {"num_layers": 2, "bidirectional": True, "dropout": 0.3},
+        {"num_layers": 3, "bias": False, "batch_first": True, "dtype": torch.float64},
+    ],
+)
+def test_from_torch_computes_the_same_and_adds_noise_in_training(layer: Any, theirs: Any, options: Any) -> None:
+    torch.manual_seed(3)
+    rnn = theirs(2, 5, **options).eval()
+    state = torch.random.get_rng_state()
+    ours = layer.from_torch(rnn, additive=0.1)
+    assert torch.equal(state, torch.random.get_rng_state())
+    inputs = torch.randn(4, 6, 2, dtype=options.get("dtype", torch.float32))
+    if not options.get("batch_first"):
+        inputs = inputs.transpose(0, 1)
+    assert not ours.training
+    assert ours.batch_first is rnn.batch_first
+    assert ours.dropout == rnn.dropout
+    outputs, end = ours(inputs)
+    expected, expected_end = rnn(inputs)
+    assert torch.allclose(outputs, expected, rtol=0, atol=1e-6)
+    if layer is LSTM:
+        expected_end = torch.cat(expected_end, dim=2)
+    assert torch.allclose(end, expected_end, rtol=0, atol=1e-6)
+    assert not torch.allclose(ours.train()(inputs)[0], rnn(inputs)[0], atol=1e-3)
+    with torch.no_grad():
+        rnn.weight_hh_l0.zero_()
+    assert torch.equal(ours.eval()(inputs)[0], outputs)  # the weights are copies
+
+
+def test_from_torch_keeps_frozen_weights_and_the_mode() -> None:
+    rnn = nn.GRU(2, 5)
+    rnn.weight_hh_l0.requires_grad_(False)
+    ours = GRU.from_torch(rnn)
+    assert ours.training
+    assert not ours.cell.rnn.weight_hh_l0.requires_grad
+    assert ours.cell.rnn.weight_ih_l0.requires_grad
+
+
+def test_from_torch_refuses_what_it_cannot_rebuild() -> None:
+    with pytest.raises(TypeError, match=r"^rnn must be an nn.GRU, got LSTM"):
+        GRU.from_torch(nn.LSTM(2, 3))
+    with pytest.raises(ValueError, match=r"^rnn must have nonlinearity 'tanh', got 'relu'"):
+        TanhRNN.from_torch(nn.RNN(2, 3, nonlinearity="relu"))
+    with pytest.raises(ValueError, match=r"^rnn must have no projections, got proj_size 2"):
+        LSTM.from_torch(nn.LSTM(2, 3, proj_size=2))
+    pruned = prune.random_unstructured(nn.GRU(2, 3), "weight_hh_l0", amount=0.5)
+    with pytest.raises(ValueError, match=r"^rnn must have no forward hooks"):
+        GRU.from_torch(pruned)
+    with pytest.raises(TypeError, match=r"^rnn must be an nn.GRU"):
+        GRU.from_torch(parametrizations.orthogonal(nn.GRU(2, 3), "weight_hh_l0"))
+    with pytest.raises(TypeError, match="num_layers"):
+        GRU.from_torch(nn.GRU(2, 3), num_layers=2)  # type: ignore[call-arg]

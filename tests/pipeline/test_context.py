@@ -14,6 +14,7 @@ from noisyrnn.pipeline import RunContext
         ({"accelerator": "tpu"}, r"accelerator must be one of auto, cpu, cuda, got 'tpu'"),
         ({"checkpoint_seconds": -1.0}, r"checkpoint_seconds must be at least 0, got -1"),
         ({"resume": 1}, r"resume must be"),
+        ({"show_progress": "no"}, r"show_progress must be"),
         ({"logger": "wandb"}, r"logger must be one of csv, mlflow, tensorboard, got 'wandb'\."),
     ],
 )

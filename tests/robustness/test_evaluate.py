@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -219,3 +220,44 @@ def test_messages(split, linear):
         evaluate(linear, split, seed=-1)
     with pytest.raises(ValueError, match="model"):
         evaluate(linear.train(), split)
+
+
+def test_a_result_is_shown_in_one_line_without_its_answers(split):
+    result = evaluate(lambda x: x[:, 0], split, WhiteNoise(0.5), draws=3)
+    low, high = result.interval
+    value = f"{100 * result.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}] %"
+    assert repr(result) == f"RobustnessResult(white_noise 0.5: accuracy {value}; 530 sequences × 3 draws)"
+    assert repr(evaluate(lambda x: x[:, 0], split)).startswith("RobustnessResult(clean: accuracy ")
+    shown = result._repr_html_()
+    assert f"<td>{value}</td><td>50.0 %</td>" in shown
+    assert "530 sequences, 3 draws. WhiteNoise(strength=0.5, clip=None, scale=None)" in shown
+    regression = Split(inputs=split.inputs, labels=split.inputs.sum(dim=(1, 2))[:, None], classes=0)
+    text = repr(evaluate(lambda x: 0.9 * x.sum(dim=(1, 2))[:, None], regression))
+    assert "R² 0.99 [" in text
+    assert "; mean squared error " in text
+
+
+@pytest.mark.parametrize("attack", [False, True])
+def test_progress_counts_every_draw_of_every_block(split, attack, monkeypatch):
+    made, counts = [], []
+
+    class Bar:
+        def __init__(self, name, total, *, shown, delay):
+            made.append((name, total, shown, delay))
+
+        def advance(self):
+            counts.append(1)
+
+        def close(self):
+            counts.append("closed")
+
+    monkeypatch.setattr(sys.modules["noisyrnn.robustness.evaluate"], "ProgressBar", Bar)
+    perturbation = PGD(0.0001, steps=1) if attack else WhiteNoise(0.5)
+    evaluate(lambda x: x.sum(dim=1), split, perturbation, draws=2, show_progress=True)
+    assert made == [(f"evaluate {perturbation.name}", 3 * 2, True, 1.0)]
+    assert counts == [*[1] * 6, "closed"]
+
+
+def test_progress_is_true_false_or_none(split):
+    with pytest.raises(TypeError, match=r"^show_progress must"):
+        evaluate(lambda x: x[:, 0], split, show_progress=1)

@@ -288,7 +288,7 @@ def test_one_bar_shows_all(
 ) -> None:
     from noisyrnn import progress
 
-    monkeypatch.setattr(progress.ProgressBar.__init__, "__kwdefaults__", {"done": 0, "shown": True, "every": 0.0})
+    monkeypatch.setitem(progress.ProgressBar.__init__.__kwdefaults__, "every", 0.0)
     fit_seeds([build(c) for c in seeds(config)], dataset, seeds(config), show_progress=True)
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("noisy seeds 4-6: 1/9, ETA ")

@@ -80,6 +80,25 @@ def test_a_model_that_did_not_learn_is_noted(accuracy: float, fitted: bool) -> N
     assert regression.not_fitted is None
 
 
+def test_a_result_is_shown_without_its_history() -> None:
+    good = FitResult([{"train_accuracy": 1.0}] * 9, 7, 0.75, 2.0, 8, 0.5, best_validation_loss=0.25)
+    text = "epochs: 9; best epoch: 7; validation accuracy: 75.0 % of 8 sequences; validation loss: 0.25; seconds: 2.0"
+    assert repr(good) == f"FitResult({text})"
+    assert "<th>best epoch</th><td>7</td>" in good._repr_html_()
+    bad = FitResult([{"train_accuracy": 0.5}], 1, 0.5, 2.0, 8, 0.5)
+    assert repr(bad).splitlines()[1] == bad.not_fitted
+    assert f"<p>{bad.not_fitted}</p>" in bad._repr_html_()
+    regression = FitResult([{"train_loss": 1.0}], 1, math.nan, 2.0, 8, math.nan, best_validation_loss=0.5)
+    assert "accuracy" not in repr(regression)
+
+
+@pytest.mark.parametrize("fit_models", [fit, fit_seeds])
+def test_progress_is_true_false_or_none(fit_models: Any, dataset: Dataset, config: TrainConfig, build: Build) -> None:
+    both = (build(config), config) if fit_models is fit else ([build(config)], [config])
+    with pytest.raises(TypeError, match=r"^show_progress must"):
+        fit_models(both[0], dataset, both[1], show_progress="yes")
+
+
 def test_a_learning_rate_of_almost_zero_is_noted_as_not_fitted(dataset: Dataset, build: Build) -> None:
     config = TrainConfig(hidden_size=12, epochs=1, batch_size=8, learning_rate=1e-9, options={"step_size": 0.3})
     result = fit(build(config), dataset, config)
@@ -445,7 +464,7 @@ def test_progress_lines_show_an_eta(
 ) -> None:
     from noisyrnn import progress
 
-    monkeypatch.setattr(progress.ProgressBar.__init__, "__kwdefaults__", {"done": 0, "shown": True, "every": 0.0})
+    monkeypatch.setitem(progress.ProgressBar.__init__.__kwdefaults__, "every", 0.0)
     fit(build(config), dataset, config, show_progress=True)
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("noisy seed 1: 1/9, ETA ")

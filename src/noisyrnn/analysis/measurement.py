@@ -9,6 +9,7 @@ from scipy import special
 from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_integer, check_number
+from noisyrnn.display import html_table
 
 KINDS = ("certificate", "estimate", "exact")
 
@@ -73,6 +74,20 @@ class Measurement:
             text = f"shape {tuple(self.value.shape)}, mean {float(self.value.detach().double().mean()):.6g}"
         confidence = "" if self.confidence is None else f", confidence {self.confidence:g}"
         return f"Measurement({text}, {self.kind}{confidence})"
+
+    def _repr_html_(self) -> str:
+        """Show the value, its error and its kind in a table, for notebooks."""
+        if self.value.numel() == 1:
+            rows = [("value", f"{float(self.value):.6g}")]
+            if self.standard_error is not None:
+                rows.append(("standard error", f"{float(self.standard_error):.2g}"))
+        else:
+            values = self.value.detach().double()
+            rows = [("shape", f"{tuple(self.value.shape)}"), ("mean", f"{float(values.mean()):.6g}")]
+            rows += [("smallest", f"{float(values.min()):.6g}"), ("largest", f"{float(values.max()):.6g}")]
+        if self.confidence is not None:
+            rows.append(("confidence", f"{self.confidence:g}"))
+        return html_table("Measurement", [*rows, ("kind", self.kind)])
 
     def interval(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
         """Return the ends of a confidence interval from the standard error: Student's t with `draws - 1` degrees.

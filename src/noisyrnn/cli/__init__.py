@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": "Train and evaluate several models, then report",
     "reproduce": "Repeat a published table, and compare with it cell by cell",
     "report": "Write a report on existing runs",
+    "predict": "Predict the labels of a file's sequences",
     "export": "Export a trained model: a file that runs without this library, or weights with a model card",
     "list": "List models, data sets, perturbations, diagnostics, export formats, published and pretrained models",
     "doctor": "Show versions, threads, kernels and the data found",

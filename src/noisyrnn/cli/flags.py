@@ -25,7 +25,7 @@ Arguments = dict[str, Any]
 _TAKE_RUNS = ("analyze", "evaluate", "report")
 """Commands that take one or more folders of runs."""
 
-_POSITIONAL = {"export": "RUN ", "reproduce": "TABLE "}
+_POSITIONAL = {"export": "RUN ", "predict": "RUN ", "reproduce": "TABLE "}
 """The one positional argument of other commands."""
 
 _GENERAL = ", ".join(f"{name} {value}" for name, value in recommended("", "").items())

@@ -20,8 +20,12 @@ from noisyrnn.checks import (
     check_values,
 )
 from noisyrnn.data.scale import Scale
+from noisyrnn.display import html_table
 from noisyrnn.padding import valid_values
 from noisyrnn.targets import at_every_step, counted, mark_uncounted, moments
+
+_NAMES, _NAME = 6, 20
+"""How many names of classes a description shows, and how many letters of each."""
 
 
 def check_targets(labels: Tensor, *, count: int, steps: int) -> None:
@@ -149,6 +153,23 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def _described(self) -> list[tuple[str, str]]:
+        """What a reader asks for first, as names and texts; no value is read but the lengths."""
+        rows = [("sequences", f"{len(self)}"), ("steps", steps_text(self)), ("channels", f"{self.inputs.shape[2]}")]
+        labels = f"{self.classes} classes" if self.classes else f"{self.labels.shape[-1]} values"
+        if self.mask is not None:
+            labels += f" at {int(self.mask.sum())} steps"
+        rows += [("labels", labels), ("type", f"{str(self.inputs.dtype).removeprefix('torch.')}")]
+        return [*rows, ("weights", "given")] if self.weights is not None else rows
+
+    def __repr__(self) -> str:
+        """Describe the sequences in one line."""
+        return f"Split({'; '.join(f'{name}: {value}' for name, value in self._described())})"
+
+    def _repr_html_(self) -> str:
+        """Describe the sequences in a table, for notebooks."""
+        return html_table("Split", self._described())
+
     @property
     def every_step(self) -> bool:
         """Whether there is a label at every step, rather than one for each sequence."""
@@ -206,6 +227,13 @@ def tensor_digest(tensor: Tensor | None) -> str | None:
     return digest.hexdigest()
 
 
+def steps_text(split: Split) -> str:
+    """Return the number of steps of the sequences, such as `64` or `3 to 64`."""
+    steps = split.inputs.shape[1]
+    low, high = (steps, steps) if split.lengths is None else (int(split.lengths.min()), int(split.lengths.max()))
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def check_split(argument: str, split: object) -> None:
     """Raise `TypeError` unless `split` is a `Split`; the message shows how to build one."""
     if not isinstance(split, Split):
@@ -243,6 +271,42 @@ class Dataset:
     image_shape: tuple[int, int] | None = None
     source: str = ""
     test_size: int | None = None
+
+    def _described(self) -> list[tuple[str, str]]:
+        """What a reader asks for first, as names and texts; the test part is not read."""
+        test = self._known_test_size
+        rows = [
+            ("training sequences", f"{len(self.train)}"),
+            ("validation sequences", f"{len(self.validation)}"),
+            ("test sequences", "not read yet" if test is None else f"{test}"),
+            ("steps", steps_text(self.train)),
+            ("channels", f"{self.input_size}"),
+        ]
+        if self.classes:
+            names = [" ".join(name.split()) for name in self.class_names[:_NAMES]]
+            names = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in names]
+            listed = ", ".join([*names, *["…"] * (self.classes > _NAMES)])
+            rows.append(("classes", f"{self.classes} ({listed})"))
+        else:
+            rows.append(("values to predict", f"{self.outputs}"))
+        return [*rows, ("labels", "at every step")] if self.every_step else rows
+
+    def __repr__(self) -> str:
+        """Describe the data set in two lines; the test part is not read."""
+        (_, train), (_, validation), (_, test), *others = self._described()
+        parts = f"{train} training, {validation} validation, {test} test sequences"
+        if not test.isdecimal():
+            parts = f"{train} training, {validation} validation sequences, test part {test}"
+        return f"Dataset({self.name!r}: {parts};\n  {'; '.join(f'{name}: {value}' for name, value in others)})"
+
+    def _repr_html_(self) -> str:
+        """Describe the data set in a table, for notebooks; the test part is not read."""
+        return html_table(self.name, self._described(), notes=[self.source] if self.source else [])
+
+    @property
+    def _known_test_size(self) -> int | None:
+        """Number of test sequences; `None` if it takes reading them to know."""
+        return len(self.test) if "test" in vars(self) else self.test_size  # a cached property is among the attributes
 
     @cached_property
     def test(self) -> Split:
@@ -291,12 +355,10 @@ class Dataset:
 
     def summary(self) -> str:
         """Describe the data in one line: sequences, steps, channels, classes, values; the test part is not read."""
-        test = len(self.test) if "test" in vars(self) else self.test_size  # a cached property is among the attributes
+        test = self._known_test_size
         parts = f"{len(self.train)} training, {len(self.validation)} validation"
         parts += " sequences (test part in a file not read yet)" if test is None else f" and {test} test sequences"
-        lengths = self.train.lengths
-        low, high = (self.steps, self.steps) if lengths is None else (int(lengths.min()), int(lengths.max()))
-        steps = f"{low}" if low == high else f"{low} to {high}"
+        steps = steps_text(self.train)
         values = self.train.inputs[self.train.valid()]
         labels = self.train.labels[counted(self.train.labels)]
         if self.classes:

@@ -99,7 +99,10 @@ def robustness_report(model: SequenceModel, split: Split, **options: Unpack[Repo
     """Measure accuracies, or mean squared errors of a regression, for `SequenceEstimator.robustness_report`."""
     perturbations, scale, draws, seed = options["perturbations"], options["scale"], options["draws"], options["seed"]
     chosen = _chosen({**ESTIMATOR_NOISE, **ESTIMATOR_ATTACKS} if perturbations is None else perturbations, scale)
-    results = [evaluate(model, split, perturbation, draws=draws, seed=seed) for perturbation in (None, *chosen)]
+    results = [
+        evaluate(model, split, perturbation, draws=draws, seed=seed, show_progress=False)
+        for perturbation in (None, *chosen)
+    ]
     measure = results[0].metric if split.classes else "mean_squared_error"
     rows = tuple(_row(result, measure) for result in (*results, *worst_cases(results)))
     return RobustnessReport(measure=METRICS[measure].title, sequences=len(split), draws=draws, rows=rows)

@@ -13,6 +13,7 @@ from noisyrnn.models.loops.noisy_cell import NoisyCell
 from noisyrnn.models.loops.with_hidden_noise import WithHiddenNoise
 from noisyrnn.models.noisy import NoisyRNN
 from noisyrnn.models.options import CellOptions, LayerOptions, LipschitzOptions, NoiseOptions
+from noisyrnn.models.prediction import predict
 from noisyrnn.models.rate import RateRNN
 from noisyrnn.models.registry import MODELS, build_layer, layer_options
 from noisyrnn.models.released import from_released_weights
@@ -47,4 +48,5 @@ __all__ = [
     "build_layer",
     "from_released_weights",
     "layer_options",
+    "predict",
 ]

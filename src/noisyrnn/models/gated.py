@@ -1,7 +1,7 @@
 """torch's own recurrent networks behind the same interface, so that they can have the same noise."""
 
 from functools import partial
-from typing import ClassVar, NamedTuple, Unpack
+from typing import ClassVar, NamedTuple, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.models.cell import Cell, Reads
 from noisyrnn.models.layer import RecurrentLayer
 from noisyrnn.models.modules import check_uncalled
-from noisyrnn.models.options import CellOptions, LayerOptions, cell_options
+from noisyrnn.models.options import CellOptions, LayerOptions, NoiseOptions, cell_options
 
 KINDS: dict[str, type[nn.RNN | nn.GRU | nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -127,6 +127,66 @@ class _TorchRNN(RecurrentLayer):
     def __init__(self, input_size: int, hidden_size: int, **options: Unpack[LayerOptions]) -> None:
         build = partial(TorchCell, kind=self.kind, **cell_options(options))
         super().__init__(build, input_size, hidden_size, **options)
+
+    @classmethod
+    def from_torch(cls, rnn: nn.RNN | nn.GRU | nn.LSTM, **noise: Unpack[NoiseOptions]) -> Self:
+        """Build the layer from torch's network: the same weights, sizes and layout, and noise in training mode.
+
+        Without noise it computes the same outputs. The weights are copied; sizes, `num_layers`, `bidirectional`,
+        `batch_first`, `bias`, `dropout`, dtype, device and mode are those of `rnn`.
+
+        Args:
+            rnn: `nn.RNN` with tanh for `TanhRNN`, `nn.GRU` for `GRU`, `nn.LSTM` without projections for `LSTM`.
+            noise: Keyword arguments of `NoiseOptions`, such as `additive`.
+
+        Raises:
+            TypeError: If `rnn` is of another class, also one that torch derived for a parametrization.
+            ValueError: If it has another nonlinearity, projections, or parameters that are computed from others.
+
+        Example:
+            >>> gru = nn.GRU(3, 8, batch_first=True)
+            >>> layer = GRU.from_torch(gru, additive=0.05).eval()
+            >>> inputs = torch.randn(2, 5, 3)
+            >>> torch.allclose(layer(inputs)[0], gru(inputs)[0], atol=1e-6)
+            True
+        """
+        expected = KINDS[cls.kind]
+        if type(rnn) is not expected:
+            raise TypeError(
+                f"rnn must be an nn.{expected.__name__}, got {type(rnn).__name__}. Use the class for it (TanhRNN for "
+                "nn.RNN, GRU, LSTM), and remove parametrizations first."
+            )
+        if getattr(rnn, "nonlinearity", "tanh") != "tanh":
+            raise ValueError(
+                f"rnn must have nonlinearity 'tanh', got {rnn.nonlinearity!r}. Wrap a cell: "
+                "RecurrentLayer(my_cell, input_size, hidden_size)."
+            )
+        if rnn.proj_size:
+            raise ValueError(f"rnn must have no projections, got proj_size {rnn.proj_size}. Build it with proj_size=0.")
+        if rnn._forward_hooks or rnn._forward_pre_hooks:
+            raise ValueError("rnn must have no forward hooks, got some. Remove them; pruning with prune.remove.")
+        weight = next(rnn.parameters())
+        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: a caller's draws stay the same
+            layer = cls(
+                rnn.input_size,
+                rnn.hidden_size,
+                num_layers=rnn.num_layers,
+                bidirectional=rnn.bidirectional,
+                batch_first=rnn.batch_first,
+                bias=rnn.bias,
+                dropout=rnn.dropout,
+                device="cpu",
+                dtype=weight.dtype,
+                **noise,
+            )
+        with torch.no_grad():
+            for place, cell in layer.cells.items():
+                assert isinstance(cell, TorchCell)
+                for name, parameter in cell.rnn.named_parameters():
+                    source = getattr(rnn, name.replace("l0", place))
+                    parameter.copy_(source)
+                    parameter.requires_grad_(source.requires_grad)
+        return layer.to(weight.device).train(rnn.training)
 
 
 class TanhRNN(_TorchRNN):

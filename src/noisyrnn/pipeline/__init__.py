@@ -4,6 +4,7 @@ from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.compare import CompareConfig, compare
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
+from noisyrnn.pipeline.predict import predict_file
 from noisyrnn.pipeline.pretrained import open_run_or_pretrained, unpack_pretrained
 from noisyrnn.pipeline.reproduce import ReproduceConfig, reproduce
 from noisyrnn.pipeline.seeds import train_seeds
@@ -21,6 +22,7 @@ __all__ = [
     "compare",
     "evaluate_run",
     "open_run_or_pretrained",
+    "predict_file",
     "reproduce",
     "sweep",
     "train_run",

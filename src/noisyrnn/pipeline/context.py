@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from noisyrnn.checks import check_choice, check_flag, check_number
+from noisyrnn.checks import check_choice, check_flag, check_number, check_show_progress
 from noisyrnn.data import load_dataset
 from noisyrnn.data.base import Dataset
 from noisyrnn.pipeline.devices import ACCELERATORS
@@ -24,7 +24,7 @@ class RunContext:
         accelerator: Device to use: "auto" (the GPU if there is one), "cpu" or "cuda".
         resume: Resume an unfinished run from its last checkpoint.
         checkpoint_seconds: Seconds between checkpoints, at least 0.
-        show_progress: Show progress on stderr.
+        show_progress: Show progress on stderr; None shows it on a terminal and in a notebook only.
         logger: Where to write metrics: "csv" (metrics.csv only), or in addition "tensorboard" (the folder tensorboard
             in the run's folder) or "mlflow" (the server that MLFLOW_TRACKING_URI names, or mlflow.db in the output
             folder).
@@ -38,7 +38,7 @@ class RunContext:
     accelerator: str = "auto"
     resume: bool = False
     checkpoint_seconds: float = 30.0
-    show_progress: bool = False
+    show_progress: bool | None = None
     logger: str = "csv"
     _read: dict[tuple[Any, ...], Dataset] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -48,6 +48,7 @@ class RunContext:
             object.__setattr__(self, "data_dir", Path(self.data_dir).expanduser().absolute())
         check_choice("accelerator", self.accelerator, ACCELERATORS)
         check_flag("resume", self.resume)
+        check_show_progress(self.show_progress)
         check_number("checkpoint_seconds", self.checkpoint_seconds, minimum=0.0)
         check_logger(self.logger)
 

@@ -181,7 +181,7 @@ def is_current(folder: RunFolder, config: EvaluateConfig, dataset: Dataset) -> b
 
 
 def _measure(
-    folder: RunFolder, dataset: Dataset, config: EvaluateConfig, device: str, show_progress: bool
+    folder: RunFolder, dataset: Dataset, config: EvaluateConfig, device: str, show_progress: bool | None
 ) -> dict[str, Any]:
     """Return metrics under every perturbation, and examples if sequences have one class each, JSON-ready."""
     test = (
@@ -205,6 +205,7 @@ def _measure(
                     draws=config.attack_draws if attack else config.draws,
                     seed=config.evaluation_seed,
                     device=device,
+                    show_progress=False,
                 )
             )
             bar.advance()

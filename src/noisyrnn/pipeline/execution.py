@@ -164,7 +164,7 @@ def execute_runs(groups: Sequence[RunGroup], execution: ExecutionConfig, context
             for run in group.configs:
                 check_precision(run.precision, device)
     here = execution.in_this_process
-    inner = context.replace(resume=True, show_progress=context.show_progress and here)
+    inner = context.replace(resume=True, show_progress=context.show_progress if here else False)
     sources = {run_path(run, context.output): (run, group) for group in groups for run in group.configs}
     lost = _unreadable({path: run for path, (run, _) in sources.items()}, context)
     sound = [path for path in sources if path not in lost]
@@ -175,7 +175,7 @@ def execute_runs(groups: Sequence[RunGroup], execution: ExecutionConfig, context
     ]
     evaluated = {path for path in sound if RunFolder(path).robustness.is_file()}  # they take no time again
     ended: dict[Path, str | None] = {}
-    bar = ProgressBar("runs", len(sound), done=len(evaluated), shown=context.show_progress and not here)
+    bar = ProgressBar("runs", len(sound), done=len(evaluated), shown=False if here else context.show_progress)
     try:
         if here:
             for task in tasks:

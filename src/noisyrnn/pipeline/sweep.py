@@ -211,7 +211,15 @@ def validation_columns(folder: RunFolder, config: SweepConfig, context: RunConte
     dataset, model = context.read_data(config.run_config({})), load_noise_free(folder, device)
     kept = ("perturbation", "strength", "unit", "accuracy", "metric", "value", "interval", "sequences")
     results = [
-        evaluate(model, dataset.validation, perturbation, draws=config.draws, seed=config.sweep_seed, device=device)
+        evaluate(
+            model,
+            dataset.validation,
+            perturbation,
+            draws=config.draws,
+            seed=config.sweep_seed,
+            device=device,
+            show_progress=False,
+        )
         for perturbation in config.evaluation.perturbations(dataset)
     ]
     columns = []
@@ -260,7 +268,13 @@ def sweep(
     stem = f"{Path(run.dataset).stem}-{config.model}"
     folder = output / folder_name(f"sweep-{stem}", identity)
     check_writable(folder)
-    runs = RunContext(output=folder, data_dir=context.data_dir, accelerator=context.accelerator, resume=True)
+    runs = RunContext(
+        output=folder,
+        data_dir=context.data_dir,
+        accelerator=context.accelerator,
+        resume=True,
+        show_progress=False,
+    )
     url = config.storage or sqlite_url(output / "sweeps.db")
     ends: list[WorkerDiedError | None] = []
     with locked(folder):

@@ -22,7 +22,7 @@ from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data, check_same_settings
 from noisyrnn.pipeline.devices import make_fabric, processes, resolve_accelerator
 from noisyrnn.pipeline.tracking import Tracking
-from noisyrnn.progress import tell
+from noisyrnn.progress import resolve_shown, tell
 from noisyrnn.run_folder import RunFolder, failure_message, folder_name
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig, check_precision
@@ -33,9 +33,9 @@ from noisyrnn.training.trainer import FitResult, fit
 _ANNOUNCED: set[str] = set()
 
 
-def announce(dataset: Dataset, shown: bool = True) -> None:
-    """Print a summary of a data set on stderr, once per process for each data set."""
-    if not shown:
+def announce(dataset: Dataset, shown: bool | None = True) -> None:
+    """Print a summary of a data set on stderr, once per process for each data set; `shown` is as for `fit`."""
+    if not resolve_shown(shown):
         return
     read = f"{dataset.name} {content_digest(dataset.fingerprint())}"
     if read not in _ANNOUNCED:

@@ -1,7 +1,18 @@
 """Reads run folders and writes tables, figures and one HTML page. It never opens a model."""
 
 from noisyrnn.report.page import write_report
+from noisyrnn.report.plot import plot
 from noisyrnn.report.reproduction import write_reproduction
-from noisyrnn.report.results import SeedResult, read_run, split_readable
+from noisyrnn.report.results import SeedResult, group_by_label, read_run, split_readable
+from noisyrnn.report.summary import print_scores
 
-__all__ = ["SeedResult", "read_run", "split_readable", "write_report", "write_reproduction"]
+__all__ = [
+    "SeedResult",
+    "group_by_label",
+    "plot",
+    "print_scores",
+    "read_run",
+    "split_readable",
+    "write_report",
+    "write_reproduction",
+]

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.integrate import trapezoid
 
+from noisyrnn.display import escape, markdown_table
 from noisyrnn.report.columns import CLEAN, Column, perturbation_title, symbol
 from noisyrnn.report.results import Group, SeedResult
-from noisyrnn.report.table import PERCENT, Quantity, Row, Table, Value, build_table, escape, markdown_table
+from noisyrnn.report.table import PERCENT, Quantity, Row, Table, Value, build_table
 from noisyrnn.robustness import METRICS, UNITS, WORST
 from noisyrnn.robustness.crossed_sample import FEWEST_SEEDS
 from noisyrnn.robustness.statistics import SEQUENCES, TRAININGS

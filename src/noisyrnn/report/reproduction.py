@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from noisyrnn.display import escape, markdown_table
 from noisyrnn.files import to_json, write_atomically
 from noisyrnn.published_table import Reproduction, ReproductionRow
 from noisyrnn.report import accuracy
@@ -14,7 +15,7 @@ from noisyrnn.report.columns import CLEAN, Column
 from noisyrnn.report.figures import Figure, colour, score_curves
 from noisyrnn.report.page import template_of
 from noisyrnn.report.results import Group, SeedResult, group_by_label, read_run
-from noisyrnn.report.table import Cell, Table, escape, finite, markdown_table
+from noisyrnn.report.table import Cell, Table, finite
 from noisyrnn.report.theory_figures import FigureBlock, landscape_blocks
 from noisyrnn.robustness.crossed_sample import FEWEST_SEEDS
 from noisyrnn.robustness.statistics import TRAININGS

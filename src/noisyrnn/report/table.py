@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
+from noisyrnn.display import escape
 from noisyrnn.report.columns import Column
 from noisyrnn.robustness.statistics import (
     PairedTest,
@@ -391,19 +392,6 @@ def number(value: float, half: float = math.nan, *, size: float | None = None) -
     if -4 <= power < 6:
         return f"{value:z.{max(0, -last)}f}"
     return f"{value / 10.0**power:z.{power - last}f}e{power:+d}"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """Return a table in GitHub's Markdown; the first `left` columns are left-aligned."""
-    rule = "|" + "---|" * left + "---:|" * (len(head) - left)
-    return "\n".join([f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
-def escape(text: str) -> str:
-    """Escape the characters of `text` that Markdown would interpret."""
-    for character in "\\|<>*_`[]":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
 
 
 def finite(value: Any) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from noisyrnn.display import escape, markdown_table
 from noisyrnn.report.analysis import Analysis
 from noisyrnn.report.figures import colour
 from noisyrnn.report.results import Group
@@ -16,9 +17,7 @@ from noisyrnn.report.table import (
     Table,
     Value,
     build_table,
-    escape,
     group_title,
-    markdown_table,
 )
 from noisyrnn.report.theory_figures import curve_blocks, landscape_blocks
 from noisyrnn.robustness.crossed_sample import FEWEST_SEEDS

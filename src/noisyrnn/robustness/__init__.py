@@ -9,6 +9,7 @@ from noisyrnn.data.scale import Scale
 from noisyrnn.registry import Entry
 from noisyrnn.robustness.apgd import APGD
 from noisyrnn.robustness.base import Noise, Perturbation, ValueRange, check_clip, check_range, check_strengths
+from noisyrnn.robustness.compare_models import ModelComparison, compare_models
 from noisyrnn.robustness.confusion import confusion_matrix
 from noisyrnn.robustness.default_strengths import default_strengths
 from noisyrnn.robustness.draws import PathDraws
@@ -152,6 +153,7 @@ __all__ = [
     "Interval",
     "Metric",
     "Model",
+    "ModelComparison",
     "MultiplicativeNoise",
     "Noise",
     "PairedTest",
@@ -169,6 +171,7 @@ __all__ = [
     "build_perturbation",
     "check_clip",
     "check_strengths",
+    "compare_models",
     "confusion_matrix",
     "default_strengths",
     "evaluate",

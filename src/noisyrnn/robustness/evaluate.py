@@ -1,6 +1,7 @@
 """Accuracy or error under a perturbation, over draws that all models share, and the worst case over attacks."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial, reduce
 from typing import Any
@@ -9,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_device, check_integer, check_number
+from noisyrnn.checks import check_device, check_integer, check_number, check_show_progress
 from noisyrnn.data.base import Split, check_split
+from noisyrnn.display import html_table
+from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness.base import Perturbation, check_perturbation
 from noisyrnn.robustness.logits import Model, check_model, check_repeatable, predict
 from noisyrnn.robustness.metrics import METRICS, Scorer, worse
@@ -22,6 +25,16 @@ BLOCK = 250
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 MAX_DRAWS = len(_DIGITS) - 1
 """Largest number of draws: their count must fit one digit of the stored results."""
+
+PERCENT = "%"
+
+
+def shown_value(metric: str, value: float, *, unit: bool = True) -> str:
+    """Return the text of a value of a metric: per cent with one decimal, others with three digits."""
+    if METRICS[metric].unit != PERCENT:
+        return f"{value:.3g}"
+    return f"{100 * value:.1f}" + (f" {PERCENT}" if unit else "")
+
 
 WORST = "worst_"
 """Prefix of the names of worst cases over attacks; the norm follows."""
@@ -56,6 +69,12 @@ class Score:
         interval = (found.low, found.high)
         return cls(mean=found.mean, interval=interval, draws=draws, sequences=sequences, guess=guess)
 
+    def text(self, metric: str) -> str:
+        """The value and its interval in the unit of the metric, such as `91.2 [88.1, 93.6] %`."""
+        low, high = (shown_value(metric, end, unit=False) for end in self.interval)
+        unit = f" {PERCENT}" if METRICS[metric].unit == PERCENT else ""
+        return f"{shown_value(metric, self.mean, unit=False)} [{low}, {high}]{unit}"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with six digits for each sequence."""
         sequences = [float(f"{value:.6g}") for value in self.sequences]
@@ -84,6 +103,31 @@ class RobustnessResult:
     unit: str = ""
     norm: str | None = None
     moved: bool = True
+
+    @property
+    def title(self) -> str:
+        """The perturbation with its strength and unit, such as `white_noise 0.1`; `clean` for clean."""
+        if self.strength is None:
+            return self.perturbation
+        return f"{self.perturbation} {self.strength:g} {self.unit}".strip()
+
+    def __repr__(self) -> str:
+        """Describe the result in one line: the perturbation, each metric with its interval, and what it is over."""
+        scores = "; ".join(f"{METRICS[name].title} {score.text(name)}" for name, score in self.scores.items())
+        draws = len(self.main.draws)
+        over = f"{self.sequences} sequences" + (f" × {draws} draws" if draws > 1 else "")
+        return f"RobustnessResult({self.title}: {scores}; {over})"
+
+    def _repr_html_(self) -> str:
+        """Show the metrics in a table, for notebooks."""
+        rows = [
+            (METRICS[name].title, score.text(name), shown_value(name, score.guess))
+            for name, score in self.scores.items()
+        ]
+        head = ("metric", "value [95 % interval]", "best answer that ignores the inputs")
+        draws = len(self.main.draws)
+        over = f"{self.sequences} sequences, {draws} draw{'s' if draws > 1 else ''}. {self.settings}"
+        return html_table(self.title, rows, head=head, notes=[over])
 
     @property
     def metric(self) -> str:
@@ -171,6 +215,7 @@ def evaluate(
     draws: int = 5,
     seed: int = 0,
     device: torch.device | str | None = None,
+    show_progress: bool | None = None,
 ) -> RobustnessResult:
     """Measure a model on perturbed sequences: the mean over draws of noise, the worst case of attacks.
 
@@ -193,6 +238,8 @@ def evaluate(
         draws: Draws of noise, or random starts of an attack, 1 to 35.
         seed: `>= 0`; the same for all models that are compared.
         device: Device to move the sequences to; `None` leaves them.
+        show_progress: Whether to show a progress bar if it takes more than a second; `None` shows one on a terminal and
+            in a notebook only.
 
     Raises:
         ValueError: If a number is out of range, the model is in training mode or returns another shape.
@@ -209,6 +256,7 @@ def evaluate(
     check_integer("draws", draws, minimum=1)
     check_number("draws", draws, maximum=MAX_DRAWS)
     check_integer("seed", seed, minimum=0)
+    check_show_progress(show_progress)
     if perturbation is not None:
         check_perturbation("perturbation", perturbation)
     if perturbation is None or not perturbation.random or perturbation.strength == 0:
@@ -217,36 +265,41 @@ def evaluate(
     scorer = Scorer(split)
     values = torch.zeros(len(scorer.metrics), 1 if attack else draws, len(split), dtype=torch.float64, device="cpu")
     moved = perturbation is None or perturbation.strength == 0
-    for block, start in enumerate(range(0, len(split), BLOCK)):
-        rows = torch.arange(start, min(start + BLOCK, len(split)), device="cpu")
-        if block == 0 and not attack:  # attacks check it themselves
-            inputs, _, lengths = _rows_on(device, split, rows[:2])
-            check_repeatable(model, inputs, lengths)
-        if attack:
-            values[:, 0, rows] = _values(scorer, model, *_rows_on(device, split, rows))
-        for draw in range(draws):
-            if attack and split.classes:  # a sequence that is all wrong already needs no further start
-                rows = rows[values[0, 0, rows] > 0]
-                if len(rows) == 0:
-                    break
-            inputs, labels, lengths = _rows_on(device, split, rows)
-            changed = inputs
-            if perturbation is not None:
-                generator = draw_generator(seed, draw, block)
-                changed = perturbation(model, inputs, labels, generator=generator, lengths=lengths)
-                moved = moved or not torch.equal(changed, inputs)
-            found = _values(scorer, model, changed, labels, lengths)
-            for metric, name in enumerate(scorer.metrics):
-                before = values[metric, 0, rows]
-                values[metric, 0 if attack else draw, rows] = (
-                    worse(name, before, found[metric]) if attack else found[metric]
-                )
+    name = "clean" if perturbation is None else perturbation.name
+    starts = range(0, len(split), BLOCK)
+    bar = ProgressBar(f"evaluate {name}", len(starts) * draws, shown=show_progress, delay=1.0)
+    with closing(bar):
+        for block, start in enumerate(starts):
+            rows = torch.arange(start, min(start + BLOCK, len(split)), device="cpu")
+            if block == 0 and not attack:  # attacks check it themselves
+                inputs, _, lengths = _rows_on(device, split, rows[:2])
+                check_repeatable(model, inputs, lengths)
+            if attack:
+                values[:, 0, rows] = _values(scorer, model, *_rows_on(device, split, rows))
+            for draw in range(draws):
+                if attack and split.classes:  # a sequence that is all wrong already needs no further start
+                    rows = rows[values[0, 0, rows] > 0]
+                    if len(rows) == 0:
+                        break
+                inputs, labels, lengths = _rows_on(device, split, rows)
+                changed = inputs
+                if perturbation is not None:
+                    generator = draw_generator(seed, draw, block)
+                    changed = perturbation(model, inputs, labels, generator=generator, lengths=lengths)
+                    moved = moved or not torch.equal(changed, inputs)
+                found = _values(scorer, model, changed, labels, lengths)
+                for metric, metric_name in enumerate(scorer.metrics):
+                    before = values[metric, 0, rows]
+                    values[metric, 0 if attack else draw, rows] = (
+                        worse(metric_name, before, found[metric]) if attack else found[metric]
+                    )
+                bar.advance()
     return RobustnessResult(
-        perturbation="clean" if perturbation is None else perturbation.name,
+        perturbation=name,
         strength=None if perturbation is None else float(perturbation.strength),
         settings="clean" if perturbation is None else repr(perturbation),
         scores={
-            name: Score.of(name, value, scorer.guess[name]) for name, value in zip(scorer.metrics, values, strict=True)
+            key: Score.of(key, value, scorer.guess[key]) for key, value in zip(scorer.metrics, values, strict=True)
         },
         unit="" if perturbation is None else perturbation.unit,
         norm=None if perturbation is None else perturbation.norm,

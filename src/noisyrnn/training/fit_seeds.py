@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_number
+from noisyrnn.checks import check_number, check_show_progress
 from noisyrnn.data.base import Dataset
 from noisyrnn.interruption import graceful_interrupt
 from noisyrnn.kernels import select
@@ -52,7 +52,7 @@ def fit_seeds(
     folders: Sequence[RunFolder] | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
     fabric: "Fabric | None" = None,
     on_epochs: Sequence[EpochHook] | None = None,
 ) -> list[Outcome]:
@@ -74,7 +74,7 @@ def fit_seeds(
         folders: Where each run is written; nowhere by default.
         resume: Each run is resumed from its own checkpoint, where there is one.
         checkpoint_seconds: As for `fit`.
-        show_progress: Whether to show a progress bar, one for all.
+        show_progress: As for `fit`; one bar for all.
         fabric: Device and precision; this process's CPU by default.
         on_epochs: The `on_epoch` of each run, as for `fit`; what one raises ends all of them.
 
@@ -87,6 +87,7 @@ def fit_seeds(
             model does not fit the data, or a checkpoint belongs to other settings.
     """
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
+    check_show_progress(show_progress)
     check_alike(configs)
     fabric = fabric or fabric_on_cpu(configs[0].precision)
     if fabric.world_size > 1:
@@ -165,7 +166,7 @@ class _Group:
         """The trainings that continue."""
         return [trainer for trainer in self.trainers if trainer not in self.outcomes]
 
-    def train(self, checkpoint_seconds: float, show_progress: bool) -> list[Outcome]:
+    def train(self, checkpoint_seconds: float, show_progress: bool | None) -> list[Outcome]:
         """Step all trainings until each has ended; see `fit_seeds`."""
         config, seeds = self.trainers[0].config, [trainer.config.seed for trainer in self.trainers]
         orders = {trainer: _batches_to_come(trainer, len(self.train_split)) for trainer in self.trainers}

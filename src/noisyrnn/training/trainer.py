@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_flag, check_number
+from noisyrnn.checks import check_flag, check_number, check_show_progress
 from noisyrnn.data.base import Dataset, Split
+from noisyrnn.display import html_table
 from noisyrnn.files import content_digest
 from noisyrnn.interruption import graceful_interrupt
 from noisyrnn.locks import locked
@@ -66,6 +67,23 @@ class FitResult:
     largest_class: float
     best_validation_loss: float = math.nan
 
+    def _described(self) -> list[tuple[str, str]]:
+        """What a reader asks for first, as names and texts."""
+        rows = [("epochs", f"{len(self.history)}"), ("best epoch", f"{self.best_epoch}")]
+        if not math.isnan(self.best_validation_accuracy):
+            text = f"{100 * self.best_validation_accuracy:.1f} % of {self.validation_sequences} sequences"
+            rows.append(("validation accuracy", text))
+        return [*rows, ("validation loss", f"{self.best_validation_loss:.4g}"), ("seconds", f"{self.seconds:.1f}")]
+
+    def __repr__(self) -> str:
+        """Describe the outcome in one line, and a second one if the model did not learn the training data."""
+        text = "; ".join(f"{name}: {value}" for name, value in self._described())
+        return f"FitResult({text})" + (f"\n{self.not_fitted}" if self.not_fitted else "")
+
+    def _repr_html_(self) -> str:
+        """Describe the outcome in a table, for notebooks."""
+        return html_table("FitResult", self._described(), notes=[self.not_fitted] if self.not_fitted else [])
+
     @property
     def not_fitted(self) -> str | None:
         """A note if the model did not learn the training data; else `None`, and for a regression.
@@ -73,7 +91,7 @@ class FitResult:
         It did not if the training accuracy of the last epoch, measured with the noise of training, is below halfway
         between the share of the largest class and 1.
         """
-        reached = self.history[-1].get("train_accuracy", math.nan)
+        reached = self.history[-1].get("train_accuracy", math.nan) if self.history else math.nan
         if not reached < (1 + self.largest_class) / 2:
             return None
         return (
@@ -92,7 +110,7 @@ def fit(
     folder: RunFolder | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
     fabric: "Fabric | None" = None,
     on_epoch: EpochHook | None = None,
 ) -> FitResult:
@@ -111,7 +129,8 @@ def fit(
         folder: Where metrics, checkpoints and the weights are written; nowhere by default.
         resume: Resume from the folder's checkpoint, where there is one.
         checkpoint_seconds: Time between two checkpoints, at least 0 (after every step); the end gets one too.
-        show_progress: Whether to show a progress bar.
+        show_progress: Whether to show a progress bar, or lines where stderr is not a terminal; `None` shows a bar on a
+            terminal and in a notebook, and nothing elsewhere.
         fabric: Device, precision and processes; this process's CPU by default.
         on_epoch: Called on the first process with the metrics of each epoch, the row that metrics.csv gets, once it is
             written. What it raises ends the training.
@@ -129,6 +148,7 @@ def fit(
     if folder is not None and not isinstance(folder, RunFolder):
         raise TypeError(f"folder must be a RunFolder, got {folder!r}. Build one: RunFolder(Path({str(folder)!r})).")
     check_flag("resume", resume)
+    check_show_progress(show_progress)
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
     trainer = Trainer(model, dataset, config, fabric=fabric, folder=folder, objective=objective, on_epoch=on_epoch)
     with nullcontext() if trainer.folder is None else locked(trainer.folder.path):
@@ -140,7 +160,7 @@ def fit(
             f"{config.shown_label} seed {config.seed}",
             config.epochs * -(-len(train) // config.batch_size),
             done=trainer.progress.step,
-            shown=show_progress and trainer.fabric.is_global_zero,
+            shown=show_progress if trainer.fabric.is_global_zero else False,
         )
         written = clock = time.monotonic()
         with closing(bar), graceful_interrupt() as stop:

@@ -1,0 +1,203 @@
+"""Reads the sequences of a user's file for predictions: as for training, but labels may be missing and are not read."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from noisyrnn.checks import check_lengths, check_sequences, check_values
+from noisyrnn.data.folders import read_text
+from noisyrnn.data.numbers import SHIFT, check_real, is_rounded, parse_number
+from noisyrnn.data.split import pad_sequences
+from noisyrnn.data.table import _INDEX_NAMES, _LABEL_NAMES, Row, csv_rows, is_header
+from noisyrnn.data.ts import declared_channels, header_flag, read_case
+from noisyrnn.data.user_files import (
+    SUFFIXES,
+    check_reading_options,
+    check_unused_options,
+    read_array,
+    to_floating,
+)
+from noisyrnn.padding import valid_steps
+
+
+def read_inputs(
+    name: str,
+    *,
+    label_column: str | int | None = None,
+    layout: str | None = None,
+    labelled: bool | None = None,
+    steps: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Read the sequences of a `.npz`, `.csv`, `.ts` or `.ts.gz` file in the form of `load_user_file`.
+
+    Args:
+        name: Path of the file.
+        label_column: Column of the class in the `.csv` file of the training, as for `load_dataset`.
+        layout: Of `X` in a `.npz` file, as for `load_dataset`.
+        labelled: Whether a `.csv` file has a column of labels. `None`: it has if its header names one, if all cells
+            there are text, or if its longest line has one cell more than `steps`.
+        steps: Values of the longest training sequence, to decide whether a `.csv` file has labels; `None` if unknown.
+
+    Returns:
+        Inputs `(n, steps, channels)`, and lengths `(n,)`, `None` where all have `steps`.
+
+    Raises:
+        ValueError: If the suffix is unknown, a value is missing, an option does not apply, or it remains unknown
+            whether a `.csv` file has labels.
+        FileNotFoundError: If there is no such file.
+    """
+    path = Path(name).expanduser()
+    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
+    if suffix is None:
+        raise ValueError(f"data must be a file ending in {', '.join(SUFFIXES)}, got {name!r}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"data must be an existing file, got {name!r}. Correct the path.")
+    place = check_reading_options(label_column, layout, None)
+    if suffix == ".npz":
+        check_unused_options(name, label_column=label_column)
+        inputs, lengths = _read_npz(path, layout)
+    elif suffix == ".csv":
+        check_unused_options(name, layout=layout)
+        inputs, lengths = _read_csv(path, place, labelled, steps)
+    else:
+        check_unused_options(name, label_column=label_column, layout=layout)
+        inputs, lengths = _read_ts(path)
+    check_sequences("X", inputs)
+    check_values("X", inputs)
+    return inputs, lengths
+
+
+def _read_npz(path: Path, layout: str | None) -> tuple[Tensor, Tensor | None]:
+    """Read `X` and perhaps `lengths`."""
+    X, lengths = read_array(path, "X"), read_array(path, "lengths")
+    if X is None:
+        raise ValueError(f"{path} must hold X, got none. Use np.savez(path, X=X).")
+    if X.dtype.kind not in "fiu":
+        raise TypeError(f"X must hold real numbers, got {X.dtype}.")
+    check_real("X", X)
+    if X.ndim not in (2, 3):
+        raise ValueError(f"X must have shape (n, steps, channels) or (n, steps), got {X.shape}.")
+    inputs = torch.from_numpy(to_floating(X))
+    if inputs.ndim == 2:
+        inputs = inputs.unsqueeze(-1)
+    elif layout == "time-last":
+        inputs = inputs.transpose(1, 2).contiguous()
+    if lengths is None:
+        return inputs, None
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"lengths must hold integers, got {lengths.dtype}.")
+    valid = torch.from_numpy(lengths.astype("int64"))
+    check_lengths(valid, batch=len(inputs), steps=inputs.shape[1])
+    return inputs.masked_fill(~valid_steps(valid, inputs.shape[1]).unsqueeze(-1), 0.0), valid
+
+
+def _read_csv(
+    path: Path, label_column: str | int | None, labelled: bool | None, steps: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Read one sequence per line, without the column of its label."""
+    rows = csv_rows(path)
+    names: list[str] = []
+    named = rows and isinstance(label_column, str) and label_column in rows[0][1]
+    if rows and (named or is_header(rows)):
+        names, rows = rows[0][1], rows[1:]
+    if not rows:
+        raise ValueError(f"{path} must hold at least one sequence, got none.")
+    if names and names[0].lower() in _INDEX_NAMES and any(cells[0] for _, cells in rows):
+        raise ValueError(
+            f"{path} must hold values of a sequence in column 1, got one that is called {names[0]!r}, as pandas calls "
+            "its index. Remove the column: to_csv(…, index=False)."
+        )
+    place = _label_place(path, names, label_column, rows, labelled, steps)
+    sequences = []
+    for line, cells in rows:
+        kept = list(cells)
+        while kept and not kept[-1]:
+            kept.pop()
+        if place is not None and -len(kept) <= place < len(kept):
+            del kept[place]
+        if not kept:
+            raise ValueError(f"Line {line} of {path} must hold at least one value, got none.")
+        sequences.append([_number(path, line, cell) for cell in kept])
+    return pad_sequences([torch.tensor(row, dtype=torch.float64, device="cpu").unsqueeze(-1) for row in sequences])
+
+
+def _number(path: Path, line: int, cell: str) -> float:
+    value = parse_number(cell)
+    if value is None or not math.isfinite(value):
+        raise ValueError(f"Line {line} of {path} must hold finite numbers, got {cell!r}.")
+    if is_rounded(cell):
+        raise ValueError(
+            f"Line {line} of {path} must hold numbers that float64 represents exactly, got {cell!r}. {SHIFT}"
+        )
+    return value
+
+
+def _label_place(
+    path: Path,
+    names: list[str],
+    label_column: str | int | None,
+    rows: list[Row],
+    labelled: bool | None,
+    steps: int | None,
+) -> int | None:
+    """Return the index of the label in a line; `None` if there are no labels."""
+    if labelled is False:
+        return None
+    if isinstance(label_column, str):
+        if label_column in names:
+            return names.index(label_column)
+        if labelled:
+            raise ValueError(f"label_column must be the name of a column of {path}, got {label_column!r}.")
+        return None  # its file had a header with this name
+    if label_column is None:
+        known = [column for column, name in enumerate(names) if name.lower() in _LABEL_NAMES]
+        known = [column for column in known if names[column].lower() != "y"] or known
+        if known:
+            return known[0]
+        place = 0
+    else:
+        place = label_column - 1 if label_column > 0 else label_column
+    full = [[*cells[: max((k for k, cell in enumerate(cells) if cell), default=-1) + 1]] for _, cells in rows]
+    texts = [cells[place] for cells in full if -len(cells) <= place < len(cells)]
+    if labelled or all(parse_number(text) is None for text in texts):
+        return place
+    longest = max(map(len, full))
+    if steps is not None and longest == steps + 1:
+        return place
+    if steps is not None and longest == steps:
+        return None
+    known_steps = "" if steps is None else f" and training sequences of {steps} values"
+    raise ValueError(
+        f"labelled must be given for {path}, got lines of {longest} numbers{known_steps}. Give labelled=True "
+        f"(--labelled true) if column {place + (place >= 0)} holds labels, else labelled=False (--labelled false)."
+    )
+
+
+def _read_ts(path: Path) -> tuple[Tensor, Tensor | None]:
+    """Read the cases of a `.ts` file; where its header declares classes or targets, the last field is not read."""
+    lines = [(index, line.strip()) for index, line in enumerate(read_text(path).splitlines(), start=1)]
+    lines = [(index, line) for index, line in lines if line and not line.startswith("#")]
+    header: dict[str, list[str]] = {}
+    start = None
+    for position, (_, line) in enumerate(lines):
+        key, *values = line.split()
+        if key.lower() == "@data":
+            start = position + 1
+            break
+        header[key.lower()] = values
+    if start is None or start == len(lines):
+        raise ValueError(f"{path} must hold a line '@data' and cases after it, got none.")
+    if header_flag(header, "@timestamps", "false"):
+        raise ValueError(f"{path} must hold plain values, got '@timeStamps true'. Resample it at regular times first.")
+    targets = header_flag(header, "@targetlabel", "false")
+    labelled = targets or header_flag(header, "@classlabel", "true")
+    channels, sequences = declared_channels(header), []
+    for number, line in lines[start:]:
+        values = line.split(":")[: -1 if labelled else None]
+        channels = channels or len(values)
+        if len(values) != channels:
+            raise ValueError(f"Line {number} of {path} must hold {channels} channels, got {len(values)}.")
+        sequences.append(read_case(values, f"Line {number} of {path}", None))
+    return pad_sequences(sequences)

@@ -1,0 +1,74 @@
+"""Predicts the labels of a file's sequences with a trained model."""
+
+import csv
+import io
+from pathlib import Path
+
+from noisyrnn.checks import check_choice
+from noisyrnn.data.inputs import read_inputs
+from noisyrnn.models import SequenceModel
+from noisyrnn.models.prediction import predict
+from noisyrnn.pipeline.devices import resolve_accelerator
+from noisyrnn.run_folder import RunFolder
+from noisyrnn.training.saving import load, read_header
+
+
+def predict_file(
+    run: Path,
+    data: str,
+    *,
+    label_column: str | int | None = None,
+    layout: str | None = None,
+    labelled: bool | None = None,
+    weights: str = "kept",
+    accelerator: str = "auto",
+) -> str:
+    """Predict the labels of a file's sequences; return the predictions as CSV.
+
+    A row for each sequence holds its number, from 0, the predicted class and the probability of each class; for a
+    regression the values. For answers at every step there is a row for each valid step, with its number, from 0.
+
+    Args:
+        run: Folder of a trained run, or a model file that `save` has written.
+        data: Path of a `.npz`, `.csv` or `.ts` file as for training; labels may be missing and are not read.
+        label_column: As for `load_dataset`; by default that of the run.
+        layout: As for `load_dataset`; by default that of the run.
+        labelled: Whether a `.csv` file has a column of labels; `None`: decided by its header and its lines.
+        weights: Weights of a run: "kept" or "last".
+        accelerator: "auto", "cpu" or "cuda".
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is malformed or has another number of channels than the training data.
+    """
+    check_choice("weights", weights, ("kept", "last"))
+    steps = None
+    file = run
+    if run.suffix != ".safetensors":
+        folder = RunFolder.open(run)
+        content, file = folder.read_config(), folder.weights_file(weights)
+        settings, suffix, trained = content["config"], Path(data).suffix.lower(), content["dataset"].get("steps")
+        label_column = settings.get("label_column") if label_column is None and suffix == ".csv" else label_column
+        layout = settings.get("layout") if layout is None and suffix == ".npz" else layout
+        steps = trained if isinstance(trained, int) else None
+    names = read_header(file).class_names
+    model = load(file, SequenceModel).to(resolve_accelerator(accelerator))
+    inputs, lengths = read_inputs(data, label_column=label_column, layout=layout, labelled=labelled, steps=steps)
+    answers = predict(model, inputs, lengths=lengths)
+    classes = model.loss == "cross_entropy"
+    outputs = answers.shape[-1]
+    if classes:
+        names = names or [str(index) for index in range(outputs)]
+        columns = ["prediction", *(f"probability_{name}" for name in names)]
+    else:
+        columns = ["prediction"] if outputs == 1 else [f"prediction_{index}" for index in range(1, outputs + 1)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["sequence", *(["step"] if model.every_step else []), *columns])
+    for number, answer in enumerate(answers):
+        count = len(answer) if lengths is None else int(lengths[number])
+        for step, values in enumerate(answer[:count] if model.every_step else answer[None]):
+            place = [number, step] if model.every_step else [number]
+            label = [names[int(values.argmax())]] if classes and names else []
+            writer.writerow([*place, *label, *(f"{value:.7g}" for value in values.tolist())])
+    return text.getvalue()

@@ -1,0 +1,88 @@
+"""`noisyrnn predict`: a CSV table of predictions for a file."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import noisyrnn as library
+from noisyrnn.models import SequenceModel
+
+from .commands import SMALL, noisyrnn
+
+
+def table(text: str) -> tuple[list[str], list[list[str]]]:
+    head, *rows = csv.reader(io.StringIO(text))
+    return head, rows
+
+
+def trained(file: Path, folder: Path, *words: object) -> Path:
+    result = noisyrnn("train", "--dataset", file, *words, *SMALL, "--output", folder / "runs")
+    assert result.returncode == 0, result.stderr
+    return Path(result.stdout.strip().removeprefix("Trained: "))
+
+
+def test_classes_with_and_without_labels_from_a_run_and_from_a_model_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X = np.round(rng.normal(size=(40, 5)), 3)
+    labels = np.where(X.sum(axis=1) > 0, "up", "down")
+    train, new = tmp_path / "sums.csv", tmp_path / "new.csv"
+    train.write_text("".join(f"{','.join(map(str, row))},{label}\n" for row, label in zip(X, labels, strict=True)))
+    new.write_text("".join(f"{','.join(map(str, row))}\n" for row in X))
+    run = trained(train, tmp_path, "--label-column", -1)
+    with_labels = noisyrnn("predict", run, "--data", train)
+    assert with_labels.returncode == 0, with_labels.stderr
+    head, rows = table(with_labels.stdout)
+    assert head == ["sequence", "prediction", "probability_down", "probability_up"]
+    probabilities = library.load(run / "model.safetensors")(torch.from_numpy(X)[..., None]).softmax(dim=1)
+    assert [row[0] for row in rows] == [str(k) for k in range(40)]
+    assert np.allclose([[float(cell) for cell in row[2:]] for row in rows], probabilities.detach(), atol=1e-5)
+    assert [row[1] for row in rows] == [["down", "up"][int(k)] for k in probabilities.argmax(dim=1)]
+    assert noisyrnn("predict", run, "--data", new).stdout == with_labels.stdout
+    output = tmp_path / "predictions.csv"
+    written = noisyrnn("predict", run / "model.safetensors", "--data", new, "--labelled", "false", "--output", output)
+    assert written.stdout == f"Predicted: {output}\n"
+    assert output.read_text() == with_labels.stdout
+    undecided = noisyrnn("predict", run / "model.safetensors", "--data", new)
+    assert undecided.returncode == 2
+    assert "--labelled false" in undecided.stderr
+
+
+def test_values_and_steps(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(20, 4, 2))
+    lengths = np.array([4, 3] * 10)
+    np.savez(tmp_path / "steps.npz", X=X, y=(X.sum(axis=2) > 0).astype(int), lengths=lengths)
+    np.savez(tmp_path / "values.npz", X=X, y=X.mean(axis=1))
+    run = trained(tmp_path / "steps.npz", tmp_path)
+    head, rows = table(noisyrnn("predict", run, "--data", tmp_path / "steps.npz").stdout)
+    assert head == ["sequence", "step", "prediction", "probability_0", "probability_1"]
+    assert [row[:2] for row in rows[:8]] == [
+        [str(n), str(s)] for n, count in ((0, 4), (1, 3), (2, 1)) for s in range(count)
+    ]
+    run = trained(tmp_path / "values.npz", tmp_path)
+    np.savez(tmp_path / "new.npz", X=X[:2])
+    head, rows = table(noisyrnn("predict", run, "--data", tmp_path / "new.npz", "--weights", "last").stdout)
+    assert head == ["sequence", "prediction_1", "prediction_2"]
+    expected = library.load(run / "last.safetensors", SequenceModel)(torch.from_numpy(X[:2]))
+    assert np.allclose([[float(cell) for cell in row[1:]] for row in rows], expected.detach(), atol=1e-5)
+    np.savez(tmp_path / "narrow.npz", X=X[..., :1])
+    refused = noisyrnn("predict", run, "--data", tmp_path / "narrow.npz")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("inputs must have shape")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("x",), "data must be a file"),
+        (("absent", "--data", "x.csv"), "run must be a folder"),
+        (("absent.safetensors", "--data", "x.csv"), "path must be"),
+    ],
+)
+def test_what_is_missing_is_named(words: tuple[str, ...], message: str) -> None:
+    refused = noisyrnn("predict", *words)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(message)

@@ -1,0 +1,63 @@
+"""The tables of test results that commands print."""
+
+from pathlib import Path
+
+import pytest
+
+from noisyrnn.report import group_by_label, print_scores, read_run
+
+from .conftest import column, write_run
+
+
+def test_one_run_is_shown_with_a_row_for_each_perturbation(
+    runs: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = read_run(runs[0])
+    print_scores(group_by_label([run]), "noisy, seed 1")
+    title, _, head, rule, *rows = capsys.readouterr().out.splitlines()
+    assert title == "noisy, seed 1"
+    assert (head, rule) == ("| test inputs | accuracy in % |", "|---|---:|")
+    assert rows[0].startswith("| Clean | 90.0 [")
+    assert rows[1].startswith("| White noise σ 0.2 | 80.0 [")
+    assert rows[2].startswith("| PGD ℓ∞ ϵ 0.1 | 50.0 [")
+    assert rows[4] == "In brackets: the 95 % interval over test sequences, for these trained models."
+
+
+def test_several_models_are_shown_next_to_each_other(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    print_scores(group_by_label([read_run(run) for run in runs]), "digits")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "digits: Test accuracy in %"
+    assert lines[2] == "| test inputs | noisy | lipschitz | lstm | cornn |"
+    cells = lines[4].split(" | ")
+    assert [cell.split()[0] for cell in cells[1:4]] == ["95.0", "93.3", "51.7"]
+    assert cells[4] == "– |"
+    assert "trainings and test sequences" in lines[-2]
+
+
+def test_a_regression_has_a_column_for_each_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = []
+    for name, strength, r2, error in (("clean", None, 0.9, 0.25), ("white_noise", 0.5, 0.5, 1.5)):
+        entry = column(name, strength, 1.0)
+        for key in ("accuracy", "interval", "draw_accuracies", "correct"):
+            del entry[key]
+        values = {"r2": r2, "mean_squared_error": error}
+        scores = {
+            metric: {"mean": mean, "sequences": [mean - 0.1, mean + 0.1] * 10, "guess": 0.0}
+            for metric, mean in values.items()
+        }
+        columns.append(entry | {"scores": scores, "unit": "s"})
+    folder = write_run(tmp_path / "rnn-1", label="rnn", seed=1, columns=columns)
+    print_scores(group_by_label([read_run(folder)]), "rnn, seed 1")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| test inputs | R² | mean squared error |"
+    assert [cell.split()[0] for cell in lines[5].split(" | ")[1:]] == ["0.500", "1.500"]
+    assert not any("Attacks are on" in line for line in lines)
+    assert "Strengths are in units of each channel's scale in the training data" in lines[-2]
+
+
+def test_the_number_of_attacked_sequences_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    attack = column("pgd_linf", 0.1, 0.5)
+    columns = [column("clean", None, 0.9), attack | {"correct": attack["correct"][:8], "sequences": 8}]
+    folder = write_run(tmp_path / "rnn-1", label="rnn", seed=1, columns=columns)
+    print_scores(group_by_label([read_run(folder)]), "rnn, seed 1")
+    assert "Attacks are on the first 8 of 20 test sequences." in capsys.readouterr().out

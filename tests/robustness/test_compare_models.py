@@ -1,0 +1,154 @@
+"""Models of any kind side by side: modules, functions and estimators, with paired tests over sequences."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from torch import nn
+
+import noisyrnn
+from noisyrnn.data import Dataset, Split
+from noisyrnn.robustness import FGSM, PGD, Square, WhiteNoise, adjust, compare_models, evaluate, paired_test
+from noisyrnn.robustness.compare_models import NOT_ATTACKED
+
+
+@pytest.fixture
+def split() -> Split:
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(60, 4, 1, generator=generator)
+    return Split(inputs=inputs, labels=(inputs.sum(dim=(1, 2)) > 0).long(), classes=2)
+
+
+class Sum(nn.Module):
+    """The sum of the inputs, times a factor, as the logit of class 1."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        score = self.factor * inputs.sum(dim=(1, 2))
+        return torch.stack([-score, score], dim=1)
+
+
+def last(inputs: torch.Tensor) -> torch.Tensor:
+    return torch.cat([-inputs[:, -1], inputs[:, -1]], dim=1)
+
+
+def test_results_are_those_of_evaluate_and_tests_those_of_paired_values(split: Split) -> None:
+    noise = WhiteNoise(0.5)
+    found = noisyrnn.compare_models({"sum": Sum().eval(), "last": last}, split, [noise, FGSM(0.1)], draws=2, seed=3)
+    assert list(found.results) == ["sum", "last"]
+    assert list(found.results["sum"]) == ["clean", "white_noise 0.5", "fgsm 0.1"]
+    expected = evaluate(last, split, noise, draws=2, seed=3)
+    assert found.results["last"]["white_noise 0.5"] == expected
+    base = {key: evaluate(Sum().eval(), split, p, draws=2, seed=3) for key, p in (("clean", None), ("n", noise))}
+    by_hand = {
+        "clean": paired_test(evaluate(last, split).main.sequences, base["clean"].main.sequences),
+        "n": paired_test(expected.main.sequences, base["n"].main.sequences),
+        "a": paired_test(
+            evaluate(last, split, FGSM(0.1), draws=2, seed=3).main.sequences,
+            evaluate(Sum().eval(), split, FGSM(0.1), draws=2, seed=3).main.sequences,
+        ),
+    }
+    corrected = adjust(by_hand)
+    for key, name in (("clean", "clean"), ("white_noise 0.5", "n"), ("fgsm 0.1", "a")):
+        test = found.tests["last", key]
+        assert test.difference == by_hand[name].difference < 0
+        assert test.adjusted == corrected[name].adjusted
+        assert test.covers == "test sequences, for these trained models"
+
+
+def test_the_table_names_what_was_not_attacked(split: Split) -> None:
+    flat = split.inputs.reshape(60, -1).numpy()
+    logistic = LogisticRegression().fit(flat, split.labels.numpy())
+    attacks = [PGD(0.2, steps=2), Square(0.2, queries=20)]
+    found = compare_models({"<sum>": Sum().eval(), "logistic": logistic}, split, attacks, draws=1)
+    assert found.results["logistic"]["pgd_linf 0.2"] is None
+    assert ("logistic", "pgd_linf 0.2") not in found.tests
+    square = found.results["logistic"]["square 0.2"]
+    clean = found.results["logistic"]["clean"]
+    assert square is not None
+    assert clean is not None
+    assert clean.accuracy == pytest.approx(logistic.score(flat, split.labels.numpy()))
+    assert square.accuracy < clean.accuracy
+    lines = repr(found).splitlines()
+    assert lines[0].split() == ["inputs", "<sum>", "logistic"]
+    assert lines[2].startswith("pgd_linf 0.2")
+    assert lines[2].endswith(NOT_ATTACKED)
+    markdown = found.to_markdown()
+    assert markdown.startswith("| inputs | \\<sum\\> | logistic |\n|---|---:|---:|\n| clean | 100.0 [")
+    assert "p: paired test against <sum> over the same sequences, corrected for" in markdown
+    assert "<th>&lt;sum&gt;</th>" in found._repr_html_()
+
+
+def test_an_estimator_may_know_names_fewer_classes_and_no_probabilities(split: Split) -> None:
+    three = Split(inputs=split.inputs, labels=2 * split.labels, classes=3)
+    data = Dataset(
+        name="sums",
+        train=three,
+        validation=three,
+        read_test=lambda: three,
+        class_names=("low", "none", "high"),
+        value_range=None,
+        standardize=True,
+    )
+
+    class Named:
+        classes_ = np.array(["high", "low"])
+
+        def predict(self, X: np.ndarray) -> np.ndarray:
+            assert X.shape[1:] == (4, 1)
+            return np.where(X.sum(axis=(1, 2)) > 0, "high", "low")
+
+    found = compare_models({"named": Named()}, data)
+    assert found.results["named"]["clean"].accuracy == 1.0  # type: ignore[union-attr]
+    assert list(found.results["named"]) == [
+        "clean",
+        "white_noise 0.1 s",
+        "salt_and_pepper 0.05",
+        "fgsm 0.05 s",
+        "pgd_linf 0.05 s",
+    ]
+    assert found.results["named"]["fgsm 0.05 s"] is None
+    with pytest.raises(ValueError, match=r"^models must hold estimators for the classes of the data, 0 to 1, got high"):
+        compare_models({"named": Named()}, split, [])
+
+
+def test_a_regression_by_an_estimator(split: Split) -> None:
+    flat, target = split.inputs.reshape(60, -1), split.inputs.sum(dim=(1, 2))[:, None].double()
+    values = Split(inputs=split.inputs, labels=target, classes=0)
+    linear = LinearRegression().fit(flat.numpy(), target.numpy())
+    found = compare_models({"linear": linear}, values, [])
+    assert found.metric == "r2"
+    assert found.results["linear"]["clean"].main.mean == pytest.approx(1.0, abs=1e-6)  # type: ignore[union-attr]
+
+
+def test_a_function_that_leaves_torch_is_not_attacked(split: Split) -> None:
+    def left(inputs: torch.Tensor) -> torch.Tensor:
+        return last(torch.from_numpy(inputs.numpy()))
+
+    assert compare_models({"left": left}, split, [FGSM(0.1)]).results["left"]["fgsm 0.1"] is None
+
+
+@pytest.mark.parametrize(
+    ("models", "error", "message"),
+    [
+        ({}, ValueError, r"^models must hold at least one model"),
+        ({"a": 3}, TypeError, r"^models must hold callables or fitted estimators, got int as 'a'"),
+        ({"a": LogisticRegression()}, ValueError, r"^models must hold fitted estimators"),
+        ({"a": Sum()}, ValueError, r"^model must be in eval mode"),
+    ],
+)
+def test_what_is_not_a_model_is_refused(models: dict[str, Any], error: Any, message: str, split: Split) -> None:
+    with pytest.raises(error, match=message):
+        compare_models(models, split, [])
+    with pytest.raises(TypeError, match=r"^data must be a Dataset or a Split"):
+        compare_models({"a": last}, split.inputs, [])  # type: ignore[arg-type]
+
+
+def test_two_perturbations_of_one_title_are_both_measured(split: Split) -> None:
+    found = compare_models({"last": last}, split, [PGD(0.1, steps=1), PGD(0.1, steps=3)], draws=1)
+    assert len(found.results["last"]) == 3
