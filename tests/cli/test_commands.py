@@ -159,7 +159,7 @@ def test_train_export(data: Path, tmp_path: Path) -> None:
     wrong = noisyrnn("export", run, "--format", "onxx")
     assert (wrong.returncode, wrong.stderr) == (
         2,
-        "format must be one of onnx, torch, got 'onxx'. Did you mean 'onnx'?\n",
+        "format must be one of onnx, pretrained, torch, got 'onxx'. Did you mean 'onnx'?\n",
     )
 
 
