@@ -5,6 +5,8 @@ from pathlib import Path
 
 from noisyrnn.cli.flags import add_context, add_fields, command_parser, parse, pop_fields
 from noisyrnn.pipeline import EvaluateConfig, RunContext, evaluate_run
+from noisyrnn.pipeline.evaluate import gradient_notes
+from noisyrnn.progress import tell
 from noisyrnn.run_folder import RunFolder
 
 
@@ -24,4 +26,6 @@ def evaluate_command(argv: Sequence[str]) -> int:
     for folder in folders:
         evaluate_run(folder, config, context)
         print(f"Evaluated: {folder.robustness}")
+        for note in gradient_notes(folder):
+            tell(f"Note: {note}")
     return 0

@@ -65,6 +65,7 @@ class SeedResult:
         test_parts: Digests of the test data of its results, by the name of the file that records them.
         stale: Why a result that is there does not count, since it belongs to other weights or settings; and that the
             weights are not those of the run's training, where it is so.
+        gradient_notes: A sentence for each attack that indicates masked gradients.
     """
 
     path: Path
@@ -80,6 +81,7 @@ class SeedResult:
     analysis: Analysis | None
     test_parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stale: tuple[str, ...] = ()
+    gradient_notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -200,6 +202,7 @@ def read_run(path: Path) -> SeedResult:
     try:
         scores = dict(score for entry in robustness.get("columns", []) for score in _scores(entry))
         examples = tuple(_example(entry) for entry in robustness.get("examples", []))
+        gradient_notes = tuple(str(entry["note"]) for entry in robustness.get("gradient_checks", []) if entry["masked"])
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(
             f"robustness.json must hold complete columns and examples, got a damaged entry in {str(path)!r} "
@@ -224,6 +227,7 @@ def read_run(path: Path) -> SeedResult:
             if "test" in content.get("depends_on", {})
         },
         stale=tuple(reason for reason in (*stale.values(), foreign) if reason),
+        gradient_notes=gradient_notes,
     )
 
 
