@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,7 +108,16 @@ def test_limits_take_the_first_sequences(run: RunFolder) -> None:
     }
 
 
-def test_gradient_free_attacks_see_the_first_of_the_attacked_sequences_once(run: RunFolder) -> None:
+def test_gradient_free_attacks_see_the_first_of_the_attacked_sequences_once(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def record(model: Any, split: Any, perturbation: Any, *, draws: int, **named: Any) -> Any:
+        asked.append(("clean" if perturbation is None else perturbation.name, draws))
+        return evaluate(model, split, perturbation, draws=draws, **named)
+
+    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.evaluate"], "evaluate", record)
     config = EvaluateConfig(
         strengths={"pgd_linf": [0.5], "square_linf": [0.5]},
         attack_draws=2,
@@ -125,6 +135,8 @@ def test_gradient_free_attacks_see_the_first_of_the_attacked_sequences_once(run:
     first = dataset.test.subset(torch.arange(4))
     once = evaluate(load(run.model), first, Square(0.5, scale=dataset.scale), draws=1)
     assert columns["square_linf"] == once.to_dict()
+    assert [draws for name, draws in asked if name == "square_linf"] == [1]
+    assert [draws for name, draws in asked if name == "pgd_linf"] == [2]
     pgd, square, worst = (columns[name]["correct"] for name in ("pgd_linf", "square_linf", "worst_linf"))
     assert worst == "".join(map(min, pgd[:4], square)) + pgd[4:]
     assert columns["worst_linf"]["settings"].endswith("on the first 4 sequences")
@@ -144,6 +156,9 @@ def test_strong_attacks(run: RunFolder) -> None:
     strong = ["pgd_linf", "apgd_linf", "apgd_ratio_linf", "square_linf"]
     assert names == ["clean", "white_noise", *strong, "worst_linf"]
     assert written["settings"]["attacks"] == "strong"
+    values: Any = SimpleNamespace(value_range=None, test=SimpleNamespace(classes=0))  # a regression
+    chosen = settings.for_data(values).strengths
+    assert chosen is not None and list(chosen) == ["white_noise", "pgd_linf", "apgd_linf", "square_linf"]
     everything = EvaluateConfig(attacks="strong").for_data(load_dataset("digits")).strengths
     assert everything is not None and "fgsm" not in everything and list(everything["square_l2"]) == [0.2, 0.5]
 

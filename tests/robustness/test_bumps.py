@@ -70,21 +70,18 @@ def test_the_start_is_a_pattern_in_each_tile(length, fixed):
 def test_a_proposal_moves_the_norm_of_two_windows_into_one(length, share, seed, fixed):
     drawn, offset = uniform(1, 1, 7, seed=seed), uniform(1, 12, 2, seed=seed + 9) - 0.5
     offset[0, length:] = 0
-    offset *= 0.8 / offset.norm()
+    offset /= offset.norm()
     found = propose_bumps(offset, torch.zeros(1, 12, 2), torch.tensor([length]), share, Fixed(drawn))[0].numpy()
     before, window = offset[0].numpy(), min(length, max(3, round(share * length)))
     into, other = (int(float(drawn[0, 0, k]) * (length - window + 1)) for k in (0, 1))
     into, other = range(into, into + window), range(other, other + window)
-    expected = before.copy()
-    for channel in range(2):
-        signed = pattern(window, *(sign(float(drawn[0, 0, 3 + channel + part])) for part in (0, 2)))
-        kept = before[into, channel]
-        mixed = 2 * float(drawn[0, 0, 2]) * signed / np.linalg.norm(signed) + kept / np.linalg.norm(kept)
-        available = sum(before[step, channel] ** 2 for step in {*into, *other}) + (1 - 0.8**2) / 2
-        if np.linalg.norm(mixed) < 1e-6:
-            mixed = signed
-        expected[other, channel] = 0
-        expected[into, channel] = np.sqrt(available) * mixed / np.linalg.norm(mixed)
+    expected, signs = before.copy(), [sign(float(value)) for value in drawn[0, 0, 3:]]
+    signed = np.stack([pattern(window, signs[channel], signs[channel + 2]) for channel in range(2)], axis=1)
+    kept, t = before[into], 2 * float(drawn[0, 0, 2])
+    mixed = t * signed / np.linalg.norm(signed) + kept / np.linalg.norm(kept)
+    available = sum((before[step] ** 2).sum() for step in {*into, *other})
+    expected[other] = 0
+    expected[into] = np.sqrt(available) * mixed / np.linalg.norm(mixed)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15)
     assert np.linalg.norm(found) == pytest.approx(1, rel=1e-12)
 
@@ -100,13 +97,16 @@ def test_a_window_that_would_cancel_takes_the_opposite_sign(fixed):
     torch.testing.assert_close(found, -offset, rtol=1e-12, atol=1e-12)
 
 
-def test_positions_and_signs_are_uniform():
-    """Window 3 of 10: starts 0 to 7, in 4000 sequences; signs +1 in half of them."""
+def test_positions_are_uniform():
+    """Window 3 of 10: starts 0 to 7 of both windows, in 4000 sequences."""
     generator = torch.Generator().manual_seed(2)
-    found = propose_bumps(torch.zeros(4000, 10, 1).double(), torch.zeros(4000, 10, 1), None, 0.3, generator)[..., 0]
-    start = (found != 0).int().argmax(dim=1)
-    assert set(start.tolist()) == set(range(8))
-    assert abs(float(start.double().mean()) - 3.5) < 4 * (63 / 12 / 4000) ** 0.5
-    for place in (0, 1):
-        share = float((found.gather(1, start[:, None] + place) > 0).double().mean())
-        assert abs(share - 0.5) < 4 * (0.25 / 4000) ** 0.5
+    offset = torch.full((4000, 10, 1), 0.1**0.5, dtype=torch.float64)
+    found = propose_bumps(offset, torch.zeros(4000, 10, 1), None, 0.3, generator)[..., 0]
+    emptied = found == 0
+    filled = (found != offset[..., 0]) & ~emptied
+    whole = emptied.sum(dim=1) == 3  # the windows do not overlap
+    assert bool((filled.sum(dim=1) == 3).all()) and 0.3 < float(whole.double().mean()) < 0.7
+    for windows in (filled, emptied[whole]):
+        start = windows.int().argmax(dim=1)
+        assert set(start.tolist()) == set(range(8))
+        assert abs(float(start.double().mean()) - 3.5) < 4 * (63 / 12 / 1000) ** 0.5

@@ -363,7 +363,7 @@ def test_l2_reaches_the_optimum_of_a_linear_model():
     assert shares[2] > 0.92
 
 
-def test_l2_uses_elsewhere_what_the_clip_cuts_off():
+def test_l2_reaches_the_optimum_within_the_clip():
     """Half of the values are at the end of the range that the loss calls for: all the norm goes to the others."""
     inputs = torch.full((5, 10, 1), 0.5, dtype=torch.float64)
     inputs[:, :5] = 0.0

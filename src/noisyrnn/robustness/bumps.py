@@ -48,17 +48,18 @@ def start_bumps(inputs: Tensor, lengths: Tensor | None, generator: Draws) -> Ten
 
 
 def propose_bumps(offset: Tensor, inputs: Tensor, lengths: Tensor | None, share: float, generator: Draws) -> Tensor:
-    r"""Return the offset with the norm of two windows, and the norm that is not used yet, in one of them.
+    r"""Return the offset with the norm of two windows in one of them.
 
-    In each channel c, with windows V and W of the same length, a pattern η of that length with random signs and t
-    uniform in [0, 2):
+    With windows V and W of the same length, a pattern η of that length with random signs and t uniform in [0, 2):
 
-    .. math:: \delta'_V = r_c \frac{\nu}{\|\nu\|}, \quad \nu = t \frac{\eta}{\|\eta\|}
-        + \frac{\delta_V}{\|\delta_V\|}, \quad \delta'_{W \setminus V} = 0, \quad
-        r_c^2 = \|\delta_{V \cup W, c}\|^2 + (1 - \|\delta\|^2) / d_x .
+    .. math:: \delta'_V = \|\delta_{V \cup W}\| \, \frac{\nu}{\|\nu\|}, \quad \nu = t \frac{\eta}{\|\eta\|}
+        + \frac{\delta_V}{\|\delta_V\|}, \quad \delta'_{W \setminus V} = 0 .
+
+    The norms are over all channels together, so that a proposal can move norm between channels; in the paper each
+    channel keeps its own, except for what a clip cuts off.
 
     Args:
-        offset: Float64, `(batch, steps, channels)`, of norm at most 1 for each sequence.
+        offset: Float64, `(batch, steps, channels)`, of norm 1 for each sequence.
         inputs: Shape, type and place of the draws.
         lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
         share: Share of the valid steps that a window covers, in (0, 1].
@@ -71,14 +72,12 @@ def propose_bumps(offset: Tensor, inputs: Tensor, lengths: Tensor | None, share:
     start, other = ((drawn[..., k : k + 1] * (count - window + 1)).long() for k in (0, 1))
     step = torch.arange(steps, device=inputs.device)[None, :, None]
     inside, outside = ((first <= step) & (step < first + window) for first in (start, other))
-    kept = offset * inside
-    signed = _normalized(_pattern(step - start, window, random_signs(drawn[..., 3:])), over=1)
-    mixed = 2 * drawn[..., 2:3] * signed + _normalized(kept, over=1)  # the weight 1 of the paper refines less
-    cancels = mixed.square().sum(dim=1, keepdim=True) < CANCELLED**2
+    signed = _normalized(_pattern(step - start, window, random_signs(drawn[..., 3:])))
+    mixed = 2 * drawn[..., 2:3] * signed + _normalized(offset * inside)  # the weight 1 of the paper refines less
+    cancels = mixed.square().sum(dim=(1, 2), keepdim=True) < CANCELLED**2
     mixed = torch.where(cancels, signed, mixed)
-    unused = (1 - offset.square().sum(dim=(1, 2), keepdim=True)).clamp_min(0) / channels
-    available = (offset * (inside | outside)).square().sum(dim=1, keepdim=True) + unused
-    moved = available.sqrt() * _normalized(mixed, over=1)
+    available = (offset * (inside | outside)).square().sum(dim=(1, 2), keepdim=True).sqrt()
+    moved = available * _normalized(mixed)
     return torch.where(inside, moved, torch.where(outside, 0.0, offset))
 
 
@@ -114,7 +113,7 @@ def _bump(place: Tensor, length: Tensor) -> Tensor:
     return torch.where((place >= 0) & (place < length), height, 0.0)
 
 
-def _normalized(values: Tensor, over: int | tuple[int, int] = (1, 2)) -> Tensor:
-    """Divide by the norm over some axes; zeros remain zeros."""
-    norm = values.square().sum(dim=over, keepdim=True).sqrt()
+def _normalized(values: Tensor) -> Tensor:
+    """Divide each sequence by its norm; zeros remain zeros."""
+    norm = values.square().sum(dim=(1, 2), keepdim=True).sqrt()
     return values / norm.clamp_min(torch.finfo(values.dtype).tiny)

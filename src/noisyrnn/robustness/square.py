@@ -116,7 +116,7 @@ class Square(BallAttack):
             kept = _is_better(new_wrong, new_loss, wrong[rows], loss[rows])
             rows = rows[kept]
             changed = changed.index_copy(0, rows, candidates[kept])
-            offset = offset.index_copy(0, rows, self._within_clip(inputs, proposal, radius)[rows])
+            offset = offset.index_copy(0, rows, proposal[rows])
             wrong[rows], loss[rows] = new_wrong[kept], new_loss[kept]
         better = _is_better(wrong, loss, first_wrong, first_loss)
         return torch.where(better[:, None, None], changed, first)
@@ -138,15 +138,6 @@ class Square(BallAttack):
         if self.norm == "l2":
             return propose_bumps(offset, inputs, lengths, share, generator)
         return propose_signs(offset, lengths, share, generator)
-
-    def _within_clip(self, inputs: Tensor, offset: Tensor, radius: Tensor) -> Tensor:
-        """Return the offset that `clip` leaves of an ℓ2 proposal: what it cuts off, later ones may use elsewhere."""
-        if self.norm == "linf" or self.clip is None:
-            return offset
-        inputs = inputs.double()
-        cut = (inputs + radius * offset).clamp(*self.clip) - inputs
-        # An input outside of the clip is moved into it by more than the radius allows.
-        return torch.where(cut.abs() < (radius * offset).abs(), cut / radius, offset)
 
 
 def _score(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
