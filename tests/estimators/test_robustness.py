@@ -95,6 +95,20 @@ def test_what_limits_a_score_is_noted(classifier, regressor, waves):
     assert "changed no value" in rows[1].note and rows[2].note == "not better than guessing"
 
 
+def test_masked_gradients_are_noted(classifier, waves):
+    X, y = waves
+    classifier.fit(X, y)
+    attacks = {"pgd_linf": [1.0], "square_linf": [1.0]}
+    plain = classifier.robustness_report(X, y, perturbations=attacks, draws=1)
+    assert plain.notes == () and "Note" not in str(plain)
+    assert [row.perturbation for row in plain.rows] == ["clean", "pgd_linf", "square_linf", "worst_linf"]
+    classifier.model_.register_forward_hook(lambda module, inputs, logits: logits.detach() + 0 * inputs[0].sum())
+    masked = classifier.robustness_report(X, y, perturbations={"fgsm": [1.0], "square_linf": [1.0]}, draws=1)
+    (note,) = masked.notes
+    assert note.startswith("Gradients may be masked") and str(masked).endswith(f"Note: {note}")
+    assert masked.to_dict()["notes"] == [note]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

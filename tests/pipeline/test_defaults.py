@@ -34,7 +34,7 @@ def whole_run(output: Path, config: TrainConfig, parts: tuple[str, ...]) -> list
     """Weights, metrics, accuracies and diagnostics of a run."""
     folder = train_run(config, RunContext(output=output, accelerator="cpu"))
     # pgd_linf differs from pgd_l2 in the norm only, and square takes long and has such a test of its own.
-    strengths = {name: [0.1] for name in PERTURBATIONS if name not in ("pgd_linf", "square")}
+    strengths = {name: [0.1] for name in PERTURBATIONS if name not in ("pgd_linf", "square_linf", "square_l2")}
     evaluate_run(folder, EvaluateConfig(strengths=strengths, draws=1))
     analyze_run(folder, AnalyzeConfig(diagnostics=parts))
     with torch.device("cpu"):

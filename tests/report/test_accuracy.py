@@ -211,6 +211,33 @@ def test_what_makes_runs_less_comparable_is_noted(make_run: Make) -> None:
     assert "Note: White noise" in markdown(comparison)
 
 
+def test_columns_of_fewer_sequences_are_named(make_run: Make) -> None:
+    columns = [
+        column("clean", None, 0.75),
+        column("white_noise", 0.1, 0.75),
+        *({**column(name, 0.1, 0.5, draws=1), "correct": "1" * 12} for name in ("pgd_linf", "worst_linf")),
+        {**column("square_linf", 0.1, 0.5, draws=1), "correct": "10" * 3},
+    ]
+    runs = [make_run(label=label, seed=1, columns=columns) for label in "ab"]
+    comparison = compare([read_run(path) for path in runs])
+    assert comparison.notes[0] == (
+        "Of the 20 test sequences, some columns have only the first: PGD ℓ∞, Worst case over attacks ℓ∞ on the first "
+        "12; Square ℓ∞ on the first 6."
+    )
+    assert "that was run on the sequence" in markdown(comparison)
+
+
+def test_masked_gradients_are_noted_for_each_run(make_run: Make) -> None:
+    runs = [make_run(label=label, seed=1, columns=[column("clean", None, 0.75)]) for label in "ab"]
+    stored = json.loads((runs[1] / "robustness.json").read_text())
+    stored = {name: stored[name] for name in ("settings", "columns", "examples")}
+    checks = [{"masked": True, "note": "Gradients may be masked."}, {"masked": False, "note": ""}]
+    write(runs[1] / "robustness.json", {**stored, "gradient_checks": checks})
+    comparison = compare([read_run(path) for path in runs])
+    assert comparison.notes == ("b, seed 1: Gradients may be masked.",)
+    assert "Note: b, seed 1: Gradients may be masked." in markdown(comparison)
+
+
 def test_json_holds_every_number(comparison: Comparison) -> None:
     content = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     assert content["base"] == "noisy"

@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from noisyrnn.data.scale import Scale
-from noisyrnn.robustness import FGSM, PERTURBATIONS, Perturbation, check_strengths, default_strengths
+from noisyrnn.robustness import (
+    FGSM,
+    PERTURBATIONS,
+    Perturbation,
+    build_perturbation,
+    check_strengths,
+    default_strengths,
+    strong_attacks,
+)
 from noisyrnn.robustness.base import check_perturbation
 from noisyrnn.robustness.default_strengths import WITHOUT_UNIT
 
@@ -58,7 +66,7 @@ def test_default_strengths_follow_the_range_of_the_data():
     for name, strengths in images.items():
         factor = 1 if name in WITHOUT_UNIT else 200
         assert bytes_[name] == pytest.approx([factor * strength for strength in strengths])
-    assert volts == images | {"pgd_l2": (0.02, 0.05)}  # times √n
+    assert volts == images | {"pgd_l2": (0.02, 0.05), "square_l2": (0.05,)}  # times √n
 
 
 def test_lists_and_tuples_pass():
@@ -81,3 +89,24 @@ def test_lists_and_tuples_pass():
 def test_messages(value, error, message):
     with pytest.raises(error, match=message):
         check_strengths("strengths", value)
+
+
+def test_strong_attacks_replace_the_others_at_their_radii():
+    strengths = {"salt_and_pepper": [0.1], "fgsm": [0.3, 0.1], "square_linf": [0.2], "apgd_l2": [0.5]}
+    strong = strong_attacks(strengths)
+    linf, l2 = (0.1, 0.2, 0.3), (0.5,)
+    assert strong == {
+        "salt_and_pepper": [0.1],
+        **{"pgd_linf": linf, "apgd_linf": linf, "apgd_ratio_linf": linf, "square_linf": linf},
+        **{"pgd_l2": l2, "apgd_l2": l2, "apgd_ratio_l2": l2, "square_l2": l2},
+    }
+    assert strong_attacks(strong) == strong and strong.keys() <= PERTURBATIONS.keys()
+    assert strong_attacks({"white_noise": [0.1]}) == {"white_noise": [0.1]}
+    of_values = strong_attacks({"pgd_l2": [0.5]}, classification=False)
+    assert of_values == {"pgd_l2": l2, "apgd_l2": l2, "square_l2": l2}
+    every = strong_attacks(default_strengths((0.0, 1.0)))
+    norms = {name: build_perturbation(name, 0.1, value_range=(0.0, 1.0)).norm for name in every}
+    assert {norm for name, norm in norms.items() if name.startswith(("pgd", "apgd", "square"))} == {"linf", "l2"}
+    assert [name for name, norm in norms.items() if norm is None] == [
+        *("white_noise", "multiplicative_noise", "salt_and_pepper")
+    ]

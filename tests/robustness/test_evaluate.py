@@ -137,7 +137,7 @@ def test_an_attack_counts_its_worst_start_and_spares_who_is_fooled():
     assert result.correct == (0, 0, 0, 1, 0) and result.draw_accuracies == (0.2,) and result.accuracy == 0.2
     interval = accuracy_interval([0, 0, 0, 1, 0], draws=1)
     assert result.interval == (interval.low, interval.high)
-    assert (result.moved, result.guess, result.norm) == (True, 0.8, "linf")
+    assert (result.moved, result.guess, result.norm, result.gradient_free) == (True, 0.8, "linf", False)
     stopped = Scripted(0.1, script=({0, 1}, {3, 4}, set()))
     assert evaluate(sign, split, stopped, draws=3).accuracy == 0 and len(stopped.seen) == 2
 
@@ -181,8 +181,12 @@ def test_worst_cases_hold_for_all_attacks_of_a_norm_up_to_a_radius():
     assert found[1].accuracy == 0.25 and found[1].guess == 0.25
     assert found[1].settings == "worst case of fgsm 0.1; pgd_linf 0.2; fgsm 0.2"
     assert worst_cases(found) == []  # they are no attacks themselves
-    with pytest.raises(ValueError, match=r"^results must be for the same sequences, got 4, 2 of them\.$"):
-        worst_cases([result("fgsm", "linf", 0.1, (1, 1, 1, 1)), result("pgd_linf", "linf", 0.1, (1, 1))])
+    for order in (1, -1):  # the second attack saw the first two sequences
+        both = [result("pgd_linf", "linf", 0.1, (1, 1, 0, 1)), result("square_linf", "linf", 0.1, (0, 1))][::order]
+        (worst,) = worst_cases(both)
+        assert worst.correct == (0, 1, 0, 1) and worst.accuracy == 0.5
+        texts = ["pgd_linf 0.1", "square_linf 0.1 on the first 2 sequences"][::order]
+        assert worst.settings == "worst case of " + "; ".join(texts)
 
 
 def test_a_perturbation_that_moves_nothing_is_noticed(split, linear):

@@ -27,6 +27,7 @@ def test_names_and_symbols(name):
     assert entry.description and "\n" not in entry.description
     assert perturbation.is_attack == (name not in ("white_noise", "multiplicative_noise", "salt_and_pepper"))
     assert perturbation.random == (name != "fgsm")
+    assert perturbation.gradient_free == (name in ("square_linf", "square_l2"))
 
 
 def test_repr_rebuilds(name):

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisyrnn.data.base import Split
+from noisyrnn.data.scale import Scale
 from noisyrnn.robustness import FGSM, PGD, PathDraws, Square, evaluate
 from noisyrnn.robustness.gradient import sequence_losses, wrong_answers
-from noisyrnn.robustness.square import _propose
+from noisyrnn.robustness.square import propose_signs
 
 LABELS = torch.tensor([0, 1, 1, 0, 1, 0])
 
@@ -210,13 +211,13 @@ def test_windows_have_the_length_of_the_share_and_lie_within_the_valid_steps():
     batch, share = 4000, 0.3
     lengths = torch.arange(batch) % 10 + 1
     signs = 2 * (torch.rand(batch, 10, 3, generator=generator(), dtype=torch.float64) < 0.5).double() - 1
-    changed = _propose(signs, lengths, share, generator(2))
+    changed = propose_signs(signs, lengths, share, generator(2))
     differs = (changed != signs).any(dim=2)
     first, last = differs.int().argmax(dim=1), 9 - differs.flip(1).int().argmax(dim=1)
     window = torch.tensor([max(1, round(share * int(length))) for length in lengths])
     assert bool(differs.any(dim=1).all())  # a proposal always changes something
     assert bool((last < lengths).all()) and bool((last - first < window).all())
-    opposite = _propose(torch.where(differs[..., None], changed, signs), lengths, share, generator(2))
+    opposite = propose_signs(torch.where(differs[..., None], changed, signs), lengths, share, generator(2))
     flipped = (opposite != changed).all(dim=2)  # the same draws again change nothing, so their opposite is taken
     assert torch.equal(flipped.sum(dim=1), window)
     start = flipped.int().argmax(dim=1)
@@ -296,10 +297,141 @@ def test_finds_as_many_wrong_answers_as_art():
     assert square <= pgd + 0.02
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    radius=st.floats(1e-3, 3.0),
+    share=st.floats(1e-3, 1.0),
+    clip=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 1000),
+)
+def test_l2_stays_in_its_ball_and_in_the_clip_and_leaves_padding(radius, share, clip, dtype, seed):
+    inputs = torch.rand(4, 6, 2, generator=generator(seed), dtype=dtype)
+    lengths, seen = torch.tensor([6, 1, 3, 6]), []
+
+    def model(x, lengths):
+        if len(x) == 4:
+            seen.append(x)
+        return curved(x) + torch.tensor([100.0, 0.0])  # no wrong answer ends the search
+
+    attack = Square(radius, norm="l2", queries=12, initial_share=share, clip=(0.0, 1.0) if clip else None)
+    result = attack.apply(model, inputs, torch.zeros(4, dtype=torch.long), generator=generator(seed), lengths=lengths)
+    padded = torch.arange(6) >= lengths[:, None]
+    assert len(seen) == 12
+    for values in (result, *seen):
+        norm = (values - inputs).double().flatten(1).norm(dim=1)
+        assert float(norm.max()) <= radius * (1 + 1e-6) + 1e-6  # rounding of float32 sums
+        assert torch.equal(values[padded], inputs[padded])
+        if clip:
+            assert float(values.min()) >= 0 and float(values.max()) <= 1
+    for values in () if clip else seen[1:]:  # proposals use the whole radius
+        norm = (values - inputs).double().flatten(1).norm(dim=1)
+        torch.testing.assert_close(norm, torch.full_like(norm, radius), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_keeps_the_largest_loss_of_all_it_has_seen(norm, make_inputs):
+    """So the kept loss never falls: with a bound on the queries, the result has the maximum up to there."""
+    inputs, losses = make_inputs(), []
+
+    def model(x):
+        logits = curved(x) + torch.tensor([50.0, 0.0])
+        losses.append(sequence_losses(logits, 0 * LABELS))
+        return logits
+
+    result = Square(0.4, norm=norm, queries=60).apply(model, inputs, 0 * LABELS, generator=generator(), lengths=None)
+    seen, largest = torch.stack(losses), torch.stack(losses).max(dim=0).values
+    torch.testing.assert_close(sequence_losses(model(result), 0 * LABELS), largest, rtol=0, atol=0)
+    assert bool((largest > seen[1]).all())  # better than the start
+
+
+def test_l2_reaches_the_optimum_of_a_linear_model():
+    """The best point is x - ϵ w / |w|."""
+    weight = torch.randn(12, 2, generator=generator(3), dtype=torch.float64)
+    inputs, labels = torch.rand(6, 12, 2, generator=generator(), dtype=torch.float64), torch.ones(6, dtype=torch.long)
+
+    def margin(x):
+        return 100 + (x * weight).sum(dim=(1, 2))
+
+    def share(queries):
+        attack = Square(0.2, norm="l2", queries=queries)
+        result = attack(lambda x: torch.stack((-margin(x), margin(x)), dim=1), inputs, labels, generator=generator())
+        return float(((margin(inputs) - margin(result)) / (0.2 * weight.norm())).min())
+
+    shares = [share(queries) for queries in (20, 200, 3000)]
+    assert shares[0] < shares[1] < shares[2] <= 1
+    assert shares[2] > 0.92
+
+
+def test_l2_reaches_the_optimum_within_the_clip():
+    """Half of the values are at the end of the range that the loss calls for: all the norm goes to the others."""
+    inputs = torch.full((5, 10, 1), 0.5, dtype=torch.float64)
+    inputs[:, :5] = 0.0
+    labels = torch.ones(5, dtype=torch.long)
+
+    def margin(x):
+        return 100 + x.sum(dim=(1, 2))
+
+    attack = Square(0.3, (0.0, 1.0), "l2", queries=1000)
+    result = attack(lambda x: torch.stack((-margin(x), margin(x)), dim=1), inputs, labels, generator=generator())
+    gain = (margin(inputs) - margin(result)) / (0.3 * 5**0.5)
+    assert float(gain.max()) <= 1 and float(gain.min()) > 0.95
+
+
+@pytest.mark.parametrize(("norm", "radius"), [("linf", 0.3), ("l2", 0.4)])
+def test_finds_what_brute_force_finds_where_the_gradient_is_zero(norm, radius):
+    """Every sequence of two values that any of 4000 points of its ball misclassifies."""
+    inputs = torch.rand(60, 2, 1, generator=generator(4), dtype=torch.float64)
+
+    def model(x, lengths=None):
+        score = (3 * x[:, 0, 0] - 2 * x[:, 1, 0]).round() + 0.25
+        return torch.stack((score, -score), dim=1)
+
+    labels = model(inputs).argmax(dim=1)
+    angle = torch.linspace(0, 2 * math.pi, 4000, dtype=torch.float64)
+    circle = torch.stack((angle.cos(), angle.sin()), dim=1)
+    edge = circle if norm == "l2" else circle / circle.abs().amax(dim=1, keepdim=True)  # the extremes of a linear score
+    points = inputs[:, None] + radius * edge[None, :, :, None]
+    fooled = (model(points.flatten(0, 1)).argmax(dim=1).reshape(60, 4000) != labels[:, None]).any(dim=1)
+    result = Square(radius, norm=norm, queries=300)(model, inputs, labels, generator=generator())
+    assert 10 < int(fooled.sum()) < 50
+    assert torch.equal(wrong_answers(model(result), labels), fooled)
+
+
+def test_l2_same_seed_same_bits_and_lengths_do_not_shift_the_draws(make_inputs):
+    inputs = make_inputs()
+    labels = curved(inputs).argmax(dim=1)
+    attack = Square(0.02, norm="l2", queries=30)
+    one, two, other = (attack(curved, inputs, labels, generator=generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+    short = attack(curved, inputs, labels, generator=generator(), lengths=torch.tensor([2, 1, 3, 5, 5, 5]))
+    assert torch.equal(short[3:], one[3:]) and not torch.equal(short[:3], one[:3])
+    halves = [
+        attack(curved, inputs[rows], labels[rows], generator=PathDraws(seed=1, first_row=rows.start))
+        for rows in (slice(0, 3), slice(3, 6))
+    ]
+    assert torch.equal(torch.cat(halves), attack(curved, inputs, labels, generator=PathDraws(seed=1)))
+
+
+def test_l2_radius_in_units_of_the_scale_is_the_root_mean_square_of_the_change(make_inputs):
+    inputs, lengths = make_inputs(batch=3), torch.tensor([5, 2, 4])
+    scale = Scale(mean=(1.0, 2.0), std=(0.5, 4.0), low=(0.0, 0.0), high=(1.0, 1.0))
+    result = Square(0.3, norm="l2", queries=20, scale=scale)(
+        lambda x, lengths: curved(x) + torch.tensor([500.0, 0.0]),
+        inputs,
+        torch.zeros(3, dtype=torch.long),
+        generator=generator(),
+        lengths=lengths,
+    )
+    change = ((result - inputs) / torch.tensor([0.5, 4.0], dtype=torch.float64)).flatten(1).norm(dim=1)
+    torch.testing.assert_close(change, 0.3 * (2 * lengths.double()).sqrt())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"queries": 1}, r"^queries must be at least 2, got 1\.$"),
+        ({"norm": "l1"}, r"^norm must be one of l2, linf, got 'l1'"),
         ({"initial_share": 0.0}, r"^initial_share must be greater than 0, got 0\.$"),
         ({"initial_share": 1.5}, r"^initial_share must be at most 1, got 1\.5\.$"),
         ({"initial_share": math.nan}, r"^initial_share must be finite and greater than 0, got nan\.$"),

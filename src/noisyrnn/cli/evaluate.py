@@ -5,6 +5,8 @@ from pathlib import Path
 
 from noisyrnn.cli.flags import add_context, add_fields, command_parser, parse, pop_fields
 from noisyrnn.pipeline import EvaluateConfig, RunContext, evaluate_run, open_run_or_pretrained
+from noisyrnn.pipeline.evaluate import gradient_notes
+from noisyrnn.progress import tell
 from noisyrnn.report import group_by_label, print_scores, read_run
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.pretrained import figure_of, read_pretrained
@@ -30,6 +32,8 @@ def evaluate_command(argv: Sequence[str]) -> int:
         print(f"Evaluated: {folder.robustness_file(config.weights)}")
         result = read_run(folder.path, config.weights)
         print_scores(group_by_label([result]), f"{result.label}, seed {result.seed}, on the test data")
+        for note in gradient_notes(folder, config.weights):
+            tell(f"Note: {note}")
         if folder.path != Path(run):
             _print_next_to_card(folder)
     return 0

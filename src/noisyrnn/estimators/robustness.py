@@ -17,6 +17,7 @@ from noisyrnn.robustness import (
     build_perturbation,
     check_strengths,
     evaluate,
+    gradient_checks,
     worst_cases,
 )
 from noisyrnn.robustness.default_strengths import ESTIMATOR_ATTACKS, ESTIMATOR_NOISE
@@ -54,16 +55,18 @@ class RobustnessReport:
         sequences: Number of sequences.
         draws: Number of draws of each random noise, and of random starts of each attack.
         rows: Scores, those of the unperturbed sequences first.
+        notes: A sentence for each gradient-free attack that indicates masked gradients.
     """
 
     measure: str
     sequences: int
     draws: int
     rows: tuple[RobustnessRow, ...]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready form."""
-        return asdict(self) | {"rows": [asdict(row) for row in self.rows]}
+        return asdict(self) | {"rows": [asdict(row) for row in self.rows], "notes": list(self.notes)}
 
     def __str__(self) -> str:
         lines = [f"{self.measure} on {self.sequences} sequences, 95 % intervals, {self.draws} draws or starts"]
@@ -72,7 +75,7 @@ class RobustnessReport:
             strength = "" if row.perturbation == "clean" else f"{row.strength:g} {row.unit}".strip()
             line = f"{row.perturbation:<22}{strength:>16}{row.score:>10.4g}   [{row.low:.4g}, {row.high:.4g}]"
             lines.append(f"{line}   {row.note}".rstrip())
-        return "\n".join([*lines, UNITS])
+        return "\n".join([*lines, UNITS, *(f"Note: {note}" for note in self.notes)])
 
 
 class ReportOptions(TypedDict):
@@ -105,7 +108,8 @@ def robustness_report(model: SequenceModel, split: Split, **options: Unpack[Repo
     ]
     measure = results[0].metric if split.classes else "mean_squared_error"
     rows = tuple(_row(result, measure) for result in (*results, *worst_cases(results)))
-    return RobustnessReport(measure=METRICS[measure].title, sequences=len(split), draws=draws, rows=rows)
+    notes = tuple(check.note for check in gradient_checks(results) if check.masked)
+    return RobustnessReport(measure=METRICS[measure].title, sequences=len(split), draws=draws, rows=rows, notes=notes)
 
 
 def _row(result: RobustnessResult, measure: str) -> RobustnessRow:

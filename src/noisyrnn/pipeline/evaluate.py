@@ -34,6 +34,8 @@ from noisyrnn.robustness import (
     default_strengths,
     evaluate,
     examples,
+    gradient_checks,
+    strong_attacks,
     worst_cases,
 )
 from noisyrnn.run_folder import RunFolder
@@ -54,12 +56,17 @@ class EvaluateConfig:
             its range of values, as image data sets do, and otherwise in units of each channel's standard deviation in
             the training data. Tables name the unit.
         draws: Number of draws of each random perturbation, 1 to 35.
+        attacks: "standard", or "strong": attack with PGD, APGD on two losses and the gradient-free Square, at every
+            radius that strengths have for their norm, in place of the attacks there.
         attack_draws: Number of random starts of each attack, 1 to 35. A sequence counts as correct only if it is
-            classified correctly after every start; steps and values count with their worst case.
+            classified correctly after every start; steps and values count with their worst case. A gradient-free
+            attack has one start.
         evaluation_seed: Seed of the draws, at least 0; models evaluated with the same seed get the same noise.
         clip: Clip perturbed values to the range of values that the data set states.
         test_limit: Evaluate only the first N test sequences (default: all).
         attack_sequences: Attack only the first N test sequences, at least 1.
+        gradient_free_sequences: Attack only the first N of these with gradient-free attacks, which are slow, at least
+            1. In the worst case over attacks the others count with the gradient attacks only.
         weights: Weights to measure: "kept", those of the epoch that training keeps, or "last", those of the last epoch.
 
     Raises:
@@ -68,12 +75,14 @@ class EvaluateConfig:
     """
 
     strengths: Mapping[str, Sequence[float]] | None = None
+    attacks: Literal["standard", "strong"] = "standard"
     draws: int = 5
     attack_draws: int = 5
     evaluation_seed: int = 0
     clip: bool = False
     test_limit: int | None = None
     attack_sequences: int = 1000
+    gradient_free_sequences: int = 100
     weights: Weights = "kept"
 
     def __post_init__(self) -> None:
@@ -85,7 +94,9 @@ class EvaluateConfig:
         check_flag("clip", self.clip)
         check_choice("weights", self.weights, get_args(Weights))
         check_integer("evaluation_seed", self.evaluation_seed, minimum=0)
+        check_choice("attacks", self.attacks, ("standard", "strong"))
         check_integer("attack_sequences", self.attack_sequences, minimum=1)
+        check_integer("gradient_free_sequences", self.gradient_free_sequences, minimum=1)
         if self.test_limit is not None:
             check_integer("test_limit", self.test_limit, minimum=1)
 
@@ -112,9 +123,10 @@ class EvaluateConfig:
             ValueError: If values are to be clipped to a range that the data set does not state.
         """
         check_clip(self.clip, dataset.value_range)
-        if self.strengths is not None:
-            return self
-        return replace(self, strengths=default_strengths(dataset.value_range))
+        strengths = default_strengths(dataset.value_range) if self.strengths is None else self.strengths
+        if self.attacks == "strong":
+            strengths = strong_attacks(strengths, classification=bool(dataset.test.classes))
+        return replace(self, strengths=strengths)
 
     def perturbations(self, dataset: Dataset) -> list[Perturbation]:
         """Return the perturbations of a data set's inputs, one for each strength."""
@@ -167,6 +179,13 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
     return folder
 
 
+def gradient_notes(folder: RunFolder, weights: Weights = "kept") -> list[str]:
+    """Return a sentence for each attack on an evaluated run that indicates masked gradients."""
+    config = folder.read_config()["config"]
+    checks = folder.read_result(folder.robustness_file(weights)).content.get("gradient_checks", [])
+    return [f"{config['label']}, seed {config['seed']}: {check['note']}" for check in checks if check["masked"]]
+
+
 def is_current(folder: RunFolder, config: EvaluateConfig, dataset: Dataset) -> bool:
     """Return whether the stored accuracies of a run, if any, belong to these settings and test data."""
     file = folder.robustness_file(config.weights)
@@ -190,19 +209,24 @@ def _measure(
         else dataset.test.subset(torch.arange(len(dataset.test), device="cpu")[: config.test_limit])
     )
     attacked = test.subset(torch.arange(len(test), device="cpu")[: config.attack_sequences])
+    searched = attacked.subset(torch.arange(len(attacked), device="cpu")[: config.gradient_free_sequences])
     model = load_noise_free(folder, device, config.weights)
     perturbations: list[Perturbation | None] = [None, *config.perturbations(dataset)]
     bar = ProgressBar(f"evaluate {folder.path.name}", len(perturbations), shown=show_progress)
     results: list[RobustnessResult] = []
     try:
         for perturbation in perturbations:
-            attack = perturbation is not None and perturbation.is_attack
+            sequences, draws = test, config.draws
+            if perturbation is not None and perturbation.gradient_free:
+                sequences, draws = searched, 1
+            elif perturbation is not None and perturbation.is_attack:
+                sequences, draws = attacked, config.attack_draws
             results.append(
                 evaluate(
                     model,
-                    attacked if attack else test,
+                    sequences,
                     perturbation,
-                    draws=config.attack_draws if attack else config.draws,
+                    draws=draws,
                     seed=config.evaluation_seed,
                     device=device,
                     show_progress=False,
@@ -212,7 +236,7 @@ def _measure(
     finally:
         bar.close()
     by_strength = sorted((p for p in perturbations if p is not None), key=lambda p: p.strength)
-    strongest = {p.name: p for p in by_strength}
+    strongest = {p.name: p for p in by_strength if not p.gradient_free}  # they would take as long as the results
     shown: list[dict[str, Any]] = []
     confusion: list[list[int]] | None = None
     if test.one_class_each:
@@ -226,7 +250,8 @@ def _measure(
             device=device,
         )
     columns = [result.to_dict() for result in (*results, *worst_cases(results))]
-    return {"columns": columns, "confusion": confusion, "examples": shown}
+    checks = [check.to_dict() for check in gradient_checks(results)]
+    return {"columns": columns, "gradient_checks": checks, "confusion": confusion, "examples": shown}
 
 
 def _example_indices(count: int) -> list[int]:

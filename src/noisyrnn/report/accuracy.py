@@ -129,11 +129,11 @@ def caption(table: Table, metric: str = "accuracy") -> str:
         sentences.append(
             "Under an attack, a sequence counts as correct only if it is classified correctly without a perturbation "
             "and after every start of the attack; in the worst case over attacks, only if this holds for every attack "
-            "of that norm with this or a smaller radius."
+            "of that norm with this or a smaller radius that was run on the sequence."
             if metric == "accuracy"
             else "Under an attack, a sequence counts with its worst value without a perturbation and after every start "
             "of the attack; in the worst case over attacks, with that of every attack of that norm with this or a "
-            "smaller radius."
+            "smaller radius that was run on the sequence."
         )
     return " ".join(sentences)
 
@@ -184,7 +184,13 @@ def best_mean(metric: str) -> str:
 def accuracy_notes(groups: Sequence[Group], tables: Mapping[str, Table]) -> tuple[str, ...]:
     """Return notes on results that are not comparable, or not informative about robustness."""
     metric, table = next(iter(tables.items()))  # the others were measured on the same inputs
-    return (*_unlike(groups, metric), *_without_effect(groups, metric), *_guessing(groups, table, metric))
+    return (
+        *_unlike(groups, metric),
+        *_sizes(groups, metric),
+        *_masked_gradients(groups),
+        *_without_effect(groups, metric),
+        *_guessing(groups, table, metric),
+    )
 
 
 _DRAWS = ("draws", "attack_draws", "evaluation_seed")
@@ -213,9 +219,38 @@ def _unlike(groups: Sequence[Group], metric: str) -> tuple[str, ...]:
             notes.append(f"{column.title} was not the same perturbation in all runs: {listed}.")
     if len({tuple(result.evaluation.get(name) for name in _DRAWS) for result in evaluated}) > 1:
         notes.append("The runs were evaluated with different numbers of draws or different seeds of the draws.")
-    if len({len(score.by_sequence) for result in evaluated for score in result.scores.values()}) > 1:
-        notes.append(f"Not all {_plural(metric)} were measured on the same number of test sequences.")
     return tuple(notes)
+
+
+def _sizes(groups: Sequence[Group], metric: str) -> list[str]:
+    """Return a note on columns that were measured on fewer test sequences than others."""
+    sizes: dict[Column, set[int]] = {}
+    for result in (result for group in groups for result in group.evaluated):
+        for column, score in result.scores.items():
+            if column.metric == metric:
+                sizes.setdefault(column, set()).add(len(score.by_sequence))
+    if any(len(counts) > 1 for counts in sizes.values()):
+        return [f"Not all {_plural(metric)} were measured on the same number of test sequences."]
+    titles: dict[int, list[str]] = {}
+    for column in sorted(sizes, key=lambda column: column.place):
+        titles.setdefault(min(sizes[column]), []).append(perturbation_title(column.perturbation))
+    most = max(titles, default=0)
+    few = [
+        f"{', '.join(dict.fromkeys(titles[count]))} on the first {count}"
+        for count in sorted(titles, reverse=True)
+        if count < most
+    ]
+    return [f"Of the {most} test sequences, some columns have only the first: {'; '.join(few)}."] if few else []
+
+
+def _masked_gradients(groups: Sequence[Group]) -> list[str]:
+    """Return a note for each run and attack that indicates masked gradients."""
+    return [
+        f"{result.label}, seed {result.seed}: {note}"
+        for group in groups
+        for result in group.evaluated
+        for note in result.gradient_notes
+    ]
 
 
 def _plural(metric: str) -> str:

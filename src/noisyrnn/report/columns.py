@@ -15,7 +15,8 @@ TITLES = {
     "apgd_l2": "APGD ℓ2",
     "apgd_ratio_linf": "APGD on ratios ℓ∞",
     "apgd_ratio_l2": "APGD on ratios ℓ2",
-    "square": "Square ℓ∞",
+    "square_linf": "Square ℓ∞",
+    "square_l2": "Square ℓ2",
     f"{WORST}linf": "Worst case over attacks ℓ∞",
     f"{WORST}l2": "Worst case over attacks ℓ2",
 }

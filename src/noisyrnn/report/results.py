@@ -66,6 +66,7 @@ class SeedResult:
         test_parts: Digests of the test data of its results, by the name of the file that records them.
         stale: Why a result that is there does not count, since it belongs to other weights or settings; and that the
             weights are not those of the run's training, where it is so.
+        gradient_notes: A sentence for each attack that indicates masked gradients.
     """
 
     path: Path
@@ -82,6 +83,7 @@ class SeedResult:
     confusion: tuple[tuple[int, ...], ...] | None = None
     test_parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stale: tuple[str, ...] = ()
+    gradient_notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -208,6 +210,7 @@ def read_run(path: Path, weights: str = "kept") -> SeedResult:
         scores = dict(score for entry in robustness.get("columns", []) for score in _scores(entry))
         examples = tuple(_example(entry) for entry in robustness.get("examples", []))
         confusion = _confusion(robustness.get("confusion"))
+        gradient_notes = tuple(str(entry["note"]) for entry in robustness.get("gradient_checks", []) if entry["masked"])
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(
             f"{folder.robustness_file(weights).name} must hold complete columns and examples, got a damaged entry in "
@@ -234,6 +237,7 @@ def read_run(path: Path, weights: str = "kept") -> SeedResult:
             if "test" in content.get("depends_on", {})
         },
         stale=tuple(reason for reason in (*stale.values(), foreign) if reason),
+        gradient_notes=gradient_notes,
     )
 
 

@@ -11,12 +11,13 @@ from noisyrnn.robustness.apgd import APGD
 from noisyrnn.robustness.base import Noise, Perturbation, ValueRange, check_clip, check_range, check_strengths
 from noisyrnn.robustness.compare_models import ModelComparison, compare_models
 from noisyrnn.robustness.confusion import confusion_matrix
-from noisyrnn.robustness.default_strengths import default_strengths
+from noisyrnn.robustness.default_strengths import default_strengths, strong_attacks
 from noisyrnn.robustness.draws import PathDraws
 from noisyrnn.robustness.evaluate import MAX_DRAWS, WORST, RobustnessResult, Score, evaluate, worst_cases
 from noisyrnn.robustness.examples import examples
 from noisyrnn.robustness.fgsm import FGSM
 from noisyrnn.robustness.logits import Model
+from noisyrnn.robustness.masked_gradients import GradientCheck, gradient_checks
 from noisyrnn.robustness.metrics import METRICS, Metric
 from noisyrnn.robustness.multiplicative import MultiplicativeNoise
 from noisyrnn.robustness.pgd import PGD
@@ -62,6 +63,7 @@ def _in_units(kind: Callable[..., Perturbation], symbol: str, description: str, 
 
 _ADAPTIVE = "100 gradient steps that adapt their size,"
 _RATIO = "up the ratio of differences of logits"
+_SEARCH = "random search without gradients, 1000 model calls,"
 
 PERTURBATIONS: dict[str, PerturbationEntry] = {
     "white_noise": _in_units(WhiteNoise, WhiteNoise.symbol, "adds N(0, σ²) to every value"),
@@ -87,9 +89,8 @@ PERTURBATIONS: dict[str, PerturbationEntry] = {
     "apgd_l2": _in_units(APGD, APGD.symbol, f"{_ADAPTIVE} within Euclidean distance ϵ", norm="l2"),
     "apgd_ratio_linf": _in_units(APGD, APGD.symbol, f"apgd_linf {_RATIO}", norm="linf", loss="logit_ratio"),
     "apgd_ratio_l2": _in_units(APGD, APGD.symbol, f"apgd_l2 {_RATIO}", norm="l2", loss="logit_ratio"),
-    "square": _in_units(
-        Square, Square.symbol, "random search without gradients, 1000 model calls, within ±ϵ of every value"
-    ),
+    "square_linf": _in_units(Square, Square.symbol, f"{_SEARCH} within ±ϵ of every value", norm="linf"),
+    "square_l2": _in_units(Square, Square.symbol, f"{_SEARCH} within Euclidean distance ϵ", norm="l2"),
 }
 
 UNITS = (
@@ -150,6 +151,7 @@ __all__ = [
     "PGD",
     "UNITS",
     "WORST",
+    "GradientCheck",
     "Interval",
     "Metric",
     "Model",
@@ -176,9 +178,11 @@ __all__ = [
     "default_strengths",
     "evaluate",
     "examples",
+    "gradient_checks",
     "mean_interval",
     "paired_test",
     "seeds_interval",
     "seeds_test",
+    "strong_attacks",
     "worst_cases",
 ]

@@ -77,6 +77,11 @@ class Perturbation(ABC):
         return None
 
     @property
+    def gradient_free(self) -> bool:
+        """Whether an attack uses the outputs of the model only."""
+        return False
+
+    @property
     def scale_unit(self) -> str:
         """Unit of the strength with a `scale`, for labels."""
         return "s"

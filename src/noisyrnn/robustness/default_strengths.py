@@ -1,5 +1,7 @@
 """The strengths at which perturbations are evaluated where the user gives none."""
 
+from collections.abc import Mapping, Sequence
+
 from noisyrnn.robustness.base import ValueRange
 
 DEFAULT_STRENGTHS: dict[str, tuple[float, ...]] = {
@@ -9,10 +11,16 @@ DEFAULT_STRENGTHS: dict[str, tuple[float, ...]] = {
     "fgsm": (0.02, 0.05),
     "pgd_linf": (0.02, 0.05),
     "pgd_l2": (0.2, 0.5),
+    "square_linf": (0.05,),
+    "square_l2": (0.5,),
 }
 """For data that state their range of values, in units of its width, which is 1 for images in [0, 1]."""
 
-SCALED_STRENGTHS: dict[str, tuple[float, ...]] = {**DEFAULT_STRENGTHS, "pgd_l2": (0.02, 0.05)}
+SCALED_STRENGTHS: dict[str, tuple[float, ...]] = {
+    **DEFAULT_STRENGTHS,
+    "pgd_l2": (0.02, 0.05),
+    "square_l2": (0.05,),
+}
 """For all other data, in units of each channel's scale (`UNITS`); an ℓ2 radius is ϵ s√n there."""
 
 WITHOUT_UNIT = ("multiplicative_noise", "salt_and_pepper")
@@ -40,3 +48,25 @@ def default_strengths(value_range: ValueRange | None) -> dict[str, tuple[float, 
         name: strengths if name in WITHOUT_UNIT else tuple((high - low) * strength for strength in strengths)
         for name, strengths in DEFAULT_STRENGTHS.items()
     }
+
+
+def strong_attacks(
+    strengths: Mapping[str, Sequence[float]], *, classification: bool = True
+) -> dict[str, Sequence[float]]:
+    """Replace the attacks by the strong ones: PGD, APGD with two losses and Square, at all radii of their norm.
+
+    Args:
+        strengths: Strengths of perturbations by name; those that are not attacks remain.
+        classification: Whether the labels are classes: a regression has no ratio of differences of logits.
+
+    Example:
+        >>> strong_attacks({"white_noise": (0.1,), "fgsm": (0.02,), "pgd_linf": (0.02, 0.05)}, classification=False)
+        {'white_noise': (0.1,), 'pgd_linf': (0.02, 0.05), 'apgd_linf': (0.02, 0.05), 'square_linf': (0.02, 0.05)}
+    """
+    norms = {name: "linf" if name == "fgsm" else name.rpartition("_")[2] for name in strengths}
+    strong = {name: values for name, values in strengths.items() if norms[name] not in ("linf", "l2")}
+    for norm in ("linf", "l2"):
+        radii = {radius for name, values in strengths.items() if norms[name] == norm for radius in values}
+        names = ("pgd", "apgd", "apgd_ratio", "square") if classification else ("pgd", "apgd", "square")
+        strong |= {f"{name}_{norm}": tuple(sorted(radii)) for name in names if radii}
+    return strong

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -94,6 +93,7 @@ class RobustnessResult:
         unit: Unit of the strength in labels; empty: that of the data.
         norm: Norm of an attack's radius, `"linf"` or `"l2"`; `None` for noise.
         moved: Whether the perturbation changed any value of any sequence.
+        gradient_free: Whether it is an attack that uses the outputs of the model only.
     """
 
     perturbation: str
@@ -103,6 +103,7 @@ class RobustnessResult:
     unit: str = ""
     norm: str | None = None
     moved: bool = True
+    gradient_free: bool = False
 
     @property
     def title(self) -> str:
@@ -304,6 +305,7 @@ def evaluate(
         unit="" if perturbation is None else perturbation.unit,
         norm=None if perturbation is None else perturbation.norm,
         moved=moved,
+        gradient_free=perturbation is not None and perturbation.gradient_free,
     )
 
 
@@ -313,36 +315,49 @@ def worst_cases(results: Sequence[RobustnessResult]) -> list[RobustnessResult]:
     A sequence counts with the worst value under the attacks of that norm with that radius or a smaller one, since the
     smaller ball lies within the larger: it is correct if it is under every one of them.
 
-    Args:
-        results: Results of one model on the same sequences; those without a norm are ignored.
+    An attack that was evaluated on fewer sequences than another one saw the first of them. The other sequences count
+    with the attacks that saw them, as `settings` states.
 
-    Raises:
-        ValueError: If two attacks of one norm were evaluated on different numbers of sequences.
+    Args:
+        results: Results of one model on the same sequences, or the first of them; those without a norm are ignored.
     """
     worst = []
     attacked = [r for r in results if r.norm is not None and not r.perturbation.startswith(WORST)]
     for norm, unit in dict.fromkeys((r.norm, r.unit) for r in attacked):
         attacks = [r for r in attacked if (r.norm, r.unit) == (norm, unit)]
-        if len({r.sequences for r in attacks}) > 1:
-            counts = ", ".join(str(r.sequences) for r in attacks)
-            raise ValueError(f"results must be for the same sequences, got {counts} of them.")
         for radius in sorted({r.strength for r in attacks if r.strength is not None}):
             within = [r for r in attacks if r.strength is not None and r.strength <= radius]
-            scores = {}
-            for name, first in within[0].scores.items():
-                each = [torch.tensor(r.scores[name].sequences, dtype=torch.float64, device="cpu") for r in within]
-                scores[name] = Score.of(name, reduce(partial(worse, name), each)[None], first.guess)
+            longest = max(within, key=lambda r: r.sequences)
+            scores = {
+                name: Score.of(name, _worst_values(name, [r.scores[name] for r in within])[None], score.guess)
+                for name, score in longest.scores.items()
+            }
             worst.append(
                 RobustnessResult(
                     perturbation=f"{WORST}{norm}",
                     strength=radius,
-                    settings="worst case of " + "; ".join(r.settings for r in within),
+                    settings="worst case of "
+                    + "; ".join(
+                        r.settings + (f" on the first {r.sequences} sequences" * (r.sequences < longest.sequences))
+                        for r in within
+                    ),
                     scores=scores,
                     unit=unit,
                     norm=norm,
                     moved=any(r.moved for r in within),
                 )
             )
+    return worst
+
+
+def _worst_values(metric: str, scores: Sequence[Score]) -> Tensor:
+    """Return the worst value of each sequence; scores of fewer sequences are of the first of them."""
+    worst, *others = (
+        torch.tensor(score.sequences, dtype=torch.float64, device="cpu")
+        for score in sorted(scores, key=lambda score: -len(score.sequences))
+    )
+    for values in others:
+        worst[: len(values)] = worse(metric, worst[: len(values)], values)
     return worst
 
 
