@@ -19,7 +19,7 @@ from noisyrnn.native.compiler import cache_folder
 def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:
     trained = noisyrnn("train", "--dataset", data, *SMALL, "--seed", 3, "--output", tmp_path / "runs")
     assert trained.returncode == 0, trained.stderr
-    assert f"Read {data}: 72 training, 24 validation and 24 test sequences; 10 steps of 1 ch" in trained.stderr
+    assert f"{data.name}: 120 sequences (72 / 24 / 24), 10 steps × 1 channel, " in trained.stderr
     run = Path(trained.stdout.strip().removeprefix("Trained: "))
     assert run.parent == tmp_path / "runs"
     assert json.loads((run / "config.json").read_text())["config"]["seed"] == 3

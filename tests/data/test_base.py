@@ -82,11 +82,21 @@ def test_statistics_are_exact_far_from_zero_and_one_where_nothing_varies():
 
 def test_a_line_says_what_was_read():
     data = dataset(split(inputs=torch.linspace(-1, 2, 24).view(3, 4, 2), lengths=torch.tensor([4, 2, 3])))
-    expected = "3 training, 3 validation sequences (test part in a file not read yet); 2 to 4 steps of 2 channels; "
-    expected += f"2 classes, the largest {data.class_names[1]!r} with 66.7 %; values from -1 to "
-    assert data.summary().startswith(f"Read {data.name}: {expected}")
+    line, *rows = data.summary().splitlines()
+    expected = (
+        "tiny: 6 sequences (3 / 3 / test file not read yet), 2 to 4 steps × 2 channels, 2 classes (largest 66.7 %), "
+    )
+    assert line == f"{expected}values -1…1.60870, missing 0".replace("1.60870", f"{3 * 21 / 23 - 1:.6g}")
+    assert [row.split() for row in rows] == [
+        ["class", "training", "validation"],
+        ["a", "1", "1"],
+        ["b", "2", "2"],
+        ["channel", "min", "mean", "max"],
+        ["1", "-1", "0.2174", "1.609"],
+        ["2", "-0.8696", "0.3478", "1.739"],
+    ]
     _ = data.test
-    assert "3 training, 3 validation and 3 test sequences; " in data.summary()
+    assert data.summary().startswith("tiny: 9 sequences (3 / 3 / 3), ")
 
 
 def dataset(train: Split) -> Dataset:
