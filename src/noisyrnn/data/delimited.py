@@ -96,6 +96,8 @@ def read_delimited(path: Path, options: ReadingOptions) -> Table:
     if separator is None:
         separator = _find_separator(path, kept)
     rows = _split(path, kept, separator)
+    if all(len(cells) > 1 and not cells[-1] for _, cells in rows):  # a separator at the end of every line
+        rows = [(line, cells[:-1]) for line, cells in rows]
     decimal = options.decimal or _find_decimal(path, rows)
     if decimal == ",":
         rows = [(line, [_with_point(path, line, cell) for cell in cells]) for line, cells in rows]
@@ -205,8 +207,8 @@ def _find_decimal(path: Path, rows: Sequence[Row]) -> str:
     if all(_THOUSANDS.fullmatch(cell) for _, cell in cells):
         line, cell = cells[0]
         raise ValueError(
-            f"Line {line} of {path} must hold numbers with one decimal mark, got {cell!r}: a decimal comma, or one "
-            f"thousands. If it is a decimal comma, give {flag('decimal', ',')}; else write the numbers without it."
+            f"Line {line} of {path} must hold numbers with one decimal mark, got {cell!r}. If the comma is "
+            f"a decimal comma, and not between thousands, give {flag('decimal', ',')}; else remove it."
         )
     return ","
 

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from noisyrnn.data.numbers import check_real
 
@@ -87,7 +86,7 @@ def read_labels(y: Any, classes: int | None, *, steps: int) -> tuple[Tensor, int
         labels = labels if labels.is_floating_point() else labels.to(torch.float64)
         if labels.ndim == 2 and labels.shape[1] == steps > 1:
             raise ValueError(
-                f"y must have shape (n, steps, 1) for one at each step, got {tuple(labels.shape)} with {steps} steps. "
+                f"y must have shape (n, steps, 1) for numbers at each step, got {tuple(labels.shape)} with {steps} steps. "
                 "Write y[..., None]; if these are targets of a sequence, build Split(inputs=X, labels=y, classes=0)."
             )
         return labels.unsqueeze(-1) if labels.ndim == 1 else labels, 0
@@ -117,6 +116,8 @@ def _label_array(y: Any) -> Tensor:
 
 def read_loader(data: Any) -> tuple[Any, Tensor, Tensor | None]:
     """Read all of a `DataLoader` or `Dataset`, and return sequences, labels and lengths."""
+    from torch.utils.data import DataLoader  # slow to import
+
     loader = isinstance(data, DataLoader)
     if not loader and not (hasattr(data, "__getitem__") or hasattr(data, "__iter__")):
         raise TypeError(f"data must be a torch Dataset or DataLoader, got {type(data).__name__}.")
@@ -129,7 +130,7 @@ def read_loader(data: Any) -> tuple[Any, Tensor, Tensor | None]:
         if not isinstance(entry, tuple | list) or len(entry) not in ((2, 3) if loader else (2,)):
             raise TypeError(f"data must give {what}, got {type(entry).__name__}. Map it to this form first.")
     if not loader:
-        return [x for x, _ in entries], _joined([torch.as_tensor(label)[None] for _, label in entries]), None
+        return [x for x, _ in entries], _joined([as_tensor(label)[None] for _, label in entries]), None
     batches = [_numbers("X", entry[0]) for entry in entries]
     y = _joined([as_tensor(entry[1]) for entry in entries])
     lengths = _joined([as_tensor(entry[2]) for entry in entries]) if len(entries[0]) == 3 else None
