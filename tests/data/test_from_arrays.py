@@ -41,12 +41,30 @@ def test_numbers_to_predict() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "options", "error", "message"),
     [
-        (X, [1, 2, 1, 2], {}, ValueError, r"^y must hold class indices from 0, got 1 as the smallest\. Give classes, or"),
+        (
+            X,
+            [1, 2, 1, 2],
+            {},
+            ValueError,
+            r"^y must hold class indices from 0, got 1 as the smallest\. Give classes, or",
+        ),
         (X, [1.0, 0.0, 1.0, 1.0], {}, ValueError, r"^classes must be given where y holds whole numbers of a floating"),
         (X, ["a", "b", "a", "b"], {}, TypeError, r"^y must hold class indices or numbers, got <U1\. .* return_inverse"),
-        (X, X[:, :, 0] + 0.5, {}, ValueError, r"^y must have shape \(n, steps, 1\) for numbers at each step, got \(4, 3\)"),
+        (
+            X,
+            X[:, :, 0] + 0.5,
+            {},
+            ValueError,
+            r"^y must have shape \(n, steps, 1\) for numbers at each step, got \(4, 3\)",
+        ),
         (X[0, 0], [0, 1], {}, ValueError, r"^X must have shape \(n, steps, channels\) or \(n, steps\), got \(2,\)\.$"),
-        ([[1, 2], [[1, 2]]], [0, 1], {}, ValueError, r"^X must hold sequences .* same channels .* got \(2, 1\), \(1, 2\)"),
+        (
+            [[1, 2], [[1, 2]]],
+            [0, 1],
+            {},
+            ValueError,
+            r"^X must hold sequences .* same channels .* got \(2, 1\), \(1, 2\)",
+        ),
         ([[1, 2], []], [0, 1], {}, ValueError, r"^X must hold sequences .* at least one step"),
         ([[1, 2], [1]], [0, 1], {"lengths": [2, 1]}, ValueError, r"^lengths must be None where X is a list"),
         (np.array([["1"]]), [0], {}, TypeError, r"^X must hold numbers, got text"),
