@@ -37,6 +37,22 @@ def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:
     assert "Waves &amp; co" in (tmp_path / "page" / "report.html").read_text()
 
 
+def test_a_semicolon_table_with_decimal_commas_to_a_report(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        [*(f"{v:.3f}".replace(".", ",") for v in rng.normal(i % 2, 1, 6)), ["gut", "alt"][i % 2]] for i in range(40)
+    ]
+    header = [*(f"t{k}" for k in range(6)), "Zustand"]
+    (tmp_path / "own.csv").write_text("\r\n".join(";".join(row) for row in [header, *rows]), encoding="utf-8-sig")
+    options = ("--label-column", -1, "--models", "noisy", "--seeds", 1, "--output", tmp_path / "runs")
+    compared = noisyrnn("compare", "--dataset", tmp_path / "own.csv", *options, *SMALL)
+    assert compared.returncode == 0, compared.stderr
+    assert "own.csv: 40 sequences (24 / 8 / 8), 6 steps × 1 channel, 2 classes (largest 50.0 %), val" in compared.stderr
+    assert (tmp_path / "runs" / "report.html").is_file()
+    refused = noisyrnn("train", "--dataset", tmp_path / "own.csv", "--id", "run", "--time", "t", *SMALL)
+    assert refused.returncode == 2 and "id must be the name of one column of" in refused.stderr
+
+
 def test_a_regression_and_targets_at_every_step(tmp_path: Path) -> None:
     """Train, evaluate and report: numbers to predict in a `.csv` file, and a class at every step in a `.npz` file."""
     rng = np.random.default_rng(0)

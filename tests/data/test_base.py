@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from noisyrnn.data import Dataset, Split
-from noisyrnn.data.base import tensor_digest
+from noisyrnn.data.base import check_split, tensor_digest
 
 
 def split(**changes: object) -> Split:
@@ -97,6 +97,22 @@ def test_a_line_says_what_was_read():
     ]
     _ = data.test
     assert data.summary().startswith("tiny: 9 sequences (3 / 3 / 3), ")
+
+
+def test_lengths_of_steps_are_checked_kept_and_part_of_the_fingerprint():
+    dt = torch.tensor([[1.0, 2.0, 1.0, 1.0]] * 3)
+    whole = split(dt=dt)
+    assert whole.subset(torch.tensor([1])).dt is not None
+    assert set(whole.fingerprint()) - set(split().fingerprint()) == {"dt"}
+    with pytest.raises(ValueError, match=r"^dt must be greater than 0, got 0\.$"):
+        split(dt=dt * torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    with pytest.raises(ValueError, match=r"^dt must have shape \(3, 4\), one for each step, got \(3, 3\)\.$"):
+        split(dt=dt[:, :3])
+    with pytest.raises(TypeError, match=r"^dt must be floating point, got torch\.int64\.$"):
+        split(dt=dt.long())
+    with pytest.raises(ValueError, match=r"^split must have steps of equal length, got times with unequal distances\."):
+        check_split("split", whole)
+    check_split("split", split())
 
 
 def dataset(train: Split) -> Dataset:

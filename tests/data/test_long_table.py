@@ -47,8 +47,10 @@ def test_one_value_per_line(tmp_path: Path) -> None:
         read(tmp_path, VALUES.replace("1,1,q", "1,1,p"), **options)
     with pytest.raises(ValueError, match=r"channels of the first sequence, p, q, got p in sequence 2"):
         read(tmp_path, VALUES + "2,0,p,1,b\n", **options)
-    with pytest.raises(ValueError, match=r"got another column 'c'\. Give drop='c' \(--drop c\) to leave it out"):
-        read(tmp_path, VALUES, time="t", channel="class", value="v", label_column="run", id=1)
+    with pytest.raises(
+        ValueError, match=r"got another column 'extra'\. Give drop='extra' \(--drop extra\) to leave it out"
+    ):
+        read(tmp_path, VALUES.replace("v,class", "v,extra,class").replace(",a\n", ",5,a\n"), **options)
 
 
 @pytest.mark.parametrize(

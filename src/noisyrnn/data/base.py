@@ -294,15 +294,6 @@ def check_dt(dt: Tensor, *, count: int, steps: int) -> None:
         raise ValueError(f"dt must be greater than 0, got {float(dt.min()):g}.")
 
 
-def check_equal_steps(split: Split) -> None:
-    """Raise `ValueError` if steps have unequal lengths, which training and evaluation do not use yet."""
-    if split.dt is not None:
-        raise ValueError(
-            "dataset must have steps of equal length to be trained on, got times with unequal distances. Give "
-            "drop instead of time to ignore them; or train a model yourself with model(inputs, dt=split.dt)."
-        )
-
-
 _MOST_ROWS = 10
 """Rows of a table that a summary shows in full."""
 
@@ -330,13 +321,23 @@ def aligned(rows: list[list[str]]) -> list[str]:
     return lines
 
 
+def check_equal_steps(argument: str, split: Split) -> None:
+    """Raise `ValueError` if steps have unequal lengths, which training, evaluation and analysis do not use yet."""
+    if split.dt is not None:
+        raise ValueError(
+            f"{argument} must have steps of equal length, got times with unequal distances. Leave the times out (drop "
+            "instead of time, for a file), or call the model yourself: model(inputs, dt=split.dt)."
+        )
+
+
 def check_split(argument: str, split: object) -> None:
-    """Raise `TypeError` unless `split` is a `Split`; the message shows how to build one."""
+    """Raise `TypeError` unless `split` is a `Split`, `ValueError` if its steps have lengths."""
     if not isinstance(split, Split):
         raise TypeError(
             f"{argument} must be a Split, got {type(split).__name__}. Build one from tensors (n, steps, input_size) "
             "and (n,): Split(inputs=X, labels=y, classes=10)."
         )
+    check_equal_steps(argument, split)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -86,7 +86,7 @@ def read_labels(y: Any, classes: int | None, *, steps: int) -> tuple[Tensor, int
         labels = labels if labels.is_floating_point() else labels.to(torch.float64)
         if labels.ndim == 2 and labels.shape[1] == steps > 1:
             raise ValueError(
-                f"y must have shape (n, steps, 1) for numbers at each step, got {tuple(labels.shape)} with {steps} steps. "
+                f"y must have shape (n, steps, 1) for numbers at each step, got {tuple(labels.shape)}. "
                 "Write y[..., None]; if these are targets of a sequence, build Split(inputs=X, labels=y, classes=0)."
             )
         return labels.unsqueeze(-1) if labels.ndim == 1 else labels, 0

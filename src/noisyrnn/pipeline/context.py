@@ -61,7 +61,7 @@ class RunContext:
                 values_per_step=config.values_per_step,
                 **config.reading.stated(),
             )
-        check_equal_steps(self._read[key].train)
+        check_equal_steps("dataset", self._read[key].train)
         return self._read[key]
 
     def replace(self, **changes: Any) -> "RunContext":
