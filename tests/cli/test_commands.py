@@ -70,10 +70,10 @@ def test_a_regression_and_targets_at_every_step(tmp_path: Path) -> None:
         run = Path(trained.stdout.strip().removeprefix("Trained: "))
         line = trained.stderr.splitlines()[-1 - ("not fitted" in trained.stderr)]
         if words:
-            assert "; 1 target from -" in trained.stderr
+            assert ", 1 target -" in trained.stderr
             assert re.fullmatch(r"Validation: loss [0-9.]+ over 8 sequences in epoch [12]: the mean squared.*", line)
         else:
-            assert "2 classes, the largest '" in trained.stderr and ", at 120 of 120 steps;" in trained.stderr
+            assert " 2 classes (largest " in trained.stderr and " at 120 of 120 steps, val" in trained.stderr
             assert re.fullmatch(r"Validation: [0-9.]+ % of the counted steps of 8 sequences in epoch [12]", line)
         evaluated = noisyrnn("evaluate", run, "--strengths", "{white_noise: [0.5]}", "--draws", 1)
         assert (evaluated.returncode, evaluated.stdout) == (0, f"Evaluated: {run / 'robustness.json'}\n")

@@ -23,7 +23,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("pandas")
     pytest.importorskip("pyarrow" if suffix == ".parquet" else "openpyxl")
     (tmp_path / f"own{suffix}").write_bytes(b"not one")
-    with pytest.raises(ValueError, match=rf"own{suffix} must be .*, got one that does not open \\("):
+    with pytest.raises(ValueError, match=rf"own{suffix} must be .*, got one that does not open \("):
         load_dataset(str(tmp_path / f"own{suffix}"))
 
 
