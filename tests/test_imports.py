@@ -6,6 +6,7 @@ import sys
 import pytest
 
 SLOW = {"torch._dynamo", "sympy", "triton", "lightning_fabric", "matplotlib", "scipy.stats", "sklearn", "optuna"}
+SLOW |= {"pandas", "pyarrow", "openpyxl", "scipy.io"}
 
 
 def lines(program: str) -> dict[str, set[str]]:

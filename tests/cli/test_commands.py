@@ -19,7 +19,7 @@ from noisyrnn.native.compiler import cache_folder
 def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:
     trained = noisyrnn("train", "--dataset", data, *SMALL, "--seed", 3, "--output", tmp_path / "runs")
     assert trained.returncode == 0, trained.stderr
-    assert f"Read {data}: 72 training, 24 validation and 24 test sequences; 10 steps of 1 ch" in trained.stderr
+    assert f"{data.name}: 120 sequences (72 / 24 / 24), 10 steps × 1 channel, " in trained.stderr
     run = Path(trained.stdout.strip().removeprefix("Trained: "))
     assert run.parent == tmp_path / "runs"
     assert json.loads((run / "config.json").read_text())["config"]["seed"] == 3
@@ -35,6 +35,22 @@ def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:
     reported = noisyrnn("report", run, "--output", tmp_path / "page", "--title", "Waves & co")
     assert reported.returncode == 0, reported.stderr
     assert "Waves &amp; co" in (tmp_path / "page" / "report.html").read_text()
+
+
+def test_a_semicolon_table_with_decimal_commas_to_a_report(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        [*(f"{v:.3f}".replace(".", ",") for v in rng.normal(i % 2, 1, 6)), ["gut", "alt"][i % 2]] for i in range(40)
+    ]
+    header = [*(f"t{k}" for k in range(6)), "Zustand"]
+    (tmp_path / "own.csv").write_text("\r\n".join(";".join(row) for row in [header, *rows]), encoding="utf-8-sig")
+    options = ("--label-column", -1, "--models", "noisy", "--seeds", 1, "--output", tmp_path / "runs")
+    compared = noisyrnn("compare", "--dataset", tmp_path / "own.csv", *options, *SMALL)
+    assert compared.returncode == 0, compared.stderr
+    assert "own.csv: 40 sequences (24 / 8 / 8), 6 steps × 1 channel, 2 classes (largest 50.0 %), val" in compared.stderr
+    assert (tmp_path / "runs" / "report.html").is_file()
+    refused = noisyrnn("train", "--dataset", tmp_path / "own.csv", "--id", "run", "--time", "t", *SMALL)
+    assert refused.returncode == 2 and "id must be the name of one column of" in refused.stderr
 
 
 def test_a_regression_and_targets_at_every_step(tmp_path: Path) -> None:
@@ -54,10 +70,10 @@ def test_a_regression_and_targets_at_every_step(tmp_path: Path) -> None:
         run = Path(trained.stdout.strip().removeprefix("Trained: "))
         line = trained.stderr.splitlines()[-1 - ("not fitted" in trained.stderr)]
         if words:
-            assert "; 1 target from -" in trained.stderr
+            assert ", 1 target -" in trained.stderr
             assert re.fullmatch(r"Validation: loss [0-9.]+ over 8 sequences in epoch [12]: the mean squared.*", line)
         else:
-            assert "2 classes, the largest '" in trained.stderr and ", at 120 of 120 steps;" in trained.stderr
+            assert " 2 classes (largest " in trained.stderr and " at 120 of 120 steps, val" in trained.stderr
             assert re.fullmatch(r"Validation: [0-9.]+ % of the counted steps of 8 sequences in epoch [12]", line)
         evaluated = noisyrnn("evaluate", run, "--strengths", "{white_noise: [0.5]}", "--draws", 1)
         assert evaluated.returncode == 0

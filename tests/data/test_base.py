@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from noisyrnn.data import Dataset, Split
-from noisyrnn.data.base import tensor_digest
+from noisyrnn.data.base import check_split, tensor_digest
 
 
 def split(**changes: object) -> Split:
@@ -82,11 +82,37 @@ def test_statistics_are_exact_far_from_zero_and_one_where_nothing_varies():
 
 def test_a_line_says_what_was_read():
     data = dataset(split(inputs=torch.linspace(-1, 2, 24).view(3, 4, 2), lengths=torch.tensor([4, 2, 3])))
-    expected = "3 training, 3 validation sequences (test part in a file not read yet); 2 to 4 steps of 2 channels; "
-    expected += f"2 classes, the largest {data.class_names[1]!r} with 66.7 %; values from -1 to "
-    assert data.summary().startswith(f"Read {data.name}: {expected}")
+    line, *rows = data.summary().splitlines()
+    expected = (
+        "tiny: 6 sequences (3 / 3 / test file not read yet), 2 to 4 steps × 2 channels, 2 classes (largest 66.7 %), "
+    )
+    assert line == f"{expected}values -1…1.60870, missing 0".replace("1.60870", f"{3 * 21 / 23 - 1:.6g}")
+    assert [row.split() for row in rows] == [
+        ["class", "training", "validation"],
+        ["a", "1", "1"],
+        ["b", "2", "2"],
+        ["channel", "min", "mean", "max"],
+        ["1", "-1", "0.2174", "1.609"],
+        ["2", "-0.8696", "0.3478", "1.739"],
+    ]
     _ = data.test
-    assert "3 training, 3 validation and 3 test sequences; " in data.summary()
+    assert data.summary().startswith("tiny: 9 sequences (3 / 3 / 3), ")
+
+
+def test_lengths_of_steps_are_checked_kept_and_part_of_the_fingerprint():
+    dt = torch.tensor([[1.0, 2.0, 1.0, 1.0]] * 3)
+    whole = split(dt=dt)
+    assert whole.subset(torch.tensor([1])).dt is not None
+    assert set(whole.fingerprint()) - set(split().fingerprint()) == {"dt"}
+    with pytest.raises(ValueError, match=r"^dt must be greater than 0, got 0\.$"):
+        split(dt=dt * torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    with pytest.raises(ValueError, match=r"^dt must have shape \(3, 4\), one for each step, got \(3, 3\)\.$"):
+        split(dt=dt[:, :3])
+    with pytest.raises(TypeError, match=r"^dt must be floating point, got torch\.int64\.$"):
+        split(dt=dt.long())
+    with pytest.raises(ValueError, match=r"^split must have steps of equal length, got times with unequal distances\."):
+        check_split("split", whole)
+    check_split("split", split())
 
 
 def dataset(train: Split) -> Dataset:

@@ -102,12 +102,12 @@ def make_dataset(train: Split, names: tuple[str, ...] = ()) -> Dataset:
 def test_a_data_set_describes_targets_at_every_step() -> None:
     data = make_dataset(classes_split(), ("a", "b", "c"))
     assert data.every_step and data.outputs == 3
-    assert "3 classes, the largest 'b' with 54.5 %, at 11 of 15 steps; values" in data.summary()
+    assert "3 classes (largest 54.5 %) at 11 of 15 steps, values" in data.summary()
     data = make_dataset(values_split())
     assert data.every_step and data.outputs == 2 and not data.classes
-    assert "2 targets from 4 to 33, at 11 of 15 steps; values" in data.summary()
+    assert "2 targets 4…33 at 11 of 15 steps, values" in data.summary()
     data = make_dataset(Split(inputs=INPUTS, labels=torch.tensor([[1.0], [2.0], [4.5]]), classes=0))
-    assert not data.every_step and "1 target from 1 to 4.5; values" in data.summary()
+    assert not data.every_step and "1 target 1…4.5, values" in data.summary()
 
 
 def test_target_statistics_are_those_of_equal_sequences() -> None:

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from noisyrnn.data.labels import text_labels
 from noisyrnn.data.split import (
     Cases,
+    check_class_in_training,
     dataset_from_cases,
+    draw_groups,
     pad_sequences,
     stratified_draw,
 )
@@ -115,3 +117,23 @@ def test_constant_values_are_refused():
     constant = Cases(inputs=torch.full((6, 2, 1), 3.0), labels=text_labels("aaabbb"))
     with pytest.raises(ValueError, match=r"^X must hold at least two different values, got only 3\.$"):
         dataset_from_cases("own", constant, None, "")
+
+
+def test_groups_stay_together_and_each_class_is_in_each_part() -> None:
+    groups = [f"p{i // 4}" for i in range(80)]
+    strata = torch.tensor([int(name[1:]) % 2 for name in groups])
+    parts = draw_groups(groups, strata, with_test=True)
+    names = [{groups[i] for i in part.tolist()} for part in parts if part is not None]
+    assert [len(part) for part in names] == [4, 4, 12] and len(set().union(*names)) == 20
+    assert all(strata[part].unique().tolist() == [0, 1] for part in parts if part is not None)
+    assert all(sorted(part.tolist()) != part.tolist() for part in parts if part is not None)  # shuffled
+    none, validation, train = draw_groups(groups, strata, with_test=False)
+    assert none is None and len(validation) == 16 and len(train) == 64
+    with pytest.raises(
+        ValueError, match=r"^group_column must name at least 3 groups of each class, .* got 1\. Add groups"
+    ):
+        draw_groups(["a", "b", "c", "d"], torch.tensor([0, 0, 0, 1]), with_test=True)
+    mixed = draw_groups(["a", "a", "b", "b", "c", "c"], torch.tensor([0, 1] * 3), with_test=True)
+    assert [len(part) for part in mixed if part is not None] == [2, 2, 2]
+    with pytest.raises(ValueError, match=r"^group_column must leave every class in the training part, .* class 'b'"):
+        check_class_in_training(torch.tensor([0, 0]), text_labels("ab"))

@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 
 from noisyrnn.data import Dataset, load_dataset
+from noisyrnn.data.delimited import is_header, read_delimited
 from noisyrnn.data.labels import text_labels
-from noisyrnn.data.table import is_header, read_csv
+from noisyrnn.data.options import ReadingOptions
+from noisyrnn.data.split import Cases
+from noisyrnn.data.table import read_wide
+
+
+def read_csv(path: Path, label_column: str | int | None = None, **others: Any) -> Cases:
+    options = ReadingOptions(label_column=label_column, **others)
+    return read_wide(read_delimited(path, options), options)
 
 
 def everything(dataset: Dataset) -> dict[float, str]:
@@ -23,12 +31,12 @@ def csv(path: Path, text: str) -> str:
     return str(path / "own.csv")
 
 
-OWN = r"Each line must be its class and then its values, without a line number\.$"
+OWN = r"Each line must be its class and then its values; leave columns out with drop \(--drop\), and lines with skip_"
 FILL = r"Fill the value in, or leave the line out\.$"
 ROWS = "".join(f"{'ab'[i % 2]},{i}.5,2,{'' if i % 2 else 3}\n" for i in range(10))
 
 
-@pytest.mark.parametrize("header", ["", "class,x,y,z\n", "label,0,1,2\n", "label,1,2,3\n"])
+@pytest.mark.parametrize("header", ["", "class,x1,x2,x3\n", "label,0,1,2\n", "label,1,2,3\n"])
 def test_csv_with_and_without_a_header(tmp_path: Path, header: str):
     dataset = load_dataset(csv(tmp_path, header + ROWS))
     assert everything(dataset) == {i + 0.5: "ab"[i % 2] for i in range(10)}
@@ -68,7 +76,7 @@ def test_a_first_csv_line_that_counts_is_no_header_if_its_class_comes_again(tmp_
         ),
         (ROWS + "a;1;2\n", r"got 'a;1;2' and 0 values\. Separate values with commas\.$"),
         (ROWS + "a,1;2\n", r"got '1;2' in column 2\. Separate values with commas\.$"),
-        (ROWS + 'a,"-0,334",1\n', r"got '-0,334' in column 2\. Write a point in the number, not a comma\.$"),
+        (ROWS + 'a,"-0,334",1\n', r"got '-0,334' in column 2\. If the numbers have decimal commas, give decimal=',' "),
         (ROWS + 'a,"1,2\n', r"^Line 11 of .* must be cells between commas, .* Close every quotation mark in its line"),
         ('"a,1\n' + ROWS + 'b",1\n', r"^Line 1 of .* \(a quoted cell continues in the next line\)\."),
         (ROWS + "a,1_5\n", r"got '1_5' in column 2\."),
@@ -180,9 +188,13 @@ def test_a_header_with_two_columns_of_classes_is_refused(tmp_path: Path):
     path = Path(csv(tmp_path, "class,label,t0,t1\n1,7,0.5,0.25\n2,8,0.5,0.75\n"))
     with pytest.raises(ValueError, match=r"one column of classes, got a header with 2: 'class', 'label'\. Remove"):
         read_csv(path)
-    assert read_csv(path, "label").inputs[0].flatten().tolist() == [1, 0.5, 0.25]
+    with pytest.raises(
+        ValueError, match=r"numbers, got a column 'class'\. Leave it out with drop='class' \(--drop class\);"
+    ):
+        read_csv(path, "label")
+    assert read_csv(path, "label", drop="class").inputs[0].flatten().tolist() == [0.5, 0.25]
     path = Path(csv(tmp_path, "x,y,z,class\n1,7,0.5,a\n2,8,0.5,b\n"))  # y is a co-ordinate
-    assert [str(label) for label in read_csv(path).labels] == ["a", "b"]
+    assert [str(label) for label in read_csv(path, layout="one-channel").labels] == ["a", "b"]
 
 
 @pytest.mark.parametrize("bad", ["#N/A", "#DIV/0!", "-", "--", "<NA>", "NaT", "missing"])
@@ -194,7 +206,9 @@ def test_a_first_line_of_bad_values_and_a_new_class_is_no_header(tmp_path: Path,
 
 @pytest.mark.parametrize("text", ["A;0,5\nA;0,75\nB;1,5\n", "A\t0,5\nB\t0,75\n", "A;0,5;0,75\n"])
 def test_a_decimal_comma_is_not_a_separator(tmp_path: Path, text: str):
-    with pytest.raises(ValueError, match=r"^Line 1 of .*\. Separate values with commas\.$"):
+    with pytest.raises(
+        ValueError, match=r"one separator, got lines with commas and .* and decimal=',' \(--decimal ','\), or "
+    ):
         read_csv(Path(csv(tmp_path, text)))
 
 
@@ -223,7 +237,6 @@ def test_a_value_beyond_float64_is_refused_with_its_remedy(tmp_path: Path):
         (table(Y, np.arange(N) + 0.0, V), "values of a sequence in column 2, got another whole number in each line"),
         (table(Y, rng.permutation(999)[:N], V), "values of a sequence in column 2, got another whole number in"),
         (table(Y, rng.permutation(N), (V * 10).astype(int)), "column 2, got another whole number in each line"),
-        (table(np.arange(N), V, Y, header=["n", *NAMES, "class"]), "column 1, got another whole number in each line"),
         (table(Y[np.arange(N) // 10], np.arange(N) % 10, V[:, 0]), "a column 2 that counts up again and again"),
         (table(np.arange(N) // 10, np.arange(N) % 10 / 8, V[:, 0], Y), "last column|a column 2 that counts up again"),
     ],
@@ -233,6 +246,13 @@ def test_an_implausible_table_is_refused_with_the_option_that_decides(tmp_path: 
     with pytest.raises(ValueError, match=f"({message}){IMPLAUSIBLE}"):
         load_dataset(path)
     assert len(read_csv(Path(path), 1).labels) == N  # the option decides
+
+
+def test_a_counting_column_next_to_a_named_class_is_refused(tmp_path: Path):
+    path = csv(tmp_path, table(np.arange(N), V, Y, header=["0", *"1234", "class"]))
+    with pytest.raises(ValueError, match=f"in column 1, got another whole number .* drop=1 .--drop 1.;{IMPLAUSIBLE}"):
+        load_dataset(path)
+    assert load_dataset(path, drop=1).steps == 4
 
 
 @pytest.mark.parametrize(
@@ -252,7 +272,16 @@ def test_a_name_that_is_not_in_the_header_is_refused(tmp_path: Path):
     path = csv(tmp_path, table(V, Y, header=[*NAMES, "kind"]))
     with pytest.raises(ValueError, match=r"^label_column must be the name of one column of .*, got 'kid' and .* 't0'"):
         load_dataset(path, label_column="kid")
-    with pytest.raises(ValueError, match=r"^Line 2 of .* must hold a class in column 9, got 5 cells\.$"):
+    with pytest.raises(
+        ValueError, match=r"If it is the class, give label_column='kind' \(--label-column kind\)\. Leave"
+    ):
+        load_dataset(path)
+    with pytest.raises(
+        ValueError, match=r"^drop must be a column of .*, which has 5, got 9\. Give a smaller number\.$"
+    ):
+        load_dataset(path, label_column="kind", drop=9)
+    path = csv(tmp_path, table(V, Y))
+    with pytest.raises(ValueError, match=r"^Line 1 of .* must hold a class in column 9, got 5 cells\.$"):
         load_dataset(path, label_column=9)
     for wrong in (0, "", "0"):
         with pytest.raises(ValueError, match=r"^label_column must be a name or a number from 1"):

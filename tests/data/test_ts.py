@@ -78,8 +78,14 @@ def test_what_only_python_reads_as_a_number_is_refused(write: Callable[..., Path
         (UNEQUAL + "1,?:1,2:a\n", r"^Line 10 of .* must hold no missing values, got '\?'\. Impute them"),
         (UNEQUAL + "1,NaN:1,2:a\n", r"^Line 10 of .* must hold no missing values, got 'NaN'\."),
         (UNEQUAL + "1,2x:1,2:a\n", r"^Line 10 of .* must hold numbers, got '2x'\.$"),
-        (UNEQUAL + "(0,1),(1,2):(0,1),(1,2):a\n", r"^Line 10 of .* must hold plain values, got a time stamp '\(0'\."),
-        ("@timeStamps TRUE\n@data\n1:a\n", r"x\.ts must hold plain values, got '@timeStamps true'\."),
+        (
+            UNEQUAL + "(0,1),(1,2):(0,1),(1,2):a\n",
+            r"^Line 10 of .* must hold plain values, got a time stamp '\(0' without",
+        ),
+        (
+            "@timeStamps TRUE\n@data\n1:a\n",
+            r"^Line 3 of .*x\.ts must hold \(time,value\) cells, as '@timeStamps true' states, got '1'\.$",
+        ),
         (
             "@classLabel false\n@data\n1,2\n",
             r"x\.ts must hold class labels, got a header without '@classLabel true'\.$",

@@ -74,15 +74,26 @@ def test_time_last_is_read_if_it_is_said(tmp_path: Path):
         load_dataset(path, layout="time_last")
 
 
-@pytest.mark.parametrize("name", ["digits", "own.csv", "own.ts"])
+@pytest.mark.parametrize("name", ["digits", "own.ts", "own.npz"])
 def test_options_of_other_files_are_refused(tmp_path: Path, name: str):
     path = str(tmp_path / name) if "." in name else name
     (tmp_path / name).write_text("")
-    with pytest.raises(ValueError, match=r"^layout must be None for .*, got 'time-last'\. It is for \.npz files\.$"):
-        load_dataset(path, layout="time-last")
-    if name != "own.csv":
-        with pytest.raises(ValueError, match=r"^label_column must be None for .* It is for \.csv files\.$"):
-            load_dataset(path, label_column=2)
+    tables = r"\.csv, \.tsv, \.txt, \.arff, \.parquet and \.xlsx files"
+    for option, value, files in (
+        ("sheet", 2, r"\.xlsx files"),
+        ("decimal", ",", r"\.csv, \.tsv and \.txt files, and folders of recordings"),
+        ("label_column", 2, f"{tables}, and folders of recordings"),
+        ("layout", "time-last", f"\\.npz, \\.npy, {tables}"),
+    ):
+        if (name, option) != ("own.npz", "layout"):
+            with pytest.raises(
+                ValueError, match=rf"^{option} must be None for .*, got {value!r}\. It is for {files}\.$"
+            ):
+                load_dataset(path, **{option: value})
+    with pytest.raises(
+        ValueError, match=r"^option must be one of .*, got 'labl_column'\. Did you mean 'label_column'\?$"
+    ):
+        load_dataset(path, labl_column="kind")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +160,7 @@ HUGE[2, 1, 1] = 1e300
             r"^X must have shape \(n, steps, channels\) or \(n, steps\), got \(2,\)\.$",
         ),
         ({"X": X}, ValueError, r"own\.npz must hold X and y, got no y\. Use np\.savez"),
-        ({"x": X, "y": Y}, ValueError, r"own\.npz must hold X and y, got no X\."),
+        ({"z": X, "y": Y}, ValueError, r"own\.npz must hold X and y, got no X\."),
         ({"X": X.astype(object), "y": Y}, ValueError, r"^X must be a plain array, got an object array in .* Pad the"),
         ({"X": X, "y": Y.astype(object)}, ValueError, r"^y must be a plain array, .* Save it as y=y\.astype\(str\)\.$"),
         (
@@ -200,9 +211,9 @@ def test_ts_is_split_in_three_or_has_a_sibling(tmp_path: Path):
 def test_a_path_must_be_an_existing_file_of_a_known_kind(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"^dataset must be an existing file, got '.*gone\.csv'\. Correct"):
         load_dataset(str(tmp_path / "gone.csv"))
-    message = r"^dataset must be a file ending in \.npz, \.csv, \.ts, \.ts\.gz, got 'mine\.parquet'\.$"
+    message = r"^dataset must be a folder or a file ending in \.npz, .*, \.csv\.gz, .*, got 'mine\.feather'\.$"
     with pytest.raises(ValueError, match=message):
-        load_dataset("mine.parquet")
+        load_dataset("mine.feather")
     with pytest.raises(ValueError, match=r"got 'folder/mine'\.$"):
         load_dataset("folder/mine")
 
@@ -238,4 +249,4 @@ def test_integers_that_float64_rounds_are_refused(tmp_path: Path, base: int, kin
 
 
 def test_the_line_on_what_was_read_has_one_length_where_all_are_equal(tmp_path: Path):
-    assert "; 3 steps of 2 channels" in load_dataset(save(tmp_path, X=X, y=Y, lengths=[3] * 10)).summary()
+    assert " 3 steps × 2 channels, " in load_dataset(save(tmp_path, X=X, y=Y, lengths=[3] * 10)).summary()

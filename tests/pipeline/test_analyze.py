@@ -295,7 +295,7 @@ def test_where_the_data_come_from(quick: RunFolder, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("noisyrnn.pipeline.context.load_dataset", find)
     spied(monkeypatch, "margins")
     analyze_run(quick, AnalyzeConfig(settings=SMALL, diagnostics=["margins"]), RunContext(data_dir=tmp_path))
-    options = {"values_per_step": 7, "label_column": None, "layout": None, "task": None}
+    options = {"values_per_step": 7}
     assert asked == {"name": written["config"]["dataset"], "data_dir": tmp_path, **options}
 
 

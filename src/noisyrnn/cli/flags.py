@@ -13,6 +13,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
+from noisyrnn.data.user_files import is_path
 from noisyrnn.models import MODELS, layer_options
 from noisyrnn.models.registry import describe_option
 from noisyrnn.pipeline import RunContext
@@ -86,7 +87,8 @@ def add_fields(parser: CommandParser, config: type, *, skip: Sequence[str] = ())
     docs = [docstring_parser.parse(kind.__doc__ or "") for kind in reversed(config.__mro__)]
     helps = {p.arg_name: " ".join((p.description or "").split()) for doc in docs for p in doc.params}
     hints = get_type_hints(config)
-    for entry in dataclasses.fields(config):
+    own = vars(config).get("__annotations__", {})
+    for entry in sorted(dataclasses.fields(config), key=lambda entry: entry.name not in own):  # inherited ones follow
         if entry.name in skip or entry.name == "options" or not entry.init:
             continue
         default = entry.default if entry.default is not dataclasses.MISSING else None
@@ -225,9 +227,9 @@ def command_line(command: str, argv: Sequence[str]) -> str:
 
 
 def absolute_dataset(arguments: Arguments) -> Arguments:
-    """Make the path of a user's own file absolute, so that the run can be evaluated from anywhere."""
+    """Make the path of a user's own file or folder absolute, so that the run can be evaluated from anywhere."""
     dataset = arguments.get("dataset")
-    if isinstance(dataset, str) and Path(dataset).is_file():
+    if isinstance(dataset, str) and (Path(dataset).is_file() or (is_path(dataset) and Path(dataset).is_dir())):
         return {**arguments, "dataset": str(Path(dataset).resolve())}
     return arguments
 

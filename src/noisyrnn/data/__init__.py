@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from noisyrnn.checks import check_integer
+from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.digits import load_digits
 from noisyrnn.data.ecg5000 import load_ecg5000, missing_ecg5000
 from noisyrnn.data.folders import data_folders
 from noisyrnn.data.mnist import load_psmnist, load_psmnist255, load_smnist, missing_mnist
+from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.scale import Scale
 from noisyrnn.data.ts import load_archive
-from noisyrnn.data.user_files import check_reading_options, check_unused_options, is_path, load_user_file
+from noisyrnn.data.user_files import check_unused_options, is_path, load_user_file
 from noisyrnn.registry import Entry
 
 
@@ -59,24 +61,16 @@ def load_dataset(
     *,
     data_dir: str | Path | None = None,
     values_per_step: int = 1,
-    label_column: str | int | None = None,
-    layout: str | None = None,
-    task: str | None = None,
+    **options: Any,
 ) -> Dataset:
     """Load a data set by name or from a file. Its parts are the same on every call, whatever the seed of a run.
 
     Args:
-        name: Key of `DATASETS`; a path to a `.npz`, `.csv`, `.ts` or `.ts.gz` file; or a set of the UCR/UEA archive
-            as the archive spells it, such as `"JapaneseVowels"`.
+        name: Key of `DATASETS`; a path of a file that ends in one of `noisyrnn.data.user_files.SUFFIXES`, or of a
+            folder of recordings; or a set of the UCR/UEA archive as the archive spells it, such as `"JapaneseVowels"`.
         data_dir: Folder to look in before `NOISYRNN_DATA` and the platform's cache.
         values_per_step: Consecutive values that make one step, `>= 1`; more than 1 for MNIST only.
-        label_column: Column of the class in a `.csv` file: its name in the header, or its number, from 1, or from -1 at
-            the end of each line. By default the column that the header calls "class", "label", "target" or "y", else
-            the first.
-        layout: Of `X` in a `.npz` file: "channels-last", `(n, steps, channels)`, the default; or "time-last",
-            `(n, channels, steps)`.
-        task: "classification" or "regression", of a `.npz` or `.csv` file. By default numbers in `y` that are not whole
-            are values to predict, and so is a `y` of three axes; all others, and all of a `.csv` file, are classes.
+        **options: How a user's own file is read: arguments of `ReadingOptions`, such as `label_column=-1`.
 
     Returns:
         The data set; its test part is not read yet.
@@ -84,7 +78,7 @@ def load_dataset(
     Raises:
         TypeError: If an argument or an array has the wrong type.
         ValueError: If the name is unknown, an option does not fit, or a file is malformed, damaged or too large for the
-            memory; also if a file makes little sense without `label_column` or `layout`.
+            memory; also if a file can be read in two ways; the message names the option that decides.
         FileNotFoundError: If a file is missing and could not be downloaded.
 
     Example:
@@ -95,7 +89,9 @@ def load_dataset(
     if not isinstance(name, str):
         raise TypeError(f"dataset must be a string, got {name!r}.")
     check_integer("values_per_step", values_per_step, minimum=1)
-    label_column = check_reading_options(label_column, layout, task)
+    for option in options:
+        check_choice("option", option, ReadingOptions.__dataclass_fields__)
+    reading = ReadingOptions(**options)
     folders = data_folders(data_dir)
     entry = DATASETS.get(name)
     if values_per_step > 1 and (entry is None or not entry.supports_values_per_step):
@@ -103,11 +99,11 @@ def load_dataset(
         raise ValueError(f"values_per_step must be 1 for {name!r}, got {values_per_step}. Only {able} can have more.")
     try:
         if entry is None and is_path(name):
-            return load_user_file(name, label_column=label_column, layout=layout, task=task)
-        check_unused_options(name, label_column=label_column, layout=layout, task=task)
+            return load_user_file(name, reading)
+        check_unused_options(name, reading)
         return load_archive(name, folders, sorted(DATASETS)) if entry is None else entry.build(folders, values_per_step)
     except MemoryError as error:
         raise ValueError(f"dataset must fit into memory, got {name!r}, which does not. Use fewer sequences.") from error
 
 
-__all__ = ["DATASETS", "Dataset", "DatasetEntry", "Scale", "Split", "data_folders", "load_dataset"]
+__all__ = ["DATASETS", "Dataset", "DatasetEntry", "ReadingOptions", "Scale", "Split", "data_folders", "load_dataset"]

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from noisyrnn.checks import (
     check_tensor,
     check_values,
 )
+from noisyrnn.data.from_arrays import as_tensor, read_labels, read_loader, stack_sequences
 from noisyrnn.data.scale import Scale
 from noisyrnn.display import html_table
 from noisyrnn.padding import valid_values
@@ -99,6 +101,8 @@ class Split:
         mask: Bool `(n, steps)`, for labels at every step: the steps that count in losses, accuracies and errors, at
             least one of the valid steps of each sequence; `None`: all valid steps. It is held without the padding, and
             is `None` only where there is one label for each sequence.
+        dt: Floating point `(n, steps)`, above 0: length of each step in nominal steps, as layers take it; `None`: all
+            are equal.
         classes: Number of classes the labels are drawn from; 0 for a regression.
 
     Raises:
@@ -111,6 +115,7 @@ class Split:
     lengths: Tensor | None = None
     weights: Tensor | None = None
     mask: Tensor | None = None
+    dt: Tensor | None = None
     classes: int
 
     def __post_init__(self) -> None:
@@ -123,6 +128,8 @@ class Split:
             object.__setattr__(self, "lengths", self.lengths.long())
         if self.weights is not None:
             check_weights(self.weights, count=count)
+        if self.dt is not None:
+            check_dt(self.dt, count=count, steps=steps)
         if self.classes == 0:
             check_targets(self.labels, count=count, steps=steps)
         else:
@@ -149,6 +156,73 @@ class Split:
         check_known(self.labels, mask, classes=self.classes)
         object.__setattr__(self, "mask", mask)
         object.__setattr__(self, "labels", mark_uncounted(self.labels, mask))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        X: Any,
+        y: Any,
+        *,
+        lengths: Any = None,
+        weights: Any = None,
+        mask: Any = None,
+        dt: Any = None,
+        classes: int | None = None,
+    ) -> "Split":
+        """Build a split from arrays, tensors or lists.
+
+        Args:
+            X: Real numbers `(n, steps, channels)`, or `(n, steps)` for one channel; or a list of sequences
+                `(steps, channels)` or `(steps,)` of unequal lengths, which are padded.
+            y: Class indices from 0, integers `(n,)` or `(n, steps)`; or numbers to predict, `(n,)`, `(n, targets)` or
+                `(n, steps, outputs)`.
+            lengths: Integers `(n,)`, the valid steps of each sequence, where `X` is padded.
+            weights: `(n,)`; see `Split`.
+            mask: Bool `(n, steps)`; see `Split`.
+            dt: `(n, steps)`; see `Split`.
+            classes: Number of classes, or 0 for numbers to predict (default: one more than the largest of integers; 0
+                for numbers that are not whole).
+
+        Raises:
+            ValueError: If shapes disagree, or it is unclear whether `y` holds classes.
+            TypeError: If an array does not hold numbers.
+
+        Example:
+            >>> split = Split.from_arrays([[1.0, 2.0, 3.0], [4.0, 5.0]], [0, 1])
+            >>> split.inputs.shape, split.lengths.tolist(), split.classes
+            (torch.Size([2, 3, 1]), [3, 2], 2)
+        """
+        inputs, found = stack_sequences(X)
+        if found is not None and lengths is not None:
+            raise ValueError("lengths must be None where X is a list of sequences of unequal lengths, got both.")
+        labels, classes = read_labels(y, classes, steps=inputs.shape[1])
+        others = {"weights": weights, "mask": mask, "dt": dt}
+        tensors = {name: as_tensor(value) for name, value in others.items() if value is not None}
+        if found is None and lengths is not None:
+            found = as_tensor(lengths)
+        return cls(inputs=inputs, labels=labels, lengths=found, classes=classes, **tensors)
+
+    @classmethod
+    def from_loader(cls, data: Any, *, classes: int | None = None) -> "Split":
+        """Build a split from a `DataLoader`, or from a `Dataset` of torch, by reading all of it once.
+
+        Args:
+            data: A `Dataset` whose items are `(sequence, label)`, with sequences `(steps, channels)` or `(steps,)`; or
+                a `DataLoader` whose batches are `(X, y)` or `(X, y, lengths)`, as `from_arrays` takes them. All batches
+                have the same number of steps, unless they have lengths.
+            classes: As in `from_arrays`.
+
+        Raises:
+            TypeError: If items or batches have another form.
+            ValueError: If there are none, or batches are padded to different lengths and do not state them.
+
+        Example:
+            >>> data = torch.utils.data.TensorDataset(torch.zeros(4, 5, 2), torch.tensor([0, 1, 0, 1]))
+            >>> Split.from_loader(torch.utils.data.DataLoader(data, batch_size=3)).inputs.shape
+            torch.Size([4, 5, 2])
+        """
+        X, y, lengths = read_loader(data)
+        return cls.from_arrays(X, y, lengths=lengths, classes=classes)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -186,18 +260,20 @@ class Split:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Split":
         """Return a split of what `change` makes of each tensor; it keeps or selects sequences, types and places."""
-        names = ("inputs", "labels", "lengths", "weights", "mask")
+        names = ("inputs", "labels", "lengths", "weights", "mask", "dt")
         tensors = {name: value for name in names if (value := getattr(self, name)) is not None}
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
         return Split(**changed, classes=self.classes)
 
     def fingerprint(self) -> dict[str, str | None]:
-        """Return a digest of each of inputs, labels, lengths and weights: equal only for equal sequences.
+        """Return a digest of each of inputs, labels, lengths, weights and, if there is one, dt.
 
-        That of the labels includes the mask, since it is marked in them. It is computed once, and again if torch has
-        changed a tensor in place since.
+        Equal only for equal sequences. That of the labels includes the mask, since it is marked in them. It is computed
+        once, and again if torch has changed a tensor in place since.
         """
         tensors = {"inputs": self.inputs, "labels": self.labels, "lengths": self.lengths, "weights": self.weights}
+        if self.dt is not None:  # runs of data without it keep their digest
+            tensors["dt"] = self.dt
         states = [_state(tensor) for tensor in tensors.values()]
         known = vars(self).get("_fingerprint")
         if known is None or known[0] != states:
@@ -231,16 +307,65 @@ def steps_text(split: Split) -> str:
     """Return the number of steps of the sequences, such as `64` or `3 to 64`."""
     steps = split.inputs.shape[1]
     low, high = (steps, steps) if split.lengths is None else (int(split.lengths.min()), int(split.lengths.max()))
-    return f"{low}" if low == high else f"{low} to {high}"
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def check_dt(dt: Tensor, *, count: int, steps: int) -> None:
+    """Raise unless `dt` is a finite floating tensor `(count, steps)` of numbers above 0."""
+    check_tensor("dt", dt)
+    if not dt.is_floating_point():
+        raise TypeError(f"dt must be floating point, got {dt.dtype}.")
+    if dt.shape != (count, steps):
+        raise ValueError(f"dt must have shape ({count}, {steps}), one for each step, got {tuple(dt.shape)}.")
+    check_finite("dt", dt)
+    if float(dt.min()) <= 0:
+        raise ValueError(f"dt must be greater than 0, got {float(dt.min()):g}.")
+
+
+_MOST_ROWS = 10
+"""Rows of a table that a summary shows in full."""
+
+
+def shortened(rows: list[list[str]]) -> list[list[str]]:
+    """Return the head and the first rows of a table; the last row has the number of those left out."""
+    if len(rows) <= _MOST_ROWS + 1:
+        return rows
+    return [*rows[:_MOST_ROWS], [f"… {len(rows) - _MOST_ROWS} more", *[""] * (len(rows[0]) - 1)]]
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    r"""Return the lines of a table: the first column to the left, all others to the right.
+
+    Example:
+        >>> print(*aligned([["class", "training"], ["a", "12"]]), sep="\n")
+          class  training
+          a            12
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        lines.append(f"  {'  '.join(cells)}".rstrip())
+    return lines
+
+
+def check_equal_steps(argument: str, split: Split) -> None:
+    """Raise `ValueError` if steps have unequal lengths, which training, evaluation and analysis do not use yet."""
+    if split.dt is not None:
+        raise ValueError(
+            f"{argument} must have steps of equal length, got times with unequal distances. Leave the times out (drop "
+            "instead of time, for a file), or call the model yourself: model(inputs, dt=split.dt)."
+        )
 
 
 def check_split(argument: str, split: object) -> None:
-    """Raise `TypeError` unless `split` is a `Split`; the message shows how to build one."""
+    """Raise `TypeError` unless `split` is a `Split`, `ValueError` if its steps have lengths."""
     if not isinstance(split, Split):
         raise TypeError(
             f"{argument} must be a Split, got {type(split).__name__}. Build one from tensors (n, steps, input_size) "
             "and (n,): Split(inputs=X, labels=y, classes=10)."
         )
+    check_equal_steps(argument, split)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -354,27 +479,54 @@ class Dataset:
         }
 
     def summary(self) -> str:
-        """Describe the data in one line: sequences, steps, channels, classes, values; the test part is not read."""
-        test = self._known_test_size
-        parts = f"{len(self.train)} training, {len(self.validation)} validation"
-        parts += " sequences (test part in a file not read yet)" if test is None else f" and {test} test sequences"
+        """Describe the data in one line and a small table of classes or targets, and of channels if there are several.
+
+        The test part is not read, so everything but its size is of the training and validation parts, and shares and
+        values are of the training part.
+        """
+        test = len(self.test) if "test" in vars(self) else self.test_size  # a cached property is among the attributes
+        sizes = [len(self.train), len(self.validation), *([] if test is None else [test])]
+        parts = " / ".join(f"{size:,}" for size in sizes) + (" / test file not read yet" if test is None else "")
         steps = steps_text(self.train)
         values = self.train.inputs[self.train.valid()]
         labels = self.train.labels[counted(self.train.labels)]
         if self.classes:
-            counts = labels.bincount(minlength=self.classes)
-            share, largest = float(counts.max()) / len(labels), self.class_names[int(counts.argmax())]
-            answers = f"{self.classes} classes, the largest {largest!r} with {100 * share:.1f} %"
+            largest = float(labels.bincount(minlength=self.classes).max()) / len(labels)
+            answers = f"{self.classes} classes (largest {100 * largest:.1f} %)"
         else:
             answers = f"{self.outputs} target{'s' if self.outputs > 1 else ''}"
-            answers += f" from {float(labels.min()):.6g} to {float(labels.max()):.6g}"
+            answers += f" {float(labels.min()):.6g}…{float(labels.max()):.6g}"
         if self.train.mask is not None:
-            answers += f", at {len(labels)} of {int(self.train.valid().sum())} steps"
-        return (
-            f"Read {self.name}: {parts}; {steps} steps of "
-            f"{self.input_size} channel{'s' if self.input_size > 1 else ''}; {answers}; "
-            f"values from {float(values.min()):.6g} to {float(values.max()):.6g}."
+            answers += f" at {len(labels):,} of {int(self.train.valid().sum()):,} steps"
+        uneven = "" if self.train.dt is None else " of unequal length"
+        line = (
+            f"{Path(self.name).name}: {sum(sizes):,} sequences ({parts}), {steps} steps{uneven} × {self.input_size} "
+            f"channel{'s' if self.input_size > 1 else ''}, {answers}, "
+            f"values {float(values.min()):.6g}…{float(values.max()):.6g}, missing 0"
         )
+        return "\n".join([line, *aligned(self._answers()), *(aligned(self._channels()) if self.input_size > 1 else [])])
+
+    def _answers(self) -> list[list[str]]:
+        """Return a table of the classes, or of the targets."""
+        train, validation = (part.labels[counted(part.labels)] for part in (self.train, self.validation))
+        if not self.classes:
+            rows = [["target", "min", "mean", "max"]]
+            targets = train.reshape(-1, self.outputs)
+            for k, column in enumerate(targets.T):
+                rows.append([f"{k + 1}", *(f"{float(v):.4g}" for v in (column.min(), column.mean(), column.max()))])
+            return shortened(rows)
+        counts = [labels.bincount(minlength=self.classes).tolist() for labels in (train, validation)]
+        rows = [["class", "training", "validation"]]
+        for name, *pair in zip(self.class_names, *counts, strict=True):
+            rows.append([name, *(f"{count:,}" for count in pair)])
+        return shortened(rows)
+
+    def _channels(self) -> list[list[str]]:
+        """Return a table of the channels, over the valid steps of the training part."""
+        rows = [["channel", "min", "mean", "max"]]
+        for k, column in enumerate(self.train.inputs[self.train.valid()].double().T):
+            rows.append([f"{k + 1}", *(f"{float(v):.4g}" for v in (column.min(), column.mean(), column.max()))])
+        return shortened(rows)
 
     def target_statistics(self) -> tuple[Tensor, Tensor]:
         """Compute mean and standard deviation of each target over `train`, float64 `(outputs,)`, for a regression.

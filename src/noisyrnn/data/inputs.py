@@ -1,41 +1,38 @@
 """Reads the sequences of a user's file for predictions: as for training, but labels may be missing and are not read."""
 
-import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_lengths, check_sequences, check_values
+from noisyrnn.data.arrays import NpzArrays, to_floating
+from noisyrnn.data.delimited import Row, Table, is_header, read_delimited
 from noisyrnn.data.folders import read_text
-from noisyrnn.data.numbers import SHIFT, check_real, is_rounded, parse_number
+from noisyrnn.data.numbers import check_real, parse_number
+from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.split import pad_sequences
-from noisyrnn.data.table import _INDEX_NAMES, _LABEL_NAMES, Row, csv_rows, is_header
+from noisyrnn.data.table import drops, find_column, named_labels, parse_value
 from noisyrnn.data.ts import declared_channels, header_flag, read_case
-from noisyrnn.data.user_files import (
-    SUFFIXES,
-    check_reading_options,
-    check_unused_options,
-    read_array,
-    to_floating,
-)
+from noisyrnn.data.user_files import FORMATS, check_unused_options
 from noisyrnn.padding import valid_steps
+
+SUFFIXES = (".npz", ".csv", ".csv.gz", ".ts", ".ts.gz")
+_INDEX_NAMES = frozenset(("", "unnamed: 0", "index"))
 
 
 def read_inputs(
     name: str,
+    options: ReadingOptions | None = None,
     *,
-    label_column: str | int | None = None,
-    layout: str | None = None,
     labelled: bool | None = None,
     steps: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Read the sequences of a `.npz`, `.csv`, `.ts` or `.ts.gz` file in the form of `load_user_file`.
+    """Read the sequences of a file with one of `SUFFIXES` in the form of `load_user_file`.
 
     Args:
         name: Path of the file.
-        label_column: Column of the class in the `.csv` file of the training, as for `load_dataset`.
-        layout: Of `X` in a `.npz` file, as for `load_dataset`.
+        options: How the file of the training was read; columns that the file lacks are those of labels.
         labelled: Whether a `.csv` file has a column of labels. `None`: it has if its header names one, if all cells
             there are text, or if its longest line has one cell more than `steps`.
         steps: Values of the longest training sequence, to decide whether a `.csv` file has labels; `None` if unknown.
@@ -48,21 +45,19 @@ def read_inputs(
             whether a `.csv` file has labels.
         FileNotFoundError: If there is no such file.
     """
+    options = options or ReadingOptions()
     path = Path(name).expanduser()
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
     if suffix is None:
         raise ValueError(f"data must be a file ending in {', '.join(SUFFIXES)}, got {name!r}.")
     if not path.is_file():
         raise FileNotFoundError(f"data must be an existing file, got {name!r}. Correct the path.")
-    place = check_reading_options(label_column, layout, None)
+    check_unused_options(name, options, FORMATS[suffix.removesuffix(".gz")].options)
     if suffix == ".npz":
-        check_unused_options(name, label_column=label_column)
-        inputs, lengths = _read_npz(path, layout)
-    elif suffix == ".csv":
-        check_unused_options(name, layout=layout)
-        inputs, lengths = _read_csv(path, place, labelled, steps)
+        inputs, lengths = _read_npz(path, options.layout)
+    elif suffix.startswith(".csv"):
+        inputs, lengths = _read_csv(path, options, labelled, steps)
     else:
-        check_unused_options(name, label_column=label_column, layout=layout)
         inputs, lengths = _read_ts(path)
     check_sequences("X", inputs)
     check_values("X", inputs)
@@ -71,7 +66,8 @@ def read_inputs(
 
 def _read_npz(path: Path, layout: str | None) -> tuple[Tensor, Tensor | None]:
     """Read `X` and perhaps `lengths`."""
-    X, lengths = read_array(path, "X"), read_array(path, "lengths")
+    arrays = NpzArrays(path)
+    X, lengths = arrays.read("X"), arrays.read("lengths")
     if X is None:
         raise ValueError(f"{path} must hold X, got none. Use np.savez(path, X=X).")
     if X.dtype.kind not in "fiu":
@@ -94,10 +90,17 @@ def _read_npz(path: Path, layout: str | None) -> tuple[Tensor, Tensor | None]:
 
 
 def _read_csv(
-    path: Path, label_column: str | int | None, labelled: bool | None, steps: int | None
+    path: Path, options: ReadingOptions, labelled: bool | None, steps: int | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Read one sequence per line, without the column of its label."""
-    rows = csv_rows(path)
+    """Read one sequence per line, without the column of its label and those that are left out."""
+    if options.id is not None or options.layout in ("channels-last", "time-last"):
+        name = "id" if options.id is not None else "layout"
+        raise ValueError(
+            f"{name} must be None for predictions, got {getattr(options, name)!r}: a table is read with one sequence "
+            "of one channel per line. Save the sequences as X in a .npz file."
+        )
+    table = read_delimited(path, options)
+    rows, label_column = table.rows, options.label_column
     names: list[str] = []
     named = rows and isinstance(label_column, str) and label_column in rows[0][1]
     if rows and (named or is_header(rows)):
@@ -109,29 +112,28 @@ def _read_csv(
             f"{path} must hold values of a sequence in column 1, got one that is called {names[0]!r}, as pandas calls "
             "its index. Remove the column: to_csv(…, index=False)."
         )
+    width = max(len(cells) for _, cells in rows)
+    columns = [*drops(options), *([] if options.group_column is None else [options.group_column])]
+    present = [column for column in columns if not isinstance(column, str) or column in names]
+    out = {find_column(path, names or None, "drop", column) % width for column in present}
+    rows = [(line, [cell for k, cell in enumerate(cells) if k not in out]) for line, cells in rows]
+    names = [name for k, name in enumerate(names) if k not in out]
     place = _label_place(path, names, label_column, rows, labelled, steps)
-    sequences = []
-    for line, cells in rows:
-        kept = list(cells)
-        while kept and not kept[-1]:
-            kept.pop()
-        if place is not None and -len(kept) <= place < len(kept):
-            del kept[place]
-        if not kept:
-            raise ValueError(f"Line {line} of {path} must hold at least one value, got none.")
-        sequences.append([_number(path, line, cell) for cell in kept])
+    sequences = [_values(table, row, place) for row in rows]
     return pad_sequences([torch.tensor(row, dtype=torch.float64, device="cpu").unsqueeze(-1) for row in sequences])
 
 
-def _number(path: Path, line: int, cell: str) -> float:
-    value = parse_number(cell)
-    if value is None or not math.isfinite(value):
-        raise ValueError(f"Line {line} of {path} must hold finite numbers, got {cell!r}.")
-    if is_rounded(cell):
-        raise ValueError(
-            f"Line {line} of {path} must hold numbers that float64 represents exactly, got {cell!r}. {SHIFT}"
-        )
-    return value
+def _values(table: Table, row: Row, place: int | None) -> list[float]:
+    """Return the values of a line, without its label."""
+    line, cells = row
+    kept = [(column, cell) for column, cell in enumerate(cells, start=1)]
+    while kept and not kept[-1][1]:
+        kept.pop()
+    if place is not None and -len(kept) <= place < len(kept):
+        del kept[place]
+    if not kept:
+        raise ValueError(f"{table.where(line)} must hold at least one value, got none.")
+    return [parse_value(table, line, column, cell) for column, cell in kept]
 
 
 def _label_place(
@@ -152,8 +154,7 @@ def _label_place(
             raise ValueError(f"label_column must be the name of a column of {path}, got {label_column!r}.")
         return None  # its file had a header with this name
     if label_column is None:
-        known = [column for column, name in enumerate(names) if name.lower() in _LABEL_NAMES]
-        known = [column for column in known if names[column].lower() != "y"] or known
+        known = named_labels(names, set())
         if known:
             return known[0]
         place = 0

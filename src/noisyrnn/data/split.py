@@ -4,7 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from noisyrnn.checks import check_lengths, check_sequences, check_values
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.labels import Label, check_classes, encode, sorted_classes
 from noisyrnn.data.numbers import parse_number
+from noisyrnn.data.times import step_lengths, typical_gap
 
 # The parts of a data set are the same in every run, whatever the run's seed.
 SPLIT_SEED = 20210
@@ -45,6 +48,9 @@ class Cases:
         labels: Class of each sequence or step, or values.
         declared: Every class that the file declares; empty if it declares none.
         mask: Bool `(n, steps)` for values at every step: those that count; `None` where all valid steps do.
+        groups: Group of each sequence, such as its patient; `None` if there are none.
+        times: Increasing times of the steps of each sequence; `None` if there are none.
+        dt: Float64 `(n, steps)`, lengths of the steps; `None` where all are equal.
     """
 
     inputs: Tensor
@@ -52,6 +58,9 @@ class Cases:
     labels: Targets
     declared: tuple[Label, ...] = ()
     mask: Tensor | None = None
+    groups: tuple[str, ...] | None = None
+    times: tuple[np.ndarray, ...] | None = None
+    dt: Tensor | None = None
 
     @property
     def names(self) -> tuple[Label, ...]:
@@ -62,7 +71,12 @@ class Cases:
 
     def subset(self, indices: Tensor) -> "Cases":
         """Return the sequences at `indices`, int64 `(k,)`, in that order."""
-        lengths, mask = (None if tensor is None else tensor[indices] for tensor in (self.lengths, self.mask))
+        tensors = {"lengths": self.lengths, "mask": self.mask, "dt": self.dt}
+        chosen: dict[str, Any] = {name: tensor[indices] for name, tensor in tensors.items() if tensor is not None}
+        groups, times = (
+            None if entries is None else tuple(entries[i] for i in indices.tolist())
+            for entries in (self.groups, self.times)
+        )
         labels: Targets
         if isinstance(self.labels, StepLabels):
             labels = replace(self.labels, index=self.labels.index[indices])
@@ -70,7 +84,11 @@ class Cases:
             labels = self.labels[indices]
         else:
             labels = tuple(self.labels[i] for i in indices.tolist())
-        return replace(self, inputs=self.inputs[indices], lengths=lengths, labels=labels, mask=mask)
+        return replace(self, inputs=self.inputs[indices], labels=labels, groups=groups, times=times, **chosen)
+
+    def with_step_lengths(self, nominal: float) -> "Cases":
+        """Return the cases with the lengths of their steps, if they have times; `nominal` is that of a nominal step."""
+        return self if self.times is None else replace(self, dt=step_lengths(self.times, nominal))
 
 
 def pad_sequences(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -167,7 +185,9 @@ def to_split(cases: Cases, classes: Sequence[Label], argument: str = "y") -> Spl
         indices = encode(labels.names, classes, argument)[labels.index.clamp(min=0)]
     else:
         indices = labels if isinstance(labels, Tensor) else encode(labels, classes, argument)
-    return Split(inputs=cases.inputs, labels=indices, lengths=cases.lengths, mask=mask, classes=len(classes))
+    return Split(
+        inputs=cases.inputs, labels=indices, lengths=cases.lengths, mask=mask, dt=cases.dt, classes=len(classes)
+    )
 
 
 def classes_of(cases: Cases) -> tuple[Label, ...]:
@@ -212,6 +232,59 @@ def check_enough(cases: Cases) -> None:
         )
 
 
+def draw_groups(groups: Sequence[str], strata: Tensor, *, with_test: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Draw groups of sequences for the test and the validation part, a fifth of the groups each.
+
+    The draw is stratified if each group is of one class.
+
+    Args:
+        groups: Group of each sequence.
+        strata: Class of each sequence, int64 `(n,)`.
+        with_test: Whether to draw a test part.
+
+    Returns:
+        Indices of the sequences for test (`None` without one), validation and training, int64.
+
+    Raises:
+        ValueError: If there are too few groups, of each class if groups have one.
+    """
+    names = list(dict.fromkeys(groups))
+    number = {name: k for k, name in enumerate(names)}
+    member = torch.tensor([number[name] for name in groups], dtype=torch.int64, device="cpu")
+    classes = [strata[member == k].unique() for k in range(len(names))]
+    of_one = all(len(found) == 1 for found in classes)
+    kinds = torch.cat(classes) if of_one else torch.zeros(len(names), dtype=torch.int64, device="cpu")
+    need = 3 if with_test else 2
+    if int(kinds.bincount()[kinds].min()) < need:
+        which = " of each class" if of_one and len(strata.unique()) > 1 else ""
+        raise ValueError(
+            f"group_column must name at least {need} groups{which}, so that each part of the data has one, got "
+            f"{int(kinds.bincount()[kinds].min())}. Add groups, or leave group_column out."
+        )
+    size = round(0.2 * len(names))
+    rest = torch.arange(len(names), device="cpu")
+    tested = None
+    if with_test:
+        tested, rest = stratified_draw(kinds, max(size, 1))
+    validation, train = (rest[drawn] for drawn in stratified_draw(kinds[rest], max(size, 1)))
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(SPLIT_SEED), device="cpu")
+
+    def members(part: Tensor) -> Tensor:
+        return order[torch.isin(member[order], part)]
+
+    return None if tested is None else members(tested), members(validation), members(train)
+
+
+def check_class_in_training(strata: Tensor, classes: Sequence[Label]) -> None:
+    """Raise `ValueError` unless every class has a sequence in the training part that groups were drawn for."""
+    absent = set(range(len(classes))) - set(strata.tolist())
+    if absent:
+        raise ValueError(
+            f"group_column must leave every class in the training part, got none of class "
+            f"{classes[min(absent)].text!r}, which too few groups have. Add groups."
+        )
+
+
 def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] | None, source: str) -> Dataset:
     """Build a data set whose values have no known scale: it is standardised and states no range of values.
 
@@ -229,6 +302,8 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         ValueError: If the cases are malformed, of one class, or too few to be split.
     """
     check_cases(cases)
+    nominal = 1.0 if cases.times is None else typical_gap(cases.times)
+    cases = cases.with_step_lengths(nominal)
     classes = classes_of(cases)
     one_class_each = isinstance(cases.labels, tuple)
     strata = torch.zeros(len(cases.inputs), dtype=torch.int64, device="cpu")
@@ -236,27 +311,33 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         strata = encode(cases.labels, classes)
     drawn = "stratified and seeded" if one_class_each else "seeded"
     part = round(0.2 * len(strata))
-    if read_test is None:
+    if read_test is None and cases.groups is None:
         check_enough(cases)
-        tested, rest = stratified_draw(strata, part)
-        how = f"60 % training, 20 % validation, 20 % test, {drawn}."
+    if cases.groups is not None:
+        drawn = "by groups and seeded"
+        tested, validation, train = draw_groups(cases.groups, strata, with_test=read_test is None)
+        check_class_in_training(strata[train], classes)
     else:
         tested, rest = None, torch.arange(len(strata), device="cpu")
-        how = f"Test part as given; validation is 20 % of the training part, {drawn}."
-    validation, train = stratified_draw(strata[rest], part)
+        if read_test is None:
+            tested, rest = stratified_draw(strata, part)
+        validation, train = (rest[drawn_rows] for drawn_rows in stratified_draw(strata[rest], part))
+    how = f"Test part as given; validation is 20 % of the training part, {drawn}."
+    if read_test is None:
+        how = f"60 % training, 20 % validation, 20 % test, {drawn}."
     if len(validation) == 0:
         what = f"2 sequences of some class, one of them for validation, got {len(strata)} of {len(classes)} classes"
         if not one_class_each:
             what = f"2 sequences, one of them for validation, got {len(strata)}"
         raise ValueError(f"y must hold {what}. Add sequences.")
-    train_split = to_split(cases.subset(rest[train]), classes)
+    train_split = to_split(cases.subset(train), classes)
     check_values_vary(train_split)
 
     def test() -> Split:
         if read_test is None:
             assert tested is not None
             return to_split(cases.subset(tested), classes)
-        test_cases = read_test()
+        test_cases = read_test().with_step_lengths(nominal)
         check_cases(test_cases, "_test")
         channels, expected = test_cases.inputs.shape[2], cases.inputs.shape[2]
         if channels != expected:
@@ -268,7 +349,7 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
     return Dataset(
         name=name,
         train=train_split,
-        validation=to_split(cases.subset(rest[validation]), classes),
+        validation=to_split(cases.subset(validation), classes),
         read_test=test,
         class_names=tuple(label.text for label in classes),
         value_range=None,

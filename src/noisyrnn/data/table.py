@@ -1,23 +1,21 @@
-"""Reads labelled sequences from a `.csv` file: one per line, of one channel."""
+"""Reads labelled sequences from a table with one sequence per row."""
 
-import csv
-import io
 import math
 import re
 import warnings
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from noisyrnn.data.folders import read_text
-from noisyrnn.data.labels import Label, text_labels
-from noisyrnn.data.numbers import SHIFT, is_missing, is_rounded, parse_number
+from noisyrnn.data.delimited import Row, Table
+from noisyrnn.data.labels import Label, decimal_labels, text_labels
+from noisyrnn.data.numbers import SHIFT, is_missing, is_missing_number, is_rounded, parse_number
+from noisyrnn.data.options import ReadingOptions, flag
 from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
-
-Row = tuple[int, list[str]]
-"""Number of a line in the file, and its cells."""
 
 _LABEL_NAMES = frozenset(("class", "classes", "class_label", "classlabel", "label", "labels", "target", "y"))
 _INDEX_NAMES = frozenset(("", "unnamed: 0", "index"))
@@ -28,187 +26,295 @@ _ENOUGH_LINES = 10
 """Below this many lines a column may count them by chance."""
 
 
-def read_csv(path: Path, label_column: str | int | None = None, task: str | None = None) -> Cases:
-    """Read one sequence per line: its class in one column, the values of one channel in all others, in order.
-
-    For a regression the column of the class holds a number to predict.
-
-    Lines may be shorter, or end in empty cells. The first line is a header if no cell of it can be data (`is_header`),
-    or if `label_column` is a name.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Places:
+    """Where the parts of a sequence are in a row; indices from 0, or negative from the end of the row.
 
     Args:
-        path: The file.
-        label_column: Column of the class: its name in the header, or its number, from 1, or from -1 at the end of each
-            line. By default the one column that the header calls "class", "label", "target" or "y", else the first; a
-            file that makes little sense when it is read like that is rejected.
-        task: "classification", the default for `None`, or "regression".
+        label: Of the class.
+        group: Of the group; `None` if there is none.
+        drop: Of cells that are left out.
+        order: Of the values, by step and then by channel; `None` for all other cells, in order.
+        channels: Number of channels.
+        width: Cells of the header, or of the first row.
+    """
+
+    label: int
+    group: int | None
+    drop: tuple[int, ...]
+    order: tuple[int, ...] | None
+    channels: int
+    width: int
+
+
+def read_wide(table: Table, options: ReadingOptions, *, declared: Sequence[str] = (), archive: bool = False) -> Cases:
+    """Read one sequence per row: its class in one column, its values in all others.
+
+    For a regression the column of the class holds a number to predict. Rows may be shorter, or end in empty cells. All
+    values are of one channel, in order, unless the header names channels (`_value_order`).
+
+    Args:
+        table: The rows.
+        options: Of these, `label_column`, `group_column`, `drop`, `layout` and `task`. By default the class is in the
+            one column that the header calls "class", "label", "target" or "y", else in the first; a file that makes
+            little sense when it is read like that is rejected.
+        declared: Every class that the file declares.
+        archive: Whether the format is that of the UCR archive: NaN at the end of a row means that the sequence has
+            ended, and classes that are equal as numbers are equal.
 
     Raises:
         ValueError: If a cell is missing or not a finite number, there is no sequence or no such column, or the
             class, a number of the line or the time seem to be in another column than expected.
     """
-    rows = csv_rows(path)
-    header: list[str] | None = None
-    if rows and (isinstance(label_column, str) or is_header(rows)):
-        header = rows[0][1]
-        rows = rows[1:]
-    if not rows:
-        raise ValueError(f"{path} must hold at least one sequence, got none.")
-    place = _label_place(path, header, label_column)
-    if header is not None and header[0].lower() in _INDEX_NAMES and place % len(header) and any(c[0] for _, c in rows):
+    path = table.path
+    given = (options.label_column, options.group_column, *drops(options))
+    header, rows = table.split_header(any(isinstance(column, str) for column in given))
+    drop = tuple(find_column(path, header, "drop", column) for column in drops(options))
+    width = len(rows[0][1] if header is None else header)
+    place = _label_place(path, header, options.label_column, {index % width for index in drop})
+    group = None if options.group_column is None else find_column(path, header, "group_column", options.group_column)
+    other = {index % width for index in (place, *drop, *(() if group is None else (group,)))}
+    if header is not None and header[0].lower() in _INDEX_NAMES and 0 not in other and any(c[0] for _, c in rows):
         raise ValueError(
             f"{path} must hold values of a sequence in column 1, got one that is called {header[0]!r}, as pandas calls "
-            "its index. Remove the column: to_csv(…, index=False)."
+            f"its index. Leave it out: {flag('drop', 1)}, or to_csv(…, index=False)."
         )
-    read = [_read_row(path, row, place, len(rows[0][1])) for row in rows]
-    values = [row for _, row in read]
+    order, channels = _value_order(path, header, other, options)
+    places = _Places(label=place, group=group, drop=drop, order=order, channels=channels, width=width)
+    short_nan = archive and header is None
+    read = [_read_row(table, row, places, short_nan) for row in rows]
+    values = [row for _, _, row in read]
     labels: Targets
-    if task == "regression":
+    if options.task == "regression":
         labels = parse_targets(
-            [label for label, _ in read],
+            [label for label, _, _ in read],
             lambda k, cell: (
-                f"Line {rows[k][0]} of {path} must hold a finite number to predict, got {cell!r}. {_cell_advice(cell)}"
+                f"{table.where(rows[k][0])} must hold a finite number to predict, got {cell!r}. "
+                f"{_cell_advice(table, rows[k][0], cell)}"
             ),
         )
     else:
-        labels = text_labels(label for label, _ in read)
-    if label_column is None and isinstance(labels, tuple):
+        labels = (decimal_labels if short_nan or declared else text_labels)(label for label, _, _ in read)
+    if options.label_column is None and isinstance(labels, tuple):
         named = header is not None and header[place].lower() in _LABEL_NAMES
-        _check_label_place(path, labels, values, label_place=place, label_named=named)
-    if problem := _find_counting_column(path, values, label_place=place % len(rows[0][1])):
-        rule, advice = problem
-        if label_column is None:
+        _check_label_place(path, labels, values, label_place=place, label_named=named or bool(declared))
+    columns = [column for column in range(width) if column not in other]
+    if order is None and (problem := _find_counting_column(path, values, columns)):
+        rule, advice, warned = problem
+        if options.label_column is None and options.layout is None:
             raise ValueError(f"{rule}. {advice}; or if the column does hold values, {_OPTION}.")
-        warnings.warn(f"{rule}. It is read as a value of the sequence. If it is none: {advice.lower()}.", stacklevel=2)
+        warnings.warn(f"{rule}. It is read as a value of the sequence. {warned}", stacklevel=2)
     inputs, lengths = pad_sequences(
-        [torch.tensor(row, dtype=torch.float64, device="cpu").unsqueeze(-1) for row in values]
+        [torch.tensor(row, dtype=torch.float64, device="cpu").view(-1, channels) for row in values]
     )
-    return Cases(inputs=inputs, lengths=lengths, labels=labels)
+    groups = None if group is None else tuple(name for _, name, _ in read)
+    return Cases(inputs=inputs, lengths=lengths, labels=labels, declared=decimal_labels(declared), groups=groups)
 
 
-def csv_rows(path: Path) -> list[Row]:
-    """Return the lines that are not empty, their cells stripped.
+def drops(options: ReadingOptions) -> tuple[str | int, ...]:
+    """Return the columns that are left out, a tuple also where there are none."""
+    return options.drop if isinstance(options.drop, tuple) else ()
+
+
+def find_column(path: Path, header: list[str] | None, option: str, column: str | int) -> int:
+    """Return the index of a column, from 0 or negative from the end of a row.
 
     Raises:
-        ValueError: If a quotation mark has no partner, or a quoted cell continues in another line.
+        ValueError: If the header does not have the name once, or not as many columns.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    rows: list[Row] = []
-    last = 0
-    try:
-        for row in reader:
-            if reader.line_num > last + 1:
-                raise csv.Error("a quoted cell continues in the next line")
-            last = reader.line_num
-            cells = [cell.strip() for cell in row]
-            if any(cells):
-                rows.append((last, cells))
-    except csv.Error as error:
-        raise ValueError(
-            f"Line {last + 1} of {path} must be cells between commas, got one that cannot be read ({error}). "
-            "Close every quotation mark in its line, or remove it."
-        ) from None
-    return rows
-
-
-def is_header(rows: list[Row]) -> bool:
-    """Whether the first line names the columns, and is not a sequence with bad cells.
-
-    It is a header if all its cells are names, or if its numbers count the columns as pandas writes them: 0, 1, 2, … or
-    1, 2, 3, …. A name is neither a number nor a mark of a missing value, and no other line has it in the same column.
-    """
-    (_, first), *others = rows
-    cells = [(column, cell) for column, cell in enumerate(first) if cell]
-    if any(is_missing(cell) for _, cell in cells):
-        return False
-    names = [(column, cell) for column, cell in cells if parse_number(cell) is None]
-    if any(column < len(row) and row[column] == name for column, name in names for _, row in others):
-        return False
-    numbers = [(column, cell) for column, cell in cells if parse_number(cell) is not None]
-    if not numbers:
-        return any(parse_number(cell) is not None for _, row in others[:1] for cell in row)
-    counts = [cell for _, cell in numbers]
-    if counts not in ([str(i) for i in range(start, start + len(counts))] for start in (0, 1)) or len(names) > 2:
-        return False
-    if len(counts) == 1 and any(row[numbers[0][0] :][:1] == counts for _, row in others):  # a class, next to a bad cell
-        return False
-    # Without any name it may be a sequence of whole numbers, if others are.
-    return bool(names) or any("." in cell for _, row in others[:1] for cell in row[1:])
-
-
-def _label_place(path: Path, header: list[str] | None, label_column: str | int | None) -> int:
-    """Return the index of the class in a line."""
-    if isinstance(label_column, int):
-        return label_column - 1 if label_column > 0 else label_column
-    names = [] if header is None else header
-    if label_column is None:
-        known = [column for column, name in enumerate(names) if name.lower() in _LABEL_NAMES]
-        known = [column for column in known if names[column].lower() != "y"] or known  # next to a class, y is a value
-        if len(known) > 1:
+    if isinstance(column, int):
+        if header is not None and not -len(header) <= column - (column > 0) < len(header):
             raise ValueError(
-                f"{path} must hold one column of classes, got a header with {len(known)}: "
-                f"{', '.join(repr(names[column]) for column in known)}. Remove the others, or give label_column "
-                "(--label-column) if they hold values."
+                f"{option} must be a column of {path}, which has {len(header)}, got {column}. Give a smaller number."
             )
-        return known[0] if known else 0
-    if names.count(label_column) != 1:
+        return column - 1 if column > 0 else column
+    names = [] if header is None else header
+    if names.count(column) != 1:
         columns = ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "")
         raise ValueError(
-            f"label_column must be the name of one column of {path}, got {label_column!r} and a first line {columns}. "
+            f"{option} must be the name of one column of {path}, got {column!r} and a first line {columns}. "
             "Give the exact name, or the number of the column, from 1."
         )
-    return names.index(label_column)
+    return names.index(column)
 
 
-def _read_row(path: Path, row: Row, place: int, width: int) -> tuple[str, list[float]]:
-    """Return the class and the values of a line."""
+def _label_place(path: Path, header: list[str] | None, label_column: str | int | None, dropped: set[int]) -> int:
+    """Return the index of the class in a row."""
+    if label_column is not None:
+        place = label_column
+        return find_column(path, None if isinstance(place, int) else header, "label_column", place)
+    known = named_labels(header or [], dropped)
+    if len(known) > 1:
+        assert header is not None
+        raise ValueError(
+            f"{path} must hold one column of classes, got a header with {len(known)}: "
+            f"{', '.join(repr(header[column]) for column in known)}. Remove the others (drop, --drop), or give "
+            "label_column (--label-column) if they hold values."
+        )
+    return known[0] if known else next(column for column in range(len(dropped) + 1) if column not in dropped)
+
+
+def named_labels(header: Sequence[str], dropped: set[int]) -> list[int]:
+    """Return the columns that a header calls "class", "label" or the like."""
+    known = [k for k, name in enumerate(header) if name.lower() in _LABEL_NAMES and k not in dropped]
+    return [column for column in known if header[column].lower() != "y"] or known  # next to a class, y is a value
+
+
+def _value_order(
+    path: Path, header: list[str] | None, other: set[int], options: ReadingOptions
+) -> tuple[tuple[int, ...] | None, int]:
+    """Return the order of the values in a row, by step and then by channel, and the number of channels.
+
+    `None` and 1 where all columns are steps of one channel: there is no header, or its names have numbers, such as t0,
+    t1, …. Names with two numbered series or more, such as x_0, x_1, y_0, y_1, are channels.
+
+    Raises:
+        ValueError: If the header allows for another reading, and `layout` does not decide.
+    """
+    layout = options.layout
+    labelled = options.label_column is not None or any(name.lower() in _LABEL_NAMES for name in header or [])
+    names = {} if header is None else {k: name for k, name in enumerate(header) if k not in other}
+    if layout == "one-channel" or (len(names) < 2 and layout is None):
+        return None, 1
+    one = flag("layout", "one-channel")
+    shown = ", ".join(map(repr, list(names.values())[:4])) + (", …" if len(names) > 4 else "")
+    series: dict[str, dict[int, int]] = {}
+    for column, name in names.items():
+        match = re.fullmatch(r"(.*?)[\s_.:-]*([0-9]{1,9})", name)
+        if parse_number(name) is not None:
+            series.setdefault("", {})[len(series.get("", ()))] = column
+        elif match:
+            if int(match[2]) in series.setdefault(match[1], {}):
+                raise ValueError(
+                    f"{path} must name each column once, got {name!r} again. If the order is right, {one}."
+                )
+            series[match[1]][int(match[2])] = column
+    plain = [name for name in names.values() if not re.search("[0-9]", name)]
+    if plain and len(names) - len(plain) > 1 and layout is None:
+        kind = "" if labelled else f"If it is the class, give {flag('label_column', plain[0])}. "
+        raise ValueError(
+            f"{path} must name the steps of a sequence by numbers, got a column {plain[0]!r}. {kind}Leave it out with "
+            f"{flag('drop', ','.join(plain[:5]))}; or if all columns are the steps of one channel, give {one}."
+        )
+    if plain and layout is None:
+        raise ValueError(
+            f"{path} must name the steps of a sequence by numbers, got columns {shown}. If the columns are the steps "
+            f"of one channel, give {one}. If each line is one step and the columns are channels, give id "
+            "(--id COLUMN), the column that names the sequence; columns that are neither: drop (--drop)."
+        )
+    numbers = [list(columns) for columns in series.values()]
+    steps = sorted(numbers[0]) if numbers else []
+    alike = len(steps) > 1 and all(sorted(entries) == steps for entries in numbers)
+    if len(series) > 1 and alike and sum(map(len, numbers)) == len(names):
+        if layout is None:
+            raise ValueError(
+                f"{path} must name its columns after one channel, got {len(series)} numbered series, {shown}. If they "
+                f"are channels, give {flag('layout', 'time-last')}; if all columns are the steps of one channel, {one}."
+            )
+        return tuple(columns[step] for step in steps for columns in series.values()), len(series)
+    if layout is not None:
+        raise ValueError(
+            f"layout must be None or 'one-channel' for {path}, got {layout!r}. A table has channels if its header "
+            "names them by numbered series, such as x_0, x_1, y_0, y_1."
+        )
+    if len(series) > 1 or (numbers and numbers[0] != steps):
+        raise ValueError(
+            f"{path} must name the steps of a sequence by increasing numbers, got columns {shown}. If they are the "
+            f"steps of one channel in this order, give {one}; leave others out with drop (--drop)."
+        )
+    return None, 1
+
+
+def _read_row(table: Table, row: Row, places: _Places, short_nan: bool) -> tuple[str, str, list[float]]:
+    """Return the class, the group and the values of a row."""
     line, cells = row
-    where = f"Line {line} of {path}"
+    where = table.where(line)
+    place = places.label
     while place < 0 and cells and not cells[-1]:
         cells = cells[:-1]
     index = place if place >= 0 else len(cells) + place
     if not 0 <= index < len(cells):
         raise ValueError(f"{where} must hold a class in column {place + (place >= 0)}, got {len(cells)} cells.")
     label = cells[index]
-    rest = [(column, cell) for column, cell in enumerate(cells, start=1) if column != index + 1]
-    while rest and not rest[-1][1]:
+    group = "" if places.group is None else _cell(cells, places.group)
+    if places.group is not None and not group:
+        raise ValueError(f"{where} must hold a group, as group_column states, got an empty cell. Fill it in.")
+    out = {index, *(k % len(cells) if k < 0 else k for k in places.drop)}
+    if places.group is not None:
+        out.add(places.group % len(cells) if places.group < 0 else places.group)
+    columns = [k for k in range(len(cells)) if k not in out] if places.order is None else places.order
+    rest = [(column + 1, _cell(cells, column)) for column in columns]
+    while rest and (not rest[-1][1] or (short_nan and is_missing_number(rest[-1][1]))):
         rest.pop()
     if rest and re.search(r"[;\t]\s*[+-]?[0-9]+$", label):  # values before the first decimal comma
-        raise ValueError(f"{where} must hold cells between commas, got {label!r} as the class. {_cell_advice(label)}")
+        raise ValueError(
+            f"{where} must hold cells between {table.between}, got {label!r} as the class. "
+            f"{_cell_advice(table, line, label)}"
+        )
     if not label or not rest:
         raise ValueError(
             f"{where} must hold a class and at least one value, got {label!r} and {len(rest)} values. "
-            f"{_cell_advice(label)}"
+            f"{_cell_advice(table, line, label)}"
         )
-    values = []
-    for column, cell in rest:
-        value = parse_number(cell)
-        if value is None or not math.isfinite(value):
-            last = column == width and index == 0
-            raise ValueError(
-                f"{where} must hold finite numbers, got {cell!r} in column {column}. {_cell_advice(cell, last)}"
-            )
-        if is_rounded(cell):
-            raise ValueError(
-                f"{where} must hold numbers that float64 represents exactly, got {cell!r} in column {column}. {SHIFT}"
-            )
-        values.append(value)
-    return label, values
+    while places.order is not None and len(rest) % places.channels:  # the last step lacks channels
+        rest.append((places.order[len(rest)] + 1, ""))
+    values = [
+        parse_value(table, line, column, cell, last=column == places.width and index == 0) for column, cell in rest
+    ]
+    return label, group, values
 
 
-def _cell_advice(cell: str, last: bool = False) -> str:
+def _cell(cells: list[str], column: int) -> str:
+    """Return a cell of a row; an empty one where the row is shorter."""
+    return cells[column] if -len(cells) <= column < len(cells) else ""
+
+
+def parse_value(
+    table: Table, line: int, column: int, cell: str, *, last: bool = False, advice: str | None = None
+) -> float:
+    """Parse a cell to a finite number.
+
+    Args:
+        table: Where it is from.
+        line: Number of its line, for messages.
+        column: Number of its column, from 1.
+        cell: Its text.
+        last: Whether it may be the class.
+        advice: End of the message about a cell that is no number (default: for a table with one sequence per line).
+
+    Raises:
+        ValueError: If it is missing, not a finite number or one that float64 rounds.
+    """
+    value = parse_number(cell)
+    if value is None or not math.isfinite(value):
+        raise ValueError(
+            f"{table.where(line)} must hold finite numbers, got {cell!r} in column {column}. "
+            f"{_cell_advice(table, line, cell, last, advice)}"
+        )
+    if is_rounded(cell):
+        raise ValueError(
+            f"{table.where(line)} must hold numbers that float64 represents exactly, got {cell!r} in column {column}. "
+            f"{SHIFT}"
+        )
+    return value
+
+
+def _cell_advice(table: Table, line: int, cell: str, last: bool = False, general: str | None = None) -> str:
     """Guess what is wrong with a cell, as advice for a message."""
+    if re.fullmatch(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", cell) and table.decimal == ".":
+        return f"If the numbers have decimal commas, give {flag('decimal', ',')}."
     if ";" in cell or "\t" in cell:
-        return "Separate values with commas."
-    if re.fullmatch(r"[+-]?\d+,\d+", cell):
-        return "Write a point in the number, not a comma."
-    if is_missing(cell):
+        return f"Separate values with {table.between}."
+    if general is None and is_missing(cell):
         return "Fill the value in, or leave the line out."
     if parse_number(cell) is not None:
         return "Give the values in a larger unit."
     if last:
-        return "If the last column is the class, give label_column (--label-column -1)."
-    return "Each line must be its class and then its values, without a line number."
+        return f"If the last column is the class, give {flag('label_column', -1)}."
+    return general or (
+        "Each line must be its class and then its values; leave columns out with drop (--drop), and lines with "
+        f"{flag('skip_lines', str(line))}."
+    )
 
 
 def _check_label_place(
@@ -258,8 +364,8 @@ def _columns(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
     return table, (np.mod(table, 1) == 0).all(axis=0)
 
 
-def _find_counting_column(path: Path, values: list[list[float]], *, label_place: int) -> tuple[str, str] | None:
-    """Return rule and advice of a message if a column is probably a line number or the time; else `None`."""
+def _find_counting_column(path: Path, values: list[list[float]], columns: list[int]) -> tuple[str, str, str] | None:
+    """Return rule, advice and advice of a warning if a column is probably a line number or the time; else `None`."""
     table, whole = _columns(values)
     width = table.shape[1]
     if len(table) < _ENOUGH_LINES or width < 2:
@@ -272,17 +378,20 @@ def _find_counting_column(path: Path, values: list[list[float]], *, label_place:
         if len(candidates) != 1:
             continue
         (column,) = candidates
-        place = column + 1 + (column >= label_place)
+        place = columns[column] + 1 if column < len(columns) else column + 1
         if distinct[column] == len(table):
+            drop = flag("drop", place)
             return (
                 f"{path} must hold values of a sequence in column {place}, got another whole number in each line, as a "
                 "line number is",
-                "Remove the column",
+                f"Leave the column out: {drop}",
+                f"If it is none: {drop}.",
             )
         return (
             f"{path} must hold one sequence per line, got a column {place} that counts up again and again, as the time "
             "does where each step has a line of its own",
-            "Write all steps of a sequence into one line",
+            "If so, give id (--id COLUMN), the column that names the sequence of a line",
+            "If it is the time, give id (--id COLUMN), the column that names the sequence of a line.",
         )
     return None
 

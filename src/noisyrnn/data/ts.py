@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from noisyrnn.data.folders import cache_folder, find_file, placement_advice, rea
 from noisyrnn.data.labels import decimal_labels
 from noisyrnn.data.numbers import SHIFT, is_missing, is_rounded, parse_number
 from noisyrnn.data.split import Cases, dataset_from_cases, pad_sequences, parse_targets
+from noisyrnn.data.times import parse_times
 
 SUFFIXES = (".ts", ".ts.gz")
 _SIZE = re.compile(r"[0-9]{1,9}")
@@ -24,7 +26,8 @@ def read_ts(path: Path) -> Cases:
     """Read the labelled sequences of a `.ts` file.
 
     `#` starts a comment, `@` a line of the header, which ends at `@data`. Then one case per line: channels separated by
-    `:`, values by `,`, the class last; or, where the header states `@targetLabel true`, a number to predict.
+    `:`, values by `,`, the class last; or, where the header states `@targetLabel true`, a number to predict. Where it
+    states `@timeStamps true`, each value is `(time,value)`.
 
     Args:
         path: File ending in `.ts` or `.ts.gz`.
@@ -33,8 +36,8 @@ def read_ts(path: Path) -> Cases:
         Sequences padded to the longest, with `lengths` if they differ, and the classes that the header declares.
 
     Raises:
-        ValueError: If values are missing or not numbers, there are time stamps or no classes, channels differ in number
-            or length, a class is not declared, or the file is damaged or holds no case.
+        ValueError: If values are missing or not numbers, there are no classes, channels differ in number, length or
+            times, a class is not declared, or the file is damaged or holds no case.
     """
     lines = [(index, line.strip()) for index, line in enumerate(read_text(path).splitlines(), start=1)]
     lines = [(index, line) for index, line in lines if line and not line.startswith("#")]
@@ -55,9 +58,10 @@ def read_ts(path: Path) -> Cases:
     length = header.get("@serieslength", [])
     equal = header_flag(header, "@equallength", "false") and len(length) == 1 and _SIZE.fullmatch(length[0])
     steps = int(length[0]) if equal else None
-    sequences, labels = [], []
+    stamped = header_flag(header, "@timestamps", "false")
+    sequences, labels, times = [], [], []
     for line_number, line in lines[start:]:
-        *values, label = line.split(":")
+        *values, label = re.split(r":(?![^(]*\))", line) if stamped else line.split(":")  # a time stamp may hold a ':'
         if not values or not label.strip():
             got = "no class after the last ':'" if values else "no ':'"
             raise ValueError(f"Line {line_number} of {path} must hold its values, a ':' and its class, got {got}.")
@@ -67,7 +71,11 @@ def read_ts(path: Path) -> Cases:
                 f"Line {line_number} of {path} must hold {channels} channels and a class, separated by ':', "
                 f"got {len(values)} channels."
             )
-        sequences.append(read_case(values, f"Line {line_number} of {path}", steps))
+        where = f"Line {line_number} of {path}"
+        if stamped:
+            stamps, values = split_stamps(values, where)
+            times.append(stamps)
+        sequences.append(read_case(values, where, steps))
         labels.append(label.strip())
     if not sequences:
         raise ValueError(f"{path} must hold at least one case after '@data', got none.")
@@ -80,7 +88,7 @@ def read_ts(path: Path) -> Cases:
                 f"'@targetLabel true' states, got {cell!r}."
             ),
         )
-        return Cases(inputs=inputs, lengths=lengths, labels=targets)
+        return Cases(inputs=inputs, lengths=lengths, labels=targets, times=tuple(times) or None)
     names = decimal_labels(labels)
     for (line_number, _), name in zip(lines[start:], names, strict=True):
         if declared and name not in declared:
@@ -88,18 +96,48 @@ def read_ts(path: Path) -> Cases:
                 f"Line {line_number} of {path} must end in one of the classes {', '.join(map(str, declared))}, "
                 f"got {name.text!r}."
             )
-    return Cases(inputs=inputs, lengths=lengths, labels=names, declared=declared)
+    return Cases(inputs=inputs, lengths=lengths, labels=names, declared=declared, times=tuple(times) or None)
 
 
 def check_header(path: Path, header: dict[str, list[str]]) -> None:
-    """Raise unless the header describes sequences at regular times, with classes or with targets."""
-    if header_flag(header, "@timestamps", "false"):
-        raise ValueError(f"{path} must hold plain values, got '@timeStamps true'. Resample it at regular times first.")
+    """Raise unless the header describes sequences with classes or with targets."""
     targets = header_flag(header, "@targetlabel", "false")
     if targets and header_flag(header, "@classlabel", "false"):
         raise ValueError(f"{path} must hold classes or targets, got '@classLabel true' and '@targetLabel true'.")
     if not targets and not header_flag(header, "@classlabel", "true"):
         raise ValueError(f"{path} must hold class labels, got a header without '@classLabel true'.")
+
+
+def split_stamps(channels: list[str], where: str) -> tuple[np.ndarray, list[str]]:
+    """Split the time stamps from the values of a case, whose cells are `(time, value)`.
+
+    Args:
+        channels: Cells of each channel.
+        where: Beginning of messages.
+
+    Returns:
+        The times, `(length,)`, increasing and those of all channels; and the cells of each channel without them.
+
+    Raises:
+        ValueError: If a cell has another form, or channels differ in their times.
+    """
+    times = None
+    values = []
+    for channel in channels:
+        pairs = re.findall(r"\(([^()]*),([^(),]*)\)", channel)
+        stamps = parse_times([stamp.strip() for stamp, _ in pairs])
+        if not pairs or stamps is None or re.sub(r"\([^()]*\)|[\s,]", "", channel):
+            raise ValueError(
+                f"{where} must hold (time,value) cells, as '@timeStamps true' states, got {channel[:40]!r}."
+            )
+        if times is not None and not np.array_equal(times, stamps):
+            raise ValueError(f"{where} must hold the same times in all channels, got others. Resample it first.")
+        times = stamps
+        if (np.diff(times) <= 0).any():
+            raise ValueError(f"{where} must hold times that increase, got {channel[:40]!r}….")
+        values.append(",".join(value for _, value in pairs))
+    assert times is not None
+    return times, values
 
 
 def header_flag(header: dict[str, list[str]], key: str, default: str) -> bool:
@@ -121,7 +159,9 @@ def read_case(channels: list[str], where: str, steps: int | None) -> Tensor:
     for channel in channels:
         cells = [cell.strip() for cell in channel.split(",")]
         if cells[0].startswith("("):
-            raise ValueError(f"{where} must hold plain values, got a time stamp {cells[0]!r}. Resample it first.")
+            raise ValueError(
+                f"{where} must hold plain values, got a time stamp {cells[0]!r} without '@timeStamps true'."
+            )
         row = []
         for cell in cells:
             value = parse_number(cell)
@@ -141,12 +181,18 @@ def read_case(channels: list[str], where: str, steps: int | None) -> Tensor:
     return torch.from_numpy(np.array(rows)).T
 
 
-def find_test_file(train: Path) -> Path | None:
-    """Find the `_TEST` file next to a `_TRAIN` file, compressed or not; `None` if there is none."""
-    stem = train.name.removesuffix(".gz").removesuffix(".ts")
+def find_test_file(train: Path, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
+    """Find the `_TEST` file next to a `_TRAIN` file, compressed or not; `None` if there is none.
+
+    Args:
+        train: The `_TRAIN` file.
+        suffixes: With which the `_TEST` file may end, in order.
+    """
+    suffix = next((end for end in suffixes if train.name.lower().endswith(end)), "")
+    stem = train.name[: len(train.name) - len(suffix)]
     if not stem.endswith("_TRAIN"):
         return None
-    return find_file([train.parent], [f"{stem.removesuffix('_TRAIN')}_TEST{suffix}" for suffix in SUFFIXES], ["."])
+    return find_file([train.parent], [f"{stem.removesuffix('_TRAIN')}_TEST{end}" for end in suffixes], ["."])
 
 
 def load_archive(name: str, folders: list[Path], known: list[str]) -> Dataset:

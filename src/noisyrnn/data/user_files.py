@@ -1,313 +1,146 @@
-"""Reads the user's files: `.npz`, `.csv` and `.ts`."""
+"""Reads the user's files: arrays, tables, folders of recordings and the formats of the UCR and UEA archives."""
 
-import math
-import re
-import warnings
-import zipfile
-import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
-import numpy as np
 import torch
 
-from noisyrnn.checks import check_choice, check_values
-from noisyrnn.data.base import Dataset, check_counted
-from noisyrnn.data.labels import array_labels
-from noisyrnn.data.numbers import check_real
-from noisyrnn.data.sizes import check_size, largest_array
-from noisyrnn.data.split import Cases, StepLabels, Targets, check_cases, dataset_from_cases
-from noisyrnn.data.table import read_csv
+from noisyrnn.data.arff import read_arff
+from noisyrnn.data.arrays import NpyArrays, NpzArrays, check_names, read_arrays
+from noisyrnn.data.base import Dataset
+from noisyrnn.data.delimited import Table, read_delimited
+from noisyrnn.data.frames import read_excel, read_parquet
+from noisyrnn.data.long_table import read_long
+from noisyrnn.data.options import ReadingOptions
+from noisyrnn.data.recordings import read_folder
+from noisyrnn.data.split import Cases, dataset_from_cases
+from noisyrnn.data.table import read_wide
 from noisyrnn.data.ts import find_test_file, read_ts
-from noisyrnn.padding import valid_steps, valid_values
-from noisyrnn.targets import UNCOUNTED
 
-SUFFIXES = (".npz", ".csv", ".ts", ".ts.gz")
-LAYOUTS = ("channels-last", "time-last")
-"""`(n, steps, channels)` and `(n, channels, steps)`."""
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A kind of file.
+
+    Args:
+        read: Reads the cases of a file; `None` for arrays, whose file may hold a test part too.
+        options: The options of `ReadingOptions` that apply to it.
+    """
+
+    read: Callable[[Path, ReadingOptions], Cases] | None
+    options: frozenset[str]
+
+
+def read_table(table: Table, options: ReadingOptions, *, archive: bool = False) -> Cases:
+    """Read a table with one sequence per row, or in the long format where `id` is given."""
+    if options.id is not None:
+        if options.layout is not None:
+            raise ValueError(f"layout must be None with id, got {options.layout!r}.")
+        return read_long(table, options)
+    if options.time is not None or options.value is not None:
+        name = "time" if options.time is not None else "value"
+        raise ValueError(
+            f"{name} must be None without id, got {getattr(options, name)!r}. Give id (--id COLUMN), the column that "
+            f"names the sequence of a line; or leave the column out with drop (--drop)."
+        )
+    return read_wide(table, options, archive=archive)
+
+
+def _read_text(path: Path, options: ReadingOptions) -> Cases:
+    return read_table(read_delimited(path, options), options)
+
+
+def _read_archive_text(path: Path, options: ReadingOptions) -> Cases:
+    return read_table(read_delimited(path, options), options, archive=True)
+
+
+_TEXT = frozenset(("separator", "decimal", "encoding", "skip_lines"))
+_COLUMNS = frozenset(("label_column", "task", "layout", "drop", "group_column"))
+_LONG = frozenset(("id", "time", "channel", "value"))
+
+FORMATS: Mapping[str, Format] = {
+    ".npz": Format(read=None, options=frozenset(("layout", "task"))),
+    ".npy": Format(read=None, options=frozenset(("layout", "task"))),
+    ".csv": Format(read=_read_text, options=_TEXT | _COLUMNS | _LONG),
+    ".tsv": Format(read=_read_archive_text, options=_TEXT | _COLUMNS | _LONG),
+    ".txt": Format(read=_read_archive_text, options=_TEXT | _COLUMNS | _LONG),
+    ".arff": Format(read=read_arff, options=_COLUMNS | {"encoding"}),
+    ".ts": Format(read=lambda path, options: read_ts(path), options=frozenset()),
+    ".parquet": Format(read=lambda path, options: read_table(read_parquet(path), options), options=_COLUMNS | _LONG),
+    ".xlsx": Format(
+        read=lambda path, options: read_table(read_excel(path, options), options),
+        options=_COLUMNS | _LONG | {"sheet", "skip_lines"},
+    ),
+    "folder": Format(
+        read=read_folder, options=_TEXT | frozenset(("label_column", "task", "drop", "group_column", "time"))
+    ),
+}
+"""By the end of the file's name; text formats may be compressed (`.csv.gz`)."""
+_COMPRESSED = (".csv", ".tsv", ".txt", ".arff", ".ts")
+SUFFIXES = (*(suffix for suffix in FORMATS if suffix != "folder"), *(f"{suffix}.gz" for suffix in _COMPRESSED))
 
 
 def is_path(name: str) -> bool:
-    """Whether a data set's name means a file: it has a suffix or a folder."""
+    """Whether a data set's name means a file or a folder: it has a suffix or a separator of folders."""
     return "." in name or "/" in name or "\\" in name
 
 
-TASKS = ("classification", "regression")
-"""What a model predicts: classes or values."""
-
-
-def check_reading_options(label_column: object, layout: object, task: object) -> str | int | None:
-    """Check the options, and return the column of the class, as an integer if it is one."""
-    if layout is not None:
-        check_choice("layout", layout, LAYOUTS)
-    if task is not None:
-        check_choice("task", task, TASKS)
-    if label_column is None:
-        return None
-    if isinstance(label_column, bool) or not isinstance(label_column, str | int):
-        raise TypeError(f"label_column must be the name or the number of a column, got {label_column!r}.")
-    if isinstance(label_column, str) and re.fullmatch(r"[+-]?[0-9]{1,9}", label_column.strip()):
-        label_column = int(label_column)
-    if label_column in (0, ""):
-        raise ValueError(
-            f"label_column must be a name or a number from 1, or from -1 at the end, got {label_column!r}."
-        )
-    return label_column
-
-
-def check_unused_options(name: str, *, label_column: object = None, layout: object = None, task: object = None) -> None:
+def check_unused_options(name: str, options: ReadingOptions, used: frozenset[str] = frozenset()) -> None:
     """Raise `ValueError` if an option is set that does not apply to the data."""
-    files = {"label_column": ".csv", "layout": ".npz", "task": ".npz and .csv"}
-    for option, value in {"label_column": label_column, "layout": layout, "task": task}.items():
-        if value is not None:
-            raise ValueError(f"{option} must be None for {name!r}, got {value!r}. It is for {files[option]} files.")
+    for option, value in options.stated().items():
+        if option not in used:
+            kinds = [suffix for suffix, kind in FORMATS.items() if option in kind.options and suffix != "folder"]
+            files = " and ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]])) + " files"
+            files += ", and folders of recordings" if option in FORMATS["folder"].options else ""
+            raise ValueError(f"{option} must be None for {name!r}, got {value!r}. It is for {files}.")
 
 
-def load_user_file(
-    name: str, *, label_column: str | int | None = None, layout: str | None = None, task: str | None = None
-) -> Dataset:
-    """Load the data set in a file; without a test part it is split 60/20/20, stratified and seeded.
+def load_user_file(name: str, options: ReadingOptions | None = None) -> Dataset:
+    """Load the data set in a file or folder; without a test part it is split 60/20/20, stratified and seeded.
+
+    A file whose name ends in `_TRAIN`, before its suffix, has its test part in the `_TEST` file next to it.
 
     Args:
-        name: Path ending in `.npz`, `.csv`, `.ts` or `.ts.gz`.
-        label_column: Column of the class in a `.csv` file, by name or number from 1; `None` for all other files.
-        layout: Layout of `X` in a `.npz` file, one of `LAYOUTS`; `None` for all other files.
-        task: One of `TASKS`. `None`: numbers that are not whole in `y` of a `.npz` file, and targets that the header of
-            a `.ts` file declares, are values; all others are classes.
+        name: Path of a folder, or of a file with one of `SUFFIXES`.
+        options: How it is read.
 
     Raises:
         ValueError: If the suffix is unknown, the file is malformed or an option does not apply to it.
         FileNotFoundError: If there is no such file.
     """
+    options = options or ReadingOptions()
     path = Path(name).expanduser()
-    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
-    if suffix is None:
-        raise ValueError(f"dataset must be a file ending in {', '.join(SUFFIXES)}, got {name!r}.")
+    if path.is_dir():
+        check_unused_options(name, options, FORMATS["folder"].options)
+        return dataset_from_cases(name, read_folder(path, options), None, f"The folder {path.name}.")
+    plain = path.name.lower()
+    plain = plain.removesuffix(".gz") if plain.removesuffix(".gz").endswith(_COMPRESSED) else plain
+    suffix = next((suffix for suffix in FORMATS if plain.endswith(suffix)), None)
+    if suffix is None or suffix == "folder":
+        advice = " Save it as .xlsx." if plain.endswith((".xls", ".ods", ".xlsm", ".xlsb")) else ""
+        raise ValueError(f"dataset must be a folder or a file ending in {', '.join(SUFFIXES)}, got {name!r}.{advice}")
     if not path.is_file():
         raise FileNotFoundError(f"dataset must be an existing file, got {name!r}. Correct the path.")
+    kind = FORMATS[suffix]
+    check_unused_options(name, options, kind.options)
     source = f"The file {path.name}."
-    if suffix == ".csv":
-        check_unused_options(name, layout=layout)
-        return dataset_from_cases(name, read_csv(path, label_column, task), None, source)
-    check_unused_options(name, label_column=label_column)
-    if suffix == ".npz":
-        has_test = check_names(path)
-        cases = read_npz(path, layout=layout, task=task)
-        task = "regression" if isinstance(cases.labels, torch.Tensor) else "classification"  # y_test is read alike
-        read_test = (lambda: read_npz(path, "_test", layout=layout, task=task)) if has_test else None
-        return dataset_from_cases(name, cases, read_test, source)
-    check_unused_options(name, layout=layout, task=task)
-    test = find_test_file(path)
-    return dataset_from_cases(name, read_ts(path), None if test is None else lambda: read_ts(test), source)
+    if kind.read is None:
+        if options.layout == "one-channel":
+            raise ValueError(f"layout must be 'channels-last' or 'time-last' for {name!r}, got 'one-channel'.")
+        return _load_arrays(name, path, suffix, options, source)
+    read = kind.read
+    test = find_test_file(path, (suffix, f"{suffix}.gz"))
+    cases = read(path, options)
+    return dataset_from_cases(name, cases, None if test is None else lambda: read(test, options), source)
 
 
-def open_npz(path: Path) -> Any:
-    """Open an archive without reading its arrays."""
-    try:
-        arrays = np.load(path, allow_pickle=False, mmap_mode="r")  # a single array is rejected without being read
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} must be a NumPy archive, got a file that does not open ({error}).") from None
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise ValueError(f"{path} must be a NumPy archive of X and y, got one array. Use np.savez(path, X=X, y=y).")
-    return arrays
-
-
-def check_names(path: Path) -> bool:
-    """Whether an archive has a test part; raise unless it is complete, and warn about arrays that are not read."""
-    with open_npz(path) as arrays:
-        names = set(arrays.files)
-    has_test = "X_test" in names
-    if not has_test and {"y_test", "lengths_test", "mask_test"} & names:
-        other = next(name for name in ("y_test", "lengths_test", "mask_test") if name in names)
-        raise ValueError(f"{path} must hold X_test and y_test, got no X_test. Add it, or leave {other} out.")
-    if has_test and "y_test" not in names:
-        raise ValueError(f"{path} must hold X_test and y_test, got no y_test. Add it, or leave X_test out.")
-    if has_test and "lengths" in names and "lengths_test" not in names:
-        warnings.warn(
-            f"{path.name} holds lengths and no lengths_test: all steps of X_test are read, padding too. "
-            "If its sequences are padded, add lengths_test.",
-            stacklevel=2,
-        )
-    if has_test and "mask" in names and "mask_test" not in names:
-        warnings.warn(
-            f"{path.name} holds mask and no mask_test: all steps of X_test count. If some do not, add mask_test.",
-            stacklevel=2,
-        )
-    unread = sorted(names - {name + suffix for name in ("X", "y", "lengths", "mask") for suffix in ("", "_test")})
-    if unread and {"X", "y"} <= names:
-        names_text = ", ".join(unread[:10]) + (", …" if len(unread) > 10 else "")
-        warnings.warn(
-            f"Arrays {names_text} of {path.name} are not read, only X, y, lengths, mask and the same with _test.",
-            stacklevel=2,
-        )
-    return has_test
-
-
-def read_array(path: Path, name: str) -> np.ndarray | None:
-    """Read one array of an archive, `None` if it is not there; object arrays, which can run code, are rejected.
-
-    The size that its header declares is compared with the file and the memory before anything is allocated.
-    """
-    with open_npz(path) as arrays:
-        if name not in arrays:
-            return None
-        try:
-            member = arrays.zip.getinfo(f"{name}.npy" if f"{name}.npy" in arrays.zip.namelist() else name)
-            with arrays.zip.open(member) as file:
-                _check_header(f"{name} in {path}", file, member.file_size)
-            return np.asarray(arrays[name])
-        except _ObjectsError:
-            write = "y=y.astype(str)" if name.startswith("y") else "numbers of one type"
-            pad = " Pad the sequences to one length and add `lengths`." if name.startswith("X") else ""
-            raise ValueError(
-                f"{name} must be a plain array, got an object array in {path}, which is a pickle and can run code. "
-                f"Save it as {write}.{pad}"
-            ) from None
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"{path} must be a complete NumPy archive, got damage in {name} ({error}).") from None
-
-
-class _ObjectsError(Exception):
-    """An array holds pickled objects."""
-
-
-def _check_header(what: str, file: IO[bytes], stored: int) -> None:
-    """Raise unless the header of a `.npy` file declares the bytes that are stored, and no more than fit into memory."""
-    try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-    except ValueError as error:
-        raise zipfile.BadZipFile(str(error)) from None
-    if dtype.hasobject:
-        raise _ObjectsError
-    declared = math.prod(shape) * dtype.itemsize
-    check_size(what, declared, largest_array())
-    if declared != stored - file.tell():
-        raise zipfile.BadZipFile(f"{declared} bytes declared and {stored - file.tell()} stored")
-
-
-def read_npz(path: Path, suffix: str = "", *, layout: str | None = None, task: str | None = None) -> Cases:
-    """Read the arrays `X`, `y` and perhaps `lengths` and `mask` of an archive; with `suffix` `"_test"`, its test part.
-
-    Values beyond a sequence's length are ignored. An axis of `y` as long as the sequences is their steps: `y` holds
-    classes `(n,)` or `(n, steps)`; or values `(n,)`, `(n, targets)`, `(n, steps)` or `(n, steps, outputs)`.
-
-    Args:
-        path: The file.
-        suffix: End of the arrays' names.
-        layout: "channels-last" for `X` of shape `(n, steps, channels)`, the default, or "time-last" for
-            `(n, channels, steps)`. `(n, steps)` is one channel.
-        task: One of `TASKS`; `None`: values if `y` has three axes or numbers that are not whole, else classes.
-
-    Raises:
-        TypeError: If an array holds the wrong kind of values.
-        ValueError: If an array is missing, malformed or not finite, or there are fewer steps than channels and `layout`
-            is `None`.
-    """
-    X, y, lengths, mask = (read_array(path, name + suffix) for name in ("X", "y", "lengths", "mask"))
-    if X is None or y is None:
-        missing = ("X" if X is None else "y") + suffix
-        raise ValueError(f"{path} must hold X{suffix} and y{suffix}, got no {missing}. Use np.savez(path, X=X, y=y).")
-    if X.dtype.kind not in "fiu":
-        raise TypeError(f"X{suffix} must hold real numbers, got {X.dtype}.")
-    check_real(f"X{suffix}", X)
-    if X.ndim not in (2, 3):
-        raise ValueError(f"X{suffix} must have shape (n, steps, channels) or (n, steps), got {X.shape}.")
-    if X.ndim == 3 and layout is None and not suffix and 0 < X.shape[1] < X.shape[2]:
-        raise ValueError(
-            f"X{suffix} must have shape (n, steps, channels), got {X.shape}, fewer steps than channels. If it is "
-            "(n, channels, steps), give layout='time-last' (--layout time-last), else layout='channels-last'."
-        )
-    inputs = torch.from_numpy(to_floating(X))
-    if inputs.ndim == 2:
-        inputs = inputs.unsqueeze(-1)
-    elif layout == "time-last":
-        inputs = inputs.transpose(1, 2).contiguous()
-    valid_lengths = None
-    if lengths is not None:
-        if lengths.dtype.kind not in "iu":
-            raise TypeError(f"lengths{suffix} must hold integers, got {lengths.dtype}.")
-        valid_lengths = torch.from_numpy(lengths.astype(np.int64))
-        if valid_lengths.shape == inputs.shape[:1]:  # else check_cases raises the error
-            inputs = inputs.masked_fill(~valid_steps(valid_lengths, inputs.shape[1]).unsqueeze(-1), 0.0)
-    if y.ndim > 1 and len(y) != len(X):  # check_cases compares the numbers of labels
-        raise ValueError(f"y{suffix} must have {len(X)} rows, one for each sequence of X{suffix}, got {y.shape}.")
-    counted = None if mask is None else read_mask(mask, inputs.shape[:2], y.shape, suffix)
-    known = valid_values(inputs, None).squeeze(2) if counted is None else counted
-    if valid_lengths is not None and valid_lengths.shape == inputs.shape[:1]:
-        known = known & valid_steps(valid_lengths, inputs.shape[1])
-    labels = read_targets(y, known.numpy(), task, suffix)
-    every_step = isinstance(labels, torch.Tensor) and labels.ndim == 3
-    cases = Cases(inputs=inputs, lengths=valid_lengths, labels=labels, mask=known if every_step else None)
-    check_cases(cases, suffix)
-    return cases
-
-
-def read_mask(mask: np.ndarray, steps: tuple[int, ...], targets: tuple[int, ...], suffix: str) -> torch.Tensor:
-    """Check the mask of the steps that count, for targets of this shape, and return it as bool `(n, steps)`."""
-    name = f"mask{suffix}"
-    if mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
-        raise TypeError(
-            f"{name} must hold true or false for each step, got {mask.dtype}. Convert: {name}.astype(bool)."
-        )
-    if mask.shape != tuple(steps):
-        raise ValueError(f"{name} must have shape {tuple(steps)}, one for each step of X{suffix}, got {mask.shape}.")
-    if len(targets) > 1 and tuple(targets[:2]) != tuple(steps):
-        raise ValueError(
-            f"y{suffix} must have shape {tuple(steps)} or ({steps[0]}, {steps[1]}, outputs), an entry for each step of "
-            f"{name}, got {targets}."
-        )
-    if tuple(targets[:2]) != tuple(steps):
-        raise ValueError(
-            f"{name} must be left out where y{suffix} has no entry for each step, got one with y{suffix} of {targets}."
-        )
-    return torch.from_numpy(mask.astype(bool))
-
-
-def read_targets(y: np.ndarray, known: np.ndarray, task: str | None, suffix: str) -> Targets:
-    """Convert `y` to classes or values.
-
-    Args:
-        y: As the file has it.
-        known: Bool `(n, steps)`, the steps that count.
-        task: One of `TASKS`, or `None` to decide by the values.
-        suffix: End of the array's name.
-    """
-    name = f"y{suffix}"
-    every_step = y.ndim > 1 and y.shape[:2] == known.shape
-    if every_step:
-        check_counted(torch.from_numpy(known), f"mask{suffix}")  # before the split, by its row in the file
-    counted = y[known] if every_step else y
-    if task is None:
-        finite = counted[np.isfinite(counted)] if y.dtype.kind == "f" else counted[:0]
-        fractions = y.dtype.kind == "f" and bool((np.mod(finite, 1) != 0).any())
-        task = "regression" if fractions or (every_step and y.ndim == 3) else "classification"
-    if task == "regression":
-        if y.dtype.kind not in "fiub":
-            raise TypeError(f"{name} must hold numbers for a regression, got {y.dtype}.")
-        check_real(name, counted)
-        if y.ndim not in (1, 2, 3) or (y.ndim == 3 and not every_step):
-            raise ValueError(
-                f"{name} must have shape (n,), (n, targets) or, for values at every step, ({len(known)}, "
-                f"{known.shape[1]}, outputs), got {y.shape}."
-            )
-        check_values(name, torch.from_numpy(counted.astype(np.float64)))
-        return torch.from_numpy(y.reshape(*y.shape[: 1 + every_step], -1).astype(np.float64, order="C"))
-    if y.ndim != 1 and not (every_step and y.ndim == 2):
-        raise ValueError(
-            f"{name} must have shape ({len(known)},) for classes, or {known.shape} for a class at every step, got "
-            f"{y.shape}. If these are values, give task='regression' (--task regression)."
-        )
-    if not every_step:
-        return array_labels(y, name)
-    different, places = np.unique(counted, return_inverse=True)
-    index = np.full(y.shape, UNCOUNTED, dtype=np.int64)
-    index[known] = places.reshape(-1)
-    return StepLabels(names=array_labels(different, name), index=torch.from_numpy(index))
-
-
-def to_floating(array: np.ndarray) -> np.ndarray:
-    """Convert real numbers to a new array of float32 if that represents every value of their type, else of float64."""
-    exact = np.can_cast(array.dtype, np.float32, "safe")
-    return np.array(array, dtype=np.float32 if exact else np.float64, order="C")
+def _load_arrays(name: str, path: Path, suffix: str, options: ReadingOptions, source: str) -> Dataset:
+    """Load the data set in an archive of arrays, or in a pair of files with one array each."""
+    arrays = NpzArrays(path) if suffix == ".npz" else NpyArrays(path)
+    has_test = check_names(arrays)
+    layout, task = options.layout, options.task
+    cases = read_arrays(arrays, layout=layout, task=task)
+    task = "regression" if isinstance(cases.labels, torch.Tensor) else "classification"  # y_test is read alike
+    read_test = (lambda: read_arrays(arrays, "_test", layout=layout, task=task)) if has_test else None
+    return dataset_from_cases(name, cases, read_test, source)

@@ -6,7 +6,7 @@ from typing import Any
 
 from noisyrnn.checks import check_choice, check_flag, check_number, check_show_progress
 from noisyrnn.data import load_dataset
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.base import Dataset, check_equal_steps
 from noisyrnn.pipeline.devices import ACCELERATORS
 from noisyrnn.pipeline.tracking import check_logger
 from noisyrnn.training.config import TrainConfig
@@ -54,10 +54,15 @@ class RunContext:
 
     def read_data(self, config: TrainConfig) -> Dataset:
         """Return the data set of a run, which is read once for all calls with this context."""
-        options = {name: getattr(config, name) for name in ("values_per_step", "label_column", "layout", "task")}
-        key = (config.dataset, *options.values())
+        key = (config.dataset, config.values_per_step, config.reading)
         if key not in self._read:
-            self._read[key] = load_dataset(config.dataset, data_dir=self.data_dir, **options)
+            self._read[key] = load_dataset(
+                config.dataset,
+                data_dir=self.data_dir,
+                values_per_step=config.values_per_step,
+                **config.reading.stated(),
+            )
+        check_equal_steps("dataset", self._read[key].train)
         return self._read[key]
 
     def replace(self, **changes: Any) -> "RunContext":

@@ -2,10 +2,14 @@
 
 import csv
 import io
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from noisyrnn.checks import check_choice
 from noisyrnn.data.inputs import read_inputs
+from noisyrnn.data.options import ReadingOptions
+from noisyrnn.data.user_files import FORMATS
 from noisyrnn.models import SequenceModel
 from noisyrnn.models.prediction import predict
 from noisyrnn.pipeline.devices import resolve_accelerator
@@ -42,18 +46,26 @@ def predict_file(
         ValueError: If the file is malformed or has another number of channels than the training data.
     """
     check_choice("weights", weights, ("kept", "last"))
-    steps = None
+    steps, stored = None, dict[str, Any]()
     file = run
     if run.suffix != ".safetensors":
         folder = RunFolder.open(run)
         content, file = folder.read_config(), folder.weights_file(weights)
         settings, suffix, trained = content["config"], Path(data).suffix.lower(), content["dataset"].get("steps")
-        label_column = settings.get("label_column") if label_column is None and suffix == ".csv" else label_column
-        layout = settings.get("layout") if layout is None and suffix == ".npz" else layout
+        suffix = Path(data).suffixes[-2].lower() if suffix == ".gz" and len(Path(data).suffixes) > 1 else suffix
+        used = FORMATS[suffix].options if suffix in FORMATS else frozenset()
+        stored = {
+            name: settings[name]
+            for name in (entry.name for entry in fields(ReadingOptions))
+            if name in used and name in settings
+        }
+        stored.pop("task", None)  # labels are not read
         steps = trained if isinstance(trained, int) else None
     names = read_header(file).class_names
     model = load(file, SequenceModel).to(resolve_accelerator(accelerator))
-    inputs, lengths = read_inputs(data, label_column=label_column, layout=layout, labelled=labelled, steps=steps)
+    own = {"label_column": label_column, "layout": layout}
+    options = ReadingOptions(**stored | {name: value for name, value in own.items() if value is not None})
+    inputs, lengths = read_inputs(data, options, labelled=labelled, steps=steps)
     answers = predict(model, inputs, lengths=lengths)
     classes = model.loss == "cross_entropy"
     outputs = answers.shape[-1]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from noisyrnn.checks import check_choice, check_integer, check_number, check_text
-from noisyrnn.data.user_files import check_reading_options
+from noisyrnn.data.options import ReadingOptions
 from noisyrnn.kernels import cpp
 from noisyrnn.kernels.recurrence import DRIFTS
 from noisyrnn.models import MODELS, RecurrentLayer, build_layer, layer_options
@@ -63,22 +63,18 @@ def _json_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(ReadingOptions):
     """Settings of one training run.
 
     Configuration files, `config.json` and the command line write an option of the model next to the other settings
-    (`additive: 0.1`, `--additive 0.1`); `from_dict` and `to_dict` convert between that form and this class.
+    (`additive: 0.1`, `--additive 0.1`); `from_dict` and `to_dict` convert between that form and this class. The options
+    of `ReadingOptions`, which say how a user's own file is read, are settings too.
 
     Args:
         model: Model to train; `noisyrnn list` shows all.
-        dataset: Name of a data set, or path of your own .npz, .csv or .ts file.
+        dataset: Name of a data set, or path of your own file (.csv, .tsv, .txt, .npz, .npy, .arff, .ts, .parquet or
+            .xlsx) or folder of recordings.
         values_per_step: Number of consecutive values of an image that form one step, at least 1.
-        label_column: Column with the class in a .csv file: its name in the header, or its number, counted from 1, or
-            from -1 for the last column (default: the column named class, label, target or y, else the first).
-        layout: Layout of X in a .npz file: "channels-last" for (n, steps, channels), or "time-last" for
-            (n, channels, steps) (default: channels-last).
-        task: What a .npz or .csv file holds: "classification" for classes, or "regression" for numbers to predict
-            (default: regression if y of a .npz file has three axes or numbers that are not whole, else classification).
         label: Name of the run in tables (default: the model's name).
         seed: Seed of the initial weights, the order of the data and the noise, in [0, 2⁶³).
         hidden_size: Number of hidden units, at least 1.
@@ -120,9 +116,6 @@ class TrainConfig:
     model: str = "noisy"
     dataset: str = "digits"
     values_per_step: int = 1
-    label_column: str | int | None = None
-    layout: str | None = None
-    task: str | None = None
     label: str | None = None
     seed: int = 1
     hidden_size: int = 128
@@ -149,10 +142,10 @@ class TrainConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("model", self.model, MODELS)
         check_text("dataset", self.dataset)
         check_integer("values_per_step", self.values_per_step, minimum=1)
-        object.__setattr__(self, "label_column", check_reading_options(self.label_column, self.layout, self.task))
         if self.label is not None:
             check_text("label", self.label)
         check_integer("seed", self.seed, minimum=0)
@@ -221,6 +214,11 @@ class TrainConfig:
             check_choice("adversarial", self.adversarial, get_args(Adversary))
         check_number("adversarial_radius", self.adversarial_radius, above=0.0)
         check_integer("adversarial_steps", self.adversarial_steps, minimum=1)
+
+    @property
+    def reading(self) -> ReadingOptions:
+        """How the user's own file is read."""
+        return ReadingOptions.of(self)
 
     @property
     def input_noise_range(self) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_flag, check_number, check_show_progress
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.base import Dataset, Split, check_equal_steps
 from noisyrnn.display import html_table
 from noisyrnn.files import content_digest
 from noisyrnn.interruption import graceful_interrupt
@@ -417,6 +417,7 @@ class Trainer:
         fingerprint: dict[str, Any] | None = None,
     ) -> None:
         check_trainable(model, dataset)
+        check_equal_steps("dataset.train", dataset.train)
         if folder is not None:  # not after hours of training
             check_savable(model, class_names=dataset.class_names or None)
         check_precision(config.precision, "cpu" if fabric is None else fabric.device.type)

@@ -1,0 +1,352 @@
+"""Reads sequences from NumPy's files: `.npz` archives, and pairs of `.npy` files."""
+
+import math
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+import torch
+
+from noisyrnn.checks import check_values
+from noisyrnn.data.base import check_counted
+from noisyrnn.data.labels import array_labels
+from noisyrnn.data.numbers import check_real
+from noisyrnn.data.sizes import check_size, largest_array
+from noisyrnn.data.split import Cases, StepLabels, Targets, check_cases
+from noisyrnn.padding import valid_steps, valid_values
+from noisyrnn.targets import UNCOUNTED
+
+_ALIASES = {
+    "X": ("X_train", "x_train", "x", "data", "inputs", "features"),
+    "y": ("y_train", "Y_train", "Y", "labels", "label", "targets", "target"),
+    "lengths": ("lengths_train",),
+    "mask": ("mask_train",),
+    "X_test": ("x_test",),
+    "y_test": ("Y_test", "labels_test"),
+    "lengths_test": (),
+    "mask_test": (),
+}
+"""Names under which other tools store an array, if its own name is not used."""
+
+
+class Arrays(Protocol):
+    """Named arrays in one file or in several.
+
+    Args:
+        path: The file that the user names.
+        names: The array that is read under each of the names X, y, lengths, mask, and the same with `_test`.
+        others: Arrays that are not read.
+    """
+
+    path: Path
+    names: dict[str, str]
+    others: list[str]
+
+    def read(self, name: str) -> np.ndarray | None:
+        """Read one array, `None` if it is not there; object arrays, which can run code, are rejected.
+
+        The size that its header declares is compared with the file and the memory before anything is allocated.
+        """
+        ...
+
+
+def find_names(path: Path, stored: Iterable[str]) -> dict[str, str]:
+    """Return the stored array that is read under each name.
+
+    Example:
+        >>> find_names(Path("own.npz"), ["x_train", "y_train", "x_test", "y_test"])["X"]
+        'x_train'
+
+    Raises:
+        ValueError: If two arrays may be the one.
+    """
+    present = set(stored)
+    found = {}
+    for name, aliases in _ALIASES.items():
+        others = [alias for alias in aliases if alias in present]
+        train = [alias for alias in others if alias.endswith("_train")]
+        if name in present and train:
+            raise ValueError(
+                f"{path} must hold {name} or {train[0]}, got both: {name} may hold the test part too. Leave one out."
+            )
+        if name not in present and len(others) > 1:
+            raise ValueError(
+                f"{path} must hold one array {name}, got {', '.join(others)}. Rename the right one to {name}."
+            )
+        if name in present or others:
+            found[name] = name if name in present else others[0]
+    return found
+
+
+class NpzArrays:
+    """The arrays of an archive.
+
+    Args:
+        path: The `.npz` file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with open_npz(path) as arrays:
+            stored = list(arrays.files)
+        self.names = find_names(path, stored)
+        self.others = sorted(set(stored) - set(self.names.values()))
+
+    def read(self, name: str) -> np.ndarray | None:
+        """Read one array; see `Arrays`."""
+        if name not in self.names:
+            return None
+        stored = self.names[name]
+        with open_npz(self.path) as arrays:
+            try:
+                member = arrays.zip.getinfo(f"{stored}.npy" if f"{stored}.npy" in arrays.zip.namelist() else stored)
+                with arrays.zip.open(member) as file:
+                    _check_header(f"{stored} in {self.path}", file, member.file_size)
+                return np.asarray(arrays[stored])
+            except _ObjectsError:
+                raise ValueError(_objects_message(name, self.path)) from None
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+                raise ValueError(
+                    f"{self.path} must be a complete NumPy archive, got damage in {stored} ({error})."
+                ) from None
+
+
+class NpyArrays:
+    """Files with one array each: `X.npy` next to `y.npy`, or `X_train.npy` next to three others.
+
+    Args:
+        path: The `.npy` file with the sequences.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        match = re.fullmatch(r"(|.*[_. -])(X_train|x_train|X|x|data|inputs|features)", path.stem)
+        if match is None:
+            raise ValueError(
+                f"{path} must be called X.npy, next to y.npy, or X_train.npy, next to y_train.npy, X_test.npy and "
+                f"y_test.npy, got {path.name!r}. Rename the files, or use np.savez('own.npz', X=X, y=y)."
+            )
+        self.prefix, given = match[1], match[2]
+        known = {*_ALIASES, *(alias for aliases in _ALIASES.values() for alias in aliases)}
+        files = {name for name in known if (path.parent / f"{self.prefix}{name}{path.suffix}").is_file()}
+        files -= {name for name in ("X", *_ALIASES["X"]) if name != given and not name.endswith("_train")}
+        self.names = find_names(path, files)
+        self.others = sorted(files - set(self.names.values()))
+
+    def read(self, name: str) -> np.ndarray | None:
+        """Read one array; see `Arrays`."""
+        if name not in self.names:
+            return None
+        path = self.path.with_name(f"{self.prefix}{self.names[name]}{self.path.suffix}")
+        try:
+            with path.open("rb") as file:
+                _check_header(str(path), file, path.stat().st_size)
+            return np.asarray(np.load(path, allow_pickle=False))
+        except _ObjectsError:
+            raise ValueError(_objects_message(name, path)) from None
+        except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+            raise ValueError(f"{path} must be a complete .npy file, got one that does not open ({error}).") from None
+
+
+def _objects_message(name: str, path: Path) -> str:
+    """Return the message about an array of objects."""
+    write = "y=y.astype(str)" if name.startswith("y") else "numbers of one type"
+    pad = " Pad the sequences to one length and add `lengths`." if name.startswith("X") else ""
+    return (
+        f"{name} must be a plain array, got an object array in {path}, which is a pickle and can run code. "
+        f"Save it as {write}.{pad}"
+    )
+
+
+def open_npz(path: Path) -> Any:
+    """Open an archive without reading its arrays."""
+    try:
+        arrays = np.load(path, allow_pickle=False, mmap_mode="r")  # a single array is rejected without being read
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} must be a NumPy archive, got a file that does not open ({error}).") from None
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise ValueError(f"{path} must be a NumPy archive of X and y, got one array. Use np.savez(path, X=X, y=y).")
+    return arrays
+
+
+def check_names(arrays: Arrays) -> bool:
+    """Whether there is a test part; raise unless it is complete, and warn about arrays that are not read."""
+    path, names = arrays.path, set(arrays.names)
+    has_test = "X_test" in names
+    if not has_test and {"y_test", "lengths_test", "mask_test"} & names:
+        other = next(name for name in ("y_test", "lengths_test", "mask_test") if name in names)
+        raise ValueError(f"{path} must hold X_test and y_test, got no X_test. Add it, or leave {other} out.")
+    if has_test and "y_test" not in names:
+        raise ValueError(f"{path} must hold X_test and y_test, got no y_test. Add it, or leave X_test out.")
+    if has_test and "lengths" in names and "lengths_test" not in names:
+        warnings.warn(
+            f"{path.name} holds lengths and no lengths_test: all steps of X_test are read, padding too. "
+            "If its sequences are padded, add lengths_test.",
+            stacklevel=2,
+        )
+    if has_test and "mask" in names and "mask_test" not in names:
+        warnings.warn(
+            f"{path.name} holds mask and no mask_test: all steps of X_test count. If some do not, add mask_test.",
+            stacklevel=2,
+        )
+    unread = arrays.others
+    if unread and {"X", "y"} <= names:
+        names_text = ", ".join(unread[:10]) + (", …" if len(unread) > 10 else "")
+        warnings.warn(
+            f"Arrays {names_text} of {path.name} are not read, only X, y, lengths, mask and the same with _test.",
+            stacklevel=2,
+        )
+    return has_test
+
+
+class _ObjectsError(Exception):
+    """An array holds pickled objects."""
+
+
+def _check_header(what: str, file: IO[bytes], stored: int) -> None:
+    """Raise unless the header of a `.npy` file declares the bytes that are stored, and no more than fit into memory."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except ValueError as error:
+        raise zipfile.BadZipFile(str(error)) from None
+    if dtype.hasobject:
+        raise _ObjectsError
+    declared = math.prod(shape) * dtype.itemsize
+    check_size(what, declared, largest_array())
+    if declared != stored - file.tell():
+        raise zipfile.BadZipFile(f"{declared} bytes declared and {stored - file.tell()} stored")
+
+
+def read_arrays(arrays: Arrays, suffix: str = "", *, layout: str | None = None, task: str | None = None) -> Cases:
+    """Read the arrays `X`, `y` and perhaps `lengths` and `mask`; with `suffix` `"_test"`, the test part.
+
+    Values beyond a sequence's length are ignored. An axis of `y` as long as the sequences is their steps: `y` holds
+    classes `(n,)` or `(n, steps)`; or values `(n,)`, `(n, targets)`, `(n, steps)` or `(n, steps, outputs)`.
+
+    Args:
+        arrays: The files.
+        suffix: End of the arrays' names.
+        layout: "channels-last" for `X` of shape `(n, steps, channels)`, the default, or "time-last" for
+            `(n, channels, steps)`. `(n, steps)` is one channel.
+        task: One of `TASKS`; `None`: values if `y` has three axes or numbers that are not whole, else classes.
+
+    Raises:
+        TypeError: If an array holds the wrong kind of values.
+        ValueError: If an array is missing, malformed or not finite, or there are fewer steps than channels and `layout`
+            is `None`.
+    """
+    X, y, lengths, mask = (arrays.read(name + suffix) for name in ("X", "y", "lengths", "mask"))
+    if X is None or y is None:
+        missing = ("X" if X is None else "y") + suffix
+        raise ValueError(
+            f"{arrays.path} must hold X{suffix} and y{suffix}, got no {missing}. Use np.savez(path, X=X, y=y)."
+        )
+    if X.dtype.kind not in "fiu":
+        raise TypeError(f"X{suffix} must hold real numbers, got {X.dtype}.")
+    check_real(f"X{suffix}", X)
+    if X.ndim not in (2, 3):
+        raise ValueError(f"X{suffix} must have shape (n, steps, channels) or (n, steps), got {X.shape}.")
+    if X.ndim == 3 and layout is None and not suffix and 0 < X.shape[1] < X.shape[2]:
+        raise ValueError(
+            f"X{suffix} must have shape (n, steps, channels), got {X.shape}, fewer steps than channels. If it is "
+            "(n, channels, steps), give layout='time-last' (--layout time-last), else layout='channels-last'."
+        )
+    inputs = torch.from_numpy(to_floating(X))
+    if inputs.ndim == 2:
+        inputs = inputs.unsqueeze(-1)
+    elif layout == "time-last":
+        inputs = inputs.transpose(1, 2).contiguous()
+    valid_lengths = None
+    if lengths is not None:
+        if lengths.dtype.kind not in "iu":
+            raise TypeError(f"lengths{suffix} must hold integers, got {lengths.dtype}.")
+        valid_lengths = torch.from_numpy(lengths.astype(np.int64))
+        if valid_lengths.shape == inputs.shape[:1]:  # else check_cases raises the error
+            inputs = inputs.masked_fill(~valid_steps(valid_lengths, inputs.shape[1]).unsqueeze(-1), 0.0)
+    if y.ndim > 1 and len(y) != len(X):  # check_cases compares the numbers of labels
+        raise ValueError(f"y{suffix} must have {len(X)} rows, one for each sequence of X{suffix}, got {y.shape}.")
+    counted = None if mask is None else read_mask(mask, inputs.shape[:2], y.shape, suffix)
+    known = valid_values(inputs, None).squeeze(2) if counted is None else counted
+    if valid_lengths is not None and valid_lengths.shape == inputs.shape[:1]:
+        known = known & valid_steps(valid_lengths, inputs.shape[1])
+    labels = read_targets(y, known.numpy(), task, suffix)
+    every_step = isinstance(labels, torch.Tensor) and labels.ndim == 3
+    cases = Cases(inputs=inputs, lengths=valid_lengths, labels=labels, mask=known if every_step else None)
+    check_cases(cases, suffix)
+    return cases
+
+
+def read_mask(mask: np.ndarray, steps: tuple[int, ...], targets: tuple[int, ...], suffix: str) -> torch.Tensor:
+    """Check the mask of the steps that count, for targets of this shape, and return it as bool `(n, steps)`."""
+    name = f"mask{suffix}"
+    if mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
+        raise TypeError(
+            f"{name} must hold true or false for each step, got {mask.dtype}. Convert: {name}.astype(bool)."
+        )
+    if mask.shape != tuple(steps):
+        raise ValueError(f"{name} must have shape {tuple(steps)}, one for each step of X{suffix}, got {mask.shape}.")
+    if len(targets) > 1 and tuple(targets[:2]) != tuple(steps):
+        raise ValueError(
+            f"y{suffix} must have shape {tuple(steps)} or ({steps[0]}, {steps[1]}, outputs), an entry for each step of "
+            f"{name}, got {targets}."
+        )
+    if tuple(targets[:2]) != tuple(steps):
+        raise ValueError(
+            f"{name} must be left out where y{suffix} has no entry for each step, got one with y{suffix} of {targets}."
+        )
+    return torch.from_numpy(mask.astype(bool))
+
+
+def read_targets(y: np.ndarray, known: np.ndarray, task: str | None, suffix: str) -> Targets:
+    """Convert `y` to classes or values.
+
+    Args:
+        y: As the file has it.
+        known: Bool `(n, steps)`, the steps that count.
+        task: One of `TASKS`, or `None` to decide by the values.
+        suffix: End of the array's name.
+    """
+    name = f"y{suffix}"
+    every_step = y.ndim > 1 and y.shape[:2] == known.shape
+    if every_step:
+        check_counted(torch.from_numpy(known), f"mask{suffix}")  # before the split, by its row in the file
+    counted = y[known] if every_step else y
+    if task is None:
+        finite = counted[np.isfinite(counted)] if y.dtype.kind == "f" else counted[:0]
+        fractions = y.dtype.kind == "f" and bool((np.mod(finite, 1) != 0).any())
+        task = "regression" if fractions or (every_step and y.ndim == 3) else "classification"
+    if task == "regression":
+        if y.dtype.kind not in "fiub":
+            raise TypeError(f"{name} must hold numbers for a regression, got {y.dtype}.")
+        check_real(name, counted)
+        if y.ndim not in (1, 2, 3) or (y.ndim == 3 and not every_step):
+            raise ValueError(
+                f"{name} must have shape (n,), (n, targets) or, for values at every step, ({len(known)}, "
+                f"{known.shape[1]}, outputs), got {y.shape}."
+            )
+        check_values(name, torch.from_numpy(counted.astype(np.float64)))
+        return torch.from_numpy(y.reshape(*y.shape[: 1 + every_step], -1).astype(np.float64, order="C"))
+    if y.ndim != 1 and not (every_step and y.ndim == 2):
+        raise ValueError(
+            f"{name} must have shape ({len(known)},) for classes, or {known.shape} for a class at every step, got "
+            f"{y.shape}. If these are values, give task='regression' (--task regression)."
+        )
+    if not every_step:
+        return array_labels(y, name)
+    different, places = np.unique(counted, return_inverse=True)
+    index = np.full(y.shape, UNCOUNTED, dtype=np.int64)
+    index[known] = places.reshape(-1)
+    return StepLabels(names=array_labels(different, name), index=torch.from_numpy(index))
+
+
+def to_floating(array: np.ndarray) -> np.ndarray:
+    """Convert real numbers to a new array of float32 if that represents every value of their type, else of float64."""
+    exact = np.can_cast(array.dtype, np.float32, "safe")
+    return np.array(array, dtype=np.float32 if exact else np.float64, order="C")

@@ -1,0 +1,261 @@
+"""Reads tables: text files with separators, as rows of cells."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from noisyrnn.data.folders import read_bytes
+from noisyrnn.data.numbers import is_missing, parse_number
+from noisyrnn.data.options import ReadingOptions, flag
+
+Row = tuple[int, list[str]]
+"""Number of a line in the file, and its cells."""
+
+_SEPARATORS = (",", ";", "\t", "|")
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
+_DECIMAL_POINT = re.compile(r"[+-]?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]+)?|[+-]?[0-9]{1,3}(?:\.[0-9]{3})+(?:,[0-9]*)?")
+_POINT = re.compile(r"[+-]?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
+_UNIT = re.compile(
+    r"[\[(<].*[\])>]|[mkµuμnMG]?(?:s|V|A|g|m|Pa|Hz|N|W|Nm|J|K|T|bar|L|l)|min|h|d|°C|°F|degC|deg|°|%|rpm|1/min|bpm|rad|mmHg|"
+    r"ppm|dB|[\w°µμ%]+(?:/|\*|·)[\w²³^()*/·]+|a\.?u\.?|counts?|unit|sec|ms⁻¹"
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Table:
+    """Rows of cells, as a file has them.
+
+    Args:
+        path: The file, for messages.
+        rows: Rows that are not empty, the header among them; cells are stripped texts, and numbers have decimal points.
+        header: Whether the first row names the columns; `None` to decide by its cells.
+        unit: What a row is called in messages.
+        between: What is between cells, for messages.
+        decimal: Decimal mark of the file.
+    """
+
+    path: Path
+    rows: list[Row]
+    header: bool | None = None
+    unit: str = "Line"
+    between: str = "commas"
+    decimal: str = "."
+
+    def where(self, line: int) -> str:
+        """Name a row, as messages begin."""
+        return f"{self.unit} {line} of {self.path}"
+
+    def split_header(self, named: bool = False) -> tuple[list[str] | None, list[Row]]:
+        """Return the names of the columns, or `None`, and the rows of data.
+
+        Args:
+            named: Whether an option names a column, so that there must be a header.
+
+        Raises:
+            ValueError: If there is no row of data, or the row below the header holds units.
+        """
+        rows = self.rows
+        header = None
+        if rows and (self.header or (self.header is None and (named or is_header(rows)))):
+            header, rows = rows[0][1], rows[1:]
+        if not rows:
+            raise ValueError(f"{self.path} must hold at least one sequence, got none.")
+        if header is not None and len(rows) > 1 and _holds_units(rows[0][1]) and not _holds_units(rows[1][1]):
+            line = rows[0][0]
+            shown = ", ".join(map(repr, [cell for cell in rows[0][1] if cell][:3]))
+            raise ValueError(
+                f"{self.where(line)} must hold values, got {shown}, as a line of units has. If it is one, give "
+                f"{flag('skip_lines', str(line))}."
+            )
+        return header, rows
+
+
+def read_delimited(path: Path, options: ReadingOptions) -> Table:
+    """Read a text file with one row per line.
+
+    Where no separator is given, it is the one character of comma, semicolon, tab and vertical bar that every line has;
+    tab in a `.tsv` file; and in a `.txt` file white space, if none of these occurs.
+
+    Raises:
+        ValueError: If two separators are possible, a line cannot be read or a number has another decimal mark.
+    """
+    lines = decode(path, options).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    kept = [(number, line) for number, line in enumerate(lines, start=1) if number not in options.skipped]
+    kept = [(number, line) for number, line in kept if line.strip()]
+    separator = options.separator
+    if kept and (match := re.fullmatch(r"\W?sep=(.)\W?", kept[0][1].strip("\ufeff"))):  # Excel's own first line
+        separator = separator or match[1]
+        kept = kept[1:]
+    while kept and re.match(r"[#%](\s|$)", kept[0][1]):  # comments above the data, as np.savetxt writes them
+        kept = kept[1:]
+    if separator is None:
+        separator = _find_separator(path, kept)
+    rows = _split(path, kept, separator)
+    if all(len(cells) > 1 and not cells[-1] for _, cells in rows):  # a separator at the end of every line
+        rows = [(line, cells[:-1]) for line, cells in rows]
+    decimal = options.decimal or _find_decimal(path, rows)
+    if decimal == ",":
+        rows = [(line, [_with_point(path, line, cell) for cell in cells]) for line, cells in rows]
+    between = _NAMES.get(separator, repr(separator))
+    return Table(path=path, rows=rows, between=between, decimal=decimal)
+
+
+def decode(path: Path, options: ReadingOptions) -> str:
+    """Read a file as text: in the encoding that is given or that its byte order mark states, else UTF-8.
+
+    Raises:
+        ValueError: If it is not text in that encoding.
+    """
+    content = read_bytes(path)
+    encoding = options.encoding or "utf-8-sig"  # a spreadsheet's byte order mark is not part of the first cell
+    if options.encoding is None and content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        what = "UTF-8" if encoding == "utf-8-sig" else encoding
+        raise ValueError(
+            f"{path} must be {what} text, got byte {error.object[error.start]} at {error.start}. If it is text, give "
+            f"its encoding, such as {flag('encoding', 'cp1252')}."
+        ) from None
+    if "\0" in text:
+        raise ValueError(f"{path} must be text, got a zero byte. Give {flag('encoding', 'utf-16')} if it is UTF-16.")
+    return text.removeprefix("\ufeff")
+
+
+def _find_separator(path: Path, lines: Sequence[tuple[int, str]]) -> str:
+    """Return the separator that all lines have; raise `ValueError` if there are two."""
+    texts = [re.sub(r'"[^"]*"', "", line) for _, line in lines]  # quoted cells do not count
+    suffix = next((part for part in reversed(path.suffixes) if part.lower() != ".gz"), "").lower()
+    able = [mark for mark in _SEPARATORS if texts and all(mark in text for text in texts)]
+    if suffix == ".tsv" and any("\t" in text for text in texts):
+        return "\t"
+    if len(able) > 1:
+        comma = " and " + flag("decimal", ",") if "," in able else ""
+        mark = next(mark for mark in able if mark != ",")
+        names = " and ".join(_NAMES[mark] for mark in able)
+        raise ValueError(
+            f"{path} must have one separator, got lines with {names}: line {lines[0][0]} is {lines[0][1][:60]!r}. Give "
+            f"{flag('separator', mark)}{comma}, or {flag('separator', able[0])}."
+        )
+    if able:
+        if able == [","] and all(re.fullmatch(r"\s*[+-]?[0-9]+,[0-9]+\s*", text) for text in texts):
+            both = f"{flag('decimal', ',')} and {flag('separator', ';')}"
+            raise ValueError(
+                f"{path} must have one separator, got lines such as {lines[0][1][:60]!r}: two cells, or one number "
+                f"with a decimal comma. Give {flag('separator', ',')}, or {both}."
+            )
+        return able[0]
+    spaced = texts and all(len(text.split()) > 1 for text in texts)
+    if suffix == ".txt" and spaced and not any(mark in text for text in texts for mark in _SEPARATORS):
+        return " "
+    used = [mark for mark in _SEPARATORS if sum(mark in text for text in texts) > len(texts) / 2]
+    if not used:
+        return ","
+    mark = next((mark for mark in used if mark != ","), ",")
+    first = next(number for number, text in enumerate(texts) if mark in text)
+    if first:
+        last = lines[first - 1][0]
+        raise ValueError(
+            f"{path} must have one separator, got {_NAMES[mark]} from line {lines[first][0]} only. If the lines above "
+            f"are not data: {flag('skip_lines', f'1-{last}' if last > 1 else '1')}; else {flag('separator', mark)}."
+        )
+    return used[0] if len(used) == 1 else mark
+
+
+def _split(path: Path, lines: Sequence[tuple[int, str]], separator: str) -> list[Row]:
+    """Return the rows that are not empty, their cells stripped.
+
+    Raises:
+        ValueError: If a quotation mark has no partner, or a quoted cell continues in another line.
+    """
+    if separator == " ":
+        return [(number, line.split()) for number, line in lines if line.strip()]
+    rows: list[Row] = []
+    for number, line in lines:
+        try:
+            cells = line.split(separator)
+            if '"' in line:
+                (cells,) = csv.reader(io.StringIO(line, newline=""), delimiter=separator, strict=True)
+        except (csv.Error, ValueError) as error:
+            between = _NAMES.get(separator, repr(separator))
+            reason = "a quoted cell continues in the next line" if "unexpected end" in str(error) else error
+            raise ValueError(
+                f"Line {number} of {path} must be cells between {between}, got one that cannot be read ({reason}). "
+                "Close every quotation mark in its line, or remove it."
+            ) from None
+        cells = [cell.strip() for cell in cells]
+        if any(cells):
+            rows.append((number, cells))
+    return rows
+
+
+def _find_decimal(path: Path, rows: Sequence[Row]) -> str:
+    """Return the decimal mark: a comma if numbers have commas only, and not all of them as between thousands.
+
+    Raises:
+        ValueError: If the commas may be decimal commas or between thousands.
+    """
+    cells = [(line, cell) for line, cells in rows for cell in cells if "," in cell and _DECIMAL_COMMA.fullmatch(cell)]
+    if not cells or any(_POINT.fullmatch(cell) for _, cells in rows for cell in cells):
+        return "."
+    if all(_THOUSANDS.fullmatch(cell) for _, cell in cells):
+        line, cell = cells[0]
+        raise ValueError(
+            f"Line {line} of {path} must hold numbers with one decimal mark, got {cell!r}. If the comma is "
+            f"a decimal comma, and not between thousands, give {flag('decimal', ',')}; else remove it."
+        )
+    return ","
+
+
+def _with_point(path: Path, line: int, cell: str) -> str:
+    """Return a number with a decimal comma with a point; other cells unchanged.
+
+    Raises:
+        ValueError: If a number has a decimal point, or points between thousands.
+    """
+    if _DECIMAL_COMMA.fullmatch(cell):
+        return cell.replace(",", ".")
+    if _DECIMAL_POINT.fullmatch(cell):
+        raise ValueError(
+            f"Line {line} of {path} must hold numbers with decimal commas, as decimal states, got {cell!r}. "
+            f"Leave decimal out, or remove points between thousands."
+        )
+    return cell
+
+
+def is_header(rows: list[Row]) -> bool:
+    """Whether the first line names the columns, and is not a sequence with bad cells.
+
+    It is a header if all its cells are names, or if its numbers count the columns as pandas writes them: 0, 1, 2, … or
+    1, 2, 3, …. A name is neither a number nor a mark of a missing value, and no other line has it in the same column.
+    """
+    (_, first), *others = rows
+    cells = [(column, cell) for column, cell in enumerate(first) if cell]
+    if any(is_missing(cell) for _, cell in cells):
+        return False
+    names = [(column, cell) for column, cell in cells if parse_number(cell) is None]
+    if any(column < len(row) and row[column] == name for column, name in names for _, row in others):
+        return False
+    numbers = [(column, cell) for column, cell in cells if parse_number(cell) is not None]
+    if not numbers:
+        return any(parse_number(cell) is not None for _, row in others[:2] for cell in row)
+    counts = [cell for _, cell in numbers]
+    if counts not in ([str(i) for i in range(start, start + len(counts))] for start in (0, 1)) or len(names) > 2:
+        return False
+    if len(counts) == 1 and any(row[numbers[0][0] :][:1] == counts for _, row in others):  # a class, next to a bad cell
+        return False
+    # Without any name it may be a sequence of whole numbers, if others are.
+    return bool(names) or any("." in cell for _, row in others[:1] for cell in row[1:])
+
+
+def _holds_units(cells: list[str]) -> bool:
+    """Whether a row holds units of measurement and no number."""
+    known = [cell for cell in cells if cell]
+    units = [cell for cell in known if _UNIT.fullmatch(cell)]
+    return bool(units) and all(parse_number(cell) is None for cell in known) and 2 * len(units) >= len(known)

@@ -1,0 +1,246 @@
+"""Reads sequences from tables with one step, or one value, per row: the long format, and single recordings."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from noisyrnn.data.delimited import Row, Table
+from noisyrnn.data.labels import text_labels
+from noisyrnn.data.options import ReadingOptions, flag
+from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
+from noisyrnn.data.table import drops, find_column, named_labels, parse_value
+from noisyrnn.data.times import parse_times
+
+_TIME_NAME = re.compile(
+    r"(?:time|timestamp|times|t|date|datetime|zeit|seconds?|millis|ms)(?:[\s_]*[\[(].*[\])])?", re.I
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recording:
+    """The steps of one sequence.
+
+    Args:
+        values: Float64 `(steps, channels)`.
+        channels: Names of the channels; empty if the file has none.
+        times: Increasing, `(steps,)`; `None` if there are none.
+        path: The file, for messages.
+    """
+
+    values: np.ndarray
+    channels: tuple[str, ...]
+    times: np.ndarray | None
+    path: Path
+
+
+def read_long(table: Table, options: ReadingOptions) -> Cases:
+    """Read the rows that the column `id` assigns to the same sequence, one step or one value per row.
+
+    All columns without another role are channels; or, with `channel` and `value`, each row holds one value.
+
+    Raises:
+        ValueError: If a sequence has two classes, a value is missing or no number, or the order of steps is unclear.
+    """
+    path = table.path
+    header, rows = table.split_header(True)
+    assert header is not None
+    width = len(header)
+    names = ("id", "time", "channel", "value", "group_column")
+    roles = {
+        name: find_column(path, header, name, column) % width
+        for name in names
+        if (column := getattr(options, name)) is not None
+    }
+    dropped = {find_column(path, header, "drop", column) % width for column in drops(options)}
+    if options.label_column is not None:
+        roles["label_column"] = find_column(path, header, "label_column", options.label_column) % width
+    else:
+        known = named_labels(header, dropped | set(roles.values()))
+        if len(known) != 1:
+            raise ValueError(
+                f"{path} must have one column with the class, got {len(known)} of the names class, label, target and y "
+                f"in {', '.join(map(repr, header[:10]))}. Give label_column (--label-column)."
+            )
+        roles["label_column"] = known[0]
+    if len(set(roles.values())) < len(roles) or dropped & set(roles.values()):
+        raise ValueError(f"{', '.join(roles)} and drop must be different columns of {path}, got one twice.")
+    channels = [k for k in range(width) if k not in dropped and k not in roles.values()]
+    if "value" in roles and channels:
+        raise ValueError(
+            f"{path} must hold one value per line, as value states, got another column {header[channels[0]]!r}. Give "
+            f"{flag('drop', header[channels[0]])} to leave it out."
+        )
+    sequences = _sequences(table, rows, roles["id"], width, sorted_by_time="time" in roles)
+    answers: list[str] = []
+    groups: list[str] = []
+    recordings = []
+    for name, members in sequences.items():
+        for role in ("label_column", "group_column"):
+            if role in roles:
+                found = {cells[roles[role]]: line for line, cells in members}
+                if len(found) > 1 or "" in found:
+                    shown = " and ".join(f"{cell!r} (line {line})" for cell, line in list(found.items())[:2])
+                    raise ValueError(
+                        f"{path} must hold one {'class' if role == 'label_column' else 'group'} for each sequence, got "
+                        f"{shown} for sequence {name!r}. If it is another column, give {role} "
+                        f"(--{role.replace('_', '-')}) or id (--id)."
+                    )
+                (answers if role == "label_column" else groups).append(next(iter(found)))
+        make = _melted if "value" in roles else _stepwise
+        recordings.append(make(table, members, roles, channels, header))
+    check_no_times(recordings, channels, "time" in roles)
+    labels: Targets = text_labels(answers)
+    if options.task == "regression":
+        ids = list(sequences)
+        labels = parse_targets(
+            answers,
+            lambda k, cell: f"{path} must hold a finite number to predict, got {cell!r} for sequence {ids[k]!r}.",
+        )
+    return cases_of(recordings, labels, tuple(groups) if "group_column" in roles else None)
+
+
+def read_recording(table: Table, options: ReadingOptions) -> Recording:
+    """Read one sequence from a table with one step per row; all columns without another role are channels."""
+    given = (options.time, *drops(options))
+    header, rows = table.split_header(any(isinstance(column, str) for column in given))
+    width = len(header or rows[0][1])
+    dropped = {find_column(table.path, header, "drop", column) % width for column in drops(options)}
+    roles = {} if options.time is None else {"time": find_column(table.path, header, "time", options.time) % width}
+    channels = [k for k in range(width) if k not in dropped and k not in roles.values()]
+    if not channels:
+        raise ValueError(f"{table.path} must hold at least one channel, got {width} columns without any.")
+    for line, cells in rows:
+        if len(cells) != width:
+            raise ValueError(f"{table.where(line)} must hold {width} cells, as the first one does, got {len(cells)}.")
+    return _stepwise(table, rows, roles, channels, header)
+
+
+def cases_of(recordings: Sequence[Recording], labels: Targets, groups: tuple[str, ...] | None) -> Cases:
+    """Build cases from sequences.
+
+    Raises:
+        ValueError: If they differ in their channels.
+    """
+    first = recordings[0]
+    for index, recording in enumerate(recordings):
+        if recording.channels != first.channels or recording.values.shape[1] != first.values.shape[1]:
+            what = [", ".join(item.channels) or f"{item.values.shape[1]} columns" for item in (first, recording)]
+            raise ValueError(
+                f"{recording.path} must hold the channels of the first sequence, {what[0]}, got {what[1]} in sequence "
+                f"{index + 1}. Leave columns out with drop (--drop), or fill the values in."
+            )
+    inputs, lengths = pad_sequences([torch.from_numpy(recording.values) for recording in recordings])
+    times = tuple(recording.times for recording in recordings if recording.times is not None)
+    return Cases(inputs=inputs, lengths=lengths, labels=labels, groups=groups, times=times or None)
+
+
+def check_no_times(recordings: Sequence[Recording], columns: Sequence[int], stated: bool) -> None:
+    """Raise `ValueError` if a channel is probably the time, by its name or since it goes up evenly everywhere."""
+    first = recordings[0]
+    if stated or len(first.channels or columns) < 1:
+        return
+    for channel in range(first.values.shape[1]):
+        name = first.channels[channel] if first.channels else ""
+        rises = [np.diff(recording.values[:, channel]) for recording in recordings]
+        even = all(len(rise) > 1 and rise[0] > 0 and np.allclose(rise, rise[0], rtol=0.01) for rise in rises)
+        if even or _TIME_NAME.fullmatch(name):
+            place: str | int = name or columns[channel] + 1
+            reason = "goes up evenly in every sequence" if even else "is called so"
+            raise ValueError(
+                f"{first.path} must hold values of channels, got a column {place!r} that {reason}, as the time. Give "
+                f"{flag('time', place)}, or {flag('drop', place)} if the lines are in order."
+            )
+
+
+def _sequences(
+    table: Table, rows: Sequence[Row], place: int, width: int, *, sorted_by_time: bool
+) -> dict[str, list[Row]]:
+    """Return the rows of each sequence, in the order of the file."""
+    sequences: dict[str, list[Row]] = {}
+    last = None
+    for line, cells in rows:
+        if len(cells) != width:
+            raise ValueError(f"{table.where(line)} must hold {width} cells, as the header does, got {len(cells)}.")
+        name = cells[place]
+        if not name:
+            raise ValueError(f"{table.where(line)} must name its sequence in column {place + 1}, got an empty cell.")
+        if name != last and name in sequences and not sorted_by_time:
+            raise ValueError(
+                f"{table.where(line)} must continue sequence {last!r} or begin a new one, got {name!r} again. Give "
+                "time (--time COLUMN), the column that orders the lines of a sequence."
+            )
+        sequences.setdefault(name, []).append((line, cells))
+        last = name
+    return sequences
+
+
+def _stepwise(
+    table: Table, rows: Sequence[Row], roles: dict[str, int], channels: Sequence[int], header: Sequence[str] | None
+) -> Recording:
+    """Return the sequence of rows that hold one step each."""
+    values = np.array([[_value(table, line, k, cells[k]) for k in channels] for line, cells in rows])
+    times = None
+    if "time" in roles:
+        times = _times(table, rows, roles["time"])
+        order = times.argsort(kind="stable")
+        values, times = values[order], times[order]
+        if (np.diff(times) == 0).any():
+            at = int(order[int(np.argmax(np.diff(times) == 0)) + 1])
+            raise ValueError(
+                f"{table.where(rows[at][0])} must hold another time than the other lines of its sequence, got "
+                f"{rows[at][1][roles['time']]!r} again. If each line holds one of several channels, give channel and "
+                "value (--channel COLUMN --value COLUMN)."
+            )
+    names = () if header is None else tuple(header[k] for k in channels)
+    return Recording(values=values, channels=names, times=times, path=table.path)
+
+
+def _melted(
+    table: Table, rows: Sequence[Row], roles: dict[str, int], channels: Sequence[int], header: Sequence[str] | None
+) -> Recording:
+    """Return the sequence of rows that hold one value each."""
+    times = _times(table, rows, roles["time"])
+    names = tuple(sorted({cells[roles["channel"]] for _, cells in rows}))
+    entries: dict[tuple[float, str], float] = {}
+    for time, (line, cells) in zip(times.tolist(), rows, strict=True):
+        key = time, cells[roles["channel"]]
+        if key in entries:
+            raise ValueError(
+                f"{table.where(line)} must hold another time or channel than the other lines of its sequence, got "
+                f"{cells[roles['time']]!r} and {key[1]!r} again."
+            )
+        entries[key] = _value(table, line, roles["value"], cells[roles["value"]])
+    steps = sorted(set(times.tolist()))
+    for time in steps:
+        for name in names:
+            if (time, name) not in entries:
+                raise ValueError(
+                    f"{table.path} must hold a value of every channel at each time of a sequence, got none of {name!r} "
+                    f"at {time:g} in sequence {rows[0][1][roles['id']]!r}. Fill it in."
+                )
+    values = np.array([[entries[time, name] for name in names] for time in steps])
+    return Recording(values=values, channels=names, times=np.array(steps), path=table.path)
+
+
+def _times(table: Table, rows: Sequence[Row], place: int) -> np.ndarray:
+    """Return the times of rows."""
+    times = parse_times([cells[place] for _, cells in rows])
+    if times is None:
+        line, cells = next(row for row in rows if parse_times([row[1][place]]) is None)
+        raise ValueError(
+            f"{table.where(line)} must hold a time in column {place + 1}, a number or YYYY-MM-DD hh:mm:ss, got "
+            f"{cells[place]!r}. If the lines are in order, give {flag('drop', place + 1)} instead of time."
+        )
+    return times
+
+
+def _value(table: Table, line: int, column: int, cell: str) -> float:
+    advice = (
+        f"Fill the value in; or leave the column out with {flag('drop', column + 1)}, or the line with "
+        f"{flag('skip_lines', str(line))}."
+    )
+    return parse_value(table, line, column + 1, cell, advice=advice)

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+
+from noisyrnn.data.delimited import read_delimited
+from noisyrnn.data.options import ReadingOptions
+
+
+def cells(path: Path, text: str, **options: str) -> list[list[str]]:
+    path.write_text(text)
+    return [row for _, row in read_delimited(path, ReadingOptions(**options)).rows]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "rows"),
+    [
+        ("a.csv", "a;0.5;1\nb;1.5;2\n", [["a", "0.5", "1"], ["b", "1.5", "2"]]),
+        ("a.csv", "k;x1\na;0,5\nb;1,25\n", [["k", "x1"], ["a", "0.5"], ["b", "1.25"]]),
+        ("a.csv", "a|1|2\n\nb|3|4\r\n", [["a", "1", "2"], ["b", "3", "4"]]),
+        ("a.csv", 'a,"1,5",2\n', [["a", "1.5", "2"]]),
+        ("a.tsv", "a, b\t0,5\nc, d\t1,5\n", [["a, b", "0.5"], ["c, d", "1.5"]]),
+        ("a.txt", " 1  2.5e0   3\n 2  1.5\n", [["1", "2.5e0", "3"], ["2", "1.5"]]),
+        ("a.csv", "a;1;\nb;2;\n", [["a", "1"], ["b", "2"]]),
+        ("a.csv", "a;1;\nb;2;3\n", [["a", "1", ""], ["b", "2", "3"]]),
+        ("a.csv", "# x y\n#\n% z\na,1\n", [["a", "1"]]),
+        ("a.csv", "#1,2\na,1\n", [["#1", "2"], ["a", "1"]]),
+        ("a.csv", "a\vb,1\n", [["a\vb", "1"]]),
+        ("a.csv", "sep=|\na|1,5\n", [["a", "1.5"]]),
+        ("a.csv", "k;x1\na;0,5\nb;1.5\n", [["k", "x1"], ["a", "0,5"], ["b", "1.5"]]),
+    ],
+)
+def test_the_separator_that_every_line_has(tmp_path: Path, name: str, text: str, rows: list[list[str]]) -> None:
+    assert cells(tmp_path / name, text) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.csv",
+            "a;0,5\nb;1,5\n",
+            r"commas and semicolons: line 1 is 'a;0,5'\. Give separator=';' .* or separator=','",
+        ),
+        ("a.csv", "1,5\n2,5\n", r"such as '1,5': two cells, or one number with a decimal comma\. Give separator=',' "),
+        ("a.csv", "k;x1\na;1,234\nb;1,500\n", r"^Line 2 of .* got '1,234'\. If the comma is .*decimal=',' "),
+        ("a.csv", "made\nby\na;1;2\nb;1;2\n" * 1 + "c;1;2\n", r"semicolons from line 3 only\. .* skip_lines='1-2' "),
+        ("a.csv", "made\na,1,2\nb,1,2\n", r"commas from line 2 only\. .* skip_lines='1' \(--skip-lines 1\)"),
+        ("a.csv", "a,1\n\0,2\n", r"must be text, got a zero byte\. Give encoding='utf-16' \(--encoding utf-16\)"),
+    ],
+)
+def test_a_file_with_two_readings_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cells(tmp_path / name, text)
+
+
+def test_decimal_commas_leave_no_point(tmp_path: Path) -> None:
+    options = {"separator": ";", "decimal": ","}
+    assert cells(tmp_path / "a.csv", "a;-0,5;1e3;,5;x,y\n", **options) == [["a", "-0.5", "1e3", ".5", "x,y"]]
+    for cell in ("1.5", "1.234", "1.234,5", "1.234.567"):
+        with pytest.raises(ValueError, match=rf"^Line 1 of .* with decimal commas, as decimal states, got '{cell}'"):
+            cells(tmp_path / "a.csv", f"a;{cell}\n", **options)
+
+
+def test_lines_that_are_left_out_keep_the_numbers_of_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x;y\n\na,1\nb,2\n")
+    assert read_delimited(tmp_path / "a.csv", ReadingOptions(skip_lines="1")).rows == [(3, ["a", "1"]), (4, ["b", "2"])]
