@@ -48,7 +48,7 @@ CHOSEN = Path(__file__).with_suffix(".toml")
 MODELS = ("noisy", "gru")
 SEARCH_SEEDS = (101, 102)
 BASE = "nothing"
-LEARNING_RATES: tuple[dict[str, Any], ...] = tuple({"learning_rate": rate} for rate in (0.001, 0.003, 0.01))
+LEARNING_RATES: tuple[dict[str, Any], ...] = tuple({"learning_rate": rate} for rate in (0.001, 0.003, 0.01, 0.02))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +157,8 @@ SMNIST = Plan(
     search_epochs=3,
     evaluation=EvaluateConfig(
         strengths={
-            "white_noise": [0.1, 0.3, 0.5],
-            "multiplicative_noise": [0.6, 1.0],
+            "white_noise": [0.3, 0.5],
+            "multiplicative_noise": [0.6],
             "salt_and_pepper": [0.05, 0.1],
             "fgsm": [0.02, 0.05],
             "pgd_linf": [0.02, 0.05],
@@ -507,7 +507,15 @@ def main(argv: Sequence[str] | None = None, plan: Plan = SMNIST) -> int:
             )
             if words.stage == "run":
                 return 1 if run(each, workers=words.workers) else 0
+            from benchmarks.transfer_page import gather, page
+
+            text = page(plan, read_chosen(words.chosen), [gather(each, model) for model in words.models])
+            write_atomically(words.page or output / "transfer-matrix.md", text.encode())
+            print(text)
             return 0
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     except KeyboardInterrupt as error:
         print("Stopped; the same command continues.", file=sys.stderr)
         return 128 + signal_of(error)
