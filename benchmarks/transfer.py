@@ -47,7 +47,8 @@ CHOSEN = Path(__file__).with_suffix(".toml")
 
 MODELS = ("noisy", "gru")
 SEARCH_SEEDS = (101, 102)
-BASE = "nothing"
+BASE, TWO = "nothing", "two-layers"
+"""Rows without regularisation, of one and of two layers."""
 LEARNING_RATES: tuple[dict[str, Any], ...] = tuple({"learning_rate": rate} for rate in (0.001, 0.003, 0.01, 0.02))
 
 
@@ -59,11 +60,13 @@ class Row:
         title: Its name in tables.
         settings: Settings of `TrainConfig` that differ from the base.
         candidates: Further settings, of which `search` chooses one; none if there is nothing to choose.
+        base: Row without regularisation that this one is compared with; it has that row's learning rate.
     """
 
     title: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     candidates: Sequence[Mapping[str, Any]] = ()
+    base: str = BASE
 
 
 _INPUT = {"input_noise": (0.0, 0.3), "input_noise_kind": "white_noise"}
@@ -90,9 +93,17 @@ ROWS: dict[str, Row] = {
         candidates=tuple({"weight_decay": decay} for decay in (0.01, 0.1, 0.5)),
     ),
     "ema": Row(title="EMA of the weights", candidates=tuple({"ema": decay} for decay in (0.99, 0.998))),
-    "two-layers": Row(title="two layers, nothing", settings=_TWO),
+    TWO: Row(
+        title="two layers, nothing",
+        settings=_TWO,
+        candidates=tuple({"learning_rate": rate} for rate in (0.003, 0.01)),
+        base=TWO,
+    ),
     "dropout": Row(
-        title="two layers, dropout", settings=_TWO, candidates=tuple({"dropout": share} for share in (0.1, 0.3))
+        title="two layers, dropout",
+        settings=_TWO,
+        candidates=tuple({"dropout": share} for share in (0.1, 0.3)),
+        base=TWO,
     ),
 }
 """The rows by key. Dropout acts between layers, so that it has two, and a row of its own to be compared with."""
@@ -231,28 +242,23 @@ def search(
 ) -> dict[str, dict[str, Any]]:
     """Choose settings on validation data, write them to `file`, and print every score.
 
-    The learning rate has the best clean accuracy without any regulariser. Each level of a regulariser has the best mean
-    of the accuracies that are clean, under white noise and under FGSM. Both are means over the search's seeds.
+    The learning rate has the best clean accuracy without any regulariser, for one layer and for two. Each level of a
+    regulariser has the best mean of the accuracies that are clean, under white noise and under FGSM. All are means over
+    the search's seeds.
 
     Returns:
-        For each model its learning rate, and for each of its rows with a choice what was chosen.
+        For each model, and each of its rows with a choice, what was chosen.
     """
     chosen = read_chosen(file) if file.is_file() else {}
     folder = output / "search"
     folder.mkdir(parents=True, exist_ok=True)
-    scores = _scores(plan, {(model, BASE): LEARNING_RATES for model in models}, chosen, folder, workers)
-    for model in models:
-        best = max(scores[model, BASE], key=lambda pair: pair[1]["clean"])
-        chosen[model] = {**best[0]}
-    choices = {
-        (model, row): ROWS[row].candidates
-        for row in rows
-        for model in models
-        if row != BASE and len(ROWS[row].candidates) > 0
-    }
-    for (model, row), found in _scores(plan, choices, chosen, folder, workers).items():
-        best = max(found, key=lambda pair: sum(pair[1].values()))
-        chosen[model][row] = {**best[0]}
+    kept = [row for row in ROWS if ROWS[row].candidates and (row in rows or row in {ROWS[name].base for name in rows})]
+    bases = [row for row in kept if ROWS[row].base == row]
+    for part in (bases, [row for row in kept if row not in bases]):
+        choices = {(model, row): ROWS[row].candidates for row in part for model in models}
+        for (model, row), found in _scores(plan, choices, chosen, folder, workers).items():
+            best = max(found, key=lambda pair: pair[1]["clean"] if row in bases else sum(pair[1].values()))
+            chosen.setdefault(model, {})[row] = dict(best[0])
     write_atomically(file, toml(chosen).encode())
     return chosen
 
@@ -269,7 +275,7 @@ def _scores(
     for (model, row), candidates in choices.items():
         for number, candidate in enumerate(candidates):
             for seed in SEARCH_SEEDS:
-                base = {} if row == BASE else base_of(chosen, model)
+                base = {} if row == ROWS[row].base else chosen[model][ROWS[row].base]
                 config = plan.config(model, row, seed, base, candidate, plan.shortened())
                 name = f"{model}-{row}-{joblib.hash(json_ready(config.to_dict()))}.json"
                 points[model, row, number, seed] = Point(plan=plan, config=config, file=folder / name)
@@ -292,12 +298,9 @@ def toml(chosen: Mapping[str, Mapping[str, Any]]) -> str:
         "# Written by `python -m benchmarks.transfer search`: chosen on validation data,",
         f"# means over the seeds {' and '.join(map(str, SEARCH_SEEDS))}.",
     ]
-    for model, settings in chosen.items():
-        own = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
-        lines += ["", f"[{model}]", *(f"{name} = {value!r}" for name, value in own.items())]
-        for row, values in settings.items():
-            if isinstance(values, Mapping):
-                lines += ["", f"[{model}.{row}]", *(f"{name} = {value!r}" for name, value in values.items())]
+    for model, rows in chosen.items():
+        for row, values in rows.items():
+            lines += ["", f"[{model}.{row}]", *(f"{name} = {value!r}" for name, value in values.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -310,11 +313,6 @@ def read_chosen(file: Path = CHOSEN) -> dict[str, dict[str, Any]]:
     if not file.is_file():
         raise ValueError(f"{file.name} must be written before a run, got no such file. Run `search` first.")
     return tomllib.loads(file.read_text(encoding="utf-8"))
-
-
-def base_of(chosen: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, Any]:
-    """Return the chosen settings of a model for all of its rows."""
-    return {name: value for name, value in chosen[model].items() if not isinstance(value, Mapping)}
 
 
 # The trainings and their measurement
@@ -343,10 +341,13 @@ class Training:
     @cached_property
     def config(self) -> TrainConfig:
         """Its settings."""
-        row = self.chosen[self.model].get(self.row, {})
-        if self.row != BASE and len(ROWS[self.row].candidates) > 0 and not row:
-            raise ValueError(f"{self.model}.{self.row} must be chosen before a run, got nothing. Run `search` first.")
-        return self.plan.config(self.model, self.row, self.seed, base_of(self.chosen, self.model), row)
+        known, needed = self.chosen.get(self.model, {}), [ROWS[self.row].base]
+        if ROWS[self.row].candidates:
+            needed.append(self.row)
+        for row in needed:
+            if row not in known:
+                raise ValueError(f"{self.model}.{row} must be chosen before a run, got nothing. Run `search` first.")
+        return self.plan.config(self.model, self.row, self.seed, *(known[row] for row in needed))
 
     @property
     def folder(self) -> RunFolder:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.transfer import BASE, ROWS, SEARCH_SEEDS, Plan, Training, base_of
+from benchmarks.transfer import BASE, ROWS, SEARCH_SEEDS, TWO, Plan, Training
 from noisyrnn.report.columns import Column
 from noisyrnn.report.results import read_run
 from noisyrnn.report.table import markdown_table, number
@@ -37,7 +37,7 @@ OTHER_COMPARISONS = (
     ("adversarial", BASE),
     ("weight-decay", BASE),
     ("ema", BASE),
-    ("dropout", "two-layers"),
+    ("dropout", TWO),
 )
 COMPARISONS = NOISE_COMPARISONS + OTHER_COMPARISONS
 """Pairs of rows that are tested, first minus second."""
@@ -269,9 +269,9 @@ def chosen_table(chosen: Mapping[str, Mapping[str, Any]], models: Sequence[str])
     for row, entry in ROWS.items():
         if entry.candidates:
             (name,) = entry.candidates[0]
-            values = [(base_of(chosen, m) if row == BASE else chosen[m].get(row, {})).get(name, "–") for m in models]
+            values = [chosen[model].get(row, {}).get(name, "–") for model in models]
             tried = ", ".join(f"{one[name]:g}" for one in entry.candidates)
-            title = "all" if row == BASE else entry.title
+            title = {BASE: "one layer, all", TWO: "two layers, all"}.get(row, entry.title)
             rows.append([title, name.replace("_", " "), tried, *(str(value) for value in values)])
     return markdown_table(["row", "setting", "candidates", *(TITLES[model] for model in models)], rows, left=3)
 

@@ -38,7 +38,10 @@ PLAN = Plan(
     evaluation=EvaluateConfig(strengths=STRENGTHS, draws=2, attack_draws=1, attack_sequences=30),
     dynamics_sequences=10,
 )
-CHOSEN = {"noisy": {"learning_rate": 0.01}, "gru": {"learning_rate": 0.01, "ema": {"ema": 0.99}}}
+RATE = {"learning_rate": 0.01}
+CHOSEN = {
+    "gru": {BASE: RATE, "ema": {"ema": 0.99}, "two-layers": {"learning_rate": 0.003}, "dropout": {"dropout": 0.1}}
+}
 HIDDEN = "hidden-0.05"
 
 
@@ -84,13 +87,13 @@ def test_the_search_reads_no_test_data(tmp_path: Path, monkeypatch: pytest.Monke
         return sum(record["accuracies"][name] for record in own for name in names)
 
     clean = {rate["learning_rate"]: mean("learning_rate", rate["learning_rate"], "clean") for rate in LEARNING_RATES}
-    assert clean[chosen["gru"]["learning_rate"]] == max(clean.values())
+    assert clean[chosen["gru"][BASE]["learning_rate"]] == max(clean.values())
     decays = [one["weight_decay"] for one in ROWS["weight-decay"].candidates]
     scores = {decay: mean("weight_decay", decay, "clean", "white_noise", "fgsm") for decay in decays}
     assert scores[chosen["gru"]["weight-decay"]["weight_decay"]] == max(scores.values())
     for record in records:  # the rate that was chosen first holds for the levels
         if record["settings"]["label"] == "gru-weight-decay":
-            assert record["settings"]["learning_rate"] == chosen["gru"]["learning_rate"]
+            assert record["settings"]["learning_rate"] == chosen["gru"][BASE]["learning_rate"]
 
 
 def test_the_search_measures_validation_data(tmp_path: Path) -> None:
@@ -124,6 +127,8 @@ def test_the_trainings_go_seed_by_seed_with_the_chosen_settings(tmp_path: Path) 
     assert [(t.seed, t.row) for t in each] == [(1, BASE), (1, "ema"), (2, BASE), (2, "ema")]
     assert [t.config.ema for t in each] == [None, 0.99, None, 0.99]
     assert {t.config.learning_rate for t in each} == {0.01}
+    two = matrix_of(tmp_path, rows=("two-layers", "dropout"), seeds=1)
+    assert [(t.config.learning_rate, t.config.options["dropout"]) for t in two] == [(0.003, 0.0), (0.003, 0.1)]
     with pytest.raises(ValueError, match="adversarial"):
         _ = matrix_of(tmp_path, rows=("adversarial",))[0].config
 
