@@ -116,6 +116,7 @@ class Plan:
     Args:
         shared: Settings of `TrainConfig` for every model and row.
         models: Settings of each model for every row.
+        two_layers: Settings of each model for the rows with two layers, where they differ.
         search_epochs: Epochs of a training in `search`; the learning rate decays after as large a part of them.
         search_white_noise: σ of the white noise on the validation data.
         search_radius: ϵ of FGSM on the validation data.
@@ -126,6 +127,7 @@ class Plan:
 
     shared: Mapping[str, Any]
     models: Mapping[str, Mapping[str, Any]]
+    two_layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     search_epochs: int
     search_white_noise: float = 0.3
     search_radius: float = 0.05
@@ -136,7 +138,8 @@ class Plan:
     def config(self, model: str, row: str, seed: int, *own: Mapping[str, Any]) -> TrainConfig:
         """Return the settings of one training; those of `own` come last."""
         settings = {"model": model, "seed": seed, "label": f"{model}-{row}", **self.shared, **self.models[model]}
-        for part in (ROWS[row].settings, *own):
+        depth = self.two_layers.get(model, {}) if ROWS[row].base == TWO else {}
+        for part in (depth, ROWS[row].settings, *own):
             settings |= part
         return TrainConfig.from_dict(settings)
 
@@ -165,6 +168,7 @@ SMNIST = Plan(
         "precision": "bf16-mixed",
     },
     models={"noisy": {"step_size": 1.0, "additive": 0.0, "multiplicative": 0.0}, "gru": {}},
+    two_layers={"noisy": {"step_size": 0.3}},  # with step 1 two layers do not learn at any of the rates
     search_epochs=3,
     evaluation=EvaluateConfig(
         strengths={

@@ -34,6 +34,7 @@ PLAN = Plan(
         "precision": "32-true",
     },
     models={"noisy": {"step_size": 1.0, "additive": 0.0, "multiplicative": 0.0}, "gru": {}},
+    two_layers={"noisy": {"step_size": 0.3}},
     search_epochs=1,
     evaluation=EvaluateConfig(strengths=STRENGTHS, draws=2, attack_draws=1, attack_sequences=30),
     dynamics_sequences=10,
@@ -119,6 +120,8 @@ def test_every_row_and_candidate_has_valid_settings() -> None:
                 assert config.options["additive"] == entry.settings.get("additive", 0.0)
                 assert config.options["multiplicative"] == 0.0
                 assert all({**config.to_dict()}[name] == value for name, value in own.items())
+                if model == "noisy":
+                    assert config.options["step_size"] == (0.3 if row in ("two-layers", "dropout") else 1.0)
     assert {row for pair in COMPARISONS for row in pair} == set(ROWS)
 
 
