@@ -330,7 +330,7 @@ def page(plan: Plan, chosen: Mapping[str, Mapping[str, Any]], matrices: Sequence
         f"0.1 after epoch {decays}, gradients clipped at norm {shared['clip_norm']:g}, weights of the last epoch, "
         f"precision `{shared['precision']}`; tests in float32. The step of the noisy RNN starts at "
         f"{plan.models['noisy']['step_size']:g} (two layers: {plan.two_layers['noisy']['step_size']:g}, since with a "
-        "larger one they do not learn) and is learned; its hidden noise is 0 where the row does not name it. "
+        "larger one they do not learn reliably) and is learned; its hidden noise is 0 where the row does not name it. "
         f"Annealed noise falls with the learning rate. Adversarial training takes {steps} gradient steps. Dropout acts "
         "between layers, so that its row has two layers and is compared with two layers without dropout.",
         "",
