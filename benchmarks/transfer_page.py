@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.transfer import BASE, ROWS, SEARCH_SEEDS, TWO, Plan, Training
+from noisyrnn.display import markdown_table
 from noisyrnn.report.columns import Column
 from noisyrnn.report.results import read_run
-from noisyrnn.report.table import markdown_table, number
+from noisyrnn.report.table import number
 from noisyrnn.robustness import WORST
 from noisyrnn.robustness.statistics import (
     Interval,

@@ -121,7 +121,7 @@ def test_every_row_and_candidate_has_valid_settings() -> None:
                 assert config.options["multiplicative"] == 0.0
                 assert all({**config.to_dict()}[name] == value for name, value in own.items())
                 if model == "noisy":
-                    assert config.options["step_size"] == (0.3 if row in ("two-layers", "dropout") else 1.0)
+                    assert config.options["step_size"] == (0.1 if row in ("two-layers", "dropout") else 1.0)
     assert {row for pair in COMPARISONS for row in pair} == set(ROWS)
 
 

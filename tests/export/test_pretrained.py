@@ -18,6 +18,7 @@ from noisyrnn.cli import main
 from noisyrnn.export import export_run
 from noisyrnn.export.pretrained import describe_run, evaluate_command, model_card, shown_figure, train_command
 from noisyrnn.pipeline import EvaluateConfig, RunContext, evaluate_run, train_run
+from noisyrnn.robustness import default_strengths
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training import TrainConfig
 from noisyrnn.training.pretrained import read_pretrained
@@ -200,6 +201,8 @@ def test_the_evaluation_command_states_what_is_not_a_default(evaluated: RunFolde
         *("--draws=2", "--attack-draws=3", "--attack-sequences=7"),
     ]
     digits = noisyrnn.pretrained_models()["digits-noisy"][1]
+    strengths = {name: list(values) for name, values in default_strengths((0.0, 1.0)).items()}
+    digits = replace(digits, evaluation={**digits.evaluation, "strengths": strengths})
     assert evaluate_command(digits) == "noisyrnn evaluate digits-noisy-seed1"
     clipped = replace(digits, evaluation={**digits.evaluation, "clip": True, "test_limit": 10})
     assert evaluate_command(clipped) == "noisyrnn evaluate digits-noisy-seed1 --clip --test-limit=10"

@@ -173,9 +173,7 @@ def test_masked_gradients_are_noted_in_the_file_the_table_the_page_and_the_termi
     )
     assert not json.loads(evaluate_run(run, settings).robustness.read_text())["gradient_checks"][0]["masked"]
     run.robustness.unlink()
-    monkeypatch.setattr(
-        module, "load_noise_free", lambda folder, device: _Rounded(load_noise_free(folder, device)).eval()
-    )
+    monkeypatch.setattr(module, "load_noise_free", lambda *place: _Rounded(load_noise_free(*place)).eval())
     (check,) = json.loads(evaluate_run(run, settings).robustness.read_text())["gradient_checks"]
     assert check["masked"] and check["only_gradient_free"] >= 3
     label, seed = (json.loads(run.config.read_text())["config"][name] for name in ("label", "seed"))

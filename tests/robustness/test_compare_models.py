@@ -68,7 +68,7 @@ def test_the_table_names_what_was_not_attacked(split: Split) -> None:
     found = compare_models({"<sum>": Sum().eval(), "logistic": logistic}, split, attacks, draws=1)
     assert found.results["logistic"]["pgd_linf 0.2"] is None
     assert ("logistic", "pgd_linf 0.2") not in found.tests
-    square = found.results["logistic"]["square 0.2"]
+    square = found.results["logistic"]["square_linf 0.2"]
     clean = found.results["logistic"]["clean"]
     assert square is not None
     assert clean is not None

@@ -103,7 +103,9 @@ def _pattern(place: Tensor, length: Tensor, signs: Tensor) -> Tensor:
 def _bump(place: Tensor, length: Tensor) -> Tensor:
     r"""Return the bump of the paper for one dimension, float64; zero outside of `[0, length)`.
 
-    .. math:: \eta_r = \sum_{k=0}^{n - |r - n|} \frac{1}{(n + 1 - k)^2}, \quad n = \lfloor \text{length} / 2 \rfloor .
+    .. math:: \eta_r = \sum_{k=0}^{n - |r - n|} \frac{1}{(n + 1 - k)^2}, \quad n = \frac{\ell}{2}
+
+    where ℓ is the length, and n is rounded down.
     """
     middle = length // 2
     size = int(middle.max()) + 2
