@@ -11,11 +11,11 @@ DEMO := runs/demo
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.* ## /make \1\t/p' Makefile
 
-demo: setup ## Train six models on the bundled digits, perturb their inputs and write a report (about nine minutes)
+demo: setup ## Train six models on the bundled digits, perturb their inputs and write a report (about ten minutes)
 	.venv/bin/noisyrnn compare --models noisy,lipschitz,antisymmetric,cornn,exprnn,lstm --dataset digits --seeds 3 \
 		--workers 2 --output $(DEMO)
 
-test: setup ## Run the tests (about five minutes on two cores)
+test: setup ## Run the tests (about seven minutes on two cores)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal
 
 lint: setup ## Check style and types
