@@ -125,7 +125,9 @@ def score_curves(
                 _published_curve(axis, perturbation, (published or {}).get(label, {}), position, factor)
             if chance is not None:
                 axis.axhline(factor * chance, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
-            axis.set_title(perturbation_title(perturbation))
+            title = axis.set_title(perturbation_title(perturbation))
+            if across > 3:
+                title.set_fontsize(8)  # the longest title would be cut off
             columns = [row.quantity.column for row in strengths if row.quantity.column is not None]
             in_units = f" ({columns[0].unit})" if columns[0].unit else ""
             axis.set_xlabel(f"strength {symbol(perturbation)}{in_units}".strip())
