@@ -45,6 +45,8 @@ def test_latex_has_a_column_for_each_model_and_the_best_in_bold(comparison: Comp
     white = next(line for line in lines if line.startswith("White noise"))
     assert white.startswith(r"White noise $\sigma$ 0.2 & \textbf{85.0} {\small {[}64.1, 97.1{]}} & ")
     assert white.endswith(r" & -- \\")  # the model that failed
+    pgd = next(line for line in lines if line.startswith("PGD"))
+    assert " 60.0 {" in pgd and "textbf{65.0}" in pgd  # a tie with the best is not bold
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex is installed")
