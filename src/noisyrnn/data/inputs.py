@@ -8,17 +8,15 @@ from torch import Tensor
 from noisyrnn.checks import check_lengths, check_sequences, check_values
 from noisyrnn.data.arrays import NpzArrays, to_floating
 from noisyrnn.data.delimited import Row, Table, is_header, read_delimited
-from noisyrnn.data.folders import read_text
 from noisyrnn.data.numbers import check_real, parse_number
 from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.split import pad_sequences
-from noisyrnn.data.table import drops, find_column, named_labels, parse_value
-from noisyrnn.data.ts import declared_channels, header_flag, read_case
+from noisyrnn.data.table import INDEX_NAMES, drops, find_column, named_labels, parse_value
+from noisyrnn.data.ts import declared_channels, header_flag, read_case, split_header
 from noisyrnn.data.user_files import FORMATS, check_unused_options
 from noisyrnn.padding import valid_steps
 
 SUFFIXES = (".npz", ".csv", ".csv.gz", ".ts", ".ts.gz")
-_INDEX_NAMES = frozenset(("", "unnamed: 0", "index"))
 
 
 def read_inputs(
@@ -107,7 +105,7 @@ def _read_csv(
         names, rows = rows[0][1], rows[1:]
     if not rows:
         raise ValueError(f"{path} must hold at least one sequence, got none.")
-    if names and names[0].lower() in _INDEX_NAMES and any(cells[0] for _, cells in rows):
+    if names and names[0].lower() in INDEX_NAMES and any(cells[0] for _, cells in rows):
         raise ValueError(
             f"{path} must hold values of a sequence in column 1, got one that is called {names[0]!r}, as pandas calls "
             "its index. Remove the column: to_csv(…, index=False)."
@@ -178,24 +176,15 @@ def _label_place(
 
 def _read_ts(path: Path) -> tuple[Tensor, Tensor | None]:
     """Read the cases of a `.ts` file; where its header declares classes or targets, the last field is not read."""
-    lines = [(index, line.strip()) for index, line in enumerate(read_text(path).splitlines(), start=1)]
-    lines = [(index, line) for index, line in lines if line and not line.startswith("#")]
-    header: dict[str, list[str]] = {}
-    start = None
-    for position, (_, line) in enumerate(lines):
-        key, *values = line.split()
-        if key.lower() == "@data":
-            start = position + 1
-            break
-        header[key.lower()] = values
-    if start is None or start == len(lines):
-        raise ValueError(f"{path} must hold a line '@data' and cases after it, got none.")
+    header, cases = split_header(path)
+    if not cases:
+        raise ValueError(f"{path} must hold at least one sequence, got none.")
     if header_flag(header, "@timestamps", "false"):
         raise ValueError(f"{path} must hold plain values, got '@timeStamps true'. Resample it at regular times first.")
     targets = header_flag(header, "@targetlabel", "false")
     labelled = targets or header_flag(header, "@classlabel", "true")
     channels, sequences = declared_channels(header), []
-    for number, line in lines[start:]:
+    for number, line in cases:
         values = line.split(":")[: -1 if labelled else None]
         channels = channels or len(values)
         if len(values) != channels:

@@ -18,7 +18,7 @@ from noisyrnn.data.options import ReadingOptions, flag
 from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
 
 _LABEL_NAMES = frozenset(("class", "classes", "class_label", "classlabel", "label", "labels", "target", "y"))
-_INDEX_NAMES = frozenset(("", "unnamed: 0", "index"))
+INDEX_NAMES = frozenset(("", "unnamed: 0", "index"))
 _MANY_CLASSES = 50
 _FEW_CASES = 10
 _OPTION = "give label_column (--label-column NAME or NUMBER, from 1, or -1 for the last)"
@@ -74,7 +74,7 @@ def read_wide(table: Table, options: ReadingOptions, *, declared: Sequence[str] 
     place = _label_place(path, header, options.label_column, {index % width for index in drop})
     group = None if options.group_column is None else find_column(path, header, "group_column", options.group_column)
     other = {index % width for index in (place, *drop, *(() if group is None else (group,)))}
-    if header is not None and header[0].lower() in _INDEX_NAMES and 0 not in other and any(c[0] for _, c in rows):
+    if header is not None and header[0].lower() in INDEX_NAMES and 0 not in other and any(c[0] for _, c in rows):
         raise ValueError(
             f"{path} must hold values of a sequence in column 1, got one that is called {header[0]!r}, as pandas calls "
             f"its index. Leave it out: {flag('drop', 1)}, or to_csv(…, index=False)."
@@ -280,7 +280,7 @@ def parse_value(
         column: Number of its column, from 1.
         cell: Its text.
         last: Whether it may be the class.
-        advice: End of the message about a cell that is no number (default: for a table with one sequence per line).
+        advice: End of the message about a cell that is not a number (default: for a table with one sequence per line).
 
     Raises:
         ValueError: If it is missing, not a finite number or one that float64 rounds.

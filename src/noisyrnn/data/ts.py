@@ -39,19 +39,7 @@ def read_ts(path: Path) -> Cases:
         ValueError: If values are missing or not numbers, there are no classes, channels differ in number, length or
             times, a class is not declared, or the file is damaged or holds no case.
     """
-    lines = [(index, line.strip()) for index, line in enumerate(read_text(path).splitlines(), start=1)]
-    lines = [(index, line) for index, line in lines if line and not line.startswith("#")]
-    header: dict[str, list[str]] = {}
-    start = None
-    for position, (_, line) in enumerate(lines):
-        key, *values = line.split()
-        if key.lower() == "@data":
-            start = position + 1
-            break
-        if key.startswith("@"):
-            header[key.lower()] = values
-    if start is None:
-        raise ValueError(f"{path} must hold a line '@data' before its cases, got {len(lines)} lines without one.")
+    header, cases = split_header(path)
     check_header(path, header)
     channels = declared_channels(header)
     declared = decimal_labels(header.get("@classlabel", [])[1:])
@@ -60,7 +48,7 @@ def read_ts(path: Path) -> Cases:
     steps = int(length[0]) if equal else None
     stamped = header_flag(header, "@timestamps", "false")
     sequences, labels, times = [], [], []
-    for line_number, line in lines[start:]:
+    for line_number, line in cases:
         *values, label = re.split(r":(?![^(]*\))", line) if stamped else line.split(":")  # a time stamp may hold a ':'
         if not values or not label.strip():
             got = "no class after the last ':'" if values else "no ':'"
@@ -84,19 +72,37 @@ def read_ts(path: Path) -> Cases:
         targets = parse_targets(
             labels,
             lambda k, cell: (
-                f"Line {lines[start + k][0]} of {path} must end in a finite number to predict, as "
+                f"Line {cases[k][0]} of {path} must end in a finite number to predict, as "
                 f"'@targetLabel true' states, got {cell!r}."
             ),
         )
         return Cases(inputs=inputs, lengths=lengths, labels=targets, times=tuple(times) or None)
     names = decimal_labels(labels)
-    for (line_number, _), name in zip(lines[start:], names, strict=True):
+    for (line_number, _), name in zip(cases, names, strict=True):
         if declared and name not in declared:
             raise ValueError(
                 f"Line {line_number} of {path} must end in one of the classes {', '.join(map(str, declared))}, "
                 f"got {name.text!r}."
             )
     return Cases(inputs=inputs, lengths=lengths, labels=names, declared=declared, times=tuple(times) or None)
+
+
+def split_header(path: Path) -> tuple[dict[str, list[str]], list[tuple[int, str]]]:
+    """Return the lines of the header, their values by key in small letters, and the numbered lines of the cases.
+
+    Raises:
+        ValueError: If no line `@data` ends the header.
+    """
+    lines = [(index, line.strip()) for index, line in enumerate(read_text(path).splitlines(), start=1)]
+    lines = [(index, line) for index, line in lines if line and not line.startswith("#")]
+    header: dict[str, list[str]] = {}
+    for position, (_, line) in enumerate(lines):
+        key, *values = line.split()
+        if key.lower() == "@data":
+            return header, lines[position + 1 :]
+        if key.startswith("@"):
+            header[key.lower()] = values
+    raise ValueError(f"{path} must hold a line '@data' before its cases, got {len(lines)} lines without one.")
 
 
 def check_header(path: Path, header: dict[str, list[str]]) -> None:

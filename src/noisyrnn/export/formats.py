@@ -118,7 +118,7 @@ FORMATS = {
     ),
 }
 PRETRAINED = "pretrained"
-"""Name of the format that is no graph: weights for `noisyrnn.load` and a model card, which `pretrained.py` writes."""
+"""Name of a format that is not a graph: weights for `noisyrnn.load` and a model card; `pretrained.py` writes both."""
 PRETRAINED_DESCRIPTION = "weights for noisyrnn.load with their settings and figures, and a model card"
 
 
