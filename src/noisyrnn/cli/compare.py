@@ -39,7 +39,7 @@ def compare_command(argv: Sequence[str]) -> int:
     context = RunContext(show_progress=True, **flags.pop_fields(arguments, RunContext))
     page, failures = compare(_compare_config(arguments), context, command=flags.command_line("compare", argv))
     if page not in failures:
-        print((page.parent / "table.md").read_text(encoding="utf-8"))
+        flags.print_summary(page)
     for folder, reason in failures.items():
         tell(f"Failed: {folder.name}: {reason}")
     if page not in failures:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import json
 import shlex
+import sys
 from argparse import SUPPRESS, Action
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from noisyrnn.data.user_files import is_path
+from noisyrnn.display import escape
 from noisyrnn.models import MODELS, layer_options
 from noisyrnn.models.registry import describe_option
 from noisyrnn.pipeline import RunContext
@@ -243,3 +246,14 @@ def pop_path(arguments: Arguments, name: str) -> Path | None:
 def split_names(value: str | Sequence[str]) -> list[str]:
     """Return the names in "a, b" from a flag, or in the list of a config file."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+
+
+def print_summary(page: Path) -> None:
+    """Print the verdict and the results of the comparison on a page: a summary on a terminal, `table.md` elsewhere."""
+    from noisyrnn.report import print_comparison  # brings the report's figures
+
+    content = json.loads((page.parent / "comparison.json").read_text(encoding="utf-8"))
+    if sys.stdout.isatty():
+        print_comparison(content, "Comparison")
+        return
+    print("\n\n".join(filter(None, (escape(content["verdict"]), (page.parent / "table.md").read_text("utf-8")))))

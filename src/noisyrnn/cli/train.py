@@ -1,6 +1,7 @@
 """`noisyrnn train`."""
 
 import dataclasses
+import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
 
@@ -37,21 +38,34 @@ def train_command(argv: Sequence[str]) -> int:
     check_integer("seeds", seeds, minimum=1)
     config = _train_config(arguments)
     if seeds == 1 and not batch_seeds:
-        _print_end(train_run(config, context))
+        _print_ends([train_run(config, context)])
         return 0
     configs = [dataclasses.replace(config, seed=config.seed + k) for k in range(seeds)]
     failures = train_seeds(configs, context, batch_seeds=batch_seeds)
+    _print_ends([RunFolder(folder) for folder, reason in failures.items() if reason is None])
     for folder, reason in failures.items():
-        if reason is None:
-            _print_end(RunFolder(folder))
-        else:
+        if reason is not None:
             tell(f"Failed: {folder.name}: {reason}")
     return 1 if any(failures.values()) else 0
 
 
-def _print_end(folder: RunFolder) -> None:
-    """Print the folder of a finished run, and on stderr its validation result and whether it fits its data."""
-    print(f"Trained: {folder.path}")
+def _print_ends(folders: Sequence[RunFolder]) -> None:
+    """Print the folders of finished runs and their validation results: on a terminal as a table."""
+    for folder in folders:
+        print(f"Trained: {folder.path}")
+        if not sys.stdout.isatty():
+            _tell_validation(folder)
+    if sys.stdout.isatty() and folders:
+        from noisyrnn.report import print_trainings  # brings the report's figures
+
+        print_trainings(folders)
+    for folder in folders:
+        if folder.read_summary().get("not_fitted"):
+            tell(f"Note: {folder.read_summary()['not_fitted']}")
+
+
+def _tell_validation(folder: RunFolder) -> None:
+    """Print the validation result of a finished run on stderr."""
     summary = folder.read_summary()
     if "validation_sequences" not in summary:  # of an earlier version
         return
@@ -74,8 +88,6 @@ def _print_end(folder: RunFolder) -> None:
             f"Validation: {100 * accuracy:.1f} % of {count} sequences in epoch {summary['best_epoch']}, "
             f"95 % interval [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
         )
-    if summary["not_fitted"]:
-        tell(f"Note: {summary['not_fitted']}")
 
 
 def _train_config(arguments: flags.Arguments) -> TrainConfig:
