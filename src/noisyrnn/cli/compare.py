@@ -65,4 +65,7 @@ def _settings(arguments: flags.Arguments) -> flags.Arguments:
             f"# {run.shown_label}: {', '.join(f'{name} {value}' for name, value in values.items() if name != 'model')}"
         )
     unset = dict.fromkeys(TrainConfig.setting_names(), SUPPRESS)
-    return {**unset, **arguments, "strengths": config.evaluation.strengths or SUPPRESS}
+    if config.evaluation.strengths is None:
+        print("# strengths: the default ones for data with such a range of values")
+    models = {"models": SUPPRESS} if config.variants else {}  # only one of them may be given
+    return {**unset, **arguments, **models, "strengths": config.evaluation.strengths or SUPPRESS}

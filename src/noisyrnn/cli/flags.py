@@ -182,8 +182,9 @@ def parse(
         SystemExit: With `--print-config`, after printing all settings.
     """
     flags = {flag.replace("-", "_"): flag for action in parser._actions for flag in action.option_strings}
+    words = _config_first([_with_dashes(word, flags) for word in argv])
     try:
-        arguments = parser.parse_args([_with_dashes(word, flags) for word in argv], defaults=False).as_dict()
+        arguments = parser.parse_args(words, defaults=False).as_dict()
     except ArgumentError as error:
         parser.error(str(error))
     arguments.pop("config", None)
@@ -216,6 +217,24 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain_value(entry) for entry in value]
     return hide_passwords([value])[0] if isinstance(value, str) else value
+
+
+def _config_first(words: Sequence[str]) -> list[str]:
+    """Move configuration files to the front, so that a flag replaces a file's setting wherever it stands.
+
+    Example:
+        >>> _config_first(["--seed", "2", "--config", "a.yaml", "run"])
+        ['--config', 'a.yaml', '--seed', '2', 'run']
+    """
+    files: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        place = files if word.split("=")[0] == "--config" else others
+        place.append(word)
+        if word == "--config":
+            place.extend(next(([entry] for entry in rest), []))
+    return files + others
 
 
 def _with_dashes(word: str, flags: dict[str, str]) -> str:
