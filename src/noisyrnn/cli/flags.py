@@ -176,7 +176,8 @@ def parse(
         parser: Of the command.
         argv: The command line after the command's name.
         settings: Returns what `--print-config` prints if that is more than the arguments and the flags' defaults;
-            `SUPPRESS` for what is not printed. Its own arguments are those without the fields of `RunContext`.
+            `SUPPRESS` for what is not printed. Its own arguments are those without the fields of `RunContext`, and with
+            the run that `--resume` names.
 
     Raises:
         SystemExit: With `--print-config`, after printing all settings.
@@ -190,7 +191,8 @@ def parse(
     arguments.pop("config", None)
     if arguments.pop("print_config", False):
         rest = dict(arguments)
-        pop_fields(rest, RunContext)
+        context = pop_fields(rest, RunContext)
+        rest |= {"resume": context["resume"]} if isinstance(context.get("resume"), str) else {}
         _print_config(parser, arguments, {} if settings is None else settings(rest))
         raise SystemExit(0)
     return arguments

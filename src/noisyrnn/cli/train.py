@@ -4,11 +4,12 @@ import dataclasses
 import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
+from pathlib import Path
 
 from noisyrnn.checks import check_integer
 from noisyrnn.cli import flags
 from noisyrnn.models.options import merge_options
-from noisyrnn.pipeline import RunContext, train_run, train_seeds
+from noisyrnn.pipeline import RunContext, continue_run, settings_of_run, train_run, train_seeds
 from noisyrnn.progress import tell
 from noisyrnn.robustness.statistics import accuracy_interval
 from noisyrnn.run_folder import RunFolder
@@ -31,8 +32,20 @@ def train_command(argv: Sequence[str]) -> int:
         type=str,
         help="Use the settings of a published experiment; flags replace single settings. `noisyrnn list` shows all.",
     )
-    flags.add_context(parser, "output", "resume", "accelerator", "checkpoint_seconds", "logger")
+    parser.add_argument(
+        "--resume",
+        type=bool | str,
+        nargs="?",
+        const=True,
+        default=False,
+        help="Resume an unfinished run from its last checkpoint. With the folder of a run, use the settings of that "
+        "run; a larger --epochs continues it in a folder of its own, as if it had been trained that long.",
+    )
+    flags.add_context(parser, "output", "accelerator", "checkpoint_seconds", "logger")
     arguments = flags.parse(parser, argv, settings=_settings)
+    if isinstance(arguments.get("resume"), str):
+        _print_ends([_continue(arguments)])
+        return 0
     context = RunContext(show_progress=True, **flags.pop_fields(arguments, RunContext))
     seeds, batch_seeds = arguments.pop("seeds", 1), arguments.pop("batch_seeds", False)
     check_integer("seeds", seeds, minimum=1)
@@ -90,6 +103,33 @@ def _tell_validation(folder: RunFolder) -> None:
         )
 
 
+def _continue(arguments: flags.Arguments) -> RunFolder:
+    """Resume the run that `--resume` names, or continue it with more epochs."""
+    folder = RunFolder.open(Path(arguments.pop("resume")))
+    context = RunContext(
+        **{"show_progress": True, "output": folder.path.parent, **flags.pop_fields(arguments, RunContext)}
+    )
+    return continue_run(folder, context, epochs=_continued(folder, arguments).epochs)
+
+
+def _continued(folder: RunFolder, arguments: flags.Arguments) -> TrainConfig:
+    """Return the settings of a run with the epochs in the arguments, which may repeat its other settings."""
+    arguments = dict(arguments)
+    config = settings_of_run(folder, epochs=arguments.get("epochs"))
+    for name in ("experiment", "seeds", "batch_seeds"):
+        if arguments.pop(name, None) not in (None, False, 1):
+            raise ValueError(f"{name} must be left out with --resume {folder.path}.")
+    stated = TrainConfig.from_dict(config.to_dict() | flags.absolute_dataset(arguments)).to_dict()
+    changed = [name for name, value in config.to_dict().items() if stated.get(name) != value]
+    if changed:
+        name = changed[0]
+        raise ValueError(
+            f"{name} must be {config.to_dict()[name]!r}, as in {folder.path}, got {stated.get(name)!r}. Only epochs "
+            "can be changed with --resume RUN."
+        )
+    return config
+
+
 def _train_config(arguments: flags.Arguments) -> TrainConfig:
     """Return the arguments, completed by those of a published row or the recommended ones."""
     arguments = dict(arguments)
@@ -102,6 +142,11 @@ def _train_config(arguments: flags.Arguments) -> TrainConfig:
 
 
 def _settings(arguments: flags.Arguments) -> flags.Arguments:
+    if isinstance(resume := arguments.get("resume"), str):
+        config = _continued(
+            RunFolder.open(Path(resume)), {name: value for name, value in arguments.items() if name != "resume"}
+        )
+        return {**arguments, **flags.printed(config)}
     names = {"experiment", *TrainConfig.setting_names()}
     config = _train_config({name: value for name, value in arguments.items() if name in names})
     return {**arguments, **flags.printed(config), "experiment": SUPPRESS}
