@@ -49,7 +49,7 @@ def read_ts(path: Path) -> Cases:
     stamped = header_flag(header, "@timestamps", "false")
     sequences, labels, times = [], [], []
     for line_number, line in cases:
-        *values, label = re.split(r":(?![^(]*\))", line) if stamped else line.split(":")  # a time stamp may hold a ':'
+        *values, label = split_fields(line, stamped)
         if not values or not label.strip():
             got = "no class after the last ':'" if values else "no ':'"
             raise ValueError(f"Line {line_number} of {path} must hold its values, a ':' and its class, got {got}.")
@@ -103,6 +103,11 @@ def split_header(path: Path) -> tuple[dict[str, list[str]], list[tuple[int, str]
         if key.startswith("@"):
             header[key.lower()] = values
     raise ValueError(f"{path} must hold a line '@data' before its cases, got {len(lines)} lines without one.")
+
+
+def split_fields(line: str, stamped: bool) -> list[str]:
+    """Split a case at its colons; `stamped` values hold times, in which a colon may occur."""
+    return re.split(r":(?![^(]*\))", line) if stamped else line.split(":")
 
 
 def check_header(path: Path, header: dict[str, list[str]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from noisyrnn.checks import check_choice
 from noisyrnn.data.inputs import read_inputs
 from noisyrnn.data.options import ReadingOptions
-from noisyrnn.data.user_files import FORMATS
+from noisyrnn.data.user_files import FORMATS, format_of
 from noisyrnn.models import SequenceModel
 from noisyrnn.models.prediction import predict
 from noisyrnn.pipeline.devices import resolve_accelerator
@@ -21,25 +21,24 @@ def predict_file(
     run: Path,
     data: str,
     *,
-    label_column: str | int | None = None,
-    layout: str | None = None,
     labelled: bool | None = None,
     weights: str = "kept",
     accelerator: str = "auto",
+    **reading: Any,
 ) -> str:
     """Predict the labels of a file's sequences; return the predictions as CSV.
 
-    A row for each sequence holds its number, from 0, the predicted class and the probability of each class; for a
-    regression the values. For answers at every step there is a row for each valid step, with its number, from 0.
+    A row for each sequence holds its number, from 0, or its name (its id in the long format, its file in a folder), the
+    predicted class and the probability of each class; for a regression the values. For answers at every step there is a
+    row for each valid step, with its number, from 0.
 
     Args:
         run: Folder of a trained run, or a model file that `save` has written.
-        data: Path of a `.npz`, `.csv` or `.ts` file as for training; labels may be missing and are not read.
-        label_column: As for `load_dataset`; by default that of the run.
-        layout: As for `load_dataset`; by default that of the run.
-        labelled: Whether a `.csv` file has a column of labels; `None`: decided by its header and its lines.
+        data: Path of a file or folder as for training; labels may be missing and are not read.
+        labelled: Whether a table has a column of labels; `None`: decided by its header and its lines.
         weights: Weights of a run: "kept" or "last".
         accelerator: "auto", "cpu" or "cuda".
+        **reading: How the file is read: arguments of `ReadingOptions`; by default those of the run. `None` leaves one out.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -51,22 +50,25 @@ def predict_file(
     if run.suffix != ".safetensors":
         folder = RunFolder.open(run)
         content, file = folder.read_config(), folder.weights_file(weights)
-        settings, suffix, trained = content["config"], Path(data).suffix.lower(), content["dataset"].get("steps")
-        suffix = Path(data).suffixes[-2].lower() if suffix == ".gz" and len(Path(data).suffixes) > 1 else suffix
-        used = FORMATS[suffix].options if suffix in FORMATS else frozenset()
+        settings, trained = content["config"], content["dataset"].get("steps")
+        kind = format_of(Path(data).expanduser())
+        used = frozenset() if kind is None else FORMATS[kind].options
         stored = {
             name: settings[name]
             for name in (entry.name for entry in fields(ReadingOptions))
             if name in used and name in settings
         }
         stored.pop("task", None)  # labels are not read
-        steps = trained if isinstance(trained, int) else None
+        if isinstance(trained, int):
+            steps = trained * int(content["dataset"].get("input_size", 1))
     names = read_header(file).class_names
     model = load(file, SequenceModel).to(resolve_accelerator(accelerator))
-    own = {"label_column": label_column, "layout": layout}
-    options = ReadingOptions(**stored | {name: value for name, value in own.items() if value is not None})
-    inputs, lengths = read_inputs(data, options, labelled=labelled, steps=steps)
-    answers = predict(model, inputs, lengths=lengths)
+    for name in reading:
+        check_choice("option", name, ReadingOptions.__dataclass_fields__)
+    options = ReadingOptions(**stored | reading)  # `None` replaces an option of the training too
+    found = read_inputs(data, options, labelled=labelled, steps=steps)
+    lengths = found.lengths
+    answers = predict(model, found.inputs, lengths=lengths)
     classes = model.loss == "cross_entropy"
     outputs = answers.shape[-1]
     if classes:
@@ -80,7 +82,8 @@ def predict_file(
     for number, answer in enumerate(answers):
         count = len(answer) if lengths is None else int(lengths[number])
         for step, values in enumerate(answer[:count] if model.every_step else answer[None]):
-            place = [number, step] if model.every_step else [number]
+            shown = number if found.names is None else found.names[number]
+            place = [shown, step] if model.every_step else [shown]
             label = [names[int(values.argmax())]] if classes and names else []
             writer.writerow([*place, *label, *(f"{value:.7g}" for value in values.tolist())])
     return text.getvalue()
