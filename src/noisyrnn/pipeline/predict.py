@@ -38,7 +38,8 @@ def predict_file(
         labelled: Whether a table has a column of labels; `None`: decided by its header and its lines.
         weights: Weights of a run: "kept" or "last".
         accelerator: "auto", "cpu" or "cuda".
-        **reading: How the file is read: arguments of `ReadingOptions`; by default those of the run. `None` leaves one out.
+        **reading: How the file is read: arguments of `ReadingOptions`; by default those of the run. `None` leaves one
+            out.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -22,6 +22,7 @@ import joblib
 
 from noisyrnn.interruption import interruptible, signal_of
 from noisyrnn.progress import EpochListener, listening
+from noisyrnn.registry import UNUSABLE
 
 _PATIENCE = 6.0
 """Seconds for a worker to write its checkpoint after it was asked to stop."""
@@ -262,6 +263,7 @@ def serve() -> None:
             send("epoch", (run, epoch))
 
     warnings.showwarning = forward
+    warnings.filterwarnings("ignore", message=UNUSABLE)  # the parent process has issued it
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(source, tasks), daemon=True).start()
     try:
