@@ -7,7 +7,7 @@ point in the group of the registry, such as `noisyrnn.models`.
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 
@@ -95,9 +95,10 @@ class Registry(MutableMapping[str, AnyEntry]):
         for point in entry_points(group=self.group):
             package = "unknown" if point.dist is None else f"{point.dist.name} {point.dist.version}"
             try:
-                entry = point.load()
-                if not isinstance(entry, self._kind):
-                    raise TypeError(f"it must be a {self._kind.__name__}, got {type(entry).__name__}")
+                found = point.load()
+                if not isinstance(found, self._kind):
+                    raise TypeError(f"it must be a {self._kind.__name__}, got {type(found).__name__}")
+                entry = cast("AnyEntry", found)
                 if point.name in self._entries:
                     raise ValueError("there is already an entry of this name")
                 if self._check is not None:

@@ -22,7 +22,8 @@ def compare_command(argv: Sequence[str]) -> int:
         "--models",
         type=str | list[str],
         default=",".join(MODELS),
-        help="Models to compare, separated by commas; the others are tested against the first.",
+        help="Models to compare, separated by commas; the others are tested against the first. mine.py:build is a "
+        "function of a Python file that returns a trained model of any library for a data set.",
     )
     parser.add_argument(
         "--variants",
@@ -59,7 +60,7 @@ def _compare_config(arguments: flags.Arguments) -> CompareConfig:
 
 def _settings(arguments: flags.Arguments) -> flags.Arguments:
     config = _compare_config(dict(arguments))
-    for run in config.run_configs()[: len(config.rows)]:  # they differ from model to model, so no flag holds them
+    for run in config.run_configs()[: len(config.own_rows)]:  # they differ from model to model, so no flag holds them
         values = {name: value for name, value in run.to_dict().items() if value is not None}
         print(
             f"# {run.shown_label}: {', '.join(f'{name} {value}' for name, value in values.items() if name != 'model')}"
