@@ -21,6 +21,7 @@ from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.train import run_path, train_run
 from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_on_cluster, run_tasks, threads_per_worker
 from noisyrnn.progress import RunsBar
+from noisyrnn.robustness import METRICS
 from noisyrnn.run_folder import RunFolder, failure_message
 from noisyrnn.threads import limit_threads
 from noisyrnn.training.config import TrainConfig, check_precision
@@ -240,6 +241,9 @@ def last_result(path: Path) -> tuple[int | None, str]:
     found = [loss if accuracy is None else f"validation {100 * accuracy:.1f} %"]
     if columns and "accuracy" in columns[0]:
         found.append(f"test {100 * columns[0]['accuracy']:.1f} %")
+    for metric, score in list(columns[0].get("scores", {}).items() if columns else ())[:1]:
+        value = f"{100 * score['mean']:.1f} %" if METRICS[metric].unit == "%" else f"{score['mean']:.3g}"
+        found.append(f"test {METRICS[metric].title} {value}")
     return int(summary["epochs"]), f"{config['label']} seed {config['seed']}: {', '.join(found)}"
 
 
