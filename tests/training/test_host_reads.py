@@ -57,12 +57,12 @@ def test_a_step_reads_no_value_alone(dataset: Dataset, monkeypatch: pytest.Monke
 def test_a_step_of_trainings_side_by_side_reads_no_value_alone(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    group = _Group([trainer(dataset), trainer(dataset)], dataset)
+    group = _Group([trainer(dataset), trainer(dataset)], dataset.train, dataset.validation)
     assert group.fused
     parts = {one: next(one.batches(len(dataset.train))) for one in group.trainers}
     for one in group.trainers:
         monkeypatch.setattr(one._wrapped_optimizer, "step", lambda: None)
-    assert reads(lambda: group.step_at_once(parts)) == 0
+    assert reads(lambda: group.step_at_once(parts)()) == 0
 
 
 @pytest.mark.gpu

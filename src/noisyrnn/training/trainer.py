@@ -28,7 +28,7 @@ from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import Precision, TrainConfig, check_precision
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
 from noisyrnn.training.objective import Objective, objective_digest
-from noisyrnn.training.optimizer import RatedOptimizer
+from noisyrnn.training.optimizer import RatedOptimizer, orthogonal_parameters
 from noisyrnn.training.saving import check_savable, save
 from noisyrnn.training.weight_average import WeightAverage
 
@@ -498,7 +498,7 @@ class Trainer:
             stop: Whether this process wants to stop.
 
         Raises:
-            DivergenceError: If the loss or the gradient is not finite.
+            DivergenceError: If the loss or the gradient is not finite; the weights are left unchanged.
         """
         path = step_noise(self.config, self.progress.step, part.first_row)
         rows = rows_on(part.rows, train.labels.device)
@@ -512,7 +512,8 @@ class Trainer:
         # Gradients are averaged over processes: the factor makes that the mean over the whole batch.
         self.fabric.backward(loss_sum * (self.fabric.world_size / part.count))
         loss, correct, norm = read_values(loss_sum, sums.correct, self.clip_gradient())
-        self.end_step(batch, loss, norm)
+        self.check_step(batch, loss, norm)
+        self.update_weights()
         totals = torch.tensor([loss, correct * part.share, float(stop)], dtype=torch.float64, device="cpu")
         if self.fabric.world_size > 1:
             summed = self.fabric.all_reduce(self.fabric.to_device(totals), reduce_op="sum")
@@ -576,8 +577,8 @@ class Trainer:
         """Clip the gradient; its norm before."""
         return clip_gradient(self.model.parameters(), self.config.clip_norm)
 
-    def end_step(self, batch: TrainingBatch, loss: float, norm: float) -> None:
-        """Update the weights.
+    def check_step(self, batch: TrainingBatch, loss: float, norm: float) -> None:
+        """Raise unless a step can be made.
 
         Args:
             batch: What the gradient was computed from.
@@ -585,16 +586,37 @@ class Trainer:
             norm: Norm of the gradient, before it was clipped.
 
         Raises:
-            DivergenceError: If the loss or the gradient is not finite; the weights are left unchanged.
+            DivergenceError: If the loss or the gradient is not finite.
         """
         if not (math.isfinite(loss) and math.isfinite(norm)):
             step, epoch = self.progress.step + 1, self.progress.epoch
             raise DivergenceError(
                 explain_divergence(self.model, batch.inputs, batch.lengths, batch.path, step, epoch, loss, norm)
             )
+
+    def update_weights(self) -> None:
+        """Let the optimizer make its step."""
         self._wrapped_optimizer.step()
+        self.average_weights()
+
+    def update_weights_if(self, finite: Tensor) -> None:
+        """As `update_weights` without the average, if a flag on the device says so: nothing waits for it."""
+        self._optimizer.step_if(finite)
+
+    def average_weights(self) -> None:
+        """Take the weights into their average, where there is one."""
         if self._average is not None:
             self._average.update(self.progress.step + 1)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether nothing in a step makes the host wait for a GPU, or changes but for the batch and the seed."""
+        return self._optimizer.has_conditional_step and not orthogonal_parameters(self.model)
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Learning rate and factor of all noise in the current epoch."""
+        return learning_rate_at(self.config, self.progress.epoch), self.noise_factor
 
     def count(self, loss_sum: float, correct: float, sequences: int, seconds: float) -> None:
         """Add one step: weighted sums of its losses and correct answers, its number of sequences, and its time."""
