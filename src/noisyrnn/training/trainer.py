@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_flag, check_number, check_show_progress
+from noisyrnn.checks import check_flag, check_number, check_show_progress, known_lengths
 from noisyrnn.data.base import Dataset, Split, check_equal_steps
 from noisyrnn.display import html_table
 from noisyrnn.files import content_digest
@@ -506,7 +506,7 @@ class Trainer:
         inputs = self.perturb(inputs, labels, lengths, first_row=part.first_row)
         batch = TrainingBatch(inputs, labels, lengths, weights, path)
         self.begin_step()
-        with self.noise_of_epoch():
+        with self.noise_of_epoch(), known_lengths():
             sums = self._wrapped(batch)
         loss_sum = sums.loss * part.share
         # Gradients are averaged over processes: the factor makes that the mean over the whole batch.

@@ -235,13 +235,21 @@ def _product_with_states(sums: Tensor, first: Tensor, states: Tensor, product: s
 
 
 def _summed(left: Tensor, right: Tensor, product: str) -> Tensor:
-    """`left.mT @ right`, the sum over all rows in float32; of operands in bf16 where the loops' products have them."""
-    if product != "bf16":
+    """`left.mT @ right`, the sum over all rows in float32; by tensor cores where the loops' products are bf16.
+
+    They take the operands as tf32 then, with three bits more than bf16: rounding them to bf16 would read and write them
+    once more, which takes longer than the product.
+    """
+    settings = torch.backends.cuda.matmul
+    name, value = ("fp32_precision", "tf32") if hasattr(settings, "fp32_precision") else ("allow_tf32", True)
+    before = getattr(settings, name)
+    if product == "bf16":
+        setattr(settings, name, value)
+    try:
         return torch.bmm(left.mT, right)
-    left, right = left.bfloat16().mT, right.bfloat16()
-    if left.device.type == "cuda":
-        return torch.bmm(left, right, out_dtype=torch.float32)
-    return torch.bmm(left.float(), right.float())  # the interpreter's processor
+    finally:
+        if product == "bf16":
+            setattr(settings, name, before)
 
 
 def _matrices(call: KernelCall) -> list[Tensor]:
