@@ -43,6 +43,8 @@ Outcome = FitResult | DivergenceError
 StepEnd = tuple[float, float, int] | DivergenceError
 Item = TypeVar("Item")
 
+_IN_COMMON = ("precision", "penalty", "dataset", "values_per_step", "reading")
+
 _BEFORE_CAPTURE = 2
 """Steps of a group that run one kernel after another, before one is captured."""
 
@@ -130,6 +132,11 @@ def fit_seeds(
     return [outcomes[trainer] for trainer in trainers]
 
 
+def in_common(config: TrainConfig) -> tuple[object, ...]:
+    """Return what runs must have in common to be trained together."""
+    return tuple(getattr(config, name) for name in _IN_COMMON)
+
+
 def check_together(configs: Sequence[TrainConfig]) -> None:
     """Raise unless there are settings, all of one precision, data and penalty, and none comes twice."""
     if not configs:
@@ -137,8 +144,7 @@ def check_together(configs: Sequence[TrainConfig]) -> None:
     for k, config in enumerate(configs):
         if config in configs[:k]:
             raise ValueError(f"configs must hold each run once, got {config.shown_label} seed {config.seed} twice.")
-        for name in ("precision", "penalty", "dataset", "values_per_step", "reading"):
-            first, other = getattr(configs[0], name), getattr(config, name)
+        for name, first, other in zip(_IN_COMMON, in_common(configs[0]), in_common(config), strict=True):
             if first != other:
                 raise ValueError(f"configs must have one {name} to be trained together, got {first!r} and {other!r}.")
 
