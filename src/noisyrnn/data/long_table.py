@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from noisyrnn.data.delimited import Row, Table
 from noisyrnn.data.labels import text_labels
-from noisyrnn.data.options import ReadingOptions, flag
+from noisyrnn.data.options import ReadingOptions, flag, missing_advice
 from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
 from noisyrnn.data.table import drops, find_column, named_labels, parse_value
 from noisyrnn.data.times import parse_times
@@ -91,7 +91,9 @@ def read_long(table: Table, options: ReadingOptions) -> Cases:
                     )
                 (answers if role == "label_column" else groups).append(next(iter(found)))
         make = _melted if "value" in roles else _stepwise
-        recordings.append(make(table, members, roles, channels, header))
+        recordings.append(make(table, members, roles, channels, header, missing=options.missing is not None))
+    if "value" in roles and options.missing is not None:
+        recordings = _with_all_channels(recordings)
     check_no_times(recordings, channels, "time" in roles)
     labels: Targets = text_labels(answers)
     if options.task == "regression":
@@ -116,7 +118,18 @@ def read_recording(table: Table, options: ReadingOptions) -> Recording:
     for line, cells in rows:
         if len(cells) != width:
             raise ValueError(f"{table.where(line)} must hold {width} cells, as the first one does, got {len(cells)}.")
-    return _stepwise(table, rows, roles, channels, header)
+    return _stepwise(table, rows, roles, channels, header, missing=options.missing is not None)
+
+
+def _with_all_channels(recordings: Sequence[Recording]) -> list[Recording]:
+    """Return the sequences with the channels of all of them; values of those that one lacks are missing."""
+    names = tuple(sorted({name for recording in recordings for name in recording.channels}))
+    wide = []
+    for recording in recordings:
+        values = np.full((len(recording.values), len(names)), np.nan)
+        values[:, [names.index(name) for name in recording.channels]] = recording.values
+        wide.append(replace(recording, values=values, channels=names))
+    return wide
 
 
 def cases_of(recordings: Sequence[Recording], labels: Targets, groups: tuple[str, ...] | None) -> Cases:
@@ -179,10 +192,16 @@ def _sequences(
 
 
 def _stepwise(
-    table: Table, rows: Sequence[Row], roles: dict[str, int], channels: Sequence[int], header: Sequence[str] | None
+    table: Table,
+    rows: Sequence[Row],
+    roles: dict[str, int],
+    channels: Sequence[int],
+    header: Sequence[str] | None,
+    *,
+    missing: bool,
 ) -> Recording:
     """Return the sequence of rows that hold one step each."""
-    values = np.array([[_value(table, line, k, cells[k]) for k in channels] for line, cells in rows])
+    values = np.array([[_value(table, line, k, cells[k], missing) for k in channels] for line, cells in rows])
     times = None
     if "time" in roles:
         times = _times(table, rows, roles["time"])
@@ -200,9 +219,15 @@ def _stepwise(
 
 
 def _melted(
-    table: Table, rows: Sequence[Row], roles: dict[str, int], channels: Sequence[int], header: Sequence[str] | None
+    table: Table,
+    rows: Sequence[Row],
+    roles: dict[str, int],
+    channels: Sequence[int],
+    header: Sequence[str] | None,
+    *,
+    missing: bool,
 ) -> Recording:
-    """Return the sequence of rows that hold one value each."""
+    """Return the sequence of rows that hold one value each; where values may be missing, rows may be absent."""
     times = _times(table, rows, roles["time"])
     names = tuple(sorted({cells[roles["channel"]] for _, cells in rows}))
     entries: dict[tuple[float, str], float] = {}
@@ -213,16 +238,16 @@ def _melted(
                 f"{table.where(line)} must hold another time or channel than the other lines of its sequence, got "
                 f"{cells[roles['time']]!r} and {key[1]!r} again."
             )
-        entries[key] = _value(table, line, roles["value"], cells[roles["value"]])
+        entries[key] = _value(table, line, roles["value"], cells[roles["value"]], missing)
     steps = sorted(set(times.tolist()))
     for time in steps:
         for name in names:
-            if (time, name) not in entries:
+            if (time, name) not in entries and not missing:
                 raise ValueError(
                     f"{table.path} must hold a value of every channel at each time of a sequence, got none of {name!r} "
-                    f"at {time:g} in sequence {rows[0][1][roles['id']]!r}. Fill it in."
+                    f"at {time:g} in sequence {rows[0][1][roles['id']]!r}. {missing_advice()} Or fill it in."
                 )
-    values = np.array([[entries[time, name] for name in names] for time in steps])
+    values = np.array([[entries.get((time, name), np.nan) for name in names] for time in steps])
     return Recording(values=values, channels=names, times=np.array(steps), path=table.path)
 
 
@@ -238,9 +263,9 @@ def _times(table: Table, rows: Sequence[Row], place: int) -> np.ndarray:
     return times
 
 
-def _value(table: Table, line: int, column: int, cell: str) -> float:
+def _value(table: Table, line: int, column: int, cell: str, missing: bool) -> float:
     advice = (
         f"Fill the value in; or leave the column out with {flag('drop', column + 1)}, or the line with "
         f"{flag('skip_lines', str(line))}."
     )
-    return parse_value(table, line, column + 1, cell, advice=advice)
+    return parse_value(table, line, column + 1, cell, advice=advice, missing=missing)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_batch, check_number
 from noisyrnn.data.scale import Scale
+from noisyrnn.missing import hold_last_or_next, missing_of
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.draws import Draws
 from noisyrnn.robustness.logits import Model, check_repeatable
@@ -93,6 +94,11 @@ class Perturbation(ABC):
         return "" if self.scale is None else self.scale_unit
 
     @property
+    def makes_missing(self) -> bool:
+        """Whether it removes values, which are then NaN."""
+        return False
+
+    @property
     @final
     def is_attack(self) -> bool:
         """Whether it searches a ball around the inputs for a wrong answer of the model."""
@@ -133,7 +139,7 @@ class Perturbation(ABC):
         generator: Draws,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        """Return a perturbed copy of `inputs`.
+        """Return a perturbed copy of `inputs`. A value that is missing, NaN, stays so.
 
         Args:
             model: Used by attacks only; its parameters get no gradient and its mode is not changed.
@@ -157,10 +163,13 @@ class Perturbation(ABC):
         self, model: Model | None, inputs: Tensor, labels: Tensor, *, generator: Draws, lengths: Tensor | None
     ) -> Tensor:
         """As a call, without its checks, for many calls on one model; at a strength above 0."""
-        if self.scale is None:
+        scale = self.scale
+        if scale is None and self.is_attack and bool(inputs.isnan().any()):  # it computes with complete sequences
+            scale = unit_scale(inputs.shape[2])
+        if scale is None:
             perturbed = self.perturb(inputs, model=model, labels=labels, lengths=lengths, generator=generator)
         else:
-            values = StandardizedValues(inputs, self.scale)
+            values = StandardizedValues(inputs, scale)
             view = None if model is None else values.view(model)
             perturbed = values.restore(
                 self.perturb(values.values, model=view, labels=labels, lengths=lengths, generator=generator)
@@ -169,10 +178,10 @@ class Perturbation(ABC):
 
     @final
     def restrict(self, perturbed: Tensor, inputs: Tensor, lengths: Tensor | None) -> Tensor:
-        """Cut `perturbed` to `clip` and restore the padded steps of `inputs`."""
+        """Cut `perturbed` to `clip` and restore the padded steps and the missing values of `inputs`."""
         if self.clip is not None:
             perturbed = perturbed.clamp(*self.clip)
-        return torch.where(valid_values(inputs, lengths), perturbed, inputs)
+        return torch.where(valid_values(inputs, lengths) & ~inputs.isnan(), perturbed, inputs)
 
 
 @dataclass(frozen=True)
@@ -186,13 +195,19 @@ class Noise(Perturbation):
     def change(self, inputs: Tensor, strength: float | Tensor, generator: Draws) -> Tensor:
         """Perturb every step at a strength: a number, or one for each sequence as `(batch, 1, 1)`."""
 
-    def perturb(self, inputs: Tensor, *, generator: Draws, **unused: Any) -> Tensor:
+    def perturb(self, inputs: Tensor, *, model: Any, lengths: Tensor | None, generator: Draws, **unused: Any) -> Tensor:
         """Perturb every step at this strength."""
-        return self.change(inputs, self.strength, generator)
+        return self._for_model(model, self.change(inputs, self.strength, generator), lengths)
 
     @final
     def with_strengths(
-        self, inputs: Tensor, strengths: Tensor, *, generator: Draws, lengths: Tensor | None = None
+        self,
+        inputs: Tensor,
+        strengths: Tensor,
+        *,
+        generator: Draws,
+        lengths: Tensor | None = None,
+        model: Any = None,
     ) -> Tensor:
         """Return a copy of `inputs` perturbed at a strength of its own for each sequence, in place of `strength`.
 
@@ -201,14 +216,28 @@ class Noise(Perturbation):
             strengths: `>= 0`, `(batch,)`.
             generator: Source of every draw.
             lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
+            model: The model that they are for; it decides what takes the place of values that are removed.
         """
         check_batch(inputs, lengths)
         if self.scale is None:
             changed = self.change(inputs, strengths.to(inputs)[:, None, None], generator)
+            changed = self._for_model(model, changed, lengths)
         else:
             values = StandardizedValues(inputs, self.scale)
             changed = values.restore(self.change(values.values, strengths.to(values.values)[:, None, None], generator))
         return self.restrict(changed, inputs, lengths)
+
+    def _for_model(self, model: Any, changed: Tensor, lengths: Tensor | None) -> Tensor:
+        """Hold the last value in place of those that are removed, if the model does not meet missing values itself."""
+        if not self.makes_missing or missing_of(model) is not None:
+            return changed
+        return hold_last_or_next(torch.where(valid_values(changed, lengths), changed, torch.nan))
+
+
+def unit_scale(channels: int) -> Scale:
+    """Return the scale of values in the units of the data."""
+    zeros, ones = (0.0,) * channels, (1.0,) * channels
+    return Scale(mean=zeros, std=ones, low=zeros, high=ones)
 
 
 def check_perturbation(argument: str, value: object) -> None:

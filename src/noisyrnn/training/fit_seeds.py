@@ -156,7 +156,7 @@ class _Group:
         self.validation = first.to_device(dataset.validation)
         self.per_epoch = -(-len(dataset.train) // first.config.batch_size)
         self.outcomes: dict[Trainer, Outcome] = {}
-        layer, sample = first.model.layer, first.model.standardize(self.train_split.inputs[:1])
+        layer, sample = first.model.layer, first.model.prepare(self.train_split.inputs[:1])[0]
         cell: Any = layer.cells["l0"]  # of all layers the same kind
         plain = first.training_pass.objective is None and dataset.train.weights is None
         self.fused = plain and select.choose(cell, sample, kernel=layer.kernel)[0] != "reference"
@@ -237,12 +237,13 @@ class _Group:
         rows = torch.stack([part.rows for part in parts.values()])
         longest, rows = trainers[0].longest(rows), rows_on(rows, self.train_split.labels.device)
         paths = [step_noise(trainer.config, trainer.progress.step) for trainer in trainers]
-        inputs, labels, lengths, _ = select_sequences(self.train_split, rows, longest=longest)
+        inputs, labels, lengths, _, dt = select_sequences(self.train_split, rows, longest=longest)
         ends: dict[Trainer, StepEnd] = {}
         perturbed = []
         for r, trainer in enumerate(trainers):
+            own_lengths, own_dt = (None if each is None else each[r] for each in (lengths, dt))
             try:
-                perturbed.append(trainer.perturb(inputs[r], labels[r], None if lengths is None else lengths[r]))
+                perturbed.append(trainer.perturb(inputs[r], labels[r], own_lengths, own_dt))
             except DivergenceError as error:
                 ends[trainer] = error
         if ends:
@@ -251,15 +252,16 @@ class _Group:
         inputs = torch.stack(perturbed)
         for trainer in trainers:
             trainer.begin_step()
-        losses, correct = self.sums(trainers, inputs, labels, lengths, paths)
+        losses, correct = self.sums(trainers, inputs, labels, lengths, dt, paths)
         self.fabric.backward(losses.sum() / count)  # a sum, so that each training gets the gradient of its own loss
         norms = [trainer.clip_gradient() for trainer in trainers]
         values = read_values(*losses, *correct, *norms)
         for r, trainer in enumerate(trainers):
             loss, right, norm = values[r :: len(trainers)]
-            own_lengths = None if lengths is None else lengths[r]
+            own_lengths, own_dt = (None if each is None else each[r] for each in (lengths, dt))
+            batch = TrainingBatch(inputs[r], labels[r], own_lengths, None, paths[r], own_dt)
             try:
-                trainer.end_step(TrainingBatch(inputs[r], labels[r], own_lengths, None, paths[r]), loss, norm)
+                trainer.end_step(batch, loss, norm)
                 ends[trainer] = loss, right, count
             except DivergenceError as error:
                 ends[trainer] = error
@@ -271,6 +273,7 @@ class _Group:
         inputs: Tensor,
         labels: Tensor,
         lengths: Tensor | None,
+        dt: Tensor | None,
         paths: Sequence[BrownianPath],
     ) -> tuple[Tensor, Tensor]:
         """Sums of the losses and of the correct answers of each training, both `(trainings,)`, from one batched call.
@@ -280,6 +283,7 @@ class _Group:
             inputs: `(trainings, batch, steps, input_size)`.
             labels: `(trainings, batch)`.
             lengths: `(trainings, batch)`, or `None`.
+            dt: `(trainings, batch, steps)`, or `None`.
             paths: One for each training.
         """
         passes = [trainer.training_pass for trainer in trainers]
@@ -288,15 +292,20 @@ class _Group:
         seeds = torch.stack([path.seed_tensor(inputs.device) for path in paths])
 
         def one(
-            state: dict[str, Tensor], inputs: Tensor, labels: Tensor, lengths: Tensor | None, seed: Tensor
+            state: dict[str, Tensor],
+            inputs: Tensor,
+            labels: Tensor,
+            lengths: Tensor | None,
+            dt: Tensor | None,
+            seed: Tensor,
         ) -> tuple[Tensor, Tensor]:
-            batch = TrainingBatch(inputs, labels, lengths, None, BrownianPath(seed=seed))
+            batch = TrainingBatch(inputs, labels, lengths, None, BrownianPath(seed=seed), dt)
             sums = torch.func.functional_call(passes[0], state, (batch,))
             return sums.loss, sums.correct
 
-        axes = (0, 0, 0, None if lengths is None else 0, 0)
+        axes = (0, 0, 0, None if lengths is None else 0, None if dt is None else 0, 0)
         with self.fabric.autocast(), trainers[0].noise_of_epoch():
-            losses, correct = torch.func.vmap(one, in_dims=axes)(stacked, inputs, labels, lengths, seeds)
+            losses, correct = torch.func.vmap(one, in_dims=axes)(stacked, inputs, labels, lengths, dt, seeds)
         return losses, correct
 
 
