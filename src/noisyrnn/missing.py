@@ -22,11 +22,12 @@ def missing_of(model: Any) -> str | None:
     return stated if isinstance(stated, str) else None
 
 
-def hold_last(values: Tensor) -> Tensor:
-    """Replace missing values by the last one of their channel, and by zero where there is none yet.
+def hold_last(values: Tensor, start: float | Tensor = 0.0) -> Tensor:
+    """Replace missing values by the last one of their channel, and by `start` where there is none yet.
 
     Args:
         values: `(batch, steps, channels)`, NaN where a value is missing.
+        start: A number, or one for each channel, `(channels,)`.
 
     Example:
         >>> hold_last(torch.tensor([[[torch.nan], [1.0], [torch.nan], [2.0]]])).flatten()
@@ -34,7 +35,7 @@ def hold_last(values: Tensor) -> Tensor:
     """
     step = torch.arange(values.shape[1], device=values.device)[None, :, None]
     last = torch.where(values.isnan(), -1, step).cummax(dim=1).values
-    return torch.where(last >= 0, values.gather(1, last.clamp(min=0)), 0.0)
+    return torch.where(last >= 0, values.gather(1, last.clamp(min=0)), start)
 
 
 def hold_last_or_next(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from noisyrnn.data.delimited import Row, Table
 from noisyrnn.data.labels import text_labels
@@ -48,36 +49,10 @@ def read_long(table: Table, options: ReadingOptions) -> Cases:
     path = table.path
     header, rows = table.split_header(True)
     assert header is not None
-    width = len(header)
-    names = ("id", "time", "channel", "value", "group_column")
-    roles = {
-        name: find_column(path, header, name, column) % width
-        for name in names
-        if (column := getattr(options, name)) is not None
-    }
-    dropped = {find_column(path, header, "drop", column) % width for column in drops(options)}
-    if options.label_column is not None:
-        roles["label_column"] = find_column(path, header, "label_column", options.label_column) % width
-    else:
-        known = named_labels(header, dropped | set(roles.values()))
-        if len(known) != 1:
-            raise ValueError(
-                f"{path} must have one column with the class, got {len(known)} of the names class, label, target and y "
-                f"in {', '.join(map(repr, header[:10]))}. Give label_column (--label-column)."
-            )
-        roles["label_column"] = known[0]
-    if len(set(roles.values())) < len(roles) or dropped & set(roles.values()):
-        raise ValueError(f"{', '.join(roles)} and drop must be different columns of {path}, got one twice.")
-    channels = [k for k in range(width) if k not in dropped and k not in roles.values()]
-    if "value" in roles and channels:
-        raise ValueError(
-            f"{path} must hold one value per line, as value states, got another column {header[channels[0]]!r}. Give "
-            f"{flag('drop', header[channels[0]])} to leave it out."
-        )
-    sequences = _sequences(table, rows, roles["id"], width, sorted_by_time="time" in roles)
+    roles, channels = _find_roles(path, header, options, labelled=True)
+    sequences = _sequences(table, rows, roles["id"], len(header), sorted_by_time="time" in roles)
     answers: list[str] = []
     groups: list[str] = []
-    recordings = []
     for name, members in sequences.items():
         for role in ("label_column", "group_column"):
             if role in roles:
@@ -90,11 +65,7 @@ def read_long(table: Table, options: ReadingOptions) -> Cases:
                         f"(--{role.replace('_', '-')}) or id (--id)."
                     )
                 (answers if role == "label_column" else groups).append(next(iter(found)))
-        make = _melted if "value" in roles else _stepwise
-        recordings.append(make(table, members, roles, channels, header, missing=options.missing is not None))
-    if "value" in roles and options.missing is not None:
-        recordings = _with_all_channels(recordings)
-    check_no_times(recordings, channels, "time" in roles)
+    recordings = _recordings(table, sequences, roles, channels, header, missing=options.missing is not None)
     labels: Targets = text_labels(answers)
     if options.task == "regression":
         ids = list(sequences)
@@ -103,6 +74,82 @@ def read_long(table: Table, options: ReadingOptions) -> Cases:
             lambda k, cell: f"{path} must hold a finite number to predict, got {cell!r} for sequence {ids[k]!r}.",
         )
     return cases_of(recordings, labels, tuple(groups) if "group_column" in roles else None)
+
+
+def read_long_inputs(table: Table, options: ReadingOptions) -> list[Recording]:
+    """Read the sequences of a table as `read_long` does, in the order of their first rows, without their labels.
+
+    The columns of labels and groups may be absent.
+    """
+    header, rows = table.split_header(True)
+    assert header is not None
+    roles, channels = _find_roles(table.path, header, options, labelled=False)
+    sequences = _sequences(table, rows, roles["id"], len(header), sorted_by_time="time" in roles)
+    return _recordings(table, sequences, roles, channels, header, missing=options.missing is not None)
+
+
+def _find_roles(
+    path: Path, header: list[str], options: ReadingOptions, *, labelled: bool
+) -> tuple[dict[str, int], list[int]]:
+    """Return the columns that have a role, by its name, and those of channels.
+
+    Args:
+        path: Name in messages.
+        header: Names of the columns.
+        options: Which column has which role.
+        labelled: Whether there must be a column of labels, and one of groups if an option names it.
+    """
+    width = len(header)
+    names = ("id", "time", "channel", "value", "group_column", "label_column")
+    given = {name: column for name in names if (column := getattr(options, name)) is not None}
+    if not labelled:
+        given = {
+            name: column
+            for name, column in given.items()
+            if column in header or not (isinstance(column, str) and name in ("group_column", "label_column"))
+        }
+    roles = {name: find_column(path, header, name, column) % width for name, column in given.items()}
+    dropped = {
+        find_column(path, header, "drop", column) % width
+        for column in drops(options)
+        if labelled or not isinstance(column, str) or column in header
+    }
+    if options.label_column is None:
+        known = named_labels(header, dropped | set(roles.values()))
+        if labelled and len(known) != 1:
+            raise ValueError(
+                f"{path} must have one column with the class, got {len(known)} of the names class, label, target and y "
+                f"in {', '.join(map(repr, header[:10]))}. Give label_column (--label-column)."
+            )
+        if known:
+            roles["label_column"] = known[0]
+    if len(set(roles.values())) < len(roles) or dropped & set(roles.values()):
+        raise ValueError(f"{', '.join(roles)} and drop must be different columns of {path}, got one twice.")
+    channels = [k for k in range(width) if k not in dropped and k not in roles.values()]
+    if "value" in roles and channels:
+        raise ValueError(
+            f"{path} must hold one value per line, as value states, got another column {header[channels[0]]!r}. Give "
+            f"{flag('drop', header[channels[0]])} to leave it out."
+        )
+    return roles, channels
+
+
+def _recordings(
+    table: Table,
+    sequences: dict[str, list[Row]],
+    roles: dict[str, int],
+    channels: list[int],
+    header: list[str],
+    *,
+    missing: bool,
+) -> list[Recording]:
+    """Return the sequences of rows, each with all channels if values may be missing."""
+    make = _melted if "value" in roles else _stepwise
+    recordings = [make(table, rows, roles, channels, header, missing=missing) for rows in sequences.values()]
+    if "value" in roles and missing:
+        recordings = _with_all_channels(recordings)
+    check_no_times(recordings, channels, "time" in roles)
+    return recordings
 
 
 def read_recording(table: Table, options: ReadingOptions) -> Recording:
@@ -146,9 +193,17 @@ def cases_of(recordings: Sequence[Recording], labels: Targets, groups: tuple[str
                 f"{recording.path} must hold the channels of the first sequence, {what[0]}, got {what[1]} in sequence "
                 f"{index + 1}. Leave columns out with drop (--drop), or fill the values in."
             )
+    inputs, lengths, times = stack_recordings(recordings)
+    return Cases(inputs=inputs, lengths=lengths, labels=labels, groups=groups, times=times)
+
+
+def stack_recordings(
+    recordings: Sequence[Recording],
+) -> tuple[Tensor, Tensor | None, tuple[np.ndarray, ...] | None]:
+    """Return padded sequences, their lengths, `None` if all are equal, and their times, `None` if there are none."""
     inputs, lengths = pad_sequences([torch.from_numpy(recording.values) for recording in recordings])
     times = tuple(recording.times for recording in recordings if recording.times is not None)
-    return Cases(inputs=inputs, lengths=lengths, labels=labels, groups=groups, times=times or None)
+    return inputs, lengths, times or None
 
 
 def check_no_times(recordings: Sequence[Recording], columns: Sequence[int], stated: bool) -> None:

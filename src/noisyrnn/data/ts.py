@@ -53,7 +53,7 @@ def read_ts(path: Path, options: ReadingOptions | None = None) -> Cases:
     stamped = header_flag(header, "@timestamps", "false")
     sequences, labels, times = [], [], []
     for line_number, line in cases:
-        *values, label = re.split(r":(?![^(]*\))", line) if stamped else line.split(":")  # a time stamp may hold a ':'
+        *values, label = split_channels(line, stamped=stamped)
         if not values or not label.strip():
             got = "no class after the last ':'" if values else "no ':'"
             raise ValueError(f"Line {line_number} of {path} must hold its values, a ':' and its class, got {got}.")
@@ -89,6 +89,11 @@ def read_ts(path: Path, options: ReadingOptions | None = None) -> Cases:
                 f"got {name.text!r}."
             )
     return Cases(inputs=inputs, lengths=lengths, labels=names, declared=declared, times=tuple(times) or None)
+
+
+def split_channels(line: str, *, stamped: bool) -> list[str]:
+    """Split a case at its ':', except within time stamps."""
+    return re.split(r":(?![^(]*\))", line) if stamped else line.split(":")
 
 
 def split_header(path: Path) -> tuple[dict[str, list[str]], list[tuple[int, str]]]:

@@ -66,6 +66,16 @@ _ADAPTIVE = "100 gradient steps that adapt their size,"
 _RATIO = "up the ratio of differences of logits"
 _SEARCH = "random search without gradients, 1000 model calls,"
 
+
+def _start(scale: Scale | None, limits: Limits) -> float | tuple[float, ...]:
+    """What a channel has before its first value: its mean, or the number within the limits that is nearest to 0."""
+    if scale is not None:
+        return scale.mean
+    low, high = limits
+    assert not isinstance(low, tuple) and not isinstance(high, tuple)
+    return float(min(max(low, 0.0), high))
+
+
 PERTURBATIONS: dict[str, PerturbationEntry] = {
     "white_noise": _in_units(WhiteNoise, WhiteNoise.symbol, "adds N(0, σ²) to every value"),
     "multiplicative_noise": _in_units(
@@ -79,12 +89,14 @@ PERTURBATIONS: dict[str, PerturbationEntry] = {
     "missing_values": PerturbationEntry(
         symbol=MissingValues.symbol,
         description="removes each value with probability p; a model without a setting for it holds the last one",
-        build=lambda strength, clip, scale, limits: MissingValues(strength, clip),
+        build=lambda strength, clip, scale, limits: MissingValues(strength, clip, fill=_start(scale, limits)),
     ),
     "missing_blocks": PerturbationEntry(
         symbol=MissingValues.symbol,
         description=f"removes all channels for {OUTAGE} steps at a time, each step with probability p",
-        build=lambda strength, clip, scale, limits: MissingValues(strength, clip, block=OUTAGE),
+        build=lambda strength, clip, scale, limits: MissingValues(
+            strength, clip, block=OUTAGE, fill=_start(scale, limits)
+        ),
     ),
     "fgsm": _in_units(FGSM, FGSM.symbol, "one signed gradient step of size ϵ up the loss"),
     "pgd_linf": _in_units(

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from noisyrnn.checks import check_batch, check_number
 from noisyrnn.data.scale import Scale
-from noisyrnn.missing import hold_last_or_next, missing_of
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.draws import Draws
 from noisyrnn.robustness.logits import Model, check_repeatable
@@ -92,11 +91,6 @@ class Perturbation(ABC):
     def unit(self) -> str:
         """Unit of the strength, for labels; empty: that of the data."""
         return "" if self.scale is None else self.scale_unit
-
-    @property
-    def makes_missing(self) -> bool:
-        """Whether it removes values, which are then NaN."""
-        return False
 
     @property
     @final
@@ -195,9 +189,9 @@ class Noise(Perturbation):
     def change(self, inputs: Tensor, strength: float | Tensor, generator: Draws) -> Tensor:
         """Perturb every step at a strength: a number, or one for each sequence as `(batch, 1, 1)`."""
 
-    def perturb(self, inputs: Tensor, *, model: Any, lengths: Tensor | None, generator: Draws, **unused: Any) -> Tensor:
+    def perturb(self, inputs: Tensor, *, model: Any, generator: Draws, **unused: Any) -> Tensor:
         """Perturb every step at this strength."""
-        return self._for_model(model, self.change(inputs, self.strength, generator), lengths)
+        return self.for_model(self.change(inputs, self.strength, generator), model)
 
     @final
     def with_strengths(
@@ -221,17 +215,15 @@ class Noise(Perturbation):
         check_batch(inputs, lengths)
         if self.scale is None:
             changed = self.change(inputs, strengths.to(inputs)[:, None, None], generator)
-            changed = self._for_model(model, changed, lengths)
+            changed = self.for_model(changed, model)
         else:
             values = StandardizedValues(inputs, self.scale)
             changed = values.restore(self.change(values.values, strengths.to(values.values)[:, None, None], generator))
         return self.restrict(changed, inputs, lengths)
 
-    def _for_model(self, model: Any, changed: Tensor, lengths: Tensor | None) -> Tensor:
-        """Hold the last value in place of those that are removed, if the model does not meet missing values itself."""
-        if not self.makes_missing or missing_of(model) is not None:
-            return changed
-        return hold_last_or_next(torch.where(valid_values(changed, lengths), changed, torch.nan))
+    def for_model(self, changed: Tensor, model: Any) -> Tensor:
+        """Return the result of `change` as a model can take it; a noise that removes values overrides it."""
+        return changed
 
 
 def unit_scale(channels: int) -> Scale:

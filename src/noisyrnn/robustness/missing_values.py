@@ -1,12 +1,13 @@
 """Values that are missing at random, one by one or for a while."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_integer, check_number
+from noisyrnn.missing import hold_last, missing_of
 from noisyrnn.robustness.base import Noise
 from noisyrnn.robustness.draws import Draws, draw_uniform
 
@@ -20,7 +21,7 @@ class MissingValues(Noise):
     """Each value is missing with probability p; or, with a `block`, each outage of that many steps happens with p.
 
     A missing value is NaN, and the model meets it as its attribute `missing` states. For a model without one the last
-    value of the channel takes its place, before the first value that one.
+    value of the channel takes its place, and `fill` before the first value.
 
     An outage takes all channels. The steps are cut into blocks of `block` steps, the first of which begins at a random
     step up to `block - 1` steps before the sequence, so that each step is missing with probability p. With the same
@@ -30,6 +31,8 @@ class MissingValues(Noise):
         strength: Probability p, in [0, 1].
         clip: Range that the other values are cut to.
         block: Steps of an outage; 1: each value by itself, whatever its channel.
+        fill: What a model that does not meet missing values gets before the first value of a channel; or one number for
+            each channel. The mean of the channel is a good one.
         scale: `None`: a probability has no unit.
 
     Raises:
@@ -43,14 +46,16 @@ class MissingValues(Noise):
     """
 
     block: int = 1
+    fill: float | tuple[float, ...] = 0.0
 
     symbol = "p"
-    makes_missing = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("strength", self.strength, minimum=0, maximum=1)
         check_integer("block", self.block, minimum=1)
+        for value in self.fill if isinstance(self.fill, tuple) else (self.fill,):
+            check_number("fill", value)
         if self.scale is not None:
             raise ValueError("scale must be None for missing values, got a Scale. A probability has no unit.")
 
@@ -67,3 +72,11 @@ class MissingValues(Noise):
             step = torch.arange(inputs.shape[1], device=inputs.device)[None, :, None]
             drawn = drawn[:, :, :1].gather(1, (step + shift) // self.block)
         return torch.where(drawn < strength, torch.nan, inputs)
+
+    def for_model(self, changed: Tensor, model: Any) -> Tensor:
+        """Hold the last value in place of those that are missing, if the model does not meet them itself."""
+        if missing_of(model) is not None:
+            return changed
+        if isinstance(self.fill, tuple) and len(self.fill) != changed.shape[2]:
+            raise ValueError(f"inputs must have {len(self.fill)} channels, those of fill, got {changed.shape[2]}.")
+        return hold_last(changed, torch.tensor(self.fill, dtype=changed.dtype, device=changed.device))

@@ -701,7 +701,7 @@ class Trainer:
         dataset, progress = self._dataset, self.progress
         names, settings = dataset.class_names or None, self.config.to_dict()
         notes = {"training": {**settings, "dataset": Path(self.config.dataset).name}}
-        if dataset.nominal_step is not None and self.model.supports_dt:
+        if dataset.nominal_step is not None:
             notes["training"]["nominal_step"] = dataset.nominal_step
         if self.folder is not None:
             with nullcontext() if self._average is None else self._average.in_place():
