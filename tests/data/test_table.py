@@ -34,8 +34,6 @@ def csv(path: Path, text: str) -> str:
 OWN = r"Each line must be its class and then its values; leave columns out with drop \(--drop\), and lines with skip_"
 FILL = r"Fill the value in, or leave the line out\.$"
 ACCEPT = r"Give missing='hold' \(--missing hold\), or 'mask' or 'skip', to accept missing values\. Or fill the value in"
-    r"Give missing='hold' \(--missing hold\), or 'mask' or 'skip', to accept missing values\. Or fill the value in, or"
-)
 ROWS = "".join(f"{'ab'[i % 2]},{i}.5,2,{'' if i % 2 else 3}\n" for i in range(10))
 
 
