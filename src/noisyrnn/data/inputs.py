@@ -83,7 +83,7 @@ def read_inputs(
     if suffix == ".npz":
         inputs, lengths = _read_npz(path, options.layout)
     elif suffix.startswith(".csv") and options.id is not None:
-        inputs, lengths, times = _read_long(path, options)
+        inputs, lengths, times = _read_long(path, options, labelled)
     elif suffix.startswith(".csv"):
         inputs, lengths = _read_csv(path, options, labelled, steps)
     else:
@@ -159,11 +159,13 @@ def _read_csv(
     return pad_sequences([torch.tensor(row, dtype=torch.float64, device="cpu").unsqueeze(-1) for row in sequences])
 
 
-def _read_long(path: Path, options: ReadingOptions) -> tuple[Tensor, Tensor | None, tuple[np.ndarray, ...] | None]:
+def _read_long(
+    path: Path, options: ReadingOptions, labelled: bool | None
+) -> tuple[Tensor, Tensor | None, tuple[np.ndarray, ...] | None]:
     """Read the sequences of a table with one step, or one value, per line, and their times."""
     if options.layout is not None:
         raise ValueError(f"layout must be None with id, got {options.layout!r}.")
-    return stack_recordings(read_long_inputs(read_delimited(path, options), options))
+    return stack_recordings(read_long_inputs(read_delimited(path, options), options, labelled=labelled))
 
 
 def _values(table: Table, row: Row, place: int | None, missing: bool) -> list[float]:

@@ -76,20 +76,23 @@ def read_long(table: Table, options: ReadingOptions) -> Cases:
     return cases_of(recordings, labels, tuple(groups) if "group_column" in roles else None)
 
 
-def read_long_inputs(table: Table, options: ReadingOptions) -> list[Recording]:
+def read_long_inputs(table: Table, options: ReadingOptions, *, labelled: bool | None = None) -> list[Recording]:
     """Read the sequences of a table as `read_long` does, in the order of their first rows, without their labels.
 
-    The columns of labels and groups may be absent.
+    Args:
+        table: The rows; the columns of labels and groups may be absent.
+        options: As for `read_long`.
+        labelled: Whether there is a column of labels; `None`: if `label_column` or its name states one.
     """
     header, rows = table.split_header(True)
     assert header is not None
-    roles, channels = _find_roles(table.path, header, options, labelled=False)
+    roles, channels = _find_roles(table.path, header, options, labelled=False, named=labelled is not False)
     sequences = _sequences(table, rows, roles["id"], len(header), sorted_by_time="time" in roles)
     return _recordings(table, sequences, roles, channels, header, missing=options.missing is not None)
 
 
 def _find_roles(
-    path: Path, header: list[str], options: ReadingOptions, *, labelled: bool
+    path: Path, header: list[str], options: ReadingOptions, *, labelled: bool, named: bool = True
 ) -> tuple[dict[str, int], list[int]]:
     """Return the columns that have a role, by its name, and those of channels.
 
@@ -98,6 +101,7 @@ def _find_roles(
         header: Names of the columns.
         options: Which column has which role.
         labelled: Whether there must be a column of labels, and one of groups if an option names it.
+        named: Whether a column whose name is that of labels holds them.
     """
     width = len(header)
     names = ("id", "time", "channel", "value", "group_column", "label_column")
@@ -114,7 +118,7 @@ def _find_roles(
         for column in drops(options)
         if labelled or not isinstance(column, str) or column in header
     }
-    if options.label_column is None:
+    if options.label_column is None and named:
         known = named_labels(header, dropped | set(roles.values()))
         if labelled and len(known) != 1:
             raise ValueError(
