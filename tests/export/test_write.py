@@ -140,7 +140,7 @@ def test_answers_at_every_step_in_the_unit_of_the_targets(classes: int | None, t
 
 
 def test_a_model_that_meets_missing_values_is_not_exported(tmp_path: Path) -> None:
-    model = SequenceClassifier(NoisyRNN(1, 4), 2, missing="hold")
+    model = SequenceClassifier(GRU(1, 4), 2, missing="hold")
     with pytest.raises(ValueError, match=r"^model must have missing None to be exported, got 'hold'"):
         export_model(model, tmp_path / "m.pt2", format="torch")
     assert not list(tmp_path.iterdir())
