@@ -287,6 +287,9 @@ def test_padding_is_not_missing_and_a_subset_keeps_the_setting() -> None:
     assert part.missing == "mask" and torch.equal(part.is_missing(), split.is_missing()[1:])
     arrays = Split.from_arrays([[1.0, NAN], [2.0]], [0, 1], missing="hold")
     assert arrays.missing == "hold" and arrays.is_missing().sum() == 1
+    items = [([[1.0], [NAN]], 0), ([[2.0], [3.0]], 1)]
+    loaded = Split.from_loader([(torch.tensor(x), torch.tensor(y)) for x, y in items], missing="mask")
+    assert loaded.missing == "mask" and loaded.is_missing().sum() == 1
 
 
 def test_settings_that_a_split_cannot_have() -> None:

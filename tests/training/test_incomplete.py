@@ -258,3 +258,13 @@ def test_a_divergence_is_explained_with_lengths_of_steps_and_missing_values() ->
         model, split, data.train.lengths, data.train.dt, step_noise(CONFIG, 0), 1, 1, math.nan, 1.0
     )
     assert text.startswith("loss became nan at training step 1")
+
+
+@pytest.mark.parametrize("adversarial", ["fgsm", "pgd_l2"])
+def test_an_attack_in_training_sees_the_lengths_of_steps(adversarial: str) -> None:
+    data, seen = dataset("mask"), []
+    trainer = Trainer(build(CONFIG, data), data, replace(CONFIG, adversarial=adversarial, adversarial_steps=2))
+    trainer.model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs.get("dt")), with_kwargs=True)
+    split = data.train
+    trainer.perturb(split.inputs, split.labels, split.lengths, split.dt)
+    assert seen and all(dt is split.dt for dt in seen)

@@ -225,13 +225,14 @@ class Split:
         return cls(inputs=inputs, labels=labels, lengths=found, missing=missing, classes=classes, **tensors)
 
     @classmethod
-    def from_loader(cls, data: Any, *, classes: int | None = None) -> "Split":
+    def from_loader(cls, data: Any, *, missing: str | None = None, classes: int | None = None) -> "Split":
         """Build a split from a `DataLoader`, or from a `Dataset` of torch, by reading all of it once.
 
         Args:
             data: A `Dataset` whose items are `(sequence, label)`, with sequences `(steps, channels)` or `(steps,)`; or
                 a `DataLoader` whose batches are `(X, y)` or `(X, y, lengths)`, as `from_arrays` takes them. All batches
                 have the same number of steps, unless they have lengths.
+            missing: As in `from_arrays`.
             classes: As in `from_arrays`.
 
         Raises:
@@ -244,7 +245,7 @@ class Split:
             torch.Size([4, 5, 2])
         """
         X, y, lengths = read_loader(data)
-        return cls.from_arrays(X, y, lengths=lengths, classes=classes)
+        return cls.from_arrays(X, y, lengths=lengths, missing=missing, classes=classes)
 
     def __len__(self) -> int:
         return len(self.labels)
