@@ -171,8 +171,10 @@ LARGEST = 1e150
 """Largest magnitude of an input: the square of a larger one overflows in float64."""
 
 
-def check_values(argument: str, values: Tensor) -> None:
-    """Raise unless every value and its square are finite."""
+def check_values(argument: str, values: Tensor, *, missing: bool = False) -> None:
+    """Raise unless every value and its square are finite; with `missing`, values may be NaN."""
+    if missing:
+        values = torch.where(values.isnan(), 0.0, values)
     check_finite(argument, values)
     largest = _largest(values)
     if largest > LARGEST:

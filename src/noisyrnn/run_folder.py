@@ -24,7 +24,8 @@ METRICS = (
 
 _NUMBER = (int, float)
 _DATASET_TYPES: dict[str, Any] = {
-    **dict.fromkeys(("name", "source"), str),
+    **dict.fromkeys(("name", "source", "missing"), str),
+    "nominal_step": _NUMBER,
     **dict.fromkeys(("steps", "input_size", "classes", "targets", "train", "validation"), int),
     **dict.fromkeys(("class_names", "value_range", "image_shape"), list),
 }

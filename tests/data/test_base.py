@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from noisyrnn.data import Dataset, Split
-from noisyrnn.data.base import check_split, tensor_digest
+from noisyrnn.data.base import check_regular, tensor_digest
 
 
 def split(**changes: object) -> Split:
@@ -110,9 +110,10 @@ def test_lengths_of_steps_are_checked_kept_and_part_of_the_fingerprint():
         split(dt=dt[:, :3])
     with pytest.raises(TypeError, match=r"^dt must be floating point, got torch\.int64\.$"):
         split(dt=dt.long())
-    with pytest.raises(ValueError, match=r"^split must have steps of equal length, got times with unequal distances\."):
-        check_split("split", whole)
-    check_split("split", split())
+    message = r"^split must have steps of equal length for the theory diagnostics, got times with unequal distances\."
+    with pytest.raises(ValueError, match=message):
+        check_regular("split", whole)
+    check_regular("split", split())
 
 
 def dataset(train: Split) -> Dataset:

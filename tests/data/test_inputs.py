@@ -12,7 +12,7 @@ from noisyrnn.data.options import ReadingOptions
 
 
 def read(name: str, *, labelled: bool | None = None, steps: int | None = None, **options: Any) -> Any:
-    return read_inputs(name, ReadingOptions(**options), labelled=labelled, steps=steps)
+    return read_inputs(name, ReadingOptions(**options), labelled=labelled, steps=steps)[:2]
 
 
 VALUES = [[1.0, 2.5, 3.0], [4.0, 5.0, 6.5]]

@@ -62,7 +62,7 @@ from noisyrnn.training.trainer import learning_rate_at
         (
             {"input_noise_kind": "fgsm"},
             ValueError,
-            r"input_noise_kind must be one of multiplicative_noise, .* got 'fgsm'",
+            r"input_noise_kind must be one of missing_blocks, .* got 'fgsm'",
         ),
         ({"noise_schedule": "cosine"}, ValueError, r"noise_schedule must be one of annealed, constant, got 'cosine'"),
         ({"adversarial": "pgd"}, ValueError, r"adversarial must be one of fgsm, pgd_l2, pgd_linf, got 'pgd'"),

@@ -100,8 +100,11 @@ def load_dataset(
     try:
         if entry is None and is_path(name):
             return load_user_file(name, reading)
-        check_unused_options(name, reading)
-        return load_archive(name, folders, sorted(DATASETS)) if entry is None else entry.build(folders, values_per_step)
+        check_unused_options(name, reading, frozenset(("missing",)))
+        if entry is None:
+            return load_archive(name, folders, sorted(DATASETS), reading)
+        dataset = entry.build(folders, values_per_step)
+        return dataset if reading.missing is None else dataset.with_missing(reading.missing)
     except MemoryError as error:
         raise ValueError(f"dataset must fit into memory, got {name!r}, which does not. Use fewer sequences.") from error
 

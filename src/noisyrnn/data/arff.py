@@ -10,7 +10,7 @@ import torch
 
 from noisyrnn.data.delimited import Table, decode
 from noisyrnn.data.labels import decimal_labels
-from noisyrnn.data.options import ReadingOptions
+from noisyrnn.data.options import ReadingOptions, missing_advice
 from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
 from noisyrnn.data.table import drops, find_column, named_labels, read_wide
 
@@ -103,11 +103,13 @@ def _read_relational(
         while steps and np.isnan(values[steps - 1]).all():
             steps -= 1
         missing = np.argwhere(np.isnan(values[:steps]))
-        if len(missing) or not steps:
+        if options.missing is not None:
+            steps = max(steps, 1)  # a sequence without any value has one step
+        elif len(missing) or not steps:
             step, channel = missing[0] if len(missing) else (0, 0)
             raise ValueError(
                 f"Instance {instance} of {path} must hold no missing values, got '?' at step {step + 1} of channel "
-                f"{channel + 1}. Impute them or remove the instance."
+                f"{channel + 1}. {missing_advice()} Or impute them or remove the instance."
             )
         sequences.append(torch.from_numpy(np.ascontiguousarray(values[:steps])))
     cells = [_cell(value) for value in data[names[place]].tolist()]

@@ -224,7 +224,14 @@ def _check_header(what: str, file: IO[bytes], stored: int) -> None:
         raise zipfile.BadZipFile(f"{declared} bytes declared and {stored - file.tell()} stored")
 
 
-def read_arrays(arrays: Arrays, suffix: str = "", *, layout: str | None = None, task: str | None = None) -> Cases:
+def read_arrays(
+    arrays: Arrays,
+    suffix: str = "",
+    *,
+    layout: str | None = None,
+    task: str | None = None,
+    missing: str | None = None,
+) -> Cases:
     """Read the arrays `X`, `y` and perhaps `lengths` and `mask`; with `suffix` `"_test"`, the test part.
 
     Values beyond a sequence's length are ignored. An axis of `y` as long as the sequences is their steps: `y` holds
@@ -236,6 +243,7 @@ def read_arrays(arrays: Arrays, suffix: str = "", *, layout: str | None = None, 
         layout: "channels-last" for `X` of shape `(n, steps, channels)`, the default, or "time-last" for
             `(n, channels, steps)`. `(n, steps)` is one channel.
         task: One of `TASKS`; `None`: values if `y` has three axes or numbers that are not whole, else classes.
+        missing: How missing values, NaN in `X`, are met; `None`: there may be none.
 
     Raises:
         TypeError: If an array holds the wrong kind of values.
@@ -278,7 +286,9 @@ def read_arrays(arrays: Arrays, suffix: str = "", *, layout: str | None = None, 
         known = known & valid_steps(valid_lengths, inputs.shape[1])
     labels = read_targets(y, known.numpy(), task, suffix)
     every_step = isinstance(labels, torch.Tensor) and labels.ndim == 3
-    cases = Cases(inputs=inputs, lengths=valid_lengths, labels=labels, mask=known if every_step else None)
+    cases = Cases(
+        inputs=inputs, lengths=valid_lengths, labels=labels, mask=known if every_step else None, missing=missing
+    )
     check_cases(cases, suffix)
     return cases
 

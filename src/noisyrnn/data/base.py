@@ -1,8 +1,9 @@
 """Data sets: labelled sequences in three disjoint parts, and what is known of their values."""
 
 import hashlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from noisyrnn.checks import (
     as_int64,
+    check_choice,
     check_finite,
     check_integer,
     check_labels,
@@ -21,8 +23,10 @@ from noisyrnn.checks import (
     check_values,
 )
 from noisyrnn.data.from_arrays import as_tensor, read_labels, read_loader, stack_sequences
+from noisyrnn.data.options import missing_advice
 from noisyrnn.data.scale import Scale
 from noisyrnn.display import html_table
+from noisyrnn.missing import MISSING
 from noisyrnn.padding import valid_values
 from noisyrnn.targets import at_every_step, counted, mark_uncounted, moments
 
@@ -103,6 +107,8 @@ class Split:
             is `None` only where there is one label for each sequence.
         dt: Floating point `(n, steps)`, above 0: length of each step in nominal steps, as layers take it; `None`: all
             are equal.
+        missing: How a model meets missing values, which are NaN in `inputs`: a key of `MISSING`; `None`: there are
+            none.
         classes: Number of classes the labels are drawn from; 0 for a regression.
 
     Raises:
@@ -116,11 +122,12 @@ class Split:
     weights: Tensor | None = None
     mask: Tensor | None = None
     dt: Tensor | None = None
+    missing: str | None = None
     classes: int
 
     def __post_init__(self) -> None:
         check_sequences("inputs", self.inputs)
-        check_values("inputs", self.inputs)
+        check_missing("inputs", self.inputs, self.missing)
         check_integer("classes", self.classes, minimum=0)
         count, steps, _ = self.inputs.shape
         if self.lengths is not None:
@@ -141,6 +148,8 @@ class Split:
             raise ValueError(
                 f"mask must be None for one label for each sequence, got one with labels {tuple(self.labels.shape)}."
             )
+        if self.missing is not None:
+            self._check_steps_kept()
         if self.every_step:
             self._mark_uncounted()
         elif self.classes == 0:
@@ -157,6 +166,16 @@ class Split:
         object.__setattr__(self, "mask", mask)
         object.__setattr__(self, "labels", mark_uncounted(self.labels, mask))
 
+    def _check_steps_kept(self) -> None:
+        """Raise if steps that need an answer are skipped, and write zeros to padding, which is not missing."""
+        if self.missing == "skip" and self.every_step:
+            raise ValueError(
+                "missing must be 'mask' or 'hold' for labels at every step, got 'skip'. A skipped step has no answer."
+            )
+        if self.lengths is not None:
+            inputs = torch.where(valid_values(self.inputs, self.lengths), self.inputs, 0.0)
+            object.__setattr__(self, "inputs", inputs)
+
     @classmethod
     def from_arrays(
         cls,
@@ -167,6 +186,7 @@ class Split:
         weights: Any = None,
         mask: Any = None,
         dt: Any = None,
+        missing: str | None = None,
         classes: int | None = None,
     ) -> "Split":
         """Build a split from arrays, tensors or lists.
@@ -180,6 +200,8 @@ class Split:
             weights: `(n,)`; see `Split`.
             mask: Bool `(n, steps)`; see `Split`.
             dt: `(n, steps)`; see `Split`.
+            missing: How a model meets missing values, which are NaN in `X`: "mask", "hold" or "skip"; `None`: there are
+                none.
             classes: Number of classes, or 0 for numbers to predict (default: one more than the largest of integers; 0
                 for numbers that are not whole).
 
@@ -200,16 +222,17 @@ class Split:
         tensors = {name: as_tensor(value) for name, value in others.items() if value is not None}
         if found is None and lengths is not None:
             found = as_tensor(lengths)
-        return cls(inputs=inputs, labels=labels, lengths=found, classes=classes, **tensors)
+        return cls(inputs=inputs, labels=labels, lengths=found, missing=missing, classes=classes, **tensors)
 
     @classmethod
-    def from_loader(cls, data: Any, *, classes: int | None = None) -> "Split":
+    def from_loader(cls, data: Any, *, missing: str | None = None, classes: int | None = None) -> "Split":
         """Build a split from a `DataLoader`, or from a `Dataset` of torch, by reading all of it once.
 
         Args:
             data: A `Dataset` whose items are `(sequence, label)`, with sequences `(steps, channels)` or `(steps,)`; or
                 a `DataLoader` whose batches are `(X, y)` or `(X, y, lengths)`, as `from_arrays` takes them. All batches
                 have the same number of steps, unless they have lengths.
+            missing: As in `from_arrays`.
             classes: As in `from_arrays`.
 
         Raises:
@@ -222,14 +245,16 @@ class Split:
             torch.Size([4, 5, 2])
         """
         X, y, lengths = read_loader(data)
-        return cls.from_arrays(X, y, lengths=lengths, classes=classes)
+        return cls.from_arrays(X, y, lengths=lengths, missing=missing, classes=classes)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def _described(self) -> list[tuple[str, str]]:
-        """What a reader asks for first, as names and texts; no value is read but the lengths."""
+        """What a reader asks for first, as names and texts."""
         rows = [("sequences", f"{len(self)}"), ("steps", steps_text(self)), ("channels", f"{self.inputs.shape[2]}")]
+        if self.missing is not None:
+            rows.append(("missing", missing_text(self)))
         labels = f"{self.classes} classes" if self.classes else f"{self.labels.shape[-1]} values"
         if self.mask is not None:
             labels += f" at {int(self.mask.sum())} steps"
@@ -263,7 +288,7 @@ class Split:
         names = ("inputs", "labels", "lengths", "weights", "mask", "dt")
         tensors = {name: value for name in names if (value := getattr(self, name)) is not None}
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
-        return Split(**changed, classes=self.classes)
+        return Split(**changed, missing=self.missing, classes=self.classes)
 
     def fingerprint(self) -> dict[str, str | None]:
         """Return a digest of each of inputs, labels, lengths, weights and, if there is one, dt.
@@ -284,6 +309,10 @@ class Split:
     def valid(self) -> Tensor:
         """Return the mask of the valid steps, bool `(n, steps)`; false where they are padding."""
         return valid_values(self.inputs, self.lengths).squeeze(2)
+
+    def is_missing(self) -> Tensor:
+        """Return the mask of the missing values, bool `(n, steps, channels)`."""
+        return self.inputs.isnan()
 
 
 def _state(tensor: Tensor | None) -> object:
@@ -308,6 +337,32 @@ def steps_text(split: Split) -> str:
     steps = split.inputs.shape[1]
     low, high = (steps, steps) if split.lengths is None else (int(split.lengths.min()), int(split.lengths.max()))
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def missing_text(split: Split) -> str:
+    """Return the number of missing values, their share, and how they are met."""
+    count = int(split.is_missing().sum())
+    if count == 0:
+        return "0"
+    total = int(split.valid().sum()) * split.inputs.shape[2]
+    how = "" if split.missing is None else f", {MISSING[split.missing]}"
+    return f"{count:,} of {total:,} ({100 * count / total:.2g} %{how})"
+
+
+def check_missing(argument: str, values: Tensor, missing: str | None) -> None:
+    """Raise unless `missing` is `None` or a key of `MISSING`, and values are finite, or NaN where it is one."""
+    if missing is not None:
+        check_choice("missing", missing, MISSING)
+        check_values(argument, values, missing=True)
+        return
+    if math.isnan(float(values.max())):  # one pass, and NaN for NaN
+        count = int(values.isnan().sum())
+        first = tuple(values.isnan().nonzero()[0].tolist())
+        raise ValueError(
+            f"{argument} must be finite, got {count} NaN values, the first at index {first}. {missing_advice()} Or "
+            "impute the values, or leave these sequences out."
+        )
+    check_values(argument, values)
 
 
 def check_dt(dt: Tensor, *, count: int, steps: int) -> None:
@@ -349,23 +404,27 @@ def aligned(rows: list[list[str]]) -> list[str]:
     return lines
 
 
-def check_equal_steps(argument: str, split: Split) -> None:
-    """Raise `ValueError` if steps have unequal lengths, which training, evaluation and analysis do not use yet."""
+def check_regular(argument: str, split: Split) -> None:
+    """Raise `ValueError` if steps have unequal lengths or values are missing, which the diagnostics do not know."""
     if split.dt is not None:
         raise ValueError(
-            f"{argument} must have steps of equal length, got times with unequal distances. Leave the times out (drop "
-            "instead of time, for a file), or call the model yourself: model(inputs, dt=split.dt)."
+            f"{argument} must have steps of equal length for the theory diagnostics, got times with unequal distances. "
+            "Leave the times out (drop instead of time, for a file), or call a diagnostic yourself: most take dt."
+        )
+    if split.missing is not None:
+        raise ValueError(
+            f"{argument} must have missing None for the theory diagnostics, got {split.missing!r}. Impute the values, "
+            "and train without the setting."
         )
 
 
 def check_split(argument: str, split: object) -> None:
-    """Raise `TypeError` unless `split` is a `Split`, `ValueError` if its steps have lengths."""
+    """Raise `TypeError` unless `split` is a `Split`."""
     if not isinstance(split, Split):
         raise TypeError(
             f"{argument} must be a Split, got {type(split).__name__}. Build one from tensors (n, steps, input_size) "
             "and (n,): Split(inputs=X, labels=y, classes=10)."
         )
-    check_equal_steps(argument, split)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -384,6 +443,7 @@ class Dataset:
         image_shape: Rows and columns when a sequence is an image read pixel by pixel, for drawing; else `None`.
         source: Where it comes from and how it is split, in one sentence.
         test_size: Number of test sequences, if it is known before they are read.
+        nominal_step: Time that a step of length 1 takes, in the unit of the time stamps; `None` without time stamps.
     """
 
     name: str
@@ -396,6 +456,7 @@ class Dataset:
     image_shape: tuple[int, int] | None = None
     source: str = ""
     test_size: int | None = None
+    nominal_step: float | None = None
 
     def _described(self) -> list[tuple[str, str]]:
         """What a reader asks for first, as names and texts; the test part is not read."""
@@ -464,9 +525,19 @@ class Dataset:
         return self.train.inputs.shape[2]
 
     @property
+    def missing(self) -> str | None:
+        """How missing values are met, a key of `MISSING`; `None` if there are none."""
+        return self.train.missing
+
+    @property
     def steps(self) -> int:
         """Steps of the longest training sequence."""
         return self.train.inputs.shape[1]
+
+    def with_missing(self, missing: str | None) -> "Dataset":
+        """Return the data set with another `missing`, so that a model is built that can meet missing values."""
+        train, validation = (replace(part, missing=missing) for part in (self.train, self.validation))
+        return replace(self, train=train, validation=validation, read_test=lambda: replace(self.test, missing=missing))
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that a training depends on, JSON-ready; the test part is not read."""
@@ -476,6 +547,7 @@ class Dataset:
             "class_names": list(self.class_names),
             "value_range": None if self.value_range is None else list(self.value_range),
             "standardize": self.standardize,
+            **({} if self.missing is None else {"missing": self.missing}),  # runs without it keep their digest
         }
 
     def summary(self) -> str:
@@ -489,6 +561,7 @@ class Dataset:
         parts = " / ".join(f"{size:,}" for size in sizes) + (" / test file not read yet" if test is None else "")
         steps = steps_text(self.train)
         values = self.train.inputs[self.train.valid()]
+        values = values[~values.isnan()]
         labels = self.train.labels[counted(self.train.labels)]
         if self.classes:
             largest = float(labels.bincount(minlength=self.classes).max()) / len(labels)
@@ -499,10 +572,11 @@ class Dataset:
         if self.train.mask is not None:
             answers += f" at {len(labels):,} of {int(self.train.valid().sum()):,} steps"
         uneven = "" if self.train.dt is None else " of unequal length"
+        extremes = f"{float(values.min()):.6g}…{float(values.max()):.6g}" if len(values) else "none"
         line = (
             f"{Path(self.name).name}: {sum(sizes):,} sequences ({parts}), {steps} steps{uneven} × {self.input_size} "
             f"channel{'s' if self.input_size > 1 else ''}, {answers}, "
-            f"values {float(values.min()):.6g}…{float(values.max()):.6g}, missing 0"
+            f"values {extremes}, missing {missing_text(self.train)}"
         )
         return "\n".join([line, *aligned(self._answers()), *(aligned(self._channels()) if self.input_size > 1 else [])])
 
@@ -523,9 +597,14 @@ class Dataset:
 
     def _channels(self) -> list[list[str]]:
         """Return a table of the channels, over the valid steps of the training part."""
-        rows = [["channel", "min", "mean", "max"]]
-        for k, column in enumerate(self.train.inputs[self.train.valid()].double().T):
-            rows.append([f"{k + 1}", *(f"{float(v):.4g}" for v in (column.min(), column.mean(), column.max()))])
+        columns = self.train.inputs[self.train.valid()].double().T
+        counted_too = bool(columns.isnan().any())
+        rows = [["channel", "min", "mean", "max", *(["missing"] if counted_too else [])]]
+        for k, column in enumerate(columns):
+            known = column[~column.isnan()]
+            values = (known.min(), known.mean(), known.max()) if len(known) else ()
+            cells = [f"{float(v):.4g}" for v in values] or ["none"] * 3
+            rows.append([f"{k + 1}", *cells, *([f"{len(column) - len(known):,}"] if counted_too else [])])
         return shortened(rows)
 
     def target_statistics(self) -> tuple[Tensor, Tensor]:
@@ -541,7 +620,8 @@ class Dataset:
         """Compute mean and standard deviation of each channel over valid steps of `train`, float64 `(input_size,)`.
 
         A sequence counts by its weight, as in the loss: one of weight 2 counts as two of weight 1. A channel that
-        never varies gets the standard deviation 1, so that dividing by it is harmless.
+        never varies gets the standard deviation 1, so that dividing by it is harmless. Missing values do not count; a
+        channel without any value has mean 0.
         """
         valid = self.train.valid()
         values = self.train.inputs[valid].double()
@@ -550,11 +630,30 @@ class Dataset:
         if weights is not None and bool((weights != weights[0]).any()):  # equal weights give the same bits as none
             share = weights.double().repeat_interleave(valid.sum(dim=1))
             values, share = values[share > 0], share[share > 0]
-            share = share / share.sum()
-        offsets = values - values[0]  # exact zeros where all are equal, and small where all are far from zero
-        if share is None:
-            mean, std = offsets.mean(dim=0), offsets.std(dim=0, correction=0)
-        else:
-            mean = share @ offsets
-            std = (share @ (offsets - mean) ** 2).sqrt()
-        return values[0] + mean, torch.where(std > 0, std, 1.0)
+        if not bool(values.isnan().any()):
+            return mean_and_std(values, share)
+        columns = []
+        for column in values.T:
+            known = ~column.isnan()
+            columns.append(mean_and_std(column[known][:, None], None if share is None else share[known]))
+        mean, std = (torch.cat(parts) for parts in zip(*columns, strict=True))
+        return mean, std
+
+
+def mean_and_std(values: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each column, 1 where it never varies; 0 and 1 where there is no value.
+
+    Args:
+        values: Float64 `(n, columns)`.
+        share: Weight of each row, above 0; `None` if all have the same.
+    """
+    if len(values) == 0:
+        return torch.zeros_like(values.sum(dim=0)), torch.ones_like(values.sum(dim=0))
+    offsets = values - values[0]  # exact zeros where all are equal, and small where all are far from zero
+    if share is None:
+        mean, std = offsets.mean(dim=0), offsets.std(dim=0, correction=0)
+    else:
+        share = share / share.sum()
+        mean = share @ offsets
+        std = (share @ (offsets - mean) ** 2).sqrt()
+    return values[0] + mean, torch.where(std > 0, std, 1.0)

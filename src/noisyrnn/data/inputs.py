@@ -1,22 +1,50 @@
 """Reads the sequences of a user's file for predictions: as for training, but labels may be missing and are not read."""
 
+import math
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_lengths, check_sequences, check_values
+from noisyrnn.checks import check_lengths, check_sequences
 from noisyrnn.data.arrays import NpzArrays, to_floating
+from noisyrnn.data.base import check_missing
 from noisyrnn.data.delimited import Row, Table, is_header, read_delimited
+from noisyrnn.data.long_table import read_long_inputs, stack_recordings
 from noisyrnn.data.numbers import check_real, parse_number
 from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.split import pad_sequences
 from noisyrnn.data.table import INDEX_NAMES, drops, find_column, named_labels, parse_value
-from noisyrnn.data.ts import declared_channels, header_flag, read_case, split_header
+from noisyrnn.data.times import step_lengths
+from noisyrnn.data.ts import (
+    declared_channels,
+    header_flag,
+    read_case,
+    split_channels,
+    split_header,
+    split_stamps,
+)
 from noisyrnn.data.user_files import FORMATS, check_unused_options
 from noisyrnn.padding import valid_steps
 
 SUFFIXES = (".npz", ".csv", ".csv.gz", ".ts", ".ts.gz")
+
+
+class Inputs(NamedTuple):
+    """Sequences without labels.
+
+    Args:
+        values: `(n, steps, channels)`, NaN where a value is missing.
+        lengths: Valid steps of each sequence, `(n,)`; `None` where all have `steps`.
+        dt: Length of each step in nominal steps, `(n, steps)`; `None` where all are 1.
+    """
+
+    values: Tensor
+    lengths: Tensor | None
+    dt: Tensor | None
 
 
 def read_inputs(
@@ -25,7 +53,8 @@ def read_inputs(
     *,
     labelled: bool | None = None,
     steps: int | None = None,
-) -> tuple[Tensor, Tensor | None]:
+    nominal: float | None = None,
+) -> Inputs:
     """Read the sequences of a file with one of `SUFFIXES` in the form of `load_user_file`.
 
     Args:
@@ -34,12 +63,11 @@ def read_inputs(
         labelled: Whether a `.csv` file has a column of labels. `None`: it has if its header names one, if all cells
             there are text, or if its longest line has one cell more than `steps`.
         steps: Values of the longest training sequence, to decide whether a `.csv` file has labels; `None` if unknown.
-
-    Returns:
-        Inputs `(n, steps, channels)`, and lengths `(n,)`, `None` where all have `steps`.
+        nominal: Time that a step of length 1 took in training; `None` if there were no times.
 
     Raises:
-        ValueError: If the suffix is unknown, a value is missing, an option does not apply, or it remains unknown
+        ValueError: If the suffix is unknown, a value is missing and `missing` is not given, there are times and there
+            were none in training, an option does not apply, or it remains unknown
             whether a `.csv` file has labels.
         FileNotFoundError: If there is no such file.
     """
@@ -51,15 +79,26 @@ def read_inputs(
     if not path.is_file():
         raise FileNotFoundError(f"data must be an existing file, got {name!r}. Correct the path.")
     check_unused_options(name, options, FORMATS[suffix.removesuffix(".gz")].options)
+    times = None
     if suffix == ".npz":
         inputs, lengths = _read_npz(path, options.layout)
+    elif suffix.startswith(".csv") and options.id is not None:
+        inputs, lengths, times = _read_long(path, options, labelled)
     elif suffix.startswith(".csv"):
         inputs, lengths = _read_csv(path, options, labelled, steps)
     else:
-        inputs, lengths = _read_ts(path)
+        inputs, lengths, times = _read_ts(path, options)
     check_sequences("X", inputs)
-    check_values("X", inputs)
-    return inputs, lengths
+    check_missing("X", inputs, options.missing)
+    if times is None:
+        if nominal is not None:
+            warnings.warn(f"{path} holds no times: its steps are read as equally long.", stacklevel=3)
+        return Inputs(inputs, lengths, None)
+    if nominal is None:
+        raise ValueError(
+            f"{path} must hold no times for a model that was trained without, got times. Train on sequences with times."
+        )
+    return Inputs(inputs, lengths, step_lengths(times, nominal))
 
 
 def _read_npz(path: Path, layout: str | None) -> tuple[Tensor, Tensor | None]:
@@ -91,11 +130,10 @@ def _read_csv(
     path: Path, options: ReadingOptions, labelled: bool | None, steps: int | None
 ) -> tuple[Tensor, Tensor | None]:
     """Read one sequence per line, without the column of its label and those that are left out."""
-    if options.id is not None or options.layout in ("channels-last", "time-last"):
-        name = "id" if options.id is not None else "layout"
+    if options.layout in ("channels-last", "time-last"):
         raise ValueError(
-            f"{name} must be None for predictions, got {getattr(options, name)!r}: a table is read with one sequence "
-            "of one channel per line. Save the sequences as X in a .npz file."
+            f"layout must be None for predictions, got {options.layout!r}: a table is read with one sequence of one "
+            "channel per line. Save the sequences as X in a .npz file."
         )
     table = read_delimited(path, options)
     rows, label_column = table.rows, options.label_column
@@ -117,11 +155,20 @@ def _read_csv(
     rows = [(line, [cell for k, cell in enumerate(cells) if k not in out]) for line, cells in rows]
     names = [name for k, name in enumerate(names) if k not in out]
     place = _label_place(path, names, label_column, rows, labelled, steps)
-    sequences = [_values(table, row, place) for row in rows]
+    sequences = [_values(table, row, place, options.missing is not None) for row in rows]
     return pad_sequences([torch.tensor(row, dtype=torch.float64, device="cpu").unsqueeze(-1) for row in sequences])
 
 
-def _values(table: Table, row: Row, place: int | None) -> list[float]:
+def _read_long(
+    path: Path, options: ReadingOptions, labelled: bool | None
+) -> tuple[Tensor, Tensor | None, tuple[np.ndarray, ...] | None]:
+    """Read the sequences of a table with one step, or one value, per line, and their times."""
+    if options.layout is not None:
+        raise ValueError(f"layout must be None with id, got {options.layout!r}.")
+    return stack_recordings(read_long_inputs(read_delimited(path, options), options, labelled=labelled))
+
+
+def _values(table: Table, row: Row, place: int | None, missing: bool) -> list[float]:
     """Return the values of a line, without its label."""
     line, cells = row
     kept = [(column, cell) for column, cell in enumerate(cells, start=1)]
@@ -129,9 +176,11 @@ def _values(table: Table, row: Row, place: int | None) -> list[float]:
         kept.pop()
     if place is not None and -len(kept) <= place < len(kept):
         del kept[place]
+    if not kept and missing:  # a sequence without any value has one step
+        return [math.nan]
     if not kept:
         raise ValueError(f"{table.where(line)} must hold at least one value, got none.")
-    return [parse_value(table, line, column, cell) for column, cell in kept]
+    return [parse_value(table, line, column, cell, missing=missing) for column, cell in kept]
 
 
 def _label_place(
@@ -174,20 +223,24 @@ def _label_place(
     )
 
 
-def _read_ts(path: Path) -> tuple[Tensor, Tensor | None]:
-    """Read the cases of a `.ts` file; where its header declares classes or targets, the last field is not read."""
+def _read_ts(path: Path, options: ReadingOptions) -> tuple[Tensor, Tensor | None, tuple[np.ndarray, ...] | None]:
+    """Read the cases of a `.ts` file and their times; if its header declares classes or targets, they are not read."""
     header, cases = split_header(path)
     if not cases:
         raise ValueError(f"{path} must hold at least one sequence, got none.")
-    if header_flag(header, "@timestamps", "false"):
-        raise ValueError(f"{path} must hold plain values, got '@timeStamps true'. Resample it at regular times first.")
+    stamped = header_flag(header, "@timestamps", "false")
     targets = header_flag(header, "@targetlabel", "false")
     labelled = targets or header_flag(header, "@classlabel", "true")
     channels, sequences = declared_channels(header), []
+    times: list[np.ndarray] = []
     for number, line in cases:
-        values = line.split(":")[: -1 if labelled else None]
+        values = split_channels(line, stamped=stamped)[: -1 if labelled else None]
         channels = channels or len(values)
         if len(values) != channels:
             raise ValueError(f"Line {number} of {path} must hold {channels} channels, got {len(values)}.")
-        sequences.append(read_case(values, f"Line {number} of {path}", None))
-    return pad_sequences(sequences)
+        where = f"Line {number} of {path}"
+        if stamped:
+            stamps, values = split_stamps(values, where)
+            times.append(stamps)
+        sequences.append(read_case(values, where, None, missing=options.missing is not None))
+    return *pad_sequences(sequences), tuple(times) or None

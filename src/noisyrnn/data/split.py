@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_lengths, check_sequences, check_values
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.checks import check_lengths, check_sequences
+from noisyrnn.data.base import Dataset, Split, check_missing
 from noisyrnn.data.labels import Label, check_classes, encode, sorted_classes
 from noisyrnn.data.numbers import parse_number
 from noisyrnn.data.times import step_lengths, typical_gap
@@ -51,6 +51,7 @@ class Cases:
         groups: Group of each sequence, such as its patient; `None` if there are none.
         times: Increasing times of the steps of each sequence; `None` if there are none.
         dt: Float64 `(n, steps)`, lengths of the steps; `None` where all are equal.
+        missing: How missing values, NaN in `inputs`, are met, as a `Split` has it; `None`: there are none.
     """
 
     inputs: Tensor
@@ -61,6 +62,7 @@ class Cases:
     groups: tuple[str, ...] | None = None
     times: tuple[np.ndarray, ...] | None = None
     dt: Tensor | None = None
+    missing: str | None = None
 
     @property
     def names(self) -> tuple[Label, ...]:
@@ -110,7 +112,7 @@ def check_cases(cases: Cases, suffix: str = "") -> None:
         raise ValueError(f"y{suffix} must hold {n} labels, one for each row of X{suffix}, got {count}.")
     if cases.lengths is not None:
         check_lengths(cases.lengths, batch=n, steps=steps)
-    check_values(f"X{suffix}", cases.inputs)
+    check_missing(f"X{suffix}", cases.inputs, cases.missing)
 
 
 def stratified_draw(labels: Tensor, size: int, *, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
@@ -172,6 +174,9 @@ def check_alike(train: Split, test: Split) -> None:
 def check_values_vary(split: Split) -> None:
     """Raise unless the valid steps hold at least two different values."""
     values = split.inputs[split.valid()]
+    values = values[~values.isnan()]
+    if len(values) == 0:
+        raise ValueError("X must hold at least two different values, got only missing ones.")
     low, high = float(values.min()), float(values.max())
     if low == high:
         raise ValueError(f"X must hold at least two different values, got only {low:g}.")
@@ -186,7 +191,13 @@ def to_split(cases: Cases, classes: Sequence[Label], argument: str = "y") -> Spl
     else:
         indices = labels if isinstance(labels, Tensor) else encode(labels, classes, argument)
     return Split(
-        inputs=cases.inputs, labels=indices, lengths=cases.lengths, mask=mask, dt=cases.dt, classes=len(classes)
+        inputs=cases.inputs,
+        labels=indices,
+        lengths=cases.lengths,
+        mask=mask,
+        dt=cases.dt,
+        missing=cases.missing,
+        classes=len(classes),
     )
 
 
@@ -355,5 +366,6 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         value_range=None,
         standardize=True,
         test_size=None if tested is None else len(tested),
+        nominal_step=None if cases.times is None else nominal,
         source=f"{source} {how}",
     )

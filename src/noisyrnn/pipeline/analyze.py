@@ -9,7 +9,7 @@ import torch
 
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, DiagnosticContext
 from noisyrnn.checks import check_choice, check_number
-from noisyrnn.data.base import Split
+from noisyrnn.data.base import Split, check_regular
 from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
 from noisyrnn.models import SequenceModel
@@ -82,6 +82,7 @@ def analyze_run(
     device = resolve_accelerator(context.accelerator)
     end = monotonic() + (60 * config.budget if seconds is None else seconds)
     dataset = context.read_data(run_config(folder))
+    check_regular("dataset", dataset.train)
     settings = config.settings.for_data(dataset.value_range)
     check_same_data(folder, dataset)
     results = _stored_results(folder, json_ready(asdict(settings)), dependencies(folder, dataset, ANALYSIS_RESULTS))

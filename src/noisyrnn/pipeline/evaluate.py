@@ -38,6 +38,7 @@ from noisyrnn.robustness import (
     strong_attacks,
     worst_cases,
 )
+from noisyrnn.robustness.default_strengths import FOR_MISSING
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.saving import load
@@ -123,7 +124,9 @@ class EvaluateConfig:
             ValueError: If values are to be clipped to a range that the data set does not state.
         """
         check_clip(self.clip, dataset.value_range)
-        strengths = default_strengths(dataset.value_range) if self.strengths is None else self.strengths
+        strengths = self.strengths
+        if strengths is None:
+            strengths = default_strengths(dataset.value_range) | (FOR_MISSING if dataset.missing is not None else {})
         if self.attacks == "strong":
             strengths = strong_attacks(strengths, classification=bool(dataset.test.classes))
         return replace(self, strengths=strengths)

@@ -34,7 +34,8 @@ def predict_file(
 
     Args:
         run: Folder of a trained run, or a model file that `save` has written.
-        data: Path of a `.npz`, `.csv` or `.ts` file as for training; labels may be missing and are not read.
+        data: Path of a `.npz`, `.csv` or `.ts` file as for training; labels may be missing and are not read. Missing
+            values are met, and times become lengths of steps, as in training.
         label_column: As for `load_dataset`; by default that of the run.
         layout: As for `load_dataset`; by default that of the run.
         labelled: Whether a `.csv` file has a column of labels; `None`: decided by its header and its lines.
@@ -61,12 +62,14 @@ def predict_file(
         }
         stored.pop("task", None)  # labels are not read
         steps = trained if isinstance(trained, int) else None
-    names = read_header(file).class_names
+    header = read_header(file)
+    names, nominal = header.class_names, header.notes.get("training", {}).get("nominal_step")
     model = load(file, SequenceModel).to(resolve_accelerator(accelerator))
     own = {"label_column": label_column, "layout": layout}
+    stored["missing"] = model.missing
     options = ReadingOptions(**stored | {name: value for name, value in own.items() if value is not None})
-    inputs, lengths = read_inputs(data, options, labelled=labelled, steps=steps)
-    answers = predict(model, inputs, lengths=lengths)
+    inputs, lengths, dt = read_inputs(data, options, labelled=labelled, steps=steps, nominal=nominal)
+    answers = predict(model, inputs, lengths=lengths, dt=dt if model.supports_dt else None)
     classes = model.loss == "cross_entropy"
     outputs = answers.shape[-1]
     if classes:

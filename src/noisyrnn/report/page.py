@@ -280,7 +280,8 @@ def _shape(dataset: Mapping[str, Any]) -> str:
     if "targets" in dataset:
         answers = f", {dataset['targets']} target{'s' if dataset['targets'] > 1 else ''}"
     answers += " at every step" if dataset.get("every_step") else ""
-    return f"{dataset['steps']} steps × {dataset['input_size']}{answers}{values}"
+    missing = f", missing values {dataset['missing']}" if "missing" in dataset else ""
+    return f"{dataset['steps']} steps × {dataset['input_size']}{answers}{values}{missing}"
 
 
 def _range(values: Iterable[Any]) -> str:

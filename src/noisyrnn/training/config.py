@@ -10,6 +10,7 @@ from noisyrnn.kernels import cpp
 from noisyrnn.kernels.recurrence import DRIFTS
 from noisyrnn.models import MODELS, RecurrentLayer, build_layer, layer_options
 from noisyrnn.models.exprnn import Rotation
+from noisyrnn.models.missing import check_missing_setting
 from noisyrnn.models.options import merge_options
 from noisyrnn.training.seeding import seeded
 
@@ -18,7 +19,7 @@ Penalty = Literal["explicit", "hutchinson"]
 Optimizer = Literal["adam", "adamw", "rmsprop"]
 Selection = Literal["clean", "perturbed", "last"]
 NoiseSchedule = Literal["constant", "annealed"]
-InputNoise = Literal["white_noise", "multiplicative_noise", "salt_and_pepper"]
+InputNoise = Literal["white_noise", "multiplicative_noise", "salt_and_pepper", "missing_values", "missing_blocks"]
 Adversary = Literal["fgsm", "pgd_linf", "pgd_l2"]
 
 
@@ -96,7 +97,8 @@ class TrainConfig(ReadingOptions):
             saved (default: the weights themselves are).
         input_noise: Strength of the noise that training adds to its inputs, at least 0, in the units of `evaluate`; or
             a pair of strengths, between which each sequence has its own.
-        input_noise_kind: "white_noise", "multiplicative_noise" or "salt_and_pepper".
+        input_noise_kind: "white_noise", "multiplicative_noise", "salt_and_pepper", "missing_values" or
+            "missing_blocks"; the strength of the last three is a probability.
         noise_schedule: "constant", or "annealed" for hidden and input noise in proportion to the learning rate.
         adversarial: Attack on the inputs of each training step: "fgsm", "pgd_linf" or "pgd_l2" (default: none).
         adversarial_radius: Radius of that attack, above 0, in the units of `evaluate`.
@@ -180,6 +182,9 @@ class TrainConfig(ReadingOptions):
         with seeded(0):  # a wrong value fails here, not after the data are read
             units = 1 if self.options["diffusion"] is None else self.hidden_size
             layer = build_layer(self.model, 1, units, self.options)
+            check_missing_setting(
+                self.missing, every_step=False, supports_dt=layer.supports_dt, name=f"model {self.model!r}"
+            )
             if self.orthogonal_rate != 1 and not any(isinstance(module, Rotation) for module in layer.modules()):
                 raise ValueError(
                     f"orthogonal_rate must be 1 for model {self.model!r}, which has no orthogonal matrix, got "
@@ -207,7 +212,7 @@ class TrainConfig(ReadingOptions):
             check_number("input_noise", low, minimum=0.0)
             check_number("input_noise", high, minimum=low)
         check_choice("input_noise_kind", self.input_noise_kind, get_args(InputNoise))
-        if self.input_noise_kind == "salt_and_pepper":
+        if self.input_noise_kind in ("salt_and_pepper", "missing_values", "missing_blocks"):
             check_number("input_noise", self.input_noise_range[1], maximum=1.0)
         check_choice("noise_schedule", self.noise_schedule, get_args(NoiseSchedule))
         if self.adversarial is not None:

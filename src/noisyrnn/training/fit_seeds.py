@@ -221,7 +221,7 @@ class _Group:
         self.outcomes: dict[Trainer, Outcome] = {}
         self.orders = {trainer: _batches_to_come(trainer, len(train)) for trainer in self.trainers}
         self.pending: Callable[[], dict[Trainer, StepEnd]] | None = None
-        layer, sample = first.model.layer, first.model.standardize(train.inputs[:1])
+        layer, sample = first.model.layer, first.model.prepare(train.inputs[:1])[0]
         cell: Any = layer.cells["l0"]  # of all layers the same kind
         plain = first.training_pass.objective is None and train.weights is None
         self.fused = plain and select.choose(cell, sample, kernel=layer.kernel)[0] != "reference"
@@ -229,7 +229,7 @@ class _Group:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(device))  # which has the data and the weights
-        self.capturable = self.stream is not None and train.lengths is None and first.capturable
+        self.capturable = self.stream is not None and train.lengths is None and train.dt is None and first.capturable
         self._captured: dict[tuple[Any, ...], CapturedStep] = {}
         self._steps_made: Counter[tuple[Any, ...]] = Counter()
 
@@ -308,12 +308,13 @@ class _Group:
         rows = torch.stack([part.rows for part in parts.values()])
         longest, rows = trainers[0].longest(rows), rows_on(rows, device)
         paths = [step_noise(trainer.config, trainer.progress.step) for trainer in trainers]
-        inputs, labels, lengths, _ = select_sequences(self.train_split, rows, longest=longest)
+        inputs, labels, lengths, _, dt = select_sequences(self.train_split, rows, longest=longest)
         failed: dict[Trainer, StepEnd] = {}
         perturbed = []
         for r, trainer in enumerate(trainers):
+            own_lengths, own_dt = (None if each is None else each[r] for each in (lengths, dt))
             try:
-                perturbed.append(trainer.perturb(inputs[r], labels[r], None if lengths is None else lengths[r]))
+                perturbed.append(trainer.perturb(inputs[r], labels[r], own_lengths, own_dt))
             except DivergenceError as error:
                 failed[trainer] = error
         if failed:
@@ -325,7 +326,7 @@ class _Group:
         captured = self._capture(trainers, inputs, labels, seeds)
         values: Callable[[], list[float]]
         if captured is None:
-            values = self.sums_and_gradients(trainers, inputs, labels, lengths, seeds).tolist
+            values = self.sums_and_gradients(trainers, inputs, labels, lengths, dt, seeds).tolist
         else:
             values = captured.begin(inputs, labels, seeds)
             for trainer in trainers:
@@ -336,7 +337,8 @@ class _Group:
             found = values()
             for r, trainer in enumerate(trainers):
                 loss, right, norm = found[r :: len(trainers)]
-                batch = TrainingBatch(inputs[r], labels[r], None if lengths is None else lengths[r], None, paths[r])
+                own_lengths, own_dt = (None if each is None else each[r] for each in (lengths, dt))
+                batch = TrainingBatch(inputs[r], labels[r], own_lengths, None, paths[r], own_dt)
                 try:
                     trainer.check_step(batch, loss, norm)
                     if captured is None:
@@ -361,7 +363,7 @@ class _Group:
                 return None
 
             def compute(inputs: Tensor, labels: Tensor, seeds: Tensor) -> Tensor:
-                values = self.sums_and_gradients(trainers, inputs, labels, None, seeds)
+                values = self.sums_and_gradients(trainers, inputs, labels, None, None, seeds)
                 finite = values.view(3, len(trainers))[::2].isfinite().all(0)
                 for trainer, fine in zip(trainers, finite, strict=True):
                     trainer.update_weights_if(fine)
@@ -371,7 +373,13 @@ class _Group:
         return self._captured[alike]
 
     def sums_and_gradients(
-        self, trainers: Sequence[Trainer], inputs: Tensor, labels: Tensor, lengths: Tensor | None, seeds: Tensor
+        self,
+        trainers: Sequence[Trainer],
+        inputs: Tensor,
+        labels: Tensor,
+        lengths: Tensor | None,
+        dt: Tensor | None,
+        seeds: Tensor,
     ) -> Tensor:
         """Leave the clipped gradient of a batch of each training with its parameters.
 
@@ -381,14 +389,20 @@ class _Group:
         """
         for trainer in trainers:
             trainer.begin_step()
-        losses, correct = self.sums(trainers, inputs, labels, lengths, seeds)
+        losses, correct = self.sums(trainers, inputs, labels, lengths, dt, seeds)
         count = labels.shape[1]
         self.fabric.backward(losses.sum() / count)  # a sum, so that each training gets the gradient of its own loss
         norms = torch.stack([trainer.clip_gradient() for trainer in trainers])
         return torch.cat([part.detach().to(losses.device, torch.float64) for part in (losses, correct, norms)])
 
     def sums(
-        self, trainers: Sequence[Trainer], inputs: Tensor, labels: Tensor, lengths: Tensor | None, seeds: Tensor
+        self,
+        trainers: Sequence[Trainer],
+        inputs: Tensor,
+        labels: Tensor,
+        lengths: Tensor | None,
+        dt: Tensor | None,
+        seeds: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Sums of the losses and of the correct answers of each training, both `(trainings,)`, from one batched call.
 
@@ -397,6 +411,7 @@ class _Group:
             inputs: `(trainings, batch, steps, input_size)`.
             labels: `(trainings, batch)`.
             lengths: `(trainings, batch)`, or `None`.
+            dt: `(trainings, batch, steps)`, or `None`.
             seeds: Of the noise, int64 `(trainings,)`.
         """
         passes = [trainer.training_pass for trainer in trainers]
@@ -404,15 +419,20 @@ class _Group:
         stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
         def one(
-            state: dict[str, Tensor], inputs: Tensor, labels: Tensor, lengths: Tensor | None, seed: Tensor
+            state: dict[str, Tensor],
+            inputs: Tensor,
+            labels: Tensor,
+            lengths: Tensor | None,
+            dt: Tensor | None,
+            seed: Tensor,
         ) -> tuple[Tensor, Tensor]:
-            batch = TrainingBatch(inputs, labels, lengths, None, BrownianPath(seed=seed))
+            batch = TrainingBatch(inputs, labels, lengths, None, BrownianPath(seed=seed), dt)
             sums = torch.func.functional_call(passes[0], state, (batch,))
             return sums.loss, sums.correct
 
-        axes = (0, 0, 0, None if lengths is None else 0, 0)
+        axes = (0, 0, 0, None if lengths is None else 0, None if dt is None else 0, 0)
         with self.fabric.autocast(), trainers[0].noise_of_epoch():
-            losses, correct = torch.func.vmap(one, in_dims=axes)(stacked, inputs, labels, lengths, seeds)
+            losses, correct = torch.func.vmap(one, in_dims=axes)(stacked, inputs, labels, lengths, dt, seeds)
         return losses, correct
 
 

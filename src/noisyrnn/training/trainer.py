@@ -3,9 +3,11 @@
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_flag, check_number, check_show_progress, known_lengths
-from noisyrnn.data.base import Dataset, Split, check_equal_steps
+from noisyrnn.data.base import Dataset, Split
 from noisyrnn.display import html_table
 from noisyrnn.files import content_digest
 from noisyrnn.interruption import graceful_interrupt
@@ -22,6 +24,7 @@ from noisyrnn.models.heads import SequenceModel
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder
+from noisyrnn.step_lengths import takes_dt
 from noisyrnn.targets import counted, without_marks
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
@@ -286,8 +289,8 @@ def validate(model: SequenceModel, split: Split) -> tuple[float, float]:
     loss, correct, total = 0.0, 0.0, 0.0
     with torch.no_grad():
         for part in torch.arange(len(split), device="cpu").split(_VALIDATION_BATCH):
-            inputs, labels, lengths, weights = select_sequences(split, part.to(split.labels.device))
-            outputs = model(inputs, lengths=lengths).float()
+            inputs, labels, lengths, weights, dt = select_sequences(split, part.to(split.labels.device))
+            outputs = model(inputs, lengths=lengths, dt=dt).float()
             losses, right = model.losses(outputs, labels), model.correct(outputs, labels)
             if weights is not None:
                 losses, right = losses * weights, right * weights
@@ -300,8 +303,8 @@ def validate(model: SequenceModel, split: Split) -> tuple[float, float]:
 
 def select_sequences(
     split: Split, rows: Tensor, *, longest: int | None = None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Inputs, labels, lengths and weights of the sequences number `rows`, cut after the longest of them.
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Inputs, labels, lengths, weights and step lengths of the sequences number `rows`, cut after the longest of them.
 
     Args:
         split: The data.
@@ -309,15 +312,18 @@ def select_sequences(
         longest: Steps of the longest; read from the data by default, which waits for a GPU.
     """
     inputs, labels, lengths, weights = split.inputs[rows], split.labels[rows], None, None
+    dt = None if split.dt is None else split.dt[rows]
     if split.lengths is not None:
         lengths = split.lengths[rows]
         longest = int(lengths.max()) if longest is None else longest
         inputs = inputs[..., :longest, :]
         if split.every_step:
             labels = labels.narrow(rows.ndim, 0, longest)
+        if dt is not None:
+            dt = dt[..., :longest]
     if split.weights is not None:
         weights = split.weights[rows]
-    return inputs, labels, lengths, weights
+    return inputs, labels, lengths, weights, dt
 
 
 class TrainingBatch:
@@ -333,16 +339,24 @@ class TrainingBatch:
         lengths: Valid steps of each sequence, `(batch,)`, or `None`.
         weights: Weight of each sequence, `(batch,)`, or `None`.
         path: The noise.
+        dt: Length of each step in nominal steps, `(batch, steps)`, or `None`.
     """
 
     def __init__(
-        self, inputs: Tensor, labels: Tensor, lengths: Tensor | None, weights: Tensor | None, path: BrownianPath
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        lengths: Tensor | None,
+        weights: Tensor | None,
+        path: BrownianPath,
+        dt: Tensor | None = None,
     ) -> None:
         self.inputs = inputs
         self.labels = labels
         self.lengths = lengths
         self.weights = weights
         self.path = path
+        self.dt = dt
 
 
 class BatchSums:
@@ -369,10 +383,13 @@ class TrainingPass(nn.Module):
     def forward(self, batch: TrainingBatch) -> BatchSums:
         """Losses and correct answers, summed here so that no conversion of the outputs comes in between."""
         if self.objective is None:
-            outputs = self.model(batch.inputs, lengths=batch.lengths, path=batch.path)
+            outputs = self.model(batch.inputs, lengths=batch.lengths, dt=batch.dt, path=batch.path)
             losses = self.model.losses(outputs, batch.labels)
         else:
-            losses, outputs = self.objective(self.model, batch.inputs, batch.labels, batch.lengths, batch.path)
+            objective: Any = self.objective
+            if batch.dt is not None:  # `check_times` has checked that it takes them
+                objective = partial(objective, dt=batch.dt)
+            losses, outputs = objective(self.model, batch.inputs, batch.labels, batch.lengths, batch.path)
         correct = self.model.correct(outputs.detach(), batch.labels)
         if batch.weights is not None:
             losses, correct = losses * batch.weights, correct * batch.weights
@@ -417,7 +434,7 @@ class Trainer:
         fingerprint: dict[str, Any] | None = None,
     ) -> None:
         check_trainable(model, dataset)
-        check_equal_steps("dataset.train", dataset.train)
+        check_times(model, dataset.train, objective)
         if folder is not None:  # not after hours of training
             check_savable(model, class_names=dataset.class_names or None)
         check_precision(config.precision, "cpu" if fabric is None else fabric.device.type)
@@ -450,11 +467,15 @@ class Trainer:
         return self.progress.epoch > self.config.epochs or (patience is not None and idle >= patience)
 
     def to_device(self, split: Split) -> Split:
-        """The same sequences where the model is, labels in its precision; the model rounds the inputs itself."""
+        """The same sequences where the model is, labels in its precision; the model rounds the inputs itself.
+
+        They have no step lengths if the model cannot use them.
+        """
         dtype = next(self.model.parameters()).dtype
         weights = None if split.weights is None else split.weights.to(dtype)
         labels = split.labels.to(dtype) if split.labels.is_floating_point() else split.labels
-        return replace(split, labels=labels, weights=weights).map(self.fabric.to_device)
+        dt = split.dt if self.model.supports_dt else None
+        return replace(split, labels=labels, weights=weights, dt=dt).map(self.fabric.to_device)
 
     def read_checkpoint(self) -> Checkpoint | None:
         """The folder's checkpoint, or `None` where there is none.
@@ -502,9 +523,9 @@ class Trainer:
         """
         path = step_noise(self.config, self.progress.step, part.first_row)
         rows = rows_on(part.rows, train.labels.device)
-        inputs, labels, lengths, weights = select_sequences(train, rows, longest=self.longest(part.rows))
-        inputs = self.perturb(inputs, labels, lengths, first_row=part.first_row)
-        batch = TrainingBatch(inputs, labels, lengths, weights, path)
+        inputs, labels, lengths, weights, dt = select_sequences(train, rows, longest=self.longest(part.rows))
+        inputs = self.perturb(inputs, labels, lengths, dt, first_row=part.first_row)
+        batch = TrainingBatch(inputs, labels, lengths, weights, path, dt)
         self.begin_step()
         with self.noise_of_epoch(), known_lengths():
             sums = self._wrapped(batch)
@@ -547,7 +568,9 @@ class Trainer:
         finally:
             layer.noise_scale = own
 
-    def perturb(self, inputs: Tensor, labels: Tensor, lengths: Tensor | None, *, first_row: int = 0) -> Tensor:
+    def perturb(
+        self, inputs: Tensor, labels: Tensor, lengths: Tensor | None, dt: Tensor | None = None, *, first_row: int = 0
+    ) -> Tensor:
         """Return the inputs of the next step with the noise and the attack of the settings.
 
         Raises:
@@ -560,7 +583,7 @@ class Trainer:
         try:
             with self.fabric.autocast():
                 return self._perturbed(
-                    self.model, inputs, labels, lengths, place=place, noise_factor=factor, freeze=freeze
+                    self.model, inputs, labels, lengths, dt, place=place, noise_factor=factor, freeze=freeze
                 )
         except torch.OutOfMemoryError:
             raise
@@ -591,7 +614,9 @@ class Trainer:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             step, epoch = self.progress.step + 1, self.progress.epoch
             raise DivergenceError(
-                explain_divergence(self.model, batch.inputs, batch.lengths, batch.path, step, epoch, loss, norm)
+                explain_divergence(
+                    self.model, batch.inputs, batch.lengths, batch.dt, batch.path, step, epoch, loss, norm
+                )
             )
 
     def update_weights(self) -> None:
@@ -698,6 +723,8 @@ class Trainer:
         dataset, progress = self._dataset, self.progress
         names, settings = dataset.class_names or None, self.config.to_dict()
         notes = {"training": {**settings, "dataset": Path(self.config.dataset).name}}
+        if dataset.nominal_step is not None:
+            notes["training"]["nominal_step"] = dataset.nominal_step
         if self.folder is not None:
             with nullcontext() if self._average is None else self._average.in_place():
                 save(self._model, self.folder.last_model, class_names=names, notes=notes)
@@ -759,11 +786,39 @@ def check_trainable(model: SequenceModel, dataset: Dataset) -> None:
     outputs = getattr(model.readout, "out_features", dataset.outputs)  # the user's own readout may not have it
     sizes = {
         "classes" if dataset.classes else "targets": (outputs, dataset.outputs),
-        "input_size": (model.layer.input_size, dataset.input_size),
+        "input_size": (model.input_size, dataset.input_size),
     }
+    if dataset.missing is not None and model.missing != dataset.missing:
+        raise ValueError(
+            f"model must have missing={dataset.missing!r}, as the data set has, got {model.missing!r}. Build it with "
+            "that setting."
+        )
     for name, (found, needed) in sizes.items():
         if found != needed:
             raise ValueError(f"model must have {name} {needed}, that of the data set, got {found}.")
+
+
+def check_times(model: SequenceModel, split: Split, objective: Objective | None) -> None:
+    """Warn if the steps of a split have lengths that a model cannot use.
+
+    Raises:
+        ValueError: If an objective does not take them.
+    """
+    if split.dt is None:
+        return
+    if not model.supports_dt:
+        warnings.warn(f"{without_step_length(model)} The times of the data are not used.", stacklevel=3)
+    elif objective is not None and not takes_dt(objective):
+        raise ValueError(
+            "objective must take dt for data whose steps have lengths, got one without. Add dt=None to its arguments, "
+            "or train on steps of equal length: replace(split, dt=None)."
+        )
+
+
+def without_step_length(model: SequenceModel) -> str:
+    """Return the sentence about a model that cannot use the lengths of steps."""
+    kind = type(getattr(model.layer, "_orig_mod", model.layer)).__name__
+    return f"{kind} takes all steps as equally long: those of its cell or its noise have no length."
 
 
 def head_for(dataset: Dataset) -> tuple[str, str]:
