@@ -29,6 +29,8 @@ _KEPT = {
     "clean": "the best on validation data",
     "perturbed": "the best on clean and noisy validation data",
     "last": "the last",
+    "refit": "the last",
+    "auto": "the best on validation data, or the last where there were too few of them",
 }
 
 
@@ -101,7 +103,9 @@ def model_card(run: PretrainedModel) -> str:
         if value != defaults[name]
     )
     validation = f"{summary['validation_sequences']:,} sequences"
-    if summary["best_validation_accuracy"] is None:
+    if not summary["validation_sequences"]:
+        validation = "trained on the validation sequences too, so there is no validation result"
+    elif summary["best_validation_accuracy"] is None:
         validation = f"loss {summary['best_validation_loss']:.4g} on {validation}"
     else:
         validation = f"accuracy {100 * summary['best_validation_accuracy']:.1f} % on {validation}"

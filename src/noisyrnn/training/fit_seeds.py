@@ -116,7 +116,7 @@ def fit_seeds(
         for trainer, checkpoint in zip(trainers, checkpoints, strict=True):
             if checkpoint is not None:
                 trainer.restore(checkpoint)
-        return _Group(trainers, dataset).train(checkpoint_seconds, show_progress)
+        return _Group(trainers).train(checkpoint_seconds, show_progress)
 
 
 def check_alike(configs: Sequence[TrainConfig]) -> None:
@@ -144,21 +144,19 @@ class _Group:
     """Trainings of one model with several seeds, and the data that they share.
 
     Args:
-        trainers: Each where its training begins or continues.
-        dataset: Its training and validation data are moved to the device once.
+        trainers: Each where its training begins or continues; their data are moved to the device once.
     """
 
-    def __init__(self, trainers: Sequence[Trainer], dataset: Dataset) -> None:
+    def __init__(self, trainers: Sequence[Trainer]) -> None:
         first = trainers[0]
         self.trainers = list(trainers)
         self.fabric = first.fabric
-        self.train_split = first.to_device(dataset.train)
-        self.validation = first.to_device(dataset.validation)
-        self.per_epoch = -(-len(dataset.train) // first.config.batch_size)
+        self.train_split, self.validation = first.device_parts()
+        self.per_epoch = -(-len(self.train_split) // first.config.batch_size)
         self.outcomes: dict[Trainer, Outcome] = {}
         layer, sample = first.model.layer, first.model.standardize(self.train_split.inputs[:1])
         cell: Any = layer.cells["l0"]  # of all layers the same kind
-        plain = first.training_pass.objective is None and dataset.train.weights is None
+        plain = first.training_pass.objective is None and self.train_split.weights is None
         self.fused = plain and select.choose(cell, sample, kernel=layer.kernel)[0] != "reference"
 
     @property
