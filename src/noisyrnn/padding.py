@@ -45,6 +45,8 @@ def repeat_last(inputs: Tensor, lengths: Tensor | None, steps: int) -> Tensor:
         tensor([1., 2., 2., 2.])
     """
     batch, own, size = inputs.shape
-    ends = torch.full((batch,), own, device=inputs.device) if lengths is None else lengths.to(inputs.device)
+    ends = torch.full((batch,), own, dtype=torch.int64, device=inputs.device)
+    if lengths is not None:
+        ends = lengths.to(ends)
     places = torch.arange(steps, device=inputs.device).minimum(ends[:, None] - 1)
     return inputs.gather(1, places[..., None].expand(batch, steps, size))

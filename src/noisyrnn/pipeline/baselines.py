@@ -14,6 +14,9 @@ from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness import Perturbation, baselines, evaluate, skipped_baselines
 from noisyrnn.run_folder import RunFolder
 
+ONE_DRAW = {"ROCKET": 1}
+"""Baselines that are measured on one draw of each noise: a pass of ROCKET takes as long as a hundred of 1-NN."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineSettings:
@@ -100,10 +103,10 @@ def _measure(dataset: Dataset, test: Split, settings: BaselineSettings, show_pro
     measured = []
     try:
         for name, model in fitted.items():
-            columns = []
+            columns, draws = [], ONE_DRAW.get(name, settings.draws)
             for perturbation in (None, *settings.noise):
                 result = evaluate(
-                    model, test, perturbation, draws=settings.draws, seed=settings.evaluation_seed, show_progress=False
+                    model, test, perturbation, draws=draws, seed=settings.evaluation_seed, show_progress=False
                 )
                 columns.append(result.to_dict())
                 bar.advance()

@@ -172,6 +172,8 @@ def baselines_caption(groups: Sequence[Group]) -> str:
         "their intervals are over these. They are neither marked nor tested; without gradients they are "
         "not attacked (–)."
     ]
+    if any(name.startswith("ROCKET") for name in baselines_of(groups)):
+        sentences.append("ROCKET has one draw of each noise.")
     return " ".join([*sentences, *(f"{name} is left out: {why}." for name, why in skipped.items())])
 
 

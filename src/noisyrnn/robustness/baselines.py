@@ -15,8 +15,8 @@ from noisyrnn.targets import moments
 
 MOST_PRODUCTS = 2 * 10**10
 """Largest number of products that the nearest neighbours of the test sequences may take: some seconds for each pass."""
-MOST_VALUES = 10**6
-"""Largest number of values of the training and test sequences that ROCKET transforms: a minute or two for each pass."""
+MOST_VALUES = 300_000
+"""Largest number of values of the training and test sequences that ROCKET transforms: about a minute for each pass."""
 
 
 class Baseline(ABC):
@@ -38,26 +38,26 @@ class Baseline(ABC):
         return repeat_last(values, None if lengths is None else lengths.cpu(), steps)
 
     @abstractmethod
-    def predict(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    def answer(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
         """Return logits or values, float64 on the CPU."""
 
     @final
     @torch.no_grad()
     def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return logits `(batch, classes)` or values `(batch, targets)`; for labels at every step one at each."""
-        return self.predict(inputs, lengths).to(inputs.device)
+        return self.answer(inputs, lengths).to(inputs.device)
 
 
 @final
 class Constant(Baseline):
     """Always answers the largest class of the training labels, or the mean of the targets."""
 
-    def predict(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    def answer(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
         """Return the same answer for each sequence, or for each of its steps."""
         labels, classes = self.train.labels.cpu(), self.train.classes
-        answer = moments(labels)[0] if not classes else labels[labels >= 0].bincount(minlength=classes).double()
+        shared = moments(labels)[0] if not classes else labels[labels >= 0].bincount(minlength=classes).double()
         batch, steps, _ = inputs.shape
-        return answer.expand(*((batch, steps) if self.train.every_step else (batch,)), len(answer))
+        return shared.expand(*((batch, steps) if self.train.every_step else (batch,)), len(shared))
 
 
 @final
@@ -68,7 +68,7 @@ class NearestNeighbour(Baseline):
     to its nearest sequence.
     """
 
-    def predict(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    def answer(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
         """Return negative distances of the classes, or the values of the nearest sequence."""
         steps = max(inputs.shape[1], self.train.inputs.shape[1])
         known = self.standardize(self.train.inputs, self.train.lengths, steps).flatten(1)
@@ -104,11 +104,12 @@ class Rocket(Baseline):
         values = self.standardize(inputs, lengths, max(self.steps, inputs.shape[1]))
         return values[:, : self.steps].transpose(1, 2).contiguous().numpy()
 
-    def predict(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    def answer(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
         """Return 1 for the predicted class and 0 for the others, or the predicted values."""
-        found = torch.as_tensor(self._fitted.predict(self._array(inputs, lengths)), device="cpu")
+        answers = self._fitted.predict(self._array(inputs, lengths))
+        found = torch.as_tensor(answers, dtype=torch.float64, device="cpu")
         if not self.train.classes:
-            return found.double().reshape(-1, 1)
+            return found.reshape(-1, 1)
         return torch.nn.functional.one_hot(found.long(), self.train.classes).double()
 
 
