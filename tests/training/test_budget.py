@@ -82,6 +82,12 @@ def test_strengths_keep_their_unit_in_a_refit(config: TrainConfig, dataset: Data
     assert budget.dataset.scale != dataclasses.replace(budget.dataset).scale
 
 
+def test_no_sequence_is_trained_on_twice_in_an_epoch(config: TrainConfig, dataset: Dataset) -> None:
+    dataset = dataclasses.replace(dataset, validation=dataset.train)
+    budget = Budget.of(dataclasses.replace(config, select="refit"), dataset)
+    assert budget.dataset is dataset and "all 40 sequences are trained on" in budget.text
+
+
 @pytest.mark.parametrize("unequal", [False, True])
 def test_a_refit_is_a_training_on_all_sequences(
     unequal: bool, config: TrainConfig, build: Build, dataset: Dataset, waves: Callable[..., Split]

@@ -37,10 +37,11 @@ class Budget:
         if select == "auto":
             select = "refit" if count < FEWEST_VALIDATION and config.patience is None else "clean"
         if select == "refit":
-            total = len(dataset.train) + count
-            why = f", since it would have {count} sequences, fewer than {FEWEST_VALIDATION}" * (config.select == "auto")
-            changes.append(f"no validation{why}: all {total:,} sequences are trained on and the last epoch is kept")
             dataset = refitted(dataset)
+            why = f", since it would have {count} sequences, fewer than {FEWEST_VALIDATION}" * (config.select == "auto")
+            changes.append(
+                f"no validation{why}: all {len(dataset.train):,} sequences are trained on and the last epoch is kept"
+            )
         size, epochs = len(dataset.train), config.epochs
         per_epoch = -(-size // config.batch_size)
         if config.min_steps is not None:
@@ -71,6 +72,8 @@ class Budget:
 
 def refitted(dataset: Dataset) -> Dataset:
     """Return a data set that trains on its validation sequences too; the units of strengths stay unchanged."""
+    if dataset.validation is dataset.train:  # as estimators have it that hold nothing out
+        return dataset
     joined = replace(dataset, train=dataset.train.joined(dataset.validation))
     vars(joined)["scale"] = dataset.scale  # the cached value
     return joined
