@@ -45,7 +45,7 @@ def runs(config: TrainConfig, count: int = 2) -> list[TrainConfig]:
 
 def group_of(models: list[SequenceClassifier], dataset: Dataset, configs: list[TrainConfig]) -> _Group:
     trainers = [Trainer(model, dataset, config) for model, config in zip(models, configs, strict=True)]
-    group = _Group(trainers, dataset.train, dataset.validation)
+    group = _Group(trainers)
     assert not group.capturable  # on a CPU nothing is captured
     group.capturable = trainers[0].capturable
     return group

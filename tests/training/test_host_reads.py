@@ -62,7 +62,7 @@ def test_a_step_reads_no_value_alone(
 def test_a_step_of_trainings_side_by_side_reads_no_value_alone(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    group = _Group([trainer(dataset), trainer(dataset)], dataset.train, dataset.validation)
+    group = _Group([trainer(dataset), trainer(dataset)])
     assert group.fused
     parts = {one: next(one.batches(len(dataset.train))) for one in group.trainers}
     for one in group.trainers:

@@ -56,6 +56,11 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
+def is_own(name: str) -> bool:
+    """Whether a data set is the user's own, or a set of an archive, rather than one of `DATASETS`."""
+    return name not in DATASETS
+
+
 def load_dataset(
     name: str,
     *,
@@ -109,4 +114,14 @@ def load_dataset(
         raise ValueError(f"dataset must fit into memory, got {name!r}, which does not. Use fewer sequences.") from error
 
 
-__all__ = ["DATASETS", "Dataset", "DatasetEntry", "ReadingOptions", "Scale", "Split", "data_folders", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "DatasetEntry",
+    "ReadingOptions",
+    "Scale",
+    "Split",
+    "data_folders",
+    "is_own",
+    "load_dataset",
+]

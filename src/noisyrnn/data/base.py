@@ -283,6 +283,48 @@ class Split:
         """Return the sequences at `indices`, int64 `(k,)`, in that order."""
         return self.map(lambda tensor: tensor[indices])
 
+    def joined(self, other: "Split") -> "Split":
+        """Return the sequences of this split, followed by those of another one; the shorter ones are padded.
+
+        Sequences have the weight 1 where only the other split has weights.
+
+        Raises:
+            ValueError: If the other split has other channels, or labels of another kind.
+        """
+        kinds = [(s.inputs.shape[2], s.classes, s.every_step, s.labels.shape[2:]) for s in (self, other)]
+        if kinds[0] != kinds[1]:
+            raise ValueError("other must have the channels of this split and the same kind of labels, got others.")
+        steps = max(self.inputs.shape[1], other.inputs.shape[1])
+        one, two = (split._padded_to(steps) for split in (self, other))
+        tensors: dict[str, Any] = {
+            name: torch.cat([one[name], two[name]])
+            for name in one
+            if name in ("inputs", "labels") or getattr(self, name) is not None or getattr(other, name) is not None
+        }
+        if steps > min(self.inputs.shape[1], other.inputs.shape[1]):
+            tensors["lengths"] = torch.cat([one["lengths"], two["lengths"]])
+        return Split(**tensors, classes=self.classes)
+
+    def _padded_to(self, steps: int) -> dict[str, Tensor]:
+        """Return all tensors for this number of steps, with those that are left out as they would be written."""
+        count, own, _ = self.inputs.shape
+        device = self.inputs.device
+
+        def pad(tensor: Tensor, value: float = 0.0) -> Tensor:
+            filler = tensor.new_full((count, steps - own, *tensor.shape[2:]), value)
+            return torch.cat([tensor, filler], dim=1)
+
+        tensors = {"inputs": pad(self.inputs), "labels": pad(self.labels) if self.every_step else self.labels}
+        full = torch.full((count,), own, dtype=torch.int64, device=device)
+        tensors["lengths"] = full if self.lengths is None else self.lengths
+        ones = torch.ones(count, dtype=torch.float32, device=device)
+        tensors["weights"] = ones if self.weights is None else self.weights
+        ones = torch.ones(count, own, dtype=torch.float32, device=device)
+        tensors["dt"] = pad(ones if self.dt is None else self.dt, 1.0)
+        if self.mask is not None:
+            tensors["mask"] = pad(self.mask, False)
+        return tensors
+
     def map(self, change: Callable[[Tensor], Tensor]) -> "Split":
         """Return a split of what `change` makes of each tensor; it keeps or selects sequences, types and places."""
         names = ("inputs", "labels", "lengths", "weights", "mask", "dt")

@@ -284,9 +284,6 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """
         check_choice("model", self.model, MODELS)
         check_integer("epochs", epochs, minimum=1)
-        decay_after = self._plain("decay_after")
-        check_number("decay_after", decay_after, above=0.0)
-        check_number("decay_after", decay_after, maximum=1.0)
         known = layer_options(self.model)
         for name in self.options or {}:
             check_choice(f"option of model {self.model!r}", name, known.keys() - self.get_params(deep=False).keys())
@@ -300,7 +297,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             label=type(self).__name__,
             seed=seed,
             epochs=epochs,
-            decay_epochs=(max(1, round(decay_after * epochs)),),
+            decay_after=self._plain("decay_after"),
             decay_factor=_DECAY_FACTOR,
         )
 

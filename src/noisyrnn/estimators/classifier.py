@@ -41,7 +41,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         validation_fraction: Share of the sequences, in [0, 1), held out to choose the best epoch: by accuracy, then by
             loss; for a regression by loss. With 0, or too few sequences, the training part is used for this choice.
         patience: Stop if the validation score has not improved for this many epochs; `None` never stops early.
-        select: Epoch whose weights are kept: "clean", "perturbed" or "last", as in `TrainConfig`.
+        select: Epoch whose weights are kept: "clean", "perturbed", "last", "refit" or "auto", as in `TrainConfig`.
         ema: Decay of a moving average of the weights, which is then validated and kept, above 0 and below 1; `None` for
             the weights themselves.
         input_noise: Strength of the noise that training adds to its inputs, at least 0; or a pair of strengths, between

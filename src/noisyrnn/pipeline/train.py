@@ -227,7 +227,7 @@ def end_run(folder: RunFolder, model: SequenceModel, end: FitResult | RuntimeErr
         failed = {"status": "failed", "error": failure_message(end), "parameters": parameters}
         write_json(folder.summary, {**failed, "metrics_sha256": metrics})
         return
-    regression = math.isnan(end.best_validation_accuracy)
+    accuracy, loss = end.best_validation_accuracy, end.best_validation_loss
     write_json(
         folder.summary,
         {
@@ -237,12 +237,13 @@ def end_run(folder: RunFolder, model: SequenceModel, end: FitResult | RuntimeErr
             "seconds": round(end.seconds, 3),
             "epochs": len(end.history),
             "best_epoch": end.best_epoch,
-            "best_validation_accuracy": None if regression else end.best_validation_accuracy,
-            "best_validation_loss": end.best_validation_loss,
+            "best_validation_accuracy": None if math.isnan(accuracy) else accuracy,
+            "best_validation_loss": None if math.isnan(loss) else loss,
             "metrics_sha256": metrics,
             "model_sha256": file_digest(folder.model),
             "last_model_sha256": file_digest(folder.last_model),
             "validation_sequences": end.validation_sequences,
             "not_fitted": end.not_fitted,
+            "adapted": end.adapted,
         },
     )

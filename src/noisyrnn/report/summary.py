@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from noisyrnn.display import print_table
-from noisyrnn.report.accuracy import columns_of, score_tables
+from noisyrnn.report.accuracy import baselines_caption, columns_of, score_tables
 from noisyrnn.report.columns import Column
 from noisyrnn.report.results import Group
 from noisyrnn.report.table import Row, value_texts
@@ -17,7 +17,7 @@ def print_scores(groups: Sequence[Group], title: str) -> None:
     """Print the test results of `groups` on stdout: aligned columns on a terminal, Markdown elsewhere.
 
     Rows are clean inputs, then each perturbation by strength. The columns of one group are its metrics; for several
-    groups there is a table for each metric, with a column for each group.
+    groups, or with baselines, there is a table for each metric, with a column for each group and baseline.
 
     Args:
         groups: Groups of runs; runs that were not evaluated have no values.
@@ -33,10 +33,14 @@ def print_scores(groups: Sequence[Group], title: str) -> None:
         notes.append(f"Attacks are on the first {counts[0]} of {counts[1]} test sequences.")
     if any(column.unit for table in tables.values() for column in columns_of(table)):
         notes.append(UNITS)
-    if len(groups) > 1:
+    baselines = next(iter(tables.values())).baselines
+    if baselines:
+        notes.append(baselines_caption(groups))
+    if len(groups) > 1 or baselines:
         for metric, table in tables.items():
-            rows = [[row.quantity.title, *(_text(row, label) for label in labels)] for row in table.rows]
-            print_table(f"{title}: {METRICS[metric].caption}", ["test inputs", *labels], rows, notes=notes)
+            names = [*labels, *baselines]
+            rows = [[row.quantity.title, *(_text(row, name) for name in names)] for row in table.rows]
+            print_table(f"{title}: {METRICS[metric].caption}", ["test inputs", *names], rows, notes=notes)
         return
     cells: dict[Column, dict[str, str]] = {}
     for metric, table in tables.items():
@@ -55,6 +59,5 @@ def _heading(metric: str) -> str:
 
 def _text(row: Row, label: str) -> str:
     """The mean and its interval, such as `91.2 [88.1, 93.6]`."""
-    if label not in row.cells:
-        return "–"
-    return " ".join(filter(None, value_texts(row.cells[label], row.quantity)))
+    cell = row.cell(label)
+    return "–" if cell is None else " ".join(filter(None, value_texts(cell, row.quantity)))

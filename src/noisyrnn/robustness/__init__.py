@@ -9,6 +9,7 @@ from noisyrnn.data.scale import Scale
 from noisyrnn.registry import Entry
 from noisyrnn.robustness.apgd import APGD
 from noisyrnn.robustness.base import Noise, Perturbation, ValueRange, check_clip, check_range, check_strengths
+from noisyrnn.robustness.baselines import Baseline, baselines, has_aeon, skipped_baselines
 from noisyrnn.robustness.compare_models import ModelComparison, compare_models
 from noisyrnn.robustness.confusion import confusion_matrix
 from noisyrnn.robustness.default_strengths import default_strengths, strong_attacks
@@ -174,6 +175,7 @@ __all__ = [
     "PGD",
     "UNITS",
     "WORST",
+    "Baseline",
     "GradientCheck",
     "Interval",
     "Metric",
@@ -194,6 +196,7 @@ __all__ = [
     "WhiteNoise",
     "accuracy_interval",
     "adjust",
+    "baselines",
     "build_perturbation",
     "check_clip",
     "check_strengths",
@@ -203,10 +206,12 @@ __all__ = [
     "evaluate",
     "examples",
     "gradient_checks",
+    "has_aeon",
     "mean_interval",
     "paired_test",
     "seeds_interval",
     "seeds_test",
+    "skipped_baselines",
     "strong_attacks",
     "worst_cases",
 ]

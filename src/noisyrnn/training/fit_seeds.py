@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_number, check_show_progress
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.base import Dataset
 from noisyrnn.interruption import graceful_interrupt
 from noisyrnn.kernels import select
 from noisyrnn.locks import locked
@@ -125,8 +125,7 @@ def fit_seeds(
         for trainer, checkpoint in zip(trainers, checkpoints, strict=True):
             if checkpoint is not None:
                 trainer.restore(checkpoint)
-        data_on_device = trainers[0].to_device(dataset.train), trainers[0].to_device(dataset.validation)
-        groups = [_Group(members, *data_on_device) for members in grouped(trainers, configs)]
+        groups = [_Group(members) for members in grouped(trainers, configs)]
         _take_turns(groups, checkpoint_seconds, show_progress)
     outcomes = {trainer: outcome for group in groups for trainer, outcome in group.outcomes.items()}
     return [outcomes[trainer] for trainer in trainers]
@@ -205,18 +204,16 @@ class _Group:
     """Trainings of one model with several seeds, and the data that they share.
 
     Args:
-        trainers: Each where its training begins or continues.
-        train: The training data on the device.
-        validation: The validation data, likewise.
+        trainers: Each where its training begins or continues; their data are moved to the device once.
     """
 
-    def __init__(self, trainers: Sequence[Trainer], train: Split, validation: Split) -> None:
+    def __init__(self, trainers: Sequence[Trainer]) -> None:
         first = trainers[0]
         self.trainers = list(trainers)
         self.config = first.config
         self.fabric = first.fabric
-        self.train_split = train
-        self.validation = validation
+        self.train_split, self.validation = first.device_parts()
+        train = self.train_split
         self.per_epoch = -(-len(train) // first.config.batch_size)
         self.outcomes: dict[Trainer, Outcome] = {}
         self.orders = {trainer: _batches_to_come(trainer, len(train)) for trainer in self.trainers}

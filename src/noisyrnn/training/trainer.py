@@ -27,6 +27,7 @@ from noisyrnn.run_folder import RunFolder
 from noisyrnn.step_lengths import takes_dt
 from noisyrnn.targets import counted, without_marks
 from noisyrnn.threads import reproducible_threads
+from noisyrnn.training.budget import Budget
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import Precision, TrainConfig, check_precision
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
@@ -44,6 +45,7 @@ EpochHook = Callable[[Mapping[str, float]], None]
 """Called with the metrics of an epoch, the row that metrics.csv gets, once it is written."""
 
 _VALIDATION_BATCH = 1000
+_PERTURBED = ("perturbed_loss", "perturbed_accuracy")
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,17 @@ class FitResult:
 
     Args:
         history: One row of metrics for each epoch.
-        best_epoch: The epoch, from 1, of the weights the model now has; the best one unless `select` is "last".
-        best_validation_accuracy: Its accuracy on the validation data, in [0, 1]; `nan` for a regression. With labels at
-            every step it is the mean over sequences of the share of counted steps that are right.
+        best_epoch: The epoch, from 1, of the weights the model now has; the best one unless `select` is "last" or
+            "refit".
+        best_validation_accuracy: Its accuracy on the validation data, in [0, 1]; `nan` for a regression and without
+            validation. With labels at every step it is the mean over sequences of the share of counted steps that are
+            right.
         seconds: Training time, over all resumptions; of runs that are trained together, each has its share.
-        validation_sequences: Number of validation sequences behind this accuracy.
+        validation_sequences: Number of validation sequences behind this accuracy; 0 where all were trained on.
         largest_class: Share of the largest class in the training data, of sequences or of counted steps; `nan` for a
             regression.
-        best_validation_loss: Loss of the best epoch on the validation data.
+        best_validation_loss: Loss of the best epoch on the validation data; `nan` without validation.
+        adapted: What the size of the data changed in the settings, in one sentence; empty if nothing.
     """
 
     history: list[dict[str, float]]
@@ -69,6 +74,7 @@ class FitResult:
     validation_sequences: int
     largest_class: float
     best_validation_loss: float = math.nan
+    adapted: str = ""
 
     def _described(self) -> list[tuple[str, str]]:
         """What a reader asks for first, as names and texts."""
@@ -76,16 +82,28 @@ class FitResult:
         if not math.isnan(self.best_validation_accuracy):
             text = f"{100 * self.best_validation_accuracy:.1f} % of {self.validation_sequences} sequences"
             rows.append(("validation accuracy", text))
-        return [*rows, ("validation loss", f"{self.best_validation_loss:.4g}"), ("seconds", f"{self.seconds:.1f}")]
+        elif not self.validation_sequences:
+            rows.append(("validation", "none"))
+        if self.validation_sequences:
+            text = f"{self.best_validation_loss:.4g}"
+            if math.isnan(self.best_validation_accuracy):
+                text += f" over {self.validation_sequences} sequences"
+            rows.append(("validation loss", text))
+        return [*rows, ("seconds", f"{self.seconds:.1f}")]
+
+    @property
+    def _notes(self) -> list[str]:
+        """What a reader must know about the outcome."""
+        return [note for note in (self.adapted, self.not_fitted) if note]
 
     def __repr__(self) -> str:
-        """Describe the outcome in one line, and a second one if the model did not learn the training data."""
+        """Describe the outcome in one line, and further ones if the settings were adapted or the model did not fit."""
         text = "; ".join(f"{name}: {value}" for name, value in self._described())
-        return f"FitResult({text})" + (f"\n{self.not_fitted}" if self.not_fitted else "")
+        return "\n".join([f"FitResult({text})", *self._notes])
 
     def _repr_html_(self) -> str:
         """Describe the outcome in a table, for notebooks."""
-        return html_table("FitResult", self._described(), notes=[self.not_fitted] if self.not_fitted else [])
+        return html_table("FitResult", self._described(), notes=self._notes)
 
     @property
     def not_fitted(self) -> str | None:
@@ -127,7 +145,8 @@ def fit(
         model: Its initial weights are where training starts.
         dataset: `train` is fitted and `validation` decides the best epoch, by accuracy and then loss, or for a
             regression by loss only; `test` is not read.
-        config: Settings; those of the model are not used, since it is built already.
+        config: Settings; those of the model are not used, since it is built already. `min_steps`,
+            `decay_after` and `select="auto"` depend on the number of sequences; `FitResult.adapted` has their effect.
         objective: What is minimized; by default the model's loss with the noise on.
         folder: Where metrics, checkpoints and the weights are written; nowhere by default.
         resume: Resume from the folder's checkpoint, where there is one.
@@ -158,7 +177,8 @@ def fit(
         checkpoint = trainer.fabric.broadcast(trainer.read_checkpoint() if resume else None)
         if checkpoint is not None:
             trainer.restore(checkpoint)
-        train, validation = trainer.to_device(dataset.train), trainer.to_device(dataset.validation)
+        train, validation = trainer.device_parts()
+        config = trainer.config
         bar = ProgressBar(
             f"{config.shown_label} seed {config.seed}",
             config.epochs * -(-len(train) // config.batch_size),
@@ -402,7 +422,7 @@ class Trainer:
     Args:
         model: Trained in place.
         dataset: What it is trained on.
-        config: Settings; those of the model are not used, since it is built already.
+        config: Settings; those of the model are not used, since it is built already. `Budget` adapts them to the data.
         fabric: Device, precision and processes; only the first process writes. This process's CPU by default.
         folder: Where to write; `None` for nowhere.
         objective: What is minimized; by default the model's loss with the noise on.
@@ -411,6 +431,8 @@ class Trainer:
 
     Attributes:
         fabric: As above.
+        config: Settings, as they hold for the data.
+        dataset: The data, whose training part holds the validation part too where `select` is "refit".
         folder: As above; `None` on the other processes.
         progress: Epochs and steps done, and the metrics so far.
         best: Weights of the best epoch so far; `None` before there is one.
@@ -441,16 +463,18 @@ class Trainer:
         self.fabric = fabric or fabric_on_cpu(config.precision)
         self._model = model
         self.model = model = model.as_batch_first()
-        self.config = config
+        given, budget = dataset, Budget.of(config, dataset)
+        self.config = config = budget.config
+        self.dataset = dataset = budget.dataset
+        self._adapted = budget.text
         self.folder = folder if self.fabric.is_global_zero else None
         self.on_epoch = on_epoch if self.fabric.is_global_zero else None
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
         self.training_pass = TrainingPass(model, objective)
-        self._dataset = dataset
         self._origin: dict[str, Any] = {}
         if self.folder is not None:
-            self._origin = {**(fingerprint or dataset.fingerprint()), **origin_of(model, objective)}
+            self._origin = {**(fingerprint or given.fingerprint()), **origin_of(model, objective)}
         self._optimizer = RatedOptimizer(config, model)
         self._perturbed = perturbed_inputs(config, dataset)
         self._selection: list[Split] | None = None
@@ -476,6 +500,11 @@ class Trainer:
         labels = split.labels.to(dtype) if split.labels.is_floating_point() else split.labels
         dt = split.dt if self.model.supports_dt else None
         return replace(split, labels=labels, weights=weights, dt=dt).map(self.fabric.to_device)
+
+    def device_parts(self) -> tuple[Split, Split | None]:
+        """The training and the validation part where the model is; no validation part where `select` is "refit"."""
+        train = self.to_device(self.dataset.train)
+        return train, None if self.config.select == "refit" else self.to_device(self.dataset.validation)
 
     def read_checkpoint(self) -> Checkpoint | None:
         """The folder's checkpoint, or `None` where there is none.
@@ -549,7 +578,7 @@ class Trainer:
         Args:
             rows: Their indices, on the CPU.
         """
-        lengths = self._dataset.train.lengths
+        lengths = self.dataset.train.lengths
         return None if lengths is None else int(lengths[rows].max())
 
     @property
@@ -654,35 +683,30 @@ class Trainer:
         progress.seconds += seconds
         progress.epoch_seconds += seconds
 
-    def end_epoch(self, validation: Split) -> None:
+    def end_epoch(self, validation: Split | None) -> None:
         """Validate, keep the weights if they are those to keep, add a row to the history and begin the next epoch.
+
+        Args:
+            validation: The validation part on the device; `None` keeps the weights without validation.
 
         Raises:
             DivergenceError: If the validation loss is not finite and there are no best weights.
         """
-        progress, select = self.progress, self.config.select
+        progress = self.progress
         with nullcontext() if self._average is None else self._average.in_place():
-            # One answer, so that all processes continue alike.
-            loss, accuracy = self.fabric.broadcast(validate(self.model, validation))
-            if not math.isfinite(loss) and self.best is None:
-                raise DivergenceError(self._explain_validation_loss(loss))
-            perturbed = self._validate_perturbed(validation) if select == "perturbed" else None
-            all_loss, all_accuracy = (loss, accuracy) if perturbed is None else perturbed
-            better = math.isfinite(loss) if select == "last" else is_better(all_loss, all_accuracy, progress)
-            if better:
-                progress.best_epoch, progress.best_accuracy, progress.best_loss = progress.epoch, all_accuracy, all_loss
+            validated = {} if validation is None else self._validate(validation)
+            if not validated:
+                progress.best_epoch = progress.epoch
                 self.best = copied(self.model.state_dict())
         row = {
             "epoch": progress.epoch,
             "train_loss": progress.loss_sum / progress.seen,
             "train_accuracy": progress.correct / progress.seen,
-            "validation_loss": loss,
-            "validation_accuracy": accuracy,
-            **({} if perturbed is None else {"perturbed_loss": perturbed[0], "perturbed_accuracy": perturbed[1]}),
+            **validated,
             "learning_rate": learning_rate_at(self.config, progress.epoch),
             "seconds": round(progress.epoch_seconds, 3),
         }
-        regression = math.isnan(accuracy)
+        regression = not self.dataset.classes
         progress.history.append({name: row[name] for name in row if not (regression and name.endswith("_accuracy"))})
         progress.epoch += 1
         progress.batch = progress.correct = progress.seen = 0
@@ -692,12 +716,32 @@ class Trainer:
         if self.on_epoch is not None:
             self.on_epoch(dict(progress.history[-1]))
 
+    def _validate(self, validation: Split) -> dict[str, float]:
+        """Validate, keep the weights if they are those to keep, and return the metrics.
+
+        Raises:
+            DivergenceError: If the validation loss is not finite and there are no best weights.
+        """
+        progress, select = self.progress, self.config.select
+        # One answer, so that all processes continue alike.
+        loss, accuracy = self.fabric.broadcast(validate(self.model, validation))
+        if not math.isfinite(loss) and self.best is None:
+            raise DivergenceError(self._explain_validation_loss(loss))
+        perturbed = self._validate_perturbed(validation) if select == "perturbed" else None
+        all_loss, all_accuracy = (loss, accuracy) if perturbed is None else perturbed
+        better = math.isfinite(loss) if select == "last" else is_better(all_loss, all_accuracy, progress)
+        if better:
+            progress.best_epoch, progress.best_accuracy, progress.best_loss = progress.epoch, all_accuracy, all_loss
+            self.best = copied(self.model.state_dict())
+        metrics = {"validation_loss": loss, "validation_accuracy": accuracy}
+        return metrics if perturbed is None else {**metrics, **dict(zip(_PERTURBED, perturbed, strict=True))}
+
     def _validate_perturbed(self, validation: Split) -> tuple[float, float]:
         """Mean loss and accuracy over the validation data and their copies under noise."""
         if self._selection is None:
             from noisyrnn.training.perturbed_inputs import selection_inputs  # as in `perturbed_inputs`
 
-            self._selection = [validation, *selection_inputs(validation, self._dataset)]
+            self._selection = [validation, *selection_inputs(validation, self.dataset)]
         found = [validate(self.model, split) for split in self._selection]
         losses, accuracies = zip(*found, strict=True)
         return self.fabric.broadcast((math.fsum(losses) / len(found), math.fsum(accuracies) / len(found)))
@@ -705,8 +749,8 @@ class Trainer:
     def _explain_validation_loss(self, loss: float) -> str:
         """Why no epoch can be chosen: a message."""
         message = f"validation loss is not finite after epoch {self.progress.epoch}, got {loss}"
-        labels = self._dataset.validation.labels
-        largest = 0.0 if self._dataset.classes else float(without_marks(labels).abs().max())
+        labels = self.dataset.validation.labels
+        largest = 0.0 if self.dataset.classes else float(without_marks(labels).abs().max())
         if not largest:
             return f"{message}. Lower learning_rate or step_size, or set clip_norm."
         return (
@@ -720,7 +764,7 @@ class Trainer:
         assert self.best is not None
         self.model.eval()
         self._model.eval()
-        dataset, progress = self._dataset, self.progress
+        dataset, progress = self.dataset, self.progress
         names, settings = dataset.class_names or None, self.config.to_dict()
         notes = {"training": {**settings, "dataset": Path(self.config.dataset).name}}
         if dataset.nominal_step is not None:
@@ -740,10 +784,11 @@ class Trainer:
             history=progress.history,
             best_epoch=progress.best_epoch,
             best_validation_accuracy=kept.get("validation_accuracy", math.nan),
-            best_validation_loss=kept["validation_loss"],
+            best_validation_loss=kept.get("validation_loss", math.nan),
             seconds=progress.seconds,
-            validation_sequences=len(dataset.validation),
+            validation_sequences=0 if self.config.select == "refit" else len(dataset.validation),
             largest_class=largest,
+            adapted=self._adapted,
         )
 
 
