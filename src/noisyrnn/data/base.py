@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from noisyrnn.checks import (
 )
 from noisyrnn.data.from_arrays import as_tensor, read_labels, read_loader, stack_sequences
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.stored import StoredSequences
 from noisyrnn.display import html_table
-from noisyrnn.padding import valid_values
+from noisyrnn.padding import valid_steps, valid_values
 from noisyrnn.targets import at_every_step, counted, mark_uncounted, moments
 
 _NAMES, _NAME = 6, 20
@@ -91,7 +92,8 @@ class Split:
 
     Args:
         inputs: Floating point `(n, steps, input_size)`; shorter sequences are padded with zeros at the end. Leave
-            values in float64 that are to be standardised: a model does that before it rounds them.
+            values in float64 that are to be standardised: a model does that before it rounds them. Or sequences that
+            stay in their files, `StoredSequences`; `inputs[rows]` reads some of them, and `inputs[:]` all.
         labels: Integers `(n,)` of any type, class indices from 0, held as int64; or, for a regression, floating point
             `(n, targets)`. With one answer at every step: integers `(n, steps)`, or floating point
             `(n, steps, outputs)`; at steps that do not count they may be anything, and are held as -1 or NaN.
@@ -110,7 +112,7 @@ class Split:
             are none, or no step of a sequence counts.
     """
 
-    inputs: Tensor
+    inputs: Tensor | StoredSequences
     labels: Tensor
     lengths: Tensor | None = None
     weights: Tensor | None = None
@@ -119,8 +121,11 @@ class Split:
     classes: int
 
     def __post_init__(self) -> None:
-        check_sequences("inputs", self.inputs)
-        check_values("inputs", self.inputs)
+        if isinstance(self.inputs, StoredSequences):
+            self._check_stored(self.inputs)
+        else:
+            check_sequences("inputs", self.inputs)
+            check_values("inputs", self.inputs)
         check_integer("classes", self.classes, minimum=0)
         count, steps, _ = self.inputs.shape
         if self.lengths is not None:
@@ -145,6 +150,18 @@ class Split:
             self._mark_uncounted()
         elif self.classes == 0:
             check_values("labels", self.labels)
+
+    def _check_stored(self, inputs: StoredSequences) -> None:
+        """Raise unless all values in the files are finite, and nothing is given that they cannot have."""
+        labels = as_int64(self.labels) if self.classes else self.labels
+        for name, value in (("weights", self.weights), ("dt", self.dt), ("mask", self.mask)):
+            if value is not None:
+                raise ValueError(f"{name} must be None for inputs that stay in their files, got a tensor.")
+        if at_every_step(labels):
+            raise ValueError(
+                f"labels must be one per sequence for inputs that stay in their files, got {tuple(labels.shape)}."
+            )
+        inputs.scan  # noqa: B018 (reads and checks all values, once)
 
     def _mark_uncounted(self) -> None:
         """Check mask and labels of every step, and mark the labels at the steps that do not count."""
@@ -255,21 +272,32 @@ class Split:
         return self.classes > 0 and not self.every_step
 
     def subset(self, indices: Tensor) -> "Split":
-        """Return the sequences at `indices`, int64 `(k,)`, in that order."""
-        return self.map(lambda tensor: tensor[indices])
+        """Return the sequences at `indices`, int64 `(k,)`, in that order; none that stay in their files is read."""
+        inputs = self.inputs.subset(indices) if isinstance(self.inputs, StoredSequences) else self.inputs[indices]
+        return self._changed(lambda tensor: tensor[indices], inputs)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Split":
-        """Return a split of what `change` makes of each tensor; it keeps or selects sequences, types and places."""
-        names = ("inputs", "labels", "lengths", "weights", "mask", "dt")
+        """Return a split of what `change` makes of each tensor; it keeps sequences and types.
+
+        Inputs that stay in their files are left unchanged: rows are read to where the indices are.
+        """
+        return self._changed(change, self.inputs if isinstance(self.inputs, StoredSequences) else change(self.inputs))
+
+    def _changed(self, change: Callable[[Tensor], Tensor], inputs: Tensor | StoredSequences) -> "Split":
+        names = ("labels", "lengths", "weights", "mask", "dt")
         tensors = {name: value for name in names if (value := getattr(self, name)) is not None}
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
-        return Split(**changed, classes=self.classes)
+        return Split(inputs=inputs, **changed, classes=self.classes)
+
+    def in_memory(self) -> "Split":
+        """Return a split whose inputs are a tensor; inputs that stay in their files are read."""
+        return replace(self, inputs=self.inputs[:]) if isinstance(self.inputs, StoredSequences) else self
 
     def fingerprint(self) -> dict[str, str | None]:
         """Return a digest of each of inputs, labels, lengths, weights and, if there is one, dt.
 
         Equal only for equal sequences. That of the labels includes the mask, since it is marked in them. It is computed
-        once, and again if torch has changed a tensor in place since.
+        once, and again if torch has changed a tensor in place since, or a file has changed.
         """
         tensors = {"inputs": self.inputs, "labels": self.labels, "lengths": self.lengths, "weights": self.weights}
         if self.dt is not None:  # runs of data without it keep their digest
@@ -277,19 +305,29 @@ class Split:
         states = [_state(tensor) for tensor in tensors.values()]
         known = vars(self).get("_fingerprint")
         if known is None or known[0] != states:
-            known = states, {name: tensor_digest(tensor) for name, tensor in tensors.items()}
+            known = states, {name: _digest(tensor) for name, tensor in tensors.items()}
             object.__setattr__(self, "_fingerprint", known)
         return dict(known[1])
 
     def valid(self) -> Tensor:
         """Return the mask of the valid steps, bool `(n, steps)`; false where they are padding."""
+        if isinstance(self.inputs, StoredSequences):
+            count, steps, _ = self.inputs.shape
+            every = torch.full((count,), steps, dtype=torch.int64, device="cpu")
+            return valid_steps(every if self.lengths is None else self.lengths, steps)
         return valid_values(self.inputs, self.lengths).squeeze(2)
 
 
-def _state(tensor: Tensor | None) -> object:
+def _digest(values: Tensor | StoredSequences | None) -> str | None:
+    return values.scan.digest if isinstance(values, StoredSequences) else tensor_digest(values)
+
+
+def _state(tensor: Tensor | StoredSequences | None) -> object:
     """Return a value that stays equal until torch writes to the tensor; never equal if writes are not counted."""
     if tensor is None:
         return None
+    if isinstance(tensor, StoredSequences):
+        return tensor.scan  # another one once a file has changed
     return object() if tensor.is_inference() else (tensor.data_ptr(), tensor._version)
 
 
@@ -308,6 +346,14 @@ def steps_text(split: Split) -> str:
     steps = split.inputs.shape[1]
     low, high = (steps, steps) if split.lengths is None else (int(split.lengths.min()), int(split.lengths.max()))
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def extremes(split: Split) -> tuple[float, float]:
+    """Return the smallest and the largest value over the valid steps."""
+    if isinstance(split.inputs, StoredSequences):
+        return float(split.inputs.scan.low.min()), float(split.inputs.scan.high.max())
+    values = split.inputs[split.valid()]
+    return float(values.min()), float(values.max())
 
 
 def check_dt(dt: Tensor, *, count: int, steps: int) -> None:
@@ -488,7 +534,7 @@ class Dataset:
         sizes = [len(self.train), len(self.validation), *([] if test is None else [test])]
         parts = " / ".join(f"{size:,}" for size in sizes) + (" / test file not read yet" if test is None else "")
         steps = steps_text(self.train)
-        values = self.train.inputs[self.train.valid()]
+        low, high = extremes(self.train)
         labels = self.train.labels[counted(self.train.labels)]
         if self.classes:
             largest = float(labels.bincount(minlength=self.classes).max()) / len(labels)
@@ -502,7 +548,7 @@ class Dataset:
         line = (
             f"{Path(self.name).name}: {sum(sizes):,} sequences ({parts}), {steps} steps{uneven} × {self.input_size} "
             f"channel{'s' if self.input_size > 1 else ''}, {answers}, "
-            f"values {float(values.min()):.6g}…{float(values.max()):.6g}, missing 0"
+            f"values {low:.6g}…{high:.6g}, missing 0"
         )
         return "\n".join([line, *aligned(self._answers()), *(aligned(self._channels()) if self.input_size > 1 else [])])
 
@@ -524,8 +570,14 @@ class Dataset:
     def _channels(self) -> list[list[str]]:
         """Return a table of the channels, over the valid steps of the training part."""
         rows = [["channel", "min", "mean", "max"]]
-        for k, column in enumerate(self.train.inputs[self.train.valid()].double().T):
-            rows.append([f"{k + 1}", *(f"{float(v):.4g}" for v in (column.min(), column.mean(), column.max()))])
+        if isinstance(self.train.inputs, StoredSequences):
+            scan = self.train.inputs.scan
+            found = list(zip(scan.low, scan.mean, scan.high, strict=True))
+        else:
+            columns = self.train.inputs[self.train.valid()].double().T
+            found = [(column.min(), column.mean(), column.max()) for column in columns]
+        for k, values in enumerate(found, start=1):
+            rows.append([f"{k}", *(f"{float(value):.4g}" for value in values)])
         return shortened(rows)
 
     def target_statistics(self) -> tuple[Tensor, Tensor]:
@@ -541,8 +593,12 @@ class Dataset:
         """Compute mean and standard deviation of each channel over valid steps of `train`, float64 `(input_size,)`.
 
         A sequence counts by its weight, as in the loss: one of weight 2 counts as two of weight 1. A channel that
-        never varies gets the standard deviation 1, so that dividing by it is harmless.
+        never varies gets the standard deviation 1, so that dividing by it is harmless. Inputs that stay in their files
+        are read in one pass.
         """
+        if isinstance(self.train.inputs, StoredSequences):
+            scan = self.train.inputs.scan
+            return scan.mean, torch.where(scan.std > 0, scan.std, 1.0)
         valid = self.train.valid()
         values = self.train.inputs[valid].double()
         share = None

@@ -33,7 +33,7 @@ def largest_text() -> int:
     return memory() // 8
 
 
-def check_size(what: str, size: int, largest: int) -> None:
+def check_size(what: str, size: int, largest: float) -> None:
     """Raise `ValueError` if `what` takes more than `largest` bytes."""
     if size > largest:
         raise ValueError(

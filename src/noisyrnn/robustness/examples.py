@@ -54,7 +54,7 @@ def examples(
         if not 0 <= index < len(split):
             raise ValueError(f"indices must lie in [0, {len(split) - 1}], got {index}.")
     subset = split.subset(torch.tensor(list(indices), dtype=torch.int64, device="cpu"))
-    inputs, labels = subset.inputs.to(device), subset.labels.to(device)
+    inputs, labels = subset.inputs[:].to(device), subset.labels.to(device)
     lengths = None if subset.lengths is None else subset.lengths.to(device)
     records: list[dict[str, Any]] = []
     for perturbation in (None, *perturbations):
