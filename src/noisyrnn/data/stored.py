@@ -3,7 +3,7 @@
 import hashlib
 import math
 import mmap
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +27,8 @@ WINDOW = 2**28
 """Bytes of the blocks whose rows are mixed. A change alters the order of every training."""
 SAMPLE = 2**23
 """Values that quantiles are estimated from; exact where there are no more."""
+_AHEAD = 2**26
+"""Bytes of rows that the system is asked to fetch at once."""
 _SCANNED = 2**22
 """Bytes of the rows that a scan reads at once. A change alters the last bits of means and standard deviations."""
 _BLOCK_VALUES = 2**17
@@ -181,6 +183,11 @@ class Storage:
         check_size(f"{len(rows)} sequences of {self.pieces[0].path.parent}", size, largest_array())
         found = torch.empty(len(rows), self.steps, self.channels, dtype=self.dtype, device="cpu")
         target = found.numpy()
+        whole = self.pieces[0].read() if len(self.pieces) == 1 and self.pieces[0].mapped else None
+        if whole is not None and whole.dtype == target.dtype and not self._time_last:
+            # The rows exist, so "clip" changes none; "raise" would copy them twice.
+            np.take(whole.reshape(-1, self.steps, self.channels), rows, axis=0, out=target, mode="clip")
+            return self._without_padding(found, rows)
         increasing = bool((np.diff(rows) > 0).all())
         order = None if increasing else np.argsort(rows, kind="stable")
         for number, places, local in self._by_piece(rows if order is None else rows[order]):
@@ -190,6 +197,9 @@ class Storage:
             target[places if order is None else order[places]] = (
                 values.transpose(0, 2, 1) if self._time_last else values
             )
+        return self._without_padding(found, rows)
+
+    def _without_padding(self, found: Tensor, rows: np.ndarray) -> Tensor:
         valid = self.valid(rows)
         return found if valid is None else found.masked_fill_(~valid.unsqueeze(-1), 0.0)
 
@@ -361,7 +371,9 @@ class StoredSequences:
         wanted = min(count, max(1, SAMPLE // (storage.steps * storage.channels)))
         sampled = np.arange(wanted) * count // wanted
         moments = _Moments(storage.channels, storage.largest)
-        sample: list[Tensor] = []
+        # One buffer: kept between the blocks, a piece for each of them would leave a hole of the size of a block.
+        most = wanted * storage.steps
+        sample, filled = torch.empty(most, storage.channels, dtype=torch.float64, device="cpu"), 0
         size = max(1, _SCANNED // storage.row_bytes)
         for start in range(0, count, size):
             rows = self._rows[start : start + size]
@@ -377,14 +389,16 @@ class StoredSequences:
             if len(among):
                 some = torch.from_numpy(among)
                 chosen = block[some]
-                sample.append((chosen.flatten(0, 1) if valid is None else chosen[valid[some]]).double())
+                kept = chosen.flatten(0, 1) if valid is None else chosen[valid[some]]
+                sample[filled : filled + len(kept)] = kept
+                filled += len(kept)
         return Scan(
             digest=digest.hexdigest(),
             mean=torch.from_numpy(moments.mean),
             std=torch.from_numpy(np.where(moments.high > moments.low, np.sqrt(moments.squares / moments.count), 0.0)),
             low=torch.from_numpy(moments.low),
             high=torch.from_numpy(moments.high),
-            sample=torch.cat(sample),
+            sample=sample[:filled],
         )
 
     def _refuse(self, rows: np.ndarray, block: Tensor) -> None:
@@ -443,12 +457,25 @@ class _Moments:
         return True
 
 
-def read_ahead(items: Iterable[T], announce: Callable[[T], None], depth: int = 16) -> Iterator[T]:
-    """Yield items unchanged, each announced while `depth` earlier ones are used."""
-    waiting: deque[T] = deque()
+def read_ahead(items: Iterable[T], rows_of: Callable[[T], Tensor], stored: StoredSequences) -> Iterator[T]:
+    """Yield items unchanged; the rows of the next ones are announced while the rows of earlier ones are used.
+
+    Args:
+        items: Such as batches.
+        rows_of: Returns the rows of an item, int64 on the CPU.
+        stored: What the rows are of.
+    """
+    ready: list[T] = []
+    coming: list[T] = []
+    size = 0
     for item in items:
-        announce(item)
-        waiting.append(item)
-        if len(waiting) > depth:
-            yield waiting.popleft()
-    yield from waiting
+        coming.append(item)
+        size += len(rows_of(item)) * stored.row_bytes
+        if size > _AHEAD:  # together, since the system reads long runs of a file with less work
+            stored.announce(torch.cat([rows_of(one) for one in coming]))
+            yield from ready
+            ready, coming, size = coming, [], 0
+    if coming:
+        stored.announce(torch.cat([rows_of(one) for one in coming]))
+    yield from ready
+    yield from coming

@@ -520,7 +520,7 @@ class Trainer:
         stored = inputs if isinstance(inputs, StoredSequences) else None
         place = {"rank": self.fabric.global_rank, "world": self.fabric.world_size}
         parts = epoch_batches(self.config, size, self.progress.epoch, first=self.progress.batch, stored=stored, **place)
-        return parts if stored is None else read_ahead(parts, lambda part: stored.announce(part.rows))
+        return parts if stored is None else read_ahead(parts, lambda part: part.rows, stored)
 
     def take_step(self, train: Split, part: BatchPart, *, stop: bool = False) -> tuple[float, float, float]:
         """One step of the optimizer; sums over all processes of the loss, the correct answers and the wishes to stop.
