@@ -203,7 +203,8 @@ def open_inputs(folder: Path, options: ReadingOptions) -> tuple[StoredSequences,
     """Open the sequences of a folder for predictions, and their lengths; labels may be missing and are not read.
 
     Raises:
-        ValueError: If files are damaged or differ in shape or type, or the folder holds several parts.
+        ValueError: If files are damaged or differ in shape or type, a value is not finite, or the folder holds several
+            parts.
     """
     parts = find_parts(folder)
     if len(parts) != 1:
@@ -211,7 +212,9 @@ def open_inputs(folder: Path, options: ReadingOptions) -> tuple[StoredSequences,
             f"data must hold the sequences to label, got {folder} with {' and '.join(parts) or 'none'} data. Give the "
             "folder of one part."
         )
-    return _stored(open_shards(next(iter(parts.values())), options, labelled=False), options)
+    inputs, lengths = _stored(open_shards(next(iter(parts.values())), options, labelled=False), options)
+    inputs.scan  # noqa: B018 (reads and checks all values before any work)
+    return inputs, lengths
 
 
 def _read_part(files: Sequence[Path], options: ReadingOptions, argument: str, *, task: str | None = None) -> Cases:

@@ -106,8 +106,4 @@ def _answers(model: SequenceModel, inputs: Tensor | StoredSequences, lengths: Te
         return
     for start in range(0, len(inputs), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        try:
-            yield from predict(model, inputs[rows], lengths=None if lengths is None else lengths[rows])
-        except ValueError as error:
-            last = min(start + _BLOCK, len(inputs)) - 1
-            raise ValueError(f"Sequences {start} to {last}: {error}") from None
+        yield from predict(model, inputs[rows], lengths=None if lengths is None else lengths[rows])
