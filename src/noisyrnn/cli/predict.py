@@ -18,7 +18,9 @@ def predict_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("run", type=str, help="Folder of a trained run, or a model file (.safetensors).")
     parser.add_argument(
-        "--data", type=str | None, help="File with sequences as for training (.npz, .csv, .ts); labels may be missing."
+        "--data",
+        type=str | None,
+        help="File (.npz, .csv, .ts) or folder with sequences as for training; labels may be missing.",
     )
     parser.add_argument("--output", type=str | None, help="File for the predictions (default: standard output).")
     parser.add_argument(

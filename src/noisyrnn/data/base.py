@@ -25,9 +25,10 @@ from noisyrnn.checks import (
 from noisyrnn.data.from_arrays import as_tensor, read_labels, read_loader, stack_sequences
 from noisyrnn.data.options import missing_advice
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.stored import StoredSequences
 from noisyrnn.display import html_table
 from noisyrnn.missing import MISSING
-from noisyrnn.padding import valid_values
+from noisyrnn.padding import valid_steps, valid_values
 from noisyrnn.targets import at_every_step, counted, mark_uncounted, moments
 
 _NAMES, _NAME = 6, 20
@@ -95,7 +96,8 @@ class Split:
 
     Args:
         inputs: Floating point `(n, steps, input_size)`; shorter sequences are padded with zeros at the end. Leave
-            values in float64 that are to be standardised: a model does that before it rounds them.
+            values in float64 that are to be standardised: a model does that before it rounds them. Or sequences that
+            stay in their files, `StoredSequences`; `inputs[rows]` reads some of them, and `inputs[:]` all.
         labels: Integers `(n,)` of any type, class indices from 0, held as int64; or, for a regression, floating point
             `(n, targets)`. With one answer at every step: integers `(n, steps)`, or floating point
             `(n, steps, outputs)`; at steps that do not count they may be anything, and are held as -1 or NaN.
@@ -116,7 +118,7 @@ class Split:
             are none, or no step of a sequence counts.
     """
 
-    inputs: Tensor
+    inputs: Tensor | StoredSequences
     labels: Tensor
     lengths: Tensor | None = None
     weights: Tensor | None = None
@@ -126,8 +128,11 @@ class Split:
     classes: int
 
     def __post_init__(self) -> None:
-        check_sequences("inputs", self.inputs)
-        check_missing("inputs", self.inputs, self.missing)
+        if isinstance(self.inputs, StoredSequences):
+            self._check_stored(self.inputs)
+        else:
+            check_sequences("inputs", self.inputs)
+            check_missing("inputs", self.inputs, self.missing)
         check_integer("classes", self.classes, minimum=0)
         count, steps, _ = self.inputs.shape
         if self.lengths is not None:
@@ -155,6 +160,18 @@ class Split:
         elif self.classes == 0:
             check_values("labels", self.labels)
 
+    def _check_stored(self, inputs: StoredSequences) -> None:
+        """Raise unless all values in the files are finite, and nothing is given that they cannot have."""
+        labels = as_int64(self.labels) if self.classes else self.labels
+        for name, value in (("weights", self.weights), ("dt", self.dt), ("mask", self.mask)):
+            if value is not None:
+                raise ValueError(f"{name} must be None for inputs that stay in their files, got a tensor.")
+        if at_every_step(labels):
+            raise ValueError(
+                f"labels must be one per sequence for inputs that stay in their files, got {tuple(labels.shape)}."
+            )
+        inputs.scan  # noqa: B018 (reads and checks all values, once)
+
     def _mark_uncounted(self) -> None:
         """Check mask and labels of every step, and mark the labels at the steps that do not count."""
         count, steps, _ = self.inputs.shape
@@ -172,7 +189,7 @@ class Split:
             raise ValueError(
                 "missing must be 'mask' or 'hold' for labels at every step, got 'skip'. A skipped step has no answer."
             )
-        if self.lengths is not None:
+        if self.lengths is not None and isinstance(self.inputs, Tensor):
             inputs = torch.where(valid_values(self.inputs, self.lengths), self.inputs, 0.0)
             object.__setattr__(self, "inputs", inputs)
 
@@ -280,8 +297,9 @@ class Split:
         return self.classes > 0 and not self.every_step
 
     def subset(self, indices: Tensor) -> "Split":
-        """Return the sequences at `indices`, int64 `(k,)`, in that order."""
-        return self.map(lambda tensor: tensor[indices])
+        """Return the sequences at `indices`, int64 `(k,)`, in that order; none that stay in their files is read."""
+        inputs = self.inputs.subset(indices) if isinstance(self.inputs, StoredSequences) else self.inputs[indices]
+        return self._changed(lambda tensor: tensor[indices], inputs)
 
     def joined(self, other: "Split") -> "Split":
         """Return the sequences of this split, followed by those of another one; the shorter ones are padded.
@@ -289,8 +307,10 @@ class Split:
         Sequences have the weight 1 where only the other split has weights.
 
         Raises:
-            ValueError: If the other split has other channels, or labels of another kind.
+            ValueError: If the other split has other channels, or labels of another kind, or inputs stay in files.
         """
+        if isinstance(self.inputs, StoredSequences) or isinstance(other.inputs, StoredSequences):
+            raise ValueError("other must be in memory to be joined, got sequences that stay in their files.")
         kinds = [(s.inputs.shape[2], s.classes, s.every_step, s.labels.shape[2:]) for s in (self, other)]
         if kinds[0] != kinds[1]:
             raise ValueError("other must have the channels of this split and the same kind of labels, got others.")
@@ -307,6 +327,7 @@ class Split:
 
     def _padded_to(self, steps: int) -> dict[str, Tensor]:
         """Return all tensors for this number of steps, with those that are left out as they would be written."""
+        assert isinstance(self.inputs, Tensor)
         count, own, _ = self.inputs.shape
         device = self.inputs.device
 
@@ -326,17 +347,27 @@ class Split:
         return tensors
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Split":
-        """Return a split of what `change` makes of each tensor; it keeps or selects sequences, types and places."""
-        names = ("inputs", "labels", "lengths", "weights", "mask", "dt")
+        """Return a split of what `change` makes of each tensor; it keeps sequences and types.
+
+        Inputs that stay in their files are left unchanged: rows are read to where the indices are.
+        """
+        return self._changed(change, self.inputs if isinstance(self.inputs, StoredSequences) else change(self.inputs))
+
+    def _changed(self, change: Callable[[Tensor], Tensor], inputs: Tensor | StoredSequences) -> "Split":
+        names = ("labels", "lengths", "weights", "mask", "dt")
         tensors = {name: value for name in names if (value := getattr(self, name)) is not None}
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
-        return Split(**changed, missing=self.missing, classes=self.classes)
+        return Split(inputs=inputs, **changed, missing=self.missing, classes=self.classes)
+
+    def in_memory(self) -> "Split":
+        """Return a split whose inputs are a tensor; inputs that stay in their files are read."""
+        return replace(self, inputs=self.inputs[:]) if isinstance(self.inputs, StoredSequences) else self
 
     def fingerprint(self) -> dict[str, str | None]:
         """Return a digest of each of inputs, labels, lengths, weights and, if there is one, dt.
 
         Equal only for equal sequences. That of the labels includes the mask, since it is marked in them. It is computed
-        once, and again if torch has changed a tensor in place since.
+        once, and again if torch has changed a tensor in place since, or a file has changed.
         """
         tensors = {"inputs": self.inputs, "labels": self.labels, "lengths": self.lengths, "weights": self.weights}
         if self.dt is not None:  # runs of data without it keep their digest
@@ -344,23 +375,35 @@ class Split:
         states = [_state(tensor) for tensor in tensors.values()]
         known = vars(self).get("_fingerprint")
         if known is None or known[0] != states:
-            known = states, {name: tensor_digest(tensor) for name, tensor in tensors.items()}
+            known = states, {name: _digest(tensor) for name, tensor in tensors.items()}
             object.__setattr__(self, "_fingerprint", known)
         return dict(known[1])
 
     def valid(self) -> Tensor:
         """Return the mask of the valid steps, bool `(n, steps)`; false where they are padding."""
+        if isinstance(self.inputs, StoredSequences):
+            count, steps, _ = self.inputs.shape
+            every = torch.full((count,), steps, dtype=torch.int64, device="cpu")
+            return valid_steps(every if self.lengths is None else self.lengths, steps)
         return valid_values(self.inputs, self.lengths).squeeze(2)
 
     def is_missing(self) -> Tensor:
         """Return the mask of the missing values, bool `(n, steps, channels)`."""
+        if isinstance(self.inputs, StoredSequences):  # refused when their files were read
+            return torch.zeros(self.inputs.shape, dtype=torch.bool, device="cpu")
         return self.inputs.isnan()
 
 
-def _state(tensor: Tensor | None) -> object:
+def _digest(values: Tensor | StoredSequences | None) -> str | None:
+    return values.scan.digest if isinstance(values, StoredSequences) else tensor_digest(values)
+
+
+def _state(tensor: Tensor | StoredSequences | None) -> object:
     """Return a value that stays equal until torch writes to the tensor; never equal if writes are not counted."""
     if tensor is None:
         return None
+    if isinstance(tensor, StoredSequences):
+        return tensor.scan  # another one once a file has changed
     return object() if tensor.is_inference() else (tensor.data_ptr(), tensor._version)
 
 
@@ -383,7 +426,7 @@ def steps_text(split: Split) -> str:
 
 def missing_text(split: Split) -> str:
     """Return the number of missing values, their share, and how they are met."""
-    count = int(split.is_missing().sum())
+    count = 0 if isinstance(split.inputs, StoredSequences) else int(split.is_missing().sum())
     if count == 0:
         return "0"
     total = int(split.valid().sum()) * split.inputs.shape[2]
@@ -405,6 +448,15 @@ def check_missing(argument: str, values: Tensor, missing: str | None) -> None:
             "impute the values, or leave these sequences out."
         )
     check_values(argument, values)
+
+
+def extremes(split: Split) -> tuple[float, float] | None:
+    """Return the smallest and the largest value over the valid steps; `None` if all are missing."""
+    if isinstance(split.inputs, StoredSequences):
+        return float(split.inputs.scan.low.min()), float(split.inputs.scan.high.max())
+    values = split.inputs[split.valid()]
+    values = values[~values.isnan()]
+    return (float(values.min()), float(values.max())) if len(values) else None
 
 
 def check_dt(dt: Tensor, *, count: int, steps: int) -> None:
@@ -602,8 +654,7 @@ class Dataset:
         sizes = [len(self.train), len(self.validation), *([] if test is None else [test])]
         parts = " / ".join(f"{size:,}" for size in sizes) + (" / test file not read yet" if test is None else "")
         steps = steps_text(self.train)
-        values = self.train.inputs[self.train.valid()]
-        values = values[~values.isnan()]
+        ends = extremes(self.train)
         labels = self.train.labels[counted(self.train.labels)]
         if self.classes:
             largest = float(labels.bincount(minlength=self.classes).max()) / len(labels)
@@ -614,11 +665,11 @@ class Dataset:
         if self.train.mask is not None:
             answers += f" at {len(labels):,} of {int(self.train.valid().sum()):,} steps"
         uneven = "" if self.train.dt is None else " of unequal length"
-        extremes = f"{float(values.min()):.6g}…{float(values.max()):.6g}" if len(values) else "none"
+        span = "none" if ends is None else f"{ends[0]:.6g}…{ends[1]:.6g}"
         line = (
             f"{Path(self.name).name}: {sum(sizes):,} sequences ({parts}), {steps} steps{uneven} × {self.input_size} "
             f"channel{'s' if self.input_size > 1 else ''}, {answers}, "
-            f"values {extremes}, missing {missing_text(self.train)}"
+            f"values {span}, missing {missing_text(self.train)}"
         )
         return "\n".join([line, *aligned(self._answers()), *(aligned(self._channels()) if self.input_size > 1 else [])])
 
@@ -639,6 +690,11 @@ class Dataset:
 
     def _channels(self) -> list[list[str]]:
         """Return a table of the channels, over the valid steps of the training part."""
+        if isinstance(self.train.inputs, StoredSequences):
+            scan = self.train.inputs.scan
+            found = zip(scan.low, scan.mean, scan.high, strict=True)
+            rows = [[f"{k}", *(f"{float(value):.4g}" for value in values)] for k, values in enumerate(found, start=1)]
+            return shortened([["channel", "min", "mean", "max"], *rows])
         columns = self.train.inputs[self.train.valid()].double().T
         counted_too = bool(columns.isnan().any())
         rows = [["channel", "min", "mean", "max", *(["missing"] if counted_too else [])]]
@@ -663,8 +719,11 @@ class Dataset:
 
         A sequence counts by its weight, as in the loss: one of weight 2 counts as two of weight 1. A channel that
         never varies gets the standard deviation 1, so that dividing by it is harmless. Missing values do not count; a
-        channel without any value has mean 0.
+        channel without any value has mean 0. Inputs that stay in their files are read in one pass.
         """
+        if isinstance(self.train.inputs, StoredSequences):
+            scan = self.train.inputs.scan
+            return scan.mean, torch.where(scan.std > 0, scan.std, 1.0)
         valid = self.train.valid()
         values = self.train.inputs[valid].double()
         share = None

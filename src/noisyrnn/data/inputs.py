@@ -16,7 +16,9 @@ from noisyrnn.data.delimited import Row, Table, is_header, read_delimited
 from noisyrnn.data.long_table import read_long_inputs, stack_recordings
 from noisyrnn.data.numbers import check_real, parse_number
 from noisyrnn.data.options import ReadingOptions
+from noisyrnn.data.shards import find_parts, open_inputs, options_of
 from noisyrnn.data.split import pad_sequences
+from noisyrnn.data.stored import StoredSequences
 from noisyrnn.data.table import INDEX_NAMES, drops, find_column, named_labels, parse_value
 from noisyrnn.data.times import step_lengths
 from noisyrnn.data.ts import (
@@ -37,12 +39,12 @@ class Inputs(NamedTuple):
     """Sequences without labels.
 
     Args:
-        values: `(n, steps, channels)`, NaN where a value is missing.
+        values: `(n, steps, channels)`, NaN where a value is missing; or sequences that stay in their files.
         lengths: Valid steps of each sequence, `(n,)`; `None` where all have `steps`.
         dt: Length of each step in nominal steps, `(n, steps)`; `None` where all are 1.
     """
 
-    values: Tensor
+    values: Tensor | StoredSequences
     lengths: Tensor | None
     dt: Tensor | None
 
@@ -57,8 +59,10 @@ def read_inputs(
 ) -> Inputs:
     """Read the sequences of a file with one of `SUFFIXES` in the form of `load_user_file`.
 
+    Those in a folder of arrays or shards stay there, and are read when they are used.
+
     Args:
-        name: Path of the file.
+        name: Path of the file or folder.
         options: How the file of the training was read; columns that the file lacks are those of labels.
         labelled: Whether a `.csv` file has a column of labels. `None`: it has if its header names one, if all cells
             there are text, or if its longest line has one cell more than `steps`.
@@ -73,9 +77,15 @@ def read_inputs(
     """
     options = options or ReadingOptions()
     path = Path(name).expanduser()
+    if path.is_dir() and find_parts(path):
+        check_unused_options(name, options, options_of(path))
+        return Inputs(*open_inputs(path, options), None)
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
     if suffix is None:
-        raise ValueError(f"data must be a file ending in {', '.join(SUFFIXES)}, got {name!r}.")
+        raise ValueError(
+            f"data must be a file ending in {', '.join(SUFFIXES)}, or a folder of .npy, .npz or .parquet files, got "
+            f"{name!r}."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"data must be an existing file, got {name!r}. Correct the path.")
     check_unused_options(name, options, FORMATS[suffix.removesuffix(".gz")].options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noisyrnn.checks import check_number
+from noisyrnn.data.stored import StoredSequences
 
 if TYPE_CHECKING:
     from noisyrnn.data.base import Split
@@ -50,8 +51,14 @@ class Scale:
     def of(cls, split: "Split") -> "Scale":
         """Compute the scale of the valid steps of a split in float64; a sequence counts by its weight.
 
-        Missing values do not count; a channel without any value gets zeros.
+        Missing values do not count; a channel without any value gets zeros. The extremes of inputs that stay in their
+        files are those of a sample of them, spread evenly.
         """
+        if isinstance(split.inputs, StoredSequences):
+            scan = split.inputs.scan
+            low, high = np.quantile(scan.sample.numpy(), QUANTILES, axis=0)
+            ends = tuple(low.tolist()), tuple(high.tolist())
+            return cls(mean=tuple(scan.mean.tolist()), std=tuple(scan.std.tolist()), low=ends[0], high=ends[1])
         valid = split.valid()
         values = split.inputs[valid].double().cpu().numpy()
         weights = None

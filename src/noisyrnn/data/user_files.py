@@ -14,6 +14,7 @@ from noisyrnn.data.frames import read_excel, read_parquet
 from noisyrnn.data.long_table import read_long
 from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.recordings import read_folder
+from noisyrnn.data.shards import find_parts, load_folder, options_of
 from noisyrnn.data.split import Cases, dataset_from_cases
 from noisyrnn.data.table import read_wide
 from noisyrnn.data.ts import find_test_file, read_ts
@@ -102,7 +103,8 @@ def check_unused_options(name: str, options: ReadingOptions, used: frozenset[str
 def load_user_file(name: str, options: ReadingOptions | None = None) -> Dataset:
     """Load the data set in a file or folder; without a test part it is split 60/20/20, stratified and seeded.
 
-    A file whose name ends in `_TRAIN`, before its suffix, has its test part in the `_TEST` file next to it.
+    A folder of `.npy`, `.npz` or `.parquet` files is read from disk while it is used; all else is read into memory. A
+    file whose name ends in `_TRAIN`, before its suffix, has its test part in the `_TEST` file next to it.
 
     Args:
         name: Path of a folder, or of a file with one of `SUFFIXES`.
@@ -115,6 +117,9 @@ def load_user_file(name: str, options: ReadingOptions | None = None) -> Dataset:
     options = options or ReadingOptions()
     path = Path(name).expanduser()
     if path.is_dir():
+        if find_parts(path):
+            check_unused_options(name, options, options_of(path))
+            return load_folder(name, path, options)
         check_unused_options(name, options, FORMATS["folder"].options)
         cases = replace(read_folder(path, options), missing=options.missing)
         return dataset_from_cases(name, cases, None, f"The folder {path.name}.")

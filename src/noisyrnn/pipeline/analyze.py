@@ -167,4 +167,4 @@ def _draw(split: Split, count: int, seed: int, device: torch.device | str) -> Sp
     """Draw sequences of a split without replacement: the same ones for every model."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sequences") % 2**63)
     rows = torch.randperm(len(split), generator=generator, device="cpu")[:count]
-    return replace(split, weights=None).subset(rows).map(lambda tensor: tensor.to(device))
+    return replace(split, weights=None).subset(rows).in_memory().map(lambda tensor: tensor.to(device))

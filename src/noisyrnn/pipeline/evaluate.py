@@ -8,6 +8,7 @@ import torch
 
 from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
 from noisyrnn.data import Dataset, Split, is_own
+from noisyrnn.data.stored import StoredSequences
 from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
 from noisyrnn.models import SequenceModel
@@ -174,7 +175,7 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
     check_same_data(folder, dataset)
     depends_on = dependencies(folder, dataset, EVALUATION_RESULTS, config.weights)
     announce(dataset, context.show_progress)
-    if is_own(run_config(folder).dataset):
+    if is_own(run_config(folder).dataset) and not isinstance(dataset.train.inputs, StoredSequences):
         settings_of_baselines = BaselineSettings(
             noise=[perturbation for perturbation in config.perturbations(dataset) if not perturbation.is_attack],
             draws=config.draws,

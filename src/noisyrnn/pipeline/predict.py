@@ -2,19 +2,28 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from noisyrnn.checks import check_choice
 from noisyrnn.data.inputs import read_inputs
 from noisyrnn.data.options import ReadingOptions
+from noisyrnn.data.shards import options_of
+from noisyrnn.data.stored import StoredSequences
 from noisyrnn.data.user_files import FORMATS
 from noisyrnn.models import SequenceModel
 from noisyrnn.models.prediction import predict
 from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.saving import load, read_header
+
+_BLOCK = 250
+"""Sequences in files that are read and classified at once."""
 
 
 def predict_file(
@@ -34,8 +43,9 @@ def predict_file(
 
     Args:
         run: Folder of a trained run, or a model file that `save` has written.
-        data: Path of a `.npz`, `.csv` or `.ts` file as for training; labels may be missing and are not read. Missing
-            values are met, and times become lengths of steps, as in training.
+        data: Path of a `.npz`, `.csv` or `.ts` file, or of a folder of `.npy`, `.npz` or `.parquet` files, as for
+            training; labels may be missing and are not read. Sequences in a folder are read by blocks. Missing values
+            are met, and times become lengths of steps, as in training.
         label_column: As for `load_dataset`; by default that of the run.
         layout: As for `load_dataset`; by default that of the run.
         labelled: Whether a `.csv` file has a column of labels; `None`: decided by its header and its lines.
@@ -55,6 +65,8 @@ def predict_file(
         settings, suffix, trained = content["config"], Path(data).suffix.lower(), content["dataset"].get("steps")
         suffix = Path(data).suffixes[-2].lower() if suffix == ".gz" and len(Path(data).suffixes) > 1 else suffix
         used = FORMATS[suffix].options if suffix in FORMATS else frozenset()
+        source = Path(data).expanduser()
+        used = options_of(source) if source.is_dir() else used
         stored = {
             name: settings[name]
             for name in (entry.name for entry in fields(ReadingOptions))
@@ -69,9 +81,10 @@ def predict_file(
     stored["missing"] = model.missing
     options = ReadingOptions(**stored | {name: value for name, value in own.items() if value is not None})
     inputs, lengths, dt = read_inputs(data, options, labelled=labelled, steps=steps, nominal=nominal)
-    answers = predict(model, inputs, lengths=lengths, dt=dt if model.supports_dt else None)
     classes = model.loss == "cross_entropy"
-    outputs = answers.shape[-1]
+    answers = _answers(model, inputs, lengths, dt if model.supports_dt else None)
+    first = next(answers)
+    outputs = first.shape[-1]
     if classes:
         names = names or [str(index) for index in range(outputs)]
         columns = ["prediction", *(f"probability_{name}" for name in names)]
@@ -80,10 +93,22 @@ def predict_file(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["sequence", *(["step"] if model.every_step else []), *columns])
-    for number, answer in enumerate(answers):
+    for number, answer in enumerate(chain([first], answers)):
         count = len(answer) if lengths is None else int(lengths[number])
         for step, values in enumerate(answer[:count] if model.every_step else answer[None]):
             place = [number, step] if model.every_step else [number]
             label = [names[int(values.argmax())]] if classes and names else []
             writer.writerow([*place, *label, *(f"{value:.7g}" for value in values.tolist())])
     return text.getvalue()
+
+
+def _answers(
+    model: SequenceModel, inputs: Tensor | StoredSequences, lengths: Tensor | None, dt: Tensor | None
+) -> Iterator[Tensor]:
+    """Yield the answer of each sequence; those that stay in files are read by blocks."""
+    if not isinstance(inputs, StoredSequences):
+        yield from predict(model, inputs, lengths=lengths, dt=dt)
+        return
+    for start in range(0, len(inputs), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        yield from predict(model, inputs[rows], lengths=None if lengths is None else lengths[rows])

@@ -71,7 +71,7 @@ class NearestNeighbour(Baseline):
     def answer(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
         """Return negative distances of the classes, or the values of the nearest sequence."""
         steps = max(inputs.shape[1], self.train.inputs.shape[1])
-        known = self.standardize(self.train.inputs, self.train.lengths, steps).flatten(1)
+        known = self.standardize(self.train.inputs[:], self.train.lengths, steps).flatten(1)
         distances = torch.cdist(self.standardize(inputs, lengths, steps).flatten(1), known)
         labels = self.train.labels.cpu()
         if not self.train.classes:
@@ -97,7 +97,7 @@ class Rocket(Baseline):
         module: Any = importlib.import_module(f"aeon.{part}.convolution_based")
         self.steps = train.inputs.shape[1]
         self._fitted = getattr(module, kind)(random_state=seed)
-        self._fitted.fit(self._array(train.inputs, train.lengths), train.labels.cpu().numpy().reshape(-1))
+        self._fitted.fit(self._array(train.inputs[:], train.lengths), train.labels.cpu().numpy().reshape(-1))
 
     def _array(self, inputs: Tensor, lengths: Tensor | None) -> Any:
         """Return an array `(n, channels, steps)`; sequences longer than all of training are cut."""

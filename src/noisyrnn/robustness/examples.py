@@ -56,7 +56,7 @@ def examples(
         if not 0 <= index < len(split):
             raise ValueError(f"indices must lie in [0, {len(split) - 1}], got {index}.")
     subset = split.subset(torch.tensor(list(indices), dtype=torch.int64, device="cpu"))
-    inputs, labels = subset.inputs.to(device), subset.labels.to(device)
+    inputs, labels = subset.inputs[:].to(device), subset.labels.to(device)
     lengths, dt = (None if each is None else each.to(device) for each in (subset.lengths, subset.dt))
     model = adapt(model, dt=dt, missing=split.missing is not None)
     records: list[dict[str, Any]] = []

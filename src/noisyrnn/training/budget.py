@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from noisyrnn.data.base import Dataset
+from noisyrnn.data.stored import StoredSequences
 from noisyrnn.training.config import TrainConfig
 
 FEWEST_VALIDATION = 30
@@ -34,8 +35,12 @@ class Budget:
         """
         changes = []
         select, count = config.select, len(dataset.validation)
+        stored = isinstance(dataset.train.inputs, StoredSequences)
+        if select == "refit" and stored:
+            raise ValueError("select must be 'clean' or 'last' for data that stay on disk, got 'refit'.")
         if select == "auto":
-            select = "refit" if count < FEWEST_VALIDATION and config.patience is None else "clean"
+            few = count < FEWEST_VALIDATION and config.patience is None and not stored
+            select = "refit" if few else "clean"
         if select == "refit":
             dataset = refitted(dataset)
             why = f", since it would have {count} sequences, fewer than {FEWEST_VALIDATION}" * (config.select == "auto")

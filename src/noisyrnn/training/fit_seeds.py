@@ -222,7 +222,7 @@ class _Group:
         cell: Any = layer.cells["l0"]  # of all layers the same kind
         plain = first.training_pass.objective is None and train.weights is None
         self.fused = plain and select.choose(cell, sample, kernel=layer.kernel)[0] != "reference"
-        device = train.inputs.device
+        device = train.labels.device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(device))  # which has the data and the weights

@@ -82,7 +82,8 @@ def selection_inputs(split: Split, dataset: Dataset) -> list[Split]:
 
     The noise is the same for all models, seeds and epochs.
     """
-    found = []
+    found, split = [], split.in_memory()
+    assert isinstance(split.inputs, Tensor)
     for number, strength in enumerate(default_strengths(dataset.value_range)[SELECTION_NOISE]):
         noise = _noise(SELECTION_NOISE, strength, dataset)
         draws = PathDraws(derive_seed("selection", number))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from noisyrnn.checks import check_flag, check_number, check_show_progress, known_lengths
 from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.stored import StoredSequences, read_ahead
 from noisyrnn.display import html_table
 from noisyrnn.files import content_digest
 from noisyrnn.interruption import graceful_interrupt
@@ -46,6 +47,8 @@ EpochHook = Callable[[Mapping[str, float]], None]
 
 _VALIDATION_BATCH = 1000
 _PERTURBED = ("perturbed_loss", "perturbed_accuracy")
+_VALIDATION_BYTES = 2**26
+"""Most bytes of sequences that are read from files at once for a validation."""
 
 
 @dataclass(frozen=True)
@@ -225,9 +228,18 @@ class BatchPart:
 
 
 def epoch_batches(
-    config: TrainConfig, size: int, epoch: int, *, first: int = 0, rank: int = 0, world: int = 1
+    config: TrainConfig,
+    size: int,
+    epoch: int,
+    *,
+    first: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    stored: StoredSequences | None = None,
 ) -> Iterator[BatchPart]:
     """The batches of an epoch in random order, from number `first` on, each cut into one contiguous part per process.
+
+    The order depends on the seed and the epoch, and for sequences in files on where they are.
 
     Args:
         config: Seed and batch size.
@@ -236,9 +248,10 @@ def epoch_batches(
         first: Number of the first batch, from 0.
         rank: Number of this process.
         world: Number of processes.
+        stored: The training sequences if they stay in their files: they are shuffled by blocks.
     """
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epoch) % 2**63)
-    order = torch.randperm(size, generator=generator, device="cpu")
+    order = torch.randperm(size, generator=generator, device="cpu") if stored is None else stored.shuffled(generator)
     for whole in order.split(config.batch_size)[first:]:
         edges = [len(whole) * part // world for part in range(world + 1)]
         rows = whole[edges[rank] : edges[rank + 1]]
@@ -299,16 +312,22 @@ def is_better(loss: float, accuracy: float, progress: Progress) -> bool:
     return (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss)
 
 
-def validate(model: SequenceModel, split: Split) -> tuple[float, float]:
+def validate(model: SequenceModel, split: Split, *, fabric: "Fabric | None" = None) -> tuple[float, float]:
     """Loss and accuracy over a split in evaluation mode, weighted by its weights; the mode is restored.
 
-    The accuracy of a regression is `nan`.
+    The accuracy of a regression is `nan`. With `fabric`, each of its processes reads its share of sequences that stay
+    in their files, and their sums are added.
     """
+    rows, size, shared = torch.arange(len(split), device="cpu"), _VALIDATION_BATCH, False
+    if isinstance(split.inputs, StoredSequences):
+        size = max(1, min(size, _VALIDATION_BYTES // split.inputs.row_bytes))
+        if fabric is not None and fabric.world_size > 1:
+            rows, shared = rows.tensor_split(fabric.world_size)[fabric.global_rank], True
     training = model.training
     model.eval()
     loss, correct, total = 0.0, 0.0, 0.0
     with torch.no_grad():
-        for part in torch.arange(len(split), device="cpu").split(_VALIDATION_BATCH):
+        for part in rows.split(size) if len(rows) else ():
             inputs, labels, lengths, weights, dt = select_sequences(split, part.to(split.labels.device))
             outputs = model(inputs, lengths=lengths, dt=dt).float()
             losses, right = model.losses(outputs, labels), model.correct(outputs, labels)
@@ -318,6 +337,12 @@ def validate(model: SequenceModel, split: Split) -> tuple[float, float]:
             correct += float(right.sum())
             total += len(part) if weights is None else float(weights.sum())
     model.train(training)
+    if shared:
+        assert fabric is not None
+        sums = torch.tensor([loss, correct, total], dtype=torch.float64, device="cpu")
+        summed = fabric.all_reduce(fabric.to_device(sums), reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        loss, correct, total = summed.tolist()
     return loss / total, math.nan if split.classes == 0 else correct / total
 
 
@@ -459,6 +484,11 @@ class Trainer:
         check_times(model, dataset.train, objective)
         if folder is not None:  # not after hours of training
             check_savable(model, class_names=dataset.class_names or None)
+        if config.select == "perturbed" and isinstance(dataset.validation.inputs, StoredSequences):
+            raise ValueError(
+                "select must be 'clean' or 'last' for data that stay on disk, got 'perturbed', which keeps noisy "
+                "copies of the validation data in memory."
+            )
         check_precision(config.precision, "cpu" if fabric is None else fabric.device.type)
         self.fabric = fabric or fabric_on_cpu(config.precision)
         self._model = model
@@ -536,8 +566,11 @@ class Trainer:
 
     def batches(self, size: int) -> Iterator[BatchPart]:
         """The batches of the current epoch that are still to be done; `size` is the number of training sequences."""
+        inputs = self.dataset.train.inputs
+        stored = inputs if isinstance(inputs, StoredSequences) else None
         place = {"rank": self.fabric.global_rank, "world": self.fabric.world_size}
-        return epoch_batches(self.config, size, self.progress.epoch, first=self.progress.batch, **place)
+        parts = epoch_batches(self.config, size, self.progress.epoch, first=self.progress.batch, stored=stored, **place)
+        return parts if stored is None else read_ahead(parts, lambda part: part.rows, stored)
 
     def take_step(self, train: Split, part: BatchPart, *, stop: bool = False) -> tuple[float, float, float]:
         """One step of the optimizer; sums over all processes of the loss, the correct answers and the wishes to stop.
@@ -724,7 +757,7 @@ class Trainer:
         """
         progress, select = self.progress, self.config.select
         # One answer, so that all processes continue alike.
-        loss, accuracy = self.fabric.broadcast(validate(self.model, validation))
+        loss, accuracy = self.fabric.broadcast(validate(self.model, validation, fabric=self.fabric))
         if not math.isfinite(loss) and self.best is None:
             raise DivergenceError(self._explain_validation_loss(loss))
         perturbed = self._validate_perturbed(validation) if select == "perturbed" else None
