@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import small_data
 
+from benchmarks import small_data
 from noisyrnn.data import Dataset, Split
 
 
