@@ -320,6 +320,8 @@ def test_splits_are_joined_and_padded() -> None:
     assert torch.equal(both.inputs[:3, :4], one.inputs) and torch.equal(both.inputs[3:], two.inputs)
     assert both.lengths.tolist() == [4, 2, 3, 6, 6] and both.labels.tolist() == [0, 1, 1, 1, 0]
     assert both.weights.tolist() == [1.0, 2.0, 3.0, 1.0, 1.0]
+    shorter = split().joined(two)
+    assert shorter.lengths is not None and shorter.lengths.tolist() == [4, 4, 4, 6, 6]
     equal = split().joined(split())
     assert equal.lengths is None and equal.weights is None and equal.dt is None
 

@@ -126,7 +126,11 @@ def test_an_interrupted_refit_ends_in_the_same_bits(
     interrupt_at(stopped, 7)
     with pytest.raises(KeyboardInterrupt):
         fit(stopped, dataset, config, folder=folder)
+    kept = folder.checkpoint.read_bytes()
     resumed = build(config)
     result = fit(resumed, dataset, config, folder=folder, resume=True)
     assert same(whole, resumed) and len(result.history) == 4
     assert set(folder.read_metrics()) == {"epoch", "train_loss", "train_accuracy", "learning_rate", "seconds"}
+    folder.checkpoint.write_bytes(kept)  # the checkpoint of a training on its own continues among others
+    (among,) = fit_seeds([build(config)], dataset, [config], folders=[folder], resume=True)
+    assert len(among.history) == 4  # type: ignore[union-attr]

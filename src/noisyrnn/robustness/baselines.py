@@ -34,7 +34,7 @@ class Baseline(ABC):
 
     def standardize(self, inputs: Tensor, lengths: Tensor | None, steps: int) -> Tensor:
         """Return standardized sequences of equal length, float64: shorter ones repeat their last value."""
-        values = (inputs.detach().cpu().double() - self.mean) / self.std
+        values = (inputs.cpu().double() - self.mean) / self.std
         return repeat_last(values, None if lengths is None else lengths.cpu(), steps)
 
     @abstractmethod
