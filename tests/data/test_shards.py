@@ -174,6 +174,12 @@ def nan_in(folder: Path) -> None:
     write_npz(folder, values)
 
 
+def nan_in_row_group(folder: Path) -> None:
+    values = X.copy()
+    values[17, 2, 1] = np.nan
+    write_lists(folder, values)
+
+
 def mixed_types(folder: Path) -> None:
     write_npz(folder)
     np.savez(folder / "shard-3.npz", X=X.astype(float), y=Y)
@@ -237,6 +243,7 @@ def lists_of_two_lengths(folder: Path) -> None:
     ("write", "message"),
     [
         (nan_in, r"X must be finite, got nan in row 7 of .*shard-1\.npz, at step 2, channel 1"),
+        (nan_in_row_group, r"X must be finite, got nan in row 7 of .*part-1\.parquet, at step 2, channel 1"),
         (mixed_types, r"X of .*shard-3\.npz must hold float32, as shard-0\.npz does, got float64"),
         (mixed_shapes, r"X of .*shard-3\.npz must have sequences of shape \(4, 2\)"),
         (unequal_counts, r"X\.npy must have 30 labels, one for each row of X, got 29"),
