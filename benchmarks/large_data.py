@@ -237,16 +237,16 @@ def measure_ranks(data: Path, folder: Path) -> dict[str, Any]:
 
 def page(found: dict[str, Any]) -> str:
     """Return the text of the page."""
-    whole, timed, ranks = found["whole"], found["time"], found["ranks"]
+    whole, timed, resumed, ranks = (found[name] for name in ("whole", "time", "resumed", "ranks"))
     ratio = timed["seconds"]["files"] / timed["seconds"]["memory"]
     processor = timed["processor_seconds"]["files"] / timed["processor_seconds"]["memory"]
-    same = found["resumed"]["model"] == whole["model"] and found["resumed"]["unfinished"]
+    same = resumed["model"] == whole["model"] and resumed["unfinished"]
     rows = [
         (
             "training data",
             f"{found['gib']:.3g} GiB, {found['count']:,} sequences of {STEPS} steps × {CHANNELS} channels",
         ),
-        ("peak of anonymous memory (`RssAnon`)", f"{whole['RssAnon'] / 2**30:.2f} GiB"),
+        ("peak of anonymous memory (`RssAnon`) of the resumed training", f"{resumed['RssAnon'] / 2**30:.2f} GiB"),
         ("first pass over all values, with their digest", f"{timed['load_seconds']:.0f} s"),
         ("an epoch from the files, nothing in the cache at its start", f"{timed['seconds']['files']:.0f} s"),
         (f"as many steps ({timed['steps']:,}) from memory", f"{timed['seconds']['memory']:.0f} s"),
@@ -270,7 +270,7 @@ def page(found: dict[str, Any]) -> str:
         f"programs used too. The steps from memory use {IN_MEMORY / 2**30:.2g} GiB of the same sequences over and "
         f"over; both trainings take turns of {TURN} steps in one process, so that other work slows both alike. "
         "`RssAnon` is the memory that a process cannot give back; pages of the files in the system's cache, up to "
-        f"{whole['RssFile'] / 2**30:.1f} GiB here, are dropped when memory is needed.",
+        f"{resumed['RssFile'] / 2**30:.1f} GiB here, are dropped when memory is needed.",
         "## Repeat the measurement",
         f"```sh\npython -m benchmarks.large_data FOLDER --gib {found['gib']:g}\n```",
         "It writes the data into the folder and deletes them at the end. Measured with torch "

@@ -134,6 +134,15 @@ def test_parts_are_recognized_by_folders_and_by_names_of_shards(
     assert np.array_equal(np.concatenate(found), X) and [len(part) for part in found] == [18, 6, 6]
 
 
+@pytest.mark.parametrize("name", ["own_{}.npz", "{}0.npz", "data-{}-00000-of-00001.npz", "{}.npz"])
+def test_test_data_are_never_taken_for_training_data(tmp_path: Path, name: str) -> None:
+    for part, rows in {"train": slice(0, 24), "test": slice(24, 30)}.items():
+        np.savez(tmp_path / name.format(part), X=X[rows], y=Y[rows])
+    dataset = load_dataset(f"{tmp_path}/")
+    assert np.array_equal(dataset.test.inputs[:], X[24:])
+    assert len(dataset.train) + len(dataset.validation) == 24
+
+
 def test_values_to_predict_lengths_and_layout(tmp_path: Path) -> None:
     turned = np.ascontiguousarray(X.transpose(0, 2, 1)).astype(float)
     lengths = np.arange(30) % 4 + 1
@@ -172,6 +181,12 @@ def nan_in(folder: Path) -> None:
     values = X.copy()
     values[17, 2, 1] = np.nan
     write_npz(folder, values)
+
+
+def nan_in_row_group(folder: Path) -> None:
+    values = X.copy()
+    values[17, 2, 1] = np.nan
+    write_lists(folder, values)
 
 
 def mixed_types(folder: Path) -> None:
@@ -220,6 +235,10 @@ def unnamed_part(folder: Path) -> None:
     np.savez(folder / "more.npz", X=X, y=Y)
 
 
+def two_parts(folder: Path) -> None:
+    np.savez(folder / "train-and-test.npz", X=X, y=Y)
+
+
 def large_integers(folder: Path) -> None:
     write_pair(folder, np.where(X == 77, 2**53 + 1, X).astype(np.int64))
 
@@ -237,6 +256,7 @@ def lists_of_two_lengths(folder: Path) -> None:
     ("write", "message"),
     [
         (nan_in, r"X must be finite, got nan in row 7 of .*shard-1\.npz, at step 2, channel 1"),
+        (nan_in_row_group, r"X must be finite, got nan in row 7 of .*part-1\.parquet, at step 2, channel 1"),
         (mixed_types, r"X of .*shard-3\.npz must hold float32, as shard-0\.npz does, got float64"),
         (mixed_shapes, r"X of .*shard-3\.npz must have sequences of shape \(4, 2\)"),
         (unequal_counts, r"X\.npy must have 30 labels, one for each row of X, got 29"),
@@ -247,6 +267,7 @@ def lists_of_two_lengths(folder: Path) -> None:
         (two_kinds, r"must hold files of one kind, got \.npy and \.npz"),
         (no_labels, r"must hold X\.npy and y\.npy, got no y\.npy"),
         (unnamed_part, r"got 'more\.npz' next to 'test-0\.npz'"),
+        (two_parts, r"must be of one part of the data, got train and test"),
         (large_integers, r"X must be within .* of .*X\.npy"),
         (lists_of_two_lengths, r"lists of one length, got another one or none in row 13"),
     ],

@@ -90,11 +90,12 @@ def options_of(folder: Path) -> frozenset[str]:
 def find_parts(folder: Path) -> dict[str, list[Path]]:
     """Return the files of each part of the data that a folder holds, in order; none if it is another kind of folder.
 
-    The parts are subfolders `train`, `validation` and `test`; or files whose names begin with one of these; or, with
-    arrays, files whose names end in one of these, such as `X_train.npy`. A file without such a name is of `train`.
+    The parts are subfolders `train`, `validation` and `test`; or files that have one of these words in their names,
+    such as `X_train.npy` and `test-000.npz`. If no file has one, all are of `train`.
 
     Raises:
-        ValueError: If the files are of several kinds, or some are of a part and others of none.
+        ValueError: If the files are of several kinds, a name has words of two parts, or some are of a part and others
+            of none.
     """
     subfolders = {part: folder / name for part, names in _PARTS.items() for name in names if (folder / name).is_dir()}
     files = _files(folder)
@@ -109,8 +110,8 @@ def find_parts(folder: Path) -> dict[str, list[Path]]:
         elif "" in parts and len(parts) > 1:
             raise ValueError(
                 f"{folder} must hold files of training, validation and test data that are called so, got "
-                f"{parts[''][0].name!r} next to {next(iter(parts[max(parts)])).name!r}. Rename it to "
-                f"'train-{parts[''][0].name}', or move it away."
+                f"{parts[''][0].name!r} next to {next(iter(parts[max(parts)])).name!r}. Add the word to its name, or "
+                "move it away."
             )
         elif "" in parts:
             parts["train"] = parts.pop("")
@@ -128,9 +129,11 @@ def _files(folder: Path) -> list[Path]:
 
 def _part_of(path: Path) -> str:
     """Return the part of the data that a file's name states; empty if it states none."""
-    words = re.split(r"[-_. ]", path.stem.lower())
-    word = words[-1] if path.suffix == ".npy" else words[0]
-    return next((part for part, names in _PARTS.items() if word in names), "")
+    words = set(re.split(r"[^a-z]+", path.stem.lower()))
+    found = [part for part, names in _PARTS.items() if words & {*names}]
+    if len(found) > 1:
+        raise ValueError(f"{path} must be of one part of the data, got {' and '.join(found)} in its name. Rename it.")
+    return found[0] if found else ""
 
 
 def load_folder(name: str, folder: Path, options: ReadingOptions) -> Dataset:
@@ -340,8 +343,9 @@ def _open_pair(files: Sequence[Path], labelled: bool) -> Shard:
     """Open the files `X.npy` and `y.npy` of one part, and `lengths.npy` if there is one."""
     found: dict[str, Path] = {}
     for path in files:
-        stem = re.sub(r"[-_. ][^-_. ]*$", "", path.stem) if _part_of(path) else path.stem
-        name = next((name for name, names in _NAMES.items() if re.split(r"[-_. ]", stem)[-1] in names), None)
+        known = {word for names in _PARTS.values() for word in names}
+        words = [word for word in re.split(r"[^A-Za-z]+", path.stem) if word and word.lower() not in known]
+        name = next((name for name, names in _NAMES.items() if words and words[-1] in names), None)
         if name is None:
             continue
         if name in found:
