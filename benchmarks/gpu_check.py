@@ -377,7 +377,7 @@ def _speed_lines(document: Document) -> list[str]:
     """The table of speeds, one column for each case."""
     speed, size = document["parts"]["speed"], document["settings"]["size"]
     cases = speed["cases"]
-    heads = [f"{c['product']}, {c['replicas']} replica{'s' if c['replicas'] > 1 else ''}" for c in cases]
+    heads = [_head(case) for case in cases]
     lines = ["## Speed", ""]
     shape = f"T {size['steps']}, batch {size['batch']}, hidden {size['hidden']}"
     lines += [f"Milliseconds of a training step (forward, loss, backward) of all replicas, medians; {shape}.", ""]
@@ -387,11 +387,19 @@ def _speed_lines(document: Document) -> list[str]:
         shown = []
         for case in cases:
             result = case["results"].get(name, {})
-            shown.append(f"{1e3 * result['median']:.2f}" if "median" in result else "–")
+            cold = result.get("cold", False)  # one step, with what compiles and allocates in it
+            shown.append(f"{1e3 * result['median']:.2f}" if "median" in result and not cold else "–")
+            if cold:
+                reasons[title] = "its turn had time for the first step only: " + _head(case)
             if "unavailable" in result:
                 reasons[title] = result["unavailable"]
         lines.append(f"| {title} | {' | '.join(shown)} |")
     return [*lines, "", *(f"- {title}: {reason}" for title, reason in reasons.items()), ""]
+
+
+def _head(case: Document) -> str:
+    """A case in words."""
+    return f"{case['product']}, {case['replicas']} replica{'s' if case['replicas'] > 1 else ''}"
 
 
 def tell(text: str) -> None:

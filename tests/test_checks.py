@@ -207,3 +207,15 @@ def test_the_meta_device_has_no_autocast() -> None:
     assert not checks.autocasts("meta")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert checks.autocasts("cpu")
+
+
+def test_known_lengths_are_not_read() -> None:
+    wrong = torch.tensor([0, 9])
+    with checks.known_lengths():
+        with checks.known_lengths():
+            checks.check_lengths(wrong, batch=2, steps=7)
+        checks.check_lengths(wrong, batch=2, steps=7)
+        with pytest.raises(ValueError, match=r"lengths must have shape \(3,\)"):
+            checks.check_lengths(wrong, batch=3, steps=7)
+    with pytest.raises(ValueError, match=r"lengths must lie in \[1, 7\]"):
+        checks.check_lengths(wrong, batch=2, steps=7)

@@ -73,6 +73,7 @@ LONG = (
     "every_step",
     "existing_model",
     "irregular_sampling",
+    "missing_values",
     "pretrained",
     "quickstart",
     "sensor_data",

@@ -155,6 +155,13 @@ def test_metrics_are_read_as_they_were_written(run: RunFolder) -> None:
     assert run.read_metrics() == dict.fromkeys(METRICS, ())
 
 
+def test_metrics_without_validation_are_read(run: RunFolder) -> None:
+    columns = run.read_metrics()
+    names = [name for name in METRICS if not name.startswith("validation_")]
+    run.write_metrics([{name: columns[name][k] for name in names} for k in range(4)])
+    assert run.read_metrics() == {name: columns[name] for name in names}
+
+
 @pytest.mark.parametrize("cut", ["5,0.1", "5,0.1,,,,,"])
 def test_a_last_line_of_metrics_that_was_cut_short_is_left_out(run: RunFolder, cut: str) -> None:
     run.metrics.write_text(run.metrics.read_text() + cut)
@@ -190,7 +197,14 @@ def test_metrics_that_are_no_text_are_refused(run: RunFolder, content: bytes) ->
         run.read_metrics()
 
 
-@pytest.mark.parametrize(("text", "absent"), [("epoch,train_loss\n1,2\n", "validation_loss"), ("", "epoch")])
+@pytest.mark.parametrize(
+    ("text", "absent"),
+    [
+        ("epoch,train_loss\n1,2\n", "learning_rate"),
+        ("epoch,train_loss,train_accuracy,validation_accuracy\n1,2,1,1\n", "validation_loss"),
+        ("", "epoch"),
+    ],
+)
 def test_metrics_without_a_column_are_refused(run: RunFolder, text: str, absent: str) -> None:
     run.metrics.write_text(text)
     with pytest.raises(ValueError, match=f"^metrics.csv must have the columns .* got none named '{absent}' in "):

@@ -8,7 +8,9 @@ import difflib
 import math
 import os
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -169,8 +171,10 @@ LARGEST = 1e150
 """Largest magnitude of an input: the square of a larger one overflows in float64."""
 
 
-def check_values(argument: str, values: Tensor) -> None:
-    """Raise unless every value and its square are finite."""
+def check_values(argument: str, values: Tensor, *, missing: bool = False) -> None:
+    """Raise unless every value and its square are finite; with `missing`, values may be NaN."""
+    if missing:
+        values = torch.where(values.isnan(), 0.0, values)
     check_finite(argument, values)
     largest = _largest(values)
     if largest > LARGEST:
@@ -189,10 +193,27 @@ def autocasts(device: str) -> bool:
     return device != "meta" and torch.is_autocast_enabled(device)
 
 
+_LOCAL = threading.local()
+
+
+@contextmanager
+def known_lengths() -> Iterator[None]:
+    """Take the values of lengths as right until the block ends: they were checked with the data.
+
+    Reading them again would make the host wait for a GPU at each step.
+    """
+    before = getattr(_LOCAL, "known", False)
+    _LOCAL.known = True
+    try:
+        yield
+    finally:
+        _LOCAL.known = before
+
+
 def check_lengths(lengths: object, *, batch: int, steps: int) -> None:
     """Raise unless `lengths` is an integer tensor `(batch,)` with `1 <= lengths <= steps`.
 
-    Within a transform of `torch.func` or `torch.compile` the values are not checked.
+    Within a transform of `torch.func` or `torch.compile`, or `known_lengths`, the values are not checked.
     """
     if not isinstance(lengths, Tensor):
         raise TypeError(f"lengths must be a tensor, got {type(lengths).__name__}. Convert: torch.as_tensor(lengths).")
@@ -200,7 +221,7 @@ def check_lengths(lengths: object, *, batch: int, steps: int) -> None:
         raise TypeError(f"lengths must be integers, got {lengths.dtype}.")
     if lengths.shape != (batch,):
         raise ValueError(f"lengths must have shape ({batch},), got {tuple(lengths.shape)}.")
-    if values_hidden():
+    if values_hidden() or getattr(_LOCAL, "known", False):
         return
     low, high = int(lengths.min()), int(lengths.max())
     if low < 1 or high > steps:

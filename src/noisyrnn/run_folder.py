@@ -20,11 +20,12 @@ METRICS = (
     "learning_rate",
     "seconds",
 )
-"""Columns of `metrics.csv`; without the accuracies for a regression."""
+"""Columns of `metrics.csv`; without the accuracies for a regression, and those of validation where there was none."""
 
 _NUMBER = (int, float)
 _DATASET_TYPES: dict[str, Any] = {
-    **dict.fromkeys(("name", "source"), str),
+    **dict.fromkeys(("name", "source", "missing"), str),
+    "nominal_step": _NUMBER,
     **dict.fromkeys(("steps", "input_size", "classes", "targets", "train", "validation"), int),
     **dict.fromkeys(("class_names", "value_range", "image_shape"), list),
 }
@@ -184,6 +185,11 @@ class RunFolder:
         """Accuracy of `last_model` under perturbations."""
         return self.path / "robustness-last.json"
 
+    @property
+    def baselines(self) -> Path:
+        """Accuracy of baselines that need no training, on the sequences of the evaluation."""
+        return self.path / "baselines.json"
+
     def weights_file(self, weights: str) -> Path:
         """Return `model` for the weights `"kept"`, `last_model` for `"last"`."""
         return self.last_model if weights == "last" else self.model
@@ -280,7 +286,12 @@ class RunFolder:
             ) from error
         header, rows = (lines[0], lines[1:]) if lines else ([], [])
         regression = not any(name.endswith("_accuracy") for name in header)
-        columns = [name for name in METRICS if not (regression and name.endswith("_accuracy"))]
+        validated = any(name.startswith("validation_") for name in header)
+        columns = [
+            name
+            for name in METRICS
+            if not (regression and name.endswith("_accuracy")) and (validated or not name.startswith("validation_"))
+        ]
         absent = [name for name in columns if name not in header]
         if absent:
             raise ValueError(

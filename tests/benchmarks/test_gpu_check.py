@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.speed import agreement
+from benchmarks.speed.contestants import NotAvailable
 from benchmarks.speed.rounds import ROOT, WorkerError
 
 from benchmarks import gpu_check
@@ -184,3 +186,23 @@ def test_the_whole_check_on_the_cpu_stopped_once(tmp_path: Path) -> None:
     assert document["complete"] and document["parts"]["tests"]["passed"] == passed > 5
     assert all(result["difference"] < 1e-3 for result in document["parts"]["steps"]["results"].values())
     assert len(document["parts"]["training"]["row"]["metrics"]["epoch"]) == 1
+
+
+def test_a_first_step_alone_is_no_measurement() -> None:
+    def case(replicas: int, **result: Any) -> dict[str, Any]:
+        return {"product": "bf16", "replicas": replicas, "results": {"model-lstm": result}}
+
+    cases = [case(1, median=0.009), case(16, median=2.0, cold=True)]
+    size = {"steps": 784, "batch": 128, "hidden": 128}
+    document = {"parts": {"speed": {"titles": {"model-lstm": "LSTM"}, "cases": cases}}, "settings": {"size": size}}
+    text = "\n".join(gpu_check._speed_lines(document))
+    assert "| LSTM | 9.00 | – |" in text
+    assert "- LSTM: its turn had time for the first step only: bf16, 16 replicas" in text
+
+
+def test_steps_that_diverge_are_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[str, Any] = {"model": "gru", "device": "cpu", "count": 3, "steps": 4, "batch": 2, "hidden": 4}
+    assert agreement.compare_steps(**sizes)["difference"] < 1e-3
+    monkeypatch.setattr(agreement, "RATE", float("inf"))
+    with pytest.raises(NotAvailable, match="training diverged: the losses are "):
+        agreement.compare_steps(**sizes)

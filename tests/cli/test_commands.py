@@ -14,6 +14,7 @@ from tests.cli.commands import SMALL, noisyrnn
 from noisyrnn import load, pretrained_models
 from noisyrnn.cli import main
 from noisyrnn.native.compiler import cache_folder
+from noisyrnn.run_folder import RunFolder
 
 
 def test_train_evaluate_report(data: Path, tmp_path: Path) -> None:
@@ -65,7 +66,8 @@ def test_a_regression_and_targets_at_every_step(tmp_path: Path) -> None:
         "task must be one of classification, regression, got 'regresion'. Did you mean 'regression'?\n"
     )
     for file, words in (("sums.csv", ("--task", "regression")), ("signs.npz", ())):
-        trained = noisyrnn("train", "--dataset", tmp_path / file, *words, *SMALL, "--output", tmp_path / "runs")
+        options = (*words, *SMALL, "--select", "clean", "--output", tmp_path / "runs")
+        trained = noisyrnn("train", "--dataset", tmp_path / file, *options)
         assert trained.returncode == 0, trained.stderr
         run = Path(trained.stdout.strip().removeprefix("Trained: "))
         line = trained.stderr.splitlines()[-1 - ("not fitted" in trained.stderr)]
@@ -79,13 +81,44 @@ def test_a_regression_and_targets_at_every_step(tmp_path: Path) -> None:
         assert evaluated.returncode == 0
         shown = evaluated.stdout.splitlines()
         assert shown[0] == f"Evaluated: {run / 'robustness.json'}"
-        metrics = ["R²", "mean squared error", "mean absolute error"] if words else ["accuracy of the steps in %"]
-        assert shown[3] == f"| {' | '.join(['test inputs', *metrics])} |"
+        metric = "R² of the test targets, higher is better" if words else "Test accuracy of the steps in %"
+        baselines = ["mean (baseline)", "1-NN (baseline)"] if words else ["majority class (baseline)"]
+        assert shown[1] == f"noisy, seed 1, on the test data: {metric}"
+        assert shown[3] == f"| {' | '.join(['test inputs', 'noisy', *baselines])} |"
         assert [line.split(" |")[0] for line in shown[5:7]] == ["| Clean", "| White noise σ 0.5 s"]
         reported = noisyrnn("report", run, "--output", tmp_path / "page")
         assert reported.returncode == 0, reported.stderr
         table = (tmp_path / "page" / "table.md").read_text()
         assert ("## Mean absolute error" in table) == bool(words) and "mean over seeds." in table
+
+
+def test_few_sequences_are_all_trained_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [[i % 2, *rng.normal(i % 2, 1, 3).round(3)] for i in range(20)]
+    (tmp_path / "few.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
+    data = ("--dataset", tmp_path / "few.csv", "--hidden-size", 2, "--output", tmp_path / "runs")
+    trained = noisyrnn("train", *data, "--min-steps", 130)
+    assert trained.returncode == 0, trained.stderr
+    assert (
+        "Note: adapted to few sequences: no validation, since it would have 4 sequences, fewer than 30: all 16 "
+        "sequences are trained on and the last epoch is kept; 130 epochs instead of 100, which are 130 optimizer steps "
+        "of 16 sequences.\nValidation: none, the weights are those of epoch 130\n"
+    ) in trained.stderr
+    run = RunFolder(Path(trained.stdout.strip().removeprefix("Trained: ")))
+    assert run.read_summary()["validation_sequences"] == 0 and len(run.read_metrics()["epoch"]) == 130
+    short = noisyrnn("train", *data, "--epochs", 3)
+    run = RunFolder(Path(short.stdout.strip().removeprefix("Trained: ")))
+    assert len(run.read_metrics()["epoch"]) == 3 and "epochs instead of" not in short.stderr
+    assert noisyrnn("evaluate", run.path, "--strengths", "{white_noise: [0.5]}", "--draws", 1).returncode == 0
+    reported = noisyrnn("report", run.path, "--output", tmp_path / "page")
+    assert reported.returncode == 0, reported.stderr
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "noisy: adapted to few sequences: no validation" in page
+    card = noisyrnn("export", run.path, "--format", "pretrained", "--output", tmp_path / "model")
+    assert card.returncode == 0, card.stderr
+    (text,) = (path.read_text() for path in (tmp_path / "model").glob("*.md"))
+    assert "of epoch 3 of 3, the best on validation data, or the last where there were too few" in text
+    assert "trained on the validation sequences too, so there is no validation result" in text
 
 
 SIZES = (

@@ -265,7 +265,7 @@ FILES: dict[str, RealFile] = {
         write=text(
             "own.csv", lines([[*STEP_NAMES, "class"], *ROWS[:4], [1.5, "", 2.5, 1.0, 1.0, 1.0, "ok"], *ROWS[5:]])
         ),
-        message=r"^Line 6 of .* got '' in column 2\. Fill the value in",
+        message=r"^Line 6 of .* got '' in column 2\. Give missing='hold' .* fill the value in",
     ),
     "pandas, gzip": RealFile(write=zipped, right=one()),
     "pandas, two channels": RealFile(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from noisyrnn.data import Dataset, Split
-from noisyrnn.data.base import check_split, tensor_digest
+from noisyrnn.data.base import check_regular, tensor_digest
 
 
 def split(**changes: object) -> Split:
@@ -110,9 +110,10 @@ def test_lengths_of_steps_are_checked_kept_and_part_of_the_fingerprint():
         split(dt=dt[:, :3])
     with pytest.raises(TypeError, match=r"^dt must be floating point, got torch\.int64\.$"):
         split(dt=dt.long())
-    with pytest.raises(ValueError, match=r"^split must have steps of equal length, got times with unequal distances\."):
-        check_split("split", whole)
-    check_split("split", split())
+    message = r"^split must have steps of equal length for the theory diagnostics, got times with unequal distances\."
+    with pytest.raises(ValueError, match=message):
+        check_regular("split", whole)
+    check_regular("split", split())
 
 
 def dataset(train: Split) -> Dataset:
@@ -309,3 +310,32 @@ def test_what_a_notebook_shows_of_data_is_escaped():
     assert "<p>&lt;s&gt;</p>" in shown
     assert "<th>test sequences</th><td>not read yet</td>" in shown
     assert "<th>sequences</th><td>3</td>" in split()._repr_html_()
+
+
+def test_splits_are_joined_and_padded() -> None:
+    one = split(lengths=torch.tensor([4, 2, 3]), weights=torch.tensor([1.0, 2.0, 3.0]))
+    two = Split(inputs=torch.rand(2, 6, 2), labels=torch.tensor([1, 0]), classes=2)
+    both = one.joined(two)
+    assert both.inputs.shape == (5, 6, 2) and both.lengths is not None and both.weights is not None
+    assert torch.equal(both.inputs[:3, :4], one.inputs) and torch.equal(both.inputs[3:], two.inputs)
+    assert both.lengths.tolist() == [4, 2, 3, 6, 6] and both.labels.tolist() == [0, 1, 1, 1, 0]
+    assert both.weights.tolist() == [1.0, 2.0, 3.0, 1.0, 1.0]
+    shorter = split().joined(two)
+    assert shorter.lengths is not None and shorter.lengths.tolist() == [4, 4, 4, 6, 6]
+    equal = split().joined(split())
+    assert equal.lengths is None and equal.weights is None and equal.dt is None
+
+
+def test_splits_with_labels_at_every_step_are_joined() -> None:
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    one = Split(inputs=torch.rand(2, 3, 1), labels=torch.tensor([[0, 1, 1], [1, 0, 1]]), mask=mask, classes=2)
+    two = Split(inputs=torch.rand(1, 4, 1), labels=torch.tensor([[1, 1, 0, 0]]), dt=torch.full((1, 4), 2.0), classes=2)
+    both = one.joined(two)
+    assert both.labels.tolist() == [[0, -1, 1, -1], [1, 0, 1, -1], [1, 1, 0, 0]]
+    assert both.dt is not None and both.dt.tolist() == [[1.0] * 4] * 2 + [[2.0] * 4]
+
+
+def test_splits_of_other_kinds_are_not_joined() -> None:
+    for other in (split(inputs=torch.rand(3, 4, 1)), split(classes=3), split(labels=torch.rand(3, 1), classes=0)):
+        with pytest.raises(ValueError, match=r"^other must have the channels"):
+            split().joined(other)

@@ -18,7 +18,8 @@ from noisyrnn.data.user_files import read_table
 
 
 def read(name: str, *, labelled: bool | None = None, steps: int | None = None, **options: Any) -> Any:
-    found = read_inputs(name, ReadingOptions(**options), labelled=labelled, steps=steps)
+    nominal = 1.0 if "time" in options else None
+    found = read_inputs(name, ReadingOptions(**options), labelled=labelled, steps=steps, nominal=nominal)
     return found.inputs, found.lengths
 
 
@@ -135,7 +136,7 @@ def same(found: UnlabelledSequences, cases: Cases) -> bool:
     """Whether sequences are those that training reads."""
     assert (found.lengths is None) == (cases.lengths is None)
     alike = found.lengths is None or torch.equal(found.lengths, torch.as_tensor(cases.lengths))
-    return alike and torch.equal(found.inputs, cases.inputs)
+    return alike and np.array_equal(found.inputs[:], cases.inputs[:], equal_nan=True)
 
 
 WIDE = "class,t0,t1,t2\nup,1,2.5,3\ndown,4,5,6.5\nup,7,8.5,\n"
@@ -172,10 +173,12 @@ def test_a_table_of_any_format_gives_the_sequences_of_training_with_and_without_
     plain = tmp_path / "plain.csv"
     plain.write_text(text)
     cases = read_table(read_delimited(plain, ReadingOptions(**options)), ReadingOptions(**options))
-    assert same(read_inputs(str(file), ReadingOptions(**options)), cases)
+    nominal = 1.0 if "time" in options else None
+    assert same(read_inputs(str(file), ReadingOptions(**options), nominal=nominal), cases)
     bare = tmp_path / f"bare{kind}"
     store(without(text, label), bare)
-    found = read_inputs(str(bare), ReadingOptions(**options), labelled=False if kind == ".txt" else None, steps=3)
+    labelled = False if kind == ".txt" else None
+    found = read_inputs(str(bare), ReadingOptions(**options), labelled=labelled, steps=3, nominal=nominal)
     assert same(found, cases)
     assert found.names == (("r1", "r2", "r3") if "id" in options else None)
 
@@ -236,8 +239,73 @@ def test_an_arff_file_with_a_class_without_one_and_with_unknown_ones(tmp_path: P
         assert read(write(tmp_path, text, "new.arff"))[0].squeeze(-1).tolist() == [[1, 2.5], [4, 5]]
 
 
-def test_time_stamps_are_read_if_they_are_evenly_spaced(tmp_path: Path) -> None:
-    text = "@timestamps true\n@univariate true\n@classLabel false\n@data\n(0,1.5),(1,2),({},3)\n"
-    assert read(write(tmp_path, text.format(2), "even.ts"))[0].flatten().tolist() == [1.5, 2, 3]
-    with pytest.raises(ValueError, match=r"must have steps of equal length"):
-        read(write(tmp_path, text.format(5), "uneven.ts"))
+def test_times_of_recordings_become_step_lengths(tmp_path: Path) -> None:
+    for name, times in (("1.csv", (0, 1, 3)), ("2.csv", (4, 6))):
+        (tmp_path / name).write_text("t,x\n" + "".join(f"{time},{time + 0.5}\n" for time in times))
+    options = ReadingOptions(time="t")
+    found = read_inputs(str(tmp_path), options, nominal=2.0)
+    assert found.dt is not None and found.dt.tolist() == [[0.5, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    assert found.inputs[:].squeeze(-1).tolist() == [[0.5, 1.5, 3.5], [4.5, 6.5, 0]] and found.names == (
+        "1.csv",
+        "2.csv",
+    )
+    with pytest.raises(ValueError, match=r"must hold no times for a model that was trained without"):
+        read_inputs(str(tmp_path), options)
+
+
+GAPS = "class,t0,t1,t2\nup,1,,3\ndown,NA,5,6.5\nup,7,8.5,\n"
+CHANNEL_GAPS = "x_0,x_1,y_0,y_1,class\n1,,3.5,4,up\n5,6,7,,down\n"
+LONG_GAPS = "id,t,a,b,class\nr1,0,1,,up\nr1,1,3,4,up\nr2,0,NA,6.5,down\nr2,1,5,6,down\n"
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".parquet", ".xlsx"])
+@pytest.mark.parametrize(
+    ("text", "label", "options"),
+    [
+        (GAPS, 0, {}),
+        (CHANNEL_GAPS, 4, {"layout": "time-last", "label_column": "class"}),
+        (LONG_GAPS, 4, {"id": "id", "time": "t"}),
+    ],
+    ids=["wide", "channels", "long"],
+)
+def test_missing_values_of_a_table_are_those_of_training(
+    text: str, label: int, options: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain.csv"
+    plain.write_text(text)
+    reading = ReadingOptions(missing="hold", **options)
+    cases = read_table(read_delimited(plain, reading), reading)
+    assert torch.as_tensor(cases.inputs[:]).isnan().sum() == 2
+    for name, content in (("labelled", text), ("bare", without(text, label))):
+        store(content, tmp_path / f"{name}{kind}")
+        found = read_inputs(
+            str(tmp_path / f"{name}{kind}"), reading, steps=3, nominal=1.0 if "time" in options else None
+        )
+        assert same(found, cases)
+        with pytest.raises(ValueError, match=r"[Gg]ive missing='hold'"):
+            read_inputs(str(tmp_path / f"{name}{kind}"), ReadingOptions(**options), steps=3)
+
+
+def test_missing_values_in_arrays_recordings_and_instances(tmp_path: Path) -> None:
+    wanted = np.array([[[1.0], [np.nan], [3.0]], [[4.0], [5.0], [np.nan]]])
+    np.save(tmp_path / "new.npy", wanted)
+    attributes = "".join(f"@attribute t{k} numeric\n" for k in range(3))
+    write(tmp_path, f"@relation r\n{attributes}@data\n1,?,3\n4,5,?\n", "new.arff")  # ends in the second one
+    (tmp_path / "recordings").mkdir()
+    for name, values in (("1.csv", "1,1\nNA,2\n3,4\n"), ("2.csv", "4,1\n5,0\nNA,0\n")):
+        write(tmp_path / "recordings", values, name)
+    for name, expected in (("new.npy", wanted), ("new.arff", np.nan_to_num(wanted[1:])), ("recordings", wanted)):
+        found = read_inputs(str(tmp_path / name), ReadingOptions(missing="hold"))
+        assert np.array_equal(found.inputs[-len(expected) :][..., :1], expected, equal_nan=True)
+        with pytest.raises(ValueError, match=r"[Gg]ive missing='hold'"):
+            read_inputs(str(tmp_path / name), ReadingOptions())
+
+
+@pytest.mark.parametrize("label_column", [1, -1])
+def test_a_line_without_any_value_has_one_step_if_values_may_be_missing(label_column: int, tmp_path: Path) -> None:
+    path = write(tmp_path, "7,1,2\n8,,\n" if label_column == 1 else "1,2,7\n,,8\n")
+    inputs, lengths = read(path, missing="hold", labelled=True, label_column=label_column)
+    assert lengths is not None and lengths.tolist() == [2, 1]
+    assert bool(inputs[1, 0].isnan().all()) and inputs[0].flatten().tolist() == [1, 2]
+    with pytest.raises(ValueError, match=r"^Line 2 of .* must hold at least one value, got none"):
+        read(path, labelled=True, label_column=label_column)

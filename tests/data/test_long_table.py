@@ -75,7 +75,7 @@ def test_one_value_per_line(tmp_path: Path) -> None:
         (
             PLAIN.replace("1,1,6", "1,1,"),
             {"time": "t"},
-            r"^Line 4 of .* got '' in column 3\. Fill the value in; or .* drop=3",
+            r"^Line 4 of .* got '' in column 3\. Give missing='hold' .* fill the value in; or .* drop=3",
         ),
         (PLAIN.replace("class", "kind"), {"time": "t"}, r"one column with the class, got 0 .* Give label_column"),
         (PLAIN + "1,4,1,a\n", {"drop": "t"}, r"^Line 7 of .* sequence '2' or begin .* '1' again\. Give time"),

@@ -75,7 +75,10 @@ def test_what_only_python_reads_as_a_number_is_refused(write: Callable[..., Path
         (HEADER + "@data\n1:2:a\n1:a\n", r"^Line 7 of .* must hold 2 channels .* got 1 channels\.$"),
         (UNEQUAL + "1,2:1:a\n", r"^Line 10 of .* must hold channels of one length, got 1 and 2 values\.$"),
         (UNEQUAL + "1,2:1,2:c\n", r"^Line 10 of .* must end in one of the classes a, b, got 'c'\.$"),
-        (UNEQUAL + "1,?:1,2:a\n", r"^Line 10 of .* must hold no missing values, got '\?'\. Impute them"),
+        (
+            UNEQUAL + "1,?:1,2:a\n",
+            r"^Line 10 of .* must hold no missing values, got '\?'\. Give missing='hold' .* impute them",
+        ),
         (UNEQUAL + "1,NaN:1,2:a\n", r"^Line 10 of .* must hold no missing values, got 'NaN'\."),
         (UNEQUAL + "1,2x:1,2:a\n", r"^Line 10 of .* must hold numbers, got '2x'\.$"),
         (

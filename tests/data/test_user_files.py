@@ -139,7 +139,11 @@ HUGE[2, 1, 1] = 1e300
 @pytest.mark.parametrize(
     ("arrays", "error", "message"),
     [
-        ({"X": NAN, "y": Y}, ValueError, r"^X must be finite, got 1 NaN or infinite .* index \(2, 1, 1\)\. Remove"),
+        (
+            {"X": NAN, "y": Y},
+            ValueError,
+            r"^X must be finite, got 1 NaN values, .* index \(2, 1, 1\)\. Give missing='hold' \(--missing hold\)",
+        ),
         ({"X": HUGE, "y": Y}, ValueError, r"^X must lie within ±1e\+150, got a size of 1e\+300\. Give the values in a"),
         ({"X": X, "y": Y[:9]}, ValueError, r"^y must hold 10 labels, one for each row of X, got 9\.$"),
         ({"X": X, "y": Y[:, None]}, ValueError, r"^y must have shape \(10,\) .* got \(10, 1\)\."),

@@ -137,3 +137,10 @@ def test_answers_at_every_step_in_the_unit_of_the_targets(classes: int | None, t
         answer, state = step.run(None, {"inputs": inputs[:, k].numpy(), "state": state})
         torch.testing.assert_close(torch.from_numpy(answer)[0], expected[0, k], rtol=0, atol=1e-4)
     assert whole.get_outputs()[0].name == ("logits" if classes else "outputs") and len(paths) == 2
+
+
+def test_a_model_that_meets_missing_values_is_not_exported(tmp_path: Path) -> None:
+    model = SequenceClassifier(GRU(1, 4), 2, missing="hold")
+    with pytest.raises(ValueError, match=r"^model must have missing None to be exported, got 'hold'"):
+        export_model(model, tmp_path / "m.pt2", format="torch")
+    assert not list(tmp_path.iterdir())

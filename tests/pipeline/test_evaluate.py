@@ -73,7 +73,8 @@ def test_the_same_settings_give_the_same_file_and_are_not_computed_again(run: Ru
 def test_other_files_of_the_run_are_not_touched(run: RunFolder) -> None:
     before = {path.name: path.read_bytes() for path in run.path.iterdir()}
     evaluate_run(run, QUICK)
-    assert {path.name: path.read_bytes() for path in run.path.iterdir() if path != run.robustness} == before
+    written = (run.robustness, run.baselines)
+    assert {path.name: path.read_bytes() for path in run.path.iterdir() if path not in written} == before
 
 
 def test_examples_are_made_where_the_model_is(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,8 +99,8 @@ def test_bad_arguments_before_any_work(
     configs: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "runs"
-    mixed = [configs[0], dataclasses.replace(configs[1], epochs=9)]
-    with pytest.raises(ValueError, match=r"configs must differ in the seed alone, got .*epochs=9.* beside .*epochs=2"):
+    mixed = [configs[0], dataclasses.replace(configs[1], values_per_step=2)]
+    with pytest.raises(ValueError, match=r"configs must have one values_per_step .*, got 1 and 2\."):
         train_seeds(mixed, RunContext(output=output), batch_seeds=True)
     for name, value in {
         "WORLD_SIZE": "2",

@@ -415,3 +415,12 @@ def test_the_command(waves_file: Path, tmp_path: Path, page: None, capsys: pytes
     (tmp_path / "c.yaml").write_text("trials: 2\nspace:\n  additiv: [1, 2]\n")
     assert main(["sweep", "--config", str(tmp_path / "c.yaml")]) == 2
     assert "Did you mean 'additive'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("select", ["refit", "auto"])
+def test_a_sweep_keeps_the_validation_data(select: str) -> None:
+    train = {"dataset": "own.csv"}
+    assert SweepConfig(train=train).run_config({}).select == "clean"
+    assert SweepConfig(train=train, space={"epochs": [5, 6]}).run_config({"epochs": 5}).min_steps is None
+    with pytest.raises(ValueError, match=f"^select must leave the validation data to the sweep, got '{select}'"):
+        SweepConfig(train={**train, "select": select})

@@ -360,3 +360,59 @@ def test_areas_of_attacks_are_those_of_the_sequences_that_were_attacked(make_run
     groups = compare([read_run(make_run(label="a", seed=1, columns=[clean, attacked]))]).groups
     (row,) = area_table(groups, score_tables(groups)["accuracy"]).rows
     assert row.cells["a"].mean == pytest.approx((1.0 + 0.5) / 2)
+
+
+def with_baselines(folder: Path, accuracies: dict[str, tuple[float, float]]) -> Path:
+    """Add baselines to a run that was evaluated: their accuracy on clean inputs and under white noise."""
+    depends_on = {"test": {"inputs": "digest"}, **RunFolder(folder).dependencies()}
+    robustness = read_json(folder / "robustness.json")
+    write(folder / "robustness.json", {**robustness, "depends_on": depends_on})
+    measured = [
+        {"name": name, "columns": [column("clean", None, clean), column("white_noise", 0.2, noisy)]}
+        for name, (clean, noisy) in accuracies.items()
+    ]
+    settings = {"draws": 5, "evaluation_seed": 0, "test_limit": None, "noise": []}
+    content = {"settings": settings, "depends_on": depends_on, "baselines": measured}
+    write(folder / "baselines.json", {**content, "skipped": {"ROCKET": "aeon is not installed"}})
+    return folder
+
+
+def test_baselines_are_rows_without_marks_and_tests(make_run: Make) -> None:
+    def columns(clean: float, noisy: float) -> list[dict[str, object]]:
+        return [column("clean", None, clean), column("white_noise", 0.2, noisy), column("pgd_linf", 0.1, 0.5)]
+
+    runs = [
+        make_run(label=label, seed=seed, columns=columns(clean, noisy))
+        for label, clean, noisy in (("noisy", 0.9, 0.8), ("gru", 0.6, 0.9))
+        for seed in (1, 2, 3)
+    ]
+    plain = compare([read_run(run) for run in runs])
+    for run in runs:
+        with_baselines(run, {"majority class": (0.1, 0.1), "1-NN": (0.7, 0.95)})
+    found = compare([read_run(run) for run in runs])
+    lines = markdown(found).splitlines()
+    interval = accuracy_interval([1] * 14 + [0] * 6, draws=1)
+    shown = f"70.0 [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    assert lines[5].startswith(f"| 1-NN (baseline) | – | {shown} | 95.0 [") and lines[5].endswith("| – |")
+    assert lines[4].startswith("| majority class (baseline) | – | 10.0 [")
+    assert "Note: On clean sequences gru (60.0 %) is not better than 1-NN (baseline), 70.0 %." in lines
+    assert not any("noisy (90.0 %)" in line for line in lines)
+    assert "ROCKET is left out: aeon is not installed." in markdown(found)
+    for one, two in zip(plain.main.rows, found.main.rows, strict=True):
+        assert (one.marks, one.tests, one.cells, one.ordered()) == (two.marks, two.tests, two.cells, two.ordered())
+    assert plain.main.comparisons == found.main.comparisons
+    content = found.to_dict()["baselines"]["1-NN (baseline)"]["columns"]
+    assert [entry["mean"] for entry in content] == [0.7, 0.95]
+    assert "versus_base" in content[0] and content[0]["versus_base"] is None and "mark" not in content[0]
+    assert "baselines" not in plain.to_dict()
+
+
+def test_what_was_adapted_is_noted_once(make_run: Make) -> None:
+    summary = {"status": "finished", "adapted": "adapted to few sequences: 130 epochs instead of 100."}
+    runs = [
+        make_run(label=label, seed=seed, columns=[column("clean", None, 0.9)], summary=summary)
+        for label in ("noisy", "gru")
+        for seed in (1, 2)
+    ]
+    notes = compare([read_run(run) for run in runs]).notes
+    assert notes.count("noisy, gru: adapted to few sequences: 130 epochs instead of 100.") == 1

@@ -87,6 +87,21 @@ def test_no_metrics_or_only_failed_runs_give_no_training_curves(make_run: Make) 
 
 
 @pytest.mark.usefixtures("no_pdf")
+@pytest.mark.parametrize("classes", [True, False])
+def test_a_training_without_validation_has_its_own_curves(classes: bool, make_run: Make) -> None:
+    folder = make_run(label="a", seed=1, epochs=3)
+    kept = [0, 1, 2, 5, 6] if classes else [0, 1, 5, 6]
+    lines = [line.split(",") for line in (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()]
+    text = "\n".join(",".join(line[k] for k in kept) for line in lines)
+    (folder / "metrics.csv").write_text(text + "\n", encoding="utf-8")
+    figure = training_curves(compare([read_run(folder)]))
+    assert figure is not None
+    texts = [element.text for element in ElementTree.fromstring(figure.svg).iter() if element.tag.endswith("text")]
+    assert ("Training accuracy" in texts) == classes
+    assert texts.count("Training loss") == 1 and not any("Validation" in str(text) for text in texts)
+
+
+@pytest.mark.usefixtures("no_pdf")
 def test_long_trainings_keep_few_points(make_run: Make) -> None:
     short = training_curves(compare([read_run(make_run(label="a", seed=1, epochs=POINTS))]))
     long = training_curves(compare([read_run(make_run(label="a", seed=1, epochs=5 * POINTS))]))

@@ -10,6 +10,7 @@ from noisyrnn.report.comparison import compare
 from noisyrnn.report.summary import read_tables, worst_rows
 
 from .conftest import column, write_run
+from .test_accuracy import with_baselines
 
 
 def test_one_run_is_shown_with_a_row_for_each_perturbation(
@@ -107,3 +108,13 @@ def test_a_summary_shows_the_verdict_and_few_notes(written: Path, capsys: pytest
     assert content["verdict"] in shown
     assert "thing 2" in shown and "thing 3" not in shown
     assert "Further notes are on the page: 2." in shown
+
+
+def test_baselines_are_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "rnn-1", label="rnn", seed=1, columns=[column("clean", None, 0.9)])
+    with_baselines(folder, {"1-NN": (0.7, 0.95)})
+    print_scores(group_by_label([read_run(folder)]), "rnn, seed 1")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "rnn, seed 1: Test accuracy in %" and lines[2] == "| test inputs | rnn | 1-NN (baseline) |"
+    assert [cell.split()[0] for cell in lines[4].split(" | ")[1:]] == ["90.0", "70.0"]
+    assert any(line.startswith("Baselines are fitted to the training and validation sequences") for line in lines)

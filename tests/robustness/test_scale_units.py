@@ -138,8 +138,8 @@ def test_strength_zero_and_constant_data_change_nothing(name, recurrent, make_in
     inputs = make_inputs()
     for strength, std in ((0.0, 1.0), (0.5, 0.0)):
         scale = Scale(mean=(0.0, 0.0), std=(std, std), low=(0.0, 0.0), high=(0.0, 0.0))
-        if name == "salt_and_pepper" and strength:
-            continue  # its extremes say what it does
+        if name in ("salt_and_pepper", "missing_values", "missing_blocks") and strength:
+            continue  # a probability has no unit
         result = build_perturbation(name, strength, scale=scale)(recurrent, inputs, LABELS, generator=generator())
         assert torch.equal(result, inputs) and result is not inputs
 
@@ -195,7 +195,7 @@ def test_repr_holds_the_scale():
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_the_unit_of_the_strength_has_a_name(name):
-    units = {"multiplicative_noise": "of (x − m)", "salt_and_pepper": ""}
+    units = {"multiplicative_noise": "of (x − m)", "salt_and_pepper": "", "missing_values": "", "missing_blocks": ""}
     other = "s√n" if name.endswith("l2") else "s"
     assert build_perturbation(name, 0.2, scale=scale_of((1.0,), (3.0,))).unit == units.get(name, other)
     assert build_perturbation(name, 0.2, value_range=(0.0, 1.0)).unit == ""

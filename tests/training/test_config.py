@@ -13,7 +13,7 @@ import torch
 from noisyrnn.models import MODELS, build_layer, layer_options
 from noisyrnn.sde import Activation
 from noisyrnn.training import TrainConfig
-from noisyrnn.training.settings import published_experiments, read_experiment, recommended
+from noisyrnn.training.settings import merge_settings, published_experiments, read_experiment, recommended
 from noisyrnn.training.trainer import learning_rate_at
 
 
@@ -46,7 +46,16 @@ from noisyrnn.training.trainer import learning_rate_at
             ValueError,
             r"orthogonal_rate must be 1 for model 'noisy', which has no orthogonal matrix, got 0\.1",
         ),
-        ({"select": "best"}, ValueError, r"select must be one of clean, last, perturbed, got 'best'"),
+        ({"select": "best"}, ValueError, r"select must be one of auto, clean, last, perturbed, refit, got 'best'"),
+        ({"select": "refit", "patience": 3}, ValueError, r"patience must be None where select is 'refit', got 3"),
+        ({"min_steps": 0}, ValueError, r"min_steps must be at least 1, got 0"),
+        ({"decay_after": 0.0}, ValueError, r"decay_after must be greater than 0, got 0"),
+        ({"decay_after": 1.5}, ValueError, r"decay_after must be at most 1, got 1\.5"),
+        (
+            {"decay_after": 0.5, "decay_epochs": (3,)},
+            ValueError,
+            r"decay_after must be None with decay_epochs, got 0\.5",
+        ),
         ({"select": "last", "patience": 3}, ValueError, r"patience must be None where select is 'last', got 3"),
         ({"ema": 0.0}, ValueError, r"ema must be greater than 0, got 0"),
         ({"ema": 1.0}, ValueError, r"ema must be less than 1, got 1"),
@@ -62,7 +71,7 @@ from noisyrnn.training.trainer import learning_rate_at
         (
             {"input_noise_kind": "fgsm"},
             ValueError,
-            r"input_noise_kind must be one of multiplicative_noise, .* got 'fgsm'",
+            r"input_noise_kind must be one of missing_blocks, .* got 'fgsm'",
         ),
         ({"noise_schedule": "cosine"}, ValueError, r"noise_schedule must be one of annealed, constant, got 'cosine'"),
         ({"adversarial": "pgd"}, ValueError, r"adversarial must be one of fgsm, pgd_l2, pgd_linf, got 'pgd'"),
@@ -243,3 +252,18 @@ def test_a_matrix_is_kept_as_a_file_holds_it() -> None:
         assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
         assert config.options["diffusion"] == matrix
         assert (config.options["additive"], config.options["multiplicative"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "left_out"),
+    [({}, ()), ({"epochs": 5}, ("min_steps",)), ({"decay_epochs": [3]}, ("decay_after",)), ({"hidden_size": 8}, ())],
+)
+def test_what_the_user_gives_is_not_changed_by_a_recommended_setting(
+    given: dict[str, Any], left_out: tuple[str, ...]
+) -> None:
+    base = recommended("own.csv", "noisy")
+    merged = merge_settings(base, given)
+    assert {"min_steps", "decay_after", "select"} <= base.keys()
+    assert base.keys() - merged.keys() == set(left_out)
+    assert merged == {name: value for name, value in base.items() if name not in left_out} | given
+    assert merge_settings(base, {"epochs": 5, "min_steps": 40})["min_steps"] == 40

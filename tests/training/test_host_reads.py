@@ -47,22 +47,27 @@ def test_reading_a_value_is_seen() -> None:
     assert reads(lambda: float(torch.ones(()))) == 1
 
 
-def test_a_step_reads_no_value_alone(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("unequal", [False, True], ids=["whole", "padded"])
+def test_a_step_reads_no_value_alone(
+    dataset: Dataset, waves: Callable[..., Split], monkeypatch: pytest.MonkeyPatch, unequal: bool
+) -> None:
+    dataset = replace(dataset, train=waves(40, 1, unequal=unequal))
     one = trainer(dataset)
     part = next(one.batches(len(dataset.train)))
     monkeypatch.setattr(one._wrapped_optimizer, "step", lambda: None)  # Adam counts its steps on the CPU
-    assert reads(lambda: one.take_step(dataset.train, part)) == 0
+    # The longest sequence of a batch is read where the data were given, which is not on a GPU.
+    assert reads(lambda: one.take_step(dataset.train, part)) == int(unequal)
 
 
 def test_a_step_of_trainings_side_by_side_reads_no_value_alone(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    group = _Group([trainer(dataset), trainer(dataset)], dataset)
+    group = _Group([trainer(dataset), trainer(dataset)])
     assert group.fused
     parts = {one: next(one.batches(len(dataset.train))) for one in group.trainers}
     for one in group.trainers:
         monkeypatch.setattr(one._wrapped_optimizer, "step", lambda: None)
-    assert reads(lambda: group.step_at_once(parts)) == 0
+    assert reads(lambda: group.step_at_once(parts)()) == 0
 
 
 @pytest.mark.gpu

@@ -58,5 +58,7 @@ def test_runs_together_end_as_alone(dataset: Dataset, config: TrainConfig, build
 
 def test_a_divergence_is_explained(dataset: Dataset, config: TrainConfig, build: Build) -> None:
     model = build(replace(config, epochs=2, options={**config.options, **STACK}))
-    text = explain_divergence(model, dataset.train.inputs[:4], None, BrownianPath(seed=1), 3, 1, float("nan"), 1.0)
+    text = explain_divergence(
+        model, dataset.train.inputs[:4], None, None, BrownianPath(seed=1), 3, 1, float("nan"), 1.0
+    )
     assert text.startswith("loss became nan at training step 3 (epoch 1)") and "step_size 0.2" in text

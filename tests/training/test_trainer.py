@@ -411,8 +411,8 @@ def test_sequences_are_cut_after_the_longest(waves: Callable[..., Split]) -> Non
     split = waves(10, 3, unequal=True)
     assert split.lengths is not None
     rows = split.lengths.argsort()[:3]
-    inputs, labels, lengths, weights = select_sequences(split, rows)
-    assert lengths is not None and weights is None
+    inputs, labels, lengths, weights, dt = select_sequences(split, rows)
+    assert lengths is not None and weights is None and dt is None
     assert inputs.shape[1] == int(lengths.max()) < 12
     assert torch.equal(labels, split.labels[rows])
 

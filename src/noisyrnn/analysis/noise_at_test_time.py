@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_integer, check_number
-from noisyrnn.data.base import Split, check_split
+from noisyrnn.data.base import Split, check_regular, check_split
 from noisyrnn.models import Head
 from noisyrnn.models.layer import shared_view
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
@@ -51,6 +51,7 @@ def scores_with_noise(
     """
     check_model(model)
     check_split("split", split)
+    check_regular("split", split)
     check_integer("draws", draws, minimum=1)
     check_integer("seed", seed, minimum=0)
     if len(levels) == 0:

@@ -31,7 +31,7 @@ def predict_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--weights", type=str, default="kept", help='Weights of a run: "kept" or "last".')
     parser.add_argument("--accelerator", type=str, default="auto", help='Device to use: "auto", "cpu" or "cuda".')
-    add_fields(parser, ReadingOptions, skip=("task", "group_column"))
+    add_fields(parser, ReadingOptions, skip=("task", "group_column", "missing"))
     arguments = parse(parser, argv)
     run, output, data = Path(arguments.pop("run")), pop_path(arguments, "output"), arguments.pop("data", None)
     if data is None:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from noisyrnn.checks import check_integer
 from noisyrnn.cli import flags
-from noisyrnn.models.options import merge_options
 from noisyrnn.pipeline import RunContext, continue_run, settings_of_run, train_run, train_seeds
 from noisyrnn.progress import tell
 from noisyrnn.robustness.statistics import accuracy_interval
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.settings import read_experiment, recommended
+from noisyrnn.training.settings import merge_settings, read_experiment, recommended
 
 
 def train_command(argv: Sequence[str]) -> int:
@@ -84,7 +83,11 @@ def _tell_validation(folder: RunFolder) -> None:
         return
     count, accuracy = summary["validation_sequences"], summary["best_validation_accuracy"]
     dataset = folder.read_config()["dataset"]
-    if accuracy is None:
+    if summary.get("adapted"):
+        tell(f"Note: {summary['adapted']}")
+    if not count:
+        tell(f"Validation: none, the weights are those of epoch {summary['best_epoch']}")
+    elif accuracy is None:
         tell(
             f"Validation: loss {summary['best_validation_loss']:.4g} over {count} sequences in epoch "
             f"{summary['best_epoch']}: the mean squared error over the variance of the training targets"
@@ -138,7 +141,7 @@ def _train_config(arguments: flags.Arguments) -> TrainConfig:
         base = dict(read_experiment(experiment).train)
     else:
         base = recommended(arguments.get("dataset", TrainConfig.dataset), arguments.get("model", TrainConfig.model))
-    return TrainConfig.from_dict(merge_options(base, flags.absolute_dataset(arguments)))
+    return TrainConfig.from_dict(merge_settings(base, flags.absolute_dataset(arguments)))
 
 
 def _settings(arguments: flags.Arguments) -> flags.Arguments:

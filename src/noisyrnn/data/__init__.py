@@ -58,6 +58,11 @@ _ENTRIES: dict[str, DatasetEntry] = {
 DATASETS: Registry[DatasetEntry] = Registry("noisyrnn.datasets", _ENTRIES, kind=DatasetEntry)
 
 
+def is_own(name: str) -> bool:
+    """Whether a data set is the user's own, or a set of an archive, rather than one of `DATASETS`."""
+    return name not in DATASETS
+
+
 def load_dataset(
     name: str,
     *,
@@ -102,10 +107,23 @@ def load_dataset(
     try:
         if entry is None and is_path(name):
             return load_user_file(name, reading)
-        check_unused_options(name, reading)
-        return load_archive(name, folders, sorted(DATASETS)) if entry is None else entry.build(folders, values_per_step)
+        check_unused_options(name, reading, frozenset(("missing",)))
+        if entry is None:
+            return load_archive(name, folders, sorted(DATASETS), reading)
+        dataset = entry.build(folders, values_per_step)
+        return dataset if reading.missing is None else dataset.with_missing(reading.missing)
     except MemoryError as error:
         raise ValueError(f"dataset must fit into memory, got {name!r}, which does not. Use fewer sequences.") from error
 
 
-__all__ = ["DATASETS", "Dataset", "DatasetEntry", "ReadingOptions", "Scale", "Split", "data_folders", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "DatasetEntry",
+    "ReadingOptions",
+    "Scale",
+    "Split",
+    "data_folders",
+    "is_own",
+    "load_dataset",
+]

@@ -10,7 +10,7 @@ import torch
 
 from noisyrnn.data.delimited import Table, decode
 from noisyrnn.data.labels import decimal_labels
-from noisyrnn.data.options import ReadingOptions
+from noisyrnn.data.options import ReadingOptions, missing_advice
 from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
 from noisyrnn.data.table import drops, find_column, named_labels, read_wide
 
@@ -120,7 +120,7 @@ def _read_relational(
             raise ValueError(f"{option} must be None for {path} with a relational attribute, got {value!r}.")
     if len(names) != 2:
         raise ValueError(f"{path} must have a relational attribute and a class, got {len(names)} attributes.")
-    sequences = relational_sequences(path, data[names[kinds.index("relational")]])
+    sequences = relational_sequences(path, data[names[kinds.index("relational")]], options)
     cells = [_cell(value) for value in data[names[place]].tolist()]
     if "?" in cells:
         raise ValueError(f"Instance {cells.index('?') + 1} of {path} must have a class, got '?'.")
@@ -131,11 +131,11 @@ def _read_relational(
     return Cases(inputs=inputs, lengths=lengths, labels=labels, declared=decimal_labels(declared))
 
 
-def relational_sequences(path: Path, bags: Any) -> list[torch.Tensor]:
+def relational_sequences(path: Path, bags: Any, options: ReadingOptions) -> list[torch.Tensor]:
     """Return the sequence of each instance, `(steps, channels)`, from the values of a relational attribute.
 
     Raises:
-        ValueError: If a value is missing before the end of a sequence.
+        ValueError: If a value is missing before the end of a sequence, and `missing` is not given.
     """
     sequences = []
     for instance, bag in enumerate(bags, start=1):
@@ -144,11 +144,13 @@ def relational_sequences(path: Path, bags: Any) -> list[torch.Tensor]:
         while steps and np.isnan(values[steps - 1]).all():
             steps -= 1
         missing = np.argwhere(np.isnan(values[:steps]))
-        if len(missing) or not steps:
+        if options.missing is not None:
+            steps = max(steps, 1)  # a sequence without any value has one step
+        elif len(missing) or not steps:
             step, channel = missing[0] if len(missing) else (0, 0)
             raise ValueError(
                 f"Instance {instance} of {path} must hold no missing values, got '?' at step {step + 1} of channel "
-                f"{channel + 1}. Impute them or remove the instance."
+                f"{channel + 1}. {missing_advice()} Or impute them or remove the instance."
             )
         sequences.append(torch.from_numpy(np.ascontiguousarray(values[:steps])))
     return sequences

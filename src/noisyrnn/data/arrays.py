@@ -6,6 +6,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -146,15 +147,7 @@ class NpyArrays:
         """Read one array; see `Arrays`."""
         if name not in self.names:
             return None
-        path = self.path.with_name(f"{self.prefix}{self.names[name]}{self.path.suffix}")
-        try:
-            with path.open("rb") as file:
-                _check_header(str(path), file, path.stat().st_size)
-            return np.asarray(np.load(path, allow_pickle=False))
-        except _ObjectsError:
-            raise ValueError(_objects_message(name, path)) from None
-        except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-            raise ValueError(f"{path} must be a complete .npy file, got one that does not open ({error}).") from None
+        return read_npy(name, self.path.with_name(f"{self.prefix}{self.names[name]}{self.path.suffix}"))
 
 
 def _objects_message(name: str, path: Path) -> str:
@@ -212,23 +205,79 @@ class _ObjectsError(Exception):
     """An array holds pickled objects."""
 
 
-def _check_header(what: str, file: IO[bytes], stored: int) -> None:
-    """Raise unless the header of a `.npy` file declares the bytes that are stored, and no more than fit into memory."""
+@dataclass(frozen=True)
+class Header:
+    """Header of a `.npy` file.
+
+    Args:
+        shape: Shape of the array.
+        fortran_order: Whether the first axis is the fastest.
+        dtype: Type of the values.
+        size: Bytes of the header itself, in front of the values.
+    """
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype
+    size: int
+
+
+def _parse_header(file: IO[bytes]) -> Header:
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        shape, fortran_order, dtype = read(file)
     except ValueError as error:
         raise zipfile.BadZipFile(str(error)) from None
     if dtype.hasobject:
         raise _ObjectsError
-    declared = math.prod(shape) * dtype.itemsize
-    check_size(what, declared, largest_array())
-    if declared != stored - file.tell():
-        raise zipfile.BadZipFile(f"{declared} bytes declared and {stored - file.tell()} stored")
+    return Header(shape, fortran_order, dtype, file.tell())
 
 
-def read_arrays(arrays: Arrays, suffix: str = "", *, layout: str | None = None, task: str | None = None) -> Cases:
+def _check_header(what: str, file: IO[bytes], stored: int, *, largest: float | None = None) -> Header:
+    """Raise unless the header of a `.npy` file declares the bytes that are stored, and no more than fit into memory."""
+    header = _parse_header(file)
+    declared = math.prod(header.shape) * header.dtype.itemsize
+    check_size(what, declared, largest_array() if largest is None else largest)
+    if declared != stored - header.size:
+        raise zipfile.BadZipFile(f"{declared} bytes declared and {stored - header.size} stored")
+    return header
+
+
+def read_header(name: str, path: Path, file: IO[bytes], stored: int) -> Header:
+    """Read the header of the array `name` in the file at `path`, which may be larger than memory.
+
+    Raises:
+        ValueError: If it holds objects, or is damaged.
+    """
+    try:
+        return _check_header(str(path), file, stored, largest=math.inf)
+    except _ObjectsError:
+        raise ValueError(_objects_message(name, path)) from None
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} must be a complete NumPy file, got damage in {name} ({error}).") from None
+
+
+def read_npy(name: str, path: Path) -> np.ndarray:
+    """Read the array `name` from a `.npy` file; object arrays, which can run code, are rejected."""
+    try:
+        with path.open("rb") as file:
+            _check_header(str(path), file, path.stat().st_size)
+        return np.asarray(np.load(path, allow_pickle=False))
+    except _ObjectsError:
+        raise ValueError(_objects_message(name, path)) from None
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path} must be a complete .npy file, got one that does not open ({error}).") from None
+
+
+def read_arrays(
+    arrays: Arrays,
+    suffix: str = "",
+    *,
+    layout: str | None = None,
+    task: str | None = None,
+    missing: str | None = None,
+) -> Cases:
     """Read the arrays `X`, `y` and perhaps `lengths` and `mask`; with `suffix` `"_test"`, the test part.
 
     Values beyond a sequence's length are ignored. An axis of `y` as long as the sequences is their steps: `y` holds
@@ -240,6 +289,7 @@ def read_arrays(arrays: Arrays, suffix: str = "", *, layout: str | None = None, 
         layout: "channels-last" for `X` of shape `(n, steps, channels)`, the default, or "time-last" for
             `(n, channels, steps)`. `(n, steps)` is one channel.
         task: One of `TASKS`; `None`: values if `y` has three axes or numbers that are not whole, else classes.
+        missing: How missing values, NaN in `X`, are met; `None`: there may be none.
 
     Raises:
         TypeError: If an array holds the wrong kind of values.
@@ -282,7 +332,9 @@ def read_arrays(arrays: Arrays, suffix: str = "", *, layout: str | None = None, 
         known = known & valid_steps(valid_lengths, inputs.shape[1])
     labels = read_targets(y, known.numpy(), task, suffix)
     every_step = isinstance(labels, torch.Tensor) and labels.ndim == 3
-    cases = Cases(inputs=inputs, lengths=valid_lengths, labels=labels, mask=known if every_step else None)
+    cases = Cases(
+        inputs=inputs, lengths=valid_lengths, labels=labels, mask=known if every_step else None, missing=missing
+    )
     check_cases(cases, suffix)
     return cases
 

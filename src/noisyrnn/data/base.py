@@ -1,8 +1,9 @@
 """Data sets: labelled sequences in three disjoint parts, and what is known of their values."""
 
 import hashlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from noisyrnn.checks import (
     as_int64,
+    check_choice,
     check_finite,
     check_integer,
     check_labels,
@@ -21,9 +23,12 @@ from noisyrnn.checks import (
     check_values,
 )
 from noisyrnn.data.from_arrays import as_tensor, read_labels, read_loader, stack_sequences
+from noisyrnn.data.options import missing_advice
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.stored import StoredSequences
 from noisyrnn.display import html_table
-from noisyrnn.padding import valid_values
+from noisyrnn.missing import MISSING
+from noisyrnn.padding import valid_steps, valid_values
 from noisyrnn.targets import at_every_step, counted, mark_uncounted, moments
 
 _NAMES, _NAME = 6, 20
@@ -91,7 +96,8 @@ class Split:
 
     Args:
         inputs: Floating point `(n, steps, input_size)`; shorter sequences are padded with zeros at the end. Leave
-            values in float64 that are to be standardised: a model does that before it rounds them.
+            values in float64 that are to be standardised: a model does that before it rounds them. Or sequences that
+            stay in their files, `StoredSequences`; `inputs[rows]` reads some of them, and `inputs[:]` all.
         labels: Integers `(n,)` of any type, class indices from 0, held as int64; or, for a regression, floating point
             `(n, targets)`. With one answer at every step: integers `(n, steps)`, or floating point
             `(n, steps, outputs)`; at steps that do not count they may be anything, and are held as -1 or NaN.
@@ -103,6 +109,8 @@ class Split:
             is `None` only where there is one label for each sequence.
         dt: Floating point `(n, steps)`, above 0: length of each step in nominal steps, as layers take it; `None`: all
             are equal.
+        missing: How a model meets missing values, which are NaN in `inputs`: a key of `MISSING`; `None`: there are
+            none.
         classes: Number of classes the labels are drawn from; 0 for a regression.
 
     Raises:
@@ -110,17 +118,21 @@ class Split:
             are none, or no step of a sequence counts.
     """
 
-    inputs: Tensor
+    inputs: Tensor | StoredSequences
     labels: Tensor
     lengths: Tensor | None = None
     weights: Tensor | None = None
     mask: Tensor | None = None
     dt: Tensor | None = None
+    missing: str | None = None
     classes: int
 
     def __post_init__(self) -> None:
-        check_sequences("inputs", self.inputs)
-        check_values("inputs", self.inputs)
+        if isinstance(self.inputs, StoredSequences):
+            self._check_stored(self.inputs)
+        else:
+            check_sequences("inputs", self.inputs)
+            check_missing("inputs", self.inputs, self.missing)
         check_integer("classes", self.classes, minimum=0)
         count, steps, _ = self.inputs.shape
         if self.lengths is not None:
@@ -141,10 +153,24 @@ class Split:
             raise ValueError(
                 f"mask must be None for one label for each sequence, got one with labels {tuple(self.labels.shape)}."
             )
+        if self.missing is not None:
+            self._check_steps_kept()
         if self.every_step:
             self._mark_uncounted()
         elif self.classes == 0:
             check_values("labels", self.labels)
+
+    def _check_stored(self, inputs: StoredSequences) -> None:
+        """Raise unless all values in the files are finite, and nothing is given that they cannot have."""
+        labels = as_int64(self.labels) if self.classes else self.labels
+        for name, value in (("weights", self.weights), ("dt", self.dt), ("mask", self.mask)):
+            if value is not None:
+                raise ValueError(f"{name} must be None for inputs that stay in their files, got a tensor.")
+        if at_every_step(labels):
+            raise ValueError(
+                f"labels must be one per sequence for inputs that stay in their files, got {tuple(labels.shape)}."
+            )
+        inputs.scan  # noqa: B018 (reads and checks all values, once)
 
     def _mark_uncounted(self) -> None:
         """Check mask and labels of every step, and mark the labels at the steps that do not count."""
@@ -157,6 +183,16 @@ class Split:
         object.__setattr__(self, "mask", mask)
         object.__setattr__(self, "labels", mark_uncounted(self.labels, mask))
 
+    def _check_steps_kept(self) -> None:
+        """Raise if steps that need an answer are skipped, and write zeros to padding, which is not missing."""
+        if self.missing == "skip" and self.every_step:
+            raise ValueError(
+                "missing must be 'mask' or 'hold' for labels at every step, got 'skip'. A skipped step has no answer."
+            )
+        if self.lengths is not None and isinstance(self.inputs, Tensor):
+            inputs = torch.where(valid_values(self.inputs, self.lengths), self.inputs, 0.0)
+            object.__setattr__(self, "inputs", inputs)
+
     @classmethod
     def from_arrays(
         cls,
@@ -167,6 +203,7 @@ class Split:
         weights: Any = None,
         mask: Any = None,
         dt: Any = None,
+        missing: str | None = None,
         classes: int | None = None,
     ) -> "Split":
         """Build a split from arrays, tensors or lists.
@@ -180,6 +217,8 @@ class Split:
             weights: `(n,)`; see `Split`.
             mask: Bool `(n, steps)`; see `Split`.
             dt: `(n, steps)`; see `Split`.
+            missing: How a model meets missing values, which are NaN in `X`: "mask", "hold" or "skip"; `None`: there are
+                none.
             classes: Number of classes, or 0 for numbers to predict (default: one more than the largest of integers; 0
                 for numbers that are not whole).
 
@@ -200,16 +239,17 @@ class Split:
         tensors = {name: as_tensor(value) for name, value in others.items() if value is not None}
         if found is None and lengths is not None:
             found = as_tensor(lengths)
-        return cls(inputs=inputs, labels=labels, lengths=found, classes=classes, **tensors)
+        return cls(inputs=inputs, labels=labels, lengths=found, missing=missing, classes=classes, **tensors)
 
     @classmethod
-    def from_loader(cls, data: Any, *, classes: int | None = None) -> "Split":
+    def from_loader(cls, data: Any, *, missing: str | None = None, classes: int | None = None) -> "Split":
         """Build a split from a `DataLoader`, or from a `Dataset` of torch, by reading all of it once.
 
         Args:
             data: A `Dataset` whose items are `(sequence, label)`, with sequences `(steps, channels)` or `(steps,)`; or
                 a `DataLoader` whose batches are `(X, y)` or `(X, y, lengths)`, as `from_arrays` takes them. All batches
                 have the same number of steps, unless they have lengths.
+            missing: As in `from_arrays`.
             classes: As in `from_arrays`.
 
         Raises:
@@ -222,14 +262,16 @@ class Split:
             torch.Size([4, 5, 2])
         """
         X, y, lengths = read_loader(data)
-        return cls.from_arrays(X, y, lengths=lengths, classes=classes)
+        return cls.from_arrays(X, y, lengths=lengths, missing=missing, classes=classes)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def _described(self) -> list[tuple[str, str]]:
-        """What a reader asks for first, as names and texts; no value is read but the lengths."""
+        """What a reader asks for first, as names and texts."""
         rows = [("sequences", f"{len(self)}"), ("steps", steps_text(self)), ("channels", f"{self.inputs.shape[2]}")]
+        if self.missing is not None:
+            rows.append(("missing", missing_text(self)))
         labels = f"{self.classes} classes" if self.classes else f"{self.labels.shape[-1]} values"
         if self.mask is not None:
             labels += f" at {int(self.mask.sum())} steps"
@@ -255,21 +297,77 @@ class Split:
         return self.classes > 0 and not self.every_step
 
     def subset(self, indices: Tensor) -> "Split":
-        """Return the sequences at `indices`, int64 `(k,)`, in that order."""
-        return self.map(lambda tensor: tensor[indices])
+        """Return the sequences at `indices`, int64 `(k,)`, in that order; none that stay in their files is read."""
+        inputs = self.inputs.subset(indices) if isinstance(self.inputs, StoredSequences) else self.inputs[indices]
+        return self._changed(lambda tensor: tensor[indices], inputs)
+
+    def joined(self, other: "Split") -> "Split":
+        """Return the sequences of this split, followed by those of another one; the shorter ones are padded.
+
+        Sequences have the weight 1 where only the other split has weights.
+
+        Raises:
+            ValueError: If the other split has other channels, or labels of another kind, or inputs stay in files.
+        """
+        if isinstance(self.inputs, StoredSequences) or isinstance(other.inputs, StoredSequences):
+            raise ValueError("other must be in memory to be joined, got sequences that stay in their files.")
+        kinds = [(s.inputs.shape[2], s.classes, s.every_step, s.labels.shape[2:]) for s in (self, other)]
+        if kinds[0] != kinds[1]:
+            raise ValueError("other must have the channels of this split and the same kind of labels, got others.")
+        steps = max(self.inputs.shape[1], other.inputs.shape[1])
+        one, two = (split._padded_to(steps) for split in (self, other))
+        tensors: dict[str, Any] = {
+            name: torch.cat([one[name], two[name]])
+            for name in one
+            if name in ("inputs", "labels") or getattr(self, name) is not None or getattr(other, name) is not None
+        }
+        if steps > min(self.inputs.shape[1], other.inputs.shape[1]):
+            tensors["lengths"] = torch.cat([one["lengths"], two["lengths"]])
+        return Split(**tensors, classes=self.classes)
+
+    def _padded_to(self, steps: int) -> dict[str, Tensor]:
+        """Return all tensors for this number of steps, with those that are left out as they would be written."""
+        assert isinstance(self.inputs, Tensor)
+        count, own, _ = self.inputs.shape
+        device = self.inputs.device
+
+        def pad(tensor: Tensor, value: float = 0.0) -> Tensor:
+            filler = tensor.new_full((count, steps - own, *tensor.shape[2:]), value)
+            return torch.cat([tensor, filler], dim=1)
+
+        tensors = {"inputs": pad(self.inputs), "labels": pad(self.labels) if self.every_step else self.labels}
+        full = torch.full((count,), own, dtype=torch.int64, device=device)
+        tensors["lengths"] = full if self.lengths is None else self.lengths
+        ones = torch.ones(count, dtype=torch.float32, device=device)
+        tensors["weights"] = ones if self.weights is None else self.weights
+        ones = torch.ones(count, own, dtype=torch.float32, device=device)
+        tensors["dt"] = pad(ones if self.dt is None else self.dt, 1.0)
+        if self.mask is not None:
+            tensors["mask"] = pad(self.mask, False)
+        return tensors
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Split":
-        """Return a split of what `change` makes of each tensor; it keeps or selects sequences, types and places."""
-        names = ("inputs", "labels", "lengths", "weights", "mask", "dt")
+        """Return a split of what `change` makes of each tensor; it keeps sequences and types.
+
+        Inputs that stay in their files are left unchanged: rows are read to where the indices are.
+        """
+        return self._changed(change, self.inputs if isinstance(self.inputs, StoredSequences) else change(self.inputs))
+
+    def _changed(self, change: Callable[[Tensor], Tensor], inputs: Tensor | StoredSequences) -> "Split":
+        names = ("labels", "lengths", "weights", "mask", "dt")
         tensors = {name: value for name in names if (value := getattr(self, name)) is not None}
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
-        return Split(**changed, classes=self.classes)
+        return Split(inputs=inputs, **changed, missing=self.missing, classes=self.classes)
+
+    def in_memory(self) -> "Split":
+        """Return a split whose inputs are a tensor; inputs that stay in their files are read."""
+        return replace(self, inputs=self.inputs[:]) if isinstance(self.inputs, StoredSequences) else self
 
     def fingerprint(self) -> dict[str, str | None]:
         """Return a digest of each of inputs, labels, lengths, weights and, if there is one, dt.
 
         Equal only for equal sequences. That of the labels includes the mask, since it is marked in them. It is computed
-        once, and again if torch has changed a tensor in place since.
+        once, and again if torch has changed a tensor in place since, or a file has changed.
         """
         tensors = {"inputs": self.inputs, "labels": self.labels, "lengths": self.lengths, "weights": self.weights}
         if self.dt is not None:  # runs of data without it keep their digest
@@ -277,19 +375,35 @@ class Split:
         states = [_state(tensor) for tensor in tensors.values()]
         known = vars(self).get("_fingerprint")
         if known is None or known[0] != states:
-            known = states, {name: tensor_digest(tensor) for name, tensor in tensors.items()}
+            known = states, {name: _digest(tensor) for name, tensor in tensors.items()}
             object.__setattr__(self, "_fingerprint", known)
         return dict(known[1])
 
     def valid(self) -> Tensor:
         """Return the mask of the valid steps, bool `(n, steps)`; false where they are padding."""
+        if isinstance(self.inputs, StoredSequences):
+            count, steps, _ = self.inputs.shape
+            every = torch.full((count,), steps, dtype=torch.int64, device="cpu")
+            return valid_steps(every if self.lengths is None else self.lengths, steps)
         return valid_values(self.inputs, self.lengths).squeeze(2)
 
+    def is_missing(self) -> Tensor:
+        """Return the mask of the missing values, bool `(n, steps, channels)`."""
+        if isinstance(self.inputs, StoredSequences):  # refused when their files were read
+            return torch.zeros(self.inputs.shape, dtype=torch.bool, device="cpu")
+        return self.inputs.isnan()
 
-def _state(tensor: Tensor | None) -> object:
+
+def _digest(values: Tensor | StoredSequences | None) -> str | None:
+    return values.scan.digest if isinstance(values, StoredSequences) else tensor_digest(values)
+
+
+def _state(tensor: Tensor | StoredSequences | None) -> object:
     """Return a value that stays equal until torch writes to the tensor; never equal if writes are not counted."""
     if tensor is None:
         return None
+    if isinstance(tensor, StoredSequences):
+        return tensor.scan  # another one once a file has changed
     return object() if tensor.is_inference() else (tensor.data_ptr(), tensor._version)
 
 
@@ -308,6 +422,41 @@ def steps_text(split: Split) -> str:
     steps = split.inputs.shape[1]
     low, high = (steps, steps) if split.lengths is None else (int(split.lengths.min()), int(split.lengths.max()))
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def missing_text(split: Split) -> str:
+    """Return the number of missing values, their share, and how they are met."""
+    count = 0 if isinstance(split.inputs, StoredSequences) else int(split.is_missing().sum())
+    if count == 0:
+        return "0"
+    total = int(split.valid().sum()) * split.inputs.shape[2]
+    how = "" if split.missing is None else f", {MISSING[split.missing]}"
+    return f"{count:,} of {total:,} ({100 * count / total:.2g} %{how})"
+
+
+def check_missing(argument: str, values: Tensor, missing: str | None) -> None:
+    """Raise unless `missing` is `None` or a key of `MISSING`, and values are finite, or NaN where it is one."""
+    if missing is not None:
+        check_choice("missing", missing, MISSING)
+        check_values(argument, values, missing=True)
+        return
+    if math.isnan(float(values.max())):  # one pass, and NaN for NaN
+        count = int(values.isnan().sum())
+        first = tuple(values.isnan().nonzero()[0].tolist())
+        raise ValueError(
+            f"{argument} must be finite, got {count} NaN values, the first at index {first}. {missing_advice()} Or "
+            "impute the values, or leave these sequences out."
+        )
+    check_values(argument, values)
+
+
+def extremes(split: Split) -> tuple[float, float] | None:
+    """Return the smallest and the largest value over the valid steps; `None` if all are missing."""
+    if isinstance(split.inputs, StoredSequences):
+        return float(split.inputs.scan.low.min()), float(split.inputs.scan.high.max())
+    values = split.inputs[split.valid()]
+    values = values[~values.isnan()]
+    return (float(values.min()), float(values.max())) if len(values) else None
 
 
 def check_dt(dt: Tensor, *, count: int, steps: int) -> None:
@@ -349,23 +498,27 @@ def aligned(rows: list[list[str]]) -> list[str]:
     return lines
 
 
-def check_equal_steps(argument: str, split: Split) -> None:
-    """Raise `ValueError` if steps have unequal lengths, which training, evaluation and analysis do not use yet."""
+def check_regular(argument: str, split: Split) -> None:
+    """Raise `ValueError` if steps have unequal lengths or values are missing, which the diagnostics do not know."""
     if split.dt is not None:
         raise ValueError(
-            f"{argument} must have steps of equal length, got times with unequal distances. Leave the times out (drop "
-            "instead of time, for a file), or call the model yourself: model(inputs, dt=split.dt)."
+            f"{argument} must have steps of equal length for the theory diagnostics, got times with unequal distances. "
+            "Leave the times out (drop instead of time, for a file), or call a diagnostic yourself: most take dt."
+        )
+    if split.missing is not None:
+        raise ValueError(
+            f"{argument} must have missing None for the theory diagnostics, got {split.missing!r}. Impute the values, "
+            "and train without the setting."
         )
 
 
 def check_split(argument: str, split: object) -> None:
-    """Raise `TypeError` unless `split` is a `Split`, `ValueError` if its steps have lengths."""
+    """Raise `TypeError` unless `split` is a `Split`."""
     if not isinstance(split, Split):
         raise TypeError(
             f"{argument} must be a Split, got {type(split).__name__}. Build one from tensors (n, steps, input_size) "
             "and (n,): Split(inputs=X, labels=y, classes=10)."
         )
-    check_equal_steps(argument, split)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -384,6 +537,7 @@ class Dataset:
         image_shape: Rows and columns when a sequence is an image read pixel by pixel, for drawing; else `None`.
         source: Where it comes from and how it is split, in one sentence.
         test_size: Number of test sequences, if it is known before they are read.
+        nominal_step: Time that a step of length 1 takes, in the unit of the time stamps; `None` without time stamps.
     """
 
     name: str
@@ -396,6 +550,7 @@ class Dataset:
     image_shape: tuple[int, int] | None = None
     source: str = ""
     test_size: int | None = None
+    nominal_step: float | None = None
 
     def _described(self) -> list[tuple[str, str]]:
         """What a reader asks for first, as names and texts; the test part is not read."""
@@ -464,9 +619,19 @@ class Dataset:
         return self.train.inputs.shape[2]
 
     @property
+    def missing(self) -> str | None:
+        """How missing values are met, a key of `MISSING`; `None` if there are none."""
+        return self.train.missing
+
+    @property
     def steps(self) -> int:
         """Steps of the longest training sequence."""
         return self.train.inputs.shape[1]
+
+    def with_missing(self, missing: str | None) -> "Dataset":
+        """Return the data set with another `missing`, so that a model is built that can meet missing values."""
+        train, validation = (replace(part, missing=missing) for part in (self.train, self.validation))
+        return replace(self, train=train, validation=validation, read_test=lambda: replace(self.test, missing=missing))
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that a training depends on, JSON-ready; the test part is not read."""
@@ -476,6 +641,7 @@ class Dataset:
             "class_names": list(self.class_names),
             "value_range": None if self.value_range is None else list(self.value_range),
             "standardize": self.standardize,
+            **({} if self.missing is None else {"missing": self.missing}),  # runs without it keep their digest
         }
 
     def summary(self) -> str:
@@ -488,7 +654,7 @@ class Dataset:
         sizes = [len(self.train), len(self.validation), *([] if test is None else [test])]
         parts = " / ".join(f"{size:,}" for size in sizes) + (" / test file not read yet" if test is None else "")
         steps = steps_text(self.train)
-        values = self.train.inputs[self.train.valid()]
+        ends = extremes(self.train)
         labels = self.train.labels[counted(self.train.labels)]
         if self.classes:
             largest = float(labels.bincount(minlength=self.classes).max()) / len(labels)
@@ -499,10 +665,11 @@ class Dataset:
         if self.train.mask is not None:
             answers += f" at {len(labels):,} of {int(self.train.valid().sum()):,} steps"
         uneven = "" if self.train.dt is None else " of unequal length"
+        span = "none" if ends is None else f"{ends[0]:.6g}…{ends[1]:.6g}"
         line = (
             f"{Path(self.name).name}: {sum(sizes):,} sequences ({parts}), {steps} steps{uneven} × {self.input_size} "
             f"channel{'s' if self.input_size > 1 else ''}, {answers}, "
-            f"values {float(values.min()):.6g}…{float(values.max()):.6g}, missing 0"
+            f"values {span}, missing {missing_text(self.train)}"
         )
         return "\n".join([line, *aligned(self._answers()), *(aligned(self._channels()) if self.input_size > 1 else [])])
 
@@ -523,9 +690,19 @@ class Dataset:
 
     def _channels(self) -> list[list[str]]:
         """Return a table of the channels, over the valid steps of the training part."""
-        rows = [["channel", "min", "mean", "max"]]
-        for k, column in enumerate(self.train.inputs[self.train.valid()].double().T):
-            rows.append([f"{k + 1}", *(f"{float(v):.4g}" for v in (column.min(), column.mean(), column.max()))])
+        if isinstance(self.train.inputs, StoredSequences):
+            scan = self.train.inputs.scan
+            found = zip(scan.low, scan.mean, scan.high, strict=True)
+            rows = [[f"{k}", *(f"{float(value):.4g}" for value in values)] for k, values in enumerate(found, start=1)]
+            return shortened([["channel", "min", "mean", "max"], *rows])
+        columns = self.train.inputs[self.train.valid()].double().T
+        counted_too = bool(columns.isnan().any())
+        rows = [["channel", "min", "mean", "max", *(["missing"] if counted_too else [])]]
+        for k, column in enumerate(columns):
+            known = column[~column.isnan()]
+            values = (known.min(), known.mean(), known.max()) if len(known) else ()
+            cells = [f"{float(v):.4g}" for v in values] or ["none"] * 3
+            rows.append([f"{k + 1}", *cells, *([f"{len(column) - len(known):,}"] if counted_too else [])])
         return shortened(rows)
 
     def target_statistics(self) -> tuple[Tensor, Tensor]:
@@ -541,8 +718,12 @@ class Dataset:
         """Compute mean and standard deviation of each channel over valid steps of `train`, float64 `(input_size,)`.
 
         A sequence counts by its weight, as in the loss: one of weight 2 counts as two of weight 1. A channel that
-        never varies gets the standard deviation 1, so that dividing by it is harmless.
+        never varies gets the standard deviation 1, so that dividing by it is harmless. Missing values do not count; a
+        channel without any value has mean 0. Inputs that stay in their files are read in one pass.
         """
+        if isinstance(self.train.inputs, StoredSequences):
+            scan = self.train.inputs.scan
+            return scan.mean, torch.where(scan.std > 0, scan.std, 1.0)
         valid = self.train.valid()
         values = self.train.inputs[valid].double()
         share = None
@@ -550,11 +731,30 @@ class Dataset:
         if weights is not None and bool((weights != weights[0]).any()):  # equal weights give the same bits as none
             share = weights.double().repeat_interleave(valid.sum(dim=1))
             values, share = values[share > 0], share[share > 0]
-            share = share / share.sum()
-        offsets = values - values[0]  # exact zeros where all are equal, and small where all are far from zero
-        if share is None:
-            mean, std = offsets.mean(dim=0), offsets.std(dim=0, correction=0)
-        else:
-            mean = share @ offsets
-            std = (share @ (offsets - mean) ** 2).sqrt()
-        return values[0] + mean, torch.where(std > 0, std, 1.0)
+        if not bool(values.isnan().any()):
+            return mean_and_std(values, share)
+        columns = []
+        for column in values.T:
+            known = ~column.isnan()
+            columns.append(mean_and_std(column[known][:, None], None if share is None else share[known]))
+        mean, std = (torch.cat(parts) for parts in zip(*columns, strict=True))
+        return mean, std
+
+
+def mean_and_std(values: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each column, 1 where it never varies; 0 and 1 where there is no value.
+
+    Args:
+        values: Float64 `(n, columns)`.
+        share: Weight of each row, above 0; `None` if all have the same.
+    """
+    if len(values) == 0:
+        return torch.zeros_like(values.sum(dim=0)), torch.ones_like(values.sum(dim=0))
+    offsets = values - values[0]  # exact zeros where all are equal, and small where all are far from zero
+    if share is None:
+        mean, std = offsets.mean(dim=0), offsets.std(dim=0, correction=0)
+    else:
+        share = share / share.sum()
+        mean = share @ offsets
+        std = (share @ (offsets - mean) ** 2).sqrt()
+    return values[0] + mean, torch.where(std > 0, std, 1.0)

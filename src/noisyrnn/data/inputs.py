@@ -1,24 +1,29 @@
 """Reads the sequences of a user's file for predictions: as for training, but labels may be missing and are not read."""
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_lengths, check_sequences, check_values
+from noisyrnn.checks import check_lengths, check_sequences
 from noisyrnn.data.arff import read_attributes, relational_sequences
 from noisyrnn.data.arrays import Arrays, NpyArrays, NpzArrays, to_floating
+from noisyrnn.data.base import check_missing
 from noisyrnn.data.delimited import Row, Table, is_header, read_delimited
 from noisyrnn.data.frames import read_excel, read_parquet
-from noisyrnn.data.long_table import read_long
+from noisyrnn.data.long_table import read_long_inputs
 from noisyrnn.data.numbers import check_real, parse_number
 from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.recordings import read_recordings
+from noisyrnn.data.shards import find_parts, open_inputs, options_of
 from noisyrnn.data.split import Cases, pad_sequences
+from noisyrnn.data.stored import StoredSequences
 from noisyrnn.data.table import INDEX_NAMES, drops, find_column, named_labels, read_wide
 from noisyrnn.data.times import step_lengths
-from noisyrnn.data.ts import declared_channels, header_flag, read_case, split_fields, split_header, split_stamps
+from noisyrnn.data.ts import declared_channels, header_flag, read_case, split_channels, split_header, split_stamps
 from noisyrnn.data.user_files import FORMATS, SUFFIXES, check_unused_options, format_of
 from noisyrnn.padding import valid_steps
 
@@ -31,13 +36,15 @@ class UnlabelledSequences:
     """Sequences without labels.
 
     Args:
-        inputs: `(n, steps, channels)`.
+        inputs: `(n, steps, channels)`, NaN where a value is missing; or sequences that stay in their files.
         lengths: Int64 `(n,)`, `None` where all have `steps`.
+        dt: Length of each step in nominal steps, float64 `(n, steps)`; `None` where all are 1.
         names: Name of each sequence in the file, such as its id or its own file; `None` where they have none.
     """
 
-    inputs: Tensor
+    inputs: Tensor | StoredSequences
     lengths: Tensor | None
+    dt: Tensor | None = None
     names: tuple[str, ...] | None = None
 
 
@@ -47,8 +54,11 @@ def read_inputs(
     *,
     labelled: bool | None = None,
     steps: int | None = None,
+    nominal: float | None = None,
 ) -> UnlabelledSequences:
     """Read the sequences of a file or a folder of the formats of `load_user_file`.
+
+    Those in a folder of arrays or shards stay there, and are read when they are used.
 
     Args:
         name: Path of the file or folder. A `.npy` file may have any name; a folder may have no labels at all.
@@ -56,10 +66,11 @@ def read_inputs(
         labelled: Whether a table has a column of labels. `None`: it has if its header names one, if all cells there are
             text, or if its longest line has one cell more than `steps`.
         steps: Values of the longest training sequence, to decide whether a table has labels; `None` if unknown.
+        nominal: Time that a step of length 1 took in training; `None` if there were no times.
 
     Raises:
-        ValueError: If the suffix is unknown, a value is missing, an option does not apply, steps have different
-            lengths, or it remains unknown whether a table has labels.
+        ValueError: If the suffix is unknown, a value is missing and `missing` is not given, there are times and there
+            were none in training, an option does not apply, or it remains unknown whether a table has labels.
         FileNotFoundError: If there is no such file.
     """
     options = options or ReadingOptions()
@@ -69,33 +80,55 @@ def read_inputs(
         raise ValueError(f"data must be a folder or a file ending in {', '.join(SUFFIXES)}, got {name!r}.")
     if not path.exists():
         raise FileNotFoundError(f"data must be an existing file, got {name!r}. Correct the path.")
-    check_unused_options(name, options, FORMATS[kind].options)
-    if kind in (".npz", ".npy"):
-        arrays = NpzArrays(path) if kind == ".npz" else NpyArrays(path, any_name=True)
-        inputs, lengths = _read_arrays(arrays, options.layout)
-        found = UnlabelledSequences(inputs=inputs, lengths=lengths)
-    elif kind == "folder":
-        cases, names = read_recordings(path, options)
-        found = _without_times(path, cases, names)
-    elif kind == ".ts":
-        found = _without_times(path, _read_ts(path), None)
-    elif kind == ".arff":
-        found = _read_arff(path, options)
+    inputs: Tensor | StoredSequences
+    times: tuple[np.ndarray, ...] | None = None
+    names: tuple[str, ...] | None = None
+    if kind == "folder" and find_parts(path):
+        check_unused_options(name, options, options_of(path))
+        inputs, lengths = open_inputs(path, options)
     else:
-        found = _read_table(path, kind, options, labelled, steps)
-    check_sequences("X", found.inputs)
-    check_values("X", found.inputs)
-    return found
+        check_unused_options(name, options, FORMATS[kind].options)
+        cases, names = _read(path, kind, options, labelled, steps)
+        inputs, lengths, times = cases.inputs, cases.lengths, cases.times
+        assert isinstance(inputs, Tensor)
+        check_sequences("X", inputs)
+        check_missing("X", inputs, options.missing)
+    if times is not None and nominal is None:
+        raise ValueError(
+            f"{path} must hold no times for a model that was trained without, got times. Train on sequences with times."
+        )
+    if times is None and nominal is not None:
+        warnings.warn(f"{path} holds no times: its steps are read as equally long.", stacklevel=3)
+    dt = None if times is None else step_lengths(times, nominal)
+    return UnlabelledSequences(inputs=inputs, lengths=lengths, dt=dt, names=names)
 
 
-def _without_times(path: Path, cases: Cases, names: tuple[str, ...] | None) -> UnlabelledSequences:
-    """Return the sequences of cases; raise `ValueError` if their steps have different lengths."""
-    if cases.times is not None and step_lengths(cases.times) is not None:
-        raise ValueError(f"{path} must have steps of equal length, got times at unequal distances. Resample it first.")
-    return UnlabelledSequences(inputs=cases.inputs, lengths=cases.lengths, names=names)
+def _read(
+    path: Path, kind: str, options: ReadingOptions, labelled: bool | None, steps: int | None
+) -> tuple[Cases, tuple[str, ...] | None]:
+    """Read the sequences of a file or of a folder of recordings, and their names; the labels have no meaning."""
+    if kind == "folder":
+        return read_recordings(path, options)
+    if kind in (".npz", ".npy"):
+        return _read_arrays(NpzArrays(path) if kind == ".npz" else NpyArrays(path, any_name=True), options.layout), None
+    if kind == ".ts":
+        return _read_ts(path, options), None
+    if kind == ".arff":
+        return _read_arff(path, options), None
+    if kind == ".parquet":
+        table = read_parquet(path)
+    elif kind == ".xlsx":
+        table = read_excel(path, options)
+    else:
+        table = read_delimited(path, options)
+    if options.id is None:
+        return _read_wide(table, options, labelled, steps, archive=kind in (".tsv", ".txt")), None
+    if options.layout is not None:
+        raise ValueError(f"layout must be None with id, got {options.layout!r}.")
+    return read_long_inputs(table, options, labelled=labelled)
 
 
-def _read_arrays(arrays: Arrays, layout: str | None) -> tuple[Tensor, Tensor | None]:
+def _read_arrays(arrays: Arrays, layout: str | None) -> Cases:
     """Read `X` and perhaps `lengths`."""
     X, lengths = arrays.read("X"), arrays.read("lengths")
     if X is None:
@@ -111,32 +144,18 @@ def _read_arrays(arrays: Arrays, layout: str | None) -> tuple[Tensor, Tensor | N
     elif layout == "time-last":
         inputs = inputs.transpose(1, 2).contiguous()
     if lengths is None:
-        return inputs, None
+        return Cases(inputs=inputs, labels=())
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths must hold integers, got {lengths.dtype}.")
     valid = torch.from_numpy(lengths.astype("int64"))
     check_lengths(valid, batch=len(inputs), steps=inputs.shape[1])
-    return inputs.masked_fill(~valid_steps(valid, inputs.shape[1]).unsqueeze(-1), 0.0), valid
-
-
-def _read_table(
-    path: Path, kind: str, options: ReadingOptions, labelled: bool | None, steps: int | None
-) -> UnlabelledSequences:
-    """Read a table with one sequence per line, or in the long format where `id` is given."""
-    if kind == ".parquet":
-        table = read_parquet(path)
-    elif kind == ".xlsx":
-        table = read_excel(path, options)
-    else:
-        table = read_delimited(path, options)
-    if options.id is not None:
-        return _read_long(table, options, labelled)
-    return _read_wide(table, options, labelled, steps, archive=kind in (".tsv", ".txt"))
+    inputs = inputs.masked_fill(~valid_steps(valid, inputs.shape[1]).unsqueeze(-1), 0.0)
+    return Cases(inputs=inputs, lengths=valid, labels=())
 
 
 def _read_wide(
     table: Table, options: ReadingOptions, labelled: bool | None, steps: int | None, *, archive: bool
-) -> UnlabelledSequences:
+) -> Cases:
     """Read one sequence per line, without its label and without the columns that are left out."""
     path, rows, label_column = table.path, table.rows, options.label_column
     names: list[str] = []
@@ -157,24 +176,50 @@ def _read_wide(
     rows = [(line, [cell for k, cell in enumerate(cells) if k not in out]) for line, cells in rows]
     names = [name for k, name in enumerate(names) if k not in out]
     place = _label_place(path, names, label_column, rows, labelled, steps)
-    rows = [(line, _relabelled(cells, place)) for line, cells in rows]
-    if place is not None and names:
-        names = [name for k, name in enumerate(names) if k != place % len(names)]
-    lines = ([(0, [*names, _LABEL])] if names else []) + rows
-    plain = bool(names) and not all(any(c.isdigit() for c in name) for name in names)  # they number no channels
-    reading = ReadingOptions(label_column=-1, layout=options.layout or ("one-channel" if plain else None))
-    cases = read_wide(replace(table, rows=lines, header=bool(names)), reading, archive=archive)
-    return UnlabelledSequences(inputs=cases.inputs, lengths=cases.lengths)
+    values = [name for k, name in enumerate(names) if place is None or k != place % len(names)]
+    plain = bool(values) and not all(any(c.isdigit() for c in name) for name in values)  # they number no channels
+    if place is None:
+        names = [*names, _LABEL] if names else []
+    rows = [(line, _relabelled(table, line, cells, place, len(names), options)) for line, cells in rows]
+    reading = ReadingOptions(
+        label_column=-1 if place is None else place + (place >= 0),
+        layout=options.layout or ("one-channel" if plain else None),
+        missing=options.missing,
+    )
+    lines = ([(0, names)] if names else []) + rows
+    return read_wide(replace(table, rows=lines, header=bool(names)), reading, archive=archive)
 
 
-def _relabelled(cells: list[str], place: int | None) -> list[str]:
-    """Return the cells of a line with a constant label at their end, in place of the one at `place`."""
+def _relabelled(
+    table: Table, line: int, cells: list[str], place: int | None, width: int, options: ReadingOptions
+) -> list[str]:
+    """Return the cells of a line with a constant label at `place`, or behind them where there are no labels.
+
+    Args:
+        table: Where it is from.
+        line: Its number.
+        cells: The cells.
+        place: Index of the label, from 0, or negative from the end; `None` if there is none.
+        width: Cells of the header with a label, 0 without one, to which the line is filled up.
+        options: Of these, `missing`.
+
+    Raises:
+        ValueError: If the line has no value, and values may not be missing.
+    """
     kept = list(cells)
-    while kept and not kept[-1]:
-        kept.pop()
-    if place is not None and -len(kept) <= place < len(kept):
-        del kept[place]
-    return [*kept, "0"]
+    if place is None:
+        kept = [*kept, *[""] * (width - 1 - len(kept)), "0"]
+        place = len(kept) - 1
+    elif place >= 0:
+        kept += [""] * (max(place + 1, width) - len(kept))
+    else:
+        while kept and not kept[-1]:
+            kept.pop()
+        kept = [""] * (-place - len(kept)) + kept
+    kept[place] = "0"
+    if options.missing is None and not any(cell for k, cell in enumerate(kept) if k != place % len(kept)):
+        raise ValueError(f"{table.where(line)} must hold at least one value, got none.")
+    return kept
 
 
 def _label_place(
@@ -217,41 +262,13 @@ def _label_place(
     )
 
 
-def _read_long(table: Table, options: ReadingOptions, labelled: bool | None) -> UnlabelledSequences:
-    """Read the long format, without its column of labels."""
-    path = table.path
-    header, rows = table.split_header(True)
-    assert header is not None and options.id is not None
-    place: int | None = None
-    if isinstance(options.label_column, int):
-        if labelled is None:
-            raise ValueError(
-                f"labelled must be given for {path}, whose labels are in a column without a name. Give labelled=True "
-                "(--labelled true) if it has them, else labelled=False (--labelled false)."
-            )
-        place = find_column(path, header, "label_column", options.label_column) % len(header) if labelled else None
-    elif options.label_column in header and labelled is not False:
-        place = header.index(str(options.label_column))
-    elif options.label_column is None and labelled is not False:
-        place = next(iter(named_labels(header, set())), None)
-    number = find_column(path, header, "id", options.id) % len(header)
-    names = tuple(dict.fromkeys(cells[number] for _, cells in rows))
-    left_out = [column for column in drops(options) if not isinstance(column, str) or column in header]
-    if place is not None:
-        left_out.append(place + 1)
-    if options.group_column is not None and options.group_column in header:
-        left_out.append(options.group_column)
-    lines = [(0, [*header, _LABEL]), *((line, [*cells, "0"]) for line, cells in rows)]
-    reading = replace(options, label_column=_LABEL, drop=tuple(left_out) or None, group_column=None, task=None)
-    return _without_times(path, read_long(replace(table, rows=lines, header=True), reading), names)
-
-
-def _read_arff(path: Path, options: ReadingOptions) -> UnlabelledSequences:
+def _read_arff(path: Path, options: ReadingOptions) -> Cases:
     """Read the instances of a `.arff` file; the class, where there is one, is not read."""
     names, kinds, columns, data = read_attributes(path, options)
     if kinds.count("relational") == 1:
-        inputs, lengths = pad_sequences(relational_sequences(path, data[names[kinds.index("relational")]]))
-        return UnlabelledSequences(inputs=inputs, lengths=lengths)
+        sequences = relational_sequences(path, data[names[kinds.index("relational")]], options)
+        inputs, lengths = pad_sequences(sequences)
+        return Cases(inputs=inputs, lengths=lengths, labels=())
     if options.label_column is not None and (
         not isinstance(options.label_column, str) or options.label_column in names
     ):
@@ -265,11 +282,11 @@ def _read_arff(path: Path, options: ReadingOptions) -> UnlabelledSequences:
     rows = [(line, [*cells, "0"]) for line, cells in enumerate(zip(*(columns[k] for k in kept), strict=True), start=1)]
     header = (0, [*(names[k] for k in kept), _LABEL])
     table = Table(path=path, rows=[header, *rows], header=True, unit="Instance")
-    cases = read_wide(table, ReadingOptions(label_column=-1, layout=options.layout or "one-channel"))
-    return UnlabelledSequences(inputs=cases.inputs, lengths=cases.lengths)
+    layout = options.layout or "one-channel"
+    return read_wide(table, ReadingOptions(label_column=-1, layout=layout, missing=options.missing))
 
 
-def _read_ts(path: Path) -> Cases:
+def _read_ts(path: Path, options: ReadingOptions) -> Cases:
     """Read the cases of a `.ts` file; where its header declares classes or targets, the last field is not read."""
     header, cases = split_header(path)
     if not cases:
@@ -280,13 +297,13 @@ def _read_ts(path: Path) -> Cases:
     channels, sequences, times = declared_channels(header), [], []
     for number, line in cases:
         where = f"Line {number} of {path}"
-        values = split_fields(line, stamped)[: -1 if labelled else None]
+        values = split_channels(line, stamped=stamped)[: -1 if labelled else None]
         channels = channels or len(values)
         if len(values) != channels:
             raise ValueError(f"{where} must hold {channels} channels, got {len(values)}.")
         if stamped:
             stamps, values = split_stamps(values, where)
             times.append(stamps)
-        sequences.append(read_case(values, where, None))
+        sequences.append(read_case(values, where, None, missing=options.missing is not None))
     inputs, lengths = pad_sequences(sequences)
     return Cases(inputs=inputs, lengths=lengths, labels=(), times=tuple(times) or None)

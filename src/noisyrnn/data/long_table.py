@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from noisyrnn.data.delimited import Row, Table
 from noisyrnn.data.labels import text_labels
-from noisyrnn.data.options import ReadingOptions, flag
+from noisyrnn.data.options import ReadingOptions, flag, missing_advice
 from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
 from noisyrnn.data.table import drops, find_column, named_labels, parse_value
 from noisyrnn.data.times import parse_times
@@ -48,36 +48,10 @@ def read_long(table: Table, options: ReadingOptions) -> Cases:
     path = table.path
     header, rows = table.split_header(True)
     assert header is not None
-    width = len(header)
-    names = ("id", "time", "channel", "value", "group_column")
-    roles = {
-        name: find_column(path, header, name, column) % width
-        for name in names
-        if (column := getattr(options, name)) is not None
-    }
-    dropped = {find_column(path, header, "drop", column) % width for column in drops(options)}
-    if options.label_column is not None:
-        roles["label_column"] = find_column(path, header, "label_column", options.label_column) % width
-    else:
-        known = named_labels(header, dropped | set(roles.values()))
-        if len(known) != 1:
-            raise ValueError(
-                f"{path} must have one column with the class, got {len(known)} of the names class, label, target and y "
-                f"in {', '.join(map(repr, header[:10]))}. Give label_column (--label-column)."
-            )
-        roles["label_column"] = known[0]
-    if len(set(roles.values())) < len(roles) or dropped & set(roles.values()):
-        raise ValueError(f"{', '.join(roles)} and drop must be different columns of {path}, got one twice.")
-    channels = [k for k in range(width) if k not in dropped and k not in roles.values()]
-    if "value" in roles and channels:
-        raise ValueError(
-            f"{path} must hold one value per line, as value states, got another column {header[channels[0]]!r}. Give "
-            f"{flag('drop', header[channels[0]])} to leave it out."
-        )
-    sequences = _sequences(table, rows, roles["id"], width, sorted_by_time="time" in roles)
+    roles, channels = _find_roles(path, header, options, labelled=True)
+    sequences = _sequences(table, rows, roles["id"], len(header), sorted_by_time="time" in roles)
     answers: list[str] = []
     groups: list[str] = []
-    recordings = []
     for name, members in sequences.items():
         for role in ("label_column", "group_column"):
             if role in roles:
@@ -90,9 +64,7 @@ def read_long(table: Table, options: ReadingOptions) -> Cases:
                         f"(--{role.replace('_', '-')}) or id (--id)."
                     )
                 (answers if role == "label_column" else groups).append(next(iter(found)))
-        make = _melted if "value" in roles else _stepwise
-        recordings.append(make(table, members, roles, channels, header))
-    check_no_times(recordings, channels, "time" in roles)
+    recordings = _recordings(table, sequences, roles, channels, header, missing=options.missing is not None)
     labels: Targets = text_labels(answers)
     if options.task == "regression":
         ids = list(sequences)
@@ -101,6 +73,101 @@ def read_long(table: Table, options: ReadingOptions) -> Cases:
             lambda k, cell: f"{path} must hold a finite number to predict, got {cell!r} for sequence {ids[k]!r}.",
         )
     return cases_of(recordings, labels, tuple(groups) if "group_column" in roles else None)
+
+
+def read_long_inputs(
+    table: Table, options: ReadingOptions, *, labelled: bool | None = None
+) -> tuple[Cases, tuple[str, ...]]:
+    """Read the sequences of a table as `read_long` does, without their labels; return their ids too.
+
+    They are in the order of their first rows. The classes of the cases have no meaning.
+
+    Args:
+        table: The rows; the columns of labels and groups may be absent.
+        options: As for `read_long`.
+        labelled: Whether there is a column of labels; `None`: if `label_column` or its name states one.
+
+    Raises:
+        ValueError: If `label_column` is a number and `labelled` is `None`, or the sequences cannot be read.
+    """
+    header, rows = table.split_header(True)
+    assert header is not None
+    if isinstance(options.label_column, int) and labelled is None:
+        raise ValueError(
+            f"labelled must be given for {table.path}, whose labels are in a column without a name. Give labelled=True "
+            "(--labelled true) if it has them, else labelled=False (--labelled false)."
+        )
+    if labelled is False:
+        options = replace(options, label_column=None)
+    roles, channels = _find_roles(table.path, header, options, labelled=False, named=labelled is not False)
+    sequences = _sequences(table, rows, roles["id"], len(header), sorted_by_time="time" in roles)
+    recordings = _recordings(table, sequences, roles, channels, header, missing=options.missing is not None)
+    return cases_of(recordings, text_labels("0" for _ in recordings), None), tuple(sequences)
+
+
+def _find_roles(
+    path: Path, header: list[str], options: ReadingOptions, *, labelled: bool, named: bool = True
+) -> tuple[dict[str, int], list[int]]:
+    """Return the columns that have a role, by its name, and those of channels.
+
+    Args:
+        path: Name in messages.
+        header: Names of the columns.
+        options: Which column has which role.
+        labelled: Whether there must be a column of labels, and one of groups if an option names it.
+        named: Whether a column whose name is that of labels holds them.
+    """
+    width = len(header)
+    names = ("id", "time", "channel", "value", "group_column", "label_column")
+    given = {name: column for name in names if (column := getattr(options, name)) is not None}
+    if not labelled:
+        given = {
+            name: column
+            for name, column in given.items()
+            if column in header or not (isinstance(column, str) and name in ("group_column", "label_column"))
+        }
+    roles = {name: find_column(path, header, name, column) % width for name, column in given.items()}
+    dropped = {
+        find_column(path, header, "drop", column) % width
+        for column in drops(options)
+        if labelled or not isinstance(column, str) or column in header
+    }
+    if options.label_column is None and named:
+        known = named_labels(header, dropped | set(roles.values()))
+        if labelled and len(known) != 1:
+            raise ValueError(
+                f"{path} must have one column with the class, got {len(known)} of the names class, label, target and y "
+                f"in {', '.join(map(repr, header[:10]))}. Give label_column (--label-column)."
+            )
+        if known:
+            roles["label_column"] = known[0]
+    if len(set(roles.values())) < len(roles) or dropped & set(roles.values()):
+        raise ValueError(f"{', '.join(roles)} and drop must be different columns of {path}, got one twice.")
+    channels = [k for k in range(width) if k not in dropped and k not in roles.values()]
+    if "value" in roles and channels:
+        raise ValueError(
+            f"{path} must hold one value per line, as value states, got another column {header[channels[0]]!r}. Give "
+            f"{flag('drop', header[channels[0]])} to leave it out."
+        )
+    return roles, channels
+
+
+def _recordings(
+    table: Table,
+    sequences: dict[str, list[Row]],
+    roles: dict[str, int],
+    channels: list[int],
+    header: list[str],
+    *,
+    missing: bool,
+) -> list[Recording]:
+    """Return the sequences of rows, each with all channels if values may be missing."""
+    make = _melted if "value" in roles else _stepwise
+    recordings = [make(table, rows, roles, channels, header, missing=missing) for rows in sequences.values()]
+    if "value" in roles and missing:
+        recordings = _with_all_channels(recordings)
+    check_no_times(recordings, channels, "time" in roles)
+    return recordings
 
 
 def read_recording(table: Table, options: ReadingOptions) -> Recording:
@@ -116,7 +183,18 @@ def read_recording(table: Table, options: ReadingOptions) -> Recording:
     for line, cells in rows:
         if len(cells) != width:
             raise ValueError(f"{table.where(line)} must hold {width} cells, as the first one does, got {len(cells)}.")
-    return _stepwise(table, rows, roles, channels, header)
+    return _stepwise(table, rows, roles, channels, header, missing=options.missing is not None)
+
+
+def _with_all_channels(recordings: Sequence[Recording]) -> list[Recording]:
+    """Return the sequences with the channels of all of them; values of those that one lacks are missing."""
+    names = tuple(sorted({name for recording in recordings for name in recording.channels}))
+    wide = []
+    for recording in recordings:
+        values = np.full((len(recording.values), len(names)), np.nan)
+        values[:, [names.index(name) for name in recording.channels]] = recording.values
+        wide.append(replace(recording, values=values, channels=names))
+    return wide
 
 
 def cases_of(recordings: Sequence[Recording], labels: Targets, groups: tuple[str, ...] | None) -> Cases:
@@ -179,10 +257,16 @@ def _sequences(
 
 
 def _stepwise(
-    table: Table, rows: Sequence[Row], roles: dict[str, int], channels: Sequence[int], header: Sequence[str] | None
+    table: Table,
+    rows: Sequence[Row],
+    roles: dict[str, int],
+    channels: Sequence[int],
+    header: Sequence[str] | None,
+    *,
+    missing: bool,
 ) -> Recording:
     """Return the sequence of rows that hold one step each."""
-    values = np.array([[_value(table, line, k, cells[k]) for k in channels] for line, cells in rows])
+    values = np.array([[_value(table, line, k, cells[k], missing) for k in channels] for line, cells in rows])
     times = None
     if "time" in roles:
         times = _times(table, rows, roles["time"])
@@ -200,9 +284,15 @@ def _stepwise(
 
 
 def _melted(
-    table: Table, rows: Sequence[Row], roles: dict[str, int], channels: Sequence[int], header: Sequence[str] | None
+    table: Table,
+    rows: Sequence[Row],
+    roles: dict[str, int],
+    channels: Sequence[int],
+    header: Sequence[str] | None,
+    *,
+    missing: bool,
 ) -> Recording:
-    """Return the sequence of rows that hold one value each."""
+    """Return the sequence of rows that hold one value each; where values may be missing, rows may be absent."""
     times = _times(table, rows, roles["time"])
     names = tuple(sorted({cells[roles["channel"]] for _, cells in rows}))
     entries: dict[tuple[float, str], float] = {}
@@ -213,16 +303,16 @@ def _melted(
                 f"{table.where(line)} must hold another time or channel than the other lines of its sequence, got "
                 f"{cells[roles['time']]!r} and {key[1]!r} again."
             )
-        entries[key] = _value(table, line, roles["value"], cells[roles["value"]])
+        entries[key] = _value(table, line, roles["value"], cells[roles["value"]], missing)
     steps = sorted(set(times.tolist()))
     for time in steps:
         for name in names:
-            if (time, name) not in entries:
+            if (time, name) not in entries and not missing:
                 raise ValueError(
                     f"{table.path} must hold a value of every channel at each time of a sequence, got none of {name!r} "
-                    f"at {time:g} in sequence {rows[0][1][roles['id']]!r}. Fill it in."
+                    f"at {time:g} in sequence {rows[0][1][roles['id']]!r}. {missing_advice()} Or fill it in."
                 )
-    values = np.array([[entries[time, name] for name in names] for time in steps])
+    values = np.array([[entries.get((time, name), np.nan) for name in names] for time in steps])
     return Recording(values=values, channels=names, times=np.array(steps), path=table.path)
 
 
@@ -238,9 +328,9 @@ def _times(table: Table, rows: Sequence[Row], place: int) -> np.ndarray:
     return times
 
 
-def _value(table: Table, line: int, column: int, cell: str) -> float:
+def _value(table: Table, line: int, column: int, cell: str, missing: bool) -> float:
     advice = (
         f"Fill the value in; or leave the column out with {flag('drop', column + 1)}, or the line with "
         f"{flag('skip_lines', str(line))}."
     )
-    return parse_value(table, line, column + 1, cell, advice=advice)
+    return parse_value(table, line, column + 1, cell, advice=advice, missing=missing)

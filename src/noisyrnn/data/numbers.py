@@ -47,6 +47,16 @@ def is_missing(cell: str) -> bool:
     return cell.lower() in _MISSING or cell.startswith("#") or not any(map(str.isalnum, cell))
 
 
+def is_absent(cell: str) -> bool:
+    """Whether a cell stands for a value that was not measured: as `is_missing`, but not for infinity.
+
+    Example:
+        >>> is_absent("NA"), is_absent("-"), is_absent("-inf"), is_absent("0")
+        (True, True, False, False)
+    """
+    return is_missing(cell) and cell.lower() not in _INFINITE
+
+
 def is_missing_number(cell: str) -> bool:
     """Whether a cell can only mean a missing number, as `nan` does and `none` does not."""
     return cell.lower() in _NO_VALUE | _INFINITE

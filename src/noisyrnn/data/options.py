@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from noisyrnn.checks import check_choice, check_integer, check_text
+from noisyrnn.missing import MISSING
 
 LAYOUTS = ("channels-last", "time-last", "one-channel")
 """`(n, steps, channels)`, `(n, channels, steps)`, and one channel in all columns of a table."""
@@ -47,6 +48,10 @@ class ReadingOptions:
             recordings. It orders the lines; unequal distances become the lengths of the steps.
         channel: Column that names the channel of a line, where each value has a line of its own; needs time and value.
         value: Column with the value of a line; needs channel.
+        missing: How the model meets missing values: "mask" for the last value and a channel that says whether there was
+            one, "hold" for the last value, or "skip" to leave a step without any value out and lengthen the step
+            before it, for models whose steps have a length (default: a missing value is an error). Before the first
+            value of a sequence it is the channel's mean in the training data.
 
     Raises:
         ValueError: If a value is not one of those above, or two options contradict each other.
@@ -67,12 +72,15 @@ class ReadingOptions:
     time: str | int | None = None
     channel: str | int | None = None
     value: str | int | None = None
+    missing: str | None = None
 
     def __post_init__(self) -> None:
         if self.layout is not None:
             check_choice("layout", self.layout, LAYOUTS)
         if self.task is not None:
             check_choice("task", self.task, TASKS)
+        if self.missing is not None:
+            check_choice("missing", self.missing, MISSING)
         for name in COLUMNS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _column(name, getattr(self, name)))
@@ -124,6 +132,11 @@ class ReadingOptions:
     def skipped(self) -> frozenset[int]:
         """Numbers of the lines that `skip_lines` leaves out."""
         return frozenset(_line_numbers(str(self.skip_lines))) if self.skip_lines is not None else frozenset()
+
+
+def missing_advice() -> str:
+    """Return the advice of messages about missing values."""
+    return f"Give {flag('missing', 'hold')}, or 'mask' or 'skip', to accept missing values."
 
 
 def flag(option: str, value: object) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noisyrnn.checks import check_number
+from noisyrnn.data.stored import StoredSequences
 
 if TYPE_CHECKING:
     from noisyrnn.data.base import Split
@@ -48,28 +49,49 @@ class Scale:
 
     @classmethod
     def of(cls, split: "Split") -> "Scale":
-        """Compute the scale of the valid steps of a split in float64; a sequence counts by its weight."""
+        """Compute the scale of the valid steps of a split in float64; a sequence counts by its weight.
+
+        Missing values do not count; a channel without any value gets zeros. The extremes of inputs that stay in their
+        files are those of a sample of them, spread evenly.
+        """
+        if isinstance(split.inputs, StoredSequences):
+            scan = split.inputs.scan
+            low, high = np.quantile(scan.sample.numpy(), QUANTILES, axis=0)
+            ends = tuple(low.tolist()), tuple(high.tolist())
+            return cls(mean=tuple(scan.mean.tolist()), std=tuple(scan.std.tolist()), low=ends[0], high=ends[1])
         valid = split.valid()
         values = split.inputs[valid].double().cpu().numpy()
         weights = None
         if split.weights is not None:
             weights = split.weights[:, None].expand(valid.shape)[valid].double().cpu().numpy()
             values, weights = values[weights > 0], weights[weights > 0]
-        mean = np.average(values, axis=0, weights=weights)
-        std = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
-        std[np.ptp(values, axis=0) == 0] = 0.0  # the rounded mean would leave a tiny value
-        if weights is None:
-            low, high = np.quantile(values, QUANTILES, axis=0)
+        known = ~np.isnan(values)
+        if known.all():
+            found = _describe(values, weights)
         else:
-            low, high = _weighted_quantiles(values, weights)
-        return cls(
-            mean=tuple(mean.tolist()), std=tuple(std.tolist()), low=tuple(low.tolist()), high=tuple(high.tolist())
-        )
+            columns = [
+                _describe(column[there][:, None], None if weights is None else weights[there])
+                for column, there in zip(values.T, known.T, strict=True)
+            ]
+            found = [np.concatenate(parts) for parts in zip(*columns, strict=True)]
+        mean, std, low, high = (tuple(entries.tolist()) for entries in found)
+        return cls(mean=mean, std=std, low=low, high=high)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Scale":
         """Rebuild a scale from the result of `dataclasses.asdict`."""
         return cls(**{name: tuple(values[name]) for name in ("mean", "std", "low", "high")})
+
+
+def _describe(values: np.ndarray, weights: np.ndarray | None) -> list[np.ndarray]:
+    """Return mean, standard deviation and extremes of each column; zeros where there is no value."""
+    if len(values) == 0:
+        return [np.zeros(values.shape[1])] * 4
+    mean = np.average(values, axis=0, weights=weights)
+    std = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
+    std[np.ptp(values, axis=0) == 0] = 0.0  # the rounded mean would leave a tiny value
+    low, high = np.quantile(values, QUANTILES, axis=0) if weights is None else _weighted_quantiles(values, weights)
+    return [mean, std, low, high]
 
 
 def _weighted_quantiles(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

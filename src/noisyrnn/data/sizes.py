@@ -33,10 +33,11 @@ def largest_text() -> int:
     return memory() // 8
 
 
-def check_size(what: str, size: int, largest: int) -> None:
+def check_size(what: str, size: int, largest: float) -> None:
     """Raise `ValueError` if `what` takes more than `largest` bytes."""
     if size > largest:
         raise ValueError(
             f"{what} must take at most {largest / 1e9:.3g} GB, to fit into memory, got at least {size / 1e9:.3g} GB. "
-            "Is the file damaged? Else use fewer sequences or a machine with more memory."
+            "Is the file damaged? Else use fewer sequences, or give a folder of .npy, .npz or .parquet files, which is "
+            "read while it is used."
         )

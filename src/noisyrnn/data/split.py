@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_lengths, check_sequences, check_values
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.checks import check_lengths, check_sequences
+from noisyrnn.data.base import Dataset, Split, check_missing, extremes
 from noisyrnn.data.labels import Label, check_classes, encode, sorted_classes
 from noisyrnn.data.numbers import parse_number
+from noisyrnn.data.stored import StoredSequences
 from noisyrnn.data.times import step_lengths, typical_gap
 
 # The parts of a data set are the same in every run, whatever the run's seed.
@@ -43,7 +44,7 @@ class Cases:
 
     Args:
         inputs: Floating `(n, steps, input_size)`, padded with zeros at the end; float64 unless float32 represents the
-            values exactly.
+            values exactly; or sequences that stay in their files.
         lengths: Int64 `(n,)`, or `None` where all have `steps`.
         labels: Class of each sequence or step, or values.
         declared: Every class that the file declares; empty if it declares none.
@@ -51,9 +52,10 @@ class Cases:
         groups: Group of each sequence, such as its patient; `None` if there are none.
         times: Increasing times of the steps of each sequence; `None` if there are none.
         dt: Float64 `(n, steps)`, lengths of the steps; `None` where all are equal.
+        missing: How missing values, NaN in `inputs`, are met, as a `Split` has it; `None`: there are none.
     """
 
-    inputs: Tensor
+    inputs: Tensor | StoredSequences
     lengths: Tensor | None = None
     labels: Targets
     declared: tuple[Label, ...] = ()
@@ -61,6 +63,7 @@ class Cases:
     groups: tuple[str, ...] | None = None
     times: tuple[np.ndarray, ...] | None = None
     dt: Tensor | None = None
+    missing: str | None = None
 
     @property
     def names(self) -> tuple[Label, ...]:
@@ -84,7 +87,8 @@ class Cases:
             labels = self.labels[indices]
         else:
             labels = tuple(self.labels[i] for i in indices.tolist())
-        return replace(self, inputs=self.inputs[indices], labels=labels, groups=groups, times=times, **chosen)
+        inputs = self.inputs.subset(indices) if isinstance(self.inputs, StoredSequences) else self.inputs[indices]
+        return replace(self, inputs=inputs, labels=labels, groups=groups, times=times, **chosen)
 
     def with_step_lengths(self, nominal: float) -> "Cases":
         """Return the cases with the lengths of their steps, if they have times; `nominal` is that of a nominal step."""
@@ -103,14 +107,16 @@ def pad_sequences(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
 
 def check_cases(cases: Cases, suffix: str = "") -> None:
     """Raise unless `X`, `y` and `lengths` (the names with `suffix`, such as `"_test"`) are sequences with labels."""
-    check_sequences(f"X{suffix}", cases.inputs)
+    if not isinstance(cases.inputs, StoredSequences):
+        check_sequences(f"X{suffix}", cases.inputs)
     n, steps, _ = cases.inputs.shape
     count = len(cases.labels.index if isinstance(cases.labels, StepLabels) else cases.labels)
     if count != n:
         raise ValueError(f"y{suffix} must hold {n} labels, one for each row of X{suffix}, got {count}.")
     if cases.lengths is not None:
         check_lengths(cases.lengths, batch=n, steps=steps)
-    check_values(f"X{suffix}", cases.inputs)
+    if not isinstance(cases.inputs, StoredSequences):  # else a split reads and checks the values
+        check_missing(f"X{suffix}", cases.inputs, cases.missing)
 
 
 def stratified_draw(labels: Tensor, size: int, *, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
@@ -171,8 +177,10 @@ def check_alike(train: Split, test: Split) -> None:
 
 def check_values_vary(split: Split) -> None:
     """Raise unless the valid steps hold at least two different values."""
-    values = split.inputs[split.valid()]
-    low, high = float(values.min()), float(values.max())
+    ends = extremes(split)
+    if ends is None:
+        raise ValueError("X must hold at least two different values, got only missing ones.")
+    low, high = ends
     if low == high:
         raise ValueError(f"X must hold at least two different values, got only {low:g}.")
 
@@ -186,7 +194,13 @@ def to_split(cases: Cases, classes: Sequence[Label], argument: str = "y") -> Spl
     else:
         indices = labels if isinstance(labels, Tensor) else encode(labels, classes, argument)
     return Split(
-        inputs=cases.inputs, labels=indices, lengths=cases.lengths, mask=mask, dt=cases.dt, classes=len(classes)
+        inputs=cases.inputs,
+        labels=indices,
+        lengths=cases.lengths,
+        mask=mask,
+        dt=cases.dt,
+        missing=cases.missing,
+        classes=len(classes),
     )
 
 
@@ -355,5 +369,6 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         value_range=None,
         standardize=True,
         test_size=None if tested is None else len(tested),
+        nominal_step=None if cases.times is None else nominal,
         source=f"{source} {how}",
     )

@@ -13,8 +13,8 @@ import torch
 
 from noisyrnn.data.delimited import Row, Table
 from noisyrnn.data.labels import Label, decimal_labels, text_labels
-from noisyrnn.data.numbers import SHIFT, is_missing, is_missing_number, is_rounded, parse_number
-from noisyrnn.data.options import ReadingOptions, flag
+from noisyrnn.data.numbers import SHIFT, is_absent, is_missing, is_missing_number, is_rounded, parse_number
+from noisyrnn.data.options import ReadingOptions, flag, missing_advice
 from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
 
 _LABEL_NAMES = frozenset(("class", "classes", "class_label", "classlabel", "label", "labels", "target", "y"))
@@ -37,6 +37,7 @@ class _Places:
         order: Of the values, by step and then by channel; `None` for all other cells, in order.
         channels: Number of channels.
         width: Cells of the header, or of the first row.
+        missing: Whether values may be missing.
     """
 
     label: int
@@ -45,6 +46,7 @@ class _Places:
     order: tuple[int, ...] | None
     channels: int
     width: int
+    missing: bool
 
 
 def read_wide(table: Table, options: ReadingOptions, *, declared: Sequence[str] = (), archive: bool = False) -> Cases:
@@ -55,9 +57,9 @@ def read_wide(table: Table, options: ReadingOptions, *, declared: Sequence[str] 
 
     Args:
         table: The rows.
-        options: Of these, `label_column`, `group_column`, `drop`, `layout` and `task`. By default the class is in the
-            one column that the header calls "class", "label", "target" or "y", else in the first; a file that makes
-            little sense when it is read like that is rejected.
+        options: Of these, `label_column`, `group_column`, `drop`, `layout`, `task` and `missing`. By default the class
+            is in the one column that the header calls "class", "label", "target" or "y", else in the first; a file that
+            makes little sense when it is read like that is rejected.
         declared: Every class that the file declares.
         archive: Whether the format is that of the UCR archive: NaN at the end of a row means that the sequence has
             ended, and classes that are equal as numbers are equal.
@@ -80,7 +82,8 @@ def read_wide(table: Table, options: ReadingOptions, *, declared: Sequence[str] 
             f"its index. Leave it out: {flag('drop', 1)}, or to_csv(…, index=False)."
         )
     order, channels = _value_order(path, header, other, options)
-    places = _Places(label=place, group=group, drop=drop, order=order, channels=channels, width=width)
+    missing = options.missing is not None
+    places = _Places(label=place, group=group, drop=drop, order=order, channels=channels, width=width, missing=missing)
     short_nan = archive and header is None
     read = [_read_row(table, row, places, short_nan) for row in rows]
     values = [row for _, _, row in read]
@@ -244,8 +247,11 @@ def _read_row(table: Table, row: Row, places: _Places, short_nan: bool) -> tuple
         out.add(places.group % len(cells) if places.group < 0 else places.group)
     columns = [k for k in range(len(cells)) if k not in out] if places.order is None else places.order
     rest = [(column + 1, _cell(cells, column)) for column in columns]
+    first = rest[:1]
     while rest and (not rest[-1][1] or (short_nan and is_missing_number(rest[-1][1]))):
         rest.pop()
+    if places.missing and not rest:  # a sequence without any value has one step
+        rest = first
     if rest and re.search(r"[;\t]\s*[+-]?[0-9]+$", label):  # values before the first decimal comma
         raise ValueError(
             f"{where} must hold cells between {table.between}, got {label!r} as the class. "
@@ -259,7 +265,8 @@ def _read_row(table: Table, row: Row, places: _Places, short_nan: bool) -> tuple
     while places.order is not None and len(rest) % places.channels:  # the last step lacks channels
         rest.append((places.order[len(rest)] + 1, ""))
     values = [
-        parse_value(table, line, column, cell, last=column == places.width and index == 0) for column, cell in rest
+        parse_value(table, line, column, cell, last=column == places.width and index == 0, missing=places.missing)
+        for column, cell in rest
     ]
     return label, group, values
 
@@ -270,9 +277,16 @@ def _cell(cells: list[str], column: int) -> str:
 
 
 def parse_value(
-    table: Table, line: int, column: int, cell: str, *, last: bool = False, advice: str | None = None
+    table: Table,
+    line: int,
+    column: int,
+    cell: str,
+    *,
+    last: bool = False,
+    advice: str | None = None,
+    missing: bool = False,
 ) -> float:
-    """Parse a cell to a finite number.
+    """Parse a cell to a finite number, or to NaN if the value is missing and may be.
 
     Args:
         table: Where it is from.
@@ -281,15 +295,18 @@ def parse_value(
         cell: Its text.
         last: Whether it may be the class.
         advice: End of the message about a cell that is not a number (default: for a table with one sequence per line).
+        missing: Whether the value may be missing.
 
     Raises:
-        ValueError: If it is missing, not a finite number or one that float64 rounds.
+        ValueError: If it is missing and may not be, not a finite number or one that float64 rounds.
     """
     value = parse_number(cell)
+    if missing and is_absent(cell):
+        return math.nan
     if value is None or not math.isfinite(value):
         raise ValueError(
             f"{table.where(line)} must hold finite numbers, got {cell!r} in column {column}. "
-            f"{_cell_advice(table, line, cell, last, advice)}"
+            f"{_cell_advice(table, line, cell, last, advice, value=True)}"
         )
     if is_rounded(cell):
         raise ValueError(
@@ -299,14 +316,18 @@ def parse_value(
     return value
 
 
-def _cell_advice(table: Table, line: int, cell: str, last: bool = False, general: str | None = None) -> str:
-    """Guess what is wrong with a cell, as advice for a message."""
+def _cell_advice(
+    table: Table, line: int, cell: str, last: bool = False, general: str | None = None, *, value: bool = False
+) -> str:
+    """Guess what is wrong with a cell, as advice for a message; `value`: it is one of the sequence."""
     if re.fullmatch(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", cell) and table.decimal == ".":
         return f"If the numbers have decimal commas, give {flag('decimal', ',')}."
     if ";" in cell or "\t" in cell:
         return f"Separate values with {table.between}."
-    if general is None and is_missing(cell):
-        return "Fill the value in, or leave the line out."
+    if is_missing(cell):
+        known = f"{missing_advice()} Or fill" if value and is_absent(cell) else "Fill"
+        other = "the value in, or leave the line out."
+        return f"{known} {other}" if general is None else f"{known}{general.removeprefix('Fill')}"
     if parse_number(cell) is not None:
         return "Give the values in a larger unit."
     if last:

@@ -5,6 +5,7 @@ import importlib.util
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch import Tensor
 from noisyrnn.data.base import Dataset
 from noisyrnn.data.folders import cache_folder, find_file, placement_advice, read_text
 from noisyrnn.data.labels import decimal_labels
-from noisyrnn.data.numbers import SHIFT, is_missing, is_rounded, parse_number
+from noisyrnn.data.numbers import SHIFT, is_absent, is_missing, is_rounded, parse_number
+from noisyrnn.data.options import ReadingOptions, missing_advice
 from noisyrnn.data.split import Cases, dataset_from_cases, pad_sequences, parse_targets
 from noisyrnn.data.times import parse_times
 
@@ -22,7 +24,7 @@ SUFFIXES = (".ts", ".ts.gz")
 _SIZE = re.compile(r"[0-9]{1,9}")
 
 
-def read_ts(path: Path) -> Cases:
+def read_ts(path: Path, options: ReadingOptions | None = None) -> Cases:
     """Read the labelled sequences of a `.ts` file.
 
     `#` starts a comment, `@` a line of the header, which ends at `@data`. Then one case per line: channels separated by
@@ -31,6 +33,7 @@ def read_ts(path: Path) -> Cases:
 
     Args:
         path: File ending in `.ts` or `.ts.gz`.
+        options: Of these, `missing`: with it values may be missing.
 
     Returns:
         Sequences padded to the longest, with `lengths` if they differ, and the classes that the header declares.
@@ -39,6 +42,7 @@ def read_ts(path: Path) -> Cases:
         ValueError: If values are missing or not numbers, there are no classes, channels differ in number, length or
             times, a class is not declared, or the file is damaged or holds no case.
     """
+    missing = options is not None and options.missing is not None
     header, cases = split_header(path)
     check_header(path, header)
     channels = declared_channels(header)
@@ -49,7 +53,7 @@ def read_ts(path: Path) -> Cases:
     stamped = header_flag(header, "@timestamps", "false")
     sequences, labels, times = [], [], []
     for line_number, line in cases:
-        *values, label = split_fields(line, stamped)
+        *values, label = split_channels(line, stamped=stamped)
         if not values or not label.strip():
             got = "no class after the last ':'" if values else "no ':'"
             raise ValueError(f"Line {line_number} of {path} must hold its values, a ':' and its class, got {got}.")
@@ -63,7 +67,7 @@ def read_ts(path: Path) -> Cases:
         if stamped:
             stamps, values = split_stamps(values, where)
             times.append(stamps)
-        sequences.append(read_case(values, where, steps))
+        sequences.append(read_case(values, where, steps, missing=missing))
         labels.append(label.strip())
     if not sequences:
         raise ValueError(f"{path} must hold at least one case after '@data', got none.")
@@ -87,6 +91,11 @@ def read_ts(path: Path) -> Cases:
     return Cases(inputs=inputs, lengths=lengths, labels=names, declared=declared, times=tuple(times) or None)
 
 
+def split_channels(line: str, *, stamped: bool) -> list[str]:
+    """Split a case at its ':', except within time stamps."""
+    return re.split(r":(?![^(]*\))", line) if stamped else line.split(":")
+
+
 def split_header(path: Path) -> tuple[dict[str, list[str]], list[tuple[int, str]]]:
     """Return the lines of the header, their values by key in small letters, and the numbered lines of the cases.
 
@@ -103,11 +112,6 @@ def split_header(path: Path) -> tuple[dict[str, list[str]], list[tuple[int, str]
         if key.startswith("@"):
             header[key.lower()] = values
     raise ValueError(f"{path} must hold a line '@data' before its cases, got {len(lines)} lines without one.")
-
-
-def split_fields(line: str, stamped: bool) -> list[str]:
-    """Split a case at its colons; `stamped` values hold times, in which a colon may occur."""
-    return re.split(r":(?![^(]*\))", line) if stamped else line.split(":")
 
 
 def check_header(path: Path, header: dict[str, list[str]]) -> None:
@@ -164,8 +168,15 @@ def declared_channels(header: dict[str, list[str]]) -> int | None:
     return (int(dimensions) or None) if _SIZE.fullmatch(dimensions) else None
 
 
-def read_case(channels: list[str], where: str, steps: int | None) -> Tensor:
-    """Parse one case to float64 `(length, input_size)`; `where` begins messages, `steps` is the length if fixed."""
+def read_case(channels: list[str], where: str, steps: int | None, *, missing: bool = False) -> Tensor:
+    """Parse one case to float64 `(length, input_size)`.
+
+    Args:
+        channels: Cells of each channel.
+        where: Beginning of messages.
+        steps: Number of values of each channel, if it is fixed.
+        missing: Whether values may be missing: they are then NaN.
+    """
     rows = []
     for channel in channels:
         cells = [cell.strip() for cell in channel.split(",")]
@@ -176,10 +187,14 @@ def read_case(channels: list[str], where: str, steps: int | None) -> Tensor:
         row = []
         for cell in cells:
             value = parse_number(cell)
+            if missing and is_absent(cell):
+                row.append(math.nan)
+                continue
             if value is None and not is_missing(cell):
                 raise ValueError(f"{where} must hold numbers, got {cell!r}.")
             if value is None or not math.isfinite(value):
-                raise ValueError(f"{where} must hold no missing values, got {cell!r}. Impute them or remove the case.")
+                known = f"{missing_advice()} Or impute" if value is None and is_absent(cell) else "Impute"
+                raise ValueError(f"{where} must hold no missing values, got {cell!r}. {known} them or remove the case.")
             if is_rounded(cell):
                 raise ValueError(f"{where} must hold numbers that float64 represents exactly, got {cell!r}. {SHIFT}")
             row.append(value)
@@ -206,13 +221,14 @@ def find_test_file(train: Path, suffixes: Sequence[str] = SUFFIXES) -> Path | No
     return find_file([train.parent], [f"{stem.removesuffix('_TRAIN')}_TEST{end}" for end in suffixes], ["."])
 
 
-def load_archive(name: str, folders: list[Path], known: list[str]) -> Dataset:
+def load_archive(name: str, folders: list[Path], known: list[str], options: ReadingOptions | None = None) -> Dataset:
     """Load a data set of the UCR or UEA archive with its official test part; validation is 20 % of the training part.
 
     Args:
         name: Name in the archive's spelling, such as `"JapaneseVowels"`.
         folders: Folders to search, themselves and their subfolders `ucr_uea/` and `NAME/`; else aeon downloads it.
         known: Names in `DATASETS`, to suggest one for a misspelt name.
+        options: Of these, `missing`.
 
     Raises:
         ValueError: If the name is probably a misspelt one of `known`, or a file is malformed.
@@ -227,14 +243,16 @@ def load_archive(name: str, folders: list[Path], known: list[str]) -> Dataset:
     if train is None:
         raise FileNotFoundError(f"{files[0]} must be in {cache_folder()} after aeon's download, got no such file.")
     path = train
+    missing = None if options is None else options.missing
 
     def read_test() -> Cases:
         test = find_test_file(path)
         if test is None:
             raise FileNotFoundError(f"{name}_TEST.ts must be in {path.parent}, next to {path.name}, got no such file.")
-        return read_ts(test)
+        return replace(read_ts(test, options), missing=missing)
 
-    return dataset_from_cases(name, read_ts(path), read_test, f"{name} of the UCR/UEA archive.")
+    cases = replace(read_ts(path, options), missing=missing)
+    return dataset_from_cases(name, cases, read_test, f"{name} of the UCR/UEA archive.")
 
 
 def fetch(name: str, folders: list[Path], known: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Reads the user's files: arrays, tables, folders of recordings and the formats of the UCR and UEA archives."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from noisyrnn.data.frames import read_excel, read_parquet
 from noisyrnn.data.long_table import read_long
 from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.recordings import read_folder
+from noisyrnn.data.shards import find_parts, load_folder, options_of
 from noisyrnn.data.split import Cases, dataset_from_cases
 from noisyrnn.data.table import read_wide
 from noisyrnn.data.ts import find_test_file, read_ts
@@ -58,22 +59,25 @@ def _read_archive_text(path: Path, options: ReadingOptions) -> Cases:
 _TEXT = frozenset(("separator", "decimal", "encoding", "skip_lines"))
 _COLUMNS = frozenset(("label_column", "task", "layout", "drop", "group_column"))
 _LONG = frozenset(("id", "time", "channel", "value"))
+_MISSING = frozenset(("missing",))
 
 FORMATS: Mapping[str, Format] = {
-    ".npz": Format(read=None, options=frozenset(("layout", "task"))),
-    ".npy": Format(read=None, options=frozenset(("layout", "task"))),
-    ".csv": Format(read=_read_text, options=_TEXT | _COLUMNS | _LONG),
-    ".tsv": Format(read=_read_archive_text, options=_TEXT | _COLUMNS | _LONG),
-    ".txt": Format(read=_read_archive_text, options=_TEXT | _COLUMNS | _LONG),
-    ".arff": Format(read=read_arff, options=_COLUMNS | {"encoding"}),
-    ".ts": Format(read=lambda path, options: read_ts(path), options=frozenset()),
-    ".parquet": Format(read=lambda path, options: read_table(read_parquet(path), options), options=_COLUMNS | _LONG),
+    ".npz": Format(read=None, options=_MISSING | {"layout", "task"}),
+    ".npy": Format(read=None, options=_MISSING | {"layout", "task"}),
+    ".csv": Format(read=_read_text, options=_MISSING | _TEXT | _COLUMNS | _LONG),
+    ".tsv": Format(read=_read_archive_text, options=_MISSING | _TEXT | _COLUMNS | _LONG),
+    ".txt": Format(read=_read_archive_text, options=_MISSING | _TEXT | _COLUMNS | _LONG),
+    ".arff": Format(read=read_arff, options=_MISSING | _COLUMNS | {"encoding"}),
+    ".ts": Format(read=read_ts, options=_MISSING),
+    ".parquet": Format(
+        read=lambda path, options: read_table(read_parquet(path), options), options=_MISSING | _COLUMNS | _LONG
+    ),
     ".xlsx": Format(
         read=lambda path, options: read_table(read_excel(path, options), options),
-        options=_COLUMNS | _LONG | {"sheet", "skip_lines"},
+        options=_MISSING | _COLUMNS | _LONG | {"sheet", "skip_lines"},
     ),
     "folder": Format(
-        read=read_folder, options=_TEXT | frozenset(("label_column", "task", "drop", "group_column", "time"))
+        read=read_folder, options=_MISSING | _TEXT | {"label_column", "task", "drop", "group_column", "time"}
     ),
 }
 """By the end of the file's name; text formats may be compressed (`.csv.gz`)."""
@@ -108,7 +112,8 @@ def check_unused_options(name: str, options: ReadingOptions, used: frozenset[str
 def load_user_file(name: str, options: ReadingOptions | None = None) -> Dataset:
     """Load the data set in a file or folder; without a test part it is split 60/20/20, stratified and seeded.
 
-    A file whose name ends in `_TRAIN`, before its suffix, has its test part in the `_TEST` file next to it.
+    A folder of `.npy`, `.npz` or `.parquet` files is read from disk while it is used; all else is read into memory. A
+    file whose name ends in `_TRAIN`, before its suffix, has its test part in the `_TEST` file next to it.
 
     Args:
         name: Path of a folder, or of a file with one of `SUFFIXES`.
@@ -122,8 +127,12 @@ def load_user_file(name: str, options: ReadingOptions | None = None) -> Dataset:
     path = Path(name).expanduser()
     suffix = format_of(path)
     if suffix == "folder":
+        if find_parts(path):
+            check_unused_options(name, options, options_of(path))
+            return load_folder(name, path, options)
         check_unused_options(name, options, FORMATS["folder"].options)
-        return dataset_from_cases(name, read_folder(path, options), None, f"The folder {path.name}.")
+        cases = replace(read_folder(path, options), missing=options.missing)
+        return dataset_from_cases(name, cases, None, f"The folder {path.name}.")
     if suffix is None:
         advice = " Save it as .xlsx." if path.name.lower().endswith((".xls", ".ods", ".xlsm", ".xlsb")) else ""
         raise ValueError(f"dataset must be a folder or a file ending in {', '.join(SUFFIXES)}, got {name!r}.{advice}")
@@ -136,18 +145,24 @@ def load_user_file(name: str, options: ReadingOptions | None = None) -> Dataset:
         if options.layout == "one-channel":
             raise ValueError(f"layout must be 'channels-last' or 'time-last' for {name!r}, got 'one-channel'.")
         return _load_arrays(name, path, suffix, options, source)
-    read = kind.read
+    reader = kind.read
     test = find_test_file(path, (suffix, f"{suffix}.gz"))
-    cases = read(path, options)
-    return dataset_from_cases(name, cases, None if test is None else lambda: read(test, options), source)
+
+    def read(file: Path) -> Cases:
+        return replace(reader(file, options), missing=options.missing)
+
+    return dataset_from_cases(name, read(path), None if test is None else lambda: read(test), source)
 
 
 def _load_arrays(name: str, path: Path, suffix: str, options: ReadingOptions, source: str) -> Dataset:
     """Load the data set in an archive of arrays, or in a pair of files with one array each."""
     arrays = NpzArrays(path) if suffix == ".npz" else NpyArrays(path)
     has_test = check_names(arrays)
-    layout, task = options.layout, options.task
-    cases = read_arrays(arrays, layout=layout, task=task)
+    layout, task, missing = options.layout, options.task, options.missing
+    cases = read_arrays(arrays, layout=layout, task=task, missing=missing)
     task = "regression" if isinstance(cases.labels, torch.Tensor) else "classification"  # y_test is read alike
-    read_test = (lambda: read_arrays(arrays, "_test", layout=layout, task=task)) if has_test else None
-    return dataset_from_cases(name, cases, read_test, source)
+
+    def read_test() -> Cases:
+        return read_arrays(arrays, "_test", layout=layout, task=task, missing=missing)
+
+    return dataset_from_cases(name, cases, read_test if has_test else None, source)

@@ -22,6 +22,7 @@ from noisyrnn.estimators.inputs import Sequences, check_sample_weight, read_sequ
 from noisyrnn.estimators.params_json import from_json, to_json
 from noisyrnn.estimators.robustness import RobustnessReport, robustness_report
 from noisyrnn.models import MODELS, Head, SequenceModel, build_layer, layer_options
+from noisyrnn.models.missing import layer_channels
 from noisyrnn.models.options import merge_options
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.devices import make_fabric, resolve_accelerator
@@ -86,6 +87,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         adversarial_steps: int = 7,
         standardize: bool = True,
         layout: str = "channels_first",
+        missing: str | None = None,
         warm_start: bool = False,
         device: str = "cpu",
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
@@ -119,6 +121,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         self.adversarial_steps = adversarial_steps
         self.standardize = standardize
         self.layout = layout
+        self.missing = missing
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
@@ -183,6 +186,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             inputs=sequences.inputs,
             labels=self._true(self._targets(y, len(sequences))),
             lengths=sequences.lengths,
+            missing=self.missing,
             classes=len(self._class_names()),
         )
         scale = Scale.from_dict(self.scale_)
@@ -226,6 +230,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        tags.input_tags.allow_nan = self.missing is not None
         return tags
 
     @abstractmethod
@@ -279,9 +284,6 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """
         check_choice("model", self.model, MODELS)
         check_integer("epochs", epochs, minimum=1)
-        decay_after = self._plain("decay_after")
-        check_number("decay_after", decay_after, above=0.0)
-        check_number("decay_after", decay_after, maximum=1.0)
         known = layer_options(self.model)
         for name in self.options or {}:
             check_choice(f"option of model {self.model!r}", name, known.keys() - self.get_params(deep=False).keys())
@@ -291,10 +293,11 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             **{name: self._plain(name) for name in _TRAIN_SETTINGS},
             model=self.model,
             options=merge_options(general, {**(self.options or {}), **named}),
+            missing=self.missing,
             label=type(self).__name__,
             seed=seed,
             epochs=epochs,
-            decay_epochs=(max(1, round(decay_after * epochs)),),
+            decay_after=self._plain("decay_after"),
             decay_factor=_DECAY_FACTOR,
         )
 
@@ -313,7 +316,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _read(self, X: Any, *, first: bool) -> Sequences:
         """Return the sequences of `X`, with as many channels as in the first fit."""
-        sequences = read_sequences(self, X, layout=self.layout, first=first)
+        sequences = read_sequences(self, X, layout=self.layout, first=first, missing=self.missing is not None)
         channels = sequences.inputs.shape[2]
         if first:
             self.channels_ = channels
@@ -355,6 +358,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             weights=None
             if weights is None
             else torch.tensor(weights / weights.mean(), dtype=torch.float32, device="cpu"),
+            missing=self.missing,
             classes=len(self._class_names()),
         )
 
@@ -409,8 +413,8 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         with seeded(0):
             wanted = build_layer(config.model, layer.input_size, config.hidden_size, config.options)
         names = {entry.build: name for name, entry in MODELS.items()}
-        held = {"model": names[type(layer)], **layer.options()}
-        for name, value in {"model": config.model, **wanted.options()}.items():
+        held = {"missing": self.model_.missing, "model": names[type(layer)], **layer.options()}
+        for name, value in {"missing": self.missing, "model": config.model, **wanted.options()}.items():
             if held.get(name) != value:
                 raise ValueError(
                     f"{name} must stay {held.get(name)!r}, that of the fitted model, got {value!r}. "
@@ -421,8 +425,9 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         """Build a model: weights depend on the seed only, standardisation on the training part."""
         mean, std = dataset.statistics() if self.standardize else (None, None)
         with seeded(config.seed):
-            layer = build_layer(config.model, dataset.input_size, config.hidden_size, config.options)
-            return self._head(layer, dataset.outputs, mean=mean, std=std)
+            channels = layer_channels(dataset.input_size, dataset.missing)
+            layer = build_layer(config.model, channels, config.hidden_size, config.options)
+            return self._head(layer, dataset.outputs, mean=mean, std=std, missing=dataset.missing)
 
     def _parts(self, split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         """Return training and validation part; both are all sequences if one would be empty."""

@@ -41,14 +41,14 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         validation_fraction: Share of the sequences, in [0, 1), held out to choose the best epoch: by accuracy, then by
             loss; for a regression by loss. With 0, or too few sequences, the training part is used for this choice.
         patience: Stop if the validation score has not improved for this many epochs; `None` never stops early.
-        select: Epoch whose weights are kept: "clean", "perturbed" or "last", as in `TrainConfig`.
+        select: Epoch whose weights are kept: "clean", "perturbed", "last", "refit" or "auto", as in `TrainConfig`.
         ema: Decay of a moving average of the weights, which is then validated and kept, above 0 and below 1; `None` for
             the weights themselves.
         input_noise: Strength of the noise that training adds to its inputs, at least 0; or a pair of strengths, between
             which each sequence has its own. Its unit is the standard deviation of each channel in the training part of
             the first fit, as in `robustness_report`.
-        input_noise_kind: "white_noise", "multiplicative_noise" or "salt_and_pepper"; a strength of the last is a
-            probability.
+        input_noise_kind: "white_noise", "multiplicative_noise", "salt_and_pepper", "missing_values" or
+            "missing_blocks"; a strength of the last three is a probability.
         noise_schedule: "constant", or "annealed" for hidden and input noise in proportion to the learning rate.
         adversarial: Attack on the inputs of each training step: "fgsm", "pgd_linf" or "pgd_l2"; `None` for no attack.
         adversarial_radius: Radius of that attack, above 0, in the unit of `input_noise`.
@@ -56,6 +56,9 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         standardize: Whether to standardise each channel by the mean and standard deviation of the training part.
         layout: "channels_first" for `(n, channels, time)`, as in aeon and sktime, or "channels_last" for
             `(n, time, channels)`.
+        missing: How the model meets missing values, NaN in `X`: "hold" for the last value of the channel, "mask" for
+            that and a channel that says whether there was one, or "skip" to leave out steps without any value, for
+            models whose steps have a length; `None`: a missing value is an error.
         warm_start: Whether `fit` continues from the weights, the classes and the standardisation of the last fit.
         device: "cpu", "cuda" or "auto", for training; the fitted model is on the CPU.
         random_state: Seed or generator of all randomness. An integer gives identical results each time; `None` gives
@@ -119,6 +122,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         adversarial_steps: int = 7,
         standardize: bool = True,
         layout: str = "channels_first",
+        missing: str | None = None,
         warm_start: bool = False,
         device: str = "cpu",
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
@@ -154,6 +158,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
             adversarial_steps=adversarial_steps,
             standardize=standardize,
             layout=layout,
+            missing=missing,
             warm_start=warm_start,
             device=device,
             random_state=random_state,

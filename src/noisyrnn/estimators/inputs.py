@@ -37,7 +37,7 @@ class Sequences:
         return Sequences(self.inputs[kept], None if self.lengths is None else self.lengths[kept])
 
 
-def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool) -> Sequences:
+def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool, missing: bool = False) -> Sequences:
     """Check `X` and return its sequences.
 
     Args:
@@ -47,9 +47,10 @@ def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool
         layout: Key of `LAYOUTS`, for inputs with channels.
         first: Whether this is the first fit, which determines the number of columns of all later tables; inputs in
             another form may have any number of steps.
+        missing: Whether values may be missing, NaN.
 
     Raises:
-        ValueError: If `X` has another form, is empty, or contains NaN or infinite values.
+        ValueError: If `X` has another form, is empty, or contains infinite values, or NaN that it may not.
         TypeError: If it is sparse or does not contain numbers.
 
     Example:
@@ -59,12 +60,13 @@ def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool
                 [3., 0.]], dtype=torch.float64), tensor([2, 1]))
     """
     check_choice("layout", layout, LAYOUTS)
+    options = _checks(missing)
     if isinstance(X, Tensor):
         X = X.detach().cpu()
     if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
         X = list(X)
     if isinstance(X, list | tuple) and len({np.shape(np.asarray(x)) for x in X if _is_regular(x)}) > 1:
-        X = [_one_sequence(x, index, layout) for index, x in enumerate(X)]
+        X = [_one_sequence(x, index, layout, missing) for index, x in enumerate(X)]
         sizes = sorted({x.shape[1] for x in X})
         if len(sizes) > 1:
             raise ValueError(f"X must hold sequences with one number of channels, got {sizes[0]} and {sizes[-1]}.")
@@ -74,14 +76,14 @@ def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool
         check_real("X", X)
     axes = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
     if axes == 3:
-        array = check_array(X, allow_nd=True, dtype=np.float64, input_name="X", estimator=estimator)
+        array = check_array(X, allow_nd=True, input_name="X", estimator=estimator, **options)
         if 0 in array.shape:
             raise ValueError(f"X must hold at least one sequence of one step, got {array.shape}.")
         _forget_columns(estimator, first)
         return Sequences(_steps_first(array, layout), None)
     if axes > 3:
         raise ValueError(f"X must have 2 or 3 dimensions, got {axes}.")
-    return Sequences(float64_tensor(validate_data(estimator, X, reset=first, dtype=np.float64))[:, :, None], None)
+    return Sequences(float64_tensor(validate_data(estimator, X, reset=first, **options))[:, :, None], None)
 
 
 def float64_tensor(array: Any) -> Tensor:
@@ -98,10 +100,15 @@ def _is_regular(x: Any) -> bool:
     return True
 
 
-def _one_sequence(x: Any, index: int, layout: str) -> Tensor:
+def _checks(missing: bool) -> dict[str, Any]:
+    """Return the arguments of scikit-learn's checks."""
+    return {"dtype": np.float64, "ensure_all_finite": "allow-nan" if missing else True}
+
+
+def _one_sequence(x: Any, index: int, layout: str, missing: bool) -> Tensor:
     """Convert one sequence of a list to float64 `(length, channels)`."""
     check_real(f"X[{index}]", x)
-    array = check_array(x, ensure_2d=False, ensure_min_features=1, dtype=np.float64, input_name=f"X[{index}]")
+    array = check_array(x, ensure_2d=False, ensure_min_features=1, input_name=f"X[{index}]", **_checks(missing))
     return float64_tensor(array)[:, None] if array.ndim == 1 else _steps_first(array, layout)
 
 

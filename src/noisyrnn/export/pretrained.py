@@ -17,7 +17,7 @@ from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.pretrained import PretrainedModel, figure_of
 from noisyrnn.training.saving import load, read_header, save
-from noisyrnn.training.settings import published_experiments, recommended
+from noisyrnn.training.settings import merge_settings, published_experiments, recommended
 
 LICENCE = "Apache-2.0"
 
@@ -29,6 +29,8 @@ _KEPT = {
     "clean": "the best on validation data",
     "perturbed": "the best on clean and noisy validation data",
     "last": "the last",
+    "refit": "the last",
+    "auto": "the best on validation data, or the last where there were too few of them",
 }
 
 
@@ -101,7 +103,9 @@ def model_card(run: PretrainedModel) -> str:
         if value != defaults[name]
     )
     validation = f"{summary['validation_sequences']:,} sequences"
-    if summary["best_validation_accuracy"] is None:
+    if not summary["validation_sequences"]:
+        validation = "trained on the validation sequences too, so there is no validation result"
+    elif summary["best_validation_accuracy"] is None:
         validation = f"loss {summary['best_validation_loss']:.4g} on {validation}"
     else:
         validation = f"accuracy {100 * summary['best_validation_accuracy']:.1f} % on {validation}"
@@ -166,10 +170,14 @@ def train_command(config: TrainConfig) -> str:
         same = TrainConfig.from_dict({**row.train, "seed": config.seed, "precision": config.precision})
         if same == config:
             base, words = dict(row.train), [f"--experiment={name}"]
-    start, wanted = TrainConfig.from_dict(base), config.to_dict()
-    before = {**start.to_dict(), "label": start.shown_label, "seed": None}  # the seed is always shown
-    wanted["label"] = config.shown_label
-    words += [_flag(name, value) for name, value in wanted.items() if value != before[name]]
+    wanted = {**config.to_dict(), "label": config.shown_label}
+    given: dict[str, Any] = {}
+    for _ in range(2):  # a flag of the first round may replace a recommended setting, which then needs no flag
+        kept = merge_settings(base, {name: value for name, value in given.items() if value is not None})
+        start = TrainConfig.from_dict({name: value for name, value in base.items() if name in kept})
+        before = {**start.to_dict(), "label": start.shown_label, "seed": None}  # the seed is always shown
+        given = {name: value for name, value in wanted.items() if value != before[name]}
+    words += [_flag(name, value) for name, value in given.items()]
     return shlex.join(["noisyrnn", "train", *words])
 
 

@@ -50,7 +50,8 @@ def export_model(
 
     Raises:
         ValueError: If the format is unknown or needs a package that is not installed, `streaming` is set for a
-            bidirectional layer, or the number of class names differs from that of the outputs.
+            bidirectional layer, the model meets missing values, or the number of class names differs from that of the
+            outputs.
         RuntimeError: If the file does not agree with the model; it is then not written.
     """
     write_atomically(path, _content(model, format=format, streaming=streaming, class_names=class_names))
@@ -105,6 +106,11 @@ def _content(model: Head, *, format: str, streaming: bool, class_names: Sequence
     form = FORMATS[format]
     form.check_installed()
     check_class_names(class_names, model.readout.out_features)
+    if model.missing is not None:
+        raise ValueError(
+            f"model must have missing None to be exported, got {model.missing!r}: the file would take complete "
+            "sequences only. Impute the values and train without the setting, or use noisyrnn.load."
+        )
     model = deepcopy(model).cpu().eval()
     model.layer.noise_mode, model.layer.kernel = "off", "reference"
     graph = StepGraph(model) if streaming else SequenceGraph(model)

@@ -9,8 +9,11 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from noisyrnn.checks import LARGEST_SIZE, check_choice, check_finite, check_flag, check_integer, check_tensor
+from noisyrnn.missing import hold_last
 from noisyrnn.models.layer import RecurrentLayer, final_output, pass_options, shared_view
+from noisyrnn.models.missing import add_mask, check_missing_setting, skip_steps
 from noisyrnn.models.options import show_options
+from noisyrnn.models.sequences.layout import check_form
 from noisyrnn.models.standardization import float64_statistics, standardize
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.padding import valid_steps
@@ -64,10 +67,15 @@ class SequenceModel(nn.Module):
             `(target - target_mean) / target_std`, and the loss is that of these. Answers are in the units of the
             targets. Saved with the weights.
         target_std: Standard deviation of each target, `(outputs,)`, above 0; both or none are given.
+        missing: How values that are NaN are met: "hold" replaces them by the last value of their channel, before the
+            first one by its mean; "mask" also gives the layer a channel for each, 1 where there was a value, so that
+            its `input_size` is twice that of the inputs; "skip" leaves out steps without any value and lengthens the
+            step before (see `noisyrnn.models.missing`). `None`: there may be none. Saved with the weights.
 
     Raises:
         TypeError: If `layer` is not a `RecurrentLayer`, or a statistic is not a tensor.
-        ValueError: If `outputs` is below 1, the loss is unknown, or a statistic has another shape or range.
+        ValueError: If `outputs` is below 1, the loss is unknown, `missing` does not go with the layer, or a statistic
+            has another shape or range.
 
     Example:
         >>> from noisyrnn.models import NoisyRNN
@@ -92,6 +100,7 @@ class SequenceModel(nn.Module):
         std: Tensor | None = None,
         target_mean: Tensor | None = None,
         target_std: Tensor | None = None,
+        missing: str | None = None,
     ) -> None:
         check_integer("outputs", outputs, minimum=1, maximum=LARGEST_SIZE)
         check_choice("loss", loss, LOSSES)
@@ -102,9 +111,17 @@ class SequenceModel(nn.Module):
                 "RecurrentLayer(torch.nn.GRUCell, input_size, hidden_size)."
             )
         check_target_statistics(target_mean, target_std, outputs, loss)
+        kind = type(getattr(layer, "_orig_mod", layer)).__name__
+        check_missing_setting(missing, every_step=every_step, supports_dt=layer.supports_dt, name=kind)
+        if missing == "mask" and layer.input_size % 2:
+            raise ValueError(
+                f"layer must have input_size twice the channels of the inputs for missing='mask', got "
+                f"{layer.input_size}."
+            )
         super().__init__()
         example = next(layer.parameters())
-        mean, std = float64_statistics(mean, std, layer.input_size, example.device)
+        channels = layer.input_size // 2 if missing == "mask" else layer.input_size
+        mean, std = float64_statistics(mean, std, channels, example.device)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         for name, value in (("target_mean", target_mean), ("target_std", target_std)):
@@ -113,6 +130,7 @@ class SequenceModel(nn.Module):
         self.layer = layer
         self.loss = loss
         self.every_step = every_step
+        self.missing = missing
         self.readout = nn.Linear(layer.output_size, outputs, dtype=example.dtype, device="cpu").to(example.device)
 
     def forward(
@@ -129,10 +147,12 @@ class SequenceModel(nn.Module):
         Answers past the end of a sequence are zero. Arguments are those of `RecurrentLayer.forward`.
         """
         layer = self.layer
-        layer.check_inputs(inputs)  # before broadcasting hides a wrong shape
+        self._check_inputs(inputs, mask)  # before broadcasting hides a wrong shape
         if layer.training and not self.training:  # by code that sets the mode of recurrent modules only
             layer = in_evaluation_mode(layer)
         values = self._standardize(inputs)
+        if isinstance(values, Tensor) and self.missing is not None:
+            values, lengths, dt = self._without_missing(values, lengths, dt)
         if not self.every_step:
             states, h_n = layer(values, lengths=lengths, mask=mask, dt=dt, path=path, **pass_options(layer))
             return self.answers(final_output(layer, states, h_n, lengths=lengths, mask=mask))
@@ -181,6 +201,55 @@ class SequenceModel(nn.Module):
         dtype = next(self.layer.parameters()).dtype if dtype is None else dtype
         return standardize(inputs, self.mean, self.std, dtype)
 
+    @property
+    def input_size(self) -> int:
+        """Channels of the inputs."""
+        return len(self.mean)
+
+    @property
+    def supports_dt(self) -> bool:
+        """Whether `forward` accepts `dt`."""
+        return bool(self.layer.supports_dt)
+
+    def prepare(
+        self, inputs: Tensor, *, lengths: Tensor | None = None, dt: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | float | None]:
+        """Standardized inputs, lengths and step lengths as the layer takes them, without missing values.
+
+        Args:
+            inputs: In the form of the layer's inputs, not packed.
+            lengths: Valid steps of each sequence, or `None`.
+            dt: Lengths of the steps, or `None`.
+        """
+        values = self.standardize(inputs)
+        return (values, lengths, dt) if self.missing is None else self._without_missing(values, lengths, dt)
+
+    def _without_missing(
+        self, values: Tensor, lengths: Tensor | None, dt: Tensor | float | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | float | None]:
+        """As `prepare`, for values that are standardized."""
+        first = self.layer.batch_first
+        values = values if first else values.transpose(0, 1)
+        if self.missing == "skip":
+            values, lengths, dt = skip_steps(values, lengths, dt)
+        else:
+            values = add_mask(values) if self.missing == "mask" else hold_last(values)
+        return values if first else values.transpose(0, 1), lengths, dt
+
+    def _check_inputs(self, inputs: Tensor | PackedSequence, mask: Tensor | None) -> None:
+        """Raise unless `forward` accepts the form of `inputs`."""
+        if self.missing is None:
+            self.layer.check_inputs(inputs)
+            return
+        check_form(inputs, input_size=self.input_size, batch_first=self.layer.batch_first)
+        if isinstance(inputs, PackedSequence) or inputs.ndim == 2:
+            raise ValueError(
+                f"inputs must be a tensor with a batch axis for missing={self.missing!r}, got another form. Pad the "
+                "sequences and give lengths."
+            )
+        if mask is not None and self.missing == "skip":
+            raise ValueError("mask must be None for missing='skip', got a tensor. Give lengths: mask.sum(dim=1).")
+
     def _standardize(self, inputs: Tensor | PackedSequence) -> Tensor | PackedSequence:
         """Inputs as the layer takes them, packed if they were."""
         if isinstance(inputs, PackedSequence):
@@ -210,10 +279,11 @@ class SequenceModel(nn.Module):
 
 
 class ChannelStatistics(TypedDict, total=False):
-    """Statistics of the inputs' channels, by which every sequence model standardizes; see `SequenceModel`."""
+    """What every sequence model knows of the inputs' channels: statistics and missing values; see `SequenceModel`."""
 
     mean: Tensor | None
     std: Tensor | None
+    missing: str | None
 
 
 class Statistics(ChannelStatistics, total=False):
@@ -245,7 +315,7 @@ class SequenceClassifier(SequenceModel):
     Args:
         layer: The layer.
         classes: At least 2.
-        statistics: `mean` and `std` of `SequenceModel`.
+        statistics: `mean`, `std` and `missing` of `SequenceModel`.
 
     Raises:
         TypeError: If `layer` is not a `RecurrentLayer`, or `mean` or `std` is not a tensor.
@@ -270,7 +340,7 @@ class SequenceRegressor(SequenceModel):
     Args:
         layer: The layer.
         targets: Values for each sequence, at least 1.
-        statistics: `mean`, `std`, `target_mean` and `target_std` of `SequenceModel`.
+        statistics: `mean`, `std`, `missing`, `target_mean` and `target_std` of `SequenceModel`.
 
     Raises:
         TypeError: If `layer` is not a `RecurrentLayer`, or a statistic is not a tensor.
@@ -297,7 +367,7 @@ class SequenceToSequence(SequenceModel):
         layer: The layer.
         targets: Values for each step, at least 1; left out where there are classes.
         classes: Number of classes of each step, at least 2, for a classification; `None` for values.
-        statistics: `mean`, `std` and, for values, `target_mean` and `target_std` of `SequenceModel`.
+        statistics: `mean`, `std`, `missing` and, for values, `target_mean` and `target_std` of `SequenceModel`.
 
     Raises:
         TypeError: If `layer` is not a `RecurrentLayer`, or a statistic is not a tensor.

@@ -205,6 +205,12 @@ class RecurrentLayer(nn.Module):
         for cell in cells:
             cell.scheme = scheme
 
+    @property
+    def supports_dt(self) -> bool:
+        """Whether `forward` accepts `dt`: the steps of the cells, and of the noise, have a length."""
+        cell: Any = self.cells._modules["l0"]
+        return bool(cell.supports_dt) and (self.noise_law != "uniform" or self.hidden_noise.silent)
+
     def output(self, state: Tensor) -> Tensor:
         """Return the outputs of states of one cell, `(..., state_size)` to `(..., hidden_size)`."""
         cell: Any = self.cells._modules["l0"]

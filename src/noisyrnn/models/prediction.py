@@ -3,20 +3,28 @@
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_integer, check_sequences, check_values
+from noisyrnn.checks import check_integer, check_sequences
+from noisyrnn.data.base import check_missing
 from noisyrnn.models.heads import SequenceModel
 
 
 @torch.no_grad()
 def predict(
-    model: SequenceModel, inputs: Tensor, *, lengths: Tensor | None = None, sequences_per_pass: int = 250
+    model: SequenceModel,
+    inputs: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    dt: Tensor | None = None,
+    sequences_per_pass: int = 250,
 ) -> Tensor:
     """Predict the class probabilities or the values of sequences, without noise.
 
     Args:
         model: A trained model; its mode and its noise are left as they are.
-        inputs: `(n, steps, input_size)`, as measured: the model standardizes them.
+        inputs: `(n, steps, input_size)`, as measured: the model standardizes them. NaN where a value is missing, for a
+            model with `missing`.
         lengths: Valid steps of each sequence, `(n,)`; `None` if all have `steps`.
+        dt: Length of each step in nominal steps, `(n, steps)`; `None`: all are 1.
         sequences_per_pass: Sequences computed at once, at least 1.
 
     Returns:
@@ -39,7 +47,7 @@ def predict(
             f"model must be a SequenceModel, got {type(model).__name__}. Load one: noisyrnn.load(path, SequenceModel)."
         )
     check_sequences("inputs", inputs)
-    check_values("inputs", inputs)
+    check_missing("inputs", inputs, model.missing)
     check_integer("sequences_per_pass", sequences_per_pass, minimum=1)
     training, noise_mode, device = model.training, model.layer.noise_mode, next(model.parameters()).device
     parts = []
@@ -50,7 +58,8 @@ def predict(
         for start in range(0, len(inputs), sequences_per_pass):
             rows = slice(start, start + sequences_per_pass)
             valid = None if lengths is None else lengths[rows].to(device)
-            outputs = view(inputs[rows].to(device), lengths=valid).double().cpu()
+            sizes = None if dt is None else dt[rows].to(device)
+            outputs = view(inputs[rows].to(device), lengths=valid, dt=sizes).double().cpu()
             parts.append(outputs.softmax(dim=-1) if model.loss == "cross_entropy" else outputs)
     finally:
         model.layer.noise_mode = noise_mode

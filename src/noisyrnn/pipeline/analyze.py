@@ -9,7 +9,7 @@ import torch
 
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, DiagnosticContext
 from noisyrnn.checks import check_choice, check_number
-from noisyrnn.data.base import Split
+from noisyrnn.data.base import Split, check_regular
 from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
 from noisyrnn.models import SequenceModel
@@ -82,6 +82,7 @@ def analyze_run(
     device = resolve_accelerator(context.accelerator)
     end = monotonic() + (60 * config.budget if seconds is None else seconds)
     dataset = context.read_data(run_config(folder))
+    check_regular("dataset", dataset.train)
     settings = config.settings.for_data(dataset.value_range)
     check_same_data(folder, dataset)
     results = _stored_results(folder, json_ready(asdict(settings)), dependencies(folder, dataset, ANALYSIS_RESULTS))
@@ -166,4 +167,4 @@ def _draw(split: Split, count: int, seed: int, device: torch.device | str) -> Sp
     """Draw sequences of a split without replacement: the same ones for every model."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sequences") % 2**63)
     rows = torch.randperm(len(split), generator=generator, device="cpu")[:count]
-    return replace(split, weights=None).subset(rows).map(lambda tensor: tensor.to(device))
+    return replace(split, weights=None).subset(rows).in_memory().map(lambda tensor: tensor.to(device))

@@ -6,7 +6,7 @@ from typing import Any
 
 from noisyrnn.checks import check_choice, check_flag, check_number, check_show_progress
 from noisyrnn.data import load_dataset
-from noisyrnn.data.base import Dataset, check_equal_steps
+from noisyrnn.data.base import Dataset
 from noisyrnn.pipeline.devices import ACCELERATORS
 from noisyrnn.pipeline.tracking import check_logger
 from noisyrnn.training.config import TrainConfig
@@ -62,7 +62,6 @@ class RunContext:
                 values_per_step=config.values_per_step,
                 **config.reading.stated(),
             )
-        check_equal_steps("dataset", self._read[key].train)
         return self._read[key]
 
     def replace(self, **changes: Any) -> "RunContext":

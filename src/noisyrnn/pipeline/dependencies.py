@@ -14,6 +14,7 @@ TRAINING_RESULTS = {"32-true": 3, "bf16-mixed": 3, "64-true": 4}
 """For each precision."""
 EVALUATION_RESULTS = 7
 ANALYSIS_RESULTS = 6
+BASELINE_RESULTS = 1
 
 
 def run_config(folder: RunFolder) -> TrainConfig:

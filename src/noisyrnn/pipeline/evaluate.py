@@ -7,10 +7,12 @@ from typing import Any, Literal, get_args
 import torch
 
 from noisyrnn.checks import check_choice, check_flag, check_integer, check_number
-from noisyrnn.data import Dataset
+from noisyrnn.data import Dataset, Split, is_own
+from noisyrnn.data.stored import StoredSequences
 from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
 from noisyrnn.models import SequenceModel
+from noisyrnn.pipeline.baselines import BaselineSettings, write_baselines
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import (
     EVALUATION_RESULTS,
@@ -38,6 +40,7 @@ from noisyrnn.robustness import (
     strong_attacks,
     worst_cases,
 )
+from noisyrnn.robustness.default_strengths import FOR_MISSING
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.saving import load
@@ -123,7 +126,9 @@ class EvaluateConfig:
             ValueError: If values are to be clipped to a range that the data set does not state.
         """
         check_clip(self.clip, dataset.value_range)
-        strengths = default_strengths(dataset.value_range) if self.strengths is None else self.strengths
+        strengths = self.strengths
+        if strengths is None:
+            strengths = default_strengths(dataset.value_range) | (FOR_MISSING if dataset.missing is not None else {})
         if self.attacks == "strong":
             strengths = strong_attacks(strengths, classification=bool(dataset.test.classes))
         return replace(self, strengths=strengths)
@@ -170,6 +175,15 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
     check_same_data(folder, dataset)
     depends_on = dependencies(folder, dataset, EVALUATION_RESULTS, config.weights)
     announce(dataset, context.show_progress)
+    if is_own(run_config(folder).dataset) and not isinstance(dataset.train.inputs, StoredSequences):
+        settings_of_baselines = BaselineSettings(
+            noise=[perturbation for perturbation in config.perturbations(dataset) if not perturbation.is_attack],
+            draws=config.draws,
+            evaluation_seed=config.evaluation_seed,
+            test_limit=config.test_limit,
+        )
+        test = _test_part(dataset, config)
+        write_baselines(folder, dataset, test, settings_of_baselines, context.show_progress)
     file = folder.robustness_file(config.weights)
     if known_result(folder, file, settings, depends_on) is not None:
         return folder
@@ -177,6 +191,13 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
         measured = _measure(folder, dataset, config, device, context.show_progress)
         write_json(file, {"settings": settings, "depends_on": depends_on, **measured})
     return folder
+
+
+def _test_part(dataset: Dataset, config: EvaluateConfig) -> Split:
+    """Return the test sequences that an evaluation measures."""
+    if config.test_limit is None:
+        return dataset.test
+    return dataset.test.subset(torch.arange(len(dataset.test), device="cpu")[: config.test_limit])
 
 
 def gradient_notes(folder: RunFolder, weights: Weights = "kept") -> list[str]:
@@ -203,11 +224,7 @@ def _measure(
     folder: RunFolder, dataset: Dataset, config: EvaluateConfig, device: str, show_progress: bool | None
 ) -> dict[str, Any]:
     """Return metrics under every perturbation, and examples if sequences have one class each, JSON-ready."""
-    test = (
-        dataset.test
-        if config.test_limit is None
-        else dataset.test.subset(torch.arange(len(dataset.test), device="cpu")[: config.test_limit])
-    )
+    test = _test_part(dataset, config)
     attacked = test.subset(torch.arange(len(test), device="cpu")[: config.attack_sequences])
     searched = attacked.subset(torch.arange(len(attacked), device="cpu")[: config.gradient_free_sequences])
     model = load_noise_free(folder, device, config.weights)

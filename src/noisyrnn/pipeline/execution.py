@@ -25,6 +25,7 @@ from noisyrnn.robustness import METRICS
 from noisyrnn.run_folder import RunFolder, failure_message
 from noisyrnn.threads import limit_threads
 from noisyrnn.training.config import TrainConfig, check_precision
+from noisyrnn.training.fit_seeds import in_common
 
 BACKENDS = ("dask", "processes")
 _WAIT = 20.0
@@ -37,7 +38,8 @@ class ExecutionConfig:
 
     Args:
         workers: Number of runs at the same time on this machine, at least 1; they share its cores.
-        batch_seeds: Train all seeds of a model in one batched computation, as one task for a worker.
+        batch_seeds: Train all seeds of a model in one batched computation, as one task for a worker; on a GPU all
+            models at the same time.
         backend: Where runs are executed: "processes" on this machine, or "dask" for a cluster.
         scheduler: Address of the Dask scheduler, for backend dask. Its workers must see the output folder and the data
             under the same paths.
@@ -73,7 +75,7 @@ class RunGroup:
     """Runs as they are sent to a worker.
 
     Args:
-        configs: Settings of one run, or of several that differ only in the seed and are trained side by side.
+        configs: Settings of one run, or of several that are trained side by side.
         evaluations: Perturbations and draws of each evaluation.
         analysis: Theory diagnostics to compute; `None` for none.
         threads: Threads to use.
@@ -164,6 +166,8 @@ def execute_runs(groups: Sequence[RunGroup], execution: ExecutionConfig, context
         for group in groups:
             for run in group.configs:
                 check_precision(run.precision, device)
+        if execution.batch_seeds and device == "cuda":
+            groups = _merged(groups)
     here = execution.in_this_process
     inner = context.replace(resume=True, show_progress=context.show_progress if here else False)
     sources = {run_path(run, context.output): (run, group) for group in groups for run in group.configs}
@@ -196,6 +200,20 @@ def execute_runs(groups: Sequence[RunGroup], execution: ExecutionConfig, context
                 file = RunFolder(path).robustness_file(evaluation.weights).name
                 outdated[path] = f"{failures[path].rstrip('.')}. Its {file} is that of another evaluation."
     return Outcome(usable=[path for path in sound if path not in outdated], failures=failures | outdated)
+
+
+def _merged(groups: Sequence[RunGroup]) -> list[RunGroup]:
+    """Join the groups whose runs can be trained together and are measured alike: a GPU has room for all of them."""
+    merged: list[RunGroup] = []
+    for group in groups:
+        for k, other in enumerate(merged):
+            alike = in_common(other.configs[0]) == in_common(group.configs[0])
+            if alike and replace(other, configs=()) == replace(group, configs=()):
+                merged[k] = replace(other, configs=[*other.configs, *group.configs])
+                break
+        else:
+            merged.append(group)
+    return merged
 
 
 def _unreadable(runs: Mapping[Path, TrainConfig], context: RunContext) -> dict[Path, str]:
@@ -236,9 +254,11 @@ def last_result(path: Path) -> tuple[int | None, str]:
         return None, ""
     if summary["status"] != "finished":
         return None, ""
-    accuracy = summary.get("best_validation_accuracy")
-    loss = f"validation loss {summary['best_validation_loss']:.4g}"
-    found = [loss if accuracy is None else f"validation {100 * accuracy:.1f} %"]
+    accuracy, loss, found = summary.get("best_validation_accuracy"), summary.get("best_validation_loss"), list[str]()
+    if accuracy is not None:
+        found.append(f"validation {100 * accuracy:.1f} %")
+    elif loss is not None:  # else there are no validation sequences
+        found.append(f"validation loss {loss:.4g}")
     if columns and "accuracy" in columns[0]:
         found.append(f"test {100 * columns[0]['accuracy']:.1f} %")
     for metric, score in list(columns[0].get("scores", {}).items() if columns else ())[:1]:

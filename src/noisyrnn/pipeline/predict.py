@@ -2,19 +2,28 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from noisyrnn.checks import check_choice
 from noisyrnn.data.inputs import read_inputs
 from noisyrnn.data.options import ReadingOptions
+from noisyrnn.data.shards import options_of
+from noisyrnn.data.stored import StoredSequences
 from noisyrnn.data.user_files import FORMATS, format_of
 from noisyrnn.models import SequenceModel
 from noisyrnn.models.prediction import predict
 from noisyrnn.pipeline.devices import resolve_accelerator
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.saving import load, read_header
+
+_BLOCK = 250
+"""Sequences in files that are read and classified at once."""
 
 
 def predict_file(
@@ -34,12 +43,14 @@ def predict_file(
 
     Args:
         run: Folder of a trained run, or a model file that `save` has written.
-        data: Path of a file or folder as for training; labels may be missing and are not read.
+        data: Path of a file or folder as for training; labels may be missing and are not read. Sequences in a folder of
+            arrays or shards are read by blocks. Missing values are met, and times become lengths of steps, as in
+            training.
         labelled: Whether a table has a column of labels; `None`: decided by its header and its lines.
         weights: Weights of a run: "kept" or "last".
         accelerator: "auto", "cpu" or "cuda".
-        **reading: How the file is read: arguments of `ReadingOptions`; by default those of the run. `None` leaves one
-            out.
+        **reading: How the file is read: arguments of `ReadingOptions` except `missing`, which the model states; by
+            default those of the run. `None` leaves one out.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -52,8 +63,11 @@ def predict_file(
         folder = RunFolder.open(run)
         content, file = folder.read_config(), folder.weights_file(weights)
         settings, trained = content["config"], content["dataset"].get("steps")
-        kind = format_of(Path(data).expanduser())
+        source = Path(data).expanduser()
+        kind = format_of(source)
         used = frozenset() if kind is None else FORMATS[kind].options
+        if kind == "folder":
+            used = options_of(source) or used
         stored = {
             name: settings[name]
             for name in (entry.name for entry in fields(ReadingOptions))
@@ -62,16 +76,18 @@ def predict_file(
         stored.pop("task", None)  # labels are not read
         if isinstance(trained, int):
             steps = trained * int(content["dataset"].get("input_size", 1))
-    names = read_header(file).class_names
+    header = read_header(file)
+    names, nominal = header.class_names, header.notes.get("training", {}).get("nominal_step")
     model = load(file, SequenceModel).to(resolve_accelerator(accelerator))
     for name in reading:
-        check_choice("option", name, ReadingOptions.__dataclass_fields__)
-    options = ReadingOptions(**stored | reading)  # `None` replaces an option of the training too
-    found = read_inputs(data, options, labelled=labelled, steps=steps)
+        check_choice("option", name, [known for known in ReadingOptions.__dataclass_fields__ if known != "missing"])
+    options = ReadingOptions(**stored | reading | {"missing": model.missing})  # `None` replaces one of the training too
+    found = read_inputs(data, options, labelled=labelled, steps=steps, nominal=nominal)
     lengths = found.lengths
-    answers = predict(model, found.inputs, lengths=lengths)
     classes = model.loss == "cross_entropy"
-    outputs = answers.shape[-1]
+    answers = _answers(model, found.inputs, lengths, found.dt if model.supports_dt else None)
+    first = next(answers)
+    outputs = first.shape[-1]
     if classes:
         names = names or [str(index) for index in range(outputs)]
         columns = ["prediction", *(f"probability_{name}" for name in names)]
@@ -80,7 +96,7 @@ def predict_file(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["sequence", *(["step"] if model.every_step else []), *columns])
-    for number, answer in enumerate(answers):
+    for number, answer in enumerate(chain([first], answers)):
         count = len(answer) if lengths is None else int(lengths[number])
         for step, values in enumerate(answer[:count] if model.every_step else answer[None]):
             shown = number if found.names is None else found.names[number]
@@ -88,3 +104,15 @@ def predict_file(
             label = [names[int(values.argmax())]] if classes and names else []
             writer.writerow([*place, *label, *(f"{value:.7g}" for value in values.tolist())])
     return text.getvalue()
+
+
+def _answers(
+    model: SequenceModel, inputs: Tensor | StoredSequences, lengths: Tensor | None, dt: Tensor | None
+) -> Iterator[Tensor]:
+    """Yield the answer of each sequence; those that stay in files are read by blocks."""
+    if not isinstance(inputs, StoredSequences):
+        yield from predict(model, inputs, lengths=lengths, dt=dt)
+        return
+    for start in range(0, len(inputs), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        yield from predict(model, inputs[rows], lengths=None if lengths is None else lengths[rows])

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from noisyrnn.checks import check_choice
-from noisyrnn.models.options import merge_options
 from noisyrnn.published_table import Reproduction, ReproductionRow
-from noisyrnn.training.settings import FOLDER, read_experiment, read_toml, recommended
+from noisyrnn.training.settings import FOLDER, merge_settings, read_experiment, read_toml, recommended
 
 
 def reproductions() -> dict[str, str]:
@@ -58,7 +57,7 @@ def _reproduction(name: str, content: Mapping[str, Any]) -> Reproduction:
             base, published = experiment.train, experiment.published
         else:
             base, published = recommended(row["train"]["dataset"], row["train"]["model"]), {}
-        train = merge_options(base, row.get("train", {}))
+        train = merge_settings(base, row.get("train", {}))
         rows.append(ReproductionRow(train=train, published=row.get("published", published)))
     names = [(row.dataset, row.label) for row in rows]
     for place in names:

@@ -1,4 +1,4 @@
-"""Trains one model with several seeds, one run after another or side by side."""
+"""Trains several runs, one after another or side by side."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,7 +23,7 @@ from noisyrnn.pipeline.train import (
 from noisyrnn.run_folder import RunFolder, failure_message
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig, check_precision
-from noisyrnn.training.fit_seeds import check_alike, fit_seeds
+from noisyrnn.training.fit_seeds import check_together, fit_seeds
 
 
 @reproducible_threads()
@@ -33,16 +33,17 @@ def train_seeds(
     """Train every run into its own folder, as `train_run` does. One that fails stops no other.
 
     Args:
-        configs: Settings of the runs; with `batch_seeds` they differ only in the seed.
+        configs: Settings of the runs; with `batch_seeds` on the same data, in the same precision.
         context: Where and how to train; no result depends on it. With `batch_seeds` one progress bar shows all runs.
-        batch_seeds: Train all runs side by side: the fused kernels take one batch of each run in one call.
+        batch_seeds: Train all runs side by side: the fused kernels take one batch of each run that differs in the seed
+            alone in one call; others take turns, on a GPU at the same time.
 
     Returns:
         The runs' folders, each with `None`, or with the message of its failure.
 
     Raises:
         ValueError: As for `train_run`, before any run starts. With `batch_seeds`, also if there are several processes
-            or settings differ in more than the seed.
+            or their data or precisions differ.
     """
     context = context or RunContext()
     device = resolve_accelerator(context.accelerator)
@@ -54,7 +55,7 @@ def train_seeds(
             "Start one process, or leave out --batch-seeds."
         )
     if batch_seeds:
-        check_alike(configs)
+        check_together(configs)
     folders = [open_run(config, context) for config in configs]
     if batch_seeds:
         return _train_side_by_side(configs, folders, context)

@@ -30,7 +30,7 @@ from noisyrnn.robustness import evaluate
 from noisyrnn.run_folder import RunFolder, folder_name
 from noisyrnn.threads import limit_threads
 from noisyrnn.training.config import TrainConfig, check_precision
-from noisyrnn.training.settings import recommended, search_space, stated
+from noisyrnn.training.settings import merge_settings, recommended, search_space, stated
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -105,7 +105,14 @@ class SweepConfig:
             if name in self.train:
                 raise ValueError(f"train must not hold {name}, got {self.train[name]!r}.")
         base = recommended(str(self.train.get("dataset", TrainConfig.dataset)), self.model)
-        settings = merge_options(base, {**self.train, **values})
+        given = {**self.train, **values}
+        if given.get("select") in ("refit", "auto"):
+            raise ValueError(
+                f"select must leave the validation data to the sweep, got {given['select']!r}. Use clean or last."
+            )
+        if base.get("select") == "auto":
+            base["select"] = "clean"
+        settings = merge_settings(base, given)
         return TrainConfig.from_dict({**settings, "model": self.model, "seed": seed})
 
     def identity(self, data: str) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from noisyrnn import __version__
 from noisyrnn.analysis.regularizer import penalized_loss
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.base import Dataset, missing_text
 from noisyrnn.files import check_writable, content_digest, file_digest, remove_leftovers, write_json
 from noisyrnn.locks import locked
 from noisyrnn.models import SequenceClassifier, SequenceModel, SequenceRegressor, SequenceToSequence, build_layer
+from noisyrnn.models.missing import layer_channels
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data, check_same_settings
@@ -46,10 +47,11 @@ def announce(dataset: Dataset, shown: bool | None = True) -> None:
 def build_model(config: TrainConfig, dataset: Dataset) -> SequenceModel:
     """Build the untrained model. Its weights depend only on the seed; the global random state is left unchanged."""
     with seeded(config.seed):
-        layer = build_layer(config.model, dataset.input_size, config.hidden_size, config.options)
-        statistics: dict[str, Any] = {}
+        channels = layer_channels(dataset.input_size, dataset.missing)
+        layer = build_layer(config.model, channels, config.hidden_size, config.options)
+        statistics: dict[str, Any] = {"missing": dataset.missing}
         if dataset.standardize:
-            statistics = dict(zip(("mean", "std"), dataset.statistics(), strict=True))
+            statistics |= dict(zip(("mean", "std"), dataset.statistics(), strict=True))
             if not dataset.classes:
                 targets = dataset.target_statistics()
                 statistics |= dict(zip(("target_mean", "target_std"), targets, strict=True))
@@ -73,11 +75,21 @@ def objective_of(config: TrainConfig, dataset: Dataset) -> Objective | None:
             f"penalty must be None for data with {labels}, got {kind!r}. The regulariser is that of one class for each "
             "sequence: train with the noise."
         )
+    if dataset.missing is not None:
+        raise ValueError(
+            f"penalty must be None with missing={dataset.missing!r}, got {kind!r}. The regulariser is that of complete "
+            "sequences: train with the noise."
+        )
 
     def penalized(
-        model: SequenceClassifier, inputs: Tensor, labels: Tensor, lengths: Tensor | None, path: BrownianPath
+        model: SequenceClassifier,
+        inputs: Tensor,
+        labels: Tensor,
+        lengths: Tensor | None,
+        path: BrownianPath,
+        dt: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        return penalized_loss(model, inputs, labels, kind=kind, path=path, lengths=lengths)
+        return penalized_loss(model, inputs, labels, kind=kind, path=path, lengths=lengths, dt=dt)
 
     return penalized
 
@@ -103,6 +115,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "image_shape": None if dataset.image_shape is None else list(dataset.image_shape),
         **({} if dataset.classes else {"targets": dataset.outputs}),
         **({"every_step": True} if dataset.every_step else {}),
+        **({} if dataset.nominal_step is None else {"nominal_step": dataset.nominal_step}),
+        **({} if dataset.missing is None else {"missing": missing_text(dataset.train)}),
         "train": len(dataset.train),
         "validation": len(dataset.validation),
         "fingerprint": dataset.fingerprint(),
@@ -233,7 +247,7 @@ def end_run(folder: RunFolder, model: SequenceModel, end: FitResult | RuntimeErr
         failed = {"status": "failed", "error": failure_message(end), "parameters": parameters}
         write_json(folder.summary, {**failed, "metrics_sha256": metrics})
         return
-    regression = math.isnan(end.best_validation_accuracy)
+    accuracy, loss = end.best_validation_accuracy, end.best_validation_loss
     origin = folder.read_config().get("continued_from")
     write_json(
         folder.summary,
@@ -244,13 +258,14 @@ def end_run(folder: RunFolder, model: SequenceModel, end: FitResult | RuntimeErr
             "seconds": round(end.seconds, 3),
             "epochs": len(end.history),
             "best_epoch": end.best_epoch,
-            "best_validation_accuracy": None if regression else end.best_validation_accuracy,
-            "best_validation_loss": end.best_validation_loss,
+            "best_validation_accuracy": None if math.isnan(accuracy) else accuracy,
+            "best_validation_loss": None if math.isnan(loss) else loss,
             "metrics_sha256": metrics,
             "model_sha256": file_digest(folder.model),
             "last_model_sha256": file_digest(folder.last_model),
             "validation_sequences": end.validation_sequences,
             "not_fitted": end.not_fitted,
+            "adapted": end.adapted,
             **({} if origin is None else {"continued_from": origin}),
         },
     )

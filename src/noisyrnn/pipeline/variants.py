@@ -9,10 +9,9 @@ import yaml
 
 from noisyrnn.checks import check_choice
 from noisyrnn.models import MODELS, layer_options
-from noisyrnn.models.options import merge_options
 from noisyrnn.pipeline.foreign import ForeignRow, is_foreign
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.settings import published_experiments, recommended
+from noisyrnn.training.settings import merge_settings, published_experiments, recommended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ class Variant:
         else:
             base = dict(published_experiments()[self.name].train)
         label = {"label": self.shown_label} if self.settings or self.label or self.name not in MODELS else {}
-        return TrainConfig.from_dict({**merge_options(base, own), "model": self.model, "seed": seed, **label})
+        return TrainConfig.from_dict({**merge_settings(base, own), "model": self.model, "seed": seed, **label})
 
 
 def read_variants(values: str | Sequence[str | Mapping[str, Any]]) -> tuple[Variant, ...]:

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.integrate import trapezoid
 
 from noisyrnn.display import escape, markdown_table
 from noisyrnn.report.columns import CLEAN, Column, perturbation_title, symbol
-from noisyrnn.report.results import Group, SeedResult
-from noisyrnn.report.table import PERCENT, Quantity, Row, Table, Value, build_table
+from noisyrnn.report.results import Group, SeedResult, TestScore
+from noisyrnn.report.table import PERCENT, Quantity, Row, Table, Value, build_table, pool, value_texts
 from noisyrnn.robustness import METRICS, UNITS, WORST
 from noisyrnn.robustness.crossed_sample import FEWEST_SEEDS
 from noisyrnn.robustness.statistics import SEQUENCES, TRAININGS
@@ -21,9 +22,32 @@ def score_tables(groups: Sequence[Group]) -> dict[str, Table]:
     Rows are clean, then each perturbation by strength; the best are marked.
     """
     evaluated = {group.label: group.evaluated for group in groups}
+    baselines = baselines_of(groups)
     columns = {column for results in evaluated.values() for result in results for column in result.scores}
     metrics = [name for name in METRICS if any(column.metric == name for column in columns)] or ["accuracy"]
-    return {name: _table(name, groups, [column for column in columns if column.metric == name]) for name in metrics}
+    tables = {name: _table(name, groups, [column for column in columns if column.metric == name]) for name in metrics}
+    return {name: _with_baselines(table, baselines) for name, table in tables.items()}
+
+
+def baselines_of(groups: Sequence[Group]) -> dict[str, Mapping[Column, TestScore]]:
+    """Return the test results of the baselines by their names in tables; they are the same for all runs."""
+    evaluated = (result for group in groups for result in group.evaluated if result.baselines)
+    first = next(evaluated, None)
+    return {} if first is None else {f"{name} (baseline)": scores for name, scores in first.baselines.items()}
+
+
+def _with_baselines(table: Table, baselines: Mapping[str, Mapping[Column, TestScore]]) -> Table:
+    """Return a table with the cells of the baselines, each measured once on the same test sequences."""
+    rows = []
+    for row in table.rows:
+        column, bounds = row.quantity.column, row.quantity.bounds
+        scores = {name: scores[column] for name, scores in baselines.items() if column is not None and column in scores}
+        cells = {
+            name: pool({0: Value(value=score.value, by_sequence=score.by_sequence)}, bounds)
+            for name, score in scores.items()
+        }
+        rows.append(replace(row, baselines=cells))
+    return replace(table, rows=tuple(rows))
 
 
 def _table(name: str, groups: Sequence[Group], columns: Sequence[Column]) -> Table:
@@ -138,6 +162,21 @@ def caption(table: Table, metric: str = "accuracy") -> str:
     return " ".join(sentences)
 
 
+def baselines_caption(groups: Sequence[Group]) -> str:
+    """Explain the baselines of a table, and which are left out; empty without baselines."""
+    if not baselines_of(groups):
+        return ""
+    skipped = next(result.skipped_baselines for group in groups for result in group.evaluated if result.baselines)
+    sentences = [
+        "Baselines are fitted to the training and validation sequences and measured once, on the same test sequences; "
+        "their intervals are over these. They are neither marked nor tested; without gradients they are "
+        "not attacked (–)."
+    ]
+    if any(name.startswith("ROCKET") for name in baselines_of(groups)):
+        sentences.append("ROCKET has one draw of each noise.")
+    return " ".join([*sentences, *(f"{name} is left out: {why}." for name, why in skipped.items())])
+
+
 def marks_caption(table: Table) -> str:
     """Explain cells marked `close`; empty if nothing was tested."""
     if not table.comparisons:
@@ -168,9 +207,13 @@ def markdown(tables: Mapping[str, Table], groups: Sequence[Group], notes: Sequen
             ]
             for group in groups
         ]
+        lines += [
+            [escape(name), "–", *(row.markdown_cell(name, remarks=False) for row in table.rows)]
+            for name in table.baselines
+        ]
         close = marks_caption(table)
         marks = f"**Bold**: {best_mean(metric)} of the column." + (f" *Italics*: {close}." if close else "")
-        sentences = [caption(table, metric), marks, untested(table, groups)]
+        sentences = [caption(table, metric), marks, untested(table, groups), baselines_caption(groups)]
         title = [f"## {METRICS[metric].heading}"] if len(tables) > 1 else []
         parts += [*title, markdown_table(head, lines, left=1), " ".join(filter(None, sentences))]
     return "\n\n".join([*parts, *(f"Note: {escape(note)}" for note in notes)]) + "\n"
@@ -190,6 +233,8 @@ def accuracy_notes(groups: Sequence[Group], tables: Mapping[str, Table]) -> tupl
         *_masked_gradients(groups),
         *_without_effect(groups, metric),
         *_guessing(groups, table, metric),
+        *_below_baselines(groups, table),
+        *_adapted(groups),
     )
 
 
@@ -299,3 +344,38 @@ def _guessing(groups: Sequence[Group], table: Table, metric: str) -> list[str]:
             answer = f"the {'largest class' if share else 'mean of the targets'} ({value})"
             notes.append(f"{group.label} is not significantly better than always predicting {answer} {where}.")
     return notes
+
+
+def _below_baselines(groups: Sequence[Group], table: Table) -> list[str]:
+    """Return a note for each label that is not better than a baseline on clean sequences."""
+    notes = []
+    for row in table.rows:
+        if row.quantity.name != CLEAN:
+            continue
+        sign = 1 if row.quantity.better == "higher" else -1
+        for group in groups:
+            cell = row.cells.get(group.label)
+            if cell is None or not math.isfinite(cell.mean):
+                continue
+            unit = f" {row.quantity.unit}" if row.quantity.unit == PERCENT else ""
+            above = [
+                f"{name}, {value_texts(other, row.quantity)[0]}{unit}"
+                for name, other in row.baselines.items()
+                if sign * cell.mean <= sign * other.mean
+            ]
+            if above:
+                value = f"{value_texts(cell, row.quantity)[0]}{unit}"
+                notes.append(f"On clean sequences {group.label} ({value}) is not better than {'; '.join(above)}.")
+    return notes
+
+
+def _adapted(groups: Sequence[Group]) -> list[str]:
+    """Return what the number of sequences changed in the settings of the runs, once for all models that share it."""
+    labels: dict[str, list[str]] = {}
+    for group in groups:
+        for result in group.results:
+            if text := result.summary.get("adapted"):
+                labels.setdefault(str(text), [])
+                if group.label not in labels[str(text)]:
+                    labels[str(text)].append(group.label)
+    return [f"{', '.join(named)}: {text}" for text, named in labels.items()]

@@ -54,6 +54,8 @@ class Comparison:
             "notes": list(self.notes),
             "labels": {group.label: self._label_dict(group) for group in self.groups},
         }
+        if self.main.baselines:
+            content["baselines"] = {name: {"columns": self._columns(name)} for name in self.main.baselines}
         if self.theory.rows:
             content["analysis"] = [row_dict(row) for row in self.theory.rows]
         content = finite(content)
@@ -65,13 +67,17 @@ class Comparison:
                 {"seed": result.seed, "status": result.status, "evaluated": result.evaluated}
                 for result in group.results
             ],
-            "columns": [
-                row.quantity.column.to_dict() | row.cell_dict(group.label)
-                for table in self.tables.values()
-                for row in table.rows
-                if row.quantity.column is not None and group.label in row.cells
-            ],
+            "columns": self._columns(group.label),
         }
+
+    def _columns(self, name: str) -> list[dict[str, Any]]:
+        """Return the test results of a label or a baseline."""
+        return [
+            row.quantity.column.to_dict() | row.cell_dict(name)
+            for table in self.tables.values()
+            for row in table.rows
+            if row.quantity.column is not None and row.cell(name) is not None
+        ]
 
 
 def compare(results: Sequence[SeedResult]) -> Comparison:

@@ -21,8 +21,8 @@ def tidy_csv(table: Table, labels: Sequence[str]) -> str:
     for row in table.rows:
         unit = "share" if row.quantity.unit == PERCENT else row.quantity.unit
         for label in labels:
-            if label in row.cells:
-                cell = row.cells[label]
+            cell = row.cell(label)
+            if cell is not None:
                 seeds = " ".join(map(str, cell.seeds))
                 values = " ".join(f"{value:.6g}" for value in cell.seeds.values())
                 named: Cells = [label, row.quantity.title, row.quantity.kind, unit]
@@ -53,10 +53,11 @@ def latex_of(table: Table, labels: Sequence[str]) -> str:
     for row in table.rows:
         cells = []
         for label in labels:
-            if label not in row.cells:
+            cell = row.cell(label)
+            if cell is None:
                 cells.append("--")
                 continue
-            value, interval = value_texts(row.cells[label], row.quantity)
+            value, interval = value_texts(cell, row.quantity)
             value = f"\\textbf{{{value}}}" if row.marks.get(label) == "best" else value
             cells.append(f"{value} {{\\small {latex_escape(interval)}}}" if interval else value)
         lines.append([latex_escape(row.quantity.title), *cells])
@@ -105,7 +106,8 @@ def latex_escape(text: str) -> str:
 
 
 def table_files(table: Table, labels: Sequence[str]) -> dict[str, str]:
-    """Return a table to download: a data URL by file name extension."""
+    """Return a table with its baselines to download: a data URL by file name extension."""
+    labels = [*labels, *table.baselines]
     return text_files(tidy_csv(table, labels), latex_of(table, labels))
 
 

@@ -151,31 +151,34 @@ def score_curves(
 def training_curves(groups: Sequence[Group]) -> Figure | None:
     """Draw validation accuracy and training loss by epoch: mean and range over runs that did not fail.
 
-    Without accuracies, for a regression, the validation loss is drawn.
+    Without accuracies, for a regression, the validation loss is drawn; and where nothing was validated, the training
+    accuracy.
     """
     trained = [(i, group) for i, group in enumerate(groups) if any(_epochs(result) for result in group.results)]
     if not trained:
         return None
+    known = {name for _, group in trained for result in group.results for name in result.history}
+    classes = "train_accuracy" in known
+    error = "cross-entropy" if classes else "squared error / variance of the training targets"
+    kinds = ("validation_accuracy", "validation_loss", "train_accuracy")
+    first = [name for name in kinds if name in known and name.endswith("_accuracy") == classes][:1]
 
     def draw(across: int) -> Canvas:
-        figure, (validation, loss) = grid(2, across=across)
-        classes = any("validation_accuracy" in result.history for _, group in trained for result in group.results)
-        kind, name, scale = ("accuracy", "validation_accuracy", 100) if classes else ("loss", "validation_loss", 1)
-        error = "cross-entropy" if classes else "squared error / variance of the training targets"
-        ranges = {validation: (math.inf, 0.0), loss: (math.inf, 0.0)}
-        for position, group in trained:
-            for axis, column, factor in ((validation, name, scale), (loss, "train_loss", 1)):
-                low, high = _training_curve(axis, group, position, column, scale=factor)
-                ranges[axis] = min(ranges[axis][0], low), max(ranges[axis][1], high)
-        validation.set(title=f"Validation {kind}", xlabel="epoch", ylabel="accuracy (%)" if classes else error)
-        loss.set(title="Training loss", xlabel="epoch", ylabel=error)
-        for axis in (loss,) if classes else (loss, validation):
-            lowest, highest = ranges[axis]
-            if lowest > 0 and highest > 10 * lowest:
+        names = [*first, "train_loss"]
+        figure, axes = grid(len(names), across=min(across, len(names)))
+        for axis, name in zip(axes, names, strict=True):
+            part, kind = name.split("_")
+            share = kind == "accuracy"
+            ranges = [
+                _training_curve(axis, group, position, name, scale=100 if share else 1) for position, group in trained
+            ]
+            title = f"{'Validation' if part == 'validation' else 'Training'} {kind}"
+            axis.set(title=title, xlabel="epoch", ylabel="accuracy (%)" if share else error)
+            lowest, highest = min(low for low, _ in ranges), max(high for _, high in ranges)
+            if not share and lowest > 0 and highest > 10 * lowest:
                 axis.set_yscale("log")
-        for axis in (validation, loss):
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        legend(figure, [validation])
+        legend(figure, [axes[0]])
         return figure
 
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "training"}):

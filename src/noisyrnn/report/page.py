@@ -31,6 +31,8 @@ LARGEST_PAGE = 3_000_000
 # Numbers of examples to try until the page is small enough: only examples grow with the data.
 EXAMPLES = (3, 2, 1, 0)
 PER_RUN = ("label", "seed")
+NO_COLOUR = "transparent"
+"""Of baselines, which no figure shows."""
 
 
 def write_report(
@@ -178,15 +180,16 @@ def _simple_table(table: Table, labels: Sequence[str]) -> dict[str, Any] | None:
     """Return a table with a row for each label, and files to download; `None` without rows."""
     if not table.rows:
         return None
+    colours = {label: colour(position) for position, label in enumerate(labels)}
     rows = [
         {
             "label": label,
-            "colour": colour(position),
+            "colour": colours.get(label, NO_COLOUR),
             "cells": [
                 row.cell_texts(label, absent="not measured") | {"number": _mean(row, label)} for row in table.rows
             ],
         }
-        for position, label in enumerate(labels)
+        for label in (*labels, *table.baselines)
     ]
     titles = [row.quantity.title for row in table.rows]
     return {"titles": titles, "rows": rows, "files": table_files(table, labels)}
@@ -194,7 +197,8 @@ def _simple_table(table: Table, labels: Sequence[str]) -> dict[str, Any] | None:
 
 def _mean(row: Row, label: str) -> str:
     """Return the number by which a cell sorts."""
-    return f"{row.cells[label].mean:.8g}" if label in row.cells else ""
+    cell = row.cell(label)
+    return "" if cell is None else f"{cell.mean:.8g}"
 
 
 def _metric(comparison: Comparison, metric: str, chance: float | None) -> dict[str, Any]:
@@ -228,7 +232,20 @@ def _metric(comparison: Comparison, metric: str, chance: float | None) -> dict[s
                 ],
             }
             for i, group in enumerate(groups)
+        ]
+        + [
+            {
+                "label": name,
+                "colour": NO_COLOUR,
+                "seeds": "–",
+                "cells": [
+                    row.cell_texts(name, absent="not attacked: no gradients") | {"number": _mean(row, name)}
+                    for row in table.rows
+                ],
+            }
+            for name in table.baselines
         ],
+        "baselines": accuracy.baselines_caption(groups),
         "curves": (
             None  # the first figure has them all
             if main and _drawn_first(table) == set(accuracy.panels(table)) - {CLEAN}
@@ -279,7 +296,8 @@ def _shape(dataset: Mapping[str, Any]) -> str:
     if "targets" in dataset:
         answers = f", {dataset['targets']} target{'s' if dataset['targets'] > 1 else ''}"
     answers += " at every step" if dataset.get("every_step") else ""
-    return f"{dataset['steps']} steps × {dataset['input_size']}{answers}{values}"
+    missing = f", missing values {dataset['missing']}" if "missing" in dataset else ""
+    return f"{dataset['steps']} steps × {dataset['input_size']}{answers}{values}{missing}"
 
 
 def _range(values: Iterable[Any]) -> str:
@@ -351,7 +369,7 @@ def _best_validation(classes: bool) -> dict[str, str]:
     return {
         "best_validation": f"Best validation {kind}{' (%)' if classes else ''}",
         "best_validation_note": f"Best validation {kind} is the {extreme} of all epochs, so it is optimistically "
-        f"biased: compare models by their test {test}.",
+        f"biased: compare models by their test {test}. A model without validation sequences was trained on all.",
     }
 
 

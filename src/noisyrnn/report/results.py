@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from noisyrnn.files import read_json
 from noisyrnn.report.analysis import Analysis, read_analysis
 from noisyrnn.report.columns import Column
 from noisyrnn.robustness import METRICS
@@ -67,6 +68,9 @@ class SeedResult:
         stale: Why a result that is there does not count, since it belongs to other weights or settings; and that the
             weights are not those of the run's training, where it is so.
         gradient_notes: A sentence for each attack that indicates masked gradients.
+        baselines: Test results of baselines by name, on the same test sequences; empty for data that are not the
+            user's own.
+        skipped_baselines: Why a baseline is left out, by name.
     """
 
     path: Path
@@ -84,6 +88,8 @@ class SeedResult:
     test_parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stale: tuple[str, ...] = ()
     gradient_notes: tuple[str, ...] = ()
+    baselines: Mapping[str, Mapping[Column, TestScore]] = field(default_factory=dict)
+    skipped_baselines: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -217,6 +223,7 @@ def read_run(path: Path, weights: str = "kept") -> SeedResult:
             f"{str(path)!r} "
             f"({type(error).__name__}: {error}). Evaluate the run again."
         ) from error
+    baselines, skipped = _read_baselines(folder, robustness)
     foreign = f"its results are not those of its training: {why}" if (why := folder.foreign_model(weights)) else ""
     return SeedResult(
         path=path,
@@ -238,7 +245,37 @@ def read_run(path: Path, weights: str = "kept") -> SeedResult:
         },
         stale=tuple(reason for reason in (*stale.values(), foreign) if reason),
         gradient_notes=gradient_notes,
+        baselines=baselines,
+        skipped_baselines=skipped,
     )
+
+
+def _read_baselines(
+    folder: RunFolder, robustness: Mapping[str, Any]
+) -> tuple[dict[str, dict[Column, TestScore]], dict[str, str]]:
+    """Return the results of baselines by name, and why others are left out; none if they are of another evaluation.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    if not robustness.get("columns") or not os.path.lexists(folder.baselines):
+        return {}, {}
+    content, settings = read_json(folder.baselines), robustness["settings"]
+    try:
+        same_test = content["depends_on"]["test"] == robustness["depends_on"]["test"]
+        names = [name for name in content["settings"] if name != "noise"]
+        if not same_test or any(content["settings"][name] != settings.get(name) for name in names):
+            return {}, {}
+        found = {
+            str(entry["name"]): dict(score for column in entry["columns"] for score in _scores(column))
+            for entry in content["baselines"]
+        }
+        return found, dict(content["skipped"])
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"{folder.baselines} must hold the results of baselines, got a damaged entry ({type(error).__name__}: "
+            f"{error}). Delete it and evaluate the run again."
+        ) from error
 
 
 def split_readable(paths: Sequence[Path], weights: str = "kept") -> tuple[list[Path], dict[Path, str]]:

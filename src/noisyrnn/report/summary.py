@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from noisyrnn.display import Estimate, print_estimates
-from noisyrnn.report.accuracy import best_mean, columns_of, panels, score_tables
+from noisyrnn.report.accuracy import baselines_caption, best_mean, columns_of, panels, score_tables
 from noisyrnn.report.columns import Column
 from noisyrnn.report.headline import verdict
 from noisyrnn.report.results import Group
@@ -27,7 +27,7 @@ def print_scores(groups: Sequence[Group], title: str) -> None:
     """Print the test results of `groups` on stdout: a summary on a terminal, all of them in Markdown elsewhere.
 
     Rows are clean inputs, then each perturbation by strength. The columns of one group are its metrics; for several
-    groups there is a table for each metric, with a column for each group.
+    groups, or with baselines, there is a table for each metric, with a column for each group and baseline.
 
     Args:
         groups: Groups of runs; runs that were not evaluated have no values.
@@ -40,23 +40,26 @@ def print_scores(groups: Sequence[Group], title: str) -> None:
     counts = sorted({len(score.by_sequence) for score in scores})
     if len(counts) == 2:
         notes.append(f"Attacks are on the first {counts[0]} of {counts[1]} test sequences.")
+    baselines = next(iter(tables.values())).baselines
+    if baselines:
+        notes.append(baselines_caption(groups))
+    only, ending = None, ""
     if len(groups) == 1 and sys.stdout.isatty():
         metric, table = next(iter(tables.items()))
-        seeds = len(groups[0].evaluated)
-        rows = {row.quantity.column for row in worst_rows(table)}
-        notes = [text for text in (verdict(table, metric, seeds), *notes, *_units(table), _ALL_ROWS) if text]
-        _print_metrics(
-            tables, labels[0], f"{title}{_AT_WORST}", notes, only={replace(c, metric="") for c in rows if c is not None}
-        )
-        return
-    if any(column.unit for table in tables.values() for column in columns_of(table)):
+        columns = (row.quantity.column for row in worst_rows(table))
+        only, ending = {replace(column, metric="") for column in columns if column is not None}, _AT_WORST
+        sentences = (verdict(table, metric, len(groups[0].evaluated)), *notes, *_units(table), _ALL_ROWS)
+        notes = [text for text in sentences if text]
+    elif any(column.unit for table in tables.values() for column in columns_of(table)):
         notes.append(UNITS)
-    if len(groups) == 1:
-        _print_metrics(tables, labels[0], title, notes)
+    if len(groups) == 1 and not baselines:
+        _print_metrics(tables, labels[0], f"{title}{ending}", notes, only=only)
         return
+    names = [*labels, *baselines]
     for metric, table in tables.items():
-        lines = [(row.quantity.title, [_estimate(row, label, marks=False) for label in labels]) for row in table.rows]
-        print_estimates(f"{title}: {METRICS[metric].caption}", ["test inputs", *labels], lines, notes=notes)
+        rows = [row for row in table.rows if only is None or _place(row) in only]
+        lines = [(row.quantity.title, [_estimate(row, name, marks=False) for name in names]) for row in rows]
+        print_estimates(f"{title}: {METRICS[metric].caption}{ending}", ["test inputs", *names], lines, notes=notes)
 
 
 def print_comparison(content: Mapping[str, Any], title: str) -> None:
@@ -80,11 +83,13 @@ def print_comparison(content: Mapping[str, Any], title: str) -> None:
         f"Other metrics are on the page: {', '.join(METRICS[name].title for name in list(tables)[1:])}."
         if len(tables) > 1
         else "",
+        "Baselines are neither marked nor tested; the page explains them." if table.baselines else "",
         *(f"Note: {note}" for note in content["notes"][:_NOTES]),
         f"Further notes are on the page: {len(content['notes']) - _NOTES}." if len(content["notes"]) > _NOTES else "",
     ]
-    lines = [(row.quantity.title, [_estimate(row, label) for label in labels]) for row in worst_rows(table)]
-    head = ["test inputs", *labels]
+    names = [*labels, *table.baselines]
+    lines = [(row.quantity.title, [_estimate(row, name) for name in names]) for row in worst_rows(table)]
+    head = ["test inputs", *names]
     title = f"{title}: {METRICS[metric].caption}{_AT_WORST}"
     print_estimates(title, head, lines, notes=[note for note in notes if note])
 
@@ -101,7 +106,8 @@ def print_trainings(folders: Sequence[RunFolder]) -> None:
             right = round(accuracy * count)
             limits = accuracy_interval([1] * right + [0] * (count - right), draws=1)
             interval = f"[{100 * limits.low:.1f}, {100 * limits.high:.1f}]"
-        value = f"{summary['best_validation_loss']:.4g}" if accuracy is None else f"{100 * accuracy:.1f}"
+        loss = summary.get("best_validation_loss")
+        value = f"{100 * accuracy:.1f}" if accuracy is not None else "–" if loss is None else f"{loss:.4g}"
         texts = (f"{summary['epochs']}", f"{summary['best_epoch']}")
         cells = [
             *(Estimate(value=text) for text in texts),
@@ -141,7 +147,8 @@ def _worst(rows: Sequence[Row]) -> Row:
 def read_tables(content: Mapping[str, Any]) -> dict[str, Table]:
     """Return the tables of test results in the content of a `comparison.json`, by key of `METRICS`; without tests."""
     cells: dict[Column, dict[str, Mapping[str, Any]]] = {}
-    for label, entry in content["labels"].items():
+    baselines = content.get("baselines", {})
+    for label, entry in (*content["labels"].items(), *baselines.items()):
         for stored in entry["columns"]:
             place = {name.name: stored[name.name] for name in fields(Column) if name.name in stored}
             cells.setdefault(Column(**place), {})[label] = stored
@@ -158,9 +165,15 @@ def read_tables(content: Mapping[str, Any]) -> dict[str, Table]:
             better=metric.better,
             bounds=metric.bounds,
         )
-        marks = {label: str(stored.get("mark", "")) for label, stored in by_label.items()}
-        shown = {label: _cell(stored) for label, stored in by_label.items()}
-        rows.setdefault(column.metric, []).append(Row(quantity=quantity, notes=(), cells=shown, tests={}, marks=marks))
+        row = Row(
+            quantity=quantity,
+            notes=(),
+            cells={label: _cell(stored) for label, stored in by_label.items() if label not in baselines},
+            tests={},
+            marks={label: str(entry.get("mark", "")) for label, entry in by_label.items() if label not in baselines},
+            baselines={label: _cell(stored) for label, stored in by_label.items() if label in baselines},
+        )
+        rows.setdefault(column.metric, []).append(row)
     metrics = [name for name in METRICS if name in rows] or ["accuracy"]
     return {name: Table(rows=tuple(rows.get(name, ())), comparisons=content["comparisons"]) for name in metrics}
 
@@ -191,8 +204,8 @@ def _print_metrics(
     cells: dict[Column, dict[str, Estimate]] = {}
     for metric, table in tables.items():
         for row in table.rows:
-            if row.quantity.column is not None:
-                cells.setdefault(replace(row.quantity.column, metric=""), {})[metric] = _estimate(row, label)
+            if (place := _place(row)) is not None:
+                cells.setdefault(place, {})[metric] = _estimate(row, label)
     head = ["test inputs", *(_heading(metric) for metric in tables)]
     lines = [
         (column.title, [texts.get(metric, Estimate(value="–")) for metric in tables])
@@ -202,6 +215,11 @@ def _print_metrics(
     print_estimates(title, head, lines, notes=notes)
 
 
+def _place(row: Row) -> Column | None:
+    """Return the perturbation and the strength of a row, without its metric."""
+    return None if row.quantity.column is None else replace(row.quantity.column, metric="")
+
+
 def _heading(metric: str) -> str:
     """The title of a metric, with `%` for shares that are shown in per cent."""
     return f"{METRICS[metric].title} in %" if METRICS[metric].unit == "%" else METRICS[metric].title
@@ -209,7 +227,8 @@ def _heading(metric: str) -> str:
 
 def _estimate(row: Row, label: str, *, marks: bool = True) -> Estimate:
     """The mean and its interval, such as `91.2 [88.1, 93.6]`."""
-    if label not in row.cells:
+    cell = row.cell(label)
+    if cell is None:
         return Estimate(value="–")
-    value, interval = value_texts(row.cells[label], row.quantity)
+    value, interval = value_texts(cell, row.quantity)
     return Estimate(value=value, interval=interval, mark=row.marks.get(label, "") if marks else "")

@@ -109,6 +109,7 @@ class Row:
         marks: Marks by label, in a ranked table: `best`, `close` if the label is not significantly different from the
             best, else empty.
         leads: Whether the best label is significantly better than every other one.
+        baselines: Cells of baselines by name, which are neither tested nor marked.
     """
 
     quantity: Quantity
@@ -117,6 +118,11 @@ class Row:
     tests: Mapping[str, PairedTest]
     marks: Mapping[str, str] = field(default_factory=dict)
     leads: bool = False
+    baselines: Mapping[str, Cell] = field(default_factory=dict)
+
+    def cell(self, label: str) -> Cell | None:
+        """Return the cell of a label or a baseline; `None` without one."""
+        return self.cells.get(label, self.baselines.get(label))
 
     def ordered(self) -> list[str]:
         """Return the labels with a finite mean, the best first; in table order where neither end is better."""
@@ -126,17 +132,17 @@ class Row:
 
     def cell_dict(self, label: str) -> dict[str, Any]:
         """Return the cell of a label with its mark and test, ready for JSON except for values that are not finite."""
-        cell, test = self.cells[label], self.tests.get(label)
+        cell, test = self.cells.get(label) or self.baselines[label], self.tests.get(label)
         content = asdict(cell) | {"seeds": {str(seed): value for seed, value in cell.seeds.items()}}
-        if self.marks:
+        if label in self.marks:
             content["mark"] = self.marks[label]
         return content | {"versus_base": None if test is None else asdict(test)}
 
     def cell_texts(self, label: str, *, absent: str) -> dict[str, str]:
         """Return the texts of a label's cell for the page; `absent` explains a cell without a value."""
-        if label not in self.cells:
+        cell = self.cell(label)
+        if cell is None:
             return {"value": "–", "interval": "", "count": "", "seeds": absent, "mark": ""}
-        cell = self.cells[label]
         value, interval = value_texts(cell, self.quantity)
         return {
             "value": value,
@@ -168,9 +174,9 @@ class Row:
 
     def markdown_cell(self, label: str, *, remarks: bool) -> str:
         """Return a label's cell in Markdown: best in bold, ties in italics; `remarks` adds count and p."""
-        if label not in self.cells:
+        cell = self.cell(label)
+        if cell is None:
             return "–"
-        cell = self.cells[label]
         value, interval = value_texts(cell, self.quantity)
         around = {"best": "**", "close": "*"}.get(self.marks.get(label, ""), "")
         listed = [count_text(cell), p_text(self.tests[label]) if label in self.tests else ""] if remarks else []
@@ -195,6 +201,11 @@ class Table:
     def covers(self) -> set[str]:
         """The kinds of variation that the intervals cover."""
         return {cell.covers for row in self.rows for cell in row.cells.values()}
+
+    @property
+    def baselines(self) -> list[str]:
+        """Names of the baselines in the table."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.baselines))
 
     @property
     def tested(self) -> int:

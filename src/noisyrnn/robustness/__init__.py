@@ -9,6 +9,7 @@ from noisyrnn.data.scale import Scale
 from noisyrnn.registry import Entry, Registry
 from noisyrnn.robustness.apgd import APGD
 from noisyrnn.robustness.base import Noise, Perturbation, ValueRange, check_clip, check_range, check_strengths
+from noisyrnn.robustness.baselines import Baseline, baselines, has_aeon, skipped_baselines
 from noisyrnn.robustness.compare_models import ModelComparison, compare_models
 from noisyrnn.robustness.confusion import confusion_matrix
 from noisyrnn.robustness.default_strengths import default_strengths, strong_attacks
@@ -19,6 +20,7 @@ from noisyrnn.robustness.fgsm import FGSM
 from noisyrnn.robustness.logits import Model
 from noisyrnn.robustness.masked_gradients import GradientCheck, gradient_checks
 from noisyrnn.robustness.metrics import METRICS, Metric
+from noisyrnn.robustness.missing_values import OUTAGE, MissingValues
 from noisyrnn.robustness.multiplicative import MultiplicativeNoise
 from noisyrnn.robustness.pgd import PGD
 from noisyrnn.robustness.salt_and_pepper import SaltAndPepper
@@ -65,6 +67,16 @@ _ADAPTIVE = "100 gradient steps that adapt their size,"
 _RATIO = "up the ratio of differences of logits"
 _SEARCH = "random search without gradients, 1000 model calls,"
 
+
+def _start(scale: Scale | None, limits: Limits) -> float | tuple[float, ...]:
+    """What a channel has before its first value: its mean, or the number within the limits that is nearest to 0."""
+    if scale is not None:
+        return scale.mean
+    low, high = limits
+    assert not isinstance(low, tuple) and not isinstance(high, tuple)
+    return float(min(max(low, 0.0), high))
+
+
 _ENTRIES: dict[str, PerturbationEntry] = {
     "white_noise": _in_units(WhiteNoise, WhiteNoise.symbol, "adds N(0, σ²) to every value"),
     "multiplicative_noise": _in_units(
@@ -74,6 +86,18 @@ _ENTRIES: dict[str, PerturbationEntry] = {
         symbol=SaltAndPepper.symbol,
         description="sets each value, with probability α, to the smallest or the largest value",
         build=lambda strength, clip, scale, limits: SaltAndPepper(strength, clip, low=limits[0], high=limits[1]),
+    ),
+    "missing_values": PerturbationEntry(
+        symbol=MissingValues.symbol,
+        description="removes each value with probability p; a model without a setting for it holds the last one",
+        build=lambda strength, clip, scale, limits: MissingValues(strength, clip, fill=_start(scale, limits)),
+    ),
+    "missing_blocks": PerturbationEntry(
+        symbol=MissingValues.symbol,
+        description=f"removes all channels for {OUTAGE} steps at a time, each step with probability p",
+        build=lambda strength, clip, scale, limits: MissingValues(
+            strength, clip, block=OUTAGE, fill=_start(scale, limits)
+        ),
     ),
     "fgsm": _in_units(FGSM, FGSM.symbol, "one signed gradient step of size ϵ up the loss"),
     "pgd_linf": _in_units(
@@ -153,9 +177,11 @@ __all__ = [
     "PGD",
     "UNITS",
     "WORST",
+    "Baseline",
     "GradientCheck",
     "Interval",
     "Metric",
+    "MissingValues",
     "Model",
     "ModelComparison",
     "MultiplicativeNoise",
@@ -172,6 +198,7 @@ __all__ = [
     "WhiteNoise",
     "accuracy_interval",
     "adjust",
+    "baselines",
     "build_perturbation",
     "check_clip",
     "check_strengths",
@@ -181,10 +208,12 @@ __all__ = [
     "evaluate",
     "examples",
     "gradient_checks",
+    "has_aeon",
     "mean_interval",
     "paired_test",
     "seeds_interval",
     "seeds_test",
+    "skipped_baselines",
     "strong_attacks",
     "worst_cases",
 ]

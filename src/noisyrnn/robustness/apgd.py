@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_integer
-from noisyrnn.padding import valid_values
-from noisyrnn.robustness.ball import BallAttack, BestIterate
+from noisyrnn.robustness.ball import BallAttack, BestIterate, movable
 from noisyrnn.robustness.draws import Draws
 from noisyrnn.robustness.gradient import Losses, input_gradient, logit_ratios, sequence_losses
 from noisyrnn.robustness.logits import Model, predict
@@ -113,7 +112,7 @@ class _Search:
     ) -> None:
         self.attack, self.model, self.best = attack, model, best
         self.inputs, self.labels, self.lengths = inputs, labels, lengths
-        self.valid = valid_values(inputs, lengths)
+        self.valid = movable(model, inputs, lengths)
         self.losses = LOSSES[attack.loss]
 
     def run(self, start: Tensor) -> None:

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_choice
+from noisyrnn.padding import valid_values
 from noisyrnn.robustness.base import Perturbation
 from noisyrnn.robustness.draws import Draws, draw_normal, draw_uniform
 from noisyrnn.robustness.gradient import sequence_losses, wrong_answers
+from noisyrnn.robustness.logits import Model
+from noisyrnn.robustness.standardized_values import StandardizedModel
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class BallAttack(Perturbation, ABC):
 
     def _radius(self, inputs: Tensor, valid: Tensor) -> Tensor:
         """Return the radius of each sequence, float64 `(batch, 1, 1)`."""
-        values = valid.sum(dim=(1, 2), keepdim=True).double() * inputs.shape[2]
+        values = _count(inputs, valid).double()
         per_value = self.norm == "l2" and self.scale is not None
         return self.strength * values.sqrt() if per_value else torch.full_like(values, self.strength)
 
@@ -64,9 +67,29 @@ class BallAttack(Perturbation, ABC):
         if self.norm == "linf":
             return self.strength * (2 * draw_uniform(inputs, generator) - 1) * valid
         direction = self._direction(draw_normal(inputs, generator) * valid)
-        dimension = valid.sum(dim=(1, 2), keepdim=True) * inputs.shape[2]
+        dimension = _count(inputs, valid)
         quantile = draw_uniform(inputs[:, :1, :1], generator).double()
         return (self._radius(inputs, valid) * quantile ** (1 / dimension.float())).to(inputs.dtype) * direction
+
+
+def movable(model: Model, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    """Mask of the values that an attack can move: those of valid steps that are not missing.
+
+    Args:
+        model: As `Perturbation.perturb` gets it; it knows which values are missing.
+        inputs: `(batch, steps, channels)`.
+        lengths: Valid steps of each sequence, or `None`.
+
+    Returns:
+        Bool, `(batch, steps, channels)`, or `(batch, steps, 1)` if none is missing.
+    """
+    valid = valid_values(inputs, lengths)
+    return valid & model.origin.present if isinstance(model, StandardizedModel) else valid
+
+
+def _count(inputs: Tensor, valid: Tensor) -> Tensor:
+    """Number of values of each sequence where `valid`, as `movable` returns it, is true, `(batch, 1, 1)`."""
+    return valid.sum(dim=(1, 2), keepdim=True) * (inputs.shape[2] // valid.shape[2])
 
 
 def _length(values: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ class Perturbation(ABC):
         generator: Draws,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        """Return a perturbed copy of `inputs`.
+        """Return a perturbed copy of `inputs`. A value that is missing, NaN, stays so.
 
         Args:
             model: Used by attacks only; its parameters get no gradient and its mode is not changed.
@@ -157,10 +157,13 @@ class Perturbation(ABC):
         self, model: Model | None, inputs: Tensor, labels: Tensor, *, generator: Draws, lengths: Tensor | None
     ) -> Tensor:
         """As a call, without its checks, for many calls on one model; at a strength above 0."""
-        if self.scale is None:
+        scale = self.scale
+        if scale is None and self.is_attack and bool(inputs.isnan().any()):  # it computes with complete sequences
+            scale = unit_scale(inputs.shape[2])
+        if scale is None:
             perturbed = self.perturb(inputs, model=model, labels=labels, lengths=lengths, generator=generator)
         else:
-            values = StandardizedValues(inputs, self.scale)
+            values = StandardizedValues(inputs, scale)
             view = None if model is None else values.view(model)
             perturbed = values.restore(
                 self.perturb(values.values, model=view, labels=labels, lengths=lengths, generator=generator)
@@ -169,10 +172,10 @@ class Perturbation(ABC):
 
     @final
     def restrict(self, perturbed: Tensor, inputs: Tensor, lengths: Tensor | None) -> Tensor:
-        """Cut `perturbed` to `clip` and restore the padded steps of `inputs`."""
+        """Cut `perturbed` to `clip` and restore the padded steps and the missing values of `inputs`."""
         if self.clip is not None:
             perturbed = perturbed.clamp(*self.clip)
-        return torch.where(valid_values(inputs, lengths), perturbed, inputs)
+        return torch.where(valid_values(inputs, lengths) & ~inputs.isnan(), perturbed, inputs)
 
 
 @dataclass(frozen=True)
@@ -186,13 +189,19 @@ class Noise(Perturbation):
     def change(self, inputs: Tensor, strength: float | Tensor, generator: Draws) -> Tensor:
         """Perturb every step at a strength: a number, or one for each sequence as `(batch, 1, 1)`."""
 
-    def perturb(self, inputs: Tensor, *, generator: Draws, **unused: Any) -> Tensor:
+    def perturb(self, inputs: Tensor, *, model: Any, generator: Draws, **unused: Any) -> Tensor:
         """Perturb every step at this strength."""
-        return self.change(inputs, self.strength, generator)
+        return self.for_model(self.change(inputs, self.strength, generator), model)
 
     @final
     def with_strengths(
-        self, inputs: Tensor, strengths: Tensor, *, generator: Draws, lengths: Tensor | None = None
+        self,
+        inputs: Tensor,
+        strengths: Tensor,
+        *,
+        generator: Draws,
+        lengths: Tensor | None = None,
+        model: Any = None,
     ) -> Tensor:
         """Return a copy of `inputs` perturbed at a strength of its own for each sequence, in place of `strength`.
 
@@ -201,14 +210,26 @@ class Noise(Perturbation):
             strengths: `>= 0`, `(batch,)`.
             generator: Source of every draw.
             lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
+            model: The model that they are for; it decides what takes the place of values that are removed.
         """
         check_batch(inputs, lengths)
         if self.scale is None:
             changed = self.change(inputs, strengths.to(inputs)[:, None, None], generator)
+            changed = self.for_model(changed, model)
         else:
             values = StandardizedValues(inputs, self.scale)
             changed = values.restore(self.change(values.values, strengths.to(values.values)[:, None, None], generator))
         return self.restrict(changed, inputs, lengths)
+
+    def for_model(self, changed: Tensor, model: Any) -> Tensor:
+        """Return the result of `change` as a model can take it; a noise that removes values overrides it."""
+        return changed
+
+
+def unit_scale(channels: int) -> Scale:
+    """Return the scale of values in the units of the data."""
+    zeros, ones = (0.0,) * channels, (1.0,) * channels
+    return Scale(mean=zeros, std=ones, low=zeros, high=ones)
 
 
 def check_perturbation(argument: str, value: object) -> None:

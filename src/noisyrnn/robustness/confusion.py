@@ -4,7 +4,7 @@ import torch
 
 from noisyrnn.checks import check_device
 from noisyrnn.data.base import Split, check_split
-from noisyrnn.robustness.logits import Model, check_model, predict
+from noisyrnn.robustness.logits import Model, adapt, check_model, predict
 
 _BATCH = 1000
 
@@ -35,9 +35,10 @@ def confusion_matrix(model: Model, split: Split, *, device: torch.device | str |
     counts = torch.zeros(split.classes * split.classes, dtype=torch.int64, device="cpu")
     for start in range(0, len(split), _BATCH):
         rows = slice(start, start + _BATCH)
-        lengths = None if split.lengths is None else split.lengths[rows].to(device)
+        lengths, dt = (None if each is None else each[rows].to(device) for each in (split.lengths, split.dt))
         labels = split.labels[rows]
-        logits = predict(model, split.inputs[rows].to(device), labels.to(device), lengths)
+        adapted = adapt(model, dt=dt, missing=split.missing is not None)
+        logits = predict(adapted, split.inputs[rows].to(device), labels.to(device), lengths)
         pairs = labels.cpu() * split.classes + logits.argmax(dim=1).cpu()
         counts += torch.bincount(pairs, minlength=len(counts))
     matrix: list[list[int]] = counts.reshape(split.classes, split.classes).tolist()

@@ -23,6 +23,9 @@ SCALED_STRENGTHS: dict[str, tuple[float, ...]] = {
 }
 """For all other data, in units of each channel's scale (`UNITS`); an ℓ2 radius is ϵ s√n there."""
 
+FOR_MISSING: dict[str, tuple[float, ...]] = {"missing_values": (0.1, 0.3)}
+"""More perturbations for models that can meet missing values; they depend on no unit."""
+
 WITHOUT_UNIT = ("multiplicative_noise", "salt_and_pepper")
 """Perturbations whose strength is a ratio or a probability: the range of the data does not change it."""
 

@@ -14,7 +14,7 @@ from noisyrnn.data.base import Split, check_split
 from noisyrnn.display import html_table
 from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness.base import Perturbation, check_perturbation
-from noisyrnn.robustness.logits import Model, check_model, check_repeatable, predict
+from noisyrnn.robustness.logits import Model, adapt, check_model, check_repeatable, predict
 from noisyrnn.robustness.metrics import METRICS, Scorer, worse
 from noisyrnn.robustness.statistics import accuracy_interval, seeds_interval
 
@@ -233,7 +233,8 @@ def evaluate(
 
     Args:
         model: Callable from inputs to logits, or to values for a regression, already on `device`; a module must be in
-            eval mode.
+            eval mode. Where the steps of the sequences have lengths it gets them as `dt`, if it takes that; missing
+            values are held for it if it has no attribute `missing` that states how it meets them.
         split: Sequences and their labels.
         perturbation: `None` measures the clean sequences.
         draws: Draws of noise, or random starts of an attack, 1 to 35.
@@ -263,6 +264,7 @@ def evaluate(
     if perturbation is None or not perturbation.random or perturbation.strength == 0:
         draws = 1
     attack = perturbation is not None and perturbation.is_attack
+    missing = split.missing is not None
     scorer = Scorer(split)
     values = torch.zeros(len(scorer.metrics), 1 if attack else draws, len(split), dtype=torch.float64, device="cpu")
     moved = perturbation is None or perturbation.strength == 0
@@ -273,22 +275,23 @@ def evaluate(
         for block, start in enumerate(starts):
             rows = torch.arange(start, min(start + BLOCK, len(split)), device="cpu")
             if block == 0 and not attack:  # attacks check it themselves
-                inputs, _, lengths = _rows_on(device, split, rows[:2])
-                check_repeatable(model, inputs, lengths)
+                inputs, _, lengths, dt = rows_on(device, split, rows[:2])
+                check_repeatable(adapt(model, dt=dt, missing=missing), inputs, lengths)
             if attack:
-                values[:, 0, rows] = _values(scorer, model, *_rows_on(device, split, rows))
+                inputs, labels, lengths, dt = rows_on(device, split, rows)
+                values[:, 0, rows] = _values(scorer, adapt(model, dt=dt, missing=missing), inputs, labels, lengths)
             for draw in range(draws):
                 if attack and split.classes:  # a sequence that is all wrong already needs no further start
                     rows = rows[values[0, 0, rows] > 0]
                     if len(rows) == 0:
                         break
-                inputs, labels, lengths = _rows_on(device, split, rows)
-                changed = inputs
+                inputs, labels, lengths, dt = rows_on(device, split, rows)
+                adapted, changed = adapt(model, dt=dt, missing=missing), inputs
                 if perturbation is not None:
                     generator = draw_generator(seed, draw, block)
-                    changed = perturbation(model, inputs, labels, generator=generator, lengths=lengths)
-                    moved = moved or not torch.equal(changed, inputs)
-                found = _values(scorer, model, changed, labels, lengths)
+                    changed = perturbation(adapted, inputs, labels, generator=generator, lengths=lengths)
+                    moved = moved or not torch.allclose(changed, inputs, rtol=0.0, atol=0.0, equal_nan=True)
+                found = _values(scorer, adapted, changed, labels, lengths)
                 for metric, metric_name in enumerate(scorer.metrics):
                     before = values[metric, 0, rows]
                     values[metric, 0 if attack else draw, rows] = (
@@ -361,10 +364,12 @@ def _worst_values(metric: str, scores: Sequence[Score]) -> Tensor:
     return worst
 
 
-def _rows_on(device: torch.device | str | None, split: Split, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return inputs, labels and lengths of some sequences, on the device."""
-    lengths = None if split.lengths is None else split.lengths[rows].to(device)
-    return split.inputs[rows].to(device), split.labels[rows].to(device), lengths
+def rows_on(
+    device: torch.device | str | None, split: Split, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return inputs, labels, lengths and step lengths of some sequences, on the device."""
+    lengths, dt = (None if each is None else each[rows].to(device) for each in (split.lengths, split.dt))
+    return split.inputs[rows].to(device), split.labels[rows].to(device), lengths, dt
 
 
 @torch.no_grad()

@@ -7,9 +7,10 @@ import torch
 
 from noisyrnn.checks import check_device
 from noisyrnn.data.base import Split, check_split
+from noisyrnn.missing import hold_last_or_next
 from noisyrnn.robustness.base import Perturbation, check_perturbation
 from noisyrnn.robustness.evaluate import draw_generator
-from noisyrnn.robustness.logits import Model, check_model, predict
+from noisyrnn.robustness.logits import Model, adapt, check_model, predict
 
 
 def examples(
@@ -35,7 +36,8 @@ def examples(
 
     Returns:
         JSON-ready records: perturbation (or `"clean"`), strength (`None` for clean) and its unit, index, label,
-        prediction, confidence (the probability of the prediction) and inputs, valid steps × channels, to four digits.
+        prediction, confidence (the probability of the prediction) and inputs, valid steps × channels, to four digits;
+        in place of a missing value the last one of its channel.
 
     Raises:
         ValueError: If an index is out of range, there is none, the sequences do not have one class each, or the model
@@ -54,8 +56,9 @@ def examples(
         if not 0 <= index < len(split):
             raise ValueError(f"indices must lie in [0, {len(split) - 1}], got {index}.")
     subset = split.subset(torch.tensor(list(indices), dtype=torch.int64, device="cpu"))
-    inputs, labels = subset.inputs.to(device), subset.labels.to(device)
-    lengths = None if subset.lengths is None else subset.lengths.to(device)
+    inputs, labels = subset.inputs[:].to(device), subset.labels.to(device)
+    lengths, dt = (None if each is None else each.to(device) for each in (subset.lengths, subset.dt))
+    model = adapt(model, dt=dt, missing=split.missing is not None)
     records: list[dict[str, Any]] = []
     for perturbation in (None, *perturbations):
         changed = inputs
@@ -67,7 +70,7 @@ def examples(
         confidences, predictions = probabilities.max(dim=1)
         for row, index in enumerate(indices):
             steps = inputs.shape[1] if lengths is None else int(lengths[row])
-            values = changed[row, :steps].double().tolist()
+            values = hold_last_or_next(changed[row, None, :steps].double())[0].tolist()
             records.append(
                 {
                     "perturbation": "clean" if perturbation is None else perturbation.name,

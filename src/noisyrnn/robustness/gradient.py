@@ -44,7 +44,7 @@ def _differentiable(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone() if value.is_inference() else value
     if isinstance(value, Split):
-        names = ("inputs", "labels", "lengths", "weights", "mask")
+        names = ("inputs", "labels", "lengths", "weights", "mask", "dt")
         changed = {name: _differentiable(getattr(value, name)) for name in names}
         return value if all(changed[name] is getattr(value, name) for name in names) else replace(value, **changed)
     if isinstance(value, nn.Module) and any(p.is_inference() for p in chain(value.parameters(), value.buffers())):

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,13 +10,94 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_labels
+from noisyrnn.missing import hold_last_or_next, missing_of
+from noisyrnn.step_lengths import takes_dt
 from noisyrnn.targets import counted
 
 Model = Callable[..., Tensor]
 """`model(inputs)`, or `model(inputs, lengths=lengths)`: `(batch, steps, input_size)` to logits `(batch, classes)`.
 
 For labels at every step the logits are `(batch, steps, classes)`; outputs of a regression have the shape of the labels.
+For sequences whose steps have lengths, a model that takes them is also called with `dt=`, `(batch, steps)`.
 """
+
+
+@dataclass(frozen=True)
+class TimedModel:
+    """A model for sequences whose steps have these lengths, called without them.
+
+    Args:
+        model: Takes `dt`.
+        dt: `(batch, steps)`.
+    """
+
+    model: Model
+    dt: Tensor
+
+    def __call__(self, inputs: Tensor, **options: Any) -> Tensor:
+        """Call the model with the lengths of the steps."""
+        return self.model(inputs, dt=self.dt, **options)
+
+    @property
+    def missing(self) -> str | None:
+        """How the model meets missing values."""
+        return missing_of(self.model)
+
+    def as_batch_first(self) -> "TimedModel":
+        """Return it for inputs `(batch, steps, input_size)`."""
+        return TimedModel(as_batch_first(self.model), self.dt)
+
+    def take(self, rows: Tensor) -> "TimedModel":
+        """Return the model for some of the sequences; `rows` holds their numbers."""
+        return TimedModel(self.model, self.dt[rows])
+
+
+def with_dt(model: Model, dt: Tensor | None) -> Model:
+    """Return a model for sequences whose steps have these lengths: itself if there are none or it cannot use them."""
+    return model if dt is None or not takes_dt(model) else TimedModel(model, dt)
+
+
+def take_rows(model: Model, rows: Tensor) -> Model:
+    """Return a model for some of the sequences that it knows: itself if it knows none."""
+    take = getattr(model, "take", None)
+    return model if take is None else take(rows)
+
+
+@dataclass(frozen=True)
+class HoldingModel:
+    """A model that does not meet missing values itself, called with the last value of each channel in their place.
+
+    Args:
+        model: For complete sequences.
+    """
+
+    model: Model
+
+    def __call__(self, inputs: Tensor, **options: Any) -> Tensor:
+        """Call the model with complete sequences; before the first value of a channel they have that value."""
+        return self.model(hold_last_or_next(inputs), **options)
+
+    @property
+    def supports_dt(self) -> bool:
+        """Whether the model takes lengths of steps."""
+        return takes_dt(self.model)
+
+    def as_batch_first(self) -> "HoldingModel":
+        """Return it for inputs `(batch, steps, input_size)`."""
+        return HoldingModel(as_batch_first(self.model))
+
+
+def adapt(model: Model, *, dt: Tensor | None, missing: bool) -> Model:
+    """Return a model for sequences with these lengths of steps and perhaps missing values: itself if it needs neither.
+
+    Args:
+        model: Takes complete sequences; lengths of steps if `takes_dt`, missing values if `missing_of`.
+        dt: `(batch, steps)`, or `None`.
+        missing: Whether values may be missing.
+    """
+    if missing and missing_of(model) is None:
+        model = HoldingModel(model)
+    return with_dt(model, dt)
 
 
 def check_model(model: Model) -> None:

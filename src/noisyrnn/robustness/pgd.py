@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_flag, check_integer, check_number
-from noisyrnn.padding import valid_values
-from noisyrnn.robustness.ball import BallAttack, BestIterate
+from noisyrnn.robustness.ball import BallAttack, BestIterate, movable
 from noisyrnn.robustness.draws import Draws
 from noisyrnn.robustness.gradient import input_gradient
 from noisyrnn.robustness.logits import Model, predict
@@ -79,7 +78,7 @@ class PGD(BallAttack):
         self, inputs: Tensor, *, model: Model, labels: Tensor, lengths: Tensor | None, generator: Draws
     ) -> Tensor:
         """Return the best iterate of all starts."""
-        valid = valid_values(inputs, lengths)
+        valid = movable(model, inputs, lengths)
         inputs = inputs.detach()
         first = self.restrict(inputs, inputs, lengths)
         with torch.no_grad():

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from noisyrnn.checks import check_integer, check_number
 from noisyrnn.padding import valid_values
-from noisyrnn.robustness.ball import BallAttack
+from noisyrnn.robustness.ball import BallAttack, movable
 from noisyrnn.robustness.bumps import propose_bumps, random_signs, start_bumps
 from noisyrnn.robustness.draws import Draws, draw_uniform
 from noisyrnn.robustness.gradient import sequence_losses, wrong_answers
-from noisyrnn.robustness.logits import Model, predict
-from noisyrnn.robustness.standardized_values import StandardizedModel
+from noisyrnn.robustness.logits import Model, predict, take_rows
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Proposals, of `SCHEDULE_LENGTH`, after which the windows become half as long."""
@@ -96,7 +95,7 @@ class Square(BallAttack):
         """Return the result of the random search."""
         first = self.restrict(inputs, inputs, lengths)
         first_wrong, first_loss = _score(model, first, labels, lengths)
-        radius = self._radius(inputs, valid_values(inputs, lengths))
+        radius = self._radius(inputs, movable(model, inputs, lengths))
         # The start is always kept, even if it is worse than the input: the search needs a point to move from.
         wrong = torch.where(first_wrong == 1, 1.0, -1.0).to(first_wrong)
         loss = first_loss.clone()
@@ -111,8 +110,7 @@ class Square(BallAttack):
             here = None if lengths is None else lengths.to(inputs.device)[rows]
             moved = inputs[rows] + (radius[rows] * proposal[rows]).to(inputs.dtype)
             candidates = self.restrict(moved, inputs[rows], here)
-            asked = model.take(rows) if isinstance(model, StandardizedModel) else model
-            new_wrong, new_loss = _score(asked, candidates, labels[rows], here)
+            new_wrong, new_loss = _score(take_rows(model, rows), candidates, labels[rows], here)
             kept = _is_better(new_wrong, new_loss, wrong[rows], loss[rows])
             rows = rows[kept]
             changed = changed.index_copy(0, rows, candidates[kept])

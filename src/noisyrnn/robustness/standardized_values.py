@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from noisyrnn.data.scale import Scale
-from noisyrnn.robustness.logits import Model, call_model
+from noisyrnn.missing import missing_of
+from noisyrnn.robustness.logits import Model, call_model, take_rows
 
 
 class StandardizedValues:
@@ -19,7 +20,8 @@ class StandardizedValues:
         factor: What the standard deviation is multiplied by, for each sequence, `(batch,)`; 1 by default.
 
     Attributes:
-        values: Float64 `(batch, steps, channels that vary)`.
+        values: Float64 `(batch, steps, channels that vary)`; 0 where a value is missing, which stays so.
+        present: Where values are not missing, bool of the same shape.
     """
 
     def __init__(self, inputs: Tensor, scale: Scale, factor: Tensor | None = None) -> None:
@@ -28,7 +30,9 @@ class StandardizedValues:
         self._std = std[self._varies]
         if factor is not None:
             self._std = self._std * factor.to(inputs.device, torch.float64)[:, None, None]
-        self.values = (self._inputs.double() - mean)[..., self._varies] / self._std
+        values = (self._inputs.double() - mean)[..., self._varies] / self._std
+        self.present = ~values.isnan()
+        self.values = torch.where(self.present, values, 0.0)
 
     def restore(self, values: Tensor) -> Tensor:
         """Return the inputs, in their type, that have other standardized values.
@@ -44,7 +48,7 @@ class StandardizedValues:
     def take(self, rows: Tensor) -> "StandardizedValues":
         """Return those of some sequences; `rows` holds their numbers."""
         taken = copy(self)
-        taken._inputs, taken.values = self._inputs[rows], self.values[rows]
+        taken._inputs, taken.values, taken.present = self._inputs[rows], self.values[rows], self.present[rows]
         if self._std.ndim > 1:
             taken._std = self._std[rows]
         return taken
@@ -72,4 +76,9 @@ class StandardizedModel:
 
     def take(self, rows: Tensor) -> "StandardizedModel":
         """Return the model for some of the sequences; `rows` holds their numbers."""
-        return StandardizedModel(self.origin.take(rows), self.model)
+        return StandardizedModel(self.origin.take(rows), take_rows(self.model, rows))
+
+    @property
+    def missing(self) -> str | None:
+        """How the model meets missing values."""
+        return missing_of(self.model)

@@ -10,15 +10,18 @@ from noisyrnn.kernels import cpp
 from noisyrnn.kernels.recurrence import DRIFTS
 from noisyrnn.models import MODELS, RecurrentLayer, build_layer, layer_options
 from noisyrnn.models.exprnn import Rotation
+from noisyrnn.models.missing import check_missing_setting
 from noisyrnn.models.options import merge_options
 from noisyrnn.training.seeding import seeded
 
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
 Penalty = Literal["explicit", "hutchinson"]
 Optimizer = Literal["adam", "adamw", "rmsprop"]
-Selection = Literal["clean", "perturbed", "last"]
+Selection = Literal["clean", "perturbed", "last", "refit", "auto"]
+WITHOUT_VALIDATION: tuple[Selection, ...] = ("last", "refit")
+"""Values of `select` that choose no epoch on validation data."""
 NoiseSchedule = Literal["constant", "annealed"]
-InputNoise = Literal["white_noise", "multiplicative_noise", "salt_and_pepper"]
+InputNoise = Literal["white_noise", "multiplicative_noise", "salt_and_pepper", "missing_values", "missing_blocks"]
 Adversary = Literal["fgsm", "pgd_linf", "pgd_l2"]
 
 
@@ -79,24 +82,30 @@ class TrainConfig(ReadingOptions):
         seed: Seed of the initial weights, the order of the data and the noise, in [0, 2⁶³).
         hidden_size: Number of hidden units, at least 1.
         epochs: Number of passes over the training data, at least 1.
+        min_steps: Train for more epochs where this takes fewer optimizer steps than these, at least 1 (default: never).
         batch_size: Sequences per optimizer step, over all processes, at least 1.
         optimizer: "adam", "adamw" (its weight decay does not pass through the gradient) or "rmsprop".
         learning_rate: Learning rate of the optimizer, above 0.
         orthogonal_rate: Factor of the learning rate for the orthogonal matrix of the exponential RNN, above 0; its
             authors use 0.1.
         decay_epochs: Multiply the learning rate by decay_factor after each of these epochs (default: never).
-        decay_factor: Factor of the learning rate after each of decay_epochs, above 0, at most 1.
+        decay_after: Multiply the learning rate by decay_factor after this share of the epochs, above 0, at most 1, in
+            place of decay_epochs (default: never).
+        decay_factor: Factor of the learning rate at each decay, above 0, at most 1.
         weight_decay: Weight decay of the optimizer, at least 0.
         clip_norm: Clip the gradient to this norm, above 0 (default: no clipping).
         patience: Stop if validation accuracy, or the loss of a regression, has not improved for this many epochs
             (default: never).
         select: Epoch whose weights are kept: "clean", the best on the validation data; "perturbed", the best by the
-            mean over these and their copies under white noise at the default strengths of the data; or "last".
+            mean over these and their copies under white noise at the default strengths of the data; "last"; "refit",
+            the last after training on the validation data too, so that none are left to choose by; or "auto", which is
+            "refit" where there are fewer than 30 validation sequences and no patience, and "clean" elsewhere.
         ema: Decay of an exponential moving average of the weights, above 0 and below 1. The average is validated and
             saved (default: the weights themselves are).
         input_noise: Strength of the noise that training adds to its inputs, at least 0, in the units of `evaluate`; or
             a pair of strengths, between which each sequence has its own.
-        input_noise_kind: "white_noise", "multiplicative_noise" or "salt_and_pepper".
+        input_noise_kind: "white_noise", "multiplicative_noise", "salt_and_pepper", "missing_values" or
+            "missing_blocks"; the strength of the last three is a probability.
         noise_schedule: "constant", or "annealed" for hidden and input noise in proportion to the learning rate.
         adversarial: Attack on the inputs of each training step: "fgsm", "pgd_linf" or "pgd_l2" (default: none).
         adversarial_radius: Radius of that attack, above 0, in the units of `evaluate`.
@@ -120,11 +129,13 @@ class TrainConfig(ReadingOptions):
     seed: int = 1
     hidden_size: int = 128
     epochs: int = 100
+    min_steps: int | None = None
     batch_size: int = 128
     optimizer: Optimizer = "adam"
     learning_rate: float = 0.001
     orthogonal_rate: float = 1.0
     decay_epochs: tuple[int, ...] = ()
+    decay_after: float | None = None
     decay_factor: float = 0.1
     weight_decay: float = 0.0
     clip_norm: float | None = None
@@ -152,8 +163,10 @@ class TrainConfig(ReadingOptions):
         if self.seed >= 2**63:
             raise ValueError(f"seed must be less than 2**63, got {self.seed}.")
         check_integer("hidden_size", self.hidden_size, minimum=1)
-        check_integer("epochs", self.epochs, minimum=1)
-        check_integer("batch_size", self.batch_size, minimum=1)
+        for name in ("epochs", "batch_size"):
+            check_integer(name, getattr(self, name), minimum=1)
+        if self.min_steps is not None:
+            check_integer("min_steps", self.min_steps, minimum=1)
         check_choice("optimizer", self.optimizer, get_args(Optimizer))
         check_number("learning_rate", self.learning_rate, above=0.0)
         check_number("orthogonal_rate", self.orthogonal_rate, above=0.0)
@@ -162,6 +175,11 @@ class TrainConfig(ReadingOptions):
         object.__setattr__(self, "decay_epochs", tuple(self.decay_epochs))
         for epoch in self.decay_epochs:
             check_integer("decay_epochs", epoch, minimum=1)
+        if self.decay_after is not None:
+            check_number("decay_after", self.decay_after, above=0.0)
+            check_number("decay_after", self.decay_after, maximum=1.0)
+            if self.decay_epochs:
+                raise ValueError(f"decay_after must be None with decay_epochs, got {self.decay_after:g}.")
         check_number("decay_factor", self.decay_factor, above=0.0)
         check_number("decay_factor", self.decay_factor, maximum=1.0)
         check_number("weight_decay", self.weight_decay, minimum=0.0)
@@ -180,6 +198,9 @@ class TrainConfig(ReadingOptions):
         with seeded(0):  # a wrong value fails here, not after the data are read
             units = 1 if self.options["diffusion"] is None else self.hidden_size
             layer = build_layer(self.model, 1, units, self.options)
+            check_missing_setting(
+                self.missing, every_step=False, supports_dt=layer.supports_dt, name=f"model {self.model!r}"
+            )
             if self.orthogonal_rate != 1 and not any(isinstance(module, Rotation) for module in layer.modules()):
                 raise ValueError(
                     f"orthogonal_rate must be 1 for model {self.model!r}, which has no orthogonal matrix, got "
@@ -191,8 +212,8 @@ class TrainConfig(ReadingOptions):
     def _check_training(self) -> None:
         """Raise unless the settings of the inputs, the averages and the epoch that is kept are fine."""
         check_choice("select", self.select, get_args(Selection))
-        if self.select == "last" and self.patience is not None:
-            raise ValueError(f"patience must be None where select is 'last', got {self.patience}.")
+        if self.select in WITHOUT_VALIDATION and self.patience is not None:
+            raise ValueError(f"patience must be None where select is {self.select!r}, got {self.patience}.")
         if self.ema is not None:
             check_number("ema", self.ema, above=0.0)
             if self.ema >= 1:
@@ -207,7 +228,7 @@ class TrainConfig(ReadingOptions):
             check_number("input_noise", low, minimum=0.0)
             check_number("input_noise", high, minimum=low)
         check_choice("input_noise_kind", self.input_noise_kind, get_args(InputNoise))
-        if self.input_noise_kind == "salt_and_pepper":
+        if self.input_noise_kind in ("salt_and_pepper", "missing_values", "missing_blocks"):
             check_number("input_noise", self.input_noise_range[1], maximum=1.0)
         check_choice("noise_schedule", self.noise_schedule, get_args(NoiseSchedule))
         if self.adversarial is not None:

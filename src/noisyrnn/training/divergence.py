@@ -17,6 +17,7 @@ def explain_divergence(
     model: SequenceModel,
     inputs: Tensor,
     lengths: Tensor | None,
+    dt: Tensor | None,
     path: BrownianPath,
     step: int,
     epoch: int,
@@ -29,6 +30,7 @@ def explain_divergence(
         model: Model with the weights for which the loss was computed.
         inputs: Batch, `(batch, steps, input_size)`.
         lengths: Lengths of the sequences, or `None`.
+        dt: Lengths of their steps, or `None`.
         path: Noise of the batch.
         step: Number of the optimizer step, from 1.
         epoch: Number of the epoch, from 1.
@@ -36,7 +38,8 @@ def explain_divergence(
         gradient_norm: Norm of the gradient, finite or not.
     """
     with torch.no_grad():
-        states, _ = model.layer(model.standardize(inputs), lengths=lengths, path=path)
+        values, lengths, sizes = model.prepare(inputs, lengths=lengths, dt=dt)
+        states, _ = model.layer(values, lengths=lengths, dt=sizes, path=path)
         norms = states.norm(dim=-1).amax(0)  # (steps,)
     steps = inputs.shape[1]
     where = f"at training step {step} (epoch {epoch})"

@@ -19,7 +19,8 @@ class Objective(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Return losses `(batch,)` and outputs: logits `(batch, classes)`, or values `(batch, targets)`.
 
-        For a model of every step the outputs are `(batch, steps, …)`.
+        For a model of every step the outputs are `(batch, steps, …)`. For data whose steps have lengths an objective
+        needs one argument more, `dt=None`, which gets them, `(batch, steps)`.
 
         Args:
             model: Classifier, or regressor if the objective supports it, in training mode.

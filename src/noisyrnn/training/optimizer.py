@@ -1,7 +1,9 @@
 """Builds the optimizer, and knows how its learning rates differ between parameters."""
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from noisyrnn.models.exprnn import Rotation
 from noisyrnn.training.config import TrainConfig
@@ -36,6 +38,29 @@ class RatedOptimizer:
         """Set the learning rate of the training."""
         for group, factor in zip(self.torch_optimizer.param_groups, self._factors, strict=True):
             group["lr"] = rate * factor
+
+    @property
+    def has_conditional_step(self) -> bool:
+        """Whether there is `step_if`."""
+        return not isinstance(self.torch_optimizer, torch.optim.RMSprop)
+
+    def step_if(self, finite: Tensor) -> None:
+        """Make a step if a flag is true; it is read where the weights are, so that a CUDA graph can hold the step.
+
+        Args:
+            finite: Boolean, `()`.
+        """
+        optimizer: Any = self.torch_optimizer
+        before = [group["capturable"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["capturable"] = finite.device.type == "cuda"
+        optimizer.found_inf = (~finite).to(torch.float32)  # torch's fused optimizers skip a step by it
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.found_inf
+            for group, value in zip(optimizer.param_groups, before, strict=True):
+                group["capturable"] = value
 
 
 def orthogonal_parameters(model: nn.Module) -> list[nn.Parameter]:

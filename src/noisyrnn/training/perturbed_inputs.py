@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.robustness import PGD, Noise, PathDraws, Perturbation, build_perturbation, default_strengths
+from noisyrnn.robustness.logits import with_dt
 from noisyrnn.training.config import TrainConfig
 
 SELECTION_NOISE = "white_noise"
@@ -43,6 +44,7 @@ class PerturbedInputs:
         inputs: Tensor,
         labels: Tensor,
         lengths: Tensor | None,
+        dt: Tensor | None = None,
         *,
         place: tuple[int, int],
         noise_factor: float = 1.0,
@@ -55,6 +57,7 @@ class PerturbedInputs:
             inputs: `(batch, steps, input_size)`.
             labels: As a `Split` holds them.
             lengths: Valid steps of each sequence, or `None`.
+            dt: Lengths of the steps, or `None`.
             place: Steps of the optimizer done before, and number of the first sequence within the whole batch.
             noise_factor: Factor of the strength of the noise.
             freeze: Whether the weights may stop requiring gradients meanwhile, which saves a third of the work.
@@ -64,11 +67,13 @@ class PerturbedInputs:
             draws = PathDraws(derive_seed(seed, "input noise", step), first_row)
             low, high = (noise_factor * strength for strength in self._strengths)
             shares = draws.uniform(inputs[:, :1, :1])[:, 0, 0]  # drawn always, so that a range has the noise of a level
-            inputs = self._noise.with_strengths(inputs, low + (high - low) * shares, generator=draws, lengths=lengths)
+            strengths = low + (high - low) * shares
+            inputs = self._noise.with_strengths(inputs, strengths, generator=draws, lengths=lengths, model=model)
         if self._attack is not None:
             draws = PathDraws(derive_seed(seed, "attack", step), first_row)
             with _attacked(model, freeze):
-                inputs = self._attack.apply(model, inputs, labels, generator=draws, lengths=lengths)
+                timed = with_dt(model, dt)
+                inputs = self._attack.apply(timed, inputs, labels, generator=draws, lengths=lengths)
         return inputs
 
 
@@ -77,7 +82,8 @@ def selection_inputs(split: Split, dataset: Dataset) -> list[Split]:
 
     The noise is the same for all models, seeds and epochs.
     """
-    found = []
+    found, split = [], split.in_memory()
+    assert isinstance(split.inputs, Tensor)
     for number, strength in enumerate(default_strengths(dataset.value_range)[SELECTION_NOISE]):
         noise = _noise(SELECTION_NOISE, strength, dataset)
         draws = PathDraws(derive_seed("selection", number))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_file_path, check_integer
 from noisyrnn.files import write_atomically
+from noisyrnn.missing import MISSING
 from noisyrnn.models import HEADS, MODELS, SequenceClassifier, SequenceModel, SequenceToSequence, build_layer
 from noisyrnn.training.seeding import seeded
 
@@ -93,6 +94,7 @@ def _content(model: SequenceModel, class_names: Sequence[str] | None, notes: Map
         "options": layer.options(),
         "outputs": outputs,
         "class_names": None if class_names is None else list(class_names),
+        **({} if model.missing is None else {"missing": model.missing}),
         **({"loss": model.loss} if isinstance(model, SequenceToSequence) and model.classes else {}),
         **({} if notes is None else {"notes": dict(notes)}),
     }
@@ -186,7 +188,7 @@ def _check_same_outputs(model: SequenceModel, rebuilt: SequenceModel) -> None:
     model, example = deepcopy(model).eval(), next(model.parameters())
     model.layer.noise_mode = "off"
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(2, 3, model.layer.input_size, generator=generator, dtype=torch.float32, device="cpu")
+    inputs = torch.randn(2, 3, model.input_size, generator=generator, dtype=torch.float32, device="cpu")
     inputs = inputs.to(example.device, example.dtype)
     with torch.no_grad():
         one, other = model(inputs), rebuilt.to(example.device)(inputs)
@@ -246,6 +248,7 @@ class Header:
         class_names: Names of the outputs of a classifier, or `None`.
         notes: The `notes` passed to `save`.
         loss: "cross_entropy" for classes at every step; `None` where the head has one loss only.
+        missing: How the model meets missing values; `None` if it does not.
     """
 
     head: str
@@ -255,13 +258,14 @@ class Header:
     class_names: list[str] | None
     notes: dict[str, Any] = field(default_factory=dict)
     loss: str | None = None
+    missing: str | None = None
 
 
 _RENAMED = {"skewness": "skew_symmetry", "skewness_w": "skew_symmetry_w", "parametrisation": "noise_units"}
 _NOISE_UNITS = {"published": "per_step", "paper": "per_time"}
 """Current names of options of version 0.1."""
 
-_HEADER = ("head", "model", "options", "outputs", "class_names", "loss")
+_HEADER = ("head", "model", "options", "outputs", "class_names", "loss", "missing")
 
 
 def read_header(path: str | Path) -> Header:
@@ -312,7 +316,7 @@ def _built(header: Header, tensors: Mapping[str, Tensor], path: str) -> Sequence
             head: Any = HEADS[header.head]
             sizes = {"classes" if header.loss or header.head == "classifier" else "targets": header.outputs}
             statistics = {name: tensors[name] for name in ("target_mean", "target_std") if name in tensors}
-            model: SequenceModel = head(layer, **sizes, **statistics)
+            model: SequenceModel = head(layer, **sizes, **statistics, missing=header.missing)
     except (TypeError, ValueError) as error:
         raise ValueError(f"path must hold settings that its header's model takes, got {path}: {error}") from error
     return model.to(tensors["readout.weight"].dtype) if "readout.weight" in tensors else model
@@ -388,7 +392,7 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     if number not in _FIELDS:
         formats = " or ".join(map(str, _FIELDS))
         raise ValueError(f"path must be of format {formats}, got {number} in {path}. Update noisyrnn.")
-    if not _FIELDS[number] <= header.keys() <= _FIELDS[number] | {"format", "class_names", "notes", "loss"}:
+    if not _FIELDS[number] <= header.keys() <= _FIELDS[number] | {"format", "class_names", "notes", "loss", "missing"}:
         raise foreign
     if number == 1:
         header |= {"head": "classifier", "outputs": header["classes"]}
@@ -409,8 +413,11 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     loss = header.get("loss")
     if loss is not None and (header["head"], loss) != ("sequence", "cross_entropy"):
         raise foreign
+    missing = header.get("missing")
+    if missing is not None:
+        check_choice("missing", missing, MISSING)
     return Header(
-        header["head"], header["model"], options, header["outputs"], header.get("class_names"), notes, loss
+        header["head"], header["model"], options, header["outputs"], header.get("class_names"), notes, loss, missing
     ), tensors
 
 

@@ -8,6 +8,7 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from noisyrnn.checks import check_choice
+from noisyrnn.models.options import merge_options
 from noisyrnn.training.config import TrainConfig
 
 FOLDER = files("noisyrnn") / "experiments"
@@ -66,6 +67,23 @@ def recommended(dataset: str, model: str) -> dict[str, Any]:
         file = FOLDER / "tuned" / "general.toml"
     content = read_toml(file)
     return {**content.get("all", {}), **content.get(model, {})}
+
+
+REPLACED_BY = {"epochs": "min_steps", "decay_epochs": "decay_after"}
+"""By setting: the recommended setting that has no effect where the user gives the first one."""
+
+
+def merge_settings(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recommended or published settings with those that the user gave in their place.
+
+    A setting of `base` that would change what the user gave is left out: `--epochs 5` means 5 epochs.
+
+    Example:
+        >>> merge_settings({"epochs": 100, "min_steps": 2000, "hidden_size": 64}, {"epochs": 5})
+        {'epochs': 5, 'hidden_size': 64}
+    """
+    replaced = {name for setting, name in REPLACED_BY.items() if given.get(setting) is not None}
+    return merge_options({name: value for name, value in base.items() if name not in replaced}, given)
 
 
 def search_space(model: str) -> dict[str, Any]:

@@ -3,17 +3,20 @@
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_flag, check_number, check_show_progress
-from noisyrnn.data.base import Dataset, Split, check_equal_steps
+from noisyrnn.checks import check_flag, check_number, check_show_progress, known_lengths
+from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.stored import StoredSequences, read_ahead
 from noisyrnn.display import html_table
 from noisyrnn.files import content_digest
 from noisyrnn.interruption import graceful_interrupt
@@ -22,13 +25,15 @@ from noisyrnn.models.heads import SequenceModel
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder
+from noisyrnn.step_lengths import takes_dt
 from noisyrnn.targets import counted, without_marks
 from noisyrnn.threads import reproducible_threads
+from noisyrnn.training.budget import Budget
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import Precision, TrainConfig, check_precision
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
 from noisyrnn.training.objective import Objective, objective_digest
-from noisyrnn.training.optimizer import RatedOptimizer
+from noisyrnn.training.optimizer import RatedOptimizer, orthogonal_parameters
 from noisyrnn.training.saving import check_savable, save
 from noisyrnn.training.weight_average import WeightAverage
 
@@ -41,6 +46,9 @@ EpochHook = Callable[[Mapping[str, float]], None]
 """Called with the metrics of an epoch, the row that metrics.csv gets, once it is written."""
 
 _VALIDATION_BATCH = 1000
+_PERTURBED = ("perturbed_loss", "perturbed_accuracy")
+_VALIDATION_BYTES = 2**26
+"""Most bytes of sequences that are read from files at once for a validation."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +57,17 @@ class FitResult:
 
     Args:
         history: One row of metrics for each epoch.
-        best_epoch: The epoch, from 1, of the weights the model now has; the best one unless `select` is "last".
-        best_validation_accuracy: Its accuracy on the validation data, in [0, 1]; `nan` for a regression. With labels at
-            every step it is the mean over sequences of the share of counted steps that are right.
+        best_epoch: The epoch, from 1, of the weights the model now has; the best one unless `select` is "last" or
+            "refit".
+        best_validation_accuracy: Its accuracy on the validation data, in [0, 1]; `nan` for a regression and without
+            validation. With labels at every step it is the mean over sequences of the share of counted steps that are
+            right.
         seconds: Training time, over all resumptions; of runs that are trained together, each has its share.
-        validation_sequences: Number of validation sequences behind this accuracy.
+        validation_sequences: Number of validation sequences behind this accuracy; 0 where all were trained on.
         largest_class: Share of the largest class in the training data, of sequences or of counted steps; `nan` for a
             regression.
-        best_validation_loss: Loss of the best epoch on the validation data.
+        best_validation_loss: Loss of the best epoch on the validation data; `nan` without validation.
+        adapted: What the size of the data changed in the settings, in one sentence; empty if nothing.
     """
 
     history: list[dict[str, float]]
@@ -66,6 +77,7 @@ class FitResult:
     validation_sequences: int
     largest_class: float
     best_validation_loss: float = math.nan
+    adapted: str = ""
 
     def _described(self) -> list[tuple[str, str]]:
         """What a reader asks for first, as names and texts."""
@@ -73,16 +85,28 @@ class FitResult:
         if not math.isnan(self.best_validation_accuracy):
             text = f"{100 * self.best_validation_accuracy:.1f} % of {self.validation_sequences} sequences"
             rows.append(("validation accuracy", text))
-        return [*rows, ("validation loss", f"{self.best_validation_loss:.4g}"), ("seconds", f"{self.seconds:.1f}")]
+        elif not self.validation_sequences:
+            rows.append(("validation", "none"))
+        if self.validation_sequences:
+            text = f"{self.best_validation_loss:.4g}"
+            if math.isnan(self.best_validation_accuracy):
+                text += f" over {self.validation_sequences} sequences"
+            rows.append(("validation loss", text))
+        return [*rows, ("seconds", f"{self.seconds:.1f}")]
+
+    @property
+    def _notes(self) -> list[str]:
+        """What a reader must know about the outcome."""
+        return [note for note in (self.adapted, self.not_fitted) if note]
 
     def __repr__(self) -> str:
-        """Describe the outcome in one line, and a second one if the model did not learn the training data."""
+        """Describe the outcome in one line, and further ones if the settings were adapted or the model did not fit."""
         text = "; ".join(f"{name}: {value}" for name, value in self._described())
-        return f"FitResult({text})" + (f"\n{self.not_fitted}" if self.not_fitted else "")
+        return "\n".join([f"FitResult({text})", *self._notes])
 
     def _repr_html_(self) -> str:
         """Describe the outcome in a table, for notebooks."""
-        return html_table("FitResult", self._described(), notes=[self.not_fitted] if self.not_fitted else [])
+        return html_table("FitResult", self._described(), notes=self._notes)
 
     @property
     def not_fitted(self) -> str | None:
@@ -124,7 +148,8 @@ def fit(
         model: Its initial weights are where training starts.
         dataset: `train` is fitted and `validation` decides the best epoch, by accuracy and then loss, or for a
             regression by loss only; `test` is not read.
-        config: Settings; those of the model are not used, since it is built already.
+        config: Settings; those of the model are not used, since it is built already. `min_steps`,
+            `decay_after` and `select="auto"` depend on the number of sequences; `FitResult.adapted` has their effect.
         objective: What is minimized; by default the model's loss with the noise on.
         folder: Where metrics, checkpoints and the weights are written; nowhere by default.
         resume: Resume from the folder's checkpoint, where there is one.
@@ -155,7 +180,8 @@ def fit(
         checkpoint = trainer.fabric.broadcast(trainer.read_checkpoint() if resume else None)
         if checkpoint is not None:
             trainer.restore(checkpoint)
-        train, validation = trainer.to_device(dataset.train), trainer.to_device(dataset.validation)
+        train, validation = trainer.device_parts()
+        config = trainer.config
         bar = ProgressBar(
             f"{config.shown_label} seed {config.seed}",
             config.epochs * -(-len(train) // config.batch_size),
@@ -202,9 +228,18 @@ class BatchPart:
 
 
 def epoch_batches(
-    config: TrainConfig, size: int, epoch: int, *, first: int = 0, rank: int = 0, world: int = 1
+    config: TrainConfig,
+    size: int,
+    epoch: int,
+    *,
+    first: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    stored: StoredSequences | None = None,
 ) -> Iterator[BatchPart]:
     """The batches of an epoch in random order, from number `first` on, each cut into one contiguous part per process.
+
+    The order depends on the seed and the epoch, and for sequences in files on where they are.
 
     Args:
         config: Seed and batch size.
@@ -213,9 +248,10 @@ def epoch_batches(
         first: Number of the first batch, from 0.
         rank: Number of this process.
         world: Number of processes.
+        stored: The training sequences if they stay in their files: they are shuffled by blocks.
     """
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epoch) % 2**63)
-    order = torch.randperm(size, generator=generator, device="cpu")
+    order = torch.randperm(size, generator=generator, device="cpu") if stored is None else stored.shuffled(generator)
     for whole in order.split(config.batch_size)[first:]:
         edges = [len(whole) * part // world for part in range(world + 1)]
         rows = whole[edges[rank] : edges[rank + 1]]
@@ -276,18 +312,24 @@ def is_better(loss: float, accuracy: float, progress: Progress) -> bool:
     return (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss)
 
 
-def validate(model: SequenceModel, split: Split) -> tuple[float, float]:
+def validate(model: SequenceModel, split: Split, *, fabric: "Fabric | None" = None) -> tuple[float, float]:
     """Loss and accuracy over a split in evaluation mode, weighted by its weights; the mode is restored.
 
-    The accuracy of a regression is `nan`.
+    The accuracy of a regression is `nan`. With `fabric`, each of its processes reads its share of sequences that stay
+    in their files, and their sums are added.
     """
+    rows, size, shared = torch.arange(len(split), device="cpu"), _VALIDATION_BATCH, False
+    if isinstance(split.inputs, StoredSequences):
+        size = max(1, min(size, _VALIDATION_BYTES // split.inputs.row_bytes))
+        if fabric is not None and fabric.world_size > 1:
+            rows, shared = rows.tensor_split(fabric.world_size)[fabric.global_rank], True
     training = model.training
     model.eval()
     loss, correct, total = 0.0, 0.0, 0.0
     with torch.no_grad():
-        for part in torch.arange(len(split), device="cpu").split(_VALIDATION_BATCH):
-            inputs, labels, lengths, weights = select_sequences(split, part.to(split.labels.device))
-            outputs = model(inputs, lengths=lengths).float()
+        for part in rows.split(size) if len(rows) else ():
+            inputs, labels, lengths, weights, dt = select_sequences(split, part.to(split.labels.device))
+            outputs = model(inputs, lengths=lengths, dt=dt).float()
             losses, right = model.losses(outputs, labels), model.correct(outputs, labels)
             if weights is not None:
                 losses, right = losses * weights, right * weights
@@ -295,13 +337,19 @@ def validate(model: SequenceModel, split: Split) -> tuple[float, float]:
             correct += float(right.sum())
             total += len(part) if weights is None else float(weights.sum())
     model.train(training)
+    if shared:
+        assert fabric is not None
+        sums = torch.tensor([loss, correct, total], dtype=torch.float64, device="cpu")
+        summed = fabric.all_reduce(fabric.to_device(sums), reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        loss, correct, total = summed.tolist()
     return loss / total, math.nan if split.classes == 0 else correct / total
 
 
 def select_sequences(
     split: Split, rows: Tensor, *, longest: int | None = None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Inputs, labels, lengths and weights of the sequences number `rows`, cut after the longest of them.
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Inputs, labels, lengths, weights and step lengths of the sequences number `rows`, cut after the longest of them.
 
     Args:
         split: The data.
@@ -309,15 +357,18 @@ def select_sequences(
         longest: Steps of the longest; read from the data by default, which waits for a GPU.
     """
     inputs, labels, lengths, weights = split.inputs[rows], split.labels[rows], None, None
+    dt = None if split.dt is None else split.dt[rows]
     if split.lengths is not None:
         lengths = split.lengths[rows]
         longest = int(lengths.max()) if longest is None else longest
         inputs = inputs[..., :longest, :]
         if split.every_step:
             labels = labels.narrow(rows.ndim, 0, longest)
+        if dt is not None:
+            dt = dt[..., :longest]
     if split.weights is not None:
         weights = split.weights[rows]
-    return inputs, labels, lengths, weights
+    return inputs, labels, lengths, weights, dt
 
 
 class TrainingBatch:
@@ -333,16 +384,24 @@ class TrainingBatch:
         lengths: Valid steps of each sequence, `(batch,)`, or `None`.
         weights: Weight of each sequence, `(batch,)`, or `None`.
         path: The noise.
+        dt: Length of each step in nominal steps, `(batch, steps)`, or `None`.
     """
 
     def __init__(
-        self, inputs: Tensor, labels: Tensor, lengths: Tensor | None, weights: Tensor | None, path: BrownianPath
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        lengths: Tensor | None,
+        weights: Tensor | None,
+        path: BrownianPath,
+        dt: Tensor | None = None,
     ) -> None:
         self.inputs = inputs
         self.labels = labels
         self.lengths = lengths
         self.weights = weights
         self.path = path
+        self.dt = dt
 
 
 class BatchSums:
@@ -369,10 +428,13 @@ class TrainingPass(nn.Module):
     def forward(self, batch: TrainingBatch) -> BatchSums:
         """Losses and correct answers, summed here so that no conversion of the outputs comes in between."""
         if self.objective is None:
-            outputs = self.model(batch.inputs, lengths=batch.lengths, path=batch.path)
+            outputs = self.model(batch.inputs, lengths=batch.lengths, dt=batch.dt, path=batch.path)
             losses = self.model.losses(outputs, batch.labels)
         else:
-            losses, outputs = self.objective(self.model, batch.inputs, batch.labels, batch.lengths, batch.path)
+            objective: Any = self.objective
+            if batch.dt is not None:  # `check_times` has checked that it takes them
+                objective = partial(objective, dt=batch.dt)
+            losses, outputs = objective(self.model, batch.inputs, batch.labels, batch.lengths, batch.path)
         correct = self.model.correct(outputs.detach(), batch.labels)
         if batch.weights is not None:
             losses, correct = losses * batch.weights, correct * batch.weights
@@ -385,7 +447,7 @@ class Trainer:
     Args:
         model: Trained in place.
         dataset: What it is trained on.
-        config: Settings; those of the model are not used, since it is built already.
+        config: Settings; those of the model are not used, since it is built already. `Budget` adapts them to the data.
         fabric: Device, precision and processes; only the first process writes. This process's CPU by default.
         folder: Where to write; `None` for nowhere.
         objective: What is minimized; by default the model's loss with the noise on.
@@ -394,6 +456,8 @@ class Trainer:
 
     Attributes:
         fabric: As above.
+        config: Settings, as they hold for the data.
+        dataset: The data, whose training part holds the validation part too where `select` is "refit".
         folder: As above; `None` on the other processes.
         progress: Epochs and steps done, and the metrics so far.
         best: Weights of the best epoch so far; `None` before there is one.
@@ -417,23 +481,30 @@ class Trainer:
         fingerprint: dict[str, Any] | None = None,
     ) -> None:
         check_trainable(model, dataset)
-        check_equal_steps("dataset.train", dataset.train)
+        check_times(model, dataset.train, objective)
         if folder is not None:  # not after hours of training
             check_savable(model, class_names=dataset.class_names or None)
+        if config.select == "perturbed" and isinstance(dataset.validation.inputs, StoredSequences):
+            raise ValueError(
+                "select must be 'clean' or 'last' for data that stay on disk, got 'perturbed', which keeps noisy "
+                "copies of the validation data in memory."
+            )
         check_precision(config.precision, "cpu" if fabric is None else fabric.device.type)
         self.fabric = fabric or fabric_on_cpu(config.precision)
         self._model = model
         self.model = model = model.as_batch_first()
-        self.config = config
+        given, budget = dataset, Budget.of(config, dataset)
+        self.config = config = budget.config
+        self.dataset = dataset = budget.dataset
+        self._adapted = budget.text
         self.folder = folder if self.fabric.is_global_zero else None
         self.on_epoch = on_epoch if self.fabric.is_global_zero else None
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
         self.training_pass = TrainingPass(model, objective)
-        self._dataset = dataset
         self._origin: dict[str, Any] = {}
         if self.folder is not None:
-            self._origin = {**(fingerprint or dataset.fingerprint()), **origin_of(model, objective)}
+            self._origin = {**(fingerprint or given.fingerprint()), **origin_of(model, objective)}
         self._optimizer = RatedOptimizer(config, model)
         self._perturbed = perturbed_inputs(config, dataset)
         self._selection: list[Split] | None = None
@@ -450,11 +521,20 @@ class Trainer:
         return self.progress.epoch > self.config.epochs or (patience is not None and idle >= patience)
 
     def to_device(self, split: Split) -> Split:
-        """The same sequences where the model is, labels in its precision; the model rounds the inputs itself."""
+        """The same sequences where the model is, labels in its precision; the model rounds the inputs itself.
+
+        They have no step lengths if the model cannot use them.
+        """
         dtype = next(self.model.parameters()).dtype
         weights = None if split.weights is None else split.weights.to(dtype)
         labels = split.labels.to(dtype) if split.labels.is_floating_point() else split.labels
-        return replace(split, labels=labels, weights=weights).map(self.fabric.to_device)
+        dt = split.dt if self.model.supports_dt else None
+        return replace(split, labels=labels, weights=weights, dt=dt).map(self.fabric.to_device)
+
+    def device_parts(self) -> tuple[Split, Split | None]:
+        """The training and the validation part where the model is; no validation part where `select` is "refit"."""
+        train = self.to_device(self.dataset.train)
+        return train, None if self.config.select == "refit" else self.to_device(self.dataset.validation)
 
     def read_checkpoint(self) -> Checkpoint | None:
         """The folder's checkpoint, or `None` where there is none.
@@ -486,8 +566,11 @@ class Trainer:
 
     def batches(self, size: int) -> Iterator[BatchPart]:
         """The batches of the current epoch that are still to be done; `size` is the number of training sequences."""
+        inputs = self.dataset.train.inputs
+        stored = inputs if isinstance(inputs, StoredSequences) else None
         place = {"rank": self.fabric.global_rank, "world": self.fabric.world_size}
-        return epoch_batches(self.config, size, self.progress.epoch, first=self.progress.batch, **place)
+        parts = epoch_batches(self.config, size, self.progress.epoch, first=self.progress.batch, stored=stored, **place)
+        return parts if stored is None else read_ahead(parts, lambda part: part.rows, stored)
 
     def take_step(self, train: Split, part: BatchPart, *, stop: bool = False) -> tuple[float, float, float]:
         """One step of the optimizer; sums over all processes of the loss, the correct answers and the wishes to stop.
@@ -498,21 +581,22 @@ class Trainer:
             stop: Whether this process wants to stop.
 
         Raises:
-            DivergenceError: If the loss or the gradient is not finite.
+            DivergenceError: If the loss or the gradient is not finite; the weights are left unchanged.
         """
         path = step_noise(self.config, self.progress.step, part.first_row)
         rows = rows_on(part.rows, train.labels.device)
-        inputs, labels, lengths, weights = select_sequences(train, rows, longest=self.longest(part.rows))
-        inputs = self.perturb(inputs, labels, lengths, first_row=part.first_row)
-        batch = TrainingBatch(inputs, labels, lengths, weights, path)
+        inputs, labels, lengths, weights, dt = select_sequences(train, rows, longest=self.longest(part.rows))
+        inputs = self.perturb(inputs, labels, lengths, dt, first_row=part.first_row)
+        batch = TrainingBatch(inputs, labels, lengths, weights, path, dt)
         self.begin_step()
-        with self.noise_of_epoch():
+        with self.noise_of_epoch(), known_lengths():
             sums = self._wrapped(batch)
         loss_sum = sums.loss * part.share
         # Gradients are averaged over processes: the factor makes that the mean over the whole batch.
         self.fabric.backward(loss_sum * (self.fabric.world_size / part.count))
         loss, correct, norm = read_values(loss_sum, sums.correct, self.clip_gradient())
-        self.end_step(batch, loss, norm)
+        self.check_step(batch, loss, norm)
+        self.update_weights()
         totals = torch.tensor([loss, correct * part.share, float(stop)], dtype=torch.float64, device="cpu")
         if self.fabric.world_size > 1:
             summed = self.fabric.all_reduce(self.fabric.to_device(totals), reduce_op="sum")
@@ -527,7 +611,7 @@ class Trainer:
         Args:
             rows: Their indices, on the CPU.
         """
-        lengths = self._dataset.train.lengths
+        lengths = self.dataset.train.lengths
         return None if lengths is None else int(lengths[rows].max())
 
     @property
@@ -546,7 +630,9 @@ class Trainer:
         finally:
             layer.noise_scale = own
 
-    def perturb(self, inputs: Tensor, labels: Tensor, lengths: Tensor | None, *, first_row: int = 0) -> Tensor:
+    def perturb(
+        self, inputs: Tensor, labels: Tensor, lengths: Tensor | None, dt: Tensor | None = None, *, first_row: int = 0
+    ) -> Tensor:
         """Return the inputs of the next step with the noise and the attack of the settings.
 
         Raises:
@@ -559,7 +645,7 @@ class Trainer:
         try:
             with self.fabric.autocast():
                 return self._perturbed(
-                    self.model, inputs, labels, lengths, place=place, noise_factor=factor, freeze=freeze
+                    self.model, inputs, labels, lengths, dt, place=place, noise_factor=factor, freeze=freeze
                 )
         except torch.OutOfMemoryError:
             raise
@@ -576,8 +662,8 @@ class Trainer:
         """Clip the gradient; its norm before."""
         return clip_gradient(self.model.parameters(), self.config.clip_norm)
 
-    def end_step(self, batch: TrainingBatch, loss: float, norm: float) -> None:
-        """Update the weights.
+    def check_step(self, batch: TrainingBatch, loss: float, norm: float) -> None:
+        """Raise unless a step can be made.
 
         Args:
             batch: What the gradient was computed from.
@@ -585,16 +671,39 @@ class Trainer:
             norm: Norm of the gradient, before it was clipped.
 
         Raises:
-            DivergenceError: If the loss or the gradient is not finite; the weights are left unchanged.
+            DivergenceError: If the loss or the gradient is not finite.
         """
         if not (math.isfinite(loss) and math.isfinite(norm)):
             step, epoch = self.progress.step + 1, self.progress.epoch
             raise DivergenceError(
-                explain_divergence(self.model, batch.inputs, batch.lengths, batch.path, step, epoch, loss, norm)
+                explain_divergence(
+                    self.model, batch.inputs, batch.lengths, batch.dt, batch.path, step, epoch, loss, norm
+                )
             )
+
+    def update_weights(self) -> None:
+        """Let the optimizer make its step."""
         self._wrapped_optimizer.step()
+        self.average_weights()
+
+    def update_weights_if(self, finite: Tensor) -> None:
+        """As `update_weights` without the average, if a flag on the device says so: nothing waits for it."""
+        self._optimizer.step_if(finite)
+
+    def average_weights(self) -> None:
+        """Take the weights into their average, where there is one."""
         if self._average is not None:
             self._average.update(self.progress.step + 1)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether nothing in a step makes the host wait for a GPU, or changes but for the batch and the seed."""
+        return self._optimizer.has_conditional_step and not orthogonal_parameters(self.model)
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Learning rate and factor of all noise in the current epoch."""
+        return learning_rate_at(self.config, self.progress.epoch), self.noise_factor
 
     def count(self, loss_sum: float, correct: float, sequences: int, seconds: float) -> None:
         """Add one step: weighted sums of its losses and correct answers, its number of sequences, and its time."""
@@ -607,35 +716,30 @@ class Trainer:
         progress.seconds += seconds
         progress.epoch_seconds += seconds
 
-    def end_epoch(self, validation: Split) -> None:
+    def end_epoch(self, validation: Split | None) -> None:
         """Validate, keep the weights if they are those to keep, add a row to the history and begin the next epoch.
+
+        Args:
+            validation: The validation part on the device; `None` keeps the weights without validation.
 
         Raises:
             DivergenceError: If the validation loss is not finite and there are no best weights.
         """
-        progress, select = self.progress, self.config.select
+        progress = self.progress
         with nullcontext() if self._average is None else self._average.in_place():
-            # One answer, so that all processes continue alike.
-            loss, accuracy = self.fabric.broadcast(validate(self.model, validation))
-            if not math.isfinite(loss) and self.best is None:
-                raise DivergenceError(self._explain_validation_loss(loss))
-            perturbed = self._validate_perturbed(validation) if select == "perturbed" else None
-            all_loss, all_accuracy = (loss, accuracy) if perturbed is None else perturbed
-            better = math.isfinite(loss) if select == "last" else is_better(all_loss, all_accuracy, progress)
-            if better:
-                progress.best_epoch, progress.best_accuracy, progress.best_loss = progress.epoch, all_accuracy, all_loss
+            validated = {} if validation is None else self._validate(validation)
+            if not validated:
+                progress.best_epoch = progress.epoch
                 self.best = copied(self.model.state_dict())
         row = {
             "epoch": progress.epoch,
             "train_loss": progress.loss_sum / progress.seen,
             "train_accuracy": progress.correct / progress.seen,
-            "validation_loss": loss,
-            "validation_accuracy": accuracy,
-            **({} if perturbed is None else {"perturbed_loss": perturbed[0], "perturbed_accuracy": perturbed[1]}),
+            **validated,
             "learning_rate": learning_rate_at(self.config, progress.epoch),
             "seconds": round(progress.epoch_seconds, 3),
         }
-        regression = math.isnan(accuracy)
+        regression = not self.dataset.classes
         progress.history.append({name: row[name] for name in row if not (regression and name.endswith("_accuracy"))})
         progress.epoch += 1
         progress.batch = progress.correct = progress.seen = 0
@@ -645,12 +749,32 @@ class Trainer:
         if self.on_epoch is not None:
             self.on_epoch(dict(progress.history[-1]))
 
+    def _validate(self, validation: Split) -> dict[str, float]:
+        """Validate, keep the weights if they are those to keep, and return the metrics.
+
+        Raises:
+            DivergenceError: If the validation loss is not finite and there are no best weights.
+        """
+        progress, select = self.progress, self.config.select
+        # One answer, so that all processes continue alike.
+        loss, accuracy = self.fabric.broadcast(validate(self.model, validation, fabric=self.fabric))
+        if not math.isfinite(loss) and self.best is None:
+            raise DivergenceError(self._explain_validation_loss(loss))
+        perturbed = self._validate_perturbed(validation) if select == "perturbed" else None
+        all_loss, all_accuracy = (loss, accuracy) if perturbed is None else perturbed
+        better = math.isfinite(loss) if select == "last" else is_better(all_loss, all_accuracy, progress)
+        if better:
+            progress.best_epoch, progress.best_accuracy, progress.best_loss = progress.epoch, all_accuracy, all_loss
+            self.best = copied(self.model.state_dict())
+        metrics = {"validation_loss": loss, "validation_accuracy": accuracy}
+        return metrics if perturbed is None else {**metrics, **dict(zip(_PERTURBED, perturbed, strict=True))}
+
     def _validate_perturbed(self, validation: Split) -> tuple[float, float]:
         """Mean loss and accuracy over the validation data and their copies under noise."""
         if self._selection is None:
             from noisyrnn.training.perturbed_inputs import selection_inputs  # as in `perturbed_inputs`
 
-            self._selection = [validation, *selection_inputs(validation, self._dataset)]
+            self._selection = [validation, *selection_inputs(validation, self.dataset)]
         found = [validate(self.model, split) for split in self._selection]
         losses, accuracies = zip(*found, strict=True)
         return self.fabric.broadcast((math.fsum(losses) / len(found), math.fsum(accuracies) / len(found)))
@@ -658,8 +782,8 @@ class Trainer:
     def _explain_validation_loss(self, loss: float) -> str:
         """Why no epoch can be chosen: a message."""
         message = f"validation loss is not finite after epoch {self.progress.epoch}, got {loss}"
-        labels = self._dataset.validation.labels
-        largest = 0.0 if self._dataset.classes else float(without_marks(labels).abs().max())
+        labels = self.dataset.validation.labels
+        largest = 0.0 if self.dataset.classes else float(without_marks(labels).abs().max())
         if not largest:
             return f"{message}. Lower learning_rate or step_size, or set clip_norm."
         return (
@@ -673,9 +797,11 @@ class Trainer:
         assert self.best is not None
         self.model.eval()
         self._model.eval()
-        dataset, progress = self._dataset, self.progress
+        dataset, progress = self.dataset, self.progress
         names, settings = dataset.class_names or None, self.config.to_dict()
         notes = {"training": {**settings, "dataset": Path(self.config.dataset).name}}
+        if dataset.nominal_step is not None:
+            notes["training"]["nominal_step"] = dataset.nominal_step
         if self.folder is not None:
             with nullcontext() if self._average is None else self._average.in_place():
                 save(self._model, self.folder.last_model, class_names=names, notes=notes)
@@ -691,10 +817,11 @@ class Trainer:
             history=progress.history,
             best_epoch=progress.best_epoch,
             best_validation_accuracy=kept.get("validation_accuracy", math.nan),
-            best_validation_loss=kept["validation_loss"],
+            best_validation_loss=kept.get("validation_loss", math.nan),
             seconds=progress.seconds,
-            validation_sequences=len(dataset.validation),
+            validation_sequences=0 if self.config.select == "refit" else len(dataset.validation),
             largest_class=largest,
+            adapted=self._adapted,
         )
 
 
@@ -737,11 +864,39 @@ def check_trainable(model: SequenceModel, dataset: Dataset) -> None:
     outputs = getattr(model.readout, "out_features", dataset.outputs)  # the user's own readout may not have it
     sizes = {
         "classes" if dataset.classes else "targets": (outputs, dataset.outputs),
-        "input_size": (model.layer.input_size, dataset.input_size),
+        "input_size": (model.input_size, dataset.input_size),
     }
+    if dataset.missing is not None and model.missing != dataset.missing:
+        raise ValueError(
+            f"model must have missing={dataset.missing!r}, as the data set has, got {model.missing!r}. Build it with "
+            "that setting."
+        )
     for name, (found, needed) in sizes.items():
         if found != needed:
             raise ValueError(f"model must have {name} {needed}, that of the data set, got {found}.")
+
+
+def check_times(model: SequenceModel, split: Split, objective: Objective | None) -> None:
+    """Warn if the steps of a split have lengths that a model cannot use.
+
+    Raises:
+        ValueError: If an objective does not take them.
+    """
+    if split.dt is None:
+        return
+    if not model.supports_dt:
+        warnings.warn(f"{without_step_length(model)} The times of the data are not used.", stacklevel=3)
+    elif objective is not None and not takes_dt(objective):
+        raise ValueError(
+            "objective must take dt for data whose steps have lengths, got one without. Add dt=None to its arguments, "
+            "or train on steps of equal length: replace(split, dt=None)."
+        )
+
+
+def without_step_length(model: SequenceModel) -> str:
+    """Return the sentence about a model that cannot use the lengths of steps."""
+    kind = type(getattr(model.layer, "_orig_mod", model.layer)).__name__
+    return f"{kind} takes all steps as equally long: those of its cell or its noise have no length."
 
 
 def head_for(dataset: Dataset) -> tuple[str, str]:

@@ -124,8 +124,8 @@ class DiagnosticContext:
     def dynamics(self) -> tuple[Any, Tensor]:
         """What the quantities of the hidden state are computed from: a classifier or a layer, and its test inputs."""
         if self.one_class_each:
-            return self.model, self.test.inputs
-        return self.model.layer, self.model.standardize(self.test.inputs)
+            return self.model, self.test.inputs[:]
+        return self.model.layer, self.model.standardize(self.test.inputs[:])
 
     @property
     def test_data(self) -> str:

@@ -54,9 +54,9 @@ def jacobians(context: DiagnosticContext) -> DiagnosticResults:
     curves = {"jacobian_norms": _over_time(products, counts[:_FEW], "log₁₀ spectral norm of ∂h_M/∂h_m")}
     if not context.one_class_each:  # the other quantities are those of the logits and of their loss
         return DiagnosticResults(quantities=quantities, curves=curves, data=data)
-    gradients = gradient_norms(model, test.inputs, test.labels, lengths=test.lengths)
+    gradients = gradient_norms(model, test.inputs[:], test.labels, lengths=test.lengths)
     context.check_time()
-    spectral, frobenius = input_jacobian_norms(model, test.inputs, lengths=test.lengths)
+    spectral, frobenius = input_jacobian_norms(model, test.inputs[:], lengths=test.lengths)
     quantities += [
         mean_quantity(
             "input_jacobian_norm",

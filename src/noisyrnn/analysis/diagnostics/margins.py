@@ -94,7 +94,7 @@ def margins(context: DiagnosticContext) -> DiagnosticResults:
         ),
     ]
     try:
-        bound = margin_certificate(model, test.inputs, test.labels, lengths=test.lengths)
+        bound = margin_certificate(model, test.inputs[:], test.labels, lengths=test.lengths)
     except (TypeError, ValueError):  # no global Lipschitz constant is known for this cell
         return DiagnosticResults(quantities=quantities, data=data)
     quantities.append(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_integer
-from noisyrnn.data.base import Split, check_split
+from noisyrnn.data.base import Split, check_regular, check_split
 from noisyrnn.models import RecurrentLayer
 from noisyrnn.models.heads import SequenceModel
 from noisyrnn.robustness.gradient import recording
@@ -70,6 +70,7 @@ class MeanLoss:
     ) -> None:
         check_integer("batch_size", batch_size, minimum=1)
         check_split("split", split)
+        check_regular("split", split)
         trainable_parameters(model)
         copied: Any = copy.deepcopy(model).to(dtype).eval()
         self.model: Any = as_batch_first(copied)

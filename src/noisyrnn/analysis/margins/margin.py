@@ -9,7 +9,7 @@ from torch import Tensor
 from noisyrnn.analysis.dynamics.jacobian import input_jacobian
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.checks import as_int64, check_batch, check_choice, check_integer
-from noisyrnn.data.base import Split, check_split
+from noisyrnn.data.base import Split, check_regular, check_split
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.evaluate import BLOCK
 from noisyrnn.robustness.gradient import recording
@@ -44,6 +44,7 @@ def output_margins(model: Model, split: Split) -> Measurement:
     """
     check_model(model)
     check_split("split", split)
+    check_regular("split", split)
     margins = []
     for start in range(0, len(split), BLOCK):
         rows = slice(start, start + BLOCK)

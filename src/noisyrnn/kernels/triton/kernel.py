@@ -166,7 +166,7 @@ def backward(
         found = _inputs_of(call, flow) if with_inputs else saved.new_empty(replicas, 0)
         if not with_weights:
             return Gradients(found, grad_state, *(saved.new_empty(replicas, 0) for _ in Gradients._fields[2:]))
-        return _gather(call, flow, stored, saved, grad_state, parts)._replace(inputs=found)
+        return _gather(call, flow, stored, saved, grad_state, parts, product)._replace(inputs=found)
 
 
 def _inputs_of(call: KernelCall, flow: Tensor) -> Tensor:
@@ -183,6 +183,7 @@ def _gather(
     saved: Tensor,
     grad_state: Tensor,
     parts: Tensor,
+    product: str,
 ) -> Gradients:
     """The weights' gradients from what the loop wrote: large products, each over all steps."""
     replicas, _, steps, _ = call.inputs.shape
@@ -191,7 +192,7 @@ def _gather(
     if call.kind == "current":
         first = ACTIVATIONS[call.activation].function(first)
     sums = flow[..., : (4 if call.kind in GATED else 1 if call.A is None else 2) * hidden]
-    product_grads = _product_with_states(sums, first, outputs)
+    product_grads = _product_with_states(sums, first, outputs, product)
     of_units = parts.sum(1)
     grad_W, grad_A = product_grads[:, :hidden], saved.new_empty(replicas, 0)
     if call.A is not None:
@@ -200,7 +201,7 @@ def _gather(
         grad_A = call.step[:, :, None] * scaled
     elif call.kind == "oscillator":
         velocities = saved[..., hidden : 2 * hidden]
-        second = _product_with_states(sums, call.state[..., hidden:], velocities)
+        second = _product_with_states(sums, call.state[..., hidden:], velocities, product)
         grad_W = torch.cat([grad_W, second], dim=2)
     elif call.kind == "gru":
         grad_W = torch.cat([product_grads[:, : 2 * hidden], product_grads[:, 3 * hidden :]], dim=1)
@@ -214,7 +215,7 @@ def _gather(
     if call.diffusion is not None:
         shift = flow[..., :hidden] if _is_inside(call) else flow[..., -hidden:]
         normals = saved[..., _PLANES[call.kind] * hidden :][..., : call.diffusion.shape[2]]
-        grad_diffusion = shift.flatten(1, 2).mT @ normals.flatten(1, 2)
+        grad_diffusion = _summed(shift.flatten(1, 2), normals.flatten(1, 2), product)
     return Gradients(
         inputs=saved.new_empty(replicas, 0),
         state=grad_state,
@@ -227,10 +228,28 @@ def _gather(
     )
 
 
-def _product_with_states(sums: Tensor, first: Tensor, states: Tensor) -> Tensor:
+def _product_with_states(sums: Tensor, first: Tensor, states: Tensor, product: str) -> Tensor:
     """Gradients of sums, times the states from which the steps set out: `(R, T, B, n)` and `(R, T, B, hidden_size)`."""
-    later = torch.bmm(sums[:, 1:].flatten(1, 2).mT, states[:, :-1].flatten(1, 2))
+    later = _summed(sums[:, 1:].flatten(1, 2), states[:, :-1].flatten(1, 2), product)
     return later + sums[:, 0].mT @ first
+
+
+def _summed(left: Tensor, right: Tensor, product: str) -> Tensor:
+    """`left.mT @ right`, the sum over all rows in float32; by tensor cores where the loops' products are bf16.
+
+    They take the operands as tf32 then, with three bits more than bf16: rounding them to bf16 would read and write them
+    once more, which takes longer than the product.
+    """
+    settings = torch.backends.cuda.matmul
+    name, value = ("fp32_precision", "tf32") if hasattr(settings, "fp32_precision") else ("allow_tf32", True)
+    before = getattr(settings, name)
+    if product == "bf16":
+        setattr(settings, name, value)
+    try:
+        return torch.bmm(left.mT, right)
+    finally:
+        if product == "bf16":
+            setattr(settings, name, before)
 
 
 def _matrices(call: KernelCall) -> list[Tensor]:

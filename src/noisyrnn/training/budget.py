@@ -1,0 +1,84 @@
+"""What the settings of a training become on a data set of a given size: epochs, decay, and the parts it fits."""
+
+from dataclasses import dataclass, replace
+
+from noisyrnn.data.base import Dataset
+from noisyrnn.data.stored import StoredSequences
+from noisyrnn.training.config import TrainConfig
+
+FEWEST_VALIDATION = 30
+"""With fewer validation sequences an epoch chosen by them is chosen by chance: 29 of 29 right means [90, 100] %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The settings and the data that a training uses.
+
+    Args:
+        config: Settings whose `epochs`, `decay_epochs` and `select` hold for these data.
+        dataset: The data, whose training part holds the validation part too where `select` is "refit".
+        changes: What the size of the data changed in the settings, one phrase each; empty if nothing.
+    """
+
+    config: TrainConfig
+    dataset: Dataset
+    changes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: TrainConfig, dataset: Dataset) -> "Budget":
+        """Return the budget of a training.
+
+        Args:
+            config: As the user gave it. Settings without `min_steps` and `decay_after`, with another `select` than
+                "auto" and "refit", stay unchanged.
+            dataset: The test part is not read.
+        """
+        changes = []
+        select, count = config.select, len(dataset.validation)
+        stored = isinstance(dataset.train.inputs, StoredSequences)
+        if select == "refit" and stored:
+            raise ValueError("select must be 'clean' or 'last' for data that stay on disk, got 'refit'.")
+        if select == "auto":
+            few = count < FEWEST_VALIDATION and config.patience is None and not stored
+            select = "refit" if few else "clean"
+        if select == "refit":
+            dataset = refitted(dataset)
+            why = f", since it would have {count} sequences, fewer than {FEWEST_VALIDATION}" * (config.select == "auto")
+            changes.append(
+                f"no validation{why}: all {len(dataset.train):,} sequences are trained on and the last epoch is kept"
+            )
+        size, epochs = len(dataset.train), config.epochs
+        per_epoch = -(-size // config.batch_size)
+        if config.min_steps is not None:
+            epochs = max(epochs, -(-config.min_steps // per_epoch))
+        if epochs > config.epochs:
+            what = f"{epochs * per_epoch:,} optimizer steps of {min(config.batch_size, size)} sequences"
+            changes.append(f"{epochs:,} epochs instead of {config.epochs:,}, which are {what}")
+        decays = config.decay_epochs
+        if config.decay_after is not None:
+            decays = (max(1, round(config.decay_after * epochs)),)
+        config = replace(
+            config,
+            epochs=epochs,
+            min_steps=None,
+            decay_epochs=decays,
+            decay_after=None,
+            select=select,
+        )
+        return cls(config=config, dataset=dataset, changes=tuple(changes))
+
+    @property
+    def text(self) -> str:
+        """The changes in one sentence; empty if there are none."""
+        if not self.changes:
+            return ""
+        return f"adapted to few sequences: {'; '.join(self.changes)}."
+
+
+def refitted(dataset: Dataset) -> Dataset:
+    """Return a data set that trains on its validation sequences too; the units of strengths stay unchanged."""
+    if dataset.validation is dataset.train:  # as estimators have it that hold nothing out
+        return dataset
+    joined = replace(dataset, train=dataset.train.joined(dataset.validation))
+    vars(joined)["scale"] = dataset.scale  # the cached value
+    return joined
