@@ -24,7 +24,9 @@ def test_a_run_is_continued_by_its_folder(
     settings = json.loads((folder / "config.json").read_text())
     assert (settings["config"]["epochs"], settings["config"]["additive"]) == (4, 0.2)
     assert settings["continued_from"] == {"run": run.name, "epochs": 2}
-    whole = noisyrnn("train", "--dataset", data, *SMALL, "--additive", 0.2, "--epochs", 4, "--output", tmp_path / "all")
+    words = ("--additive", 0.2, "--epochs", 4, "--decay-epochs", "[2]", "--output", tmp_path / "all")
+    whole = noisyrnn("train", "--dataset", data, *SMALL, *words)  # the decay is that of the shorter run
+    assert whole.returncode == 0, whole.stderr
     same = Path(whole.stdout.strip().removeprefix("Trained: "))
     assert (same / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     with pytest.raises(SystemExit):

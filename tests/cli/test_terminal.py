@@ -71,7 +71,7 @@ def test_training_on_workers_has_one_bar_and_ends_with_the_summary(data: Path, t
     assert status == 0, shown
     bars = [line for line in re.split(r"[\r\n]+", shown) if line.startswith("runs ")]
     assert re.fullmatch(r"runs 2/2 ━+ 4/4 epochs \d:\d\d:\d\d ETA 0:00:00", bars[-1])
-    assert re.search(r"Last: (noisy|gru) seed 1: validation \d+\.\d %, test \d+\.\d %", shown)
+    assert re.search(r"Last: (noisy|gru) seed 1: test \d+\.\d %", shown)
     assert lines[1].split() == ["test", "inputs", "noisy", "gru"]
     assert any(line.startswith("Of 2 models, ") for line in lines)
 

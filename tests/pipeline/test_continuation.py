@@ -63,6 +63,20 @@ def test_the_longer_run_is_exact_and_leaves_the_shorter_one_alone(config: TrainC
     assert f"noisy, seed 1, continues {shorter.path.name} after its 3 epochs." in notes
 
 
+def test_what_the_data_made_of_the_settings_stays_in_the_longer_run(config: TrainConfig, tmp_path: Path) -> None:
+    """5 steps per epoch: at least 20 steps are 4 epochs, the decay is after the third one, and nothing is held out."""
+    context = RunContext(output=tmp_path / "runs", show_progress=False)
+    few = replace(config, decay_epochs=(), decay_after=0.75, min_steps=20, select="auto", batch_size=20)
+    shorter = train_run(few, context)
+    assert len(rows(shorter)) == 4 and continue_run(shorter, context).path == shorter.path
+    assert continue_run(shorter, context, epochs=4).path == shorter.path
+    longer = continue_run(shorter, context, epochs=6)
+    stated = replace(few, epochs=6, decay_epochs=(3,), decay_after=None, min_steps=None, select="refit")
+    whole = train_run(stated, context.replace(output=tmp_path / "whole"))
+    assert rows(longer) == rows(whole) and longer.model.read_bytes() == whole.model.read_bytes()
+    assert read_json(longer.summary)["continued_from"] == {"run": shorter.path.name, "epochs": 4}
+
+
 def test_an_interrupted_continuation_is_resumed(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,9 @@ from noisyrnn.training.config import TrainConfig
 def settings_of_run(folder: RunFolder, *, epochs: int | None = None) -> TrainConfig:
     """Return the settings with which a run can be continued.
 
+    Those of a longer run state what the number of sequences made of the settings of the shorter one, such as the epochs
+    at which the learning rate decays: they stay as they are.
+
     Args:
         folder: The run.
         epochs: Epochs in all; `None` for those of the run.
@@ -23,23 +26,27 @@ def settings_of_run(folder: RunFolder, *, epochs: int | None = None) -> TrainCon
     Raises:
         ValueError: If the files cannot be read, or `epochs` are fewer than those of the run.
     """
-    config = run_config(folder)
+    config = fitted = run_config(folder)
     if folder.checkpoint.is_file():  # config.json holds the label that is shown, also where none was set
-        config = TrainConfig.from_dict(read_settings(folder.checkpoint))
+        fitted = TrainConfig.from_dict(read_settings(folder.checkpoint))
+        config = replace(config, label=fitted.label)
     if epochs is None:
         return config
     check_integer("epochs", epochs, minimum=1)
-    if epochs < config.epochs:
-        raise ValueError(f"epochs must be at least the {config.epochs} of {folder.path}, got {epochs}.")
-    return replace(config, epochs=epochs)
+    if epochs in (config.epochs, fitted.epochs):
+        return config
+    if epochs < fitted.epochs:
+        raise ValueError(f"epochs must be at least the {fitted.epochs} of {folder.path}, got {epochs}.")
+    return replace(fitted, epochs=epochs)
 
 
 def continue_run(folder: RunFolder, context: RunContext | None = None, *, epochs: int | None = None) -> RunFolder:
     """Resume an unfinished run in its folder, or continue a run up to `epochs` in a folder of its own.
 
     The longer run starts from the checkpoint of the shorter one, and ends with the bits of a run that had `epochs` from
-    its start: the first epochs, the epochs at which the learning rate decays and the noise are the same. `config.json`
-    and `summary.json` record `continued_from`. The shorter run is left unchanged, and so are its results.
+    its start: the first epochs, the epochs at which the learning rate decays and the noise are the same. A fraction of
+    the epochs, `decay_after`, is that of the shorter run. `config.json` and `summary.json` record `continued_from`. The
+    shorter run is left unchanged, and so are its results.
 
     Args:
         folder: A run with a checkpoint.
@@ -63,7 +70,7 @@ def continue_run(folder: RunFolder, context: RunContext | None = None, *, epochs
             "by another version of noisyrnn, train it again; else rename it."
         )
     context = context.replace(resume=True)
-    if longer.epochs == shorter.epochs:
+    if longer == shorter:
         return train_run(shorter, context.replace(output=folder.path.resolve().parent))
     if not folder.checkpoint.is_file():
         raise ValueError(f"run must hold {folder.checkpoint.name}, got {folder.path} without it. Train it again.")
@@ -75,6 +82,7 @@ def continue_run(folder: RunFolder, context: RunContext | None = None, *, epochs
             )
         content = folder.read_config()
         with locked(target.path):
-            begin_run(target, longer, content["dataset"], continued_from=(folder.path.name, shorter.epochs))
+            trained = int(read_settings(folder.checkpoint)["epochs"])
+            begin_run(target, longer, content["dataset"], continued_from=(folder.path.name, trained))
             write_longer(folder.checkpoint, target.checkpoint, epochs=longer.epochs)
     return train_run(longer, context)
