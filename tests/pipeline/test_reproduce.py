@@ -1,6 +1,7 @@
 """A published table, repeated."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,7 @@ def test_seeds_of_a_row_are_trained_together_where_asked_for(
         groups.extend([f"{config.model} {config.seed}" for config in group.configs] for group in chosen)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("noisyrnn.pipeline.reproduce.execute_runs", stop)
+    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.reproduce"], "execute_runs", stop)
     config = ReproduceConfig(table=str(table), seeds=2, batch_seeds=batched)
     with pytest.raises(KeyboardInterrupt):
         reproduce(config, RunContext(output=tmp_path / "out"))
