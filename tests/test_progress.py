@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from noisyrnn import progress
-from noisyrnn.progress import ProgressBar
+from noisyrnn.progress import ProgressBar, RunsBar, announce_epoch, listening
 
 
 @pytest.fixture
@@ -105,3 +105,61 @@ def test_short_work_shows_nothing_where_a_delay_is_set(clock: list[float], monke
     bar.advance()
     bar.close()
     assert "evaluate" in stream.getvalue()
+
+
+EPOCHS = {"a": 10, "b": 30}
+
+
+def test_many_runs_share_a_bar_of_their_epochs(clock: list[float], capsys: pytest.CaptureFixture) -> None:
+    bar = RunsBar(EPOCHS, done={"a": 2, "elsewhere": 7})
+    assert (bar.done, bar.total, bar.seconds_left) == (2, 40, None)
+    clock[0] += 10
+    bar.epoch("a", 4)
+    assert capsys.readouterr().err == ""
+    clock[0] += 10
+    bar.epoch("b", 2)
+    assert bar.seconds_left == pytest.approx(20 * 34 / 4)  # four epochs in 20 s here, 34 to do
+    assert capsys.readouterr().err == "runs 0/2: epochs 6/40, ETA 170 s\n"
+    clock[0] += 5
+    assert bar.seconds_left == pytest.approx(165)
+    bar.epoch("b", 1)  # a run that was begun again from a checkpoint
+    bar.epoch("elsewhere", 50)
+    assert bar.done == 6
+
+
+def test_a_run_that_stopped_early_has_no_epochs_left(clock: list[float], capsys: pytest.CaptureFixture) -> None:
+    bar = RunsBar(EPOCHS)
+    clock[0] += 30
+    bar.epoch("b", 3)
+    clock[0] += 30
+    bar.end("b", epochs=5, result="noisy seed 1: validation 90.0 %")
+    bar.end("b", epochs=5)
+    assert (bar.done, bar.total) == (5, 15)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "runs 1/2: epochs 5/15, ETA 120 s; last: noisy seed 1: validation 90.0 %"
+    )
+    bar.end("a")  # it failed
+    assert (bar.done, bar.total, bar.seconds_left) == (5, 5, 0)
+
+
+def test_the_last_result_stands_below_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", stream)
+    bar = RunsBar(EPOCHS)
+    bar.epoch("a", 10)
+    bar.end("a", epochs=10, result="noisy seed 1: validation 90.0 %")
+    bar.close()
+    lines = stream.getvalue().splitlines()
+    last = next(k for k in reversed(range(len(lines))) if "Last: noisy seed 1: validation 90.0 %" in lines[k])
+    assert "runs 1/2" in lines[last - 1] and "10/40" in lines[last - 1]
+
+
+def test_epochs_are_told_to_those_who_listen() -> None:
+    heard: list[tuple[str, int]] = []
+    announce_epoch("a", 1)
+    with listening(lambda run, epoch: heard.append((run, epoch))):
+        announce_epoch("a", 2)
+    announce_epoch("a", 3)
+    assert heard == [("a", 2)]

@@ -1,11 +1,15 @@
 """Tables of texts for a notebook (HTML), a terminal and a pipe (Markdown)."""
 
 import sys
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape as escape_html
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -67,3 +71,102 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], 
     console.print(grid)
     for note in notes:
         console.print(Text(note))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A cell with an estimate.
+
+    Args:
+        value: The estimate as text.
+        interval: Its interval as text; empty if there is none.
+        mark: `best`, `close` if it is not significantly different from the best, or empty.
+    """
+
+    value: str
+    interval: str = ""
+    mark: str = ""
+
+    def text(self, between: str) -> str:
+        """Return the value and the interval, with `between` between them."""
+        return between.join(filter(None, (self.value, self.interval)))
+
+
+_STYLES = {"best": "bold", "close": "italic", "": ""}
+_WIDEST_HEADING = 24
+_WIDEST_ROW_HEADING = 28
+
+
+def print_estimates(
+    title: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[Estimate]]], *, notes: Sequence[str] = ()
+) -> None:
+    """Print a table of estimates on stdout: fitted to the width of a terminal, in Markdown elsewhere.
+
+    On a terminal an interval follows its value, or stands below it where the terminal is too narrow for that. Where it
+    is too narrow for intervals they are left out, and a note says so; columns that do not fit follow in a second table.
+
+    Args:
+        title: What the table shows, in a line.
+        head: Headings of the columns.
+        rows: For each row its heading and its cells.
+        notes: Sentences below the table.
+    """
+    if not sys.stdout.isatty():
+        print_table(title, head, [[name, *(cell.text(" ") for cell in cells)] for name, cells in rows], notes=notes)
+        return
+    console = Console(file=sys.stdout, highlight=False)
+    notes = list(notes)
+    for between in (" ", "\n", None):
+        grid = _grid(head, rows, between)
+        if _width(console, grid) <= console.width:
+            break
+    grids, shown = [grid], between is not None
+    if not shown:
+        grids = _blocks(console, head, rows)
+        if any(cell.interval for _, cells in rows for cell in cells):
+            notes.append("Intervals are left out: this terminal is too narrow.")
+    console.print(Text(title, style="bold"))
+    for grid in grids:
+        console.print(grid)
+        console.print()
+    for note in notes:
+        console.print(Text(note))
+
+
+def _width(console: Console, grid: Table) -> int:
+    """Return the width of a table that nothing shortens."""
+    return Measurement.get(console, console.options.update(max_width=10_000), grid).maximum
+
+
+def _blocks(console: Console, head: Sequence[str], rows: Sequence[tuple[str, Sequence[Estimate]]]) -> list[Table]:
+    """Return tables without intervals, each with as many columns as fit, at least one."""
+    grids, start = [], 1
+    while start < len(head):
+        for end in range(len(head), start, -1):
+            part = [(name, cells[start - 1 : end - 1]) for name, cells in rows]
+            grid = _grid([head[0], *head[start:end]], part, None)
+            if _width(console, grid) <= console.width:
+                break
+        grids.append(grid)
+        start = end
+    return grids
+
+
+def _grid(head: Sequence[str], rows: Sequence[tuple[str, Sequence[Estimate]]], between: str | None) -> Table:
+    """Return the table of a terminal; `between` stands between a value and its interval, `None` leaves it out."""
+    texts = [[cell.value if between is None else cell.text(between) for cell in cells] for _, cells in rows]
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    grid.add_column(Text(_folded(head[0], _WIDEST_ROW_HEADING)), no_wrap=True)
+    for k, heading in enumerate(head[1:]):
+        width = max((cell_len(line) for row in texts for line in row[k].splitlines()), default=0)
+        grid.add_column(Text(_folded(heading, width)), justify="right", no_wrap=True)
+    for (name, cells), row in zip(rows, texts, strict=True):
+        styled = [Text(text, style=_STYLES[cell.mark]) for text, cell in zip(row, cells, strict=True)]
+        grid.add_row(Text(_folded(name, _WIDEST_ROW_HEADING)), *styled)
+    return grid
+
+
+def _folded(text: str, width: int) -> str:
+    """Fold a heading between its words to `width`, or to its longest word up to a limit."""
+    longest = max(map(len, text.split()), default=1)
+    return textwrap.fill(text, max(width, min(longest, _WIDEST_HEADING), 1))

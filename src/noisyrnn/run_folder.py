@@ -33,6 +33,7 @@ _SUMMARY_TYPES: dict[str, Any] = {
     "error": str,
     "metrics_sha256": str,
     "model_sha256": str,
+    "continued_from": dict,
     **dict.fromkeys(("parameters", "seconds", "epochs", "best_epoch"), _NUMBER),
     **dict.fromkeys(("best_validation_accuracy", "best_validation_loss"), _NUMBER),
 }
@@ -211,7 +212,7 @@ class RunFolder:
         """Raise `ValueError` unless training reached its end."""
         if not self.finished:
             raise ValueError(
-                f"run must be finished, got {self.path}, which is not. Resume it: noisyrnn train --resume."
+                f"run must be finished, got {self.path}, which is not. Resume it: noisyrnn train --resume {self.path}."
             )
 
     def read_config(self) -> dict[str, Any]:

@@ -74,6 +74,32 @@ def test_values_and_steps(tmp_path: Path) -> None:
     assert refused.stderr.startswith("inputs must have shape")
 
 
+def test_the_long_format_and_a_folder_are_predicted_by_name(tmp_path: Path) -> None:
+    """A model trained on one is used on both, with and without labels."""
+    rng = np.random.default_rng(0)
+    recordings = {f"r{k:02}": np.round(rng.normal(k % 2, 1, size=(4 + k % 3, 2)), 3) for k in range(24)}
+    lines = {
+        name: [f"{name},{step},{a},{b},{'up' if int(name[1:]) % 2 else 'down'}" for step, (a, b) in enumerate(values)]
+        for name, values in recordings.items()
+    }
+    long = tmp_path / "long.csv"
+    long.write_text("\n".join(["id,t,a,b,class", *(line for found in lines.values() for line in found)]))
+    run = trained(long, tmp_path, "--id", "id", "--time", "t")
+    head, rows = table(noisyrnn("predict", run, "--data", long).stdout)
+    assert head == ["sequence", "prediction", "probability_down", "probability_up"]
+    assert [row[0] for row in rows] == list(recordings)
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for name, values in recordings.items():
+        text = "\n".join(["a,b", *(f"{a},{b}" for a, b in values)])
+        (folder / f"{name}.csv").write_text(text)
+    predicted = noisyrnn("predict", run, "--data", folder, "--time", "null")
+    assert predicted.returncode == 0, predicted.stderr
+    _, again = table(predicted.stdout)
+    assert [row[0] for row in again] == [f"{name}.csv" for name in recordings]
+    assert [row[1:] for row in again] == [row[1:] for row in rows]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

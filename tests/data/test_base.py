@@ -324,6 +324,10 @@ def test_splits_are_joined_and_padded() -> None:
     assert shorter.lengths is not None and shorter.lengths.tolist() == [4, 4, 4, 6, 6]
     equal = split().joined(split())
     assert equal.lengths is None and equal.weights is None and equal.dt is None
+    gaps = split(inputs=torch.full((3, 4, 2), torch.nan), missing="hold")
+    assert gaps.joined(gaps).missing == "hold"
+    with pytest.raises(ValueError, match=r"^other must have missing None as this split has, got 'hold'"):
+        split().joined(gaps)
 
 
 def test_splits_with_labels_at_every_step_are_joined() -> None:

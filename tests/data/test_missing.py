@@ -327,9 +327,10 @@ def test_predictions_read_the_same_sequences(tmp_path: Path) -> None:
         (npz(tmp_path), {}),
         (ts(tmp_path), {}),
     ):
-        values, lengths, dt = read_inputs(name, ReadingOptions(missing="hold"), **options)
-        expected = wanted()[..., : values.shape[2]]
-        assert np.array_equal(values.numpy(), expected, equal_nan=True) and lengths is None and dt is None
+        found = read_inputs(name, ReadingOptions(missing="hold"), **options)
+        expected = wanted()[..., : found.inputs.shape[2]]
+        assert np.array_equal(found.inputs[:], expected, equal_nan=True)
+        assert found.lengths is None and found.dt is None
         with pytest.raises(ValueError, match=r"[Gg]ive missing='hold'"):
             read_inputs(name, ReadingOptions(), **options)
 
@@ -337,10 +338,10 @@ def test_predictions_read_the_same_sequences(tmp_path: Path) -> None:
 def test_predictions_read_times_in_the_unit_of_training(tmp_path: Path) -> None:
     lines = ["@problemName own", "@timeStamps true", "@univariate true", "@classLabel false", "@data"]
     (tmp_path / "new.ts").write_text("\n".join([*lines, "(0,1),(2,2),(8,3)", "(1,4),(3,5)"]) + "\n")
-    values, lengths, dt = read_inputs(str(tmp_path / "new.ts"), nominal=4.0)
-    assert values.squeeze(2).tolist() == [[1, 2, 3], [4, 5, 0]]
-    assert lengths is not None and dt is not None
-    assert (lengths.tolist(), dt.tolist()) == ([3, 2], [[0.5, 1.5, 1.0], [0.5, 1.0, 1.0]])
+    found = read_inputs(str(tmp_path / "new.ts"), nominal=4.0)
+    assert found.inputs[:].squeeze(2).tolist() == [[1, 2, 3], [4, 5, 0]]
+    assert found.lengths is not None and found.dt is not None
+    assert (found.lengths.tolist(), found.dt.tolist()) == ([3, 2], [[0.5, 1.5, 1.0], [0.5, 1.0, 1.0]])
     with pytest.raises(ValueError, match=r"must hold no times for a model that was trained without, got times\."):
         read_inputs(str(tmp_path / "new.ts"))
     (tmp_path / "plain.ts").write_text("\n".join([*lines, "1,2,3"]).replace("true\n@u", "false\n@u") + "\n")
@@ -357,6 +358,6 @@ def test_predictions_read_long_tables(labelled: bool, melt: bool, tmp_path: Path
         lines = Path(name).read_text().splitlines()
         Path(name).write_text("\n".join(line.rpartition(",")[0] for line in lines) + "\n")
     reading = ReadingOptions(missing="hold", **options)
-    values, lengths, dt = read_inputs(name, reading, labelled=labelled or None if melt else labelled, nominal=0.5)
-    assert np.array_equal(values.numpy(), wanted(), equal_nan=True) and lengths is None
-    assert dt is not None and dt[:, :-1].unique().tolist() == [2.0]
+    found = read_inputs(name, reading, labelled=labelled or None if melt else labelled, nominal=0.5)
+    assert np.array_equal(found.inputs[:], wanted(), equal_nan=True) and found.lengths is None
+    assert found.dt is not None and found.dt[:, :-1].unique().tolist() == [2.0]

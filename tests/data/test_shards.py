@@ -306,12 +306,12 @@ def test_large_row_groups_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("write", WRITERS)
 def test_sequences_for_predictions_need_no_labels(tmp_path: Path, write: Callable[..., None]) -> None:
     write(tmp_path)
-    with_labels, lengths = read_inputs(f"{tmp_path}/")
-    assert isinstance(with_labels, StoredSequences) and lengths is None
-    assert np.array_equal(with_labels[:], X)
+    found = read_inputs(f"{tmp_path}/")
+    assert isinstance(found.inputs, StoredSequences) and found.lengths is None and found.names is None
+    assert np.array_equal(found.inputs[:], X)
     if write is write_pair:
         (tmp_path / "y.npy").unlink()
-        assert np.array_equal(read_inputs(f"{tmp_path}/", ReadingOptions())[0][:], X)
+        assert np.array_equal(read_inputs(f"{tmp_path}/", ReadingOptions()).inputs[:], X)
         np.save(tmp_path / "X_test.npy", X)
         with pytest.raises(ValueError, match=re.escape("data must hold the sequences to label")):
             read_inputs(f"{tmp_path}/")

@@ -1,10 +1,13 @@
 """The tables of test results that commands print."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from noisyrnn.report import group_by_label, print_scores, read_run
+from noisyrnn.report import group_by_label, print_comparison, print_scores, read_run
+from noisyrnn.report.comparison import compare
+from noisyrnn.report.summary import read_tables, worst_rows
 
 from .conftest import column, write_run
 from .test_accuracy import with_baselines
@@ -62,6 +65,49 @@ def test_the_number_of_attacked_sequences_is_noted(tmp_path: Path, capsys: pytes
     folder = write_run(tmp_path / "rnn-1", label="rnn", seed=1, columns=columns)
     print_scores(group_by_label([read_run(folder)]), "rnn, seed 1")
     assert "Attacks are on the first 8 of 20 test sequences." in capsys.readouterr().out
+
+
+def test_the_summary_has_the_worst_strength_and_the_worst_case_in_place_of_attacks(tmp_path: Path) -> None:
+    accuracies = {
+        ("clean", None): 0.9,
+        ("white_noise", 0.1): 0.5,
+        ("white_noise", 0.2): 0.6,
+        ("fgsm", 0.05): 0.4,
+        ("pgd_linf", 0.05): 0.4,
+        ("pgd_l2", 0.5): 0.3,
+        ("worst_linf", 0.02): 0.5,
+        ("worst_linf", 0.05): 0.3,
+    }
+    columns = [column(*place, accuracy) for place, accuracy in accuracies.items()]
+    folder = write_run(tmp_path / "rnn-1", label="rnn", seed=1, columns=columns)
+    rows = worst_rows(compare([read_run(folder)]).main)
+    assert [row.quantity.title for row in rows] == [
+        "Clean",
+        "White noise σ 0.1",
+        "PGD ℓ2 ϵ 0.5",
+        "Worst case over attacks ℓ∞ ϵ 0.05",
+    ]
+
+
+def test_a_stored_comparison_has_the_tables_of_the_runs(runs: list[Path], written: Path) -> None:
+    found = read_tables(json.loads((written.parent / "comparison.json").read_text()))
+    computed = compare([read_run(run) for run in runs]).tables
+    assert list(found) == list(computed)
+    for name, table in computed.items():
+        assert [row.quantity for row in found[name].rows] == [row.quantity for row in table.rows]
+        assert [row.cells for row in found[name].rows] == [row.cells for row in table.rows]
+        assert [row.marks for row in found[name].rows] == [row.marks for row in table.rows]
+
+
+def test_a_summary_shows_the_verdict_and_few_notes(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((written.parent / "comparison.json").read_text())
+    content["notes"] = [f"thing {k}" for k in range(5)]
+    print_comparison(content, "Four networks")
+    shown = capsys.readouterr().out
+    assert shown.startswith("Four networks: Test accuracy in %; each perturbation at its worst strength\n")
+    assert content["verdict"] in shown
+    assert "thing 2" in shown and "thing 3" not in shown
+    assert "Further notes are on the page: 2." in shown
 
 
 def test_baselines_are_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

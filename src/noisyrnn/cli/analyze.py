@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from noisyrnn.analysis.diagnostics import AnalysisSettings
+from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings
 from noisyrnn.cli.flags import add_context, add_fields, command_parser, parse, pop_fields, split_names
 from noisyrnn.pipeline import AnalyzeConfig, RunContext, analyze_run, open_run_or_pretrained
 from noisyrnn.progress import tell
@@ -23,7 +23,7 @@ def analyze_command(argv: Sequence[str]) -> int:
     add_fields(parser, AnalysisSettings)
     add_context(parser, "accelerator")
     parser.set_defaults(accelerator="cpu")
-    arguments = parse(parser, argv)
+    arguments = parse(parser, argv, settings=lambda given: {"diagnostics": ",".join(DIAGNOSTICS), **given})
     context = RunContext(**{"accelerator": "cpu", "show_progress": True, **pop_fields(arguments, RunContext)})
     folders = [open_run_or_pretrained(run, context.output) for run in arguments.pop("runs")]
     diagnostics = split_names(arguments.pop("diagnostics", ()))

@@ -22,7 +22,8 @@ def compare_command(argv: Sequence[str]) -> int:
         "--models",
         type=str | list[str],
         default=",".join(MODELS),
-        help="Models to compare, separated by commas; the others are tested against the first.",
+        help="Models to compare, separated by commas; the others are tested against the first. mine.py:build is a "
+        "function of a Python file that returns a trained model of any library for a data set.",
     )
     parser.add_argument(
         "--variants",
@@ -39,7 +40,7 @@ def compare_command(argv: Sequence[str]) -> int:
     context = RunContext(show_progress=True, **flags.pop_fields(arguments, RunContext))
     page, failures = compare(_compare_config(arguments), context, command=flags.command_line("compare", argv))
     if page not in failures:
-        print((page.parent / "table.md").read_text(encoding="utf-8"))
+        flags.print_summary(page)
     for folder, reason in failures.items():
         tell(f"Failed: {folder.name}: {reason}")
     if page not in failures:
@@ -59,10 +60,13 @@ def _compare_config(arguments: flags.Arguments) -> CompareConfig:
 
 def _settings(arguments: flags.Arguments) -> flags.Arguments:
     config = _compare_config(dict(arguments))
-    for run in config.run_configs()[: len(config.rows)]:  # they differ from model to model, so no flag holds them
+    for run in config.run_configs()[: len(config.own_rows)]:  # they differ from model to model, so no flag holds them
         values = {name: value for name, value in run.to_dict().items() if value is not None}
         print(
             f"# {run.shown_label}: {', '.join(f'{name} {value}' for name, value in values.items() if name != 'model')}"
         )
     unset = dict.fromkeys(TrainConfig.setting_names(), SUPPRESS)
-    return {**unset, **arguments, "strengths": config.evaluation.strengths or SUPPRESS}
+    if config.evaluation.strengths is None:
+        print("# strengths: the default ones for data with such a range of values")
+    models = {"models": SUPPRESS} if config.variants else {}  # only one of them may be given
+    return {**unset, **arguments, **models, "strengths": config.evaluation.strengths or SUPPRESS}

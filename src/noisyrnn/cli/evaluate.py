@@ -1,13 +1,15 @@
 """`noisyrnn evaluate`."""
 
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 
-from noisyrnn.cli.flags import add_context, add_fields, command_parser, parse, pop_fields
+from noisyrnn.cli.flags import Arguments, add_context, add_fields, command_parser, parse, pop_fields
 from noisyrnn.pipeline import EvaluateConfig, RunContext, evaluate_run, open_run_or_pretrained
 from noisyrnn.pipeline.evaluate import gradient_notes
 from noisyrnn.progress import tell
 from noisyrnn.report import group_by_label, print_scores, read_run
+from noisyrnn.robustness import default_strengths
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.pretrained import figure_of, read_pretrained
 
@@ -22,7 +24,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
     )
     add_fields(parser, EvaluateConfig)
     add_context(parser, "accelerator")
-    arguments = parse(parser, argv)
+    arguments = parse(parser, argv, settings=_settings)
     context = RunContext(show_progress=True, **pop_fields(arguments, RunContext))
     runs = arguments.pop("runs")
     config = EvaluateConfig(**arguments)
@@ -37,6 +39,21 @@ def evaluate_command(argv: Sequence[str]) -> int:
         if folder.path != Path(run):
             _print_next_to_card(folder)
     return 0
+
+
+def _settings(arguments: Arguments) -> Arguments:
+    """Return the arguments with the strengths that would be used, if all runs have data of the same range of values."""
+    config = EvaluateConfig(**{name: value for name, value in arguments.items() if name != "runs"})
+    if config.strengths is not None:
+        return {**arguments, "strengths": config.strengths}
+    ranges = []
+    for run in map(Path, arguments["runs"]):
+        data = RunFolder(run).read_config()["dataset"] if (run / "config.json").is_file() else {}
+        ranges.append(data.get("value_range", "unknown"))
+    if ranges[0] == "unknown" or any(found != ranges[0] for found in ranges):
+        return {**arguments, "strengths": SUPPRESS}
+    strengths = default_strengths(None if ranges[0] is None else (ranges[0][0], ranges[0][1]))
+    return {**arguments, "strengths": strengths}
 
 
 def _print_next_to_card(folder: RunFolder) -> None:

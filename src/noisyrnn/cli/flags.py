@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import json
 import shlex
+import sys
 from argparse import SUPPRESS, Action
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from noisyrnn.data.user_files import is_path
+from noisyrnn.display import escape
 from noisyrnn.models import MODELS, layer_options
 from noisyrnn.models.registry import describe_option
 from noisyrnn.pipeline import RunContext
@@ -173,20 +176,23 @@ def parse(
         parser: Of the command.
         argv: The command line after the command's name.
         settings: Returns what `--print-config` prints if that is more than the arguments and the flags' defaults;
-            `SUPPRESS` for what is not printed. Its own arguments are those without the fields of `RunContext`.
+            `SUPPRESS` for what is not printed. Its own arguments are those without the fields of `RunContext`, and with
+            the run that `--resume` names.
 
     Raises:
         SystemExit: With `--print-config`, after printing all settings.
     """
     flags = {flag.replace("-", "_"): flag for action in parser._actions for flag in action.option_strings}
+    words = _config_first([_with_dashes(word, flags) for word in argv])
     try:
-        arguments = parser.parse_args([_with_dashes(word, flags) for word in argv], defaults=False).as_dict()
+        arguments = parser.parse_args(words, defaults=False).as_dict()
     except ArgumentError as error:
         parser.error(str(error))
     arguments.pop("config", None)
     if arguments.pop("print_config", False):
         rest = dict(arguments)
-        pop_fields(rest, RunContext)
+        context = pop_fields(rest, RunContext)
+        rest |= {"resume": context["resume"]} if isinstance(context.get("resume"), str) else {}
         _print_config(parser, arguments, {} if settings is None else settings(rest))
         raise SystemExit(0)
     return arguments
@@ -213,6 +219,24 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain_value(entry) for entry in value]
     return hide_passwords([value])[0] if isinstance(value, str) else value
+
+
+def _config_first(words: Sequence[str]) -> list[str]:
+    """Move configuration files to the front, so that a flag replaces a file's setting wherever it stands.
+
+    Example:
+        >>> _config_first(["--seed", "2", "--config", "a.yaml", "run"])
+        ['--config', 'a.yaml', '--seed', '2', 'run']
+    """
+    files: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        place = files if word.split("=")[0] == "--config" else others
+        place.append(word)
+        if word == "--config":
+            place.extend(next(([entry] for entry in rest), []))
+    return files + others
 
 
 def _with_dashes(word: str, flags: dict[str, str]) -> str:
@@ -243,3 +267,14 @@ def pop_path(arguments: Arguments, name: str) -> Path | None:
 def split_names(value: str | Sequence[str]) -> list[str]:
     """Return the names in "a, b" from a flag, or in the list of a config file."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+
+
+def print_summary(page: Path) -> None:
+    """Print the verdict and the results of the comparison on a page: a summary on a terminal, `table.md` elsewhere."""
+    from noisyrnn.report import print_comparison  # brings the report's figures
+
+    content = json.loads((page.parent / "comparison.json").read_text(encoding="utf-8"))
+    if sys.stdout.isatty():
+        print_comparison(content, "Comparison")
+        return
+    print("\n\n".join(filter(None, (escape(content["verdict"]), (page.parent / "table.md").read_text("utf-8")))))

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from noisyrnn.cli.flags import command_parser, parse, pop_path
+from noisyrnn.cli.flags import add_fields, command_parser, parse, pop_path
+from noisyrnn.data import ReadingOptions
 from noisyrnn.files import write_atomically
 from noisyrnn.pipeline import predict_file
 
@@ -13,27 +14,24 @@ def predict_command(argv: Sequence[str]) -> int:
     parser = command_parser(
         "predict",
         "Predict the labels of a file's sequences with a trained model, as a CSV table: one row per sequence, or per "
-        "sequence and step for targets at every step.",
+        "sequence and step for targets at every step. Options of reading default to those of the training.",
         "noisyrnn predict RUN --data new.csv --output predictions.csv",
     )
     parser.add_argument("run", type=str, help="Folder of a trained run, or a model file (.safetensors).")
     parser.add_argument(
         "--data",
         type=str | None,
-        help="File (.npz, .csv, .ts) or folder with sequences as for training; labels may be missing.",
+        help="File or folder with sequences, of any format that training reads; labels may be missing.",
     )
     parser.add_argument("--output", type=str | None, help="File for the predictions (default: standard output).")
     parser.add_argument(
-        "--label-column", type=str | int | None, help="Column of the labels in a .csv file (default: as in training)."
-    )
-    parser.add_argument("--layout", type=str | None, help="Layout of X in a .npz file (default: as in training).")
-    parser.add_argument(
         "--labelled",
         type=bool | None,
-        help="Whether a .csv file has a column of labels (default: decided by its header and the length of its lines).",
+        help="Whether a table has a column of labels (default: decided by its header and the length of its lines).",
     )
     parser.add_argument("--weights", type=str, default="kept", help='Weights of a run: "kept" or "last".')
     parser.add_argument("--accelerator", type=str, default="auto", help='Device to use: "auto", "cpu" or "cuda".')
+    add_fields(parser, ReadingOptions, skip=("task", "group_column", "missing"))
     arguments = parse(parser, argv)
     run, output, data = Path(arguments.pop("run")), pop_path(arguments, "output"), arguments.pop("data", None)
     if data is None:

@@ -1,10 +1,11 @@
 """`noisyrnn report`."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from noisyrnn.cli.flags import command_line, command_parser, parse, pop_path
+from noisyrnn.cli.flags import command_line, command_parser, parse, pop_path, print_summary
 from noisyrnn.files import check_writable
 from noisyrnn.progress import tell
 from noisyrnn.report import split_readable, write_report
@@ -38,6 +39,8 @@ def report_command(argv: Sequence[str]) -> int:
     )
     for path, reason in failures.items():
         tell(f"Failed: {path.name}: {reason}")
+    if sys.stdout.isatty():
+        print_summary(page)
     print(f"Report: {page}")
     return 1 if failures else 0
 

@@ -1,12 +1,14 @@
 """`noisyrnn train`."""
 
 import dataclasses
+import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
+from pathlib import Path
 
 from noisyrnn.checks import check_integer
 from noisyrnn.cli import flags
-from noisyrnn.pipeline import RunContext, train_run, train_seeds
+from noisyrnn.pipeline import RunContext, continue_run, settings_of_run, train_run, train_seeds
 from noisyrnn.progress import tell
 from noisyrnn.robustness.statistics import accuracy_interval
 from noisyrnn.run_folder import RunFolder
@@ -29,28 +31,53 @@ def train_command(argv: Sequence[str]) -> int:
         type=str,
         help="Use the settings of a published experiment; flags replace single settings. `noisyrnn list` shows all.",
     )
-    flags.add_context(parser, "output", "resume", "accelerator", "checkpoint_seconds", "logger")
+    parser.add_argument(
+        "--resume",
+        type=bool | str,
+        nargs="?",
+        const=True,
+        default=False,
+        help="Resume an unfinished run from its last checkpoint. With the folder of a run, use the settings of that "
+        "run; a larger --epochs continues it in a folder of its own, as if it had been trained that long.",
+    )
+    flags.add_context(parser, "output", "accelerator", "checkpoint_seconds", "logger")
     arguments = flags.parse(parser, argv, settings=_settings)
+    if isinstance(arguments.get("resume"), str):
+        _print_ends([_continue(arguments)])
+        return 0
     context = RunContext(show_progress=True, **flags.pop_fields(arguments, RunContext))
     seeds, batch_seeds = arguments.pop("seeds", 1), arguments.pop("batch_seeds", False)
     check_integer("seeds", seeds, minimum=1)
     config = _train_config(arguments)
     if seeds == 1 and not batch_seeds:
-        _print_end(train_run(config, context))
+        _print_ends([train_run(config, context)])
         return 0
     configs = [dataclasses.replace(config, seed=config.seed + k) for k in range(seeds)]
     failures = train_seeds(configs, context, batch_seeds=batch_seeds)
+    _print_ends([RunFolder(folder) for folder, reason in failures.items() if reason is None])
     for folder, reason in failures.items():
-        if reason is None:
-            _print_end(RunFolder(folder))
-        else:
+        if reason is not None:
             tell(f"Failed: {folder.name}: {reason}")
     return 1 if any(failures.values()) else 0
 
 
-def _print_end(folder: RunFolder) -> None:
-    """Print the folder of a finished run, and on stderr its validation result and whether it fits its data."""
-    print(f"Trained: {folder.path}")
+def _print_ends(folders: Sequence[RunFolder]) -> None:
+    """Print the folders of finished runs and their validation results: on a terminal as a table."""
+    for folder in folders:
+        print(f"Trained: {folder.path}")
+        if not sys.stdout.isatty():
+            _tell_validation(folder)
+    if sys.stdout.isatty() and folders:
+        from noisyrnn.report import print_trainings  # brings the report's figures
+
+        print_trainings(folders)
+    for folder in folders:
+        if folder.read_summary().get("not_fitted"):
+            tell(f"Note: {folder.read_summary()['not_fitted']}")
+
+
+def _tell_validation(folder: RunFolder) -> None:
+    """Print the validation result of a finished run on stderr."""
     summary = folder.read_summary()
     if "validation_sequences" not in summary:  # of an earlier version
         return
@@ -77,8 +104,33 @@ def _print_end(folder: RunFolder) -> None:
             f"Validation: {100 * accuracy:.1f} % of {count} sequences in epoch {summary['best_epoch']}, "
             f"95 % interval [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
         )
-    if summary["not_fitted"]:
-        tell(f"Note: {summary['not_fitted']}")
+
+
+def _continue(arguments: flags.Arguments) -> RunFolder:
+    """Resume the run that `--resume` names, or continue it with more epochs."""
+    folder = RunFolder.open(Path(arguments.pop("resume")))
+    context = RunContext(
+        **{"show_progress": True, "output": folder.path.parent, **flags.pop_fields(arguments, RunContext)}
+    )
+    return continue_run(folder, context, epochs=_continued(folder, arguments).epochs)
+
+
+def _continued(folder: RunFolder, arguments: flags.Arguments) -> TrainConfig:
+    """Return the settings of a run with the epochs in the arguments, which may repeat its other settings."""
+    arguments = dict(arguments)
+    config = settings_of_run(folder, epochs=arguments.get("epochs"))
+    for name in ("experiment", "seeds", "batch_seeds"):
+        if arguments.pop(name, None) not in (None, False, 1):
+            raise ValueError(f"{name} must be left out with --resume {folder.path}.")
+    stated = TrainConfig.from_dict(config.to_dict() | flags.absolute_dataset(arguments)).to_dict()
+    changed = [name for name, value in config.to_dict().items() if stated.get(name) != value]
+    if changed:
+        name = changed[0]
+        raise ValueError(
+            f"{name} must be {config.to_dict()[name]!r}, as in {folder.path}, got {stated.get(name)!r}. Only epochs "
+            "can be changed with --resume RUN."
+        )
+    return config
 
 
 def _train_config(arguments: flags.Arguments) -> TrainConfig:
@@ -93,6 +145,11 @@ def _train_config(arguments: flags.Arguments) -> TrainConfig:
 
 
 def _settings(arguments: flags.Arguments) -> flags.Arguments:
+    if isinstance(resume := arguments.get("resume"), str):
+        config = _continued(
+            RunFolder.open(Path(resume)), {name: value for name, value in arguments.items() if name != "resume"}
+        )
+        return {**arguments, **flags.printed(config)}
     names = {"experiment", *TrainConfig.setting_names()}
     config = _train_config({name: value for name, value in arguments.items() if name in names})
     return {**arguments, **flags.printed(config), "experiment": SUPPRESS}

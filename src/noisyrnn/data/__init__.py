@@ -15,7 +15,7 @@ from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.scale import Scale
 from noisyrnn.data.ts import load_archive
 from noisyrnn.data.user_files import check_unused_options, is_path, load_user_file
-from noisyrnn.registry import Entry
+from noisyrnn.registry import Entry, Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def _mnist(description: str, build: Callable[[list[Path], int], Dataset]) -> Dat
     return DatasetEntry(description=description, build=build, supports_values_per_step=True, missing=missing_mnist)
 
 
-DATASETS: dict[str, DatasetEntry] = {
+_ENTRIES: dict[str, DatasetEntry] = {
     "digits": DatasetEntry(
         description="8 × 8 handwritten digits bundled with scikit-learn, 64 steps × 1, 10 classes; no download",
         build=load_digits,
@@ -54,6 +54,8 @@ DATASETS: dict[str, DatasetEntry] = {
         missing=missing_ecg5000,
     ),
 }
+
+DATASETS: Registry[DatasetEntry] = Registry("noisyrnn.datasets", _ENTRIES, kind=DatasetEntry)
 
 
 def is_own(name: str) -> bool:

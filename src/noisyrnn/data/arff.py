@@ -24,6 +24,34 @@ def read_arff(path: Path, options: ReadingOptions) -> Cases:
     Raises:
         ValueError: If scipy cannot read the file, a value is missing, or it is unclear which attribute is the class.
     """
+    names, kinds, columns, data, domains = _load(path, options)
+    place = _class_place(path, names, kinds, options)
+    declared = list(domains[place])
+    if kinds.count("relational") == 1:
+        return _read_relational(path, data, names, kinds, place, declared, options)
+    rows = [(line, list(cells)) for line, cells in enumerate(zip(*columns, strict=True), start=1)]
+    table = Table(path=path, rows=[(0, names), *rows], header=True, unit="Instance", between="commas")
+    for line, cells in rows:
+        if cells[place] in ("", "?"):
+            raise ValueError(f"{table.where(line)} must have a class, got '?'. Leave the instance out.")
+    return read_wide(table, replace(options, label_column=place + 1), declared=declared)
+
+
+def read_attributes(path: Path, options: ReadingOptions) -> tuple[list[str], list[str], list[list[str]], Any]:
+    """Return the names and kinds of the attributes, their cells as texts, and what scipy has read.
+
+    The cells are empty lists where one attribute is relational.
+
+    Raises:
+        ValueError: If scipy cannot read the file.
+    """
+    return _load(path, options)[:4]
+
+
+def _load(
+    path: Path, options: ReadingOptions
+) -> tuple[list[str], list[str], list[list[str]], Any, list[tuple[str, ...]]]:
+    """Return the same, and the classes of each nominal attribute."""
     from scipy.io import arff  # slow to import, and rarely used
 
     try:
@@ -43,17 +71,13 @@ def read_arff(path: Path, options: ReadingOptions) -> Cases:
     if not len(data):
         raise ValueError(f"{path} must hold at least one instance, got none.")
     names, kinds = list(meta.names()), list(meta.types())
-    place = _class_place(path, names, kinds, options)
-    declared = [str(value) for value in meta[names[place]][1]] if kinds[place] == "nominal" else []
-    if kinds.count("relational") == 1:
-        return _read_relational(path, data, names, kinds, place, declared, options)
-    columns = [[_cell(value) for value in data[name].tolist()] for name in names]
-    rows = [(line, list(cells)) for line, cells in enumerate(zip(*columns, strict=True), start=1)]
-    table = Table(path=path, rows=[(0, names), *rows], header=True, unit="Instance", between="commas")
-    for line, cells in rows:
-        if cells[place] in ("", "?"):
-            raise ValueError(f"{table.where(line)} must have a class, got '?'. Leave the instance out.")
-    return read_wide(table, replace(options, label_column=place + 1), declared=declared)
+    columns = [
+        [_cell(value) for value in data[name].tolist()] if kinds.count("relational") != 1 else [] for name in names
+    ]
+    domains = [
+        tuple(map(str, meta[name][1])) if kind == "nominal" else () for name, kind in zip(names, kinds, strict=True)
+    ]
+    return names, kinds, columns, data, domains
 
 
 def _class_place(path: Path, names: list[str], kinds: list[str], options: ReadingOptions) -> int:
@@ -96,8 +120,25 @@ def _read_relational(
             raise ValueError(f"{option} must be None for {path} with a relational attribute, got {value!r}.")
     if len(names) != 2:
         raise ValueError(f"{path} must have a relational attribute and a class, got {len(names)} attributes.")
+    sequences = relational_sequences(path, data[names[kinds.index("relational")]], options)
+    cells = [_cell(value) for value in data[names[place]].tolist()]
+    if "?" in cells:
+        raise ValueError(f"Instance {cells.index('?') + 1} of {path} must have a class, got '?'.")
+    labels: Targets = decimal_labels(cells)
+    if options.task == "regression":
+        labels = parse_targets(cells, lambda k, cell: f"Instance {k + 1} of {path} must have a number, got {cell!r}.")
+    inputs, lengths = pad_sequences(sequences)
+    return Cases(inputs=inputs, lengths=lengths, labels=labels, declared=decimal_labels(declared))
+
+
+def relational_sequences(path: Path, bags: Any, options: ReadingOptions) -> list[torch.Tensor]:
+    """Return the sequence of each instance, `(steps, channels)`, from the values of a relational attribute.
+
+    Raises:
+        ValueError: If a value is missing before the end of a sequence, and `missing` is not given.
+    """
     sequences = []
-    for instance, bag in enumerate(data[names[kinds.index("relational")]], start=1):
+    for instance, bag in enumerate(bags, start=1):
         values = np.array([list(channel) for channel in bag.tolist()], dtype=np.float64).T  # (steps, channels)
         steps = len(values)
         while steps and np.isnan(values[steps - 1]).all():
@@ -112,11 +153,4 @@ def _read_relational(
                 f"{channel + 1}. {missing_advice()} Or impute them or remove the instance."
             )
         sequences.append(torch.from_numpy(np.ascontiguousarray(values[:steps])))
-    cells = [_cell(value) for value in data[names[place]].tolist()]
-    if "?" in cells:
-        raise ValueError(f"Instance {cells.index('?') + 1} of {path} must have a class, got '?'.")
-    labels: Targets = decimal_labels(cells)
-    if options.task == "regression":
-        labels = parse_targets(cells, lambda k, cell: f"Instance {k + 1} of {path} must have a number, got {cell!r}.")
-    inputs, lengths = pad_sequences(sequences)
-    return Cases(inputs=inputs, lengths=lengths, labels=labels, declared=decimal_labels(declared))
+    return sequences

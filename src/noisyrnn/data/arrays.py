@@ -122,11 +122,15 @@ class NpyArrays:
 
     Args:
         path: The `.npy` file with the sequences.
+        any_name: Whether the file may have any name; it is then read alone.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, any_name: bool = False) -> None:
         self.path = path
         match = re.fullmatch(r"(|.*[_. -])(X_train|x_train|X|x|data|inputs|features)", path.stem)
+        if match is None and any_name:
+            self.prefix, self.names, self.others = "", {"X": path.stem}, []
+            return
         if match is None:
             raise ValueError(
                 f"{path} must be called X.npy, next to y.npy, or X_train.npy, next to y_train.npy, X_test.npy and "

@@ -307,13 +307,16 @@ class Split:
         Sequences have the weight 1 where only the other split has weights.
 
         Raises:
-            ValueError: If the other split has other channels, or labels of another kind, or inputs stay in files.
+            ValueError: If the other split has other channels, labels of another kind or another `missing`, or inputs
+                stay in files.
         """
         if isinstance(self.inputs, StoredSequences) or isinstance(other.inputs, StoredSequences):
             raise ValueError("other must be in memory to be joined, got sequences that stay in their files.")
         kinds = [(s.inputs.shape[2], s.classes, s.every_step, s.labels.shape[2:]) for s in (self, other)]
         if kinds[0] != kinds[1]:
             raise ValueError("other must have the channels of this split and the same kind of labels, got others.")
+        if self.missing != other.missing:
+            raise ValueError(f"other must have missing {self.missing!r} as this split has, got {other.missing!r}.")
         steps = max(self.inputs.shape[1], other.inputs.shape[1])
         one, two = (split._padded_to(steps) for split in (self, other))
         tensors: dict[str, Any] = {
@@ -323,7 +326,7 @@ class Split:
         }
         if steps > min(self.inputs.shape[1], other.inputs.shape[1]):
             tensors["lengths"] = torch.cat([one["lengths"], two["lengths"]])
-        return Split(**tensors, classes=self.classes)
+        return Split(**tensors, missing=self.missing, classes=self.classes)
 
     def _padded_to(self, steps: int) -> dict[str, Tensor]:
         """Return all tensors for this number of steps, with those that are left out as they would be written."""

@@ -1,52 +1,51 @@
 """Reads the sequences of a user's file for predictions: as for training, but labels may be missing and are not read."""
 
-import math
 import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_lengths, check_sequences
-from noisyrnn.data.arrays import NpzArrays, to_floating
+from noisyrnn.data.arff import read_attributes, relational_sequences
+from noisyrnn.data.arrays import Arrays, NpyArrays, NpzArrays, to_floating
 from noisyrnn.data.base import check_missing
 from noisyrnn.data.delimited import Row, Table, is_header, read_delimited
-from noisyrnn.data.long_table import read_long_inputs, stack_recordings
+from noisyrnn.data.frames import read_excel, read_parquet
+from noisyrnn.data.long_table import read_long_inputs
 from noisyrnn.data.numbers import check_real, parse_number
 from noisyrnn.data.options import ReadingOptions
+from noisyrnn.data.recordings import read_recordings
 from noisyrnn.data.shards import find_parts, open_inputs, options_of
-from noisyrnn.data.split import pad_sequences
+from noisyrnn.data.split import Cases, pad_sequences
 from noisyrnn.data.stored import StoredSequences
-from noisyrnn.data.table import INDEX_NAMES, drops, find_column, named_labels, parse_value
+from noisyrnn.data.table import INDEX_NAMES, drops, find_column, named_labels, read_wide
 from noisyrnn.data.times import step_lengths
-from noisyrnn.data.ts import (
-    declared_channels,
-    header_flag,
-    read_case,
-    split_channels,
-    split_header,
-    split_stamps,
-)
-from noisyrnn.data.user_files import FORMATS, check_unused_options
+from noisyrnn.data.ts import declared_channels, header_flag, read_case, split_channels, split_header, split_stamps
+from noisyrnn.data.user_files import FORMATS, SUFFIXES, check_unused_options, format_of
 from noisyrnn.padding import valid_steps
 
-SUFFIXES = (".npz", ".csv", ".csv.gz", ".ts", ".ts.gz")
+_LABEL = "noisyrnn label"
+"""Column that takes the place of a missing label."""
 
 
-class Inputs(NamedTuple):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnlabelledSequences:
     """Sequences without labels.
 
     Args:
-        values: `(n, steps, channels)`, NaN where a value is missing; or sequences that stay in their files.
-        lengths: Valid steps of each sequence, `(n,)`; `None` where all have `steps`.
-        dt: Length of each step in nominal steps, `(n, steps)`; `None` where all are 1.
+        inputs: `(n, steps, channels)`, NaN where a value is missing; or sequences that stay in their files.
+        lengths: Int64 `(n,)`, `None` where all have `steps`.
+        dt: Length of each step in nominal steps, float64 `(n, steps)`; `None` where all are 1.
+        names: Name of each sequence in the file, such as its id or its own file; `None` where they have none.
     """
 
-    values: Tensor | StoredSequences
+    inputs: Tensor | StoredSequences
     lengths: Tensor | None
-    dt: Tensor | None
+    dt: Tensor | None = None
+    names: tuple[str, ...] | None = None
 
 
 def read_inputs(
@@ -56,67 +55,84 @@ def read_inputs(
     labelled: bool | None = None,
     steps: int | None = None,
     nominal: float | None = None,
-) -> Inputs:
-    """Read the sequences of a file with one of `SUFFIXES` in the form of `load_user_file`.
+) -> UnlabelledSequences:
+    """Read the sequences of a file or a folder of the formats of `load_user_file`.
 
     Those in a folder of arrays or shards stay there, and are read when they are used.
 
     Args:
-        name: Path of the file or folder.
+        name: Path of the file or folder. A `.npy` file may have any name; a folder may have no labels at all.
         options: How the file of the training was read; columns that the file lacks are those of labels.
-        labelled: Whether a `.csv` file has a column of labels. `None`: it has if its header names one, if all cells
-            there are text, or if its longest line has one cell more than `steps`.
-        steps: Values of the longest training sequence, to decide whether a `.csv` file has labels; `None` if unknown.
+        labelled: Whether a table has a column of labels. `None`: it has if its header names one, if all cells there are
+            text, or if its longest line has one cell more than `steps`.
+        steps: Values of the longest training sequence, to decide whether a table has labels; `None` if unknown.
         nominal: Time that a step of length 1 took in training; `None` if there were no times.
 
     Raises:
         ValueError: If the suffix is unknown, a value is missing and `missing` is not given, there are times and there
-            were none in training, an option does not apply, or it remains unknown
-            whether a `.csv` file has labels.
+            were none in training, an option does not apply, or it remains unknown whether a table has labels.
         FileNotFoundError: If there is no such file.
     """
     options = options or ReadingOptions()
     path = Path(name).expanduser()
-    if path.is_dir() and find_parts(path):
-        check_unused_options(name, options, options_of(path))
-        return Inputs(*open_inputs(path, options), None)
-    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
-    if suffix is None:
-        raise ValueError(
-            f"data must be a file ending in {', '.join(SUFFIXES)}, or a folder of .npy, .npz or .parquet files, got "
-            f"{name!r}."
-        )
-    if not path.is_file():
+    kind = format_of(path)
+    if kind is None:
+        raise ValueError(f"data must be a folder or a file ending in {', '.join(SUFFIXES)}, got {name!r}.")
+    if not path.exists():
         raise FileNotFoundError(f"data must be an existing file, got {name!r}. Correct the path.")
-    check_unused_options(name, options, FORMATS[suffix.removesuffix(".gz")].options)
-    times = None
-    if suffix == ".npz":
-        inputs, lengths = _read_npz(path, options.layout)
-    elif suffix.startswith(".csv") and options.id is not None:
-        inputs, lengths, times = _read_long(path, options, labelled)
-    elif suffix.startswith(".csv"):
-        inputs, lengths = _read_csv(path, options, labelled, steps)
+    inputs: Tensor | StoredSequences
+    times: tuple[np.ndarray, ...] | None = None
+    names: tuple[str, ...] | None = None
+    if kind == "folder" and find_parts(path):
+        check_unused_options(name, options, options_of(path))
+        inputs, lengths = open_inputs(path, options)
     else:
-        inputs, lengths, times = _read_ts(path, options)
-    check_sequences("X", inputs)
-    check_missing("X", inputs, options.missing)
-    if times is None:
-        if nominal is not None:
-            warnings.warn(f"{path} holds no times: its steps are read as equally long.", stacklevel=3)
-        return Inputs(inputs, lengths, None)
-    if nominal is None:
+        check_unused_options(name, options, FORMATS[kind].options)
+        cases, names = _read(path, kind, options, labelled, steps)
+        inputs, lengths, times = cases.inputs, cases.lengths, cases.times
+        assert isinstance(inputs, Tensor)
+        check_sequences("X", inputs)
+        check_missing("X", inputs, options.missing)
+    if times is not None and nominal is None:
         raise ValueError(
             f"{path} must hold no times for a model that was trained without, got times. Train on sequences with times."
         )
-    return Inputs(inputs, lengths, step_lengths(times, nominal))
+    if times is None and nominal is not None:
+        warnings.warn(f"{path} holds no times: its steps are read as equally long.", stacklevel=3)
+    dt = None if times is None else step_lengths(times, nominal)
+    return UnlabelledSequences(inputs=inputs, lengths=lengths, dt=dt, names=names)
 
 
-def _read_npz(path: Path, layout: str | None) -> tuple[Tensor, Tensor | None]:
+def _read(
+    path: Path, kind: str, options: ReadingOptions, labelled: bool | None, steps: int | None
+) -> tuple[Cases, tuple[str, ...] | None]:
+    """Read the sequences of a file or of a folder of recordings, and their names; the labels have no meaning."""
+    if kind == "folder":
+        return read_recordings(path, options)
+    if kind in (".npz", ".npy"):
+        return _read_arrays(NpzArrays(path) if kind == ".npz" else NpyArrays(path, any_name=True), options.layout), None
+    if kind == ".ts":
+        return _read_ts(path, options), None
+    if kind == ".arff":
+        return _read_arff(path, options), None
+    if kind == ".parquet":
+        table = read_parquet(path)
+    elif kind == ".xlsx":
+        table = read_excel(path, options)
+    else:
+        table = read_delimited(path, options)
+    if options.id is None:
+        return _read_wide(table, options, labelled, steps, archive=kind in (".tsv", ".txt")), None
+    if options.layout is not None:
+        raise ValueError(f"layout must be None with id, got {options.layout!r}.")
+    return read_long_inputs(table, options, labelled=labelled)
+
+
+def _read_arrays(arrays: Arrays, layout: str | None) -> Cases:
     """Read `X` and perhaps `lengths`."""
-    arrays = NpzArrays(path)
     X, lengths = arrays.read("X"), arrays.read("lengths")
     if X is None:
-        raise ValueError(f"{path} must hold X, got none. Use np.savez(path, X=X).")
+        raise ValueError(f"{arrays.path} must hold X, got none. Use np.savez(path, X=X).")
     if X.dtype.kind not in "fiu":
         raise TypeError(f"X must hold real numbers, got {X.dtype}.")
     check_real("X", X)
@@ -128,69 +144,82 @@ def _read_npz(path: Path, layout: str | None) -> tuple[Tensor, Tensor | None]:
     elif layout == "time-last":
         inputs = inputs.transpose(1, 2).contiguous()
     if lengths is None:
-        return inputs, None
+        return Cases(inputs=inputs, labels=())
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths must hold integers, got {lengths.dtype}.")
     valid = torch.from_numpy(lengths.astype("int64"))
     check_lengths(valid, batch=len(inputs), steps=inputs.shape[1])
-    return inputs.masked_fill(~valid_steps(valid, inputs.shape[1]).unsqueeze(-1), 0.0), valid
+    inputs = inputs.masked_fill(~valid_steps(valid, inputs.shape[1]).unsqueeze(-1), 0.0)
+    return Cases(inputs=inputs, lengths=valid, labels=())
 
 
-def _read_csv(
-    path: Path, options: ReadingOptions, labelled: bool | None, steps: int | None
-) -> tuple[Tensor, Tensor | None]:
-    """Read one sequence per line, without the column of its label and those that are left out."""
-    if options.layout in ("channels-last", "time-last"):
-        raise ValueError(
-            f"layout must be None for predictions, got {options.layout!r}: a table is read with one sequence of one "
-            "channel per line. Save the sequences as X in a .npz file."
-        )
-    table = read_delimited(path, options)
-    rows, label_column = table.rows, options.label_column
+def _read_wide(
+    table: Table, options: ReadingOptions, labelled: bool | None, steps: int | None, *, archive: bool
+) -> Cases:
+    """Read one sequence per line, without its label and without the columns that are left out."""
+    path, rows, label_column = table.path, table.rows, options.label_column
     names: list[str] = []
     named = rows and isinstance(label_column, str) and label_column in rows[0][1]
-    if rows and (named or is_header(rows)):
+    if rows and (table.header or named or is_header(rows)):
         names, rows = rows[0][1], rows[1:]
     if not rows:
         raise ValueError(f"{path} must hold at least one sequence, got none.")
-    if names and names[0].lower() in INDEX_NAMES and any(cells[0] for _, cells in rows):
-        raise ValueError(
-            f"{path} must hold values of a sequence in column 1, got one that is called {names[0]!r}, as pandas calls "
-            "its index. Remove the column: to_csv(…, index=False)."
-        )
     width = max(len(cells) for _, cells in rows)
     columns = [*drops(options), *([] if options.group_column is None else [options.group_column])]
     present = [column for column in columns if not isinstance(column, str) or column in names]
     out = {find_column(path, names or None, "drop", column) % width for column in present}
+    if names and names[0].lower() in INDEX_NAMES and 0 not in out and any(cells[0] for _, cells in rows):
+        raise ValueError(
+            f"{path} must hold values of a sequence in column 1, got one that is called {names[0]!r}, as pandas calls "
+            "its index. Remove the column: to_csv(…, index=False)."
+        )
     rows = [(line, [cell for k, cell in enumerate(cells) if k not in out]) for line, cells in rows]
     names = [name for k, name in enumerate(names) if k not in out]
     place = _label_place(path, names, label_column, rows, labelled, steps)
-    sequences = [_values(table, row, place, options.missing is not None) for row in rows]
-    return pad_sequences([torch.tensor(row, dtype=torch.float64, device="cpu").unsqueeze(-1) for row in sequences])
+    values = [name for k, name in enumerate(names) if place is None or k != place % len(names)]
+    plain = bool(values) and not all(any(c.isdigit() for c in name) for name in values)  # they number no channels
+    if place is None:
+        names = [*names, _LABEL] if names else []
+    rows = [(line, _relabelled(table, line, cells, place, len(names), options)) for line, cells in rows]
+    reading = ReadingOptions(
+        label_column=-1 if place is None else place + (place >= 0),
+        layout=options.layout or ("one-channel" if plain else None),
+        missing=options.missing,
+    )
+    lines = ([(0, names)] if names else []) + rows
+    return read_wide(replace(table, rows=lines, header=bool(names)), reading, archive=archive)
 
 
-def _read_long(
-    path: Path, options: ReadingOptions, labelled: bool | None
-) -> tuple[Tensor, Tensor | None, tuple[np.ndarray, ...] | None]:
-    """Read the sequences of a table with one step, or one value, per line, and their times."""
-    if options.layout is not None:
-        raise ValueError(f"layout must be None with id, got {options.layout!r}.")
-    return stack_recordings(read_long_inputs(read_delimited(path, options), options, labelled=labelled))
+def _relabelled(
+    table: Table, line: int, cells: list[str], place: int | None, width: int, options: ReadingOptions
+) -> list[str]:
+    """Return the cells of a line with a constant label at `place`, or behind them where there are no labels.
 
+    Args:
+        table: Where it is from.
+        line: Its number.
+        cells: The cells.
+        place: Index of the label, from 0, or negative from the end; `None` if there is none.
+        width: Cells of the header with a label, 0 without one, to which the line is filled up.
+        options: Of these, `missing`.
 
-def _values(table: Table, row: Row, place: int | None, missing: bool) -> list[float]:
-    """Return the values of a line, without its label."""
-    line, cells = row
-    kept = [(column, cell) for column, cell in enumerate(cells, start=1)]
-    while kept and not kept[-1][1]:
-        kept.pop()
-    if place is not None and -len(kept) <= place < len(kept):
-        del kept[place]
-    if not kept and missing:  # a sequence without any value has one step
-        return [math.nan]
-    if not kept:
+    Raises:
+        ValueError: If the line has no value, and values may not be missing.
+    """
+    kept = list(cells)
+    if place is None:
+        kept = [*kept, *[""] * (width - 1 - len(kept)), "0"]
+        place = len(kept) - 1
+    elif place >= 0:
+        kept += [""] * (max(place + 1, width) - len(kept))
+    else:
+        while kept and not kept[-1]:
+            kept.pop()
+        kept = [""] * (-place - len(kept)) + kept
+    kept[place] = "0"
+    if options.missing is None and not any(cell for k, cell in enumerate(kept) if k != place % len(kept)):
         raise ValueError(f"{table.where(line)} must hold at least one value, got none.")
-    return [parse_value(table, line, column, cell, missing=missing) for column, cell in kept]
+    return kept
 
 
 def _label_place(
@@ -233,24 +262,48 @@ def _label_place(
     )
 
 
-def _read_ts(path: Path, options: ReadingOptions) -> tuple[Tensor, Tensor | None, tuple[np.ndarray, ...] | None]:
-    """Read the cases of a `.ts` file and their times; if its header declares classes or targets, they are not read."""
+def _read_arff(path: Path, options: ReadingOptions) -> Cases:
+    """Read the instances of a `.arff` file; the class, where there is one, is not read."""
+    names, kinds, columns, data = read_attributes(path, options)
+    if kinds.count("relational") == 1:
+        sequences = relational_sequences(path, data[names[kinds.index("relational")]], options)
+        inputs, lengths = pad_sequences(sequences)
+        return Cases(inputs=inputs, lengths=lengths, labels=())
+    if options.label_column is not None and (
+        not isinstance(options.label_column, str) or options.label_column in names
+    ):
+        label = {find_column(path, names, "label_column", options.label_column) % len(names)}
+    else:
+        label = {k for k, kind in enumerate(kinds) if kind == "nominal"}
+    others = [*drops(options), *([] if options.group_column is None else [options.group_column])]
+    present = [column for column in others if not isinstance(column, str) or column in names]
+    label |= {find_column(path, names, "drop", column) % len(names) for column in present}
+    kept = [k for k in range(len(names)) if k not in label]
+    rows = [(line, [*cells, "0"]) for line, cells in enumerate(zip(*(columns[k] for k in kept), strict=True), start=1)]
+    header = (0, [*(names[k] for k in kept), _LABEL])
+    table = Table(path=path, rows=[header, *rows], header=True, unit="Instance")
+    layout = options.layout or "one-channel"
+    return read_wide(table, ReadingOptions(label_column=-1, layout=layout, missing=options.missing))
+
+
+def _read_ts(path: Path, options: ReadingOptions) -> Cases:
+    """Read the cases of a `.ts` file; where its header declares classes or targets, the last field is not read."""
     header, cases = split_header(path)
     if not cases:
         raise ValueError(f"{path} must hold at least one sequence, got none.")
-    stamped = header_flag(header, "@timestamps", "false")
     targets = header_flag(header, "@targetlabel", "false")
     labelled = targets or header_flag(header, "@classlabel", "true")
-    channels, sequences = declared_channels(header), []
-    times: list[np.ndarray] = []
+    stamped = header_flag(header, "@timestamps", "false")
+    channels, sequences, times = declared_channels(header), [], []
     for number, line in cases:
+        where = f"Line {number} of {path}"
         values = split_channels(line, stamped=stamped)[: -1 if labelled else None]
         channels = channels or len(values)
         if len(values) != channels:
-            raise ValueError(f"Line {number} of {path} must hold {channels} channels, got {len(values)}.")
-        where = f"Line {number} of {path}"
+            raise ValueError(f"{where} must hold {channels} channels, got {len(values)}.")
         if stamped:
             stamps, values = split_stamps(values, where)
             times.append(stamps)
         sequences.append(read_case(values, where, None, missing=options.missing is not None))
-    return *pad_sequences(sequences), tuple(times) or None
+    inputs, lengths = pad_sequences(sequences)
+    return Cases(inputs=inputs, lengths=lengths, labels=(), times=tuple(times) or None)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from noisyrnn.data.delimited import Row, Table
 from noisyrnn.data.labels import text_labels
@@ -76,19 +75,34 @@ def read_long(table: Table, options: ReadingOptions) -> Cases:
     return cases_of(recordings, labels, tuple(groups) if "group_column" in roles else None)
 
 
-def read_long_inputs(table: Table, options: ReadingOptions, *, labelled: bool | None = None) -> list[Recording]:
-    """Read the sequences of a table as `read_long` does, in the order of their first rows, without their labels.
+def read_long_inputs(
+    table: Table, options: ReadingOptions, *, labelled: bool | None = None
+) -> tuple[Cases, tuple[str, ...]]:
+    """Read the sequences of a table as `read_long` does, without their labels; return their ids too.
+
+    They are in the order of their first rows. The classes of the cases have no meaning.
 
     Args:
         table: The rows; the columns of labels and groups may be absent.
         options: As for `read_long`.
         labelled: Whether there is a column of labels; `None`: if `label_column` or its name states one.
+
+    Raises:
+        ValueError: If `label_column` is a number and `labelled` is `None`, or the sequences cannot be read.
     """
     header, rows = table.split_header(True)
     assert header is not None
+    if isinstance(options.label_column, int) and labelled is None:
+        raise ValueError(
+            f"labelled must be given for {table.path}, whose labels are in a column without a name. Give labelled=True "
+            "(--labelled true) if it has them, else labelled=False (--labelled false)."
+        )
+    if labelled is False:
+        options = replace(options, label_column=None)
     roles, channels = _find_roles(table.path, header, options, labelled=False, named=labelled is not False)
     sequences = _sequences(table, rows, roles["id"], len(header), sorted_by_time="time" in roles)
-    return _recordings(table, sequences, roles, channels, header, missing=options.missing is not None)
+    recordings = _recordings(table, sequences, roles, channels, header, missing=options.missing is not None)
+    return cases_of(recordings, text_labels("0" for _ in recordings), None), tuple(sequences)
 
 
 def _find_roles(
@@ -197,17 +211,9 @@ def cases_of(recordings: Sequence[Recording], labels: Targets, groups: tuple[str
                 f"{recording.path} must hold the channels of the first sequence, {what[0]}, got {what[1]} in sequence "
                 f"{index + 1}. Leave columns out with drop (--drop), or fill the values in."
             )
-    inputs, lengths, times = stack_recordings(recordings)
-    return Cases(inputs=inputs, lengths=lengths, labels=labels, groups=groups, times=times)
-
-
-def stack_recordings(
-    recordings: Sequence[Recording],
-) -> tuple[Tensor, Tensor | None, tuple[np.ndarray, ...] | None]:
-    """Return padded sequences, their lengths, `None` if all are equal, and their times, `None` if there are none."""
     inputs, lengths = pad_sequences([torch.from_numpy(recording.values) for recording in recordings])
     times = tuple(recording.times for recording in recordings if recording.times is not None)
-    return inputs, lengths, times or None
+    return Cases(inputs=inputs, lengths=lengths, labels=labels, groups=groups, times=times or None)
 
 
 def check_no_times(recordings: Sequence[Recording], columns: Sequence[int], stated: bool) -> None:

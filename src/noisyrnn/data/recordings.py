@@ -58,6 +58,24 @@ def read_folder(folder: Path, options: ReadingOptions) -> Cases:
     return cases_of(recordings, labels, groups)
 
 
+def read_recordings(folder: Path, options: ReadingOptions) -> tuple[Cases, tuple[str, ...]]:
+    """Read one sequence from each file in a folder and its subfolders, without labels; return their names too.
+
+    A table of labels is not read. The classes of the cases have no meaning.
+
+    Raises:
+        ValueError: If there are no recordings, or they differ in their channels.
+    """
+    tables = {folder / name for name in _TABLES}
+    paths = sorted(path for path in folder.rglob("*") if _is_recording(path) and path not in tables)
+    if not paths:
+        raise ValueError(f"{folder} must hold recordings ending in {', '.join(SUFFIXES)}, got none.")
+    recordings = [read_recording(read_delimited(path, options), options) for path in paths]
+    check_no_times(recordings, range(recordings[0].values.shape[1]), options.time is not None)
+    names = tuple(path.relative_to(folder).as_posix() for path in paths)
+    return cases_of(recordings, text_labels("0" for _ in paths), None), names
+
+
 def _is_recording(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 

@@ -85,6 +85,15 @@ _COMPRESSED = (".csv", ".tsv", ".txt", ".arff", ".ts")
 SUFFIXES = (*(suffix for suffix in FORMATS if suffix != "folder"), *(f"{suffix}.gz" for suffix in _COMPRESSED))
 
 
+def format_of(path: Path) -> str | None:
+    """Return the key of `FORMATS` for a path, by its suffix or since it is a folder; `None` if there is none."""
+    if path.is_dir():
+        return "folder"
+    plain = path.name.lower()
+    plain = plain.removesuffix(".gz") if plain.removesuffix(".gz").endswith(_COMPRESSED) else plain
+    return next((suffix for suffix in FORMATS if suffix != "folder" and plain.endswith(suffix)), None)
+
+
 def is_path(name: str) -> bool:
     """Whether a data set's name means a file or a folder: it has a suffix or a separator of folders."""
     return "." in name or "/" in name or "\\" in name
@@ -116,18 +125,16 @@ def load_user_file(name: str, options: ReadingOptions | None = None) -> Dataset:
     """
     options = options or ReadingOptions()
     path = Path(name).expanduser()
-    if path.is_dir():
+    suffix = format_of(path)
+    if suffix == "folder":
         if find_parts(path):
             check_unused_options(name, options, options_of(path))
             return load_folder(name, path, options)
         check_unused_options(name, options, FORMATS["folder"].options)
         cases = replace(read_folder(path, options), missing=options.missing)
         return dataset_from_cases(name, cases, None, f"The folder {path.name}.")
-    plain = path.name.lower()
-    plain = plain.removesuffix(".gz") if plain.removesuffix(".gz").endswith(_COMPRESSED) else plain
-    suffix = next((suffix for suffix in FORMATS if plain.endswith(suffix)), None)
-    if suffix is None or suffix == "folder":
-        advice = " Save it as .xlsx." if plain.endswith((".xls", ".ods", ".xlsm", ".xlsb")) else ""
+    if suffix is None:
+        advice = " Save it as .xlsx." if path.name.lower().endswith((".xls", ".ods", ".xlsm", ".xlsb")) else ""
         raise ValueError(f"dataset must be a folder or a file ending in {', '.join(SUFFIXES)}, got {name!r}.{advice}")
     if not path.is_file():
         raise FileNotFoundError(f"dataset must be an existing file, got {name!r}. Correct the path.")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.export.graph import Graph, Signature
-from noisyrnn.registry import Entry
+from noisyrnn.registry import Entry, Registry
 
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 """Function that runs an exported file: inputs to outputs."""
@@ -105,7 +105,7 @@ def read_onnx(content: bytes) -> Run:
     return run
 
 
-FORMATS = {
+_ENTRIES = {
     "onnx": FormatEntry(
         description="ONNX file, for onnxruntime and other programs",
         build=write_onnx,
@@ -117,6 +117,7 @@ FORMATS = {
         description="archive of torch.export, for torch.export.load", build=write_torch, read=read_torch, suffix=".pt2"
     ),
 }
+FORMATS: Registry[FormatEntry] = Registry("noisyrnn.formats", _ENTRIES, kind=FormatEntry)
 PRETRAINED = "pretrained"
 """Name of a format that is not a graph: weights for `noisyrnn.load` and a model card; `pretrained.py` writes both."""
 PRETRAINED_DESCRIPTION = "weights for noisyrnn.load with their settings and figures, and a model card"

@@ -16,9 +16,21 @@ from noisyrnn.models.lipschitz import LipschitzRNN
 from noisyrnn.models.noisy import NoisyRNN
 from noisyrnn.models.options import SHARED_OPTIONS
 from noisyrnn.models.rate import RateRNN
-from noisyrnn.registry import Entry
+from noisyrnn.registry import Entry, Registry
 
-MODELS: dict[str, Entry[type[RecurrentLayer]]] = {
+
+def _check(entry: Entry[type[RecurrentLayer]]) -> None:
+    """Raise `TypeError` unless the model of a plug-in can be built and its options can be flags."""
+    if not (isinstance(entry.build, type) and issubclass(entry.build, RecurrentLayer)):
+        raise TypeError(f"build must be a subclass of RecurrentLayer, got {entry.build!r}")
+    for name, parameter in inspect.signature(entry.build).parameters.items():
+        if isinstance(parameter.annotation, str):
+            raise TypeError(
+                f"the annotation of {name} must be a type, got a text: leave out `from __future__ import annotations`"
+            )
+
+
+_ENTRIES: dict[str, Entry[type[RecurrentLayer]]] = {
     "noisy": Entry(
         description="Noisy RNN: the Lipschitz cell with a learnable step, trained with hidden noise", build=NoisyRNN
     ),
@@ -35,6 +47,8 @@ MODELS: dict[str, Entry[type[RecurrentLayer]]] = {
     "gru": Entry(description="Gated recurrent unit (torch.nn.GRU)", build=GRU),
     "lstm": Entry(description="Long short-term memory (torch.nn.LSTM)", build=LSTM),
 }
+
+MODELS: Registry[Entry[type[RecurrentLayer]]] = Registry("noisyrnn.models", _ENTRIES, check=_check)
 """Each `build` is the layer's class."""
 
 

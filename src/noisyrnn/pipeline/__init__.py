@@ -3,6 +3,7 @@
 from noisyrnn.pipeline.analyze import AnalyzeConfig, analyze_run
 from noisyrnn.pipeline.compare import CompareConfig, compare
 from noisyrnn.pipeline.context import RunContext
+from noisyrnn.pipeline.continuation import continue_run, settings_of_run
 from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run
 from noisyrnn.pipeline.predict import predict_file
 from noisyrnn.pipeline.pretrained import open_run_or_pretrained, unpack_pretrained
@@ -20,10 +21,12 @@ __all__ = [
     "SweepConfig",
     "analyze_run",
     "compare",
+    "continue_run",
     "evaluate_run",
     "open_run_or_pretrained",
     "predict_file",
     "reproduce",
+    "settings_of_run",
     "sweep",
     "train_run",
     "train_seeds",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyrnn.checks import check_choice, check_integer
+from noisyrnn.data.base import Dataset
 from noisyrnn.files import WriteError, check_writable
 from noisyrnn.locks import locked
 from noisyrnn.models import MODELS, layer_options
@@ -13,8 +14,10 @@ from noisyrnn.pipeline.analyze import AnalyzeConfig
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.evaluate import EvaluateConfig
 from noisyrnn.pipeline.execution import ExecutionConfig, RunGroup, execute_runs
+from noisyrnn.pipeline.foreign import evaluate_foreign, is_foreign
 from noisyrnn.pipeline.train import announce
 from noisyrnn.pipeline.variants import Variant, read_variants
+from noisyrnn.run_folder import RunFolder, failure_message
 from noisyrnn.training.config import TrainConfig
 
 
@@ -23,7 +26,8 @@ class CompareConfig(ExecutionConfig):
     """Settings of a comparison.
 
     Args:
-        models: Models to compare; the others are tested against the first.
+        models: Models to compare; the others are tested against the first. `mine.py:build` is a function of a Python
+            file that returns a trained model of any library for a data set.
         variants: Models or published experiments with settings of their own, in place of models:
             "noisy:additive=0, noisy:additive=0.1:step_size=0.3, lstm", or a list of such texts or of mappings.
         seeds: Number of runs per model, with seeds 1, 2, …, at least 1.
@@ -48,6 +52,8 @@ class CompareConfig(ExecutionConfig):
         if self.models and self.variants:
             raise ValueError(f"models must be left out with variants, got {', '.join(self.models)}.")
         for model in self.models:
+            if is_foreign(model):
+                continue
             check_choice("model", model, MODELS)
         if len(set(self.models)) < len(self.models):
             raise ValueError(f"models must name each model once, got {', '.join(self.models)}.")
@@ -63,7 +69,9 @@ class CompareConfig(ExecutionConfig):
 
     def run_configs(self) -> list[TrainConfig]:
         """Return the settings of every run, seed by seed, so that a report is useful before the last run ends."""
-        rows = self.rows
+        rows = self.own_rows
+        if not rows:
+            raise ValueError(f"models must name at least one model of noisyrnn, got {', '.join(self.models)}.")
         options_of_any = {name for model in MODELS for name in layer_options(model)}
         for name in self.train:
             if name in options_of_any and not any(name in layer_options(row.model) for row in rows):
@@ -76,8 +84,13 @@ class CompareConfig(ExecutionConfig):
         return runs
 
     @property
+    def own_rows(self) -> tuple[Variant, ...]:
+        """The rows with models of this package."""
+        return tuple(row for row in self.rows if row.foreign is None)
+
+    @property
     def _names(self) -> list[str]:
-        return list(dict.fromkeys(row.model for row in self.rows))
+        return list(dict.fromkeys(row.model for row in self.own_rows))
 
 
 def compare(
@@ -118,8 +131,11 @@ def compare(
         outcome = execute_runs(groups, config, context)
         from noisyrnn.report import split_readable, write_report  # matplotlib, which the trainings need not wait for
 
-        readable, unreadable = split_readable(outcome.usable)
-        failures = {**unreadable, **outcome.failures}
+        foreign, failed = _evaluate_foreign(config, dataset, context)
+        readable, unreadable = split_readable([*outcome.usable, *foreign])
+        failures = {**unreadable, **outcome.failures, **failed}
+        places = {row.shown_label: place for place, row in enumerate(config.rows)}
+        readable.sort(key=lambda path: places.get(RunFolder(path).read_config()["config"]["label"], len(places)))
         if not readable:
             raise RuntimeError(f"No run can be read. The first: {next(iter(failures.values()))}")
         page = output / "report.html"
@@ -130,3 +146,19 @@ def compare(
         except WriteError as error:
             failures[page] = str(error)
     return page, failures
+
+
+def _evaluate_foreign(
+    config: CompareConfig, dataset: Dataset, context: RunContext
+) -> tuple[list[Path], dict[Path, str]]:
+    """Build and measure the models of Python files; return their folders, and the failed ones with their messages."""
+    folders, failures = [], {}
+    for seed in range(1, config.seeds + 1):
+        for row in config.rows:
+            if row.foreign is None:
+                continue
+            try:
+                folders.append(evaluate_foreign(row.foreign, seed, dataset, config.evaluation, context).path)
+            except Exception as error:  # whatever it is, the report shows the other rows
+                failures[context.output / f"{row.shown_label} seed {seed}"] = failure_message(error)
+    return folders, failures

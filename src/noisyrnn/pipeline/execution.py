@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +20,8 @@ from noisyrnn.pipeline.evaluate import EvaluateConfig, evaluate_run, is_current
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.train import run_path, train_run
 from noisyrnn.pipeline.workers import SchedulerLostError, WorkerDiedError, run_on_cluster, run_tasks, threads_per_worker
-from noisyrnn.progress import ProgressBar
+from noisyrnn.progress import RunsBar
+from noisyrnn.robustness import METRICS
 from noisyrnn.run_folder import RunFolder, failure_message
 from noisyrnn.threads import limit_threads
 from noisyrnn.training.config import TrainConfig, check_precision
@@ -155,7 +156,7 @@ def execute_runs(groups: Sequence[RunGroup], execution: ExecutionConfig, context
         groups: Runs in the order in which they start, each run in one group. Their threads and context are replaced.
         execution: Where they are executed.
         context: Where and how to run; progress is shown run by run where they follow one another in this process, else
-            as the number of runs that ended.
+            in one bar that counts the epochs of all runs.
 
     Raises:
         ValueError: If settings or data are wrong, or a run was trained on other data, before any run starts.
@@ -179,13 +180,15 @@ def execute_runs(groups: Sequence[RunGroup], execution: ExecutionConfig, context
     ]
     evaluated = {path for path in sound if RunFolder(path).robustness.is_file()}  # they take no time again
     ended: dict[Path, str | None] = {}
-    bar = ProgressBar("runs", len(sound), done=len(evaluated), shown=False if here else context.show_progress)
+    todo = {str(path): sources[path][0].epochs for path in sound if path not in evaluated}
+    done = {path: _epochs_done(RunFolder(Path(path))) for path in todo}
+    bar = RunsBar(todo, done=done, shown=False if here or not todo else context.show_progress)
     try:
         if here:
             for task in tasks:
                 ended |= run_group(task)
         else:
-            ended = _run_elsewhere(execution, tasks, lambda path: None if path in evaluated else bar.advance())
+            ended = _run_elsewhere(execution, tasks, bar)
     finally:
         bar.close()
     failures = lost | {path: reason for path, reason in ended.items() if reason is not None}
@@ -233,11 +236,40 @@ def _unreadable(runs: Mapping[Path, TrainConfig], context: RunContext) -> dict[P
     return reasons
 
 
-def _run_elsewhere(
-    execution: ExecutionConfig, tasks: Sequence[RunGroup], done: Callable[[Path], None]
-) -> dict[Path, str | None]:
+def _epochs_done(folder: RunFolder) -> int:
+    """Return the number of epochs that the metrics of a run hold; 0 if they cannot be read."""
+    try:
+        return len(folder.read_metrics()["epoch"])
+    except ValueError:  # the run fails with the message
+        return 0
+
+
+def last_result(path: Path) -> tuple[int | None, str]:
+    """Return the number of epochs of a run that has ended, and its results in a line; empty if it has none."""
+    folder = RunFolder(path)
+    try:
+        config, summary = folder.read_config()["config"], folder.read_summary()
+        columns = folder.read_result(folder.robustness).content.get("columns", [])
+    except ValueError:  # the report shows the message
+        return None, ""
+    if summary["status"] != "finished":
+        return None, ""
+    accuracy, loss, found = summary.get("best_validation_accuracy"), summary.get("best_validation_loss"), list[str]()
+    if accuracy is not None:
+        found.append(f"validation {100 * accuracy:.1f} %")
+    elif loss is not None:  # else there are no validation sequences
+        found.append(f"validation loss {loss:.4g}")
+    if columns and "accuracy" in columns[0]:
+        found.append(f"test {100 * columns[0]['accuracy']:.1f} %")
+    for metric, score in list(columns[0].get("scores", {}).items() if columns else ())[:1]:
+        value = f"{100 * score['mean']:.1f} %" if METRICS[metric].unit == "%" else f"{score['mean']:.3g}"
+        found.append(f"test {METRICS[metric].title} {value}")
+    return int(summary["epochs"]), f"{config['label']} seed {config['seed']}: {', '.join(found)}"
+
+
+def _run_elsewhere(execution: ExecutionConfig, tasks: Sequence[RunGroup], bar: RunsBar) -> dict[Path, str | None]:
     """Run groups on workers. If a worker dies, its runs are tried once more, one by one."""
-    run_all = partial(run_tasks, workers=execution.workers, threads=execution.threads)
+    run_all = partial(run_tasks, workers=execution.workers, threads=execution.threads, on_epoch=bar.epoch)
     if execution.scheduler is not None and execution.backend == "dask":
         run_all = partial(run_on_cluster, scheduler=execution.scheduler)
     ended: dict[Path, str | None] = {}
@@ -246,7 +278,8 @@ def _run_elsewhere(
         if not isinstance(failures, WorkerDiedError):
             ended.update(failures)
             for path in failures:
-                done(path)
+                epochs, result = last_result(path)
+                bar.end(str(path), epochs=epochs, result=result)
 
     reason = "The worker process died before the run ended; it may have run out of memory."
     runs = {run_path(run, task.context.output): replace(task, configs=[run]) for task in tasks for run in task.configs}

@@ -15,7 +15,7 @@ from noisyrnn.data.inputs import read_inputs
 from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.shards import options_of
 from noisyrnn.data.stored import StoredSequences
-from noisyrnn.data.user_files import FORMATS
+from noisyrnn.data.user_files import FORMATS, format_of
 from noisyrnn.models import SequenceModel
 from noisyrnn.models.prediction import predict
 from noisyrnn.pipeline.devices import resolve_accelerator
@@ -30,27 +30,27 @@ def predict_file(
     run: Path,
     data: str,
     *,
-    label_column: str | int | None = None,
-    layout: str | None = None,
     labelled: bool | None = None,
     weights: str = "kept",
     accelerator: str = "auto",
+    **reading: Any,
 ) -> str:
     """Predict the labels of a file's sequences; return the predictions as CSV.
 
-    A row for each sequence holds its number, from 0, the predicted class and the probability of each class; for a
-    regression the values. For answers at every step there is a row for each valid step, with its number, from 0.
+    A row for each sequence holds its number, from 0, or its name (its id in the long format, its file in a folder), the
+    predicted class and the probability of each class; for a regression the values. For answers at every step there is a
+    row for each valid step, with its number, from 0.
 
     Args:
         run: Folder of a trained run, or a model file that `save` has written.
-        data: Path of a `.npz`, `.csv` or `.ts` file, or of a folder of `.npy`, `.npz` or `.parquet` files, as for
-            training; labels may be missing and are not read. Sequences in a folder are read by blocks. Missing values
-            are met, and times become lengths of steps, as in training.
-        label_column: As for `load_dataset`; by default that of the run.
-        layout: As for `load_dataset`; by default that of the run.
-        labelled: Whether a `.csv` file has a column of labels; `None`: decided by its header and its lines.
+        data: Path of a file or folder as for training; labels may be missing and are not read. Sequences in a folder of
+            arrays or shards are read by blocks. Missing values are met, and times become lengths of steps, as in
+            training.
+        labelled: Whether a table has a column of labels; `None`: decided by its header and its lines.
         weights: Weights of a run: "kept" or "last".
         accelerator: "auto", "cpu" or "cuda".
+        **reading: How the file is read: arguments of `ReadingOptions` except `missing`, which the model states; by
+            default those of the run. `None` leaves one out.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -62,27 +62,30 @@ def predict_file(
     if run.suffix != ".safetensors":
         folder = RunFolder.open(run)
         content, file = folder.read_config(), folder.weights_file(weights)
-        settings, suffix, trained = content["config"], Path(data).suffix.lower(), content["dataset"].get("steps")
-        suffix = Path(data).suffixes[-2].lower() if suffix == ".gz" and len(Path(data).suffixes) > 1 else suffix
-        used = FORMATS[suffix].options if suffix in FORMATS else frozenset()
+        settings, trained = content["config"], content["dataset"].get("steps")
         source = Path(data).expanduser()
-        used = options_of(source) if source.is_dir() else used
+        kind = format_of(source)
+        used = frozenset() if kind is None else FORMATS[kind].options
+        if kind == "folder":
+            used = options_of(source) or used
         stored = {
             name: settings[name]
             for name in (entry.name for entry in fields(ReadingOptions))
             if name in used and name in settings
         }
         stored.pop("task", None)  # labels are not read
-        steps = trained if isinstance(trained, int) else None
+        if isinstance(trained, int):
+            steps = trained * int(content["dataset"].get("input_size", 1))
     header = read_header(file)
     names, nominal = header.class_names, header.notes.get("training", {}).get("nominal_step")
     model = load(file, SequenceModel).to(resolve_accelerator(accelerator))
-    own = {"label_column": label_column, "layout": layout}
-    stored["missing"] = model.missing
-    options = ReadingOptions(**stored | {name: value for name, value in own.items() if value is not None})
-    inputs, lengths, dt = read_inputs(data, options, labelled=labelled, steps=steps, nominal=nominal)
+    for name in reading:
+        check_choice("option", name, [known for known in ReadingOptions.__dataclass_fields__ if known != "missing"])
+    options = ReadingOptions(**stored | reading | {"missing": model.missing})  # `None` replaces one of the training too
+    found = read_inputs(data, options, labelled=labelled, steps=steps, nominal=nominal)
+    lengths = found.lengths
     classes = model.loss == "cross_entropy"
-    answers = _answers(model, inputs, lengths, dt if model.supports_dt else None)
+    answers = _answers(model, found.inputs, lengths, found.dt if model.supports_dt else None)
     first = next(answers)
     outputs = first.shape[-1]
     if classes:
@@ -96,7 +99,8 @@ def predict_file(
     for number, answer in enumerate(chain([first], answers)):
         count = len(answer) if lengths is None else int(lengths[number])
         for step, values in enumerate(answer[:count] if model.every_step else answer[None]):
-            place = [number, step] if model.every_step else [number]
+            shown = number if found.names is None else found.names[number]
+            place = [shown, step] if model.every_step else [shown]
             label = [names[int(values.argmax())]] if classes and names else []
             writer.writerow([*place, *label, *(f"{value:.7g}" for value in values.tolist())])
     return text.getvalue()

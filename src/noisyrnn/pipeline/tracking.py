@@ -9,6 +9,7 @@ from typing import Any
 
 from noisyrnn.checks import check_choice
 from noisyrnn.files import read_json, write_json
+from noisyrnn.progress import announce_epoch
 from noisyrnn.redact import sqlite_url, without_passwords
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.config import TrainConfig
@@ -31,14 +32,14 @@ def check_logger(name: str) -> None:
 
 
 class Tracking:
-    """Sends the metrics of one run to a logger: the `on_epoch` of `fit`.
+    """Sends the metrics of one run to a logger, and its epochs to who shows progress: the `on_epoch` of `fit`.
 
     Epochs that metrics.csv holds when the training starts are not sent again, so a resumed run logs no epoch twice. A
     logger that fails is dropped with a warning, and the training continues.
     """
 
     def __init__(self, name: str, folder: RunFolder, config: TrainConfig) -> None:
-        self._name, self._run = name, folder.path.name
+        self._name, self._run, self._path = name, folder.path.name, str(folder.path)
         self._last_epoch = len(folder.metrics.read_text().splitlines()) - 1 if folder.metrics.is_file() else 0
         settings = {key: str(value) for key, value in config.to_dict().items() if value not in (None, [])}
         start = {"tensorboard": _tensorboard, "mlflow": _mlflow}.get(name)
@@ -46,6 +47,7 @@ class Tracking:
 
     def __call__(self, row: Mapping[str, float]) -> None:
         """Send the metrics of an epoch."""
+        announce_epoch(self._path, int(row["epoch"]))
         if self._log is not None and row["epoch"] > self._last_epoch:
             self._try(self._log[0], row, int(row["epoch"]))
 

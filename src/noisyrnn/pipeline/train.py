@@ -204,9 +204,28 @@ def open_run(config: TrainConfig, context: RunContext) -> RunFolder:
     return folder
 
 
-def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -> None:
-    """Write `config.json` before a run starts; `data` is the result of `describe` for its data set."""
+def begin_run(
+    folder: RunFolder,
+    config: TrainConfig,
+    data: Mapping[str, Any],
+    *,
+    continued_from: tuple[str, int] | None = None,
+) -> None:
+    """Write `config.json` before a run starts.
+
+    Args:
+        folder: Folder of the run.
+        config: Settings.
+        data: Result of `describe` for its data set.
+        continued_from: Name and epochs of the shorter run that this one continues; by default what `config.json` has,
+            if there is a checkpoint.
+    """
     folder.summary.unlink(missing_ok=True)
+    origin: Mapping[str, Any] | None = None
+    if continued_from is not None:
+        origin = dict(zip(("run", "epochs"), continued_from, strict=True))
+    elif folder.checkpoint.is_file() and folder.config.is_file():
+        origin = folder.read_config().get("continued_from")
     remove_leftovers(folder.path)
     write_json(
         folder.config,
@@ -215,6 +234,7 @@ def begin_run(folder: RunFolder, config: TrainConfig, data: Mapping[str, Any]) -
             "config": {**config.to_dict(), "label": config.shown_label},
             "dataset": data,
             "environment": environment(),
+            **({} if origin is None else {"continued_from": origin}),
         },
     )
 
@@ -228,6 +248,7 @@ def end_run(folder: RunFolder, model: SequenceModel, end: FitResult | RuntimeErr
         write_json(folder.summary, {**failed, "metrics_sha256": metrics})
         return
     accuracy, loss = end.best_validation_accuracy, end.best_validation_loss
+    origin = folder.read_config().get("continued_from")
     write_json(
         folder.summary,
         {
@@ -245,5 +266,6 @@ def end_run(folder: RunFolder, model: SequenceModel, end: FitResult | RuntimeErr
             "validation_sequences": end.validation_sequences,
             "not_fitted": end.not_fitted,
             "adapted": end.adapted,
+            **({} if origin is None else {"continued_from": origin}),
         },
     )

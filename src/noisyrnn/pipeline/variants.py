@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from noisyrnn.checks import check_choice
 from noisyrnn.models import MODELS, layer_options
+from noisyrnn.pipeline.foreign import ForeignRow, is_foreign
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import merge_settings, published_experiments, recommended
 
@@ -17,7 +19,7 @@ class Variant:
     """One row of a comparison.
 
     Args:
-        name: Model, or published experiment.
+        name: Model, published experiment, or a function of a Python file such as `mine.py:build`.
         settings: Settings of `TrainConfig` that differ from the recommended ones, or from those of the experiment.
         label: Name in tables (default: the name, followed by the settings).
     """
@@ -29,7 +31,13 @@ class Variant:
     @property
     def shown_label(self) -> str:
         """The label, such as `noisy additive=0.1`."""
-        return self.label or " ".join([self.name, *(f"{name}={value}" for name, value in self.settings.items())])
+        name = Path(self.name).name if is_foreign(self.name) else self.name
+        return self.label or " ".join([name, *(f"{name}={value}" for name, value in self.settings.items())])
+
+    @property
+    def foreign(self) -> ForeignRow | None:
+        """The function that builds the model, if it is not one of ours."""
+        return ForeignRow(name=self.name, label=self.shown_label) if is_foreign(self.name) else None
 
     @property
     def model(self) -> str:
@@ -63,7 +71,7 @@ def read_variants(values: str | Sequence[str | Mapping[str, Any]]) -> tuple[Vari
     Args:
         values: "noisy:additive=0, noisy:additive=0.1:step_size=0.3", or a list of such texts or of mappings such as
             `{"model": "noisy", "additive": 0.1, "label": "much noise"}`. A published experiment can take the place of
-            the model.
+            the model, and so can a function of a Python file, `mine.py:build`, which has no settings.
 
     Raises:
         TypeError: If a variant is neither text nor a mapping.
@@ -87,9 +95,11 @@ def read_variants(values: str | Sequence[str | Mapping[str, Any]]) -> tuple[Vari
 
 def _read(value: object) -> Variant:
     """Read one variant."""
-    if isinstance(value, str):
+    if isinstance(value, str) and is_foreign(value.strip()):
+        name, settings = value.strip(), dict[str, Any]()
+    elif isinstance(value, str):
         name, *parts = (part.strip() for part in value.split(":"))
-        settings: dict[str, Any] = {}
+        settings = {}
         for part in parts:
             setting, mark, text = part.partition("=")
             if not mark or not setting.strip() or not text.strip():
@@ -103,6 +113,10 @@ def _read(value: object) -> Variant:
     else:
         raise TypeError(f"variants must be texts or mappings, got {value!r}. Write noisy:additive=0.1.")
     label = settings.pop("label", None)
+    if is_foreign(str(name)):
+        if settings:
+            raise ValueError(f"variants must not have settings for {name!r}, got {next(iter(settings))}.")
+        return Variant(name=name, settings={}, label=label)
     check_choice("model of a variant", name, [*MODELS, *published_experiments()])
     for setting in settings:
         check_choice("setting of a variant", setting, TrainConfig.setting_names())

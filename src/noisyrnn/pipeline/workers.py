@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 import joblib
 
 from noisyrnn.interruption import interruptible, signal_of
+from noisyrnn.progress import EpochListener, listening
+from noisyrnn.registry import UNUSABLE
 
 _PATIENCE = 6.0
 """Seconds for a worker to write its checkpoint after it was asked to stop."""
@@ -52,6 +54,7 @@ def run_tasks(
     *,
     workers: int,
     threads: int,
+    on_epoch: EpochListener | None = None,
 ) -> None:
     """Call `function` with each task, and `done` with the task and its result when it ends.
 
@@ -63,6 +66,7 @@ def run_tasks(
         done: Called in this process; if the worker of a task died, the result is a `WorkerDiedError`.
         workers: Processes, at least 1.
         threads: Threads of each process.
+        on_epoch: Called in this process when an epoch of a run ends in a worker process.
 
     Raises:
         Exception: The error that `function` raised; the other workers are stopped.
@@ -85,6 +89,9 @@ def run_tasks(
             kind, task, content = messages.get()
             if kind == "warning":
                 warnings.warn(content, stacklevel=2)
+            elif kind == "epoch":
+                if on_epoch is not None:
+                    on_epoch(*content)
             elif kind == "raised":
                 raise content
             else:
@@ -197,7 +204,7 @@ class _Worker(threading.Thread):
                     return content
                 if kind == "raised":
                     raise content
-                self._messages.put(("warning", None, content))
+                self._messages.put((kind, None, content))
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
             process.kill()
             raise WorkerDiedError(f"The worker process ended with status {process.wait()}.") from error
@@ -251,11 +258,16 @@ def serve() -> None:
         with suppress(OSError):  # a task must not fail because nobody reads its warnings
             send("warning", message if isinstance(message, Warning) else category(message))
 
+    def forward_epoch(run: str, epoch: int) -> None:
+        with suppress(OSError):
+            send("epoch", (run, epoch))
+
     warnings.showwarning = forward
+    warnings.filterwarnings("ignore", message=UNUSABLE)  # the parent process has issued it
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(source, tasks), daemon=True).start()
     try:
-        with interruptible():
+        with interruptible(), listening(forward_epoch):
             while (item := tasks.get()) is not None:
                 try:
                     if isinstance(item, Exception):

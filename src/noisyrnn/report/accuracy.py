@@ -251,6 +251,10 @@ def _unlike(groups: Sequence[Group], metric: str) -> tuple[str, ...]:
     results = [result for group in groups for result in group.results]
     notes += [f"{result.label}, seed {result.seed}: {why}" for result in results for why in result.stale]
     for result in results:
+        if origin := result.summary.get("continued_from"):
+            notes.append(
+                f"{result.label}, seed {result.seed}, continues {origin['run']} after its {origin['epochs']} epochs."
+            )
         if result.summary.get("not_fitted"):
             notes.append(f"{result.label}, seed {result.seed}: {result.summary['not_fitted']}")
     settings: dict[Column, set[str]] = {}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from noisyrnn.report.accuracy import accuracy_notes, caption, score_tables
+from noisyrnn.report.headline import verdict
 from noisyrnn.report.results import Group, SeedResult, group_by_label
 from noisyrnn.report.table import Table, finite
 from noisyrnn.report.theory import row_dict, theory_table
@@ -36,11 +37,18 @@ class Comparison:
         """All labels; the others are tested against the first."""
         return [group.label for group in self.groups]
 
+    @property
+    def verdict(self) -> str:
+        """Which label is best on which inputs and by how much, and which of this may be chance."""
+        seeds = min((len(group.evaluated) for group in self.groups if group.evaluated), default=0)
+        return verdict(self.main, next(iter(self.tables)), seeds)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the contents as JSON scalars, lists and objects; a value that is not finite is `None`."""
         content: dict[str, Any] = {
             "format": 1,
             "base": self.labels[0],
+            "verdict": self.verdict,
             "interval": caption(self.main, next(iter(self.tables))),
             "comparisons": sum(table.comparisons for table in self.tables.values()),
             "notes": list(self.notes),

@@ -22,7 +22,7 @@ from noisyrnn.report.comparison import Comparison, compare
 from noisyrnn.report.downloads import table_files
 from noisyrnn.report.examples import gallery
 from noisyrnn.report.figures import colour, score_curves, training_curves
-from noisyrnn.report.headline import headline_rows, verdict
+from noisyrnn.report.headline import headline_rows
 from noisyrnn.report.results import Group, SeedResult, read_run
 from noisyrnn.report.table import PERCENT, Row, Table
 from noisyrnn.robustness import METRICS
@@ -160,13 +160,12 @@ def _view(comparison: Comparison, failures: Mapping[Path, str]) -> dict[str, Any
 
 def _headline(comparison: Comparison, chance: float | None) -> dict[str, Any]:
     """Return the first screen: the verdict, a table of few columns and a figure of their perturbations."""
-    groups, table, metric = comparison.groups, comparison.main, next(iter(comparison.tables))
+    table, metric = comparison.main, next(iter(comparison.tables))
     rows = headline_rows(table)
-    seeds = min((len(group.evaluated) for group in groups if group.evaluated), default=0)
     names = _drawn_first(table)
     chance = chance if metric in ("accuracy", "step_accuracy") else None
     return {
-        "verdict": verdict(table, metric, seeds),
+        "verdict": comparison.verdict,
         "headline": _simple_table(replace(table, rows=tuple(rows)), comparison.labels),
         "headline_curves": score_curves(table, comparison.labels, metric=metric, chance=chance, only=names),
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 from noisyrnn.checks import check_choice
 from noisyrnn.data.scale import Scale
-from noisyrnn.registry import Entry
+from noisyrnn.registry import Entry, Registry
 from noisyrnn.robustness.apgd import APGD
 from noisyrnn.robustness.base import Noise, Perturbation, ValueRange, check_clip, check_range, check_strengths
 from noisyrnn.robustness.baselines import Baseline, baselines, has_aeon, skipped_baselines
@@ -77,7 +77,7 @@ def _start(scale: Scale | None, limits: Limits) -> float | tuple[float, ...]:
     return float(min(max(low, 0.0), high))
 
 
-PERTURBATIONS: dict[str, PerturbationEntry] = {
+_ENTRIES: dict[str, PerturbationEntry] = {
     "white_noise": _in_units(WhiteNoise, WhiteNoise.symbol, "adds N(0, σ²) to every value"),
     "multiplicative_noise": _in_units(
         MultiplicativeNoise, MultiplicativeNoise.symbol, "multiplies every value by N(1, σ²)"
@@ -116,6 +116,8 @@ PERTURBATIONS: dict[str, PerturbationEntry] = {
     "square_linf": _in_units(Square, Square.symbol, f"{_SEARCH} within ±ϵ of every value", norm="linf"),
     "square_l2": _in_units(Square, Square.symbol, f"{_SEARCH} within Euclidean distance ϵ", norm="l2"),
 }
+
+PERTURBATIONS: Registry[PerturbationEntry] = Registry("noisyrnn.perturbations", _ENTRIES, kind=PerturbationEntry)
 
 UNITS = (
     "Strengths are in units of each channel's scale in the training data: s is its standard deviation, m its mean and "

@@ -86,25 +86,7 @@ class Checkpoint:
             ValueError: If it is damaged, has another format, or is from a run with other settings, data, architecture
                 or objective.
         """
-        try:
-            content = torch.load(io.BytesIO(_unsealed(path.read_bytes())), weights_only=True, map_location="cpu")
-            version = content.pop("format", None)
-        except (
-            RuntimeError,
-            EOFError,
-            pickle.UnpicklingError,
-            OSError,
-            AttributeError,
-            TypeError,
-            ValueError,
-            LookupError,
-        ) as error:
-            raise ValueError(
-                f"checkpoint must be whole and of this version, got {path}, which is damaged or older. "
-                "Start again without it."
-            ) from error
-        if version != FORMAT:
-            raise ValueError(f"checkpoint must be of format {FORMAT}, got {version} in {path}.")
+        content = _read(path)
         stored = TrainConfig.from_dict(content["settings"]).to_dict()  # a missing setting has its default
         for name, value in config.to_dict().items():
             if stored.get(name) != value:
@@ -122,6 +104,58 @@ class Checkpoint:
                 f"{listed(changed)} changed since. Choose another folder, or start again without resume."
             )
         return cls(**{**content, "progress": Progress(**content["progress"])})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of the checkpoint at `path`; no code in it is executed.
+
+    Raises:
+        ValueError: If it is damaged or has another format.
+    """
+    try:
+        content: dict[str, Any] = torch.load(
+            io.BytesIO(_unsealed(path.read_bytes())), weights_only=True, map_location="cpu"
+        )
+        version = content.pop("format", None)
+    except (
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+        OSError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        LookupError,
+    ) as error:
+        raise ValueError(
+            f"checkpoint must be whole and of this version, got {path}, which is damaged or older. "
+            "Start again without it."
+        ) from error
+    if version != FORMAT:
+        raise ValueError(f"checkpoint must be of format {FORMAT}, got {version} in {path}.")
+    return content
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in the checkpoint at `path`.
+
+    Raises:
+        ValueError: If it is damaged or has another format.
+    """
+    return dict(_read(path)["settings"])
+
+
+def write_longer(source: Path, target: Path, *, epochs: int) -> None:
+    """Write the checkpoint at `source` to `target`, for the same run with more epochs.
+
+    No part of the state depends on the number of epochs that follow.
+
+    Raises:
+        ValueError: If it is damaged or has another format.
+    """
+    content = _read(source)
+    content["settings"] = {**content["settings"], "epochs": epochs}
+    Checkpoint(**{**content, "progress": Progress(**content["progress"])}).write(target)
 
 
 def _in_words(sizes: Mapping[str, Any]) -> str:

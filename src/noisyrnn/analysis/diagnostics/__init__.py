@@ -9,7 +9,7 @@ from noisyrnn.analysis.diagnostics.curvature import curvature, landscape
 from noisyrnn.analysis.diagnostics.dynamics import jacobians, regularizer, stability
 from noisyrnn.analysis.diagnostics.margins import attack, margins, smoothing
 from noisyrnn.analysis.diagnostics.noise import noise_at_test_time
-from noisyrnn.registry import Entry
+from noisyrnn.registry import Entry, Registry
 
 Build = Callable[[DiagnosticContext], DiagnosticResults]
 
@@ -27,7 +27,7 @@ def of_one_class(build: Build) -> Build:
     return checked
 
 
-DIAGNOSTICS: dict[str, Entry[Build]] = {
+_ENTRIES: dict[str, Entry[Build]] = {
     "margins": Entry(
         description="Output margins, input margins estimated and bounded from below", build=of_one_class(margins)
     ),
@@ -40,6 +40,8 @@ DIAGNOSTICS: dict[str, Entry[Build]] = {
     "attack": Entry(description="Input margins bounded from above by attacks", build=of_one_class(attack)),
     "curvature": Entry(description="Hessian: eigenvalues, trace, density; loss along eigenvectors", build=curvature),
 }
+
+DIAGNOSTICS: Registry[Entry[Build]] = Registry("noisyrnn.diagnostics", _ENTRIES)
 """Each `build` computes the diagnostic, or raises `ValueError` with the reason why the model or the data have none."""
 
 __all__ = ["DIAGNOSTICS", "AnalysisSettings", "DiagnosticContext"]
