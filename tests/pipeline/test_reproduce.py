@@ -1,6 +1,7 @@
 """A published table, repeated."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,21 @@ def test_the_rows_of_ordered_mnist_are_the_published_experiments() -> None:
     permuted = read_reproduction("permuted-mnist").rows
     assert {row.dataset for row in permuted if row.label.startswith("noisy")} == {"psmnist255", "psmnist"}
     assert [row.published.get("clean") for row in read_reproduction("ecg").rows][:2] == [97.7, 97.7]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_seeds_of_a_row_are_trained_together_where_asked_for(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batched: bool
+) -> None:
+    groups: list[list[str]] = []
+
+    def stop(chosen: Any, execution: Any, context: Any) -> None:
+        groups.extend([f"{config.model} {config.seed}" for config in group.configs] for group in chosen)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["noisyrnn.pipeline.reproduce"], "execute_runs", stop)
+    config = ReproduceConfig(table=str(table), seeds=2, batch_seeds=batched)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(config, RunContext(output=tmp_path / "out"))
+    alone = [["noisy 1"], ["lstm 1"], ["noisy 2"], ["lstm 2"]]  # seed by seed: a page is useful before the last run
+    assert groups == ([["noisy 1", "noisy 2"], ["lstm 1", "lstm 2"]] if batched else alone)

@@ -96,3 +96,10 @@ def test_three_levels_of_noise_in_one_report(waves_file: Path, tmp_path: Path) -
         assert [column["seeds"] for column in again[label]["columns"]] == [
             column["seeds"] for column in labels[label]["columns"]
         ]
+
+
+def test_a_shared_option_is_left_out_where_a_model_lacks_it() -> None:
+    config = CompareConfig(variants="noisy, gru", seeds=1, train={"skew_symmetry": 0.7})
+    noisy, gru = config.run_configs()
+    assert noisy.options["skew_symmetry"] == 0.7
+    assert "skew_symmetry" not in gru.options
