@@ -72,7 +72,8 @@ def test_training_on_workers_has_one_bar_and_ends_with_the_summary(data: Path, t
     bars = [line for line in re.split(r"[\r\n]+", shown) if line.startswith("runs ")]
     assert re.fullmatch(r"runs 2/2 ━+ 4/4 epochs \d:\d\d:\d\d ETA 0:00:00", bars[-1])
     assert re.search(r"Last: (noisy|gru) seed 1: test \d+\.\d %", shown)
-    assert lines[1].split() == ["test", "inputs", "noisy", "gru"]
+    heading = next(line for line in lines if line.startswith("test inputs"))
+    assert heading.split()[:4] == ["test", "inputs", "noisy", "gru"] and "1-NN" in " ".join(lines)
     assert any(line.startswith("Of 2 models, ") for line in lines)
 
 
@@ -82,6 +83,7 @@ def test_evaluate_and_train_end_with_a_table(data: Path, tmp_path: Path) -> None
     assert status == 0, shown
     runs = [Path(line.removeprefix("Trained: ")) for line in lines[:2]]
     assert lines[2] == "Trained"
+    assert "There are no validation sequences" in " ".join(lines) and "Note: adapted to few sequences" in shown
     assert [line.split()[:5] for line in lines if line.startswith("noisy,")] == [
         ["noisy,", "seed", str(seed), "2", line.split()[4]]
         for seed, line in enumerate((line for line in lines if line.startswith("noisy,")), start=1)

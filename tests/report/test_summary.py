@@ -118,3 +118,22 @@ def test_baselines_are_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert lines[0] == "rnn, seed 1: Test accuracy in %" and lines[2] == "| test inputs | rnn | 1-NN (baseline) |"
     assert [cell.split()[0] for cell in lines[4].split(" | ")[1:]] == ["90.0", "70.0"]
     assert any(line.startswith("Baselines are fitted to the training and validation sequences") for line in lines)
+
+
+def test_the_summary_of_a_comparison_has_columns_of_baselines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = [column("clean", None, 0.9), column("white_noise", 0.2, 0.5), column("pgd_linf", 0.1, 0.4)]
+    folder = write_run(tmp_path / "rnn-1", label="rnn", seed=1, columns=columns)
+    computed = compare([read_run(with_baselines(folder, {"1-NN": (0.7, 0.95)}))])
+    content = json.loads(json.dumps(computed.to_dict()))
+    assert [row.baselines for row in read_tables(content)["accuracy"].rows] == [
+        row.baselines for row in computed.main.rows
+    ]
+    print_comparison(content, "Compared")
+    shown = capsys.readouterr().out
+    head, _, *rows = [line for line in shown.splitlines() if line.startswith("|")]
+    assert head == "| test inputs | rnn | 1-NN (baseline) |"
+    cells = [[cell.split()[0] for cell in row.strip("| ").split(" | ")[1:]] for row in rows]
+    assert cells == [["90.0", "70.0"], ["50.0", "95.0"], ["40.0", "–"]]
+    assert "Baselines are neither marked nor tested" in shown

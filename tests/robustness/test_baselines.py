@@ -1,6 +1,7 @@
 """Baselines: their answers from loops written out, and what they are fitted to."""
 
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -168,3 +169,21 @@ def test_too_many_sequences_are_left_out(limit: str, fits: int, monkeypatch: pyt
 
 def test_rocket_has_one_target() -> None:
     assert skipped_baselines(unequal_data(classes=0)) == {"ROCKET": "there are 2 targets"}
+
+
+def test_missing_values_are_held() -> None:
+    data = unequal_data()
+    gaps = data.train.inputs[:].clone()
+    gaps[0, 0] = torch.nan  # the mean, where there is no value yet
+    gaps[1, 1:, 1] = torch.nan
+    train = Split(inputs=gaps, labels=data.train.labels, lengths=data.train.lengths, missing="mask", classes=3)
+    incomplete = dataset(train, replace(data.validation, missing="mask"), replace(data.test, missing="mask"))
+    mean, _ = incomplete.statistics()
+    held = gaps.clone()
+    held[0, 0] = mean.to(held.dtype)
+    held[1, 1:, 1] = held[1, 0, 1]
+    model = baselines(incomplete, rocket=False)["1-NN"]
+    assert model.missing == "hold"
+    lengths = torch.tensor([5, 5])
+    torch.testing.assert_close(model(gaps[:2], lengths=lengths), model(held[:2], lengths=lengths))
+    assert evaluate(model, incomplete.test, draws=1, show_progress=False).accuracy >= 0

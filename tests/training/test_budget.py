@@ -10,7 +10,7 @@ from tests.interrupts import interrupt_at
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds
-from noisyrnn.training.budget import Budget
+from noisyrnn.training.budget import Budget, planned_epochs
 
 Build = Callable[[TrainConfig], SequenceClassifier]
 
@@ -49,6 +49,7 @@ def test_epochs_are_raised_for_the_steps(
     assert budget.config.epochs == expected and budget.config.min_steps is None
     steps = expected * -(-sequences // batch_size)
     assert steps >= 1000
+    assert planned_epochs(config, cut(dataset, sequences, 20)) == expected
     text = f"{expected:,} epochs instead of {epochs}, which are {steps:,} optimizer steps of "
     assert (text in budget.text) == (expected > epochs)
 
@@ -69,6 +70,8 @@ def test_few_validation_sequences_choose_no_epoch(
     dataset = dataclasses.replace(dataset, validation=waves(count, 2))
     budget = Budget.of(dataclasses.replace(config, select="auto", patience=patience), dataset)
     assert budget.config.select == select
+    many = dataclasses.replace(config, select="auto", patience=patience, min_steps=90, batch_size=1, epochs=1)
+    assert planned_epochs(many, dataset) == Budget.of(many, dataset).config.epochs == (2 if select == "refit" else 3)
     assert len(budget.dataset.train) == (40 + count if select == "refit" else 40)
     if select == "refit":
         why = f"no validation, since it would have {count} sequences, fewer than 30: all {40 + count} sequences"

@@ -72,6 +72,8 @@ def _print_ends(folders: Sequence[RunFolder]) -> None:
 
         print_trainings(folders)
     for folder in folders:
+        if sys.stdout.isatty() and folder.read_summary().get("adapted"):
+            tell(f"Note: {folder.read_summary()['adapted']}")
         if folder.read_summary().get("not_fitted"):
             tell(f"Note: {folder.read_summary()['not_fitted']}")
 

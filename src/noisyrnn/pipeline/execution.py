@@ -24,6 +24,7 @@ from noisyrnn.progress import RunsBar
 from noisyrnn.robustness import METRICS
 from noisyrnn.run_folder import RunFolder, failure_message
 from noisyrnn.threads import limit_threads
+from noisyrnn.training.budget import planned_epochs
 from noisyrnn.training.config import TrainConfig, check_precision
 from noisyrnn.training.fit_seeds import in_common
 
@@ -180,9 +181,11 @@ def execute_runs(groups: Sequence[RunGroup], execution: ExecutionConfig, context
     ]
     evaluated = {path for path in sound if RunFolder(path).robustness.is_file()}  # they take no time again
     ended: dict[Path, str | None] = {}
-    todo = {str(path): sources[path][0].epochs for path in sound if path not in evaluated}
+    todo = {
+        str(path): _epochs_planned(sources[path][0], context) for path in sound if path not in evaluated and not here
+    }
     done = {path: _epochs_done(RunFolder(Path(path))) for path in todo}
-    bar = RunsBar(todo, done=done, shown=False if here or not todo else context.show_progress)
+    bar = RunsBar(todo, done=done, shown=context.show_progress if todo else False)
     try:
         if here:
             for task in tasks:
@@ -234,6 +237,11 @@ def _unreadable(runs: Mapping[Path, TrainConfig], context: RunContext) -> dict[P
                 continue
             check_same_data(folder, context.read_data(config))
     return reasons
+
+
+def _epochs_planned(config: TrainConfig, context: RunContext) -> int:
+    """Return the number of epochs of a run; more than its settings state where few sequences need more."""
+    return config.epochs if config.min_steps is None else planned_epochs(config, context.read_data(config))
 
 
 def _epochs_done(folder: RunFolder) -> int:

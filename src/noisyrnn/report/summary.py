@@ -96,17 +96,18 @@ def print_comparison(content: Mapping[str, Any], title: str) -> None:
 
 def print_trainings(folders: Sequence[RunFolder]) -> None:
     """Print the outcome of finished trainings on stdout, one in each row: epochs, validation result, time."""
-    rows, regression = [], False
+    rows, regression, validated = [], False, False
     for folder in folders:
         config, summary = folder.read_config()["config"], folder.read_summary()
         accuracy, interval = summary.get("best_validation_accuracy"), ""
-        regression = accuracy is None
         count = summary.get("validation_sequences")
         if accuracy is not None and count and not folder.read_config()["dataset"].get("every_step"):
             right = round(accuracy * count)
             limits = accuracy_interval([1] * right + [0] * (count - right), draws=1)
             interval = f"[{100 * limits.low:.1f}, {100 * limits.high:.1f}]"
         loss = summary.get("best_validation_loss")
+        regression = regression or (accuracy is None and loss is not None)
+        validated = validated or accuracy is not None or loss is not None
         value = f"{100 * accuracy:.1f}" if accuracy is not None else "–" if loss is None else f"{loss:.4g}"
         texts = (f"{summary['epochs']}", f"{summary['best_epoch']}")
         cells = [
@@ -119,6 +120,8 @@ def print_trainings(folders: Sequence[RunFolder]) -> None:
     notes = [f"{INTERVALS} over validation sequences. The best of all epochs is optimistically biased."]
     if regression:
         notes = ["The validation loss is the mean squared error over the variance of the training targets."]
+    if not validated:
+        notes = ["There are no validation sequences; the weights are those of the last epoch."]
     print_estimates("Trained", ["run", "epochs", "best epoch", result, "seconds"], rows, notes=notes)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_flag
 from noisyrnn.data.base import Dataset, Split
+from noisyrnn.missing import hold_last
 from noisyrnn.padding import repeat_last
 from noisyrnn.targets import moments
 
@@ -32,9 +33,17 @@ class Baseline(ABC):
         self.train = train
         self.mean, self.std = mean, std
 
+    @property
+    def missing(self) -> str | None:
+        """How missing values are met, a key of `MISSING`, if the data have any."""
+        return None if self.train.missing is None else "hold"
+
     def standardize(self, inputs: Tensor, lengths: Tensor | None, steps: int) -> Tensor:
-        """Return standardized sequences of equal length, float64: shorter ones repeat their last value."""
-        values = (inputs.cpu().double() - self.mean) / self.std
+        """Return standardized sequences of equal length, float64: shorter ones repeat their last value.
+
+        A missing value is the last one before it; where there is none it is 0, the mean of a standardized channel.
+        """
+        values = hold_last((inputs.cpu().double() - self.mean) / self.std)
         return repeat_last(values, None if lengths is None else lengths.cpu(), steps)
 
     @abstractmethod

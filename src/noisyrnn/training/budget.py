@@ -1,6 +1,7 @@
 """What the settings of a training become on a data set of a given size: epochs, decay, and the parts it fits."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from noisyrnn.data.base import Dataset
 from noisyrnn.data.stored import StoredSequences
@@ -34,24 +35,17 @@ class Budget:
             dataset: The test part is not read.
         """
         changes = []
-        select, count = config.select, len(dataset.validation)
-        stored = isinstance(dataset.train.inputs, StoredSequences)
-        if select == "refit" and stored:
-            raise ValueError("select must be 'clean' or 'last' for data that stay on disk, got 'refit'.")
-        if select == "auto":
-            few = count < FEWEST_VALIDATION and config.patience is None and not stored
-            select = "refit" if few else "clean"
+        select, count = _select(config, dataset), len(dataset.validation)
         if select == "refit":
             dataset = refitted(dataset)
             why = f", since it would have {count} sequences, fewer than {FEWEST_VALIDATION}" * (config.select == "auto")
             changes.append(
                 f"no validation{why}: all {len(dataset.train):,} sequences are trained on and the last epoch is kept"
             )
-        size, epochs = len(dataset.train), config.epochs
-        per_epoch = -(-size // config.batch_size)
-        if config.min_steps is not None:
-            epochs = max(epochs, -(-config.min_steps // per_epoch))
+        size = len(dataset.train)
+        epochs = _epochs(config, size)
         if epochs > config.epochs:
+            per_epoch = -(-size // config.batch_size)
             what = f"{epochs * per_epoch:,} optimizer steps of {min(config.batch_size, size)} sequences"
             changes.append(f"{epochs:,} epochs instead of {config.epochs:,}, which are {what}")
         decays = config.decay_epochs
@@ -73,6 +67,33 @@ class Budget:
         if not self.changes:
             return ""
         return f"adapted to few sequences: {'; '.join(self.changes)}."
+
+
+def planned_epochs(config: TrainConfig, dataset: Dataset) -> int:
+    """Return the epochs of a training, those of its `Budget`."""
+    refit = _select(config, dataset) == "refit" and dataset.validation is not dataset.train
+    return _epochs(config, len(dataset.train) + (len(dataset.validation) if refit else 0))
+
+
+def _select(config: TrainConfig, dataset: Dataset) -> Literal["clean", "perturbed", "last", "refit"]:
+    """Return by what the kept epoch is selected.
+
+    Raises:
+        ValueError: If it is "refit" for data that stay on disk.
+    """
+    stored = isinstance(dataset.train.inputs, StoredSequences)
+    if config.select == "refit" and stored:
+        raise ValueError("select must be 'clean' or 'last' for data that stay on disk, got 'refit'.")
+    if config.select != "auto":
+        return config.select
+    few = len(dataset.validation) < FEWEST_VALIDATION and config.patience is None and not stored
+    return "refit" if few else "clean"
+
+
+def _epochs(config: TrainConfig, size: int) -> int:
+    """Return the epochs for `size` training sequences."""
+    needed = 0 if config.min_steps is None else -(-config.min_steps // -(-size // config.batch_size))
+    return max(config.epochs, needed)
 
 
 def refitted(dataset: Dataset) -> Dataset:
