@@ -181,7 +181,7 @@ def time_steps(data: Path) -> dict[str, Any]:
         name: Trainer(build_model(settings(data), one), one, settings(data))
         for name, one in (("files", stored), ("memory", memory))
     }
-    splits = {name: trainer.to_device(trainer._dataset.train) for name, trainer in trainers.items()}
+    splits = {name: trainer.to_device(trainer.dataset.train) for name, trainer in trainers.items()}
 
     def parts(name: str) -> Any:
         while True:
