@@ -1,6 +1,6 @@
 """Measures the accuracy, or the error, of trained runs under perturbations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -182,7 +182,7 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
             evaluation_seed=config.evaluation_seed,
             test_limit=config.test_limit,
         )
-        test = _test_part(dataset, config)
+        test = first_sequences(dataset.test, config.test_limit)
         write_baselines(folder, dataset, test, settings_of_baselines, context.show_progress)
     file = folder.robustness_file(config.weights)
     if known_result(folder, file, settings, depends_on) is not None:
@@ -193,11 +193,24 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
     return folder
 
 
-def _test_part(dataset: Dataset, config: EvaluateConfig) -> Split:
-    """Return the test sequences that an evaluation measures."""
-    if config.test_limit is None:
-        return dataset.test
-    return dataset.test.subset(torch.arange(len(dataset.test), device="cpu")[: config.test_limit])
+def first_sequences(split: Split, count: int | None) -> Split:
+    """Return the first sequences of a split; all of them for `None`."""
+    return split if count is None else split.subset(torch.arange(len(split), device="cpu")[:count])
+
+
+def measured_sequences(
+    test: Split, config: EvaluateConfig, perturbations: Sequence[Perturbation | None]
+) -> Iterator[tuple[Perturbation | None, Split, int]]:
+    """Yield each perturbation with the test sequences that it is measured on, and its number of draws."""
+    attacked = first_sequences(test, config.attack_sequences)
+    searched = first_sequences(attacked, config.gradient_free_sequences)
+    for perturbation in perturbations:
+        if perturbation is not None and perturbation.gradient_free:
+            yield perturbation, searched, 1
+        elif perturbation is not None and perturbation.is_attack:
+            yield perturbation, attacked, config.attack_draws
+        else:
+            yield perturbation, test, config.draws
 
 
 def gradient_notes(folder: RunFolder, weights: Weights = "kept") -> list[str]:
@@ -224,20 +237,13 @@ def _measure(
     folder: RunFolder, dataset: Dataset, config: EvaluateConfig, device: str, show_progress: bool | None
 ) -> dict[str, Any]:
     """Return metrics under every perturbation, and examples if sequences have one class each, JSON-ready."""
-    test = _test_part(dataset, config)
-    attacked = test.subset(torch.arange(len(test), device="cpu")[: config.attack_sequences])
-    searched = attacked.subset(torch.arange(len(attacked), device="cpu")[: config.gradient_free_sequences])
+    test = first_sequences(dataset.test, config.test_limit)
     model = load_noise_free(folder, device, config.weights)
     perturbations: list[Perturbation | None] = [None, *config.perturbations(dataset)]
     bar = ProgressBar(f"evaluate {folder.path.name}", len(perturbations), shown=show_progress)
     results: list[RobustnessResult] = []
     try:
-        for perturbation in perturbations:
-            sequences, draws = test, config.draws
-            if perturbation is not None and perturbation.gradient_free:
-                sequences, draws = searched, 1
-            elif perturbation is not None and perturbation.is_attack:
-                sequences, draws = attacked, config.attack_draws
+        for perturbation, sequences, draws in measured_sequences(test, config, perturbations):
             results.append(
                 evaluate(
                     model,

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from noisyrnn import __version__
@@ -20,7 +19,7 @@ from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, known_result
-from noisyrnn.pipeline.evaluate import EvaluateConfig
+from noisyrnn.pipeline.evaluate import EvaluateConfig, first_sequences, measured_sequences
 from noisyrnn.pipeline.train import describe, environment
 from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness import RobustnessResult, evaluate, worst_cases
@@ -156,23 +155,14 @@ def _measure(
     row: ForeignRow, model: Any, dataset: Dataset, config: EvaluateConfig, context: RunContext
 ) -> list[dict[str, Any]]:
     """Return the results under every perturbation that the model can be tested with, JSON-ready."""
-    test = dataset.test
-    if config.test_limit is not None:
-        test = test.subset(torch.arange(len(test), device="cpu")[: config.test_limit])
-    attacked = test.subset(torch.arange(len(test), device="cpu")[: config.attack_sequences])
-    searched = attacked.subset(torch.arange(len(attacked), device="cpu")[: config.gradient_free_sequences])
+    test = first_sequences(dataset.test, config.test_limit)
     outputs = as_callable(row.label, model, test, dataset.class_names)
     gradients = has_gradients(outputs, test)
     perturbations = [None, *config.perturbations(dataset)]
     bar = ProgressBar(f"evaluate {row.label}", len(perturbations), shown=context.show_progress)
     results: list[RobustnessResult] = []
     try:
-        for perturbation in perturbations:
-            sequences, draws = test, config.draws
-            if perturbation is not None and perturbation.gradient_free:
-                sequences, draws = searched, 1
-            elif perturbation is not None and perturbation.is_attack:
-                sequences, draws = attacked, config.attack_draws
+        for perturbation, sequences, draws in measured_sequences(test, config, perturbations):
             if gradients or perturbation is None or not perturbation.is_attack or perturbation.gradient_free:
                 results.append(
                     evaluate(

@@ -50,21 +50,26 @@ def _with_baselines(table: Table, baselines: Mapping[str, Mapping[Column, TestSc
     return replace(table, rows=tuple(rows))
 
 
+def quantity_of(column: Column) -> Quantity:
+    """Return the row of a table that shows a column of test results."""
+    metric = METRICS[column.metric]
+    return Quantity(
+        name=column.perturbation,
+        group=column.metric,
+        kind="estimate",
+        unit=metric.unit,
+        column=column,
+        title=column.title,
+        better=metric.better,
+        bounds=metric.bounds,
+    )
+
+
 def _table(name: str, groups: Sequence[Group], columns: Sequence[Column]) -> Table:
     """Return the table of one metric."""
-    metric = METRICS[name]
     values: dict[Quantity, dict[str, dict[int, Value]]] = {}
     for column in sorted(columns, key=lambda column: column.place):
-        quantity = Quantity(
-            name=column.perturbation,
-            group=name,
-            kind="estimate",
-            unit=metric.unit,
-            column=column,
-            title=column.title,
-            better=metric.better,
-            bounds=metric.bounds,
-        )
+        quantity = quantity_of(column)
         by_label = {
             group.label: {
                 result.seed: Value(value=found.value, by_sequence=found.by_sequence)

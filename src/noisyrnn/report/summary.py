@@ -7,11 +7,11 @@ from dataclasses import fields, replace
 from typing import Any
 
 from noisyrnn.display import Estimate, print_estimates
-from noisyrnn.report.accuracy import baselines_caption, best_mean, columns_of, panels, score_tables
+from noisyrnn.report.accuracy import baselines_caption, best_mean, columns_of, panels, quantity_of, score_tables
 from noisyrnn.report.columns import Column
 from noisyrnn.report.headline import verdict
 from noisyrnn.report.results import Group
-from noisyrnn.report.table import Cell, Quantity, Row, Table, value_texts
+from noisyrnn.report.table import Cell, Row, Table, value_texts
 from noisyrnn.robustness import METRICS, UNITS, WORST, accuracy_interval
 from noisyrnn.run_folder import RunFolder
 
@@ -157,19 +157,9 @@ def read_tables(content: Mapping[str, Any]) -> dict[str, Table]:
             cells.setdefault(Column(**place), {})[label] = stored
     rows: dict[str, list[Row]] = {}
     for column in sorted(cells, key=lambda column: column.place):
-        metric, by_label = METRICS[column.metric], cells[column]
-        quantity = Quantity(
-            name=column.perturbation,
-            group=column.metric,
-            kind="estimate",
-            unit=metric.unit,
-            column=column,
-            title=column.title,
-            better=metric.better,
-            bounds=metric.bounds,
-        )
+        by_label = cells[column]
         row = Row(
-            quantity=quantity,
+            quantity=quantity_of(column),
             notes=(),
             cells={label: _cell(stored) for label, stored in by_label.items() if label not in baselines},
             tests={},
