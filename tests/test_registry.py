@@ -103,3 +103,7 @@ def test_a_package_brings_a_model_a_data_set_and_a_perturbation(tmp_path: Path) 
     assert compared.returncode == 0, compared.stderr
     assert compared.stderr.count("cannot be used") == 1  # not once more for each worker
     assert "| owngru |" in compared.stdout and "Shift c 0.5" in compared.stdout
+    words = ("--model", "owngru", "--dataset", "steps", "--epochs", 1, "--trials", 1, "--strengths", "{shift: [0.5]}")
+    searched = run(folder, "sweep", *words, "--output", tmp_path / "sweep")
+    assert searched.returncode == 0, searched.stderr
+    assert "learning_rate" in searched.stdout and "hidden_size" in searched.stdout

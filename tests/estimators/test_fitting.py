@@ -51,7 +51,7 @@ def test_weights_in_any_unit_reach_the_training_and_the_validation_part(classifi
     scaled = weights / weights.mean()
     for estimator, answers in ((classifier, y), (regressor, X[:, 0, 0])):
         trainings.clear()
-        estimator.set_params(epochs=1, validation_fraction=0.25).fit(X, answers, sample_weight=weights)
+        estimator.set_params(epochs=1, validation_fraction=0.25, select="clean").fit(X, answers, sample_weight=weights)
         dataset, _ = trainings[0]
         of_row = {tuple(x.T.flatten().tolist()): w for x, w in zip(X, scaled, strict=True)}
         for part, count in ((dataset.train, 30), (dataset.validation, 10)):

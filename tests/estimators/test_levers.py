@@ -15,6 +15,7 @@ from noisyrnn.models import SequenceClassifier, SequenceRegressor, build_layer
 from noisyrnn.training import TrainConfig
 from noisyrnn.training import fit as train
 from noisyrnn.training.seeding import seeded
+from noisyrnn.training.settings import recommended
 
 SHARED = (
     "optimizer orthogonal_rate select ema input_noise input_noise_kind noise_schedule adversarial adversarial_radius "
@@ -26,6 +27,7 @@ LEVERS = [  # settings, and those that they are compared with
     ({"optimizer": "adamw", "weight_decay": 0.5}, {"weight_decay": 0.5}),
     ({"optimizer": "rmsprop"}, {}),
     ({"model": "exprnn", "orthogonal_rate": 0.1}, {"model": "exprnn"}),
+    ({"select": "clean"}, {}),
     ({"select": "last"}, {}),
     ({"select": "perturbed"}, {}),
     ({"ema": 0.9}, {}),
@@ -82,6 +84,7 @@ def metrics(history):
 
 def test_names_and_defaults_are_those_of_the_settings():
     defaults = {entry.name: entry.default for entry in dataclasses.fields(TrainConfig)}
+    defaults["select"] = recommended("", "noisy")["select"]
     for estimator in (NoisyRNNClassifier, NoisyRNNRegressor):
         parameters = inspect.signature(estimator.__init__).parameters
         assert {name: parameters[name].default for name in SHARED} == {name: defaults[name] for name in SHARED}

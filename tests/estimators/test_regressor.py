@@ -34,14 +34,14 @@ def test_the_model_answers_in_the_units_of_y(regressor, slopes):
 
 def test_the_best_epoch_is_that_of_the_smallest_validation_loss(regressor, slopes):
     X, y = slopes
-    regressor.set_params(validation_fraction=0.3, learning_rate=0.1).fit(X, y)
+    regressor.set_params(validation_fraction=0.3, learning_rate=0.1, select="clean").fit(X, y)
     losses = [row["validation_loss"] for row in regressor.history_]
     assert regressor.best_epoch_ == 1 + int(np.argmin(losses)) and "validation_accuracy" not in regressor.history_[0]
 
 
 def test_the_loss_is_the_mean_squared_error_of_standardised_targets(regressor, slopes):
     X, y = slopes
-    still = {"additive": 0.0, "multiplicative": 0.0, "validation_fraction": 0.0, "epochs": 3}
+    still = {"additive": 0.0, "multiplicative": 0.0, "validation_fraction": 0.0, "epochs": 3, "select": "clean"}
     regressor.set_params(**still).fit(X, y)
     expected = (((regressor.predict(X) - y) / y.std(0)) ** 2).mean()
     assert min(row["validation_loss"] for row in regressor.history_) == pytest.approx(expected, rel=1e-5)

@@ -26,6 +26,7 @@ from noisyrnn.models.missing import layer_channels
 from noisyrnn.models.options import merge_options
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.devices import make_fabric, resolve_accelerator
+from noisyrnn.training.budget import Budget
 from noisyrnn.training.config import Adversary, InputNoise, NoiseSchedule, Optimizer, Selection, TrainConfig
 from noisyrnn.training.saving import load, read_header, save
 from noisyrnn.training.seeding import seeded
@@ -67,7 +68,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         additive: float | None = None,
         multiplicative: float | None = None,
         options: Mapping[str, Any] | None = None,
-        epochs: int = 100,
+        epochs: int | None = None,
         batch_size: int = 16,
         optimizer: Optimizer = "adam",
         learning_rate: float = 0.005,
@@ -77,7 +78,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         clip_norm: float | None = 1.0,
         validation_fraction: float = 0.1,
         patience: int | None = None,
-        select: Selection = "clean",
+        select: Selection = "auto",
         ema: float | None = None,
         input_noise: float | tuple[float, float] = 0.0,
         input_noise_kind: InputNoise = "white_noise",
@@ -147,7 +148,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         if fraction >= 1:
             raise ValueError(f"validation_fraction must be less than 1, got {fraction:g}.")
         seed = self._new_seed()
-        config = self._config(seed, self._plain("epochs"))
+        config = self._config(seed, **self._epochs())
         with self._unchanged_by_failure():
             self._train(self._split(X, y, sample_weight, first=first, learn=first), config, fraction, first)
             self.seed_, self.partial_fits_ = seed, 0
@@ -276,7 +277,14 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             return tuple(each.item() if isinstance(each, np.generic) else each for each in value)
         return value.item() if isinstance(value, np.generic) else value
 
-    def _config(self, seed: int, epochs: int) -> TrainConfig:
+    def _epochs(self) -> dict[str, int]:
+        """Return the settings that determine the number of epochs of `fit`."""
+        if self.epochs is not None:
+            return {"epochs": self._plain("epochs")}
+        general = recommended("", self.model)
+        return {name: general[name] for name in ("epochs", "min_steps")}
+
+    def _config(self, seed: int, epochs: int, min_steps: int | None = None) -> TrainConfig:
         """Return the settings of a training.
 
         Raises:
@@ -297,6 +305,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
             label=type(self).__name__,
             seed=seed,
             epochs=epochs,
+            min_steps=min_steps,
             decay_after=self._plain("decay_after"),
             decay_factor=_DECAY_FACTOR,
         )
@@ -383,16 +392,10 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         resolve_accelerator(self.device, argument="device")
         if not first:
             self._check_same_model(config)
-        train, validation = self._parts(split, fraction, config.seed)
-        dataset = Dataset(
-            name=type(self).__name__,
-            train=train,
-            validation=validation,
-            read_test=lambda: validation,
-            class_names=self._class_names(),
-            value_range=None,
-            standardize=self.standardize,
-        )
+        dataset = self._dataset(*self._parts(split, fraction, config.seed))
+        config = Budget.of(config, dataset).config
+        if config.select == "refit":
+            dataset = self._dataset(split, split)
         if not first:  # the cached value: strengths keep the units of the first fit, as in `robustness_report`
             vars(dataset)["scale"] = Scale.from_dict(self.scale_)
         model = self._new_model(config, dataset) if first else self._unfinished(copy.deepcopy(self.model_))
@@ -402,10 +405,22 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         self.model_ = self._finished(model.cpu().double())
         self.model_.layer.kernel = _KERNEL
         if first:
-            self.scale_ = asdict(Scale.of(train))
+            self.scale_ = asdict(Scale.of(dataset.train))
         self.history_ = result.history
         self.n_iter_ = len(result.history)
         self.best_epoch_ = result.best_epoch
+        self.validation_size_ = 0 if dataset.validation is dataset.train else len(dataset.validation)
+
+    def _dataset(self, train: Split, validation: Split) -> Dataset:
+        return Dataset(
+            name=type(self).__name__,
+            train=train,
+            validation=validation,
+            read_test=lambda: validation,
+            class_names=self._class_names(),
+            value_range=None,
+            standardize=self.standardize,
+        )
 
     def _check_same_model(self, config: TrainConfig) -> None:
         """Raise `ValueError` if the settings differ from those of the model to continue with."""

@@ -30,7 +30,8 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         additive: Level of the additive hidden noise per step, at least 0 (default: that of the model).
         multiplicative: Relative level of the multiplicative hidden noise, at least 0 (default: that of the model).
         options: Further options of the model by name, such as `{"skew_symmetry": 1.0}`.
-        epochs: Number of passes over the training part, at least 1.
+        epochs: Number of passes over the training part, at least 1; `None` for 100, or more where these take fewer than
+            1,000 optimizer steps.
         batch_size: Sequences per optimizer step, at least 1.
         optimizer: "adam", "adamw" or "rmsprop", as in `TrainConfig`.
         learning_rate: Learning rate of the optimizer, above 0.
@@ -39,7 +40,8 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         weight_decay: Weight decay of the optimizer, at least 0.
         clip_norm: Clip the gradient to this norm, above 0; `None` for no clipping.
         validation_fraction: Share of the sequences, in [0, 1), held out to choose the best epoch: by accuracy, then by
-            loss; for a regression by loss. With 0, or too few sequences, the training part is used for this choice.
+            loss; for a regression by loss. With fewer than 30 in it none is held out, and the last epoch is kept,
+            unless `select` or `patience` states otherwise; then the training part is used where the share is empty.
         patience: Stop if the validation score has not improved for this many epochs; `None` never stops early.
         select: Epoch whose weights are kept: "clean", "perturbed", "last", "refit" or "auto", as in `TrainConfig`.
         ema: Decay of a moving average of the weights, which is then validated and kept, above 0 and below 1; `None` for
@@ -72,6 +74,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         history_: One row of metrics per epoch.
         n_iter_: Number of epochs trained.
         best_epoch_: Epoch of the weights, from 1.
+        validation_size_: Number of sequences that chose that epoch; 0 if none was held out.
         seed_: Seed that was used; as `random_state` it repeats the fit.
         channels_: Number of channels.
         n_features_in_: Number of columns, if `X` was a table.
@@ -102,7 +105,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         additive: float | None = None,
         multiplicative: float | None = None,
         options: Mapping[str, Any] | None = None,
-        epochs: int = 100,
+        epochs: int | None = None,
         batch_size: int = 16,
         optimizer: Optimizer = "adam",
         learning_rate: float = 0.005,
@@ -112,7 +115,7 @@ class NoisyRNNClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         clip_norm: float | None = 1.0,
         validation_fraction: float = 0.1,
         patience: int | None = None,
-        select: Selection = "clean",
+        select: Selection = "auto",
         ema: float | None = None,
         input_noise: float | tuple[float, float] = 0.0,
         input_noise_kind: InputNoise = "white_noise",

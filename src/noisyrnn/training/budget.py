@@ -35,7 +35,7 @@ class Budget:
             dataset: The test part is not read.
         """
         changes = []
-        select, count = _select(config, dataset), len(dataset.validation)
+        select, count = _select(config, dataset), _held_out(dataset)
         if select == "refit":
             dataset = refitted(dataset)
             why = f", since it would have {count} sequences, fewer than {FEWEST_VALIDATION}" * (config.select == "auto")
@@ -86,8 +86,13 @@ def _select(config: TrainConfig, dataset: Dataset) -> Literal["clean", "perturbe
         raise ValueError("select must be 'clean' or 'last' for data that stay on disk, got 'refit'.")
     if config.select != "auto":
         return config.select
-    few = len(dataset.validation) < FEWEST_VALIDATION and config.patience is None and not stored
+    few = _held_out(dataset) < FEWEST_VALIDATION and config.patience is None and not stored
     return "refit" if few else "clean"
+
+
+def _held_out(dataset: Dataset) -> int:
+    """Return the number of validation sequences; 0 where validation is on those of the training."""
+    return 0 if dataset.validation is dataset.train else len(dataset.validation)
 
 
 def _epochs(config: TrainConfig, size: int) -> int:

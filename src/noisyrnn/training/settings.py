@@ -88,7 +88,8 @@ def merge_settings(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
 
 def search_space(model: str) -> dict[str, Any]:
     """Return where a sweep searches which settings of a model by default."""
-    space: dict[str, Any] = read_toml(FOLDER / "search_spaces.toml")[model]
+    spaces = read_toml(FOLDER / "search_spaces.toml")
+    space: dict[str, Any] = spaces.get(model, spaces["general"])
     return space
 
 
