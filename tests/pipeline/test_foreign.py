@@ -1,14 +1,17 @@
 """Models that a Python file builds, as rows of a comparison next to ours."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from noisyrnn.data import load_dataset
 from noisyrnn.files import read_json
 from noisyrnn.pipeline import CompareConfig, EvaluateConfig, RunContext, compare
-from noisyrnn.pipeline.foreign import ForeignRow
+from noisyrnn.pipeline.foreign import ForeignRow, evaluate_foreign
 from noisyrnn.pipeline.variants import read_variants
 from noisyrnn.report import read_run
 from noisyrnn.report.columns import Column
@@ -62,6 +65,34 @@ def nearest(dataset):
 
 def broken(dataset):
     raise RuntimeError("it is broken")
+
+
+def leaves(dataset):
+    raise SystemExit(3)
+
+
+def many(dataset):
+    return lambda inputs: torch.zeros(len(inputs), 5)
+
+
+number = 3
+
+
+def three(dataset, seed, more):
+    return None
+
+
+def as_usual(dataset, seed):
+    """A module of float32, for data in float64."""
+    torch.manual_seed(seed)
+    return Last(dataset.classes).eval()
+
+
+def greedy(dataset):
+    """Changes the data it was given."""
+    for part in (dataset.train, dataset.validation, dataset.test):
+        part.inputs.mul_(0.0)
+    return lambda inputs: torch.zeros(len(inputs), dataset.classes)
 '''
 
 
@@ -122,17 +153,20 @@ def test_three_levels_of_noise_and_a_foreign_gru_in_one_report(waves_file: Path,
 @pytest.mark.usefixtures("undrawn")
 def test_an_estimator_without_gradients_and_a_function_that_fails(waves_file: Path, mine: Path, tmp_path: Path) -> None:
     config = CompareConfig(
-        models=["gru", f"{mine}:nearest", f"{mine}:broken", f"{mine}:absent"],
+        models=["gru", f"{mine}:nearest", f"{mine}:broken", f"{mine}:leaves", f"{mine}:many"],
         seeds=1,
         train={"dataset": str(waves_file), **TRAIN},
         evaluation=EVALUATION,
     )
     page, failures = compare(config, RunContext(output=tmp_path / "out", show_progress=False))
     assert list(page.parent.glob("waves-mine.py_nearest-seed1-*"))
-    assert sorted(reason.split(" of ")[0] for reason in failures.values()) == [
-        "it is broken",
-        f"model '{mine}:absent' must name a function",
+    assert sorted(failures.values()) == [
+        f"{mine}:broken failed with RuntimeError: it is broken.",
+        f"{mine}:leaves failed with SystemExit: 3.",
+        "model must return 2 logits, one for each class, got 5.",
     ]
+    (failed,) = page.parent.glob("*broken*")
+    assert read_json(failed / "summary.json")["status"] == "failed"
     (folder,) = page.parent.glob("*nearest*")
     run = read_run(folder)
     assert list(run.scores) == [Column("clean", 0.0), Column("white_noise", 0.5, "s"), Column("square_linf", 0.1, "s")]
@@ -147,3 +181,134 @@ def test_names_are_checked(tmp_path: Path, mine: Path) -> None:
         read_variants([{"model": f"{mine}:build", "additive": 0.1}])
     with pytest.raises(ValueError, match=r"^models must name at least one model of noisyrnn"):
         CompareConfig(models=[f"{mine}:build"]).run_configs()
+    with pytest.raises(ValueError, match=r"^model 'mine.py' must name a function of the file too. Write mine.py:build"):
+        CompareConfig(models=["noisy", "mine.py"])
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("absent", "must name a function of .*, got none of that name"),
+        ("number", "must name a function of .*, got none of that name"),
+        ("three", r"must name a function of a data set and perhaps a seed, got other arguments \(.*'more'\)"),
+    ],
+)
+def test_a_wrong_function_is_refused_before_any_training(
+    function: str, reason: str, waves_file: Path, mine: Path, tmp_path: Path
+) -> None:
+    config = CompareConfig(
+        models=["gru", f"{mine}:{function}"],
+        seeds=1,
+        train={"dataset": str(waves_file), **TRAIN},
+        evaluation=EVALUATION,
+    )
+    with pytest.raises(ValueError, match=reason):
+        compare(config, RunContext(output=tmp_path / "out", show_progress=False))
+    assert not list((tmp_path / "out").glob("*seed*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("def build(:\n", r"got SyntaxError: .*line 1"),
+        ("import absent_package\n", r"got ModuleNotFoundError: No module named 'absent_package'"),
+        ("raise SystemExit(2)\n", r"got SystemExit: 2"),
+    ],
+)
+def test_a_file_that_cannot_be_imported(content: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(content)
+    with pytest.raises(ValueError, match=rf"must name a Python file that can be imported, {reason}"):
+        ForeignRow(name=f"{tmp_path}/bad.py:build", label="x").function()
+
+
+def measured(name: str, waves_file: Path, output: Path) -> float:
+    """Clean accuracy of a row, built or used again."""
+    context = RunContext(output=output, show_progress=False)
+    dataset = load_dataset(str(waves_file))
+    folder = evaluate_foreign(ForeignRow(name=name, label=Path(name).name), 1, dataset, EVALUATION, context)
+    return read_run(folder.path).scores[Column("clean", 0.0)].value
+
+
+def test_a_module_in_float32_meets_data_in_float64_and_is_attacked(
+    waves_file: Path, mine: Path, tmp_path: Path
+) -> None:
+    assert load_dataset(str(waves_file)).train.inputs.dtype == torch.float64
+    measured(f"{mine}:as_usual", waves_file, tmp_path / "out")
+    (folder,) = (tmp_path / "out").iterdir()
+    assert "fgsm" in [column["perturbation"] for column in read_json(folder / "robustness.json")["columns"]]
+
+
+def test_a_function_cannot_change_the_data_of_others(waves_file: Path, mine: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(str(waves_file))
+    before = dataset.fingerprint(), dataset.test.fingerprint()
+    context = RunContext(output=tmp_path / "out", show_progress=False)
+    evaluate_foreign(ForeignRow(name=f"{mine}:greedy", label="greedy"), 1, dataset, EVALUATION, context)
+    fresh = replace(dataset)  # without what is cached
+    assert before == (fresh.fingerprint(), fresh.test.fingerprint())
+    assert float(dataset.train.inputs.abs().max()) > 0 and float(dataset.test.inputs.abs().max()) > 0
+
+
+SIGN = """
+import torch
+import {helper}
+from pathlib import Path
+
+SIGN = float((Path(__file__).parent / "sign.txt").read_text())
+
+
+def build(dataset):
+    '''Tells the faster waves by their mean change a step, or the other ones with the opposite sign.'''
+
+    def speed(inputs):
+        return (inputs[:, 1:] - inputs[:, :-1]).abs().mean(dim=(1, 2)).float()
+
+    ends = [speed(dataset.train.inputs[dataset.train.labels == label]).mean() for label in (0, 1)]
+
+    def model(inputs):
+        score = SIGN * {helper}.SIGN * (ends[1] - ends[0]) * (speed(inputs) - sum(ends) / 2)
+        return torch.stack([-score, score], dim=1)
+
+    return model
+"""
+
+
+def test_equal_files_in_two_folders_are_two_rows(waves_file: Path, tmp_path: Path) -> None:
+    found = []
+    for folder, sign in (("a", "1"), ("b", "-1")):
+        place = tmp_path / folder
+        place.mkdir()
+        (place / "sign.txt").write_text(sign)
+        (place / "rising_one.py").write_text("SIGN = 1.0")
+        (place / "row.py").write_text(SIGN.format(helper="rising_one"))
+        found.append(measured(f"{place}/row.py:build", waves_file, tmp_path / f"out-{folder}"))
+    assert found[0] > 0.9 and found[1] < 0.1
+
+
+def test_an_imported_neighbour_is_part_of_the_row(
+    waves_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sign.txt").write_text("1")
+    helper = tmp_path / "rising_two.py"
+    helper.write_text("SIGN = 1.0")
+    (tmp_path / "row.py").write_text(SIGN.format(helper="rising_two"))
+    one = measured(f"{tmp_path}/row.py:build", waves_file, tmp_path / "out")
+    assert one > 0.9
+    assert measured(f"{tmp_path}/row.py:build", waves_file, tmp_path / "out") == one
+    helper.write_text("SIGN = -1.0  # changed")
+    for name in [name for name in sys.modules if name == "rising_two" or name.startswith("noisyrnn_foreign_")]:
+        monkeypatch.delitem(sys.modules, name)  # as in another process
+    with pytest.warns(UserWarning, match=r"computed again: .*code"):
+        assert measured(f"{tmp_path}/row.py:build", waves_file, tmp_path / "out") == pytest.approx(1 - one)
+
+
+def test_a_result_that_is_used_again_says_so(
+    waves_file: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset, context = load_dataset(str(waves_file)), RunContext(output=tmp_path / "out", show_progress=True)
+    row = ForeignRow(name=f"{mine}:nearest", label="nearest")
+    folder = evaluate_foreign(row, 1, dataset, EVALUATION, context)
+    assert "used again" not in capsys.readouterr().err
+    evaluate_foreign(row, 1, dataset, EVALUATION, context)
+    assert f"nearest seed 1: an earlier result is used again. To build it again, delete {folder.path}" in (
+        capsys.readouterr().err
+    )

@@ -152,3 +152,72 @@ def test_what_is_not_a_model_is_refused(models: dict[str, Any], error: Any, mess
 def test_two_perturbations_of_one_title_are_both_measured(split: Split) -> None:
     found = compare_models({"last": last}, split, [PGD(0.1, steps=1), PGD(0.1, steps=3)], draws=1)
     assert len(found.results["last"]) == 3
+
+
+def irregular() -> Split:
+    """Sequences in float64 with a missing value and steps of unequal length."""
+    count = 6
+    inputs = torch.randn(count, 4, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    inputs[:, 2] = torch.nan
+    return Split(
+        inputs=inputs,
+        labels=torch.arange(count) % 2,
+        dt=torch.full((count, 4), 1.5, dtype=torch.float64),
+        missing="hold",
+        classes=2,
+    )
+
+
+def test_gradients_are_asked_for_as_the_evaluation_calls() -> None:
+    def timed(inputs: torch.Tensor, dt: torch.Tensor) -> torch.Tensor:
+        assert not inputs.isnan().any() and dt.shape == inputs.shape[:2]
+        score = inputs.sum(dim=1)
+        return torch.cat([-score, score], dim=1)
+
+    found = compare_models({"timed": timed}, irregular(), [FGSM(0.1)], draws=1).results["timed"]
+    assert [key.split()[0] for key in found] == ["clean", "fgsm"] and found["fgsm 0.1"] is not None
+
+    def fails(inputs: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("out of order")
+
+    with pytest.raises(RuntimeError, match="out of order"):
+        compare_models({"fails": fails}, irregular(), [FGSM(0.1)], draws=1)
+
+    def converts(inputs: torch.Tensor) -> torch.Tensor:
+        score = torch.tensor(inputs.numpy()).sum(dim=1)
+        return torch.cat([-score, score], dim=1)
+
+    found = compare_models({"converts": converts}, irregular(), [FGSM(0.1)], draws=1).results["converts"]
+    assert found["fgsm 0.1"] is None
+
+
+def test_a_module_gets_inputs_in_the_type_of_its_weights() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.readout = nn.Linear(1, 2)
+
+        def forward(self, inputs: torch.Tensor) -> Any:
+            return self.readout(inputs[:, -1])
+
+    found = compare_models({"plain": Plain().eval()}, irregular(), [FGSM(0.1)], draws=1).results["plain"]
+    assert all(result is not None for result in found.values())
+    inner = Plain().eval()
+    with pytest.raises(
+        TypeError, match=r"^model must take inputs in float64, .* Let it convert them: inputs\.float\(\)"
+    ):
+        compare_models({"function": lambda inputs: inner(inputs)}, irregular(), [], draws=1)
+    head = noisyrnn.SequenceClassifier(
+        noisyrnn.GRU(1, 4), classes=2, mean=torch.tensor([1e9]), std=torch.tensor([1.0])
+    ).eval()
+    far = Split(inputs=torch.full((2, 3, 1), 1e9, dtype=torch.float64) + 0.25, labels=torch.tensor([0, 1]), classes=2)
+    seen: list[torch.Tensor] = []
+    head.layer.register_forward_pre_hook(lambda layer, arguments: seen.append(arguments[0]))
+    for module in (head, nn.Sequential(head).eval()):
+        compare_models({"head": module}, far, [], draws=1)
+    assert seen and all(torch.allclose(inputs, torch.tensor(0.25)) for inputs in seen)  # not rounded to float32 before
+
+
+def test_the_number_of_logits_is_that_of_the_classes() -> None:
+    with pytest.raises(ValueError, match=r"^model must return 2 logits, one for each class, got 5\."):
+        compare_models({"many": lambda inputs: torch.zeros(len(inputs), 5)}, irregular(), [], draws=1)

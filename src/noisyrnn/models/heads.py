@@ -84,6 +84,9 @@ class SequenceModel(nn.Module):
         torch.Size([2])
     """
 
+    any_dtype = True
+    """Whether inputs may have another floating type than the weights."""
+
     mean: Tensor
     std: Tensor
     target_mean: Tensor | None

@@ -54,6 +54,8 @@ class CompareConfig(ExecutionConfig):
         for model in self.models:
             if is_foreign(model):
                 continue
+            if model.endswith(".py"):
+                raise ValueError(f"model {model!r} must name a function of the file too. Write {model}:build.")
             check_choice("model", model, MODELS)
         if len(set(self.models)) < len(self.models):
             raise ValueError(f"models must name each model once, got {', '.join(self.models)}.")
@@ -121,6 +123,9 @@ def compare(
     config.evaluation.for_data(dataset)
     announce(dataset, context.show_progress)
     check_writable(output)
+    for row in config.rows:
+        if row.foreign is not None:
+            row.foreign.function()  # before any training
     by_group = [[run] for run in runs]
     if config.batch_seeds:
         labels = dict.fromkeys(run.shown_label for run in runs)

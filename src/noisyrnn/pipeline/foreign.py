@@ -1,30 +1,33 @@
 """Rows of a comparison that a Python file builds: models of other libraries next to ours."""
 
+import copy
 import hashlib
 import importlib.util
 import inspect
 import re
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from noisyrnn import __version__
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.stored import StoredSequences
 from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, known_result
 from noisyrnn.pipeline.evaluate import EvaluateConfig, first_sequences, measured_sequences
 from noisyrnn.pipeline.train import describe, environment
-from noisyrnn.progress import ProgressBar
+from noisyrnn.progress import ProgressBar, resolve_shown, tell
 from noisyrnn.robustness import RobustnessResult, evaluate, worst_cases
 from noisyrnn.robustness.compare_models import as_callable, has_gradients
-from noisyrnn.run_folder import RunFolder, folder_name
+from noisyrnn.run_folder import RunFolder, failure_message, folder_name
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.seeding import seeded
 
@@ -77,26 +80,103 @@ class ForeignRow:
         """Import the file and return the function.
 
         Raises:
-            ValueError: If the file has no such function.
+            ValueError: If the file cannot be imported, or has no such function of a data set and perhaps a seed.
         """
         match = _NAME.fullmatch(self.name)
         assert match is not None
-        module_name = f"noisyrnn_foreign_{self.digest[:16]}"
+        identity = hashlib.sha256(f"{self.file} {self.digest}".encode())  # a copy elsewhere reads what lies next to it
+        module_name = f"noisyrnn_foreign_{identity.hexdigest()[:16]}"
         if module_name not in sys.modules:
             spec = importlib.util.spec_from_file_location(module_name, self.file)
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[module_name] = module
             try:
-                spec.loader.exec_module(module)
-            except BaseException:
+                with self._importable():
+                    spec.loader.exec_module(module)
+            except BaseException as error:
                 del sys.modules[module_name]
-                raise
+                if isinstance(error, KeyboardInterrupt | MemoryError):
+                    raise
+                raise ValueError(
+                    f"model {self.name!r} must name a Python file that can be imported, got {_described(error)}."
+                ) from error
         function: Any = getattr(sys.modules[module_name], match["function"], None)
         if not callable(function):
             raise ValueError(f"model {self.name!r} must name a function of {self.file}, got none of that name.")
+        try:
+            inspect.signature(function).bind(None, **_options(function, 1))
+        except TypeError as error:
+            raise ValueError(
+                f"model {self.name!r} must name a function of a data set and perhaps a seed, got other arguments "
+                f"({error}). Write def {match['function']}(dataset, seed)."
+            ) from error
         built: Callable[..., Any] = function
         return built
+
+    def build(self, dataset: Dataset, seed: int) -> Any:
+        """Return the model that the function builds of copies of the data, which it may change.
+
+        Raises:
+            RuntimeError: If the function fails.
+        """
+        function = self.function()
+        try:
+            with seeded(seed), self._importable():
+                return function(_copied(dataset), **_options(function, seed))
+        except (Exception, SystemExit) as error:
+            if isinstance(error, MemoryError):
+                raise
+            raise RuntimeError(f"{self.name} failed with {_described(error)}.") from error
+
+    def imported(self) -> dict[str, Path]:
+        """Return the loaded modules of the file's folder, by name: the model depends on them too."""
+        folder, found = self.file.parent, dict[str, Path]()
+        for name, module in list(sys.modules.items()):
+            path = getattr(module, "__file__", None)
+            if path and folder in Path(path).parents and "site-packages" not in Path(path).parts:
+                found[name] = Path(path)
+        return {name: path for name, path in sorted(found.items()) if path != self.file}
+
+    @contextmanager
+    def _importable(self) -> Iterator[None]:
+        """Let the file import its neighbours, as it could if it were run."""
+        folder = str(self.file.parent)
+        sys.path.insert(0, folder)
+        try:
+            yield
+        finally:
+            if folder in sys.path:
+                sys.path.remove(folder)
+
+
+def _options(function: Callable[..., Any], seed: int) -> dict[str, int]:
+    """Return the keyword arguments of a function: the seed, if it takes one."""
+    return {"seed": seed} if "seed" in inspect.signature(function).parameters else {}
+
+
+def _described(error: BaseException) -> str:
+    """Return an error of a user's code with its type, without which some messages are a single word."""
+    return f"{type(error).__name__}: {error}".rstrip(".: ")
+
+
+def _copied(dataset: Dataset) -> Dataset:
+    """Return a data set with tensors of its own; those that stay in files cannot be changed."""
+
+    def copied(split: Split) -> Split:
+        return split if isinstance(split.inputs, StoredSequences) else copy.deepcopy(split)
+
+    train = copied(dataset.train)
+    validation = train if dataset.validation is dataset.train else copied(dataset.validation)
+    return replace(dataset, train=train, validation=validation, read_test=lambda: copied(dataset.test))
+
+
+def _digests(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the SHA-256 of each file; "missing" where there is none."""
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+        for name, path in files.items()
+    }
 
 
 @reproducible_threads()
@@ -105,8 +185,9 @@ def evaluate_foreign(
 ) -> RunFolder:
     """Build a model with a user's function, and measure it as `evaluate_run` measures ours.
 
-    Its folder has no weights and no metrics of the training. The result is used again if the file, the data and the
-    settings are unchanged. Models without gradients are attacked by gradient-free attacks only.
+    Its folder has no weights and no metrics of the training. The result is used again, with a line that says so, if the
+    file, the modules of its folder that it has imported, the data and the settings are unchanged. Other files that the
+    function reads are not known. Models without gradients are attacked by gradient-free attacks only.
 
     Args:
         row: The function.
@@ -126,29 +207,43 @@ def evaluate_foreign(
     }
     with locked(folder.path):
         if folder.config.is_file() and folder.finished and folder.read_config()["dataset"] == content["dataset"]:
-            depends_on = {"test": dataset.test.fingerprint(), **folder.dependencies(), "results": EVALUATION_RESULTS}
+            imported = {name: Path(path) for name, path in folder.read_config().get("imported", {}).items()}
+            depends_on = _depends_on(folder, dataset, imported)
             if known_result(folder, folder.robustness, settings, depends_on) is not None:
+                if resolve_shown(context.show_progress):
+                    again = f"To build it again, delete {folder.path}."
+                    tell(f"{row.label} seed {seed}: an earlier result is used again. {again}")
                 return folder
-        write_json(folder.config, {"version": __version__, **content, "environment": environment()})
+        written: dict[str, Any] = {"version": __version__, **content, "environment": environment()}
+        write_json(folder.config, written)
         folder.summary.unlink(missing_ok=True)
         begin = time.monotonic()
-        function = row.function()
-        options = {"seed": seed} if "seed" in inspect.signature(function).parameters else {}
-        with seeded(seed):
-            model = function(dataset, **options)
-        parameters = None
-        if isinstance(model, nn.Module):
-            model.eval()
-            parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        seconds = round(time.monotonic() - begin, 3)
-        columns = _measure(row, model, dataset, config, context)
+        try:
+            model = row.build(dataset, seed)
+            parameters = None
+            if isinstance(model, nn.Module):
+                model.eval()
+                parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            seconds = round(time.monotonic() - begin, 3)
+            columns = _measure(row, model, dataset, config, context)
+        except Exception as error:
+            write_json(folder.summary, {"status": "failed", "error": failure_message(error)})
+            raise
+        imported = row.imported()
+        write_json(folder.config, {**written, "imported": {name: str(path) for name, path in imported.items()}})
         write_json(folder.summary, {"status": "finished", "error": None, "parameters": parameters, "seconds": seconds})
-        depends_on = {"test": dataset.test.fingerprint(), **folder.dependencies(), "results": EVALUATION_RESULTS}
+        depends_on = _depends_on(folder, dataset, imported)
         write_json(
             folder.robustness,
             {"settings": settings, "depends_on": depends_on, "columns": columns, "gradient_checks": [], "examples": []},
         )
     return folder
+
+
+def _depends_on(folder: RunFolder, dataset: Dataset, imported: Mapping[str, Path]) -> dict[str, Any]:
+    """Return what a result depends on beside the settings."""
+    code = {"code": _digests(imported)} if imported else {}
+    return {"test": dataset.test.fingerprint(), **folder.dependencies(), **code, "results": EVALUATION_RESULTS}
 
 
 def _measure(

@@ -12,8 +12,8 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.display import escape, html_table, markdown_table
 from noisyrnn.robustness.base import Perturbation
-from noisyrnn.robustness.evaluate import RobustnessResult, evaluate
-from noisyrnn.robustness.logits import Model, call_model
+from noisyrnn.robustness.evaluate import RobustnessResult, evaluate, rows_on
+from noisyrnn.robustness.logits import Model, adapt, call_model
 from noisyrnn.robustness.metrics import METRICS
 from noisyrnn.robustness.square import Square
 from noisyrnn.robustness.statistics import SEQUENCES, PairedTest, adjust, p_text, paired_test
@@ -186,14 +186,19 @@ def _default_perturbations(data: Dataset | Split) -> list[Perturbation]:
 
 
 def has_gradients(model: Model, split: Split) -> bool:
-    """Whether the outputs for one sequence depend on its inputs through autograd."""
-    inputs = split.inputs[:1].detach().clone().requires_grad_()
-    lengths = None if split.lengths is None else split.lengths[:1]
+    """Whether the outputs for one sequence depend on its inputs through autograd.
+
+    The model is called as `evaluate` calls it, and its errors are raised.
+    """
+    inputs, _, lengths, dt = rows_on(None, split, torch.arange(1, device="cpu"))
+    inputs = inputs.detach().clone().requires_grad_()
     try:
         with torch.enable_grad():
-            outputs = call_model(model, inputs, lengths)
-    except RuntimeError:  # it converts its inputs to an array
-        return False
+            outputs = call_model(adapt(model, dt=dt, missing=split.missing is not None), inputs, lengths)
+    except RuntimeError as error:
+        if "numpy() on Tensor that requires grad" in str(error):  # it converts its inputs to an array
+            return False
+        raise
     return isinstance(outputs, Tensor) and outputs.requires_grad
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from noisyrnn.checks import check_labels
 from noisyrnn.missing import hold_last_or_next, missing_of
@@ -104,7 +104,7 @@ def check_model(model: Model) -> None:
     """Raise unless `model` is callable, and not a module in training mode."""
     if not callable(model):
         raise TypeError(f"model must be callable, got {model!r}.")
-    if isinstance(model, torch.nn.Module) and model.training:
+    if isinstance(model, nn.Module) and model.training:
         raise ValueError("model must be in eval mode, got training mode. Call model.eval() first.")
 
 
@@ -117,9 +117,36 @@ def as_batch_first(model: Model) -> Any:
 
 
 def call_model(model: Model, inputs: Tensor, lengths: Tensor | None) -> Any:
-    """Call the model with lengths if there are any: it need not know them otherwise."""
+    """Call the model with lengths if there are any: it need not know them otherwise.
+
+    A module of another library gets the inputs in the type of its weights, such as float32 for data in float64.
+
+    Raises:
+        TypeError: If a function does not take the type of the inputs.
+    """
     model = as_batch_first(model)
-    return model(inputs) if lengths is None else model(inputs, lengths=lengths)
+    dtype = _weights_dtype(model)
+    if dtype is not None:
+        inputs = inputs.to(dtype)
+    try:
+        return model(inputs) if lengths is None else model(inputs, lengths=lengths)
+    except RuntimeError as error:
+        if inputs.dtype == torch.float64 and "dtype" in str(error):
+            raise TypeError(
+                f"model must take inputs in float64, the type of these data, got: {error}. Let it convert them: "
+                "inputs.float()."
+            ) from error
+        raise
+
+
+def _weights_dtype(model: Model) -> torch.dtype | None:
+    """Return the type of a module's weights; `None` if it has several, or a part with `any_dtype` converts inputs."""
+    while isinstance(model, TimedModel | HoldingModel):
+        model = model.model
+    if not isinstance(model, nn.Module) or any(getattr(part, "any_dtype", False) for part in model.modules()):
+        return None
+    dtypes = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else None
 
 
 def check_repeatable(model: Model, inputs: Tensor, lengths: Tensor | None) -> None:

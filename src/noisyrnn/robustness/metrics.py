@@ -142,6 +142,9 @@ class Scorer:
         """
         outputs, labels = outputs.detach().cpu(), labels.cpu()
         if self._classes:
+            found = outputs.shape[-1]
+            if found != self._classes:
+                raise ValueError(f"model must return {self._classes} logits, one for each class, got {found}.")
             return mean_over_steps(outputs.argmax(dim=-1) == labels, labels).double()[None]
         errors = outputs.double() - without_marks(labels).double()
         square, varies = errors.square(), self._variance > 0
