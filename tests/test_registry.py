@@ -103,6 +103,14 @@ def test_a_package_brings_a_model_a_data_set_and_a_perturbation(tmp_path: Path) 
     assert compared.returncode == 0, compared.stderr
     assert compared.stderr.count("cannot be used") == 1  # not once more for each worker
     assert "| owngru |" in compared.stdout and "Shift c 0.5" in compared.stdout
+    training = ("train", "--model", "owngru", "--dataset", "steps", "--epochs", 1, "--output", tmp_path / "edited")
+    assert run(folder, *training).returncode == 0
+    assert run(folder, *training).returncode == 0
+    assert len(list((tmp_path / "edited").iterdir())) == 1
+    module = folder / "own_plugin.py"
+    module.write_text(module.read_text() + "# edited\n")
+    assert run(folder, *training).returncode == 0
+    assert len(list((tmp_path / "edited").iterdir())) == 2  # another model is another run
     words = ("--model", "owngru", "--dataset", "steps", "--epochs", 1, "--trials", 1, "--strengths", "{shift: [0.5]}")
     searched = run(folder, "sweep", *words, "--output", tmp_path / "sweep")
     assert searched.returncode == 0, searched.stderr

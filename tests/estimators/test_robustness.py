@@ -38,10 +38,24 @@ def scale_by_hand(estimator, X):
     return Scale.from_dict(estimator.scale_)
 
 
+def test_a_report_is_short_as_a_value_and_a_table_in_print_and_in_a_notebook(classifier, waves):
+    X, y = waves
+    report = classifier.fit(X, y).robustness_report(X, y, perturbations={"white_noise": [0.5]}, draws=2)
+    lines = repr(report).splitlines()
+    assert len(lines) <= 3 and lines[0].startswith("RobustnessReport(accuracy of 40 sequences, 2 rows")
+    clean, noisy = report.rows
+    assert f"clean {clean.score:.4g} [{clean.low:.4g}, {clean.high:.4g}]" in lines[1]
+    cells = ("white_noise", "0.5 s", f"{noisy.score:.4g}", f"[{noisy.low:.4g}, {noisy.high:.4g}]")
+    assert all(cell in str(report).splitlines()[3] for cell in cells)
+    html = report._repr_html_()
+    assert html.startswith("<table>") and all(f"<td>{cell}</td>" in html for cell in cells[1:])
+
+
 @pytest.mark.parametrize("standardize", [True, False])
 def test_accuracies_are_those_of_strengths_in_training_deviations(classifier, unequal, standardize):
     X, y, _ = unequal
-    model = classifier.set_params(validation_fraction=0.0, standardize=standardize).fit(X, y).model_
+    chosen = {"validation_fraction": 0.0, "select": "clean", "standardize": standardize}
+    model = classifier.set_params(**chosen).fit(X, y).model_
     scale, (inputs, lengths) = scale_by_hand(classifier, X), padded(X)
     labels = torch.tensor([classifier.classes_.tolist().index(name) for name in y])
     split = Split(inputs=inputs, labels=labels, lengths=lengths, classes=2)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from noisyrnn.files import read_json
@@ -110,3 +111,27 @@ def test_what_cannot_be_continued_is_refused(config: TrainConfig, tmp_path: Path
     restored.checkpoint.unlink()
     with pytest.raises(ValueError, match=r"^run must hold checkpoint.pt, got "):
         continue_run(restored, context, epochs=4)
+
+
+def test_changed_data_are_refused_before_a_folder_is_made(config: TrainConfig, tmp_path: Path) -> None:
+    context = RunContext(output=tmp_path / "runs", show_progress=False)
+    shorter = train_run(config, context)
+    with np.load(config.dataset) as file:
+        arrays = dict(file)
+    np.savez(config.dataset, **{**arrays, "X": arrays["X"] + 1.0})
+    before = sorted(context.output.iterdir())
+    with pytest.raises(ValueError, match=r"^dataset must hold the data that .* was trained on"):
+        continue_run(shorter, RunContext(output=tmp_path / "runs", show_progress=False), epochs=6)
+    assert sorted(context.output.iterdir()) == before
+
+
+def test_a_rate_that_has_fallen_is_told(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = RunContext(output=tmp_path / "runs", show_progress=False)
+    shorter = train_run(config, context)
+    continue_run(shorter, context.replace(show_progress=True), epochs=5)
+    assert f"The learning rate of epoch 4 is {config.learning_rate * 0.1:g}: it fell from" in capsys.readouterr().err
+    steady = train_run(replace(config, decay_epochs=()), context)
+    continue_run(steady, context.replace(show_progress=True), epochs=5)
+    assert "The learning rate of epoch" not in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Models that a Python file builds, as rows of a comparison next to ours."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -141,7 +142,12 @@ def test_three_levels_of_noise_and_a_foreign_gru_in_one_report(waves_file: Path,
     theirs = content["labels"]["their GRU"]
     assert theirs["columns"][0]["mean"] > 0.9  # it was trained: the waves are easy
     assert set(theirs["columns"][0]["seeds"]) == {"1", "2"}
-    assert "their GRU" in page.read_text()
+    html = page.read_text()
+    assert "their GRU" in html
+    differing = html[html.index("Settings that differ") : html.index("Settings that all models share")]
+    assert read_json(next(page.parent.glob("*their_GRU*")) / "robustness.json")["confusion"] is not None
+    assert html.count("their GRU") > differing.count("their GRU")
+    assert re.findall(r'<tr class="differs"><th[^>]*>(\w+)</th>', differing) == ["model", "additive", "file"]
     stamps = {path: path.stat().st_mtime_ns for path in page.parent.glob("*/robustness.json")}
     compare(config, context)
     assert {path: path.stat().st_mtime_ns for path in page.parent.glob("*/robustness.json")} == stamps

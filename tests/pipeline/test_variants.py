@@ -56,6 +56,17 @@ def test_a_published_experiment_is_a_row() -> None:
         ("noisy:additive=", "variants must be MODEL:setting=value"),
         ("noisy, noisy", "variants must differ in their labels, got 'noisy' 2 times"),
         ("noisy:seed=3", "variants must not set seed, got 3"),
+        ("noisy:dataset=smnist", "variants must not set dataset, got 'smnist'. All variants share one .*--dataset"),
+        ("noisy:values_per_step=7", "variants must not set values_per_step, got 7.*--values-per-step"),
+        (
+            "noisy:additive=0:additive=1",
+            "variants must set each setting once, got additive twice in 'noisy:additive=0:",
+        ),
+        ("noisy:additive=[1", r"variants must have values such as .*, got '\[1' in 'noisy:additive=\[1'"),
+        (
+            "noisy:additive=0, noisy:additive=0.0",
+            "variants must differ in their settings, got 'noisy additive=0' and 'noisy additive=0.0'",
+        ),
         ([{"additive": 1}], "variants must each have a model"),
         ([3], "variants must be texts or mappings, got 3"),
         ("lstm:step_size=0.1", "option of model 'lstm' must be one of"),
@@ -66,6 +77,11 @@ def test_a_published_experiment_is_a_row() -> None:
 def test_what_is_refused(variants: Any, words: str) -> None:
     with pytest.raises((ValueError, TypeError), match=words):
         CompareConfig(variants=variants, seeds=1).run_configs()
+
+
+def test_numbers_with_an_exponent() -> None:
+    (variant,) = read_variants("noisy:learning_rate=1e-3")
+    assert variant.settings == {"learning_rate": 0.001}
 
 
 def test_models_and_variants_exclude_each_other() -> None:

@@ -78,6 +78,11 @@ def test_the_verdict_names_the_best_by_column_and_what_is_certain(make_run: Make
     )
 
 
+def test_equal_values_are_no_lead(make_run: Make) -> None:
+    found = comparison(make_run, {"a": [{CLEAN: 0.95}] * 3, "b": [{CLEAN: 0.95}] * 3})
+    assert "on clean inputs (95.0 %, as b has)" in say(found)
+
+
 def test_a_lead_must_be_significant_over_every_other_model(make_run: Make) -> None:
     found = comparison(make_run, {"a": [{CLEAN: 0.95}] * 3, "b": [{CLEAN: 0.9}] * 3, "c": [{CLEAN: 0.05}] * 3})
     assert say(found).endswith(

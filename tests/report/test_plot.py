@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 import noisyrnn
 from noisyrnn.data import Split
-from noisyrnn.robustness import FGSM, RobustnessResult, WhiteNoise, evaluate
+from noisyrnn.robustness import FGSM, RobustnessResult, WhiteNoise, compare_models, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,23 @@ def test_panels_hold_the_values_and_intervals_by_strength(results: list[Robustne
     assert attack.containers[0].lines[0].get_xdata().tolist() == [0, 0.3]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", " _two"]
     assert not noisyrnn.plot(results).legends
+
+
+def test_a_comparison_is_drawn_model_by_model() -> None:
+    inputs = torch.randn(20, 3, 1, generator=torch.Generator().manual_seed(1))
+    split = Split(inputs=inputs, labels=(inputs.sum(dim=(1, 2)) > 0).long(), classes=2)
+
+    def without_gradients(inputs: torch.Tensor) -> torch.Tensor:
+        score = inputs.detach().sum(dim=1)
+        return torch.cat([-score, score], dim=1)
+
+    found = compare_models(
+        {"a": lambda x: without_gradients(x), "b": without_gradients}, split, [WhiteNoise(0.5), FGSM(0.1)]
+    )
+    (axis,) = noisyrnn.plot(found).axes  # neither has gradients to be attacked with
+    assert [bars.lines[0].get_ydata()[1] for bars in axis.containers] == pytest.approx(
+        [100 * found.results[name]["white_noise 0.5"].accuracy for name in "ab"]  # type: ignore[union-attr]
+    )
 
 
 def test_what_cannot_be_drawn_is_refused(results: list[RobustnessResult]) -> None:

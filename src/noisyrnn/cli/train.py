@@ -38,7 +38,8 @@ def train_command(argv: Sequence[str]) -> int:
         const=True,
         default=False,
         help="Resume an unfinished run from its last checkpoint. With the folder of a run, use the settings of that "
-        "run; a larger --epochs continues it in a folder of its own, as if it had been trained that long.",
+        "run; a larger --epochs continues it in a folder of its own. The learning rate falls at the same epochs as in "
+        "the shorter run, so it is low in those that are added.",
     )
     flags.add_context(parser, "output", "accelerator", "checkpoint_seconds", "logger")
     arguments = flags.parse(parser, argv, settings=_settings)

@@ -10,6 +10,7 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.digits import load_digits
 from noisyrnn.data.ecg5000 import load_ecg5000, missing_ecg5000
 from noisyrnn.data.folders import data_folders
+from noisyrnn.data.from_splits import dataset_from_splits
 from noisyrnn.data.mnist import load_psmnist, load_psmnist255, load_smnist, missing_mnist
 from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.scale import Scale
@@ -124,6 +125,7 @@ __all__ = [
     "Scale",
     "Split",
     "data_folders",
+    "dataset_from_splits",
     "is_own",
     "load_dataset",
 ]

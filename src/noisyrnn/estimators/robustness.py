@@ -7,6 +7,7 @@ from typing import Any, TypedDict, Unpack
 from noisyrnn.checks import check_choice
 from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
+from noisyrnn.display import html_table
 from noisyrnn.models import SequenceModel
 from noisyrnn.robustness import (
     METRICS,
@@ -46,9 +47,12 @@ class RobustnessRow:
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+_HEAD = ("perturbation", "strength", "score", "interval", "")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RobustnessReport:
-    """Scores of one fitted estimator under perturbations; `str` of it is a table.
+    """Scores of one fitted estimator under perturbations; `str` of it, and its form in a notebook, are a table.
 
     Args:
         measure: Type of the scores: "accuracy", the higher the better, or "mean squared error", the lower the better.
@@ -68,14 +72,42 @@ class RobustnessReport:
         """Return a JSON-ready form."""
         return asdict(self) | {"rows": [asdict(row) for row in self.rows], "notes": list(self.notes)}
 
+    def __repr__(self) -> str:
+        """Say in two lines what was measured, with the first score."""
+        clean = self.rows[0]
+        return (
+            f"RobustnessReport({self.measure} of {self.sequences} sequences, {len(self.rows)} rows;\n"
+            f"  {clean.perturbation} {clean.score:.4g} [{clean.low:.4g}, {clean.high:.4g}]; print it for the table)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the table for notebooks."""
+        return html_table(self._title, self._cells(), head=_HEAD, notes=self._notes())
+
     def __str__(self) -> str:
-        lines = [f"{self.measure} on {self.sequences} sequences, 95 % intervals, {self.draws} draws or starts"]
-        lines.append(f"{'perturbation':<22}{'strength':>16}{'score':>10}   interval")
-        for row in self.rows:
-            strength = "" if row.perturbation == "clean" else f"{row.strength:g} {row.unit}".strip()
-            line = f"{row.perturbation:<22}{strength:>16}{row.score:>10.4g}   [{row.low:.4g}, {row.high:.4g}]"
-            lines.append(f"{line}   {row.note}".rstrip())
-        return "\n".join([*lines, UNITS, *(f"Note: {note}" for note in self.notes)])
+        lines = [self._title]
+        for perturbation, strength, score, interval, note in (_HEAD, *self._cells()):
+            lines.append(f"{perturbation:<22}{strength:>16}{score:>10}   {interval}   {note}".rstrip())
+        return "\n".join([*lines, *self._notes()])
+
+    @property
+    def _title(self) -> str:
+        return f"{self.measure} on {self.sequences} sequences, 95 % intervals, {self.draws} draws or starts"
+
+    def _cells(self) -> list[tuple[str, str, str, str, str]]:
+        return [
+            (
+                row.perturbation,
+                "" if row.perturbation == "clean" else f"{row.strength:g} {row.unit}".strip(),
+                f"{row.score:.4g}",
+                f"[{row.low:.4g}, {row.high:.4g}]",
+                row.note,
+            )
+            for row in self.rows
+        ]
+
+    def _notes(self) -> list[str]:
+        return [UNITS, *(f"Note: {note}" for note in self.notes)]
 
 
 class ReportOptions(TypedDict):

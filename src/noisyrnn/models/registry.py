@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, get_args
 
 import docstring_parser
 import torch
 
+from noisyrnn.files import file_digest
 from noisyrnn.models.antisymmetric import AntisymmetricRNN
 from noisyrnn.models.cornn import CoRNN
 from noisyrnn.models.exprnn import ExpRNN
@@ -50,6 +52,18 @@ _ENTRIES: dict[str, Entry[type[RecurrentLayer]]] = {
 
 MODELS: Registry[Entry[type[RecurrentLayer]]] = Registry("noisyrnn.models", _ENTRIES, check=_check)
 """Each `build` is the layer's class."""
+
+
+def plugin_source(model: str) -> dict[str, str]:
+    """Returns the digest of the file that defines the model of a plug-in, as `{"source": digest}`; else nothing."""
+    layer = MODELS[model].build
+    if layer.__module__.startswith("noisyrnn."):
+        return {}
+    try:
+        file = inspect.getsourcefile(layer)
+    except (OSError, TypeError):  # defined in a session
+        file = None
+    return {} if file is None else {"source": file_digest(Path(file))}
 
 
 def layer_options(model: str) -> dict[str, Any]:

@@ -79,6 +79,13 @@ class CompareConfig(ExecutionConfig):
             if name in options_of_any and not any(name in layer_options(row.model) for row in rows):
                 raise ValueError(f"{name} must be an option of one of the models, got {', '.join(self._names)}.")
         runs = [row.run_config(self.train, seed) for seed in range(1, self.seeds + 1) for row in rows]
+        known: list[tuple[dict[str, Any], str]] = []
+        for run in runs[: len(rows)]:
+            settings = run.to_dict() | {"label": None}
+            same = next((label for other, label in known if other == settings), None)
+            if same is not None:
+                raise ValueError(f"variants must differ in their settings, got {same!r} and {run.shown_label!r}.")
+            known.append((settings, run.shown_label))
         data = list(dict.fromkeys((run.dataset, run.values_per_step) for run in runs))
         if len(data) > 1:
             names = " and ".join(f"{name} with {values} values per step" for name, values in data[:2])

@@ -5,12 +5,14 @@ from dataclasses import replace
 from noisyrnn.checks import check_integer
 from noisyrnn.locks import locked
 from noisyrnn.pipeline.context import RunContext
-from noisyrnn.pipeline.dependencies import run_config
+from noisyrnn.pipeline.dependencies import check_same_data, run_config
 from noisyrnn.pipeline.devices import processes
 from noisyrnn.pipeline.train import begin_run, run_path, train_run
+from noisyrnn.progress import resolve_shown, tell
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.checkpoint import read_settings, write_longer
 from noisyrnn.training.config import TrainConfig
+from noisyrnn.training.trainer import learning_rate_at
 
 
 def settings_of_run(folder: RunFolder, *, epochs: int | None = None) -> TrainConfig:
@@ -74,6 +76,7 @@ def continue_run(folder: RunFolder, context: RunContext | None = None, *, epochs
         return train_run(shorter, context.replace(output=folder.path.resolve().parent))
     if not folder.checkpoint.is_file():
         raise ValueError(f"run must hold {folder.checkpoint.name}, got {folder.path} without it. Train it again.")
+    check_same_data(folder, context.read_data(longer))
     target = RunFolder(run_path(longer, context.output))
     if not target.checkpoint.is_file() and not (target.config.is_file() and target.finished):
         if processes() > 1:
@@ -85,4 +88,10 @@ def continue_run(folder: RunFolder, context: RunContext | None = None, *, epochs
             trained = int(read_settings(folder.checkpoint)["epochs"])
             begin_run(target, longer, content["dataset"], continued_from=(folder.path.name, trained))
             write_longer(folder.checkpoint, target.checkpoint, epochs=longer.epochs)
+        first, later = (learning_rate_at(longer, epoch) for epoch in (1, trained + 1))
+        if later < first and resolve_shown(context.show_progress):
+            tell(
+                f"The learning rate of epoch {trained + 1} is {later:g}: it fell from {first:g}, as the settings of "
+                f"{folder.path.name} state, and stays as low."
+            )
     return train_run(longer, context)

@@ -1,7 +1,8 @@
 """Measures the accuracy, or the error, of trained runs under perturbations."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -41,6 +42,7 @@ from noisyrnn.robustness import (
     worst_cases,
 )
 from noisyrnn.robustness.default_strengths import FOR_MISSING
+from noisyrnn.robustness.logits import Model
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.saving import load
@@ -236,14 +238,38 @@ def is_current(folder: RunFolder, config: EvaluateConfig, dataset: Dataset) -> b
 def _measure(
     folder: RunFolder, dataset: Dataset, config: EvaluateConfig, device: str, show_progress: bool | None
 ) -> dict[str, Any]:
-    """Return metrics under every perturbation, and examples if sequences have one class each, JSON-ready."""
+    """Return what `measure` returns for the model of a run."""
+    model, title = load_noise_free(folder, device, config.weights), f"evaluate {folder.path.name}"
+    bar = partial(ProgressBar, title, shown=show_progress)
+    return measure(model, dataset, config, config.perturbations(dataset), bar, device=device)
+
+
+def measure(
+    model: Model,
+    dataset: Dataset,
+    config: EvaluateConfig,
+    perturbations: Sequence[Perturbation],
+    bar_of: Callable[[int], ProgressBar],
+    *,
+    device: str | None = None,
+    worst: bool = True,
+) -> dict[str, Any]:
+    """Measure a model under perturbations, JSON-ready: metrics, the worst cases over the attacks, confusion, examples.
+
+    Args:
+        model: Callable from inputs to logits or values, on `device`.
+        dataset: Its test part is measured.
+        config: Draws, limits and seed.
+        perturbations: Clean inputs are measured too.
+        bar_of: Makes a progress bar for a number of steps.
+        device: Device of the model.
+        worst: Whether the worst cases over the attacks are computed.
+    """
     test = first_sequences(dataset.test, config.test_limit)
-    model = load_noise_free(folder, device, config.weights)
-    perturbations: list[Perturbation | None] = [None, *config.perturbations(dataset)]
-    bar = ProgressBar(f"evaluate {folder.path.name}", len(perturbations), shown=show_progress)
+    bar = bar_of(len(perturbations) + 1)
     results: list[RobustnessResult] = []
     try:
-        for perturbation, sequences, draws in measured_sequences(test, config, perturbations):
+        for perturbation, sequences, draws in measured_sequences(test, config, [None, *perturbations]):
             results.append(
                 evaluate(
                     model,
@@ -258,7 +284,7 @@ def _measure(
             bar.advance()
     finally:
         bar.close()
-    by_strength = sorted((p for p in perturbations if p is not None), key=lambda p: p.strength)
+    by_strength = sorted(perturbations, key=lambda p: p.strength)
     strongest = {p.name: p for p in by_strength if not p.gradient_free}  # they would take as long as the results
     shown: list[dict[str, Any]] = []
     confusion: list[list[int]] | None = None
@@ -272,8 +298,8 @@ def _measure(
             seed=config.evaluation_seed,
             device=device,
         )
-    columns = [result.to_dict() for result in (*results, *worst_cases(results))]
     checks = [check.to_dict() for check in gradient_checks(results)]
+    columns = [result.to_dict() for result in (*results, *(worst_cases(results) if worst else ()))]
     return {"columns": columns, "gradient_checks": checks, "confusion": confusion, "examples": shown}
 
 

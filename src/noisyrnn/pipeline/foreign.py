@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, known_result
-from noisyrnn.pipeline.evaluate import EvaluateConfig, first_sequences, measured_sequences
+from noisyrnn.pipeline.evaluate import EvaluateConfig, first_sequences, measure
 from noisyrnn.pipeline.train import describe, environment
 from noisyrnn.progress import ProgressBar, resolve_shown, tell
-from noisyrnn.robustness import RobustnessResult, evaluate, worst_cases
 from noisyrnn.robustness.compare_models import as_callable, has_gradients
 from noisyrnn.run_folder import RunFolder, failure_message, folder_name
 from noisyrnn.threads import reproducible_threads
@@ -225,7 +225,7 @@ def evaluate_foreign(
                 model.eval()
                 parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             seconds = round(time.monotonic() - begin, 3)
-            columns = _measure(row, model, dataset, config, context)
+            measured = _measure(row, model, dataset, config, context)
         except Exception as error:
             write_json(folder.summary, {"status": "failed", "error": failure_message(error)})
             raise
@@ -233,10 +233,7 @@ def evaluate_foreign(
         write_json(folder.config, {**written, "imported": {name: str(path) for name, path in imported.items()}})
         write_json(folder.summary, {"status": "finished", "error": None, "parameters": parameters, "seconds": seconds})
         depends_on = _depends_on(folder, dataset, imported)
-        write_json(
-            folder.robustness,
-            {"settings": settings, "depends_on": depends_on, "columns": columns, "gradient_checks": [], "examples": []},
-        )
+        write_json(folder.robustness, {"settings": settings, "depends_on": depends_on, **measured})
     return folder
 
 
@@ -248,23 +245,11 @@ def _depends_on(folder: RunFolder, dataset: Dataset, imported: Mapping[str, Path
 
 def _measure(
     row: ForeignRow, model: Any, dataset: Dataset, config: EvaluateConfig, context: RunContext
-) -> list[dict[str, Any]]:
-    """Return the results under every perturbation that the model can be tested with, JSON-ready."""
+) -> dict[str, Any]:
+    """Return what `measure` returns, under every perturbation that the model can be tested with."""
     test = first_sequences(dataset.test, config.test_limit)
     outputs = as_callable(row.label, model, test, dataset.class_names)
     gradients = has_gradients(outputs, test)
-    perturbations = [None, *config.perturbations(dataset)]
-    bar = ProgressBar(f"evaluate {row.label}", len(perturbations), shown=context.show_progress)
-    results: list[RobustnessResult] = []
-    try:
-        for perturbation, sequences, draws in measured_sequences(test, config, perturbations):
-            if gradients or perturbation is None or not perturbation.is_attack or perturbation.gradient_free:
-                results.append(
-                    evaluate(
-                        outputs, sequences, perturbation, draws=draws, seed=config.evaluation_seed, show_progress=False
-                    )
-                )
-            bar.advance()
-    finally:
-        bar.close()
-    return [result.to_dict() for result in (*results, *(worst_cases(results) if gradients else ()))]
+    usable = [p for p in config.perturbations(dataset) if gradients or not p.is_attack or p.gradient_free]
+    bar = partial(ProgressBar, f"evaluate {row.label}", shown=context.show_progress)
+    return measure(outputs, dataset, config, usable, bar, worst=gradients)

@@ -18,6 +18,7 @@ from noisyrnn.files import check_writable, content_digest, file_digest, remove_l
 from noisyrnn.locks import locked
 from noisyrnn.models import SequenceClassifier, SequenceModel, SequenceRegressor, SequenceToSequence, build_layer
 from noisyrnn.models.missing import layer_channels
+from noisyrnn.models.registry import plugin_source
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import TRAINING_RESULTS, check_same_data, check_same_settings
@@ -97,7 +98,7 @@ def objective_of(config: TrainConfig, dataset: Dataset) -> Objective | None:
 def run_path(config: TrainConfig, output: Path) -> Path:
     """The folder of a run below `output`; `folder_name` describes its name."""
     name = f"{Path(config.dataset).stem}-{config.shown_label}"
-    identity = {**config.identity(), "results": TRAINING_RESULTS[config.precision]}
+    identity = {**config.identity(), "results": TRAINING_RESULTS[config.precision], **plugin_source(config.model)}
     return output / folder_name(name, identity, suffix=f"seed{config.seed}")
 
 

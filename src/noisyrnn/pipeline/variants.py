@@ -1,5 +1,6 @@
 """Variants of a comparison: a model or a published row, with settings of its own."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from noisyrnn.models import MODELS, layer_options
 from noisyrnn.pipeline.foreign import ForeignRow, is_foreign
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.settings import merge_settings, published_experiments, recommended
+
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,10 @@ def _read(value: object) -> Variant:
             setting, mark, text = part.partition("=")
             if not mark or not setting.strip() or not text.strip():
                 raise ValueError(f"variants must be MODEL:setting=value, got {value!r}. Write noisy:additive=0.1.")
-            settings[setting.strip().replace("-", "_")] = yaml.safe_load(text)
+            name_of_setting = setting.strip().replace("-", "_")
+            if name_of_setting in settings:
+                raise ValueError(f"variants must set each setting once, got {name_of_setting} twice in {value!r}.")
+            settings[name_of_setting] = _value(text.strip(), value)
     elif isinstance(value, Mapping):
         settings = dict(value)
         if "model" not in settings:
@@ -122,4 +128,21 @@ def _read(value: object) -> Variant:
         check_choice("setting of a variant", setting, TrainConfig.setting_names())
         if setting in ("seed", "model"):
             raise ValueError(f"variants must not set {setting}, got {settings[setting]!r}.")
+        if setting in ("dataset", "values_per_step"):
+            raise ValueError(
+                f"variants must not set {setting}, got {settings[setting]!r}. All variants share one data set: give "
+                f"--{setting.replace('_', '-')}."
+            )
     return Variant(name=name, settings=settings, label=label)
+
+
+def _value(text: str, variant: str) -> Any:
+    """Read the value of a setting: a number, or what YAML makes of it."""
+    if _EXPONENT.fullmatch(text):  # which YAML reads as a text
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(
+            f"variants must have values such as 0.1, true or [5, 8], got {text!r} in {variant!r}."
+        ) from None

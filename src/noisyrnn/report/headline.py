@@ -64,13 +64,15 @@ def _where(row: Row) -> str:
 
 
 def _lead(row: Row) -> str:
-    """Return `under white noise σ 0.2 (93.7 %, 7.9 points before lstm)`."""
+    """Return `under white noise σ 0.2 (93.7 %, 7.9 points before lstm)`, or `(…, as lstm has)` for equal values."""
     best, *others = row.ordered()
     text = f"{_where(row)} ({_value(row, best)}"
     if not others:
         return f"{text})"
     gap = abs(row.cells[best].mean - row.cells[others[0]].mean)
     shown = f"{100 * gap:.1f} points" if row.quantity.unit == PERCENT else number(gap)
+    if _value(row, best) == _value(row, others[0]):
+        return f"{text}, as {others[0]} has)"
     return f"{text}, {shown} before {others[0]})"
 
 

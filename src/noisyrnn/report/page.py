@@ -374,16 +374,22 @@ def _best_validation(classes: bool) -> dict[str, str]:
 
 
 def _settings(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Return a row per setting with its value for each label; all values if the seeds of a label differ."""
+    """Return a row per setting with its value for each label; all values if the seeds of a label differ.
+
+    Models that a Python file builds have few of these settings, and so do not differ by lacking one.
+    """
     configs = [[result.config for result in group.results] for group in groups]
     names = dict.fromkeys(name for by_seed in configs for config in by_seed for name in config if name not in PER_RUN)
+    own = [k for k, by_seed in enumerate(configs) if not any("file" in config for config in by_seed)]
     rows = []
     for name in names:
         values = [
             " | ".join(dict.fromkeys(_value(config[name]) if name in config else "–" for config in by_seed))
             for by_seed in configs
         ]
-        rows.append({"name": name, "values": values, "differs": len(set(values)) > 1 or " | " in values[0]})
+        compared = values if name in ("file", "model") else [values[k] for k in own] or values
+        differs = len(set(compared)) > 1 or " | " in compared[0]
+        rows.append({"name": name, "values": values, "shared": compared[0], "differs": differs})
     return rows
 
 

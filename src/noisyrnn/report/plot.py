@@ -7,16 +7,17 @@ from matplotlib.figure import Figure
 
 from noisyrnn.report.columns import perturbation_title, symbol
 from noisyrnn.report.figures import STYLE, colour, grid, legend, literal
-from noisyrnn.robustness import METRICS, RobustnessResult
+from noisyrnn.robustness import METRICS, ModelComparison, RobustnessResult
 
 Results = Sequence[RobustnessResult]
 
 
-def plot(results: Results | Mapping[str, Results], *, metric: str | None = None) -> Figure:
+def plot(results: Results | Mapping[str, Results] | ModelComparison, *, metric: str | None = None) -> Figure:
     """Draw a metric against strength, one panel per perturbation, with 95 % intervals as bars.
 
     Args:
-        results: Results of one model, or of several by name. A clean result is drawn at strength 0 of every panel.
+        results: Results of one model, of several by name, or what `compare_models` returns. A clean result is drawn at
+            strength 0 of every panel.
         metric: Key of the results' `scores`; by default their main metric.
 
     Returns:
@@ -36,6 +37,8 @@ def plot(results: Results | Mapping[str, Results], *, metric: str | None = None)
         >>> figure.axes[0].get_title(loc="left")
         'White noise'
     """
+    if isinstance(results, ModelComparison):
+        results = {name: [r for r in found.values() if r is not None] for name, found in results.results.items()}
     by_name = dict(results) if isinstance(results, Mapping) else {"": results}
     every = [result for found in by_name.values() for result in found]
     panels = list(dict.fromkeys((r.perturbation, r.unit) for r in every if r.strength is not None))

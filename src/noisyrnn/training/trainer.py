@@ -855,8 +855,8 @@ def check_trainable(model: SequenceModel, dataset: Dataset) -> None:
         )
     if not isinstance(dataset, Dataset):
         raise TypeError(
-            f"dataset must be a Dataset, got {type(dataset).__name__}. Build one: Dataset(name=..., "
-            "train=Split(...), validation=Split(...), ...), or use load_dataset or noisyrnn.estimators."
+            f"dataset must be a Dataset, got {type(dataset).__name__}. Build one: noisyrnn.data.dataset_from_splits("
+            "Split.from_arrays(X, y)), or use load_dataset or noisyrnn.estimators."
         )
     if (model.loss == "cross_entropy", model.every_step) != (dataset.classes > 0, dataset.every_step):
         wanted, labels = head_for(dataset)
