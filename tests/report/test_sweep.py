@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from matplotlib import pyplot, rcParams
 
-from noisyrnn.report.sweep import plots, short, write_sweep_page
+from noisyrnn.report.sweep import short, write_sweep_page
+from noisyrnn.report.sweep_figures import plots
+from noisyrnn.robustness import METRICS
 
 optuna = pytest.importorskip("optuna")
 
@@ -92,11 +94,12 @@ def test_the_page_shows_what_was_searched_and_found(
         assert text in page
     assert "penalty" not in page
     assert page.count("<svg ") >= 2
+    assert ">score: validation accuracy (%)</text>" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     rows = page.split('<tr><th class="row" scope="row">')[1:]
     assert [row.split("<")[0] for row in rows] == ["3", "0", "2"]  # from the best to the failed
     assert "<td>failed</td><td>0.2</td><td>0.5</td><td>uniform</td>" in rows[2]
-    monkeypatch.setattr("noisyrnn.report.sweep.plots", lambda study: [])
+    monkeypatch.setattr("noisyrnn.report.sweep.plots", lambda study, metric: [])
     assert "also continues an interrupted sweep" not in page_of(content, study, tmp_path)
 
 
@@ -111,15 +114,15 @@ def test_without_a_scored_trial(content: dict[str, Any], study: Any, tmp_path: P
 def test_plots_are_whole_and_leave_the_style_and_no_figure_behind(
     study: Any, settings: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def render(draw: Any, name: str, description: str) -> str:
-        figure = draw(1)
+    def render(draw: Any, name: str, description: str, *, across: int) -> str:
+        figure = draw(across)
         figure.draw_without_rendering()
         drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         assert drawn.x0 > -0.01 and drawn.x1 < width + 0.01 and drawn.y0 > -0.01 and drawn.y1 < height + 0.01, name
         assert not any(label.get_text() for panel in figure.axes for label in panel.get_xticklabels(minor=True)), name
         return name
 
-    monkeypatch.setattr("noisyrnn.report.sweep.render", render)
+    monkeypatch.setattr("noisyrnn.report.sweep_figures.render", render)
     names = ["additive", "damping", "noise_law"][:settings]
     places = {name: study.trials[0].distributions[name] for name in names}
     study = optuna.create_study(direction="maximize")
@@ -130,10 +133,33 @@ def test_plots_are_whole_and_leave_the_style_and_no_figure_behind(
         study.add_trial(optuna.create_trial(value=number / 20, params=values, distributions=places))
     mine = pyplot.figure()
     before, figures = dict(rcParams), pyplot.get_fignums()
-    titles = [title for title, _ in plots(study)]
+    titles = [title for title, _ in plots(study, METRICS["accuracy"])]
     assert titles == ["Trials in order", "Score against each setting", "Importance of each setting"]
     assert (dict(rcParams), pyplot.get_fignums()) == (before, figures)
     pyplot.close(mine)
+
+
+def test_scores_stand_at_the_values_of_their_settings(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "noisyrnn.report.sweep_figures.render",
+        lambda draw, name, title, *, across: drawn.setdefault(name, draw(across)),
+    )
+    plots(study, METRICS["accuracy"])
+    (in_order,) = drawn["sweep-trials"].axes
+    trials, best = in_order.lines
+    assert (trials.get_xdata().tolist(), trials.get_ydata().tolist()) == ([0, 2], [50.0, 75.0])
+    assert best.get_ydata().tolist() == [50.0, 75.0] and {int(tick) for tick in in_order.get_xticks()} == set(
+        in_order.get_xticks()
+    )
+    panels = {axis.get_title(loc="left"): axis for axis in drawn["sweep-settings"].axes}
+    assert list(panels) == ["additive", "damping", "noise_law"]
+    assert [axis.get_xscale() for axis in panels.values()] == ["log", "linear", "linear"]
+    every, marked = panels["additive"].lines
+    assert every.get_xdata().tolist() == [0.1, 0.0123456] and marked.get_xdata().tolist() == [0.0123456]
+    law = panels["noise_law"]
+    assert [label.get_text() for label in law.get_xticklabels()] == ["gaussian", "uniform"]
+    assert law.lines[0].get_xdata().tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(
