@@ -113,7 +113,7 @@ def _importances(importances: dict[str, float]) -> Canvas:
     figure.set_figheight(0.9 + 0.28 * len(importances))
     names = list(importances)[::-1]
     axis.barh([literal(name) for name in names], [importances[name] for name in names], color=colour(0), height=0.6)
-    axis.set_xlabel("share of the variance of the score")
+    axis.set_xlabel("share of the importance")
     axis.set_xlim(0, 1)
     axis.grid(axis="y", visible=False)
     return figure
