@@ -43,6 +43,17 @@ def test_flags_may_have_underscores(data: Path, tmp_path: Path) -> None:
         (["train", "--model", "lipshitz"], "model must be one of antisymmetric, cornn, exprnn, gru, lipschitz"),
         (["train", "--model", "lipshitz"], "got 'lipshitz'. Did you mean 'lipschitz'?"),
         (["train", "--epoch", "3"], "Did you mean --epochs?"),
+        (["train", "--epochs", "abc"], "--epochs must be a whole number, got abc.\n"),
+        (["train", "--decay-epochs", "15"], "--decay-epochs must be a list such as [5, 8], got 15.\n"),
+        (["train", "--clip-norm", "x"], "--clip-norm must be a number, got x.\n"),
+        (
+            ["compare", "--models", "noisy", "--strengths", "{white_noise:[0.3]}"],
+            "with a space after each colon, got {w",
+        ),
+        (
+            ["train", "--dataset", "-lead.csv"],
+            "--dataset must have a value, got none. Write --dataset=VALUE for a value that begins with -.\n",
+        ),
         (["train", "--epochs", "many"], "epochs"),
         (["train", "--precision", "16"], "precision must be one of 32-true, 64-true, bf16-mixed, got '16'."),
         (["train", "--penalty", "explict"], "got 'explict'. Did you mean 'explicit'?"),

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import re
 import shlex
 import sys
 from argparse import SUPPRESS, Action
@@ -54,13 +55,39 @@ class CommandParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `ValueError` with the message in one line, and the nearest flag where one is unknown."""
-        line = " ".join(message.split())
+        line = _in_our_words(" ".join(message.split()))
         flags = [flag for action in self._actions for flag in action.option_strings]
         for word in line.split():
-            near = difflib.get_close_matches(word.split("=")[0], flags, n=1) if word.startswith("--") else []
-            if near and word.split("=")[0] not in flags:
+            flag = word.split("=")[0].rstrip(":.")
+            near = difflib.get_close_matches(flag, flags, n=1) if word.startswith("--") else []
+            if near and flag not in flags:
                 line = f"{line.rstrip('.')}. Did you mean {near[0]}?"
         raise ValueError(line)
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list such as [5, 8]",
+    "tuple": "a list such as [5, 8]",
+    "dict": "a mapping such as {name: value}, with a space after each colon",
+}
+_WRONG_TYPE = re.compile(r'Parser key "(?P<key>[\w.]+)": .*?(?:Got|Given) value: (?P<value>.*)')
+
+
+def _in_our_words(line: str) -> str:
+    """Return a parser's message about a wrong type as `<flag> must be <types>, got <value>.`; others unchanged."""
+    found = _WRONG_TYPE.fullmatch(line)
+    expected = [_KINDS[name] for name in re.findall(r"Expected a <class '(\w+)'>", line) if name in _KINDS]
+    if found is not None and expected:
+        kinds = " or ".join(dict.fromkeys(expected))
+        return f"--{found['key'].replace('_', '-')} must be {kinds}, got {found['value'].rstrip('.')}."
+    if line.endswith(": expected one argument"):
+        flag = line.removesuffix(": expected one argument").removeprefix("argument ").split("/")[0]
+        return f"{flag} must have a value, got none. Write {flag}=VALUE for a value that begins with -."
+    return line
 
 
 def command_parser(command: str, description: str, example: str) -> CommandParser:
