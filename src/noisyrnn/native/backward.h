@@ -18,7 +18,7 @@
 // Sums over a slice: (TILES, entries, weights), (TILES, inputs, input groups), (TILES, biases and the step) and
 // (TILES, columns), each in vectors.
 struct Sums {
-  std::vector<float> weights, inputs, vectors, diffusion;
+  Vector<float> weights, inputs, vectors, diffusion;
   void clear(const Call& c) {
     const Long width = c.width(), columns = c.d_diffusion ? c.columns : 0;
     if (c.d_W) weights = Memory::zeros(width * c.padded_entries() * c.shape().weights);
@@ -41,7 +41,7 @@ struct Sums {
 // What all slices of a replica read in the backward pass: transposed weights times d, for the product of the sums'
 // gradients with them, and the biases and d of each vector of units.
 struct Transposed {
-  std::vector<float> weights, inputs, constants;
+  Vector<float> weights, inputs, constants;
 
   void fill(const Call& c, Long replica) {
     const float *d = c.step + replica * c.step_replica, *b = c.b + replica * c.b_replica;
@@ -82,9 +82,9 @@ static void backward_slice(const Call& c, const Transposed& back, Long replica, 
   const Long SPAN = n >= 128 || !weights ? 1 : (128 / n < c.steps ? 128 / n : c.steps), K = SPAN * n;  // steps a block of sums
   const Long G = shape.groups, tile_stride = K * G * LANES + APART, columns = c.d_diffusion ? c.columns : 0;
   const bool shifted = columns && !c.inside;
-  std::vector<float> g(Gradients::padded(n) * g_row + LANES), sums(TILES * tile_stride), first(n * H * parts), lasts(n, 1.0f);
-  std::vector<float> block(TILES * (shape.biases + 1) * LANES);  // sums of the biases and the step
-  std::vector<float> shifts(shifted ? TILES * K * LANES : 0), drawn(n * columns);
+  Vector<float> g(Gradients::padded(n) * g_row + LANES), sums(TILES * tile_stride), first(n * H * parts), lasts(n, 1.0f);
+  Vector<float> block(TILES * (shape.biases + 1) * LANES);  // sums of the biases and the step
+  Vector<float> shifts(shifted ? TILES * K * LANES : 0), drawn(n * columns);
   Gradients products(c, n, K, tile_stride);
   Entries<1> of_columns(columns, K);
   SliceNoise noise(c, replica, begin, end);

@@ -18,11 +18,11 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
   const Long H = c.units, TILES = c.tiles(), n = end - begin, plane = c.rows * H, parts = shape.parts;
   const Long G = shape.groups, kept = replica * c.steps * plane + begin * H, state = c.state();
   const Long saved_row = c.planes() * H, apart = Sums::padded(n) * G * LANES;
-  std::vector<float> first(n * H * parts), turn(n * H * 2 * parts), sums((Sums::TOGETHER ? TILES : 2) * apart), zeros(n * LANES);
+  Vector<float> first(n * H * parts), turn(n * H * 2 * parts), sums((Sums::TOGETHER ? TILES : 2) * apart), zeros(n * LANES);
   SliceNoise noise(c, replica, begin, end);
   Sums products(c, n);
   const bool scaled = c.scaled();
-  std::vector<float> lasts(n, 1.0f);
+  Vector<float> lasts(n, 1.0f);
   const float* now[2] = {first.data(), parts == 2 ? first.data() + n * H : nullptr};
   Long row[2] = {H, H};
   for (Long r = 0; r < n; r++) {

@@ -189,12 +189,12 @@ class HalfSums {
  private:
   const Call& c;
   const Long n, state_row, input_row;
-  std::vector<uint16_t> state, inputs;
+  Vector<uint16_t> state, inputs;
   const Tiles tiles;
 };
 
 // Squares (vector of state entries, blocks of the units' vectors of weights), and the same for U's columns.
-static void half_transposed(const Call& c, Long replica, std::vector<float>& weights, std::vector<float>& inputs) {
+static void half_transposed(const Call& c, Long replica, Vector<float>& weights, Vector<float>& inputs) {
   const Long H = c.units, TILES = c.tiles(), W = c.shape().weights, ENTRIES = c.entries(), groups = c.input_groups();
   const Long blocks = blocks_of(TILES * W * LANES), input_blocks = blocks_of(TILES * groups * LANES);
   const float* d = c.step + replica * c.step_replica;
@@ -287,8 +287,8 @@ class HalfGradients {
   const Call& c;
   const Long n, tile_stride, even, room, row, input_row, input_width;  // room: blocks of pairs of rows
   Long pair = 0;  // the first pair of this step's rows in the block of steps
-  std::vector<uint16_t> rows, input_rows;
-  std::vector<float> pairs, state_pairs, input_pairs, squares;
+  Vector<uint16_t> rows, input_rows;
+  Vector<float> pairs, state_pairs, input_pairs, squares;
   const Tiles tiles;
 
   template <int V>

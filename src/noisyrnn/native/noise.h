@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "call.h"
+#include "memory.h"
 #include "philox.h"
 
 // What one step of a slice of rows multiplies its noise by, and how long it lasts; one entry a row, with a spare before
@@ -51,7 +52,7 @@ class SliceNoise {
   const Long replica, begin;
   const int n;
   const Keys keys;
-  std::vector<float> scales, memory, drawn;
+  Vector<float> scales, memory, drawn;
   std::vector<UnitTable> units;
   std::vector<RowCounter> rows;  // of this step, for each pair
   const StepScales step_scales;

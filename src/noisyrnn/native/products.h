@@ -75,7 +75,7 @@ template <int V>
 struct Entries {
   static constexpr int J = V == 1 ? 2 : 1, EVERY = rows_of(J * V);
   const Long size, block;
-  std::vector<float> packed;
+  Vector<float> packed;
 
   Entries(Long size, Long K) : size(size), block(K * EVERY + APART), packed((size + EVERY - 1) / EVERY * block) {}
 
@@ -102,7 +102,7 @@ struct Entries {
 
 // For each pair of vectors of state entries, and each vector of units, `weights` * LANES rows of two vectors. The same for
 // U's columns, with one vector.
-static void float_transposed(const Call& c, Long replica, std::vector<float>& weights, std::vector<float>& inputs) {
+static void float_transposed(const Call& c, Long replica, Vector<float>& weights, Vector<float>& inputs) {
   const Long H = c.units, G = c.shape().weights, TILES = c.tiles(), ENTRIES = c.entries(), groups = c.input_groups();
   const Long pairs = (TILES * c.shape().sources + 1) / 2, input_vectors = c.d_x ? (c.inputs + LANES - 1) / LANES : 0;
   const float* d = c.step + replica * c.step_replica;
