@@ -1,9 +1,11 @@
-"""Draws a path's normal and uniform values: by the compiled library on a CPU, else by tensor operations.
+"""Draws a path's normal and uniform values: by compiled code where there is some, else by tensor operations.
 
-The tensor operations are the definition. The library gives the same values up to rounding in float32 (uniform values
-exactly), and to the last bits of float64, which it computes with the C library's functions.
+The tensor operations are the definition. In float32 the library of the CPU and the Triton kernel of a GPU give the same
+values up to rounding, uniform values exactly. In float64 the library gives them to the last bits, with the C library's
+functions.
 """
 
+import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -95,14 +97,15 @@ def fill(targets: Sequence[Tensor], seed: int | Tensor, kinds: Sequence[str], pl
         place: As for `draw`.
     """
     seeds, (steps, batch, units) = seed_bits(seed, targets[0].device), targets[0].shape[-3:]
-    if targets[0].device.type == "cpu" and not torch.compiler.is_compiling() and library.unavailable() is None:
+    compiled = None if torch.compiler.is_compiling() else _compiled(targets[0])
+    if compiled is not None:
         flat = {
             kind: target.view(seeds.numel(), steps, batch, units) for kind, target in zip(kinds, targets, strict=True)
         }
         seeds, uniform = seeds.flatten(), "second" not in flat
-        library.draw(seeds, flat.get("first"), flat.get("uniform" if uniform else "second"), place, uniform=uniform)
+        compiled(seeds, flat.get("first"), flat.get("uniform" if uniform else "second"), place, uniform=uniform)
         if not uniform and "uniform" in flat:  # from the words of "second"
-            library.draw(seeds, None, flat["uniform"], place, uniform=True)
+            compiled(seeds, None, flat["uniform"], place, uniform=True)
         return
     counters = math.prod(seeds.shape) * (batch // 2 + 1) * units
     most = _CHUNK if targets[0].device.type == "cpu" else _GPU_CHUNK
@@ -112,6 +115,17 @@ def fill(targets: Sequence[Tensor], seed: int | Tensor, kinds: Sequence[str], pl
         count = min(span, steps - begin)
         chunks = [target[..., begin : begin + count, :, :] for target in targets]
         _fill_by_tensor_operations(chunks, seeds, kinds, Place(first_row, first_step + begin, stream))
+
+
+def _compiled(target: Tensor) -> Callable[..., None] | None:
+    """What draws into such tensors, as `library.draw` does; `None` if only tensor operations do."""
+    if target.is_cpu:
+        return library.draw if library.unavailable() is None else None
+    if target.device.type != "cuda" or target.dtype != torch.float32 or importlib.util.find_spec("triton") is None:
+        return None
+    from noisyrnn.noise import triton_draws  # slow to import
+
+    return triton_draws.fill if triton_draws.fits(target.view(-1, *target.shape[-3:])) else None
 
 
 def _fill_by_tensor_operations(targets: Sequence[Tensor], seeds: Tensor, kinds: Sequence[str], place: Place) -> None:

@@ -10,58 +10,12 @@ as the hidden size rounded up to a power of two; weights are zero in the surplus
 import triton
 import triton.language as tl
 
+from noisyrnn.noise.triton_draws import normals, uniform, words
+
 ROWS = 16
 """Sequences of one program, the fewest that a tensor core takes."""
 
 PAIRS = tl.constexpr(ROWS // 2)
-
-
-@triton.jit
-def _uniform(word):
-    """A number on [0, 1) from the upper 24 bits of a word."""
-    return (word >> 8).to(tl.float32) * (1.0 / 16777216.0)
-
-
-@triton.jit
-def _log(x):
-    """Logarithm on (0, 1] to one rounding; the built-in one is an approximation too coarse near 1 (after Cephes)."""
-    bits = x.to(tl.int32, bitcast=True) - 0x3F3504F3
-    exponent = (bits >> 23).to(tl.float32)
-    f = ((bits & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True) - 1.0  # in [sqrt(1/2) - 1, sqrt(2) - 1)
-    z = f * f
-    y = 7.0376836292e-2 * f - 1.1514610310e-1
-    y = y * f + 1.1676998740e-1
-    y = y * f - 1.2420140846e-1
-    y = y * f + 1.4249322787e-1
-    y = y * f - 1.6668057665e-1
-    y = y * f + 2.0000714765e-1
-    y = y * f - 2.4999993993e-1
-    y = y * f + 3.3333331174e-1
-    y = y * f * z - 2.12194440e-4 * exponent - 0.5 * z
-    return f + y + 0.693359375 * exponent
-
-
-@triton.jit
-def _cos_sin(word):
-    """Cosine and sine of the full turn times `_uniform(word)`, to one rounding: the quadrant is exact in integers."""
-    place = (word >> 8).to(tl.int32)
-    quadrant = (place + (1 << 21)) >> 22
-    x = (place - (quadrant << 22)).to(tl.float32) * 3.74507028e-7  # 2 pi / 2**24; x in [-pi/4, pi/4]
-    z = x * x
-    s = ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1) * z * x + x
-    c = ((2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2) * z * z - 0.5 * z + 1.0
-    turned = (quadrant & 1) == 1
-    cos = tl.where(turned, s, c)
-    sin = tl.where(turned, c, s)
-    return tl.where(((quadrant + 1) & 2) == 2, -cos, cos), tl.where((quadrant & 2) == 2, -sin, sin)
-
-
-@triton.jit
-def _normals(first, second):
-    """Two standard normals from two words, as `noisyrnn.noise.draws.box_muller` makes them."""
-    radius = tl.sqrt(-2.0 * _log(((first >> 8).to(tl.float32) + 0.5) * (1.0 / 16777216.0)))
-    cos, sin = _cos_sin(second)
-    return radius * cos, radius * sin
 
 
 @triton.jit
@@ -148,23 +102,15 @@ def _tile(even, odd):
 
 
 @triton.jit
-def _words(unit, pair, step, stream, seed):
-    """Philox's four words of every unit and pair of rows, `(PAIRS, HP)` each."""
-    low = (seed & 0xFFFFFFFF).to(tl.uint32)
-    high = ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    return tl.philox_impl(unit, pair, step, stream, low, high)
-
-
-@triton.jit
 def _multiplier(c0, c1, c2, c3, base, slope, SOURCE: tl.constexpr):
     """The factor of the increment, from the words that `NoiseSource` names."""
     if SOURCE == 1:
-        xi = _tile(_uniform(c2), _uniform(c3))
+        xi = _tile(uniform(c2), uniform(c3))
     else:
         if SOURCE == 2:
-            even, odd = _normals(c2, c3)
+            even, odd = normals(c2, c3)
         else:
-            even, odd = _normals(c0, c1)
+            even, odd = normals(c0, c1)
         xi = _tile(even, odd)
     return base + slope * xi
 
@@ -213,15 +159,15 @@ def _shift(
 ):  # fmt: skip
     """The additive noise of a step, `level` times normals or times a diffusion of normals, which are saved with it."""
     if COLUMNS == 0:
-        c0, c1, _, _ = _words(counter, pair, step, stream, key)
-        even, odd = _normals(c0, c1)
+        c0, c1, _, _ = words(counter, pair, step, stream, key)
+        even, odd = normals(c0, c1)
         return level * _tile(even, odd)
     else:
         eta = tl.zeros((2 * PAIRS, HP), tl.float32)
         for k in tl.range(0, COLUMNS // COLUMN_BLOCK, num_stages=1):
             column = k * COLUMN_BLOCK + tl.arange(0, COLUMN_BLOCK)
-            c0, c1, _, _ = _words(column.to(tl.uint32)[None, :], pair, step, stream, key)
-            even, odd = _normals(c0, c1)
+            c0, c1, _, _ = words(column.to(tl.uint32)[None, :], pair, step, stream, key)
+            even, odd = normals(c0, c1)
             xi = level * _tile(even, odd)
             if SAVE:
                 there = real[:, None] & (column < (columns + 15) // 16 * 16)[None, :]  # all that lies there
@@ -434,10 +380,10 @@ def forward(
             z0, z1, z2, z3, h, second, length_of_step, b, stiffness, friction, KIND, ACTIVATION, HAS_A
         )
         if SOURCE != 0:
-            c0, c1, c2, c3 = _words(counter, pair, now, stream.to(tl.uint32), key)
+            c0, c1, c2, c3 = words(counter, pair, now, stream.to(tl.uint32), key)
             delta *= _multiplier(c0, c1, c2, c3, base, relative, SOURCE)
             if ADDITIVE:
-                even, odd = _normals(c0, c1)
+                even, odd = normals(c0, c1)
                 delta += level * _tile(even, odd)
         elif ADDITIVE and not INSIDE:
             delta += _shift(
@@ -609,7 +555,7 @@ def backward(
             if SOURCE != 1:
                 relative = slope / tl.sqrt(span)
         if SOURCE != 0:
-            c0, c1, c2, c3 = _words(counter, pair, (first_step + t).to(tl.uint32), stream.to(tl.uint32), key)
+            c0, c1, c2, c3 = words(counter, pair, (first_step + t).to(tl.uint32), stream.to(tl.uint32), key)
             q *= _multiplier(c0, c1, c2, c3, base, relative, SOURCE)
         if HAS_LENGTHS:
             q = tl.where(alive, q, 0.0)
