@@ -397,6 +397,12 @@ def test_baselines_are_rows_without_marks_and_tests(make_run: Make) -> None:
     assert lines[4].startswith("| majority class (baseline) | – | 10.0 [")
     assert "Note: On clean sequences gru (60.0 %) is not better than 1-NN (baseline), 70.0 %." in lines
     assert not any("noisy (90.0 %)" in line for line in lines)
+    for run in runs:
+        with_baselines(run, {"1-NN": (0.95, 0.95)})
+    both = "On clean sequences noisy (90.0 %) and gru (60.0 %) are not better than 1-NN (baseline), 95.0 %."
+    assert both in compare([read_run(run) for run in runs]).notes
+    for run in runs:
+        with_baselines(run, {"majority class": (0.1, 0.1), "1-NN": (0.7, 0.95)})
     assert "ROCKET is left out: aeon is not installed." in markdown(found)
     for one, two in zip(plain.main.rows, found.main.rows, strict=True):
         assert (one.marks, one.tests, one.cells, one.ordered()) == (two.marks, two.tests, two.cells, two.ordered())

@@ -125,6 +125,10 @@ def test_a_model_that_is_no_better_than_the_mean_is_noted(comparison: Make) -> N
         "bad is not significantly better than always predicting the mean of the targets (R² 0) even on clean "
         "sequences.",
     )
+    assert comparison(one=(4.0, 5.0), two=(4.0, 5.0)).notes == (
+        "one and two are not significantly better than always predicting the mean of the targets (R² 0) even on clean "
+        "sequences.",
+    )
 
 
 @pytest.mark.usefixtures("no_figures")

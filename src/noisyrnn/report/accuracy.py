@@ -14,6 +14,7 @@ from noisyrnn.report.table import PERCENT, Quantity, Row, Table, Value, build_ta
 from noisyrnn.robustness import METRICS, UNITS, WORST
 from noisyrnn.robustness.crossed_sample import FEWEST_SEEDS
 from noisyrnn.robustness.statistics import SEQUENCES, TRAININGS
+from noisyrnn.run_folder import listed
 
 
 def score_tables(groups: Sequence[Group]) -> dict[str, Table]:
@@ -327,8 +328,9 @@ def _without_effect(groups: Sequence[Group], metric: str) -> list[str]:
 
 
 def _guessing(groups: Sequence[Group], table: Table, metric: str) -> list[str]:
-    """Return a note for each label whose interval contains the value of the best answer that ignores the inputs."""
-    notes, higher = [], METRICS[metric].better == "higher"
+    """Return notes on the labels whose interval contains the value of the best answer that ignores the inputs."""
+    labels: dict[str, list[str]] = {}
+    higher = METRICS[metric].better == "higher"
     share = METRICS[metric].unit == PERCENT
     for group in groups:
         guesses = {column: score.guess for result in group.evaluated for column, score in result.scores.items()}
@@ -347,30 +349,31 @@ def _guessing(groups: Sequence[Group], table: Table, metric: str) -> list[str]:
             guess = guesses[columns[0]]
             value = f"{100 * guess:.1f} %" if share else f"{METRICS[metric].title} {abs(guess):.3g}"
             answer = f"the {'largest class' if share else 'mean of the targets'} ({value})"
-            notes.append(f"{group.label} is not significantly better than always predicting {answer} {where}.")
-    return notes
+            labels.setdefault(f"not significantly better than always predicting {answer} {where}", []).append(
+                group.label
+            )
+    return [f"{listed(named)} {'is' if len(named) == 1 else 'are'} {text}." for text, named in labels.items()]
 
 
 def _below_baselines(groups: Sequence[Group], table: Table) -> list[str]:
-    """Return a note for each label that is not better than a baseline on clean sequences."""
+    """Return a note for each baseline that labels are not better than on clean sequences."""
     notes = []
     for row in table.rows:
         if row.quantity.name != CLEAN:
             continue
         sign = 1 if row.quantity.better == "higher" else -1
-        for group in groups:
-            cell = row.cells.get(group.label)
-            if cell is None or not math.isfinite(cell.mean):
-                continue
-            unit = f" {row.quantity.unit}" if row.quantity.unit == PERCENT else ""
-            above = [
-                f"{name}, {value_texts(other, row.quantity)[0]}{unit}"
-                for name, other in row.baselines.items()
-                if sign * cell.mean <= sign * other.mean
+        unit = f" {row.quantity.unit}" if row.quantity.unit == PERCENT else ""
+        for name, other in row.baselines.items():
+            below = [
+                f"{group.label} ({value_texts(cell, row.quantity)[0]}{unit})"
+                for group in groups
+                if (cell := row.cells.get(group.label)) is not None
+                and math.isfinite(cell.mean)
+                and sign * cell.mean <= sign * other.mean
             ]
-            if above:
-                value = f"{value_texts(cell, row.quantity)[0]}{unit}"
-                notes.append(f"On clean sequences {group.label} ({value}) is not better than {'; '.join(above)}.")
+            if below:
+                are, value = "is" if len(below) == 1 else "are", f"{value_texts(other, row.quantity)[0]}{unit}"
+                notes.append(f"On clean sequences {listed(below)} {are} not better than {name}, {value}.")
     return notes
 
 
