@@ -49,3 +49,16 @@ def test_a_run_that_cannot_be_read_is_named_and_the_others_reported(
     assert "config.json must be a JSON file" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 2
     assert "It holds runs; name them" in capsys.readouterr().err
+
+
+def test_the_heading_says_what_the_runs_are(tmp_path: Path) -> None:
+    runs = runs_in(tmp_path)
+    other = write_run(tmp_path / "gru-seed1", label="gru", seed=1, columns=[column("clean", None, 0.9)])
+    name = Path(json.loads((other / "config.json").read_text())["dataset"]["name"]).name
+    for words, heading in (
+        (runs, f"noisy on {name}"),
+        ([*runs, other], f"2 models on {name}"),
+        ([*runs, "--title", "Mine"], "Mine"),
+    ):
+        assert main(["report", *map(str, words)]) == 0
+        assert f"<h1>{heading}</h1>" in (tmp_path / "report.html").read_text()

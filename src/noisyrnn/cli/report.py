@@ -19,7 +19,9 @@ def report_command(argv: Sequence[str]) -> int:
         "Write one HTML page about trained and evaluated runs.",
         "noisyrnn report runs/*-seed* --output report",
     )
-    parser.add_argument("--title", type=str, default="Comparison", help="Heading of the page.")
+    parser.add_argument(
+        "--title", type=str | None, help="Heading of the page (default: the model, or their number, and the data set)."
+    )
     parser.add_argument(
         "--output", type=str | None, help="Folder for the page (default: the folder that contains the runs)."
     )
@@ -34,15 +36,23 @@ def report_command(argv: Sequence[str]) -> int:
     if not readable:
         raise ValueError(next(iter(failures.values())))
     command = command_line("report", argv)
-    page = write_report(
-        readable, output, title=arguments.get("title", "Comparison"), command=command, failures=failures
-    )
+    title = arguments.get("title") or _title(readable)
+    page = write_report(readable, output, title=title, command=command, failures=failures)
     for path, reason in failures.items():
         tell(f"Failed: {path.name}: {reason}")
     if sys.stdout.isatty():
         print_summary(page)
     print(f"Report: {page}")
     return 1 if failures else 0
+
+
+def _title(runs: Sequence[Path]) -> str:
+    """What the runs are of: `noisy on digits`, `3 models on digits`, or `3 models` on several data sets."""
+    contents = [RunFolder(run).read_config() for run in runs]
+    labels = list(dict.fromkeys(str(content["config"]["label"]) for content in contents))
+    names = {Path(str(content["dataset"].get("name", ""))).name for content in contents}
+    what = labels[0] if len(labels) == 1 else f"{len(labels)} models"
+    return f"{what} on {names.pop()}" if len(names) == 1 else what
 
 
 def _folder_of(runs: Sequence[Path]) -> Path:
