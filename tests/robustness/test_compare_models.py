@@ -1,5 +1,6 @@
 """Models of any kind side by side: modules, functions and estimators, with paired tests over sequences."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -221,3 +222,10 @@ def test_a_module_gets_inputs_in_the_type_of_its_weights() -> None:
 def test_the_number_of_logits_is_that_of_the_classes() -> None:
     with pytest.raises(ValueError, match=r"^model must return 2 logits, one for each class, got 5\."):
         compare_models({"many": lambda inputs: torch.zeros(len(inputs), 5)}, irregular(), [], draws=1)
+
+
+def test_answers_that_are_never_numbers_are_not_called_random() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeError, match="logits became non-finite for 6 of 6 sequences"):
+            compare_models({"nan": lambda inputs: torch.full((len(inputs), 2), torch.nan)}, irregular(), [], draws=1)

@@ -153,7 +153,9 @@ def check_repeatable(model: Model, inputs: Tensor, lengths: Tensor | None) -> No
     """Warn if two calls with the same inputs differ: a model in training mode, perhaps inside a function."""
     with torch.no_grad():
         one, two = (call_model(model, inputs, lengths) for _ in range(2))
-    if isinstance(one, Tensor) and isinstance(two, Tensor) and not torch.allclose(one, two, rtol=1e-4, atol=1e-5):
+    if not isinstance(one, Tensor) or not isinstance(two, Tensor):
+        return
+    if not torch.allclose(one, two, rtol=1e-4, atol=1e-5, equal_nan=True):
         warnings.warn(
             f"model gives different logits for the same inputs, by up to {float((one - two).abs().max()):.2g}. Is it "
             "in training mode, or its noise on? Call model.eval() first; else every result depends on chance.",
