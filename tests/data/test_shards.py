@@ -167,7 +167,7 @@ def test_values_to_predict_lengths_and_layout(tmp_path: Path) -> None:
 def test_columns_are_chosen_by_options(tmp_path: Path) -> None:
     import pandas
 
-    frame = pandas.DataFrame({"kind": Y, "note": "x", "a": X[:, 0, 0], "b": X[:, 1, 0]})
+    frame = pandas.DataFrame({"kind": Y, "note": "x", "t0": X[:, 0, 0], "t1": X[:, 1, 0]})
     frame.to_parquet(tmp_path / "all.parquet")
     with pytest.raises(ValueError, match="label_column"):
         load_dataset(f"{tmp_path}/")

@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,10 @@ def evaluate_foreign(
         "dataset": json_ready(describe(dataset)),
     }
     with locked(folder.path):
-        if folder.config.is_file() and folder.finished and folder.read_config()["dataset"] == content["dataset"]:
+        same = (
+            folder.config.is_file() and folder.finished and _same(folder.read_config()["dataset"], content["dataset"])
+        )
+        if same:
             depends_on = {"test": dataset.test.fingerprint(), **folder.dependencies(), "results": EVALUATION_RESULTS}
             if known_result(folder, folder.robustness, settings, depends_on) is not None:
                 return folder
@@ -149,6 +152,12 @@ def evaluate_foreign(
             {"settings": settings, "depends_on": depends_on, "columns": columns, "gradient_checks": [], "examples": []},
         )
     return folder
+
+
+def _same(stored: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
+    """Whether two descriptions are of the same data; earlier versions did not write the names of the channels."""
+    names = ("channel_names",) if "channel_names" not in stored else ()
+    return dict(stored) == {name: value for name, value in dataset.items() if name not in names}
 
 
 def _measure(
