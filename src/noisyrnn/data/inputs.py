@@ -107,7 +107,10 @@ def read_inputs(
             assert isinstance(inputs, Tensor)
             check_sequences("X", inputs)
             check_missing("X", inputs, options.missing)
-        except ValueError as error:  # an option that only a training takes
+        except ValueError as error:
+            if missing_advice() not in str(error):
+                raise
+            # The option is one of the training: a model that was trained without takes no missing values.
             raise ValueError(str(error).replace(missing_advice(), _MISSING_ADVICE)) from error
         lengths, times = cases.lengths, cases.times
     if times is not None and nominal is None:

@@ -50,7 +50,7 @@ _NAMES = {
 """Names of arrays, to which that of a part may be added: `X_train.npy`."""
 _EXACT_INTEGER = 2**53 - 1
 """Largest integer up to which float64 represents every one."""
-_COUNTED = 10_000
+_COUNTED = 1000
 """Rows in which a column that counts them is looked for."""
 
 Column = np.ndarray | None
@@ -594,7 +594,9 @@ def _open_parquet(
     if counting and groups:  # a file to predict is read as the one of the training was, with a warning
         places = [header.index(name) for name in columns]
         reading = options if labelled else replace(options, layout="one-channel")
-        check_no_counting(path, decode(groups[0])[:_COUNTED].tolist(), places, reading)
+        needed = next((n for n, k in enumerate(groups, start=1) if firsts[k + 1] >= _COUNTED), len(groups))
+        found = np.concatenate([decode(k) for k in groups[:needed]])
+        check_no_counting(path, found[:_COUNTED].tolist(), places, reading)
     y = None
     if label is not None and labelled:
         y = _labels(path, header[label], file.read(columns=[header[label]], use_threads=False).column(0))
