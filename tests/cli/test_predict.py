@@ -127,6 +127,24 @@ def test_channels_are_matched_by_name_and_one_recording_is_predicted(tmp_path: P
         assert "must have the channels of the training data, got none called 'v' and unknown 'w'." in refused.stderr
 
 
+def test_one_recording_without_a_header_is_predicted(tmp_path: Path) -> None:
+    """Its lines say nothing: the run was trained on such files."""
+    rng = np.random.default_rng(0)
+    for width in (1, 2):
+        folder = tmp_path / f"rec{width}"
+        for k in range(20):
+            (folder / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+            values = np.round(rng.normal(size=(4, width)), 3)
+            np.savetxt(folder / "ab"[k % 2] / f"{k:02}.csv", values, fmt="%.3f", delimiter=",")
+        run = trained(folder, tmp_path)
+        _, expected = table(noisyrnn("predict", run, "--data", folder).stdout)
+        one = noisyrnn("predict", run, "--data", folder / "a" / "00.csv")
+        assert table(one.stdout)[1] == [["00.csv", *expected[0][1:]]], one.stderr
+        if width == 2:
+            copied = noisyrnn("predict", run / "model.safetensors", "--data", folder / "a" / "00.csv")
+            assert copied.stdout == one.stdout
+
+
 def test_a_missing_value_is_a_matter_of_the_training(tmp_path: Path) -> None:
     X = np.random.default_rng(0).normal(size=(20, 4, 2))
     np.savez(tmp_path / "own.npz", X=X, y=np.arange(20) % 2)

@@ -190,6 +190,11 @@ def test_a_recording_with_an_unknown_column_and_a_wide_table_are_not_taken_for_a
         read_inputs(str(path), channels=("u", "v"), input_size=2)
     path.write_text("1.0,10\n2,11\n3,12\n")
     assert read_inputs(str(path), labelled=False, input_size=1).inputs.shape == (3, 2, 1)
+    path.write_text("1.5\n3\n7\n")
+    assert read_inputs(str(path), labelled=False, input_size=1).inputs.shape == (3, 1, 1)
+    assert read_inputs(str(path), input_size=1, recording=True).inputs.shape == (1, 3, 1)
+    path.write_text("0,1.5\n1,3\n2,7.5\n")
+    assert read_inputs(str(path), ReadingOptions(time=1), input_size=1, nominal=1.0).inputs.shape == (1, 3, 1)
 
 
 def test_what_a_message_advises_is_an_option_of_training(tmp_path: Path) -> None:

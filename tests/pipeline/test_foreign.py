@@ -135,6 +135,9 @@ def test_a_row_of_an_earlier_version_is_not_measured_again(waves_file: Path, min
     evaluate_foreign(row, 1, named, EVALUATION, context)
     assert folder.robustness.stat().st_mtime_ns != before
     assert folder.read_config()["dataset"]["channel_names"] == ["u"]
+    before = folder.robustness.stat().st_mtime_ns
+    evaluate_foreign(row, 1, named, EVALUATION, context)
+    assert folder.robustness.stat().st_mtime_ns == before
 
 
 @pytest.mark.usefixtures("undrawn")

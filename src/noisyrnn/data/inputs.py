@@ -62,13 +62,14 @@ def read_inputs(
     nominal: float | None = None,
     channels: Sequence[str] = (),
     input_size: int | None = None,
+    recording: bool = False,
 ) -> UnlabelledSequences:
     """Read the sequences of a file or a folder of the formats of `load_user_file`.
 
     Those in a folder of arrays or shards stay there, and are read when they are used. Channels are returned in the
     order of `channels` where the file names them too. A text file may be a single recording, a step per line, as a
     folder of recordings has them: if `time` is given without `id`, if its header has all of `channels`, or if its lines
-    have `input_size` cells, more than one.
+    have `input_size` cells, more than one; else if `recording`.
 
     Args:
         name: Path of the file or folder. A `.npy` file may have any name; a folder may have no labels at all.
@@ -79,6 +80,7 @@ def read_inputs(
         nominal: Time that a step of length 1 took in training; `None` if there were no times.
         channels: Names of the channels of the training, in order; empty if they have none.
         input_size: Number of channels of the training; `None` if unknown.
+        recording: Whether a text file without `id` is a single recording, as a file of the training was.
 
     Raises:
         ValueError: If the suffix is unknown, a value is missing and `missing` is not given, there are times and there
@@ -102,7 +104,7 @@ def read_inputs(
     else:
         check_unused_options(name, options, FORMATS[kind].options)
         try:
-            cases, names = _read(path, kind, options, labelled, steps, channels, input_size)
+            cases, names = _read(path, kind, options, labelled, steps, channels, input_size, recording)
             inputs = cases.inputs
             assert isinstance(inputs, Tensor)
             check_sequences("X", inputs)
@@ -131,6 +133,7 @@ def _read(
     steps: int | None,
     channels: Sequence[str],
     input_size: int | None,
+    recording: bool,
 ) -> tuple[Cases, tuple[str, ...] | None]:
     """Read the sequences of a file or of a folder of recordings, and their names; the labels have no meaning."""
     if kind == "folder":
@@ -148,7 +151,7 @@ def _read(
         table = read_excel(path, options)
     else:
         table = read_delimited(path, options)
-    if options.id is None and kind in _TEXT and _is_recording(table, options, channels, input_size):
+    if options.id is None and kind in _TEXT and (recording or _is_recording(table, options, channels, input_size)):
         cases, names = read_recordings(path, options, known=bool(channels))
         advice = f"If its lines are of several sequences, give id (--id COLUMN). {ADVICE}"
         return cases.with_channels(channels, str(path), advice=advice), names

@@ -13,9 +13,9 @@ from torch import Tensor
 from noisyrnn.checks import check_choice
 from noisyrnn.data.inputs import read_inputs
 from noisyrnn.data.options import ReadingOptions
-from noisyrnn.data.shards import options_of
+from noisyrnn.data.shards import find_parts, options_of
 from noisyrnn.data.stored import StoredSequences
-from noisyrnn.data.user_files import FORMATS, format_of
+from noisyrnn.data.user_files import FORMATS, format_of, is_path
 from noisyrnn.models import SequenceModel
 from noisyrnn.models.prediction import predict
 from noisyrnn.pipeline.devices import resolve_accelerator
@@ -59,7 +59,7 @@ def predict_file(
             other names.
     """
     check_choice("weights", weights, ("kept", "last"))
-    steps, stored = None, dict[str, Any]()
+    steps, stored, recording = None, dict[str, Any](), False
     file = run
     if run.suffix != ".safetensors":
         folder = RunFolder.open(run)
@@ -76,6 +76,8 @@ def predict_file(
             if name in used and name in settings
         }
         stored.pop("task", None)  # labels are not read
+        trained_on = Path(settings["dataset"]).expanduser()
+        recording = is_path(settings["dataset"]) and trained_on.is_dir() and not find_parts(trained_on)
         if isinstance(trained, int):
             steps = trained * int(content["dataset"].get("input_size", 1))
     header = read_header(file)
@@ -92,6 +94,7 @@ def predict_file(
         nominal=training.get("nominal_step"),
         channels=tuple(map(str, training.get("channel_names", ()))),
         input_size=model.input_size,
+        recording=recording,
     )
     lengths = found.lengths
     classes = model.loss == "cross_entropy"
