@@ -193,6 +193,14 @@ def test_a_recording_with_an_unknown_column_and_a_wide_table_are_not_taken_for_a
     path.write_text("1.5\n3\n7\n")
     assert read_inputs(str(path), labelled=False, input_size=1).inputs.shape == (3, 1, 1)
     assert read_inputs(str(path), input_size=1, recording=True).inputs.shape == (1, 3, 1)
+    path.write_text("u_0,u_1,v_0,v_1\n1,2,3,4\n5,6,7,8\n")
+    reading = ReadingOptions(layout="time-last")
+    found = read_inputs(str(path), reading, labelled=False, channels=("v", "u"), input_size=2, recording=True)
+    assert found.inputs[:].tolist() == [[[3, 1], [4, 2]], [[7, 5], [8, 6]]]
+    path.write_text("0,1.5\n1,3\n")
+    assert read_inputs(str(path), labelled=False, input_size=1, recording=True).inputs.shape == (2, 2, 1)
+    path.write_text("t0,t1\n0,1.5\n1,3\n")  # the training was on the long format, with a time
+    assert read_inputs(str(path), ReadingOptions(time="t"), labelled=False, input_size=1).inputs.shape == (2, 2, 1)
     path.write_text("0,1.5\n1,3\n2,7.5\n")
     assert read_inputs(str(path), ReadingOptions(time=1), input_size=1, nominal=1.0).inputs.shape == (1, 3, 1)
 

@@ -67,9 +67,11 @@ def read_inputs(
     """Read the sequences of a file or a folder of the formats of `load_user_file`.
 
     Those in a folder of arrays or shards stay there, and are read when they are used. Channels are returned in the
-    order of `channels` where the file names them too. A text file may be a single recording, a step per line, as a
-    folder of recordings has them: if `time` is given without `id`, if its header has all of `channels`, or if its lines
-    have `input_size` cells, more than one; else if `recording`.
+    order of `channels` where the file names them too.
+
+    A text file may be a single recording, a step per line, as a folder of recordings has them. Without `id` it is one
+    if it has the column `time`; and without `layout`, if its header has all of `channels` or its lines have
+    `input_size` cells, more than one unless `recording`.
 
     Args:
         name: Path of the file or folder. A `.npy` file may have any name; a folder may have no labels at all.
@@ -80,7 +82,7 @@ def read_inputs(
         nominal: Time that a step of length 1 took in training; `None` if there were no times.
         channels: Names of the channels of the training, in order; empty if they have none.
         input_size: Number of channels of the training; `None` if unknown.
-        recording: Whether a text file without `id` is a single recording, as a file of the training was.
+        recording: Whether the files of the training were single recordings.
 
     Raises:
         ValueError: If the suffix is unknown, a value is missing and `missing` is not given, there are times and there
@@ -151,7 +153,7 @@ def _read(
         table = read_excel(path, options)
     else:
         table = read_delimited(path, options)
-    if options.id is None and kind in _TEXT and (recording or _is_recording(table, options, channels, input_size)):
+    if options.id is None and kind in _TEXT and _is_recording(table, options, channels, input_size, recording):
         cases, names = read_recordings(path, options, known=bool(channels))
         advice = f"If its lines are of several sequences, give id (--id COLUMN). {ADVICE}"
         return cases.with_channels(channels, str(path), advice=advice), names
@@ -164,16 +166,20 @@ def _read(
     return cases.with_channels(channels, str(path)), names
 
 
-def _is_recording(table: Table, options: ReadingOptions, channels: Sequence[str], input_size: int | None) -> bool:
+def _is_recording(
+    table: Table, options: ReadingOptions, channels: Sequence[str], input_size: int | None, recording: bool
+) -> bool:
     """Whether a table holds the steps of one sequence, as a file in a folder of recordings does."""
-    if options.time is not None:
+    if not table.rows:
+        return False
+    if isinstance(options.time, int) or options.time in table.rows[0][1]:
         return True
-    if options.layout is not None or not table.rows:
+    if options.layout is not None:
         return False
     if channels and {*channels} <= {*table.rows[0][1]}:
         return True
     widths = {len(cells) for _, cells in table.rows}
-    return input_size is not None and input_size > 1 and widths == {input_size + len(drops(options))}
+    return input_size is not None and (input_size > 1 or recording) and widths == {input_size + len(drops(options))}
 
 
 def _read_arrays(arrays: Arrays, layout: str | None) -> Cases:
