@@ -27,7 +27,7 @@ _DATASET_TYPES: dict[str, Any] = {
     **dict.fromkeys(("name", "source", "missing"), str),
     "nominal_step": _NUMBER,
     **dict.fromkeys(("steps", "input_size", "classes", "targets", "train", "validation"), int),
-    **dict.fromkeys(("class_names", "value_range", "image_shape"), list),
+    **dict.fromkeys(("class_names", "channel_names", "value_range", "image_shape"), list),
 }
 _SUMMARY_TYPES: dict[str, Any] = {
     "error": str,

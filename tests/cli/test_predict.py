@@ -100,6 +100,63 @@ def test_the_long_format_and_a_folder_are_predicted_by_name(tmp_path: Path) -> N
     assert [row[1:] for row in again] == [row[1:] for row in rows]
 
 
+def test_channels_are_matched_by_name_and_one_recording_is_predicted(tmp_path: Path) -> None:
+    """A model trained on a folder of recordings."""
+    rng = np.random.default_rng(0)
+    folders = {name: tmp_path / name for name in ("rec", "swapped", "renamed")}
+    headers = {"rec": "s,u,v", "swapped": "s,v,u", "renamed": "s,u,w"}
+    for k in range(20):
+        values = np.round(rng.normal(size=(4, 2)) + 5 * (k % 2), 3)
+        for name, folder in folders.items():
+            (folder / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+            lines = [f"{s},{v},{u}" if name == "swapped" else f"{s},{u},{v}" for s, (u, v) in enumerate(values)]
+            (folder / "ab"[k % 2] / f"{k:02}.csv").write_text("\n".join([headers[name], *lines]))
+    run = trained(folders["rec"], tmp_path, "--time", "s")
+    _, expected = table(noisyrnn("predict", run, "--data", folders["rec"]).stdout)
+    assert len(expected) == 20 and expected[0][0] == "a/00.csv"
+    for file in (run, run / "model.safetensors"):
+        swapped = noisyrnn("predict", file, "--data", folders["swapped"], "--time", "s")
+        assert table(swapped.stdout)[1] == expected
+    for name in ("rec", "swapped"):
+        one = noisyrnn("predict", run, "--data", folders[name] / "a" / "00.csv")
+        assert one.returncode == 0, one.stderr
+        assert table(one.stdout)[1] == [["00.csv", *expected[0][1:]]]
+    for data in (folders["renamed"], folders["renamed"] / "a" / "00.csv"):
+        refused = noisyrnn("predict", run, "--data", data)
+        assert refused.returncode == 2
+        assert "must have the channels of the training data, got none called 'v' and unknown 'w'." in refused.stderr
+
+
+def test_one_recording_without_a_header_is_predicted(tmp_path: Path) -> None:
+    """Its lines say nothing: the run was trained on such files."""
+    rng = np.random.default_rng(0)
+    for width in (1, 2):
+        folder = tmp_path / f"rec{width}"
+        for k in range(20):
+            (folder / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+            values = np.round(rng.normal(size=(4, width)), 3)
+            np.savetxt(folder / "ab"[k % 2] / f"{k:02}.csv", values, fmt="%.3f", delimiter=",")
+        run = trained(folder, tmp_path)
+        _, expected = table(noisyrnn("predict", run, "--data", folder).stdout)
+        one = noisyrnn("predict", run, "--data", folder / "a" / "00.csv")
+        assert table(one.stdout)[1] == [["00.csv", *expected[0][1:]]], one.stderr
+        if width == 2:
+            copied = noisyrnn("predict", run / "model.safetensors", "--data", folder / "a" / "00.csv")
+            assert copied.stdout == one.stdout
+
+
+def test_a_missing_value_is_a_matter_of_the_training(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(20, 4, 2))
+    np.savez(tmp_path / "own.npz", X=X, y=np.arange(20) % 2)
+    run = trained(tmp_path / "own.npz", tmp_path)
+    X[3, 2, 1] = np.nan
+    np.savez(tmp_path / "new.npz", X=X)
+    refused = noisyrnn("predict", run, "--data", tmp_path / "new.npz")
+    assert refused.returncode == 2
+    assert "Train the model with missing='hold' (--missing hold)" in refused.stderr
+    assert "Give missing" not in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

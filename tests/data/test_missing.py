@@ -331,7 +331,7 @@ def test_predictions_read_the_same_sequences(tmp_path: Path) -> None:
         expected = wanted()[..., : found.inputs.shape[2]]
         assert np.array_equal(found.inputs[:], expected, equal_nan=True)
         assert found.lengths is None and found.dt is None
-        with pytest.raises(ValueError, match=r"[Gg]ive missing='hold'"):
+        with pytest.raises(ValueError, match=r"Train the model with missing='hold'"):
             read_inputs(name, ReadingOptions(), **options)
 
 

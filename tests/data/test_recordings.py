@@ -84,3 +84,17 @@ def test_a_folder_is_named_by_its_path(tmp_path: Path, monkeypatch: pytest.Monke
     assert data.class_names == ("a", "b") and data.summary().startswith("runs: 10 sequences (6 / 2 / 2), 3 steps × 1 ")
     with pytest.raises(ValueError, match=r"^sheet must be None for 'runs/', got 1\. It is for \.xlsx files\.$"):
         load_dataset("runs/", sheet=1)
+
+
+def test_channels_of_recordings_are_matched_by_name(tmp_path: Path) -> None:
+    """Of the time too, which is found in the same column of all."""
+    turned = {"a/1.csv": "t,x,y\n0,5,1\n1,6,3\n2,8,3\n", "b/2.csv": "y,t,x\n7,0,2\n1,1,4\n3,2,9\n"}
+    folder = write(tmp_path / "rec", turned)
+    cases = read_folder(folder, ReadingOptions(time="t"))
+    assert cases.channel_names == ("x", "y")
+    assert cases.inputs.tolist() == [[[5, 1], [6, 3], [8, 3]], [[2, 7], [4, 1], [9, 3]]]
+    with pytest.raises(ValueError, match=r"got a column 't' that goes up evenly in every sequence"):
+        read_folder(folder, ReadingOptions())
+    write(folder, {"a/1.csv": "5.5,1\n6,3\n", "b/2.csv": "y,x\n7,2\n1,4\n"})
+    with pytest.raises(ValueError, match=r"must hold the channels of the first sequence, 2 columns, got y, x"):
+        read_folder(folder, ReadingOptions())

@@ -1,4 +1,5 @@
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ def test_values_to_predict_lengths_and_layout(tmp_path: Path) -> None:
 def test_columns_are_chosen_by_options(tmp_path: Path) -> None:
     import pandas
 
-    frame = pandas.DataFrame({"kind": Y, "note": "x", "a": X[:, 0, 0], "b": X[:, 1, 0]})
+    frame = pandas.DataFrame({"kind": Y, "note": "x", "t0": X[:, 0, 0], "t1": X[:, 1, 0]})
     frame.to_parquet(tmp_path / "all.parquet")
     with pytest.raises(ValueError, match="label_column"):
         load_dataset(f"{tmp_path}/")
@@ -315,3 +316,135 @@ def test_sequences_for_predictions_need_no_labels(tmp_path: Path, write: Callabl
         np.save(tmp_path / "X_test.npy", X)
         with pytest.raises(ValueError, match=re.escape("data must hold the sequences to label")):
             read_inputs(f"{tmp_path}/")
+
+
+def frames(folder: Path, *tables: dict[str, Any], names: tuple[str, ...] = ("a", "b", "c")) -> str:
+    import pandas
+
+    for name, table in zip(names, tables, strict=False):
+        pandas.DataFrame(table).to_parquet(folder / f"{name}.parquet", row_group_size=4)
+    return f"{folder}/"
+
+
+NOISE = np.random.default_rng(0).normal(size=X.shape)
+STEPS = {f"t{k}": NOISE[:, k, 0] for k in range(4)}
+"""Columns of one channel."""
+SERIES = {f"{name}_{step}": NOISE[:, step, channel] for channel, name in enumerate("uv") for step in range(4)}
+"""Columns of two channels."""
+
+
+def rows(table: dict[str, np.ndarray], part: slice, *, turned: bool = False) -> dict[str, Any]:
+    """Some rows of a table with labels, its columns turned round or not."""
+    columns = {**{name: values[part] for name, values in table.items()}, "label": Y[part]}
+    return dict(reversed(columns.items())) if turned else columns
+
+
+@pytest.mark.parametrize("options", [{}, {"label_column": -1}])
+@pytest.mark.parametrize("names", [("a", "b"), ("train", "test")])
+def test_columns_of_shards_are_matched_by_name(names: tuple[str, str], options: dict[str, Any], tmp_path: Path) -> None:
+    first, second = slice(0, 15), slice(15, 30)
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, turned in ((one, False), (other, True)):
+        folder.mkdir()
+        frames(folder, rows(STEPS, first), rows(STEPS, second, turned=turned), names=names)
+    assert everything(load_dataset(f"{one}/", **options)) == everything(load_dataset(f"{other}/", **options))
+    foreign = {"u" if name == "t0" else name: values for name, values in rows(STEPS, second).items()}
+    frames(other, rows(STEPS, first), foreign, names=names)
+    with pytest.raises(
+        ValueError, match=rf"{names[1]}\.parquet must have the columns of {names[0]}\.parquet, got none"
+    ):
+        load_dataset(f"{other}/", **options)
+    frames(other, rows(STEPS, first), {**rows(STEPS, second), "t4": 0.5}, names=names)
+    with pytest.raises(ValueError, match=r"got unknown 't4'\. Write the same columns to all files"):
+        load_dataset(f"{other}/", label_column="label")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({name: STEPS[name] for name in ("t3", "t1", "t0", "t2")}, r"must name the steps of a sequence by increasing"),
+        (SERIES, r"got 2 numbered series, .*If they are channels, give layout='time-last'"),
+        ({**STEPS, "time": X[:, 0, 0]}, r"by numbers, got a column 'time'\. Leave it out with drop='time'"),
+        ({"index": np.arange(30), **STEPS}, r"one that is called 'index', as pandas calls its index"),
+        ({**STEPS, "patient_id": np.arange(30)}, r"got a column 'patient_id'"),
+        ({**STEPS, "t4": np.arange(30)}, r"column 5, got another whole number in each line.*drop=5"),
+    ],
+    ids=["order", "series", "time", "index", "id", "line number"],
+)
+def test_shards_follow_the_rules_of_tables(table: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+    """The same rule and the same message as for one file."""
+    folder = frames(tmp_path, rows(table, slice(0, 30)))
+    with pytest.raises(ValueError, match=message) as of_folder:
+        load_dataset(folder)
+    with pytest.raises(ValueError, match=message) as of_file:
+        load_dataset(str(tmp_path / "a.parquet"))
+    assert str(of_folder.value) == str(of_file.value)
+
+
+@pytest.mark.parametrize("layout", ["time-last", "channels-last"])
+def test_numbered_series_of_shards_are_channels(layout: str, tmp_path: Path) -> None:
+    folder = frames(tmp_path, rows(SERIES, slice(0, 15)), rows(SERIES, slice(15, 30), turned=True))
+    dataset = load_dataset(folder, layout=layout)
+    assert dataset.channel_names == ("u", "v") and dataset.steps == 4
+    found = read_inputs(folder, ReadingOptions(layout=layout))
+    assert np.array_equal(found.inputs[:], NOISE)
+    turned = read_inputs(folder, ReadingOptions(layout=layout), channels=("v", "u"))
+    assert np.array_equal(turned.inputs[:], NOISE[..., ::-1])
+    with pytest.raises(ValueError, match=r"got none called 'w' and unknown 'v'\."):
+        read_inputs(folder, ReadingOptions(layout=layout), channels=("u", "w"))
+    assert load_dataset(folder, layout="one-channel").train.inputs.shape[1:] == (8, 1)
+
+
+def test_a_file_with_a_line_number_is_predicted_with_a_warning(tmp_path: Path) -> None:
+    folder = frames(tmp_path, {**STEPS, "t4": np.arange(30)})
+    with pytest.warns(UserWarning, match=r"another whole number in each line"):
+        assert read_inputs(folder).inputs.shape == (30, 5, 1)
+
+
+def test_suffixes_may_be_in_capitals(tmp_path: Path) -> None:
+    for name, part in (("a.NPZ", slice(0, 15)), ("b.npz", slice(15, 30))):
+        with (tmp_path / name).open("wb") as file:
+            np.savez(file, X=X[part], y=Y[part])
+    assert np.array_equal(read_inputs(f"{tmp_path}/").inputs[:], X)
+    assert len(everything(load_dataset(f"{tmp_path}/"))) == 30
+
+
+def test_arrays_that_are_not_read_are_named(tmp_path: Path) -> None:
+    pair, shards, full = (tmp_path / name for name in ("pair", "shards", "full"))
+    for folder in (pair, shards, full):
+        folder.mkdir()
+    write_pair(pair)
+    np.save(pair / "ids.npy", Y)
+    np.savez(shards / "a.npz", X=X, y=Y, mask=np.ones((30, 4)), ids=Y)
+    for folder, names in ((pair, "ids.npy"), (shards, "ids, mask")):
+        with pytest.warns(UserWarning, match=rf"^Arrays {names} of {folder.name} are not read, only X, y and lengths"):
+            load_dataset(f"{folder}/")
+    write_npz(full)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(f"{full}/")
+        read_inputs(f"{pair}/")
+
+
+def test_lengths_of_one_part_only_are_named(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        np.save(tmp_path / f"X_{part}.npy", X)
+        np.save(tmp_path / f"y_{part}.npy", Y)
+    np.save(tmp_path / "lengths_train.npy", np.full(30, 3))
+    with pytest.warns(UserWarning, match=r"holds lengths of the training data and none of the test data"):
+        load_dataset(f"{tmp_path}/")
+
+
+def test_labels_with_and_without_a_sign_are_joined_exactly(tmp_path: Path) -> None:
+    large = np.array([2**53, 2**53 + 1])[np.arange(30) % 2]
+    np.savez(tmp_path / "a.npz", X=X[:15], y=large[:15])
+    np.savez(tmp_path / "b.npz", X=X[15:], y=large[15:].astype(np.uint64))
+    dataset = load_dataset(f"{tmp_path}/")
+    assert dataset.class_names == (f"{2**53}", f"{2**53 + 1}")
+    assert {first: int(name) for first, (name, _) in everything(dataset).items()} == dict(
+        zip(X[:, 0, 0].tolist(), large.tolist(), strict=True)
+    )
+    np.savez(tmp_path / "a.npz", X=X[:15], y=np.where(Y[:15] == "up", -1, 1))
+    np.savez(tmp_path / "b.npz", X=X[15:], y=np.full(15, 2**63, dtype=np.uint64))
+    with pytest.raises(ValueError, match=r"^y must hold integers of one type, got some below 0 and some of 2⁶³"):
+        load_dataset(f"{tmp_path}/")

@@ -29,6 +29,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return train_run(config, RunContext(output=folder / "runs"))
 
 
+def test_a_file_states_the_order_of_the_channels(tmp_path: Path) -> None:
+    rows = [f"{k},{k % 3}.5,{k % 7},{'ab'[k % 2]}" for k in range(12) for _ in range(2)]
+    (tmp_path / "own.csv").write_text("\n".join(["id,v,u,class", *rows]))
+    config = TrainConfig(dataset=str(tmp_path / "own.csv"), id="id", hidden_size=2, epochs=1, min_steps=1)
+    (path,) = export_run(train_run(config, RunContext(output=tmp_path / "runs")), format="torch")
+    extra = {"class_names": "", "channel_names": ""}
+    torch.export.load(path, extra_files=extra)
+    assert (json.loads(extra["class_names"]), json.loads(extra["channel_names"])) == (["a", "b"], ["v", "u"])
+
+
 def test_an_onnx_file_of_a_trained_run(trained: RunFolder, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs noisyrnn[export]")
     paths = export_run(trained, output=tmp_path / "there", streaming=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from noisyrnn.data import load_dataset
-from noisyrnn.files import read_json
+from noisyrnn.files import read_json, write_json
 from noisyrnn.pipeline import CompareConfig, EvaluateConfig, RunContext, compare
 from noisyrnn.pipeline.foreign import ForeignRow, evaluate_foreign
 from noisyrnn.pipeline.variants import read_variants
@@ -154,6 +154,26 @@ def test_three_levels_of_noise_and_a_foreign_gru_in_one_report(waves_file: Path,
     mine.write_text(MINE.replace("range(30)", "range(1)"))  # another file is another row
     compare(config, context)
     assert len(list(page.parent.glob("*their_GRU*"))) == 4
+
+
+def test_a_row_of_an_earlier_version_is_not_measured_again(waves_file: Path, mine: Path, tmp_path: Path) -> None:
+    """It does not have the names of the channels; one with other names is measured again."""
+    data = load_dataset(str(waves_file))
+    row, context = ForeignRow(name=f"{mine}:nearest", label="theirs"), RunContext(output=tmp_path / "out")
+    folder = evaluate_foreign(row, 1, data, EVALUATION, context)
+    before = folder.robustness.stat().st_mtime_ns
+    named = replace(data, channel_names=("u",))
+    evaluate_foreign(row, 1, named, EVALUATION, context)
+    assert folder.robustness.stat().st_mtime_ns == before
+    content = read_json(folder.config)
+    content["dataset"]["channel_names"] = ["v"]
+    write_json(folder.config, content)
+    evaluate_foreign(row, 1, named, EVALUATION, context)
+    assert folder.robustness.stat().st_mtime_ns != before
+    assert folder.read_config()["dataset"]["channel_names"] == ["u"]
+    before = folder.robustness.stat().st_mtime_ns
+    evaluate_foreign(row, 1, named, EVALUATION, context)
+    assert folder.robustness.stat().st_mtime_ns == before
 
 
 @pytest.mark.usefixtures("undrawn")

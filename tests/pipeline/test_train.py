@@ -22,6 +22,7 @@ from noisyrnn.pipeline.dependencies import run_config
 from noisyrnn.pipeline.train import build_model, run_path
 from noisyrnn.training import RunFolder, TrainConfig, load
 from noisyrnn.training.checkpoint import Checkpoint, Progress
+from noisyrnn.training.saving import read_header
 from noisyrnn.training.trainer import validate
 
 
@@ -246,6 +247,37 @@ def test_a_run_on_other_data_is_refused(config: TrainConfig, tmp_path: Path, wav
         train_run(config, RunContext(output=tmp_path / "runs"))
     with pytest.raises(ValueError, match="dataset must hold the data that"):
         evaluate_run(folder, EvaluateConfig())
+
+
+def write_channels(path: Path, header: str = "id,u,v,class") -> Path:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(20, 4, 2)).round(3)
+    lines = [f"{k},{u},{v},{'ab'[k % 2]}" for k, sequence in enumerate(values) for u, v in sequence]
+    path.write_text("\n".join([header, *lines]))
+    return path
+
+
+def test_a_run_knows_the_names_of_its_channels(config: TrainConfig, tmp_path: Path) -> None:
+    context = RunContext(output=tmp_path / "runs")
+    config = dataclasses.replace(config, dataset=str(write_channels(tmp_path / "own.csv")), id="id")
+    folder = train_run(config, context)
+    stored = folder.read_config()
+    assert stored["dataset"]["channel_names"] == ["u", "v"]
+    assert read_header(folder.model).notes["training"]["channel_names"] == ["u", "v"]
+    assert "channel_names" not in read_header(train_run(waves(config, tmp_path), context).model).notes["training"]
+    write_channels(tmp_path / "own.csv", "id,v,u,class")  # the same values, under other names
+    with pytest.raises(
+        ValueError, match=r"data that .* was trained on, got .*own\.csv, where the channel names changed"
+    ):
+        evaluate_run(folder, EvaluateConfig())
+    del stored["dataset"]["channel_names"]  # as an earlier version wrote it
+    write_json(folder.config, stored)
+    assert train_run(config, RunContext(output=tmp_path / "runs")).path == folder.path
+    evaluate_run(folder, EvaluateConfig(strengths={}, draws=1))
+
+
+def waves(config: TrainConfig, folder: Path) -> TrainConfig:
+    return dataclasses.replace(config, dataset=str(folder / "waves.npz"), id=None)
 
 
 def test_training_does_not_read_the_test_set(config: TrainConfig, tmp_path: Path, waves_file: Path) -> None:

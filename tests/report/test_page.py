@@ -176,6 +176,17 @@ def test_what_was_run_and_every_setting(html: str) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_the_shape_names_the_channels(make_run: Make) -> None:
+    for names, shown in (
+        (["u", "<v>"], "u, <v>"),
+        ([f"c{k}" for k in range(12)], "c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, …"),
+    ):
+        data = {"input_size": len(names), "channel_names": names, "value_range": None}
+        texts = read(build([make_run(label="a", seed=1, dataset=data)])).texts
+        assert texts[texts.index("Shape") + 1] == f"64 steps × {len(names)} ({shown}), 10 classes"
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_settings_that_differ_between_seeds_are_shown_as_different(make_run: Make) -> None:
     runs = [make_run(label="a", seed=seed, config={"width": 8 * seed, "grid": [1, 2]}) for seed in (1, 2)]
     html = build(runs)

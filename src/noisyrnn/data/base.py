@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from noisyrnn.padding import valid_steps, valid_values
 from noisyrnn.targets import at_every_step, counted, mark_uncounted, moments
 
 _NAMES, _NAME = 6, 20
-"""How many names of classes a description shows, and how many letters of each."""
+"""How many names of classes or channels a description shows, and how many letters of each."""
 
 
 def check_targets(labels: Tensor, *, count: int, steps: int) -> None:
@@ -524,6 +524,13 @@ def check_split(argument: str, split: object) -> None:
         )
 
 
+def _shown(names: Sequence[str]) -> str:
+    """Return the first of some names, each shortened to one line."""
+    lines = [" ".join(name.split()) for name in names[:_NAMES]]
+    lines = [line if len(line) <= _NAME else f"{line[: _NAME - 1]}…" for line in lines]
+    return ", ".join([*lines, *["…"] * (len(names) > _NAMES)])
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
     """A data set with disjoint training, validation and test parts; the test part is read when it is first used.
@@ -541,6 +548,10 @@ class Dataset:
         source: Where it comes from and how it is split, in one sentence.
         test_size: Number of test sequences, if it is known before they are read.
         nominal_step: Time that a step of length 1 takes, in the unit of the time stamps; `None` without time stamps.
+        channel_names: Name of each channel, in order; none where the file does not name them.
+
+    Raises:
+        ValueError: If there are names, but not one for each channel.
     """
 
     name: str
@@ -554,6 +565,14 @@ class Dataset:
     source: str = ""
     test_size: int | None = None
     nominal_step: float | None = None
+    channel_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.channel_names and len(self.channel_names) != self.input_size:
+            raise ValueError(
+                f"channel_names must hold one name for each of {self.input_size} channels, got "
+                f"{len(self.channel_names)}. Leave it out if the channels have no names."
+            )
 
     def _described(self) -> list[tuple[str, str]]:
         """What a reader asks for first, as names and texts; the test part is not read."""
@@ -563,13 +582,10 @@ class Dataset:
             ("validation sequences", f"{len(self.validation)}"),
             ("test sequences", "not read yet" if test is None else f"{test}"),
             ("steps", steps_text(self.train)),
-            ("channels", f"{self.input_size}"),
+            ("channels", f"{self.input_size}" + (f" ({_shown(self.channel_names)})" if self.channel_names else "")),
         ]
         if self.classes:
-            names = [" ".join(name.split()) for name in self.class_names[:_NAMES]]
-            names = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in names]
-            listed = ", ".join([*names, *["…"] * (self.classes > _NAMES)])
-            rows.append(("classes", f"{self.classes} ({listed})"))
+            rows.append(("classes", f"{self.classes} ({_shown(self.class_names)})"))
         else:
             rows.append(("values to predict", f"{self.outputs}"))
         return [*rows, ("labels", "at every step")] if self.every_step else rows
@@ -693,19 +709,21 @@ class Dataset:
 
     def _channels(self) -> list[list[str]]:
         """Return a table of the channels, over the valid steps of the training part."""
+        names = [" ".join(name.split()) for name in self.channel_names]
+        names = names or [f"{k}" for k in range(1, self.input_size + 1)]
         if isinstance(self.train.inputs, StoredSequences):
             scan = self.train.inputs.scan
-            found = zip(scan.low, scan.mean, scan.high, strict=True)
-            rows = [[f"{k}", *(f"{float(value):.4g}" for value in values)] for k, values in enumerate(found, start=1)]
+            found = zip(names, zip(scan.low, scan.mean, scan.high, strict=True), strict=True)
+            rows = [[name, *(f"{float(value):.4g}" for value in values)] for name, values in found]
             return shortened([["channel", "min", "mean", "max"], *rows])
         columns = self.train.inputs[self.train.valid()].double().T
         counted_too = bool(columns.isnan().any())
         rows = [["channel", "min", "mean", "max", *(["missing"] if counted_too else [])]]
-        for k, column in enumerate(columns):
+        for name, column in zip(names, columns, strict=True):
             known = column[~column.isnan()]
             values = (known.min(), known.mean(), known.max()) if len(known) else ()
             cells = [f"{float(v):.4g}" for v in values] or ["none"] * 3
-            rows.append([f"{k + 1}", *cells, *([f"{len(column) - len(known):,}"] if counted_too else [])])
+            rows.append([name, *cells, *([f"{len(column) - len(known):,}"] if counted_too else [])])
         return shortened(rows)
 
     def target_statistics(self) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Reads the sequences of a user's file for predictions: as for training, but labels may be missing and are not read."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,16 +13,17 @@ from noisyrnn.checks import check_lengths, check_sequences
 from noisyrnn.data.arff import read_attributes, relational_sequences
 from noisyrnn.data.arrays import Arrays, NpyArrays, NpzArrays, to_floating
 from noisyrnn.data.base import check_missing
+from noisyrnn.data.channels import ADVICE
 from noisyrnn.data.delimited import Row, Table, is_header, read_delimited
 from noisyrnn.data.frames import read_excel, read_parquet
 from noisyrnn.data.long_table import read_long_inputs
 from noisyrnn.data.numbers import check_real, parse_number
-from noisyrnn.data.options import ReadingOptions
+from noisyrnn.data.options import ReadingOptions, missing_advice
 from noisyrnn.data.recordings import read_recordings
 from noisyrnn.data.shards import find_parts, open_inputs, options_of
 from noisyrnn.data.split import Cases, pad_sequences
 from noisyrnn.data.stored import StoredSequences
-from noisyrnn.data.table import INDEX_NAMES, drops, find_column, named_labels, read_wide
+from noisyrnn.data.table import check_no_index, drops, find_column, named_labels, read_wide
 from noisyrnn.data.times import step_lengths
 from noisyrnn.data.ts import declared_channels, header_flag, read_case, split_channels, split_header, split_stamps
 from noisyrnn.data.user_files import FORMATS, SUFFIXES, check_unused_options, format_of
@@ -29,6 +31,9 @@ from noisyrnn.padding import valid_steps
 
 _LABEL = "noisyrnn label"
 """Column that takes the place of a missing label."""
+_TEXT = (".csv", ".tsv", ".txt")
+"""Kinds of files that may be single recordings."""
+_MISSING_ADVICE = "Train the model with missing='hold' (--missing hold), or 'mask' or 'skip', to accept missing values."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,10 +60,18 @@ def read_inputs(
     labelled: bool | None = None,
     steps: int | None = None,
     nominal: float | None = None,
+    channels: Sequence[str] = (),
+    input_size: int | None = None,
+    recording: bool = False,
 ) -> UnlabelledSequences:
     """Read the sequences of a file or a folder of the formats of `load_user_file`.
 
-    Those in a folder of arrays or shards stay there, and are read when they are used.
+    Those in a folder of arrays or shards stay there, and are read when they are used. Channels are returned in the
+    order of `channels` where the file names them too.
+
+    A text file may be a single recording, a step per line, as a folder of recordings has them. Without `id` it is one
+    if it has the column `time`; and without `layout`, if its header has all of `channels` or its lines have
+    `input_size` cells, more than one unless `recording`.
 
     Args:
         name: Path of the file or folder. A `.npy` file may have any name; a folder may have no labels at all.
@@ -67,10 +80,14 @@ def read_inputs(
             text, or if its longest line has one cell more than `steps`.
         steps: Values of the longest training sequence, to decide whether a table has labels; `None` if unknown.
         nominal: Time that a step of length 1 took in training; `None` if there were no times.
+        channels: Names of the channels of the training, in order; empty if they have none.
+        input_size: Number of channels of the training; `None` if unknown.
+        recording: Whether the files of the training were single recordings.
 
     Raises:
         ValueError: If the suffix is unknown, a value is missing and `missing` is not given, there are times and there
-            were none in training, an option does not apply, or it remains unknown whether a table has labels.
+            were none in training, channels have other names than in training, an option does not apply, or it remains
+            unknown whether a table has labels.
         FileNotFoundError: If there is no such file.
     """
     options = options or ReadingOptions()
@@ -85,14 +102,21 @@ def read_inputs(
     names: tuple[str, ...] | None = None
     if kind == "folder" and find_parts(path):
         check_unused_options(name, options, options_of(path))
-        inputs, lengths = open_inputs(path, options)
+        inputs, lengths = open_inputs(path, options, channels)
     else:
         check_unused_options(name, options, FORMATS[kind].options)
-        cases, names = _read(path, kind, options, labelled, steps)
-        inputs, lengths, times = cases.inputs, cases.lengths, cases.times
-        assert isinstance(inputs, Tensor)
-        check_sequences("X", inputs)
-        check_missing("X", inputs, options.missing)
+        try:
+            cases, names = _read(path, kind, options, labelled, steps, channels, input_size, recording)
+            inputs = cases.inputs
+            assert isinstance(inputs, Tensor)
+            check_sequences("X", inputs)
+            check_missing("X", inputs, options.missing)
+        except ValueError as error:
+            if missing_advice() not in str(error):
+                raise
+            # The option is one of the training: a model that was trained without takes no missing values.
+            raise ValueError(str(error).replace(missing_advice(), _MISSING_ADVICE)) from error
+        lengths, times = cases.lengths, cases.times
     if times is not None and nominal is None:
         raise ValueError(
             f"{path} must hold no times for a model that was trained without, got times. Train on sequences with times."
@@ -104,28 +128,58 @@ def read_inputs(
 
 
 def _read(
-    path: Path, kind: str, options: ReadingOptions, labelled: bool | None, steps: int | None
+    path: Path,
+    kind: str,
+    options: ReadingOptions,
+    labelled: bool | None,
+    steps: int | None,
+    channels: Sequence[str],
+    input_size: int | None,
+    recording: bool,
 ) -> tuple[Cases, tuple[str, ...] | None]:
     """Read the sequences of a file or of a folder of recordings, and their names; the labels have no meaning."""
     if kind == "folder":
-        return read_recordings(path, options)
+        cases, names = read_recordings(path, options, known=bool(channels))
+        return cases.with_channels(channels, str(path)), names
     if kind in (".npz", ".npy"):
         return _read_arrays(NpzArrays(path) if kind == ".npz" else NpyArrays(path, any_name=True), options.layout), None
     if kind == ".ts":
         return _read_ts(path, options), None
     if kind == ".arff":
-        return _read_arff(path, options), None
+        return _read_arff(path, options).with_channels(channels, str(path)), None
     if kind == ".parquet":
         table = read_parquet(path)
     elif kind == ".xlsx":
         table = read_excel(path, options)
     else:
         table = read_delimited(path, options)
+    if options.id is None and kind in _TEXT and _is_recording(table, options, channels, input_size, recording):
+        cases, names = read_recordings(path, options, known=bool(channels))
+        advice = f"If its lines are of several sequences, give id (--id COLUMN). {ADVICE}"
+        return cases.with_channels(channels, str(path), advice=advice), names
     if options.id is None:
-        return _read_wide(table, options, labelled, steps, archive=kind in (".tsv", ".txt")), None
+        cases = _read_wide(table, options, labelled, steps, archive=kind in (".tsv", ".txt"))
+        return cases.with_channels(channels, str(path)), None
     if options.layout is not None:
         raise ValueError(f"layout must be None with id, got {options.layout!r}.")
-    return read_long_inputs(table, options, labelled=labelled)
+    cases, names = read_long_inputs(table, options, labelled=labelled, channels=channels)
+    return cases.with_channels(channels, str(path)), names
+
+
+def _is_recording(
+    table: Table, options: ReadingOptions, channels: Sequence[str], input_size: int | None, recording: bool
+) -> bool:
+    """Whether a table holds the steps of one sequence, as a file in a folder of recordings does."""
+    if not table.rows:
+        return False
+    if isinstance(options.time, int) or options.time in table.rows[0][1]:
+        return True
+    if options.layout is not None:
+        return False
+    if channels and {*channels} <= {*table.rows[0][1]}:
+        return True
+    widths = {len(cells) for _, cells in table.rows}
+    return input_size is not None and (input_size > 1 or recording) and widths == {input_size + len(drops(options))}
 
 
 def _read_arrays(arrays: Arrays, layout: str | None) -> Cases:
@@ -168,11 +222,8 @@ def _read_wide(
     columns = [*drops(options), *([] if options.group_column is None else [options.group_column])]
     present = [column for column in columns if not isinstance(column, str) or column in names]
     out = {find_column(path, names or None, "drop", column) % width for column in present}
-    if names and names[0].lower() in INDEX_NAMES and 0 not in out and any(cells[0] for _, cells in rows):
-        raise ValueError(
-            f"{path} must hold values of a sequence in column 1, got one that is called {names[0]!r}, as pandas calls "
-            "its index. Remove the column: to_csv(…, index=False)."
-        )
+    if any(cells[0] for _, cells in rows):
+        check_no_index(path, names, out)
     rows = [(line, [cell for k, cell in enumerate(cells) if k not in out]) for line, cells in rows]
     names = [name for k, name in enumerate(names) if k not in out]
     place = _label_place(path, names, label_column, rows, labelled, steps)
@@ -231,6 +282,7 @@ def _label_place(
     steps: int | None,
 ) -> int | None:
     """Return the index of the label in a line; `None` if there are no labels."""
+    known: list[int] = []
     if labelled is False:
         return None
     if isinstance(label_column, str):
@@ -241,9 +293,11 @@ def _label_place(
         return None  # its file had a header with this name
     if label_column is None:
         known = named_labels(names, set())
-        if known:
-            return known[0]
-        place = 0
+        place = known[0] if known else 0
+        # Next to plain names, y may be a value: in the file of the training another column was the class.
+        value = known and names[place].lower() == "y" and not any(c.isdigit() for name in names for c in name)
+        if known and not (value and labelled is None and max(len(cells) for _, cells in rows) == steps):
+            return place
     else:
         place = label_column - 1 if label_column > 0 else label_column
     full = [[*cells[: max((k for k, cell in enumerate(cells) if cell), default=-1) + 1]] for _, cells in rows]
@@ -253,7 +307,7 @@ def _label_place(
     longest = max(map(len, full))
     if steps is not None and longest == steps + 1:
         return place
-    if steps is not None and longest == steps:
+    if steps is not None and longest == steps and not known:
         return None
     known_steps = "" if steps is None else f" and training sequences of {steps} values"
     raise ValueError(

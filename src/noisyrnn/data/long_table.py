@@ -1,7 +1,7 @@
 """Reads sequences from tables with one step, or one value, per row: the long format, and single recordings."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def read_long(table: Table, options: ReadingOptions) -> Cases:
 
 
 def read_long_inputs(
-    table: Table, options: ReadingOptions, *, labelled: bool | None = None
+    table: Table, options: ReadingOptions, *, labelled: bool | None = None, channels: Sequence[str] = ()
 ) -> tuple[Cases, tuple[str, ...]]:
     """Read the sequences of a table as `read_long` does, without their labels; return their ids too.
 
@@ -85,28 +85,44 @@ def read_long_inputs(
     Args:
         table: The rows; the columns of labels and groups may be absent.
         options: As for `read_long`.
-        labelled: Whether there is a column of labels; `None`: if `label_column` or its name states one.
+        labelled: Whether there is a column of labels; `None`: if `label_column` or its name states one, and it is not
+            the name of a channel.
+        channels: Names of the channels of the training; empty if they are not known. Where each row holds one value and
+            values may be missing, those of a channel that no sequence has are.
 
     Raises:
-        ValueError: If `label_column` is a number and `labelled` is `None`, or the sequences cannot be read.
+        ValueError: If `label_column` is a number and it is unknown whether that column is a channel, or the sequences
+            cannot be read.
     """
     header, rows = table.split_header(True)
     assert header is not None
+    columns = set(channels) if options.value is None else set()
     if isinstance(options.label_column, int) and labelled is None:
-        raise ValueError(
-            f"labelled must be given for {table.path}, whose labels are in a column without a name. Give labelled=True "
-            "(--labelled true) if it has them, else labelled=False (--labelled false)."
-        )
+        if not columns:
+            raise ValueError(
+                f"labelled must be given for {table.path}, whose labels are in a column without a name. Give "
+                "labelled=True (--labelled true) if it has them, else labelled=False (--labelled false)."
+            )
+        place = options.label_column - (options.label_column > 0)
+        labelled = -len(header) <= place < len(header) and header[place] not in columns
     if labelled is False:
         options = replace(options, label_column=None)
-    roles, channels = _find_roles(table.path, header, options, labelled=False, named=labelled is not False)
+    roles, places = _find_roles(table.path, header, options, labelled=False, named=labelled is not False, known=columns)
     sequences = _sequences(table, rows, roles["id"], len(header), sorted_by_time="time" in roles)
-    recordings = _recordings(table, sequences, roles, channels, header, missing=options.missing is not None)
+    recordings = _recordings(
+        table, sequences, roles, places, header, missing=options.missing is not None, known=channels
+    )
     return cases_of(recordings, text_labels("0" for _ in recordings), None), tuple(sequences)
 
 
 def _find_roles(
-    path: Path, header: list[str], options: ReadingOptions, *, labelled: bool, named: bool = True
+    path: Path,
+    header: list[str],
+    options: ReadingOptions,
+    *,
+    labelled: bool,
+    named: bool = True,
+    known: Collection[str] = (),
 ) -> tuple[dict[str, int], list[int]]:
     """Return the columns that have a role, by its name, and those of channels.
 
@@ -116,6 +132,7 @@ def _find_roles(
         options: Which column has which role.
         labelled: Whether there must be a column of labels, and one of groups if an option names it.
         named: Whether a column whose name is that of labels holds them.
+        known: Names of columns that are channels.
     """
     width = len(header)
     names = ("id", "time", "channel", "value", "group_column", "label_column")
@@ -133,14 +150,14 @@ def _find_roles(
         if labelled or not isinstance(column, str) or column in header
     }
     if options.label_column is None and named:
-        known = named_labels(header, dropped | set(roles.values()))
-        if labelled and len(known) != 1:
+        found = [k for k in named_labels(header, dropped | set(roles.values())) if header[k] not in known]
+        if labelled and len(found) != 1:
             raise ValueError(
-                f"{path} must have one column with the class, got {len(known)} of the names class, label, target and y "
+                f"{path} must have one column with the class, got {len(found)} of the names class, label, target and y "
                 f"in {', '.join(map(repr, header[:10]))}. Give label_column (--label-column)."
             )
-        if known:
-            roles["label_column"] = known[0]
+        if found:
+            roles["label_column"] = found[0]
     if len(set(roles.values())) < len(roles) or dropped & set(roles.values()):
         raise ValueError(f"{', '.join(roles)} and drop must be different columns of {path}, got one twice.")
     channels = [k for k in range(width) if k not in dropped and k not in roles.values()]
@@ -160,13 +177,14 @@ def _recordings(
     header: list[str],
     *,
     missing: bool,
+    known: Sequence[str] = (),
 ) -> list[Recording]:
-    """Return the sequences of rows, each with all channels if values may be missing."""
+    """Return the sequences of rows, each with all channels, the known ones too, if values may be missing."""
     make = _melted if "value" in roles else _stepwise
     recordings = [make(table, rows, roles, channels, header, missing=missing) for rows in sequences.values()]
     if "value" in roles and missing:
-        recordings = _with_all_channels(recordings)
-    check_no_times(recordings, channels, "time" in roles)
+        recordings = _with_all_channels(recordings, known)
+    check_no_times(recordings, channels, "time" in roles or bool(known))
     return recordings
 
 
@@ -186,15 +204,29 @@ def read_recording(table: Table, options: ReadingOptions) -> Recording:
     return _stepwise(table, rows, roles, channels, header, missing=options.missing is not None)
 
 
-def _with_all_channels(recordings: Sequence[Recording]) -> list[Recording]:
-    """Return the sequences with the channels of all of them; values of those that one lacks are missing."""
-    names = tuple(sorted({name for recording in recordings for name in recording.channels}))
+def _with_all_channels(recordings: Sequence[Recording], known: Sequence[str]) -> list[Recording]:
+    """Return the sequences with the channels of all, and known ones; values of those that one lacks are missing."""
+    names = tuple(sorted({*known, *(name for recording in recordings for name in recording.channels)}))
     wide = []
     for recording in recordings:
         values = np.full((len(recording.values), len(names)), np.nan)
         values[:, [names.index(name) for name in recording.channels]] = recording.values
         wide.append(replace(recording, values=values, channels=names))
     return wide
+
+
+def in_one_order(recordings: Sequence[Recording]) -> list[Recording]:
+    """Return the sequences with their channels in the order of the first one, where their names are the same."""
+    names = recordings[0].channels
+    found = []
+    for recording in recordings:
+        if len(set(names)) == len(names) and sorted(recording.channels) == sorted(names):
+            order = [recording.channels.index(name) for name in names]
+            recording = replace(
+                recording, values=recording.values[:, order] if order else recording.values, channels=names
+            )
+        found.append(recording)
+    return found
 
 
 def cases_of(recordings: Sequence[Recording], labels: Targets, groups: tuple[str, ...] | None) -> Cases:
@@ -213,7 +245,14 @@ def cases_of(recordings: Sequence[Recording], labels: Targets, groups: tuple[str
             )
     inputs, lengths = pad_sequences([torch.from_numpy(recording.values) for recording in recordings])
     times = tuple(recording.times for recording in recordings if recording.times is not None)
-    return Cases(inputs=inputs, lengths=lengths, labels=labels, groups=groups, times=times or None)
+    return Cases(
+        inputs=inputs,
+        lengths=lengths,
+        labels=labels,
+        groups=groups,
+        times=times or None,
+        channel_names=first.channels,
+    )
 
 
 def check_no_times(recordings: Sequence[Recording], columns: Sequence[int], stated: bool) -> None:

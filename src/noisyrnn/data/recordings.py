@@ -1,11 +1,12 @@
 """Reads a folder with one file per recording: a subfolder per class, or a table of labels next to the files."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from noisyrnn.data.delimited import read_delimited
 from noisyrnn.data.labels import text_labels
-from noisyrnn.data.long_table import cases_of, check_no_times, read_recording
+from noisyrnn.data.long_table import cases_of, check_no_times, in_one_order, read_recording
 from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.split import Cases, Targets, parse_targets
 from noisyrnn.data.table import find_column, named_labels
@@ -53,27 +54,47 @@ def read_folder(folder: Path, options: ReadingOptions) -> Cases:
         labels, groups = text_labels(path.parent.name for path in paths), None
     if not paths:
         raise ValueError(f"{folder} must hold recordings ending in {', '.join(SUFFIXES)}, got none.")
-    recordings = [read_recording(read_delimited(path, options), options) for path in paths]
-    check_no_times(recordings, range(recordings[0].values.shape[1]), options.time is not None)
+    return _read_cases(paths, labels, groups, options)
+
+
+def _read_cases(
+    paths: Sequence[Path],
+    labels: Targets,
+    groups: tuple[str, ...] | None,
+    options: ReadingOptions,
+    *,
+    known: bool = False,
+) -> Cases:
+    """Read the recordings in files; `known`: the names of their channels are known, so that none can be the time."""
+    recordings = in_one_order([read_recording(read_delimited(path, options), options) for path in paths])
+    stated = options.time is not None or (known and bool(recordings[0].channels))
+    check_no_times(recordings, range(recordings[0].values.shape[1]), stated)
     return cases_of(recordings, labels, groups)
 
 
-def read_recordings(folder: Path, options: ReadingOptions) -> tuple[Cases, tuple[str, ...]]:
+def read_recordings(path: Path, options: ReadingOptions, *, known: bool = False) -> tuple[Cases, tuple[str, ...]]:
     """Read one sequence from each file in a folder and its subfolders, without labels; return their names too.
 
     A table of labels is not read. The classes of the cases have no meaning.
 
+    Args:
+        path: The folder, or the file of one recording.
+        options: How the files are read.
+        known: Whether the names of the channels are known.
+
     Raises:
         ValueError: If there are no recordings, or they differ in their channels.
     """
-    tables = {folder / name for name in _TABLES}
-    paths = sorted(path for path in folder.rglob("*") if _is_recording(path) and path not in tables)
+    folder, paths = path, [path]
+    if path.is_dir():
+        tables = {folder / name for name in _TABLES}
+        paths = sorted(file for file in folder.rglob("*") if _is_recording(file) and file not in tables)
+    else:
+        folder = path.parent
     if not paths:
         raise ValueError(f"{folder} must hold recordings ending in {', '.join(SUFFIXES)}, got none.")
-    recordings = [read_recording(read_delimited(path, options), options) for path in paths]
-    check_no_times(recordings, range(recordings[0].values.shape[1]), options.time is not None)
-    names = tuple(path.relative_to(folder).as_posix() for path in paths)
-    return cases_of(recordings, text_labels("0" for _ in paths), None), names
+    names = tuple(file.relative_to(folder).as_posix() for file in paths)
+    return _read_cases(paths, text_labels("0" for _ in paths), None, options, known=known), names
 
 
 def _is_recording(path: Path) -> bool:

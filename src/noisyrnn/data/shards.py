@@ -3,9 +3,10 @@
 import math
 import re
 import struct
+import warnings
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from noisyrnn.checks import LARGEST, check_lengths
 from noisyrnn.data.arrays import Header, NpzArrays, read_header, read_npy, read_targets
 from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.channels import channel_order
 from noisyrnn.data.frames import check_packages
 from noisyrnn.data.labels import encode
 from noisyrnn.data.options import ReadingOptions
@@ -32,7 +34,7 @@ from noisyrnn.data.split import (
     to_split,
 )
 from noisyrnn.data.stored import WINDOW, DecodedArray, MappedArray, Piece, Storage, StoredSequences
-from noisyrnn.data.table import drops, find_column, named_labels
+from noisyrnn.data.table import check_no_counting, check_no_index, drops, find_column, named_labels, value_order
 
 SUFFIXES = (".npy", ".npz", ".parquet")
 _PARTS = {
@@ -48,6 +50,8 @@ _NAMES = {
 """Names of arrays, to which that of a part may be added: `X_train.npy`."""
 _EXACT_INTEGER = 2**53 - 1
 """Largest integer up to which float64 represents every one."""
+_COUNTED = 1000
+"""Rows in which a column that counts them is looked for."""
 
 Column = np.ndarray | None
 
@@ -63,6 +67,11 @@ class Shard:
         dtype: Type of its values.
         y: The labels, or `None` if there are none or they are not wanted.
         lengths: The valid steps of each sequence, or `None` where all are.
+        time_last: Whether sequences are `(channels, steps)`.
+        columns: Names of the columns of values, in the order of the values; none for arrays.
+        label: Name of the column of labels; `None` if there is none.
+        channel_names: Name of each channel; none where the file does not name them.
+        unread: Arrays that are not read.
     """
 
     path: Path
@@ -71,6 +80,11 @@ class Shard:
     dtype: np.dtype
     y: Column
     lengths: Column
+    time_last: bool
+    columns: tuple[str, ...] = ()
+    label: str | None = None
+    channel_names: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -83,7 +97,7 @@ def options_of(folder: Path) -> frozenset[str]:
     parts = find_parts(folder)
     if not parts:
         return frozenset()
-    parquet = next(iter(parts.values()))[0].suffix == ".parquet"
+    parquet = _kind(next(iter(parts.values()))[0]) == ".parquet"
     return frozenset(("layout", "task", *(("label_column", "drop") if parquet else ())))
 
 
@@ -105,7 +119,7 @@ def find_parts(folder: Path) -> dict[str, list[Path]]:
         parts = {}
         for path in files:
             parts.setdefault(_part_of(path), []).append(path)
-        if "" in parts and files[0].suffix == ".npy" and "train" not in parts:
+        if "" in parts and _kind(files[0]) == ".npy" and "train" not in parts:
             parts["train"] = parts.pop("")
         elif "" in parts and len(parts) > 1:
             raise ValueError(
@@ -115,7 +129,7 @@ def find_parts(folder: Path) -> dict[str, list[Path]]:
             )
         elif "" in parts:
             parts["train"] = parts.pop("")
-    kinds = sorted({path.suffix for found in parts.values() for path in found})
+    kinds = sorted({_kind(path) for found in parts.values() for path in found})
     if len(kinds) > 1:
         raise ValueError(f"{folder} must hold files of one kind, got {' and '.join(kinds)}. Move the others away.")
     return parts
@@ -123,8 +137,13 @@ def find_parts(folder: Path) -> dict[str, list[Path]]:
 
 def _files(folder: Path) -> list[Path]:
     """Return the arrays and shards of a folder, in the order of their names."""
-    found = (path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith("."))
+    found = (path for path in folder.iterdir() if _kind(path) in SUFFIXES and not path.name.startswith("."))
     return sorted(path for path in found if path.is_file())
+
+
+def _kind(path: Path) -> str:
+    """Return the suffix of a file in small letters."""
+    return path.suffix.lower()
 
 
 def _part_of(path: Path) -> str:
@@ -144,15 +163,20 @@ def load_folder(name: str, folder: Path, options: ReadingOptions) -> Dataset:
     part that is drawn; those of a test part of its own when it is first used.
 
     Raises:
-        ValueError: If files are damaged, differ in shape or type, or hold labels at every step or a value that is not
-            finite.
+        ValueError: If files are damaged, differ in shape, type or columns, or hold labels at every step or a value that
+            is not finite; or if columns are in an order that a table in one file may not have.
     """
     parts = find_parts(folder)
     if "train" not in parts:
         raise ValueError(f"{folder} must hold training data, got only {' and '.join(parts)} data.")
-    for files in parts.values():  # before any value is read
-        open_shards(files, options)
-    cases = _read_part(parts["train"], options, "y")
+    opened = {"train": open_shards(parts["train"], options)}
+    like = opened["train"][0]
+    for part, files in parts.items():  # before any value is read
+        if part != "train":
+            opened[part] = open_shards(files, options, like=like)
+    _warn_about_arrays(folder, opened)
+    del opened
+    cases = _read_part(parts["train"], options, "y", like)
     classes = classes_of(cases)
     task = "classification" if classes else "regression"  # the other parts are read alike
     strata = torch.zeros(len(cases.inputs), dtype=torch.int64, device="cpu")
@@ -172,7 +196,7 @@ def load_folder(name: str, folder: Path, options: ReadingOptions) -> Dataset:
         if part in drawn:
             return to_split(cases.subset(_mixed(cases, drawn[part])), classes)
         argument = f"y of {part}"
-        found = _read_part(parts[part], options, argument, task=task)
+        found = _read_part(parts[part], options, argument, like, task=task)
         channels, expected = found.inputs.shape[2], cases.inputs.shape[2]
         if channels != expected:
             raise ValueError(f"X of {part} must have {expected} channels, as X of train has, got {channels}.")
@@ -191,8 +215,24 @@ def load_folder(name: str, folder: Path, options: ReadingOptions) -> Dataset:
         value_range=None,
         standardize=True,
         test_size=None if tested is None else len(tested),
+        channel_names=cases.channel_names,
         source=f"The folder {folder.name}, read from disk while it is used; parts: {how}.",
     )
+
+
+def _warn_about_arrays(folder: Path, parts: Mapping[str, Sequence[Shard]]) -> None:
+    """Warn about arrays that are not read, and about parts without lengths where the training data have some."""
+    unread = sorted({name for shards in parts.values() for shard in shards for name in shard.unread})
+    if unread:
+        shown = ", ".join(unread[:10]) + (", …" if len(unread) > 10 else "")
+        warnings.warn(f"Arrays {shown} of {folder.name} are not read, only X, y and lengths.", stacklevel=5)
+    for part, shards in parts.items():
+        if parts["train"][0].lengths is not None and shards[0].lengths is None:
+            warnings.warn(
+                f"{folder.name} holds lengths of the training data and none of the {part} data: all steps of these are "
+                "read, padding too. If their sequences are padded, add lengths.",
+                stacklevel=5,
+            )
 
 
 def _mixed(cases: Cases, drawn: Tensor) -> Tensor:
@@ -202,12 +242,19 @@ def _mixed(cases: Cases, drawn: Tensor) -> Tensor:
     return rows[cases.inputs.subset(rows).shuffled(torch.Generator().manual_seed(SPLIT_SEED))]
 
 
-def open_inputs(folder: Path, options: ReadingOptions) -> tuple[StoredSequences, Tensor | None]:
+def open_inputs(
+    folder: Path, options: ReadingOptions, channels: Sequence[str] = ()
+) -> tuple[StoredSequences, Tensor | None]:
     """Open the sequences of a folder for predictions, and their lengths; labels may be missing and are not read.
 
+    Args:
+        folder: The folder.
+        options: How its files are read.
+        channels: Names of the channels in the order in which they are returned; empty if they are not known.
+
     Raises:
-        ValueError: If files are damaged or differ in shape or type, a value is not finite, or the folder holds several
-            parts.
+        ValueError: If files are damaged or differ in shape, type or columns, a value is not finite, channels have other
+            names, or the folder holds several parts.
     """
     parts = find_parts(folder)
     if len(parts) != 1:
@@ -215,19 +262,22 @@ def open_inputs(folder: Path, options: ReadingOptions) -> tuple[StoredSequences,
             f"data must hold the sequences to label, got {folder} with {' and '.join(parts) or 'none'} data. Give the "
             "folder of one part."
         )
-    inputs, lengths = _stored(open_shards(next(iter(parts.values())), options, labelled=False), options)
+    shards = open_shards(next(iter(parts.values())), options, labelled=False, channels=channels)
+    inputs, lengths = _stored(shards, options)
     inputs.scan  # noqa: B018 (reads and checks all values before any work)
     return inputs, lengths
 
 
-def _read_part(files: Sequence[Path], options: ReadingOptions, argument: str, *, task: str | None = None) -> Cases:
+def _read_part(
+    files: Sequence[Path], options: ReadingOptions, argument: str, like: Shard, *, task: str | None = None
+) -> Cases:
     """Return the sequences of one part of the data with their labels."""
-    shards = open_shards(files, options)
+    shards = open_shards(files, options, like=like)
     inputs, lengths = _stored(shards, options)
     y = _joined("y", [(shard.path, shard.y) for shard in shards])
     assert y is not None
     labels = _targets(y, inputs.shape[1], task or options.task, argument)
-    return Cases(inputs=inputs, lengths=lengths, labels=labels)
+    return Cases(inputs=inputs, lengths=lengths, labels=labels, channel_names=like.channel_names)
 
 
 def _targets(y: np.ndarray, steps: int, task: str | None, argument: str) -> Targets:
@@ -266,7 +316,20 @@ def _joined(name: str, arrays: Sequence[tuple[Path, Column]]) -> Column:
                 f"{name} of {path} must have the type and shape of that of {first_path.name}, {first.dtype} "
                 f"(n{''.join(f', {size}' for size in first.shape[1:])}), got {array.dtype} {array.shape}."
             )
+    if len({array.dtype for _, array in found}) > 1 and {array.dtype.kind for _, array in found} == {"i", "u"}:
+        return _joined_integers(name, [array for _, array in found])
     return np.concatenate([array for _, array in found])
+
+
+def _joined_integers(name: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Join integers with and without a sign, which NumPy would round to float64."""
+    for dtype in (np.int64, np.uint64):
+        limits = np.iinfo(dtype)
+        if all(limits.min <= int(array.min()) and int(array.max()) <= limits.max for array in arrays if array.size):
+            return np.concatenate([array.astype(dtype) for array in arrays])
+    raise ValueError(
+        f"{name} must hold integers of one type, got some below 0 and some of 2⁶³ or more. Use one type in all files."
+    )
 
 
 def _stored(shards: Sequence[Shard], options: ReadingOptions) -> tuple[StoredSequences, Tensor | None]:
@@ -283,7 +346,7 @@ def _stored(shards: Sequence[Shard], options: ReadingOptions) -> tuple[StoredSeq
                 f"X of {shard.path} must have sequences of shape {first.shape}, as {first.path.name} has, got "
                 f"{shard.shape}. Pad them to one length and add lengths."
             )
-    shape, time_last = first.shape, options.layout == "time-last"
+    shape, time_last = first.shape, first.time_last
     if len(shape) == 2 and options.layout is None and shape[0] < shape[1]:
         raise ValueError(
             f"X must have shape (n, steps, channels), got (n, {shape[0]}, {shape[1]}) in {first.path}, fewer steps "
@@ -311,19 +374,35 @@ def _stored(shards: Sequence[Shard], options: ReadingOptions) -> tuple[StoredSeq
     return StoredSequences(storage), valid
 
 
-def open_shards(files: Sequence[Path], options: ReadingOptions, *, labelled: bool = True) -> list[Shard]:
+def open_shards(
+    files: Sequence[Path],
+    options: ReadingOptions,
+    *,
+    labelled: bool = True,
+    like: Shard | None = None,
+    channels: Sequence[str] = (),
+) -> list[Shard]:
     """Open the files of one part of the data: shapes and types are checked, labels are read, inputs are not.
 
+    Args:
+        files: All files of the part.
+        options: How they are read.
+        labelled: Whether labels are read; else they may be missing.
+        like: A file whose columns, by name, and their order all files have; `None`: the first one.
+        channels: Names of the channels in the order in which they are read; empty if they are not known.
+
     Raises:
-        ValueError: If a file is damaged, lacks inputs or labels, has other numbers of both, or holds objects.
+        ValueError: If a file is damaged, lacks inputs or labels, has other numbers of both, other columns, or objects.
     """
-    if files[0].suffix == ".npy":
-        shards = [_open_pair(files, labelled)]
+    if _kind(files[0]) == ".npy":
+        shards = [_open_pair(files, options, labelled)]
+    elif _kind(files[0]) == ".npz":
+        shards = [_open_npz(path, options, labelled) for path in files]
     else:
-        opened: Callable[[Path, ReadingOptions, bool], Shard] = (
-            _open_npz if files[0].suffix == ".npz" else _open_parquet
-        )
-        shards = [opened(path, options, labelled) for path in files]
+        shards = []
+        for path in files:
+            shards.append(_open_parquet(path, options, labelled, like, channels))
+            like = like or shards[0]
     for shard in shards:
         if len(shard.shape) not in (1, 2) or 0 in shard.shape or shard.count == 0:
             raise ValueError(
@@ -339,14 +418,16 @@ def open_shards(files: Sequence[Path], options: ReadingOptions, *, labelled: boo
     return shards
 
 
-def _open_pair(files: Sequence[Path], labelled: bool) -> Shard:
+def _open_pair(files: Sequence[Path], options: ReadingOptions, labelled: bool) -> Shard:
     """Open the files `X.npy` and `y.npy` of one part, and `lengths.npy` if there is one."""
     found: dict[str, Path] = {}
+    unread = []
     for path in files:
         known = {word for names in _PARTS.values() for word in names}
         words = [word for word in re.split(r"[^A-Za-z]+", path.stem) if word and word.lower() not in known]
         name = next((name for name, names in _NAMES.items() if words and words[-1] in names), None)
         if name is None:
+            unread.append(path.name)
             continue
         if name in found:
             raise ValueError(
@@ -368,6 +449,8 @@ def _open_pair(files: Sequence[Path], labelled: bool) -> Shard:
         dtype=header.dtype,
         y=read_npy("y", found["y"]) if labelled else None,
         lengths=read_npy("lengths", found["lengths"]) if "lengths" in found else None,
+        time_last=options.layout == "time-last",
+        unread=tuple(unread),
     )
 
 
@@ -424,6 +507,8 @@ def _open_npz(path: Path, options: ReadingOptions, labelled: bool) -> Shard:
         dtype=dtype,
         y=arrays.read("y") if labelled else None,
         lengths=arrays.read("lengths"),
+        time_last=options.layout == "time-last",
+        unread=(*arrays.others, *(stored for name, stored in arrays.names.items() if name not in _NAMES)),
     )
 
 
@@ -442,8 +527,10 @@ def _check_piece(path: Path, size: int, advice: str) -> None:
         )
 
 
-def _open_parquet(path: Path, options: ReadingOptions, labelled: bool) -> Shard:
-    """Open a Parquet file with one sequence per row: a column of numbers per step, or one column of lists."""
+def _open_parquet(
+    path: Path, options: ReadingOptions, labelled: bool, like: Shard | None, channels: Sequence[str]
+) -> Shard:
+    """Open a Parquet file with one sequence per row: a column of numbers per value, or one column of lists."""
     check_packages(".parquet", "pyarrow")
     from pyarrow import parquet, types
 
@@ -454,7 +541,10 @@ def _open_parquet(path: Path, options: ReadingOptions, labelled: bool) -> Shard:
     header: list[str] = list(file.schema_arrow.names)
     dropped = {find_column(path, header, "drop", column) % len(header) for column in drops(options)}
     dropped |= {k for k, name in enumerate(header) if re.fullmatch(r"__index_level_\d+__", name)}  # pandas' index
-    label = _label_column(path, header, options, dropped, labelled)
+    if like is not None and like.label in header:
+        label: int | None = header.index(like.label)
+    else:
+        label = _label_column(path, header, options, dropped, labelled)
     columns = [name for k, name in enumerate(header) if k not in dropped and k != label]
     if not columns:
         raise ValueError(f"{path} must hold a column of inputs, got {', '.join(map(repr, header))}.")
@@ -472,13 +562,41 @@ def _open_parquet(path: Path, options: ReadingOptions, labelled: bool) -> Shard:
         if not (types.is_floating(kind) or types.is_integer(kind)):
             raise TypeError(f"Column {name!r} of {path} must hold numbers, got {kind}. Give drop (--drop) for it.")
     dtype = np.result_type(*(kind.to_pandas_dtype() for kind in ([values] if any(lists) else kinds)))
-    decode = partial(_decode_parquet, path, columns, dtype)
+    channel_names: tuple[str, ...] = ()
+    counting = False
+    if like is not None:
+        advice = "Write the same columns to all files; their order does not matter."
+        channel_order(str(path), columns, like.columns, what=f"the columns of {like.path.name}", advice=advice)
+        columns, channel_names = list(like.columns), like.channel_names
+    elif not any(lists):
+        other = {*dropped, *(() if label is None else (label,))}
+        check_no_index(path, header, other)
+        order, channel_names = value_order(path, header, other, options)
+        if order is None:
+            counting = True
+        else:
+            by_step = np.array(order).reshape(-1, len(channel_names))
+            places = channel_order(str(path), channel_names, channels)
+            if places is not None:
+                by_step, channel_names = by_step[:, places], tuple(channels)
+            columns = [header[k] for k in by_step.flatten().tolist()]
+    decode = partial(_decode_parquet, path, columns, dtype, len(channel_names))
     counts = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
     groups = [k for k, count in enumerate(counts) if count]
-    shape = decode(groups[0]).shape[1:] if groups and any(lists) else (len(columns),)
+    shape: tuple[int, ...] = (len(columns),)
+    if channel_names:
+        shape = len(columns) // len(channel_names), len(channel_names)
+    elif groups and any(lists):
+        shape = decode(groups[0]).shape[1:]
     firsts = np.cumsum([0, *counts])
     for k in groups:
         _check_piece(path, counts[k] * int(np.prod(shape)) * dtype.itemsize, "Write it with a smaller row_group_size")
+    if counting and groups:  # a file to predict is read as the one of the training was, with a warning
+        places = [header.index(name) for name in columns]
+        reading = options if labelled else replace(options, layout="one-channel")
+        needed = next((n for n, k in enumerate(groups, start=1) if firsts[k + 1] >= _COUNTED), len(groups))
+        found = np.concatenate([decode(k) for k in groups[:needed]])
+        check_no_counting(path, found[:_COUNTED].tolist(), places, reading)
     y = None
     if label is not None and labelled:
         y = _labels(path, header[label], file.read(columns=[header[label]], use_threads=False).column(0))
@@ -489,6 +607,10 @@ def _open_parquet(path: Path, options: ReadingOptions, labelled: bool) -> Shard:
         dtype=dtype,
         y=y,
         lengths=None,
+        time_last=any(lists) and options.layout == "time-last",
+        columns=tuple(columns),
+        label=None if label is None else header[label],
+        channel_names=channel_names,
     )
 
 
@@ -526,17 +648,26 @@ def _labels(path: Path, name: str, column: Any) -> np.ndarray:
     return values
 
 
-def _decode_parquet(path: Path, columns: list[str], dtype: np.dtype, group: int) -> np.ndarray:
-    """Return the sequences of a row group, `(n, steps)` or `(n, steps, channels)`; missing values are NaN."""
+def _decode_parquet(path: Path, columns: list[str], dtype: np.dtype, channels: int, group: int) -> np.ndarray:
+    """Return the sequences of a row group, `(n, steps)` or `(n, steps, channels)`; missing values are NaN.
+
+    Args:
+        path: The file.
+        columns: The columns of values, by step and then by channel.
+        dtype: Type of the values.
+        channels: Channels of columns of numbers, 0 for one without a name.
+        group: Number of the row group.
+    """
     from pyarrow import parquet
 
     file = parquet.ParquetFile(path)
     table = file.read_row_group(group, columns=columns, use_threads=False)
     rows = table.num_rows
     if not _is_list(table.schema.field(columns[0]).type):
-        return np.stack([table.column(name).to_numpy() for name in columns], axis=1).astype(
+        found = np.stack([table.column(name).to_numpy() for name in columns], axis=1).astype(
             np.float64 if any(table.column(name).null_count for name in columns) else dtype, copy=False
         )
+        return found.reshape(rows, -1, channels) if channels else found
     first = sum(file.metadata.row_group(k).num_rows for k in range(group))
     values, shape = table.column(columns[0]).combine_chunks(), [rows]
     while _is_list(values.type):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_lengths, check_sequences
 from noisyrnn.data.base import Dataset, Split, check_missing, extremes
+from noisyrnn.data.channels import channel_order
 from noisyrnn.data.labels import Label, check_classes, encode, sorted_classes
 from noisyrnn.data.numbers import parse_number
 from noisyrnn.data.stored import StoredSequences
@@ -53,6 +54,7 @@ class Cases:
         times: Increasing times of the steps of each sequence; `None` if there are none.
         dt: Float64 `(n, steps)`, lengths of the steps; `None` where all are equal.
         missing: How missing values, NaN in `inputs`, are met, as a `Split` has it; `None`: there are none.
+        channel_names: Name of each channel; none where the file does not name them.
     """
 
     inputs: Tensor | StoredSequences
@@ -64,6 +66,7 @@ class Cases:
     times: tuple[np.ndarray, ...] | None = None
     dt: Tensor | None = None
     missing: str | None = None
+    channel_names: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[Label, ...]:
@@ -89,6 +92,14 @@ class Cases:
             labels = tuple(self.labels[i] for i in indices.tolist())
         inputs = self.inputs.subset(indices) if isinstance(self.inputs, StoredSequences) else self.inputs[indices]
         return replace(self, inputs=inputs, labels=labels, groups=groups, times=times, **chosen)
+
+    def with_channels(self, expected: Sequence[str], where: str, **message: str) -> "Cases":
+        """Return the cases with their channels in the order of `expected`; see `channel_order`."""
+        order = channel_order(where, self.channel_names, expected, **message)
+        if order is None:
+            return self
+        assert isinstance(self.inputs, Tensor)  # those that stay in their files are read in the right order
+        return replace(self, inputs=self.inputs[..., order], channel_names=tuple(expected))
 
     def with_step_lengths(self, nominal: float) -> "Cases":
         """Return the cases with the lengths of their steps, if they have times; `nominal` is that of a nominal step."""
@@ -351,7 +362,9 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         if read_test is None:
             assert tested is not None
             return to_split(cases.subset(tested), classes)
-        test_cases = read_test().with_step_lengths(nominal)
+        test_cases = (
+            read_test().with_channels(cases.channel_names, f"The test data of {name}").with_step_lengths(nominal)
+        )
         check_cases(test_cases, "_test")
         channels, expected = test_cases.inputs.shape[2], cases.inputs.shape[2]
         if channels != expected:
@@ -370,5 +383,6 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         standardize=True,
         test_size=None if tested is None else len(tested),
         nominal_step=None if cases.times is None else nominal,
+        channel_names=cases.channel_names,
         source=f"{source} {how}",
     )

@@ -4,7 +4,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from noisyrnn.data.options import ReadingOptions, flag, missing_advice
 from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
 
 _LABEL_NAMES = frozenset(("class", "classes", "class_label", "classlabel", "label", "labels", "target", "y"))
-INDEX_NAMES = frozenset(("", "unnamed: 0", "index"))
+_INDEX_NAMES = frozenset(("", "unnamed: 0", "index"))
 _MANY_CLASSES = 50
 _FEW_CASES = 10
 _OPTION = "give label_column (--label-column NAME or NUMBER, from 1, or -1 for the last)"
@@ -76,12 +76,10 @@ def read_wide(table: Table, options: ReadingOptions, *, declared: Sequence[str] 
     place = _label_place(path, header, options.label_column, {index % width for index in drop})
     group = None if options.group_column is None else find_column(path, header, "group_column", options.group_column)
     other = {index % width for index in (place, *drop, *(() if group is None else (group,)))}
-    if header is not None and header[0].lower() in INDEX_NAMES and 0 not in other and any(c[0] for _, c in rows):
-        raise ValueError(
-            f"{path} must hold values of a sequence in column 1, got one that is called {header[0]!r}, as pandas calls "
-            f"its index. Leave it out: {flag('drop', 1)}, or to_csv(…, index=False)."
-        )
-    order, channels = _value_order(path, header, other, options)
+    if any(cells[0] for _, cells in rows):
+        check_no_index(path, header, other)
+    order, channel_names = value_order(path, header, other, options)
+    channels = max(len(channel_names), 1)
     missing = options.missing is not None
     places = _Places(label=place, group=group, drop=drop, order=order, channels=channels, width=width, missing=missing)
     short_nan = archive and header is None
@@ -101,17 +99,29 @@ def read_wide(table: Table, options: ReadingOptions, *, declared: Sequence[str] 
     if options.label_column is None and isinstance(labels, tuple):
         named = header is not None and header[place].lower() in _LABEL_NAMES
         _check_label_place(path, labels, values, label_place=place, label_named=named or bool(declared))
-    columns = [column for column in range(width) if column not in other]
-    if order is None and (problem := _find_counting_column(path, values, columns)):
-        rule, advice, warned = problem
-        if options.label_column is None and options.layout is None:
-            raise ValueError(f"{rule}. {advice}; or if the column does hold values, {_OPTION}.")
-        warnings.warn(f"{rule}. It is read as a value of the sequence. {warned}", stacklevel=2)
+    if order is None:
+        check_no_counting(path, values, [column for column in range(width) if column not in other], options)
     inputs, lengths = pad_sequences(
         [torch.tensor(row, dtype=torch.float64, device="cpu").view(-1, channels) for row in values]
     )
     groups = None if group is None else tuple(name for _, name, _ in read)
-    return Cases(inputs=inputs, lengths=lengths, labels=labels, declared=decimal_labels(declared), groups=groups)
+    return Cases(
+        inputs=inputs,
+        lengths=lengths,
+        labels=labels,
+        declared=decimal_labels(declared),
+        groups=groups,
+        channel_names=channel_names,
+    )
+
+
+def check_no_index(path: Path, header: Sequence[str] | None, other: Collection[int]) -> None:
+    """Raise `ValueError` if the first column is called as pandas calls its index, and is not among `other` ones."""
+    if header and header[0].lower() in _INDEX_NAMES and 0 not in other:
+        raise ValueError(
+            f"{path} must hold values of a sequence in column 1, got one that is called {header[0]!r}, as pandas calls "
+            f"its index. Leave it out: {flag('drop', 1)}, or to_csv(…, index=False)."
+        )
 
 
 def drops(options: ReadingOptions) -> tuple[str | int, ...]:
@@ -163,13 +173,19 @@ def named_labels(header: Sequence[str], dropped: set[int]) -> list[int]:
     return [column for column in known if header[column].lower() != "y"] or known  # next to a class, y is a value
 
 
-def _value_order(
+def value_order(
     path: Path, header: list[str] | None, other: set[int], options: ReadingOptions
-) -> tuple[tuple[int, ...] | None, int]:
-    """Return the order of the values in a row, by step and then by channel, and the number of channels.
+) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
+    """Return the order of the values in a row, by step and then by channel, and the names of the channels.
 
-    `None` and 1 where all columns are steps of one channel: there is no header, or its names have numbers, such as t0,
-    t1, …. Names with two numbered series or more, such as x_0, x_1, y_0, y_1, are channels.
+    `None` and no names where all columns are steps of one channel: there is no header, or its names have numbers, such
+    as t0, t1, …. Names with two numbered series or more, such as x_0, x_1, y_0, y_1, are channels x and y.
+
+    Args:
+        path: Name in messages.
+        header: Names of the columns.
+        other: Columns that hold no value.
+        options: Of these, `layout` and `label_column`.
 
     Raises:
         ValueError: If the header allows for another reading, and `layout` does not decide.
@@ -178,7 +194,7 @@ def _value_order(
     labelled = options.label_column is not None or any(name.lower() in _LABEL_NAMES for name in header or [])
     names = {} if header is None else {k: name for k, name in enumerate(header) if k not in other}
     if layout == "one-channel" or (len(names) < 2 and layout is None):
-        return None, 1
+        return None, ()
     one = flag("layout", "one-channel")
     shown = ", ".join(map(repr, list(names.values())[:4])) + (", …" if len(names) > 4 else "")
     series: dict[str, dict[int, int]] = {}
@@ -214,7 +230,7 @@ def _value_order(
                 f"{path} must name its columns after one channel, got {len(series)} numbered series, {shown}. If they "
                 f"are channels, give {flag('layout', 'time-last')}; if all columns are the steps of one channel, {one}."
             )
-        return tuple(columns[step] for step in steps for columns in series.values()), len(series)
+        return tuple(columns[step] for step in steps for columns in series.values()), tuple(series)
     if layout is not None:
         raise ValueError(
             f"layout must be None or 'one-channel' for {path}, got {layout!r}. A table has channels if its header "
@@ -225,7 +241,7 @@ def _value_order(
             f"{path} must name the steps of a sequence by increasing numbers, got columns {shown}. If they are the "
             f"steps of one channel in this order, give {one}; leave others out with drop (--drop)."
         )
-    return None, 1
+    return None, ()
 
 
 def _read_row(table: Table, row: Row, places: _Places, short_nan: bool) -> tuple[str, str, list[float]]:
@@ -378,14 +394,34 @@ def _check_label_place(
         )
 
 
-def _columns(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
+def _columns(values: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Return the columns that all lines have, `(lines, columns)`, and which of them hold whole numbers only."""
     width = min(map(len, values))
     table = np.array([row[:width] for row in values])
     return table, (np.mod(table, 1) == 0).all(axis=0)
 
 
-def _find_counting_column(path: Path, values: list[list[float]], columns: list[int]) -> tuple[str, str, str] | None:
+def check_no_counting(
+    path: Path, values: Sequence[Sequence[float]], columns: Sequence[int], options: ReadingOptions
+) -> None:
+    """Raise if a column is probably a line number or the time; warn where `label_column` or `layout` is given.
+
+    Args:
+        path: Name in messages.
+        values: Of each line, in the order of the columns.
+        columns: Index of the column of each value.
+        options: How the file is read.
+    """
+    if problem := _find_counting_column(path, values, columns):
+        rule, advice, warned = problem
+        if options.label_column is None and options.layout is None:
+            raise ValueError(f"{rule}. {advice}; or if the column does hold values, {_OPTION}.")
+        warnings.warn(f"{rule}. It is read as a value of the sequence. {warned}", stacklevel=3)
+
+
+def _find_counting_column(
+    path: Path, values: Sequence[Sequence[float]], columns: Sequence[int]
+) -> tuple[str, str, str] | None:
     """Return rule, advice and advice of a warning if a column is probably a line number or the time; else `None`."""
     table, whole = _columns(values)
     width = table.shape[1]

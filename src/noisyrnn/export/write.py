@@ -63,7 +63,8 @@ def export_run(
 ) -> list[Path]:
     """Export the model of a finished run: `model.onnx`, with `streaming` also `model-step.onnx`; or both as `.pt2`.
 
-    The format "pretrained" is described in `export/pretrained.py`.
+    The metadata of a file hold the names of the classes and, where the data of the training name them, those of the
+    channels in the order of the inputs. The format "pretrained" is described in `export/pretrained.py`.
 
     Args:
         folder: Finished run.
@@ -89,18 +90,28 @@ def export_run(
         return export_pretrained(folder, folder.path if output is None else output)
     header = read_header(folder.model)
     model = load(folder.model, HEADS[header.head])
+    channel_names = header.notes.get("training", {}).get("channel_names")
     output = folder.path if output is None else output
     check_writable(output)
     contents = {}
     for stem, steps in [("model", False), ("model-step", True)][: 1 + streaming]:
         path = output / f"{stem}{FORMATS[format].suffix}"
-        contents[path] = _content(model, format=format, streaming=steps, class_names=header.class_names)
+        contents[path] = _content(
+            model, format=format, streaming=steps, class_names=header.class_names, channel_names=channel_names
+        )
     for path, content in contents.items():
         write_atomically(path, content)
     return list(contents)
 
 
-def _content(model: Head, *, format: str, streaming: bool, class_names: Sequence[str] | None) -> bytes:
+def _content(
+    model: Head,
+    *,
+    format: str,
+    streaming: bool,
+    class_names: Sequence[str] | None,
+    channel_names: Sequence[str] | None = None,
+) -> bytes:
     """Return the content of an exported file, after checking that it agrees with the model."""
     check_choice("format", format, FORMATS)
     form = FORMATS[format]
@@ -122,6 +133,8 @@ def _content(model: Head, *, format: str, streaming: bool, class_names: Sequence
     }
     if class_names is not None:
         metadata["class_names"] = json.dumps(list(class_names))
+    if channel_names is not None:
+        metadata["channel_names"] = json.dumps(list(channel_names))
     content = form.build(graph, metadata)
     check_agreement(model, graph, form.read(content))
     return content

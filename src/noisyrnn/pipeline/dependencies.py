@@ -48,6 +48,9 @@ def check_same_data(folder: RunFolder, dataset: Dataset) -> None:
     if trained_on is None:  # the run failed before it had read its data
         return
     changed = changes(trained_on, dataset.fingerprint()) if isinstance(trained_on, dict) else ["the whole"]
+    names = folder.read_config()["dataset"].get("channel_names")  # a run of an earlier version has none
+    if names and dataset.channel_names and names != list(dataset.channel_names):
+        changed.append("the channel names")
     if changed:
         raise ValueError(
             f"dataset must hold the data that {folder.path} was trained on, got {dataset.name}, where "

@@ -206,7 +206,10 @@ def evaluate_foreign(
         "dataset": json_ready(describe(dataset)),
     }
     with locked(folder.path):
-        if folder.config.is_file() and folder.finished and folder.read_config()["dataset"] == content["dataset"]:
+        same = (
+            folder.config.is_file() and folder.finished and _same(folder.read_config()["dataset"], content["dataset"])
+        )
+        if same:
             imported = {name: Path(path) for name, path in folder.read_config().get("imported", {}).items()}
             depends_on = _depends_on(folder, dataset, imported)
             if known_result(folder, folder.robustness, settings, depends_on) is not None:
@@ -241,6 +244,12 @@ def _depends_on(folder: RunFolder, dataset: Dataset, imported: Mapping[str, Path
     """Return what a result depends on beside the settings."""
     code = {"code": _digests(imported)} if imported else {}
     return {"test": dataset.test.fingerprint(), **folder.dependencies(), **code, "results": EVALUATION_RESULTS}
+
+
+def _same(stored: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
+    """Whether two descriptions are of the same data; earlier versions did not write the names of the channels."""
+    names = ("channel_names",) if "channel_names" not in stored else ()
+    return dict(stored) == {name: value for name, value in dataset.items() if name not in names}
 
 
 def _measure(

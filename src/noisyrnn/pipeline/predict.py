@@ -13,9 +13,9 @@ from torch import Tensor
 from noisyrnn.checks import check_choice
 from noisyrnn.data.inputs import read_inputs
 from noisyrnn.data.options import ReadingOptions
-from noisyrnn.data.shards import options_of
+from noisyrnn.data.shards import find_parts, options_of
 from noisyrnn.data.stored import StoredSequences
-from noisyrnn.data.user_files import FORMATS, format_of
+from noisyrnn.data.user_files import FORMATS, format_of, is_path
 from noisyrnn.models import SequenceModel
 from noisyrnn.models.prediction import predict
 from noisyrnn.pipeline.devices import resolve_accelerator
@@ -45,7 +45,8 @@ def predict_file(
         run: Folder of a trained run, or a model file that `save` has written.
         data: Path of a file or folder as for training; labels may be missing and are not read. Sequences in a folder of
             arrays or shards are read by blocks. Missing values are met, and times become lengths of steps, as in
-            training.
+            training. Channels are matched by name where the file and the data of the training name them. A text file
+            may be a single recording, a step per line.
         labelled: Whether a table has a column of labels; `None`: decided by its header and its lines.
         weights: Weights of a run: "kept" or "last".
         accelerator: "auto", "cpu" or "cuda".
@@ -54,10 +55,11 @@ def predict_file(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is malformed or has another number of channels than the training data.
+        ValueError: If the file is malformed, or has another number of channels than the training data or channels of
+            other names.
     """
     check_choice("weights", weights, ("kept", "last"))
-    steps, stored = None, dict[str, Any]()
+    steps, stored, recording = None, dict[str, Any](), False
     file = run
     if run.suffix != ".safetensors":
         folder = RunFolder.open(run)
@@ -74,15 +76,26 @@ def predict_file(
             if name in used and name in settings
         }
         stored.pop("task", None)  # labels are not read
+        trained_on = Path(settings["dataset"]).expanduser()
+        recording = is_path(settings["dataset"]) and trained_on.is_dir() and not find_parts(trained_on)
         if isinstance(trained, int):
             steps = trained * int(content["dataset"].get("input_size", 1))
     header = read_header(file)
-    names, nominal = header.class_names, header.notes.get("training", {}).get("nominal_step")
+    names, training = header.class_names, header.notes.get("training", {})
     model = load(file, SequenceModel).to(resolve_accelerator(accelerator))
     for name in reading:
         check_choice("option", name, [known for known in ReadingOptions.__dataclass_fields__ if known != "missing"])
     options = ReadingOptions(**stored | reading | {"missing": model.missing})  # `None` replaces one of the training too
-    found = read_inputs(data, options, labelled=labelled, steps=steps, nominal=nominal)
+    found = read_inputs(
+        data,
+        options,
+        labelled=labelled,
+        steps=steps,
+        nominal=training.get("nominal_step"),
+        channels=tuple(map(str, training.get("channel_names", ()))),
+        input_size=model.input_size,
+        recording=recording,
+    )
     lengths = found.lengths
     classes = model.loss == "cross_entropy"
     answers = _answers(model, found.inputs, lengths, found.dt if model.supports_dt else None)

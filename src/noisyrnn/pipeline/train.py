@@ -117,6 +117,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         **({} if dataset.classes else {"targets": dataset.outputs}),
         **({"every_step": True} if dataset.every_step else {}),
         **({} if dataset.nominal_step is None else {"nominal_step": dataset.nominal_step}),
+        **({"channel_names": list(dataset.channel_names)} if dataset.channel_names else {}),
         **({} if dataset.missing is None else {"missing": missing_text(dataset.train)}),
         "train": len(dataset.train),
         "validation": len(dataset.validation),

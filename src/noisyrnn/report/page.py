@@ -287,6 +287,10 @@ def _facts(results: Sequence[SeedResult], dataset: Mapping[str, Any]) -> list[tu
     return [(name, value) for name, value in facts if value]
 
 
+_CHANNELS = 10
+"""How many names of channels the page shows."""
+
+
 def _shape(dataset: Mapping[str, Any]) -> str:
     if "steps" not in dataset or "input_size" not in dataset:
         return ""
@@ -297,7 +301,9 @@ def _shape(dataset: Mapping[str, Any]) -> str:
         answers = f", {dataset['targets']} target{'s' if dataset['targets'] > 1 else ''}"
     answers += " at every step" if dataset.get("every_step") else ""
     missing = f", missing values {dataset['missing']}" if "missing" in dataset else ""
-    return f"{dataset['steps']} steps × {dataset['input_size']}{answers}{values}{missing}"
+    known = dataset.get("channel_names", [])
+    names = f" ({', '.join([*known[:_CHANNELS], *['…'] * (len(known) > _CHANNELS)])})" if known else ""
+    return f"{dataset['steps']} steps × {dataset['input_size']}{names}{answers}{values}{missing}"
 
 
 def _range(values: Iterable[Any]) -> str:

@@ -802,6 +802,8 @@ class Trainer:
         notes = {"training": {**settings, "dataset": Path(self.config.dataset).name}}
         if dataset.nominal_step is not None:
             notes["training"]["nominal_step"] = dataset.nominal_step
+        if dataset.channel_names:
+            notes["training"]["channel_names"] = list(dataset.channel_names)
         if self.folder is not None:
             with nullcontext() if self._average is None else self._average.in_place():
                 save(self._model, self.folder.last_model, class_names=names, notes=notes)
