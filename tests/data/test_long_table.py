@@ -41,7 +41,7 @@ def test_dates_are_times(tmp_path: Path) -> None:
 def test_one_value_per_line(tmp_path: Path) -> None:
     options = {"time": "t", "channel": "c", "value": "v"}
     assert read(tmp_path, VALUES, **options).inputs.tolist() == [[[2, 1], [4, 3]]]  # channels p, q
-    with pytest.raises(ValueError, match=r"of every channel at each time .* none of 'q' at 1 in sequence '1'"):
+    with pytest.raises(ValueError, match=r"^Line 4 of .* at each time .* none of 'q' at '1' in sequence '1'"):
         read(tmp_path, VALUES.replace("1,1,q,3,a\n", ""), **options)
     with pytest.raises(ValueError, match=r"^Line 5 of .* another time or channel .* got '1' and 'p' again\."):
         read(tmp_path, VALUES.replace("1,1,q", "1,1,p"), **options)
@@ -51,6 +51,16 @@ def test_one_value_per_line(tmp_path: Path) -> None:
         ValueError, match=r"got another column 'extra'\. Give drop='extra' \(--drop extra\) to leave it out"
     ):
         read(tmp_path, VALUES.replace("v,class", "v,extra,class").replace(",a\n", ",5,a\n"), **options)
+
+
+def test_the_format_of_times_is_an_option(tmp_path: Path) -> None:
+    text = "run,t,x,class\n" + "".join(f"{i},0{k}/01/2026,{k},{'ab'[i]}\n" for i in range(2) for k in (4, 3, 5))
+    with pytest.raises(ValueError, match=r"^Line 2 of .* in one way, .*time_format='%d/%m/%Y' .*'%m/%d/%Y'"):
+        read(tmp_path, text, time="t")
+    for time_format, days in (("%d/%m/%Y", [1, 1]), ("%m/%d/%Y", [31, 30])):
+        cases = read(tmp_path, text, time="t", time_format=time_format)
+        assert cases.inputs[0].flatten().tolist() == [3, 4, 5]
+        assert [list(times[1:] - times[:-1]) for times in cases.times or ()] == [[86400 * n for n in days]] * 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any
 
 from noisyrnn.checks import check_choice, check_integer, check_text
@@ -12,8 +13,18 @@ LAYOUTS = ("channels-last", "time-last", "one-channel")
 """`(n, steps, channels)`, `(n, channels, steps)`, and one channel in all columns of a table."""
 TASKS = ("classification", "regression")
 """What a model predicts: classes or values."""
+PLAIN_TIMES = "number"
+"""The `time_format` of times that are plain numbers."""
 COLUMNS = ("label_column", "group_column", "id", "time", "channel", "value")
 """Options that name one column each."""
+_TOGETHER = (
+    ("channel", "value"),
+    ("value", "channel"),
+    ("channel", "time"),
+    ("channel", "id"),
+    ("time_format", "time"),
+)
+"""Options of which the first needs the second."""
 _SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " ", "pipe": "|"}
 
 
@@ -46,6 +57,8 @@ class ReadingOptions:
         id: Column that names the sequence of a line, where each step has a line of its own (the long format).
         time: Column with the time of a line, a number or a date and time, in the long format and in a folder of
             recordings. It orders the lines; unequal distances become the lengths of the steps.
+        time_format: How the times are written, in the codes of Python's strptime, such as "%d/%m/%Y %H:%M:%S"; or
+            "number" for plain numbers (default: found from the cells, where all of them have one reading).
         channel: Column that names the channel of a line, where each value has a line of its own; needs time and value.
         value: Column with the value of a line; needs channel.
         missing: How the model meets missing values: "mask" for the last value and a channel that says whether there was
@@ -70,6 +83,7 @@ class ReadingOptions:
     group_column: str | int | None = None
     id: str | int | None = None
     time: str | int | None = None
+    time_format: str | None = None
     channel: str | int | None = None
     value: str | int | None = None
     missing: str | None = None
@@ -105,11 +119,19 @@ class ReadingOptions:
                 ) from None
         if self.skip_lines is not None:
             object.__setattr__(self, "skip_lines", _lines_text(self.skip_lines))
+        if self.time_format is not None:
+            _check_time_format(self.time_format)
         if isinstance(self.sheet, int):
             check_integer("sheet", self.sheet, minimum=1)
         elif self.sheet is not None:
             check_text("sheet", self.sheet)
-        for name, other in (("channel", "value"), ("value", "channel"), ("channel", "time"), ("channel", "id")):
+        for name, other in (
+            ("channel", "value"),
+            ("value", "channel"),
+            ("channel", "time"),
+            ("channel", "id"),
+            ("time_format", "time"),
+        ):
             if getattr(self, name) is not None and getattr(self, other) is None:
                 raise ValueError(f"{name} must be None without {other}, got {getattr(self, name)!r}. Give {other} too.")
 
@@ -160,6 +182,24 @@ def _column(name: str, column: object) -> str | int:
     if column in (0, ""):
         raise ValueError(f"{name} must be a name or a number from 1, or from -1 at the end, got {column!r}.")
     return column
+
+
+def _check_time_format(value: object) -> None:
+    """Raise unless times can be written and read in a format."""
+    check_text("time_format", value)
+    assert isinstance(value, str)
+    if value == PLAIN_TIMES:
+        return
+    try:
+        datetime.strptime(datetime(2001, 2, 3, 4, 5, 6).strftime(value), value)
+    except ValueError:
+        known = False
+    else:
+        known = any(code in value for code in ("%H", "%I", "%M", "%S", "%d", "%j", "%U", "%W", "%V", "%c", "%x", "%X"))
+    if not known:
+        raise ValueError(
+            f"time_format must be codes of strptime, such as '%d/%m/%Y %H:%M:%S', or {PLAIN_TIMES!r}, got {value!r}."
+        )
 
 
 def _separator(value: object) -> str:

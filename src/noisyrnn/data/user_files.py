@@ -58,7 +58,7 @@ def _read_archive_text(path: Path, options: ReadingOptions) -> Cases:
 
 _TEXT = frozenset(("separator", "decimal", "encoding", "skip_lines"))
 _COLUMNS = frozenset(("label_column", "task", "layout", "drop", "group_column"))
-_LONG = frozenset(("id", "time", "channel", "value"))
+_LONG = frozenset(("id", "time", "time_format", "channel", "value"))
 _MISSING = frozenset(("missing",))
 
 FORMATS: Mapping[str, Format] = {
@@ -77,7 +77,8 @@ FORMATS: Mapping[str, Format] = {
         options=_MISSING | _COLUMNS | _LONG | {"sheet", "skip_lines"},
     ),
     "folder": Format(
-        read=read_folder, options=_MISSING | _TEXT | {"label_column", "task", "drop", "group_column", "time"}
+        read=read_folder,
+        options=_MISSING | _TEXT | {"label_column", "task", "drop", "group_column", "time", "time_format"},
     ),
 }
 """By the end of the file's name; text formats may be compressed (`.csv.gz`)."""
