@@ -1,8 +1,10 @@
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from noisyrnn.data.delimited import read_delimited
+from noisyrnn.data.delimited import Table, read_delimited
 from noisyrnn.data.options import ReadingOptions
 
 
@@ -64,3 +66,30 @@ def test_decimal_commas_leave_no_point(tmp_path: Path) -> None:
 def test_lines_that_are_left_out_keep_the_numbers_of_the_others(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x;y\n\na,1\nb,2\n")
     assert read_delimited(tmp_path / "a.csv", ReadingOptions(skip_lines="1")).rows == [(3, ["a", "1"]), (4, ["b", "2"])]
+
+
+NAMES = [(2, "a"), (3, "NA"), (4, "b"), (5, "?"), (6, "nan")]
+
+
+def test_a_missing_name_is_refused_with_the_lines_to_leave_out() -> None:
+    table = Table(path=Path("own.csv"), rows=[])
+    message = r"^Line 3 of own.csv must name a class, got 'NA', .* skip_lines='3,5-6' \(--skip-lines '3,5-6'\)"
+    with pytest.raises(ValueError, match=message):
+        table.check_names("class", NAMES)
+    many = [(line, "NA") for line in range(2, 100, 2)]
+    with pytest.raises(ValueError, match=r"skip_lines='2,4,.*,40' .* and so on, 49 lines in all"):
+        table.check_names("class", many)
+    with pytest.raises(ValueError, match=r"or remove the instances from the file; if it is a name"):
+        replace(table, unit="Instance", can_skip=False).check_names("class", NAMES)
+    with pytest.raises(ValueError, match=r"^Line 7 of own.csv must name a group, got 'none'"):
+        table.check_names("group", [(2, "a"), (7, "none")], sure=True)
+
+
+def test_a_word_that_may_be_a_name_is_a_name_with_a_warning() -> None:
+    table = Table(path=Path("own.csv"), rows=[])
+    for word in ("none", "null", "-"):
+        with pytest.warns(UserWarning, match=rf"^own.csv: '{word}' is read as a class\. .* skip_lines='3'"):
+            table.check_names("class", [(2, "a"), (3, word)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table.check_names("class", [(2, "+"), (3, "-"), (4, "+"), (5, "#1"), (6, "inf")])

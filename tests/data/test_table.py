@@ -31,7 +31,7 @@ def csv(path: Path, text: str) -> str:
     return str(path / "own.csv")
 
 
-OWN = r"Each line must be its class and then its values; leave columns out with drop \(--drop\), and lines with skip_"
+OWN = r"Each line must be its class and then its values; leave columns out with drop \(--drop\), or leave the line out with skip_"
 FILL = r"Fill the value in, or leave the line out\.$"
 ACCEPT = r"Give missing='hold' \(--missing hold\), or 'mask' or 'skip', to accept missing values\. Or fill the value in"
 ROWS = "".join(f"{'ab'[i % 2]},{i}.5,2,{'' if i % 2 else 3}\n" for i in range(10))

@@ -3,12 +3,13 @@
 import csv
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from noisyrnn.data.folders import read_bytes
-from noisyrnn.data.numbers import is_missing, parse_number
+from noisyrnn.data.numbers import is_missing, is_missing_name, may_be_missing_name, parse_number
 from noisyrnn.data.options import ReadingOptions, flag
 
 Row = tuple[int, list[str]]
@@ -20,6 +21,8 @@ _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
 _DECIMAL_POINT = re.compile(r"[+-]?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]+)?|[+-]?[0-9]{1,3}(?:\.[0-9]{3})+(?:,[0-9]*)?")
 _POINT = re.compile(r"[+-]?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
+_SKIPPED = 20
+"""How many ranges of lines a message lists."""
 _UNIT = re.compile(
     r"[\[(<].*[\])>]|[mkµuμnMG]?(?:s|V|A|g|m|Pa|Hz|N|W|Nm|J|K|T|bar|L|l)|min|h|d|°C|°F|degC|deg|°|%|rpm|1/min|bpm|rad|mmHg|"
     r"ppm|dB|[\w°µμ%]+(?:/|\*|·)[\w²³^()*/·]+|a\.?u\.?|counts?|unit|sec|ms⁻¹"
@@ -37,6 +40,7 @@ class Table:
         unit: What a row is called in messages.
         between: What is between cells, for messages.
         decimal: Decimal mark of the file.
+        can_skip: Whether `skip_lines` leaves rows out.
     """
 
     path: Path
@@ -45,10 +49,52 @@ class Table:
     unit: str = "Line"
     between: str = "commas"
     decimal: str = "."
+    can_skip: bool = True
 
     def where(self, line: int) -> str:
         """Name a row, as messages begin."""
         return f"{self.unit} {line} of {self.path}"
+
+    def skip_advice(self, lines: Sequence[int]) -> str:
+        """Return how rows are left out, by their increasing numbers, for the end of a message."""
+        rows = f"{self.unit.lower()}{'s' if len(lines) > 1 else ''}"
+        if not self.can_skip:
+            return f"remove the {rows} from the file"
+        ranges: list[list[int]] = []
+        for line in lines:
+            if ranges and line == ranges[-1][-1] + 1:
+                ranges[-1][1:] = [line]
+            else:
+                ranges.append([line])
+        shown = ",".join("-".join(map(str, ends)) for ends in ranges[:_SKIPPED])
+        more = f" and so on, {len(lines)} {rows} in all" if len(ranges) > _SKIPPED else ""
+        return f"leave the {rows} out with {flag('skip_lines', shown)}{more}"
+
+    def check_names(self, what: str, cells: Sequence[tuple[int, str]], *, sure: bool = False) -> None:
+        """Raise `ValueError` if a cell stands for a missing name; warn if it may.
+
+        Args:
+            what: What the cells name: a class, a group, a sequence.
+            cells: Numbers of their lines, and texts.
+            sure: Whether a cell that may stand for a missing name does.
+        """
+        absent = {line: cell for line, cell in cells if is_missing_name(cell) or (sure and may_be_missing_name(cell))}
+        if absent:
+            line, cell = next(iter(absent.items()))
+            raise ValueError(
+                f"{self.where(line)} must name a {what}, got {cell!r}, as a missing one is written. Fill it in, or "
+                f"{self.skip_advice(sorted(absent))}; if it is a name, write another word."
+            )
+        unclear = dict.fromkeys(cell for _, cell in cells if may_be_missing_name(cell))
+        if len([cell for cell in unclear if not cell.isalnum()]) > 1:  # such as + and -
+            unclear = dict.fromkeys(cell for cell in unclear if cell.isalnum())
+        if unclear:
+            name = next(iter(unclear))
+            warnings.warn(
+                f"{self.path.name}: {name!r} is read as a {what}. If it stands for a missing one, "
+                f"{self.skip_advice([line for line, cell in cells if cell == name])}.",
+                stacklevel=2,
+            )
 
     def split_header(self, named: bool = False) -> tuple[list[str] | None, list[Row]]:
         """Return the names of the columns, or `None`, and the rows of data.

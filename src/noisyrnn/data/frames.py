@@ -38,7 +38,7 @@ def read_parquet(path: Path) -> Table:
     header = (1, [str(name).strip() for name in frame.columns])
     columns = [frame[name].tolist() for name in frame.columns]
     rows = [(line, [_text(path, value) for value in cells]) for line, cells in enumerate(zip(*columns, strict=True), 2)]
-    return Table(path=path, rows=[header, *rows], header=True, unit="Row", between="cells")
+    return Table(path=path, rows=[header, *rows], header=True, unit="Row", between="cells", can_skip=False)
 
 
 def read_excel(path: Path, options: ReadingOptions) -> Table:

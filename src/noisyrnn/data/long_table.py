@@ -64,6 +64,10 @@ def read_long(table: Table, options: ReadingOptions) -> Cases:
                         f"(--{role.replace('_', '-')}) or id (--id)."
                     )
                 (answers if role == "label_column" else groups).append(next(iter(found)))
+    if "label_column" in roles and options.task != "regression":
+        table.check_names("class", [(line, cells[roles["label_column"]]) for line, cells in rows])
+    if "group_column" in roles:
+        table.check_names("group", [(line, cells[roles["group_column"]]) for line, cells in rows], sure=True)
     recordings = _recordings(
         table,
         sequences,
@@ -280,6 +284,7 @@ def _sequences(
             )
         sequences.setdefault(name, []).append((line, cells))
         last = name
+    table.check_names("sequence", [(line, cells[place]) for line, cells in rows], sure=True)
     return sequences
 
 
@@ -359,7 +364,6 @@ def _times(
 
 def _value(table: Table, line: int, column: int, cell: str, missing: bool) -> float:
     advice = (
-        f"Fill the value in; or leave the column out with {flag('drop', column + 1)}, or the line with "
-        f"{flag('skip_lines', str(line))}."
+        f"Fill the value in; or leave the column out with {flag('drop', column + 1)}, or {table.skip_advice([line])}."
     )
     return parse_value(table, line, column + 1, cell, advice=advice, missing=missing)

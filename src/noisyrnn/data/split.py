@@ -220,7 +220,7 @@ def classes_of(cases: Cases) -> tuple[Label, ...]:
         found = f" ({present[0].text!r})" if present else ""
         raise ValueError(f"y must hold at least two classes, got {len(present)}{found}.")
     classes = sorted_classes(cases.declared) if cases.declared else present
-    check_classes(classes)
+    check_classes(classes, declared=bool(cases.declared))
     return classes
 
 

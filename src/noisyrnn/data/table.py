@@ -87,6 +87,11 @@ def read_wide(table: Table, options: ReadingOptions, *, declared: Sequence[str] 
     short_nan = archive and header is None
     read = [_read_row(table, row, places, short_nan) for row in rows]
     values = [row for _, _, row in read]
+    numbers = [line for line, _ in rows]
+    if options.task != "regression" and not declared:
+        table.check_names("class", [(line, label) for line, (label, _, _) in zip(numbers, read, strict=True)])
+    if group is not None:
+        table.check_names("group", [(line, name) for line, (_, name, _) in zip(numbers, read, strict=True)], sure=True)
     labels: Targets
     if options.task == "regression":
         labels = parse_targets(
@@ -333,8 +338,8 @@ def _cell_advice(
     if last:
         return f"If the last column is the class, give {flag('label_column', -1)}."
     return general or (
-        "Each line must be its class and then its values; leave columns out with drop (--drop), and lines with "
-        f"{flag('skip_lines', str(line))}."
+        "Each line must be its class and then its values; leave columns out with drop (--drop), or "
+        f"{table.skip_advice([line])}."
     )
 
 
