@@ -254,3 +254,21 @@ def test_integers_that_float64_rounds_are_refused(tmp_path: Path, base: int, kin
 
 def test_the_line_on_what_was_read_has_one_length_where_all_are_equal(tmp_path: Path):
     assert " 3 steps × 2 channels, " in load_dataset(save(tmp_path, X=X, y=Y, lengths=[3] * 10)).summary()
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "count"),
+    [
+        ("", "b,0,1,2\n", 9),  # a sequence, as the training part has no header
+        ("kind,0,1,2\n", "kind,0,1,2\n", 8),
+        ("class,x0,x1,x2\n", "b,0,1,2\n", 9),
+        ("class,x0,x1,x2\n", "class,x0,x1,x2\n", 8),
+        ("class,x0,x1,x2\n", "", 8),
+    ],
+)
+def test_a_test_file_has_a_header_if_its_training_file_has(tmp_path: Path, train: str, test: str, count: int) -> None:
+    rows = "".join(f"{'ab'[k % 2]},{k}.5,{k},{k * k}\n" for k in range(8))
+    (tmp_path / "own_TRAIN.csv").write_text(train + rows)
+    (tmp_path / "own_TEST.csv").write_text(test + rows)
+    options = {"label_column": "kind"} if "kind" in train else {}
+    assert len(load_dataset(str(tmp_path / "own_TRAIN.csv"), **options).test) == count

@@ -79,7 +79,8 @@ def read_excel(path: Path, options: ReadingOptions) -> Table:
         if any(cells) and line not in options.skipped:
             rows.append((line, cells))
     width = max((k + 1 for _, cells in rows for k, cell in enumerate(cells) if cell), default=0)
-    return Table(path=path, rows=[(line, cells[:width]) for line, cells in rows], unit="Row", between="cells")
+    rows = [(line, cells[:width]) for line, cells in rows]
+    return Table(path=path, rows=rows, header=options.header, unit="Row", between="cells")
 
 
 def _text(path: Path, value: Any) -> str:

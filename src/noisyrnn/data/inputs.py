@@ -12,7 +12,7 @@ from noisyrnn.checks import check_lengths, check_sequences
 from noisyrnn.data.arff import read_attributes, relational_sequences
 from noisyrnn.data.arrays import Arrays, NpyArrays, NpzArrays, to_floating
 from noisyrnn.data.base import check_missing
-from noisyrnn.data.delimited import Row, Table, is_header, read_delimited
+from noisyrnn.data.delimited import INDEX_NAMES, Row, Table, read_delimited
 from noisyrnn.data.frames import read_excel, read_parquet
 from noisyrnn.data.long_table import read_long_inputs
 from noisyrnn.data.numbers import check_real, parse_number
@@ -21,7 +21,7 @@ from noisyrnn.data.recordings import read_recordings
 from noisyrnn.data.shards import find_parts, open_inputs, options_of
 from noisyrnn.data.split import Cases, pad_sequences
 from noisyrnn.data.stored import StoredSequences
-from noisyrnn.data.table import INDEX_NAMES, drops, find_column, named_labels, read_wide
+from noisyrnn.data.table import drops, find_column, named_labels, read_wide
 from noisyrnn.data.times import step_lengths
 from noisyrnn.data.ts import declared_channels, header_flag, read_case, split_channels, split_header, split_stamps
 from noisyrnn.data.user_files import FORMATS, SUFFIXES, check_unused_options, format_of
@@ -159,8 +159,8 @@ def _read_wide(
     """Read one sequence per line, without its label and without the columns that are left out."""
     path, rows, label_column = table.path, table.rows, options.label_column
     names: list[str] = []
-    named = rows and isinstance(label_column, str) and label_column in rows[0][1]
-    if rows and (table.header or named or is_header(rows)):
+    named = bool(rows) and isinstance(label_column, str) and label_column in rows[0][1]
+    if table.has_header(named):
         names, rows = rows[0][1], rows[1:]
     if not rows:
         raise ValueError(f"{path} must hold at least one sequence, got none.")

@@ -51,6 +51,8 @@ class ReadingOptions:
         encoding: Encoding of a text file, such as cp1252 (default: UTF-8, or what its byte order mark states).
         skip_lines: Lines to leave out, such as a line of units or a logger's preamble: numbers and ranges such as
             "1-11,13", counted from 1.
+        header: Whether the first line of a text file or a workbook names the columns (default: found from its cells; a
+            comment above the data with as many cells does too).
         sheet: Sheet of an Excel workbook, by name or by number from 1 (default: the only one).
         group_column: Column with the patient, machine or person of a sequence; all sequences of one group are in the
             same part of the split.
@@ -79,6 +81,7 @@ class ReadingOptions:
     decimal: str | None = None
     encoding: str | None = None
     skip_lines: str | int | None = None
+    header: bool | None = None
     sheet: str | int | None = None
     group_column: str | int | None = None
     id: str | int | None = None
@@ -121,6 +124,8 @@ class ReadingOptions:
             object.__setattr__(self, "skip_lines", _lines_text(self.skip_lines))
         if self.time_format is not None:
             _check_time_format(self.time_format)
+        if not isinstance(self.header, bool | None):
+            raise TypeError(f"header must be true or false, got {self.header!r}.")
         if isinstance(self.sheet, int):
             check_integer("sheet", self.sheet, minimum=1)
         elif self.sheet is not None:
@@ -168,7 +173,7 @@ def flag(option: str, value: object) -> str:
         >>> flag("label_column", -1), flag("separator", ";")
         ('label_column=-1 (--label-column -1)', "separator=';' (--separator ';')")
     """
-    text = {"\t": "tab", " ": "space"}.get(str(value), str(value))
+    text = {"\t": "tab", " ": "space", "True": "true", "False": "false"}.get(str(value), str(value))
     word = text if re.fullmatch(r"[\w.-]+", text) else f"'{text}'"
     return f"{option}={value!r} (--{option.replace('_', '-')} {word})"
 
