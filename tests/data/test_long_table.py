@@ -117,3 +117,30 @@ def test_groups_and_numbers_to_predict(tmp_path: Path) -> None:
     for part in (data.train, data.validation, data.test):
         numbers = sorted(int(label) for label in part.labels.flatten())
         assert numbers == sorted({k for n in numbers for k in (n // 2 * 2, n // 2 * 2 + 1)})  # both of a group
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (
+            "run,when,name,v,class\n1,2026-01-01,p,2,a\n1,2026-01-02,p,3,a\n",
+            {},
+            r"^Line 2 .* '2026-01-01' in column 'when' and 'p' in column 'name'\. Give time='when' .*channel='name'",
+        ),
+        (
+            "run,t,name,v,class\n1,0,p,2,a\n",
+            {"time": "t"},
+            r"^Line 2 .* got 'p' in column 'name'\. Give channel='name' ",
+        ),
+        (
+            "run,when,v,class\n1,08:00:00,2,a\n",
+            {},
+            r"got '08:00:00' in column 'when'\. Give time='when' \(--time when\)\.$",
+        ),
+    ],
+)
+def test_a_column_of_times_or_names_is_answered_with_its_option(
+    tmp_path: Path, text: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, text, **options)

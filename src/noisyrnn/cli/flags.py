@@ -15,6 +15,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
+from noisyrnn.data import is_own
 from noisyrnn.data.user_files import is_path
 from noisyrnn.display import escape
 from noisyrnn.models import MODELS, layer_options
@@ -254,6 +255,8 @@ def absolute_dataset(arguments: Arguments) -> Arguments:
     """Make the path of a user's own file or folder absolute, so that the run can be evaluated from anywhere."""
     dataset = arguments.get("dataset")
     if isinstance(dataset, str) and (Path(dataset).is_file() or (is_path(dataset) and Path(dataset).is_dir())):
+        if not is_own(dataset):
+            return arguments
         return {**arguments, "dataset": str(Path(dataset).resolve())}
     return arguments
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_lengths, check_sequences
 from noisyrnn.data.arff import read_attributes, relational_sequences
-from noisyrnn.data.arrays import Arrays, NpyArrays, NpzArrays, to_floating
+from noisyrnn.data.arrays import Arrays, NpyArrays, NpzArrays, found_names, known_names, to_floating
 from noisyrnn.data.base import check_missing
 from noisyrnn.data.delimited import INDEX_NAMES, Row, Table, read_delimited
 from noisyrnn.data.frames import read_excel, read_parquet
@@ -65,7 +65,8 @@ def read_inputs(
         options: How the file of the training was read; columns that the file lacks are those of labels.
         labelled: Whether a table has a column of labels. `None`: it has if its header names one, if all cells there are
             text, or if its longest line has one cell more than `steps`.
-        steps: Values of the longest training sequence, to decide whether a table has labels; `None` if unknown.
+        steps: Values of every training sequence, to decide whether a table has labels; `None` if they differ or are
+            unknown.
         nominal: Time that a step of length 1 took in training; `None` if there were no times.
 
     Raises:
@@ -132,7 +133,7 @@ def _read_arrays(arrays: Arrays, layout: str | None) -> Cases:
     """Read `X` and perhaps `lengths`."""
     X, lengths = arrays.read("X"), arrays.read("lengths")
     if X is None:
-        raise ValueError(f"{arrays.path} must hold X, got none. Use np.savez(path, X=X).")
+        raise ValueError(f"{arrays.path} must hold X, got none{found_names(arrays)}. {known_names()}")
     if X.dtype.kind not in "fiu":
         raise TypeError(f"X must hold real numbers, got {X.dtype}.")
     check_real("X", X)

@@ -63,6 +63,11 @@ def array_labels(labels: Any, argument: str = "y") -> tuple[Label, ...]:
     return tuple(Label(str(value), value) for value in values)
 
 
+def is_one_hot(labels: np.ndarray) -> bool:
+    """Whether each row of `(n, k)` has a single 1 among zeros, as one-hot classes have."""
+    return labels.dtype.kind in "biuf" and bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all())
+
+
 def label_values(labels: Any, argument: str = "y") -> list[Any]:
     """Convert the labels of an array `(n,)` or a list to Python's numbers and strings, which compare exactly."""
     array = np.asarray(labels)

@@ -10,10 +10,11 @@ import torch
 
 from noisyrnn.data.delimited import Row, Table
 from noisyrnn.data.labels import text_labels
+from noisyrnn.data.numbers import is_missing, parse_number
 from noisyrnn.data.options import ReadingOptions, flag, missing_advice
 from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
 from noisyrnn.data.table import drops, find_column, named_labels, parse_value
-from noisyrnn.data.times import parse_times
+from noisyrnn.data.times import is_time, parse_times
 
 _TIME_NAME = re.compile(
     r"(?:time|timestamp|times|t|date|datetime|zeit|seconds?|millis|ms)(?:[\s_]*[\[(].*[\])])?", re.I
@@ -183,6 +184,8 @@ def _recordings(
     time_format: str | None,
 ) -> list[Recording]:
     """Return the sequences of rows, each with all channels if values may be missing."""
+    if "value" not in roles:
+        _check_numbers(table, next(iter(sequences.values())), channels, header, timed="time" in roles)
     make = _melted if "value" in roles else _stepwise
     members = list(sequences.values())
     times: Sequence[np.ndarray | None] = [None] * len(members)
@@ -196,6 +199,30 @@ def _recordings(
         recordings = _with_all_channels(recordings)
     check_no_times(recordings, channels, "time" in roles)
     return recordings
+
+
+def _check_numbers(
+    table: Table, rows: Sequence[Row], channels: Sequence[int], header: Sequence[str], *, timed: bool
+) -> None:
+    """Raise `ValueError` if a column of a channel holds times or names; `timed`: whether there is a column of times."""
+    texts = [
+        k for k in channels if all(parse_number(cells[k]) is None and not is_missing(cells[k]) for _, cells in rows)
+    ]
+    if not texts:
+        return
+    times = [k for k in texts if not timed and is_time(rows[0][1][k])]
+    names = [k for k in texts if k not in times]
+    advice = [f"give {flag('time', header[times[0]])}"] if times else []
+    if names:
+        channel = flag("channel", header[names[0]])
+        advice.append(f"give {channel} and value (--value COLUMN) if it names the channel of each line's value")
+        advice.append(f"else leave it out with {flag('drop', header[names[0]])}")
+    line, cells = rows[0]
+    shown = " and ".join(f"{cells[k]!r} in column {header[k]!r}" for k in (times + names)[:2])
+    text = "; ".join(advice)
+    raise ValueError(
+        f"{table.where(line)} must hold numbers in the columns of channels, got {shown}. {text[0].upper()}{text[1:]}."
+    )
 
 
 def read_recording(table: Table, options: ReadingOptions) -> Recording:

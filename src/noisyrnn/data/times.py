@@ -124,6 +124,11 @@ def _kind(cell: str) -> str | None:
     return "date" if _DATE_CELL.fullmatch(cell) or _iso(cell) is not None else None
 
 
+def is_time(cell: str) -> bool:
+    """Whether a cell is a date or a time of day, rather than a number or another text."""
+    return _kind(cell) in ("date", "clock")
+
+
 def _cells(sequences: Sequence[Sequence[str]]) -> Iterable[tuple[int, int, str]]:
     return ((index, place, cell) for index, cells in enumerate(sequences) for place, cell in enumerate(cells))
 

@@ -17,6 +17,7 @@ from noisyrnn.data.recordings import read_folder
 from noisyrnn.data.shards import find_parts, load_folder, options_of
 from noisyrnn.data.split import Cases, dataset_from_cases
 from noisyrnn.data.table import read_wide
+from noisyrnn.data.ts import SUFFIXES as TS_SUFFIXES
 from noisyrnn.data.ts import find_test_file, read_ts
 
 
@@ -97,8 +98,14 @@ def format_of(path: Path) -> str | None:
 
 
 def is_path(name: str) -> bool:
-    """Whether a data set's name means a file or a folder: it has a suffix or a separator of folders."""
-    return "." in name or "/" in name or "\\" in name
+    """Whether a data set's name means a file or a folder: it has a suffix or a separator of folders, or is a folder.
+
+    A folder with the files of the UCR or UEA archive that are called like it is a set of the archive.
+    """
+    if "." in name or "/" in name or "\\" in name:
+        return True
+    folder = Path(name)
+    return folder.is_dir() and not any((folder / f"{name}_TRAIN{suffix}").is_file() for suffix in TS_SUFFIXES)
 
 
 def check_unused_options(name: str, options: ReadingOptions, used: frozenset[str] = frozenset()) -> None:

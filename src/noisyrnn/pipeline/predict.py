@@ -74,7 +74,7 @@ def predict_file(
             if name in used and name in settings
         }
         stored.pop("task", None)  # labels are not read
-        if isinstance(trained, int):
+        if isinstance(trained, int) and content["dataset"].get("lengths_vary") is False:
             steps = trained * int(content["dataset"].get("input_size", 1))
     header = read_header(file)
     names, nominal = header.class_names, header.notes.get("training", {}).get("nominal_step")
