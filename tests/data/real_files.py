@@ -530,6 +530,34 @@ FILES: dict[str, RealFile] = {
         write=text("own.csv", lines(MATLAB)), options={"label_column": "Var7"}, right=one(NUMBER)
     ),
     "NumPy, savetxt": RealFile(write=savetxt, right=one([f"{float(number):.18e}" for number in NUMBER])),
+    "NumPy, savetxt with a header": RealFile(
+        write=text("own.csv", "# " + lines([[*STEP_NAMES, "class"], *LAST])), right=one(NUMBER)
+    ),
+    "NumPy, savetxt with the header of two channels": RealFile(
+        write=text("own.csv", "# " + SERIES), message=r"layout='time-last' \(--layout time-last\)"
+    ),
+    "MATLAB, arrays": RealFile(
+        write=arrays(
+            "own.npz",
+            XTrain=CHANNELS_FIRST[:-6],
+            YTrain=np.array(NUMBER)[:-6, None],
+            XTest=CHANNELS_FIRST[-6:],
+            YTest=np.array(NUMBER)[-6:, None],
+        ),
+        options={"layout": "time-last"},
+        right=two(NUMBER),
+    ),
+    "MATLAB, column names of numbers": RealFile(
+        write=text("own.csv", lines([list(range(1, STEPS + 2)), *NUMBERED])), message=r"header=True \(--header true\)"
+    ),
+    "MATLAB, column names of numbers, option": RealFile(
+        write=text("own.csv", lines([list(range(1, STEPS + 2)), *NUMBERED])),
+        options={"header": True},
+        right=one(NUMBER),
+    ),
+    "Keras, one-hot": RealFile(
+        write=arrays("own.npz", X=V, y=np.eye(STEPS)[np.arange(N) % STEPS]), message=r"y\.argmax\(axis=1\)"
+    ),
     "Keras": RealFile(
         write=arrays("own.npz", x_train=V[:-6], y_train=KIND[:-6], x_test=V[-6:], y_test=KIND[-6:]), right=one()
     ),

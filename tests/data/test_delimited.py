@@ -84,6 +84,8 @@ def test_a_missing_name_is_refused_with_the_lines_to_leave_out() -> None:
         replace(table, unit="Instance", can_skip=False).check_names("class", NAMES)
     with pytest.raises(ValueError, match=r"^Line 7 of own.csv must name a group, got 'none'"):
         table.check_names("group", [(2, "a"), (7, "none")], sure=True)
+    with pytest.warns(UserWarning, match=r"^Groups 'p1' and 'P1' differ only in case, .* different groups\."):
+        table.check_names("group", [(2, "p1"), (3, "P1"), (4, "p2")], sure=True)
 
 
 def test_a_word_that_may_be_a_name_is_a_name_with_a_warning() -> None:
@@ -137,7 +139,7 @@ BODY = "a,0.5,1\nb,1.5,2\n"
         ("a.csv", "#1,0.5,1\n" + BODY, None),
         ("a.csv", "class,0,1\n" + BODY, ["class", "0", "1"]),
         ("a.csv", "kind,0,1\n7,0.5,1\n8,1.5,2\n", ["kind", "0", "1"]),
-        ("a.csv", "0,1,2\n7,0.5,1\n8,1.5,2\n", ["0", "1", "2"]),
+        ("a.csv", "0,1,2\n7,0.5,1.0\n8,1.5,2e3\n", ["0", "1", "2"]),
         ("a.csv", "0,1,2\n7,5,1\n8,6,2\n", None),
     ],
 )
@@ -145,7 +147,7 @@ def test_the_line_that_names_the_columns(tmp_path: Path, name: str, text: str, n
     assert header(tmp_path / name, text) == names
 
 
-@pytest.mark.parametrize("first", ["c,0,1", "c,1,2", "1,2,3"])
+@pytest.mark.parametrize("first", ["c,0,1", "c,1,2", "1,2,3", "0,1,2"])
 def test_a_line_that_may_be_a_header_or_a_sequence_needs_an_option(tmp_path: Path, first: str) -> None:
     text = f"{first}\n{BODY}"
     with pytest.raises(

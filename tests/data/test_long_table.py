@@ -144,3 +144,8 @@ def test_a_column_of_times_or_names_is_answered_with_its_option(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read(tmp_path, text, **options)
+
+
+def test_a_missing_channel_is_no_channel(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^Line 2 of .* must name a channel, got '', .* skip_lines='2,5'"):
+        read(tmp_path, VALUES.replace("q", ""), time="t", channel="c", value="v")

@@ -100,7 +100,11 @@ def test_a_malformed_csv_is_refused(tmp_path: Path, text: str, message: str):
         ("class,x,y", "a,1,2", True),
         ("class,0,1", "a,1,2", True),
         (",0,1,class", "7,1,2,a", True),
-        ("0,1,2", "3,0.5,2", True),
+        ("0,1,2", "3,0.5,2.0", True),
+        (",0,1", "3,0.5,2", True),
+        ("0,1,2", "3,0.5,2", None),
+        ("1,2,3", "3,0.5,2.0", None),
+        ("b,0,1", "a,0.5,2.0", None),
         ("0,1,2", "3,5,2", False),
         ("a,x,2", "a,1,2", False),
         ("a,NA,2", "b,1,2", False),
@@ -112,7 +116,7 @@ def test_a_malformed_csv_is_refused(tmp_path: Path, text: str, message: str):
         ("a;x", "b;1", False),
     ],
 )
-def test_a_header_is_a_line_that_cannot_be_data(first: str, others: str, header: bool):
+def test_a_header_is_a_line_that_cannot_be_data(first: str, others: str, header: bool | None):
     rows = [(line, text.split(",")) for line, text in enumerate((first, others, others), start=1)]
     assert is_header(rows) is header
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noisyrnn.data.folders import read_bytes
+from noisyrnn.data.labels import warn_of_alike_names
 from noisyrnn.data.numbers import is_missing, is_missing_name, may_be_missing_name, parse_number
 from noisyrnn.data.options import ReadingOptions, flag
 
@@ -98,6 +99,8 @@ class Table:
                 f"{self.where(line)} must name a {what}, got {cell!r}, as a missing one is written. Fill it in, or "
                 f"{self.skip_advice(sorted(absent))}; if it is a name, write another word."
             )
+        if what in ("group", "channel"):
+            warn_of_alike_names(f"{what}s", dict.fromkeys(cell for _, cell in cells))
         unclear = dict.fromkeys(cell for _, cell in cells if may_be_missing_name(cell))
         if len([cell for cell in unclear if not cell.isalnum()]) > 1:  # such as + and -
             unclear = dict.fromkeys(cell for cell in unclear if cell.isalnum())
@@ -362,7 +365,8 @@ def is_header(rows: list[Row]) -> bool | None:
     It is a header if all its cells are names, or if its numbers count the columns as pandas writes them: 0, 1, 2, … or
     1, 2, 3, …. A name is neither a number nor a mark of a missing value, and no other line has it in the same column.
     A first line of a name and such numbers may also be a sequence, if the name is none of the usual ones of a column
-    and the lines below have text there too; and so may the numbers from 1 only.
+    and the lines below have text there too; and so may numbers only, unless they begin at 0 and all values below are
+    written with points, or the first cell is empty.
     """
     (_, first), *others = rows
     cells = [(column, cell) for column, cell in enumerate(first) if cell]
@@ -388,7 +392,12 @@ def is_header(rows: list[Row]) -> bool | None:
     # Without any name it may be a sequence of whole numbers, if others are.
     if not any("." in cell for _, row in others[:1] for cell in row[1:]):
         return False
-    return True if counts[0] == "0" else None
+    floats = all(
+        "." in cell or "e" in cell.lower() for _, row in others for cell in row[1:] if parse_number(cell) is not None
+    )
+    return (
+        True if not first[0] or (counts[0] == "0" and floats) else None
+    )  # pandas writes 0, 1, 2, … above 0.0, 1.0, 2.0, …
 
 
 def _holds_units(cells: list[str]) -> bool:

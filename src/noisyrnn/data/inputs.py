@@ -22,11 +22,13 @@ from noisyrnn.data.shards import find_parts, open_inputs, options_of
 from noisyrnn.data.split import Cases, pad_sequences
 from noisyrnn.data.stored import StoredSequences
 from noisyrnn.data.table import drops, find_column, named_labels, read_wide
-from noisyrnn.data.times import step_lengths
+from noisyrnn.data.times import step_lengths, typical_gap
 from noisyrnn.data.ts import declared_channels, header_flag, read_case, split_channels, split_header, split_stamps
 from noisyrnn.data.user_files import FORMATS, SUFFIXES, check_unused_options, format_of
 from noisyrnn.padding import valid_steps
 
+_OTHER_UNIT = 50
+"""Ratio of the distances of times from which they may be in another unit: seconds and minutes differ by 60."""
 _LABEL = "noisyrnn label"
 """Column that takes the place of a missing label."""
 
@@ -100,8 +102,20 @@ def read_inputs(
         )
     if times is None and nominal is not None:
         warnings.warn(f"{path} holds no times: its steps are read as equally long.", stacklevel=3)
+    if times is not None and nominal is not None and any(len(entry) > 1 for entry in times):
+        _check_unit(path, typical_gap(times), nominal)
     dt = None if times is None else step_lengths(times, nominal)
     return UnlabelledSequences(inputs=inputs, lengths=lengths, dt=dt, names=names)
+
+
+def _check_unit(path: Path, gap: float, nominal: float) -> None:
+    """Warn if the distance of two times is of another order of magnitude than that of the training data."""
+    if not nominal / _OTHER_UNIT < gap < nominal * _OTHER_UNIT:
+        warnings.warn(
+            f"{path.name}: the median distance of its times is {gap:g}, and that of the training data {nominal:g}. If "
+            "they are in another unit or format, write them as for training, or give time_format (--time-format).",
+            stacklevel=2,
+        )
 
 
 def _read(

@@ -129,23 +129,28 @@ def check_classes(classes: Sequence[Label], argument: str = "y", *, declared: bo
             "Leave these sequences out, or if it is a class, name it by a word."
         )
     warn_of_equal_numbers(classes)
-    warn_of_alike_names(classes)
+    warn_of_alike_names("classes", [label.text for label in classes if isinstance(label.value, str)])
 
 
-def warn_of_alike_names(classes: Iterable[Label]) -> None:
-    """Warn about classes of text that differ only in case, in kinds of spaces or in characters that are not shown."""
+def warn_of_alike_names(what: str, names: Iterable[str]) -> None:
+    """Warn about names that differ only in case, in kinds of spaces or in characters that are not shown.
+
+    Args:
+        what: What the names are of, in the plural: classes, groups, channels.
+        names: The different names; numbers are left out.
+    """
     groups: dict[str, list[str]] = {}
-    for label in classes:
-        if isinstance(label.value, str) and parse_decimal(label.value.strip()) is None:
-            shown = (c for c in unicodedata.normalize("NFKC", label.text) if unicodedata.category(c) != "Cf")
-            groups.setdefault(" ".join("".join(shown).split()).casefold(), []).append(label.text)
-    alike = [names for names in groups.values() if len(names) > 1]
+    for name in names:
+        if parse_decimal(name.strip()) is None:
+            shown = (c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+            groups.setdefault(" ".join("".join(shown).split()).casefold(), []).append(name)
+    alike = [entry for entry in groups.values() if len(entry) > 1]
     if alike:
-        names = " and ".join(map(ascii if any(not name.isprintable() for name in alike[0]) else repr, alike[0]))
+        names_text = " and ".join(map(ascii if any(not name.isprintable() for name in alike[0]) else repr, alike[0]))
         more = f" and {len(alike) - 1} more such groups" if len(alike) > 1 else ""
         warnings.warn(
-            f"Classes {names}{more} differ only in case, in spaces or in characters that are not shown, so they are "
-            "different classes. If they are one class, write its labels alike.",
+            f"{what[0].upper()}{what[1:]} {names_text}{more} differ only in case, in spaces or in characters that are "
+            f"not shown, so they are different {what}. If they are the same, write their names alike.",
             stacklevel=2,
         )
 

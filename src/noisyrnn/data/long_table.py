@@ -184,7 +184,10 @@ def _recordings(
     time_format: str | None,
 ) -> list[Recording]:
     """Return the sequences of rows, each with all channels if values may be missing."""
-    if "value" not in roles:
+    if "value" in roles:
+        cells = [(line, row[roles["channel"]]) for rows in sequences.values() for line, row in rows]
+        table.check_names("channel", cells, sure=True)
+    else:
         _check_numbers(table, next(iter(sequences.values())), channels, header, timed="time" in roles)
     make = _melted if "value" in roles else _stepwise
     members = list(sequences.values())
