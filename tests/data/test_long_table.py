@@ -149,3 +149,11 @@ def test_a_column_of_times_or_names_is_answered_with_its_option(
 def test_a_missing_channel_is_no_channel(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^Line 2 of .* must name a channel, got '', .* skip_lines='2,5'"):
         read(tmp_path, VALUES.replace("q", ""), time="t", channel="c", value="v")
+
+
+def test_a_missing_class_or_group_is_refused_with_its_lines(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^Line 5 of .* must name a class, got 'NA', .* skip_lines='5-6'"):
+        read(tmp_path, PLAIN.replace(",b", ",NA"), time="t")
+    grouped = PLAIN.replace("class", "class,who").replace(",a", ",a,p").replace(",b", ",b,none")
+    with pytest.raises(ValueError, match=r"^Line 5 of .* must name a group, got 'none', .* skip_lines='5-6'"):
+        read(tmp_path, grouped, time="t", group_column="who")
