@@ -49,6 +49,9 @@ class HelpFormatter(DefaultHelpFormatter):
         default = f" (default: {action.default})" if shown else ""
         return f"{action.help}{default}".replace("%", "%%")
 
+    def _expand_help(self, action: Action) -> str:
+        return super()._expand_help(action).replace("%%", "%")  # jsonargparse keeps what argparse would halve
+
 
 class CommandParser(ArgumentParser):
     """Raises its errors as `ValueError` with a one-line message."""

@@ -217,9 +217,12 @@ def _check_numbers(
     names = [k for k in texts if k not in times]
     advice = [f"give {flag('time', header[times[0]])}"] if times else []
     if names:
-        channel = flag("channel", header[names[0]])
-        advice.append(f"give {channel} and value (--value COLUMN) if it names the channel of each line's value")
-        advice.append(f"else leave it out with {flag('drop', header[names[0]])}")
+        column = header[names[0]]
+        advice += [
+            f"give {flag('channel', column)} and value (--value COLUMN) if it names the channel of each line's value",
+            f"{flag('group_column', column)} if its sequences belong together",
+            f"else {flag('drop', column)}",
+        ]
     line, cells = rows[0]
     shown = " and ".join(f"{cells[k]!r} in column {header[k]!r}" for k in (times + names)[:2])
     text = "; ".join(advice)
