@@ -341,3 +341,4 @@ def test_a_folder_needs_no_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "Own").mkdir()
     (tmp_path / "Own" / "Own_TRAIN.ts").write_text("")
     assert not is_path("Own") and is_path("rec")  # a set of the archive
+    assert not is_path("")  # would be the current folder

@@ -3,8 +3,10 @@
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +17,9 @@ from noisyrnn.data.options import PLAIN_TIMES, flag
 
 _EQUAL = 0.01
 """Relative difference up to which the distances of times count as equal: clocks jitter, and files round."""
+_RULE = "a time{place}, a number or YYYY-MM-DD hh:mm:ss"
 _DAY = 86400
+_EPOCH = date(1970, 1, 1).toordinal()
 _HALF_DAY = Decimal(_DAY // 2)
 _DATE_CELL = re.compile(
     r"(?P<first>[0-9]{1,4})(?P<mark>[-./])(?P<second>[0-9]{1,2})(?P=mark)(?P<third>[0-9]{1,4})(?:(?:T|,?\s+)(?P<clock>.+))?"
@@ -103,16 +107,13 @@ def _read(sequences: Sequence[Sequence[str]], format: str | None, *, in_order: b
     """Return the exact times of all cells, in seconds or in the unit of their numbers."""
     if format is not None and format != PLAIN_TIMES:
         return _formatted(sequences, format, in_order)
+    first = PLAIN_TIMES if format == PLAIN_TIMES else _kind(sequences[0][0])
+    if first == "clock":
+        return _clocks(sequences, in_order)
+    if first == "date":
+        return _dates(sequences)
     numbers = [[parse_decimal(cell) for cell in cells] for cells in sequences]
-    if format == PLAIN_TIMES or all(number is not None for entry in numbers for number in entry):
-        return _numeric(sequences, numbers, format, ask=ask)
-    kinds = [[_kind(cell) for cell in cells] for cells in sequences]
-    first = kinds[0][0]
-    for index, entry in enumerate(kinds):
-        for cell, kind in enumerate(entry):
-            if kind is None or kind != first:
-                raise _UnreadableError(index, cell, "a time{place}, a number or YYYY-MM-DD hh:mm:ss")
-    return _clocks(sequences, in_order) if first == "clock" else _dates(sequences)
+    return _numeric(sequences, numbers, format, ask=ask)
 
 
 def _kind(cell: str) -> str | None:
@@ -121,7 +122,7 @@ def _kind(cell: str) -> str | None:
         return "number"
     if _CLOCK.fullmatch(cell):
         return "clock"
-    return "date" if _DATE_CELL.fullmatch(cell) or _iso(cell) is not None else None
+    return "date" if _stamp(cell) is not None else None
 
 
 def is_time(cell: str) -> bool:
@@ -139,7 +140,9 @@ def _numeric(
     """Return numbers, or the dates that they spell; `ask`: whether an option can decide where both are possible."""
     for index, place, _ in _cells(sequences):
         number = numbers[index][place]
-        if number is None or abs(float(number)) == float("inf"):
+        if number is None:
+            raise _UnreadableError(index, place, _RULE)
+        if abs(float(number)) == float("inf"):
             advice = "Correct it, or leave the line out (skip_lines, --skip-lines)."
             raise _UnreadableError(index, place, "a finite time{place}", advice)
     plain = [[number for number in entry if number is not None] for entry in numbers]
@@ -200,9 +203,11 @@ def _formatted_cell(cell: str, format: str) -> datetime | None:
 
 def _seconds(time: datetime) -> Decimal:
     """Return the exact time since 1970, in UTC if it states no zone."""
-    whole = time if time.tzinfo else time.replace(tzinfo=UTC)
-    delta = whole - datetime(1970, 1, 1, tzinfo=UTC)
-    return Decimal(delta.days * _DAY + delta.seconds) + Decimal(delta.microseconds) / 1_000_000
+    whole = (time.toordinal() - _EPOCH) * _DAY + 3600 * time.hour + 60 * time.minute + time.second
+    offset = time.utcoffset()
+    if offset is not None:
+        whole -= offset.days * _DAY + offset.seconds
+    return Decimal(1_000_000 * whole + time.microsecond).scaleb(-6)
 
 
 def _formatted(sequences: Sequence[Sequence[str]], format: str, in_order: bool) -> list[list[Decimal]]:
@@ -221,6 +226,9 @@ def _formatted(sequences: Sequence[Sequence[str]], format: str, in_order: bool) 
 def _clocks(sequences: Sequence[Sequence[str]], in_order: bool) -> list[list[Decimal]]:
     """Return times of day, or since a start."""
     matches = [[_CLOCK.fullmatch(cell) for cell in cells] for cells in sequences]
+    for index, place, _ in _cells(sequences):
+        if matches[index][place] is None:
+            raise _UnreadableError(index, place, _RULE)
     known = [match for entry in matches for match in entry if match is not None]
     short = [match["second"] is None and not match["half"] for match in known]
     minutes = all(short) and any(match["fraction"] for match in known)  # mm:ss.f
@@ -234,12 +242,12 @@ def _clocks(sequences: Sequence[Sequence[str]], in_order: bool) -> list[list[Dec
         advice = _choices(["%H:%M", "%M:%S"]) if all(short) else "Write all as hh:mm:ss."
         raise _UnreadableError(index, place, "a time{place} that can be read in one way", advice)
     found: list[list[Decimal]] = [[] for _ in sequences]
-    for index, place, cell in _cells(sequences):
-        match = _CLOCK.fullmatch(cell)
+    for index, place, _ in _cells(sequences):
+        match = matches[index][place]
         assert match is not None
         seconds = _minutes(match) if minutes else _clock(match)
         if seconds is None or match["zone"]:
-            raise _UnreadableError(index, place, "a time{place}, a number or YYYY-MM-DD hh:mm:ss")
+            raise _UnreadableError(index, place, _RULE)
         found[index].append(seconds)
     elapsed = minutes or any(int(match["hour"]) > 23 for match in known)
     return found if elapsed else _past_midnight(found, in_order)
@@ -288,80 +296,104 @@ def _past_midnight(found: list[list[Decimal]], in_order: bool) -> list[list[Deci
     return result
 
 
-def _iso(cell: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(cell)
-    except ValueError:
+class _Stamp(NamedTuple):
+    """A date, perhaps with a time of day.
+
+    Args:
+        days: Days since 1970 in each order of day, month and year in which there is such a date.
+        seconds: Seconds since midnight, in UTC if the time states a zone.
+        zoned: Whether it does.
+    """
+
+    days: dict[str, int]
+    seconds: Decimal
+    zoned: bool
+
+
+@lru_cache(maxsize=2**14)
+def _days(first: str, mark: str, second: str, third: str) -> dict[str, int]:
+    """Return the days since 1970 of a date, by the orders of day, month and year in which there is one."""
+    found = {}
+    for order in _ORDERS:
+        parts = dict(zip(order, (first, second, third), strict=True))
+        if len(parts["y"]) not in (2, 4) or max(len(parts["m"]), len(parts["d"])) > 2:
+            continue
+        if order == "mdy" and mark == ".":  # nobody writes months first with points
+            continue
+        year = int(parts["y"])
+        if len(parts["y"]) == 2:
+            year += 2000 if year < 69 else 1900  # as strptime does
+        try:
+            found[order] = date(year, int(parts["m"]), int(parts["d"])).toordinal() - _EPOCH
+        except ValueError:
+            continue
+    return found
+
+
+def _stamp(cell: str) -> _Stamp | None:
+    """Parse a date, perhaps with a time of day; `None` if it is none."""
+    match = _DATE_CELL.fullmatch(cell)
+    clock = match["clock"] if match else None
+    found = _CLOCK.fullmatch(clock) if clock else None
+    if match is None or (clock and found is None):  # such as 2026-W05
+        try:
+            time = datetime.fromisoformat(cell)
+        except ValueError:
+            return None
+        return _Stamp({"ymd": 0}, _seconds(time), time.tzinfo is not None)
+    days = _days(match["first"], match["mark"], match["second"], match["third"])
+    within = _clock(found) if found else Decimal(0)
+    if not days or within is None or within >= _DAY:
         return None
+    zone = found["zone"] if found else None
+    return _Stamp(days, within - _offset(zone), zone is not None)
 
 
 def _dates(sequences: Sequence[Sequence[str]]) -> list[list[Decimal]]:
     """Return the times of dates; the order of day, month and year is the one that all cells allow."""
+    if (quick := _iso_dates(sequences)) is not None:
+        return quick
     orders = list(_ORDERS)
     zoned = None
+    stamps: list[list[_Stamp]] = [[] for _ in sequences]
     for index, place, cell in _cells(sequences):
-        able = [order for order in orders if _dated(cell, order) is not None]
+        stamp = _stamp(cell)
+        if stamp is None:
+            raise _UnreadableError(index, place, _RULE)
+        able = [order for order in orders if order in stamp.days]
         if not able:
-            seen = "a time{place}, a number or YYYY-MM-DD hh:mm:ss"
-            if any(_dated(cell, order) is not None for order in _ORDERS):
-                seen = "a date{place} with day, month and year in the order of the lines before"
-            raise _UnreadableError(index, place, seen)
+            rule = "a date{place} with day, month and year in the order of the lines before"
+            raise _UnreadableError(index, place, rule)
         orders = able
-        zone = _has_zone(cell)
-        if zoned is not None and zone != zoned:
+        if zoned is not None and stamp.zoned != zoned:
             advice = "Write all times in UTC, or none with a zone."
             raise _UnreadableError(index, place, "a time{place} with a time zone in every line or in none", advice)
-        zoned = zone
-    readings = [[[_known(_dated(cell, order)) for cell in cells] for cells in sequences] for order in orders]
-    since = [[[value - entry[0] for value in entry] for entry in found] for found in readings]
+        zoned = stamp.zoned
+        stamps[index].append(stamp)
+    readings = [[[_DAY * s.days[order] + s.seconds for s in entry] for entry in stamps] for order in orders]
+    since = [[[value - entry[0] for value in entry] for entry in found] for found in readings] if orders[1:] else []
     if any(other != since[0] for other in since[1:]):
         cell = sequences[0][0]
-        raise _UnreadableError(
-            0, 0, "a time{place} that can be read in one way", _choices([_format_of(cell, order) for order in orders])
-        )
+        choices = _choices([_format_of(cell, order) for order in orders])
+        raise _UnreadableError(0, 0, "a time{place} that can be read in one way", choices)
     return readings[0]
 
 
-def _known(value: Decimal | None) -> Decimal:
-    assert value is not None
-    return value
-
-
-def _has_zone(cell: str) -> bool:
-    match = _DATE_CELL.fullmatch(cell)
-    clock = _CLOCK.fullmatch(match["clock"]) if match and match["clock"] else None
-    if clock is not None:
-        return clock["zone"] is not None
-    iso = _iso(cell)
-    return iso is not None and iso.tzinfo is not None
-
-
-def _dated(cell: str, order: str) -> Decimal | None:
-    """Return the seconds since 1970 of a date in an order of day, month and year; `None` if it is none."""
-    match = _DATE_CELL.fullmatch(cell)
-    clock = _CLOCK.fullmatch(match["clock"]) if match and match["clock"] else None
-    if match is None or (match["clock"] and clock is None):  # such as 2026-W05
-        iso = _iso(cell)
-        return _seconds(iso) if iso is not None and order == "ymd" else None
-    parts = dict(zip(order, (match["first"], match["second"], match["third"]), strict=True))
-    if len(parts["y"]) not in (2, 4) or max(len(parts["m"]), len(parts["d"])) > 2:
-        return None
-    if order == "mdy" and match["mark"] == ".":  # nobody writes months first with points
-        return None
-    year = int(parts["y"])
-    if len(parts["y"]) == 2:
-        year += 2000 if year < 69 else 1900  # as strptime does
-    try:
-        day = date(year, int(parts["m"]), int(parts["d"]))
-    except ValueError:
-        return None
-    seconds = Decimal((day - date(1970, 1, 1)).days * _DAY)
-    if clock is None:
-        return seconds
-    within = _clock(clock)
-    if within is None or within >= _DAY:
-        return None
-    return seconds + within - _offset(clock["zone"])
+def _iso_dates(sequences: Sequence[Sequence[str]]) -> list[list[Decimal]] | None:
+    """Return the times of dates in ISO 8601 to microseconds, without the work for other forms; `None` for those."""
+    found: list[list[Decimal]] = [[] for _ in sequences]
+    zones = set()
+    for index, _, cell in _cells(sequences):
+        longest = 32 if cell[-6:-5] in ("+", "-") else 27 if cell[-1:] == "Z" else 26  # fromisoformat cuts more digits
+        if len(cell) < 10 or len(cell) > longest or cell[4] != "-":
+            return None
+        try:
+            time = datetime.fromisoformat(cell)
+        except ValueError:
+            return None
+        zones.add(time.tzinfo is not None)
+        found[index].append(_seconds(time))
+    return found if len(zones) == 1 else None
 
 
 def _offset(zone: str | None) -> int:

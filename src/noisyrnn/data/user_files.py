@@ -105,7 +105,11 @@ def is_path(name: str) -> bool:
     if "." in name or "/" in name or "\\" in name:
         return True
     folder = Path(name)
-    return folder.is_dir() and not any((folder / f"{name}_TRAIN{suffix}").is_file() for suffix in TS_SUFFIXES)
+    return (
+        bool(name)
+        and folder.is_dir()
+        and not any((folder / f"{name}_TRAIN{suffix}").is_file() for suffix in TS_SUFFIXES)
+    )
 
 
 def check_unused_options(name: str, options: ReadingOptions, used: frozenset[str] = frozenset()) -> None:
