@@ -30,6 +30,8 @@ def read(*sequences: Sequence[str], **options: Any) -> list[list[float]]:
         (["20260131235959", "20260201000001"], [0, 2]),
         (["10260131", "10260201"], [0, 70]),  # a counter
         (["01.03.2026 08:00:02", "1.4.2026 08:00:02,5"], [0, 31 * 86400 + 0.5]),
+        (["01.03.2026 08:00:00+01:00", "01.03.2026 08:00:00Z"], [0, 3600]),
+        (["31.12.68", "31.12.69"], [0, -3124224000]),  # 2068 and 1969, as strptime reads them
         (["28.02.99", "31.12.99"], [0, 306 * 86400]),
         (["2026/02/28 08:00", "2026/03/01 08:00"], [0, 86400]),
         (["12/31/2025 11:59:59 PM", "01/01/2026 12:00:00 AM"], [0, 1]),
@@ -68,6 +70,7 @@ def test_times_that_have_one_reading(cells: list[str], since_first: list[float])
         ([["5959", "10000", "10001"]], r"time_format='%H%M%S' \(--time-format '%H%M%S'\) or time_format='number'"),
         ([["08:00", "08:01"]], r"time_format='%H:%M' .* or time_format='%M:%S'"),
         ([["08:00", "08:00:01"]], r"^Cell 0 of 0 .* Write all as hh:mm:ss"),
+        ([["08:00:00", "soon"]], r"^Cell 1 of 0 must hold a time"),
         ([["08:60:00"]], r"must hold a time"),
         ([["23:00:00", "22:00:00", "01:00:00"]], r"^Cell 1 of 0 .* that does not fall, .* Add the dates"),
     ],
