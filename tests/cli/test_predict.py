@@ -169,3 +169,18 @@ def test_what_is_missing_is_named(words: tuple[str, ...], message: str) -> None:
     refused = noisyrnn("predict", *words)
     assert refused.returncode == 2
     assert refused.stderr.startswith(message)
+
+
+def test_lengths_that_vary_in_training_leave_the_labels_unclear(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [(k % 2, np.round(rng.normal(k % 2, 1, size=5 + k % 4), 3)) for k in range(24)]
+    train, short, bare = (tmp_path / name for name in ("train.csv", "short.csv", "bare.csv"))
+    text = [",".join(map(str, (label, *values))) for label, values in rows]
+    train.write_text("\n".join(text) + "\n")
+    short.write_text("\n".join(line for line, (_, values) in zip(text, rows, strict=True) if len(values) < 8) + "\n")
+    bare.write_text("\n".join(",".join(map(str, [*values, 0.5])) for _, values in rows) + "\n")
+    run = trained(train, tmp_path)
+    for file in (short, bare):  # their longest lines have as many cells as those of a file without labels, and with
+        refused = noisyrnn("predict", run, "--data", file)
+        assert refused.returncode == 2 and "--labelled true" in refused.stderr
+    assert len(table(noisyrnn("predict", run, "--data", short, "--labelled", "true").stdout)[1]) == 18

@@ -189,6 +189,12 @@ def test_a_flag_has_one_type_in_all_commands(monkeypatch: pytest.MonkeyPatch) ->
     assert {flag: found for flag, found in kinds.items() if len(found) > 1} == {}
 
 
+def test_a_percent_sign_in_help_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert '"%d/%m/%Y %H:%M:%S"' in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_help_of_an_option_that_models_have_for_themselves(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])

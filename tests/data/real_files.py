@@ -281,6 +281,103 @@ FILES: dict[str, RealFile] = {
         options={"group_column": "patient"},
         right=one(),
     ),
+    "pandas, patients with gaps": RealFile(
+        write=text(
+            "own.csv",
+            lines(
+                [
+                    ["patient", *STEP_NAMES, "class"],
+                    *(["NA" if i in (3, 4) else i // 2, *r] for i, r in enumerate(ROWS)),
+                ]
+            ),
+        ),
+        options={"group_column": "patient"},
+        message=r"^Line 5 of .* must name a group, got 'NA', .* skip_lines='5-6' \(--skip-lines 5-6\)",
+    ),
+    "pandas, patients with gaps, option": RealFile(
+        write=text(
+            "own.csv",
+            lines(
+                [
+                    ["patient", *STEP_NAMES, "class"],
+                    *(["NA" if i in (3, 4) else i // 3, *r] for i, r in enumerate(ROWS)),
+                ]
+            ),
+        ),
+        options={"group_column": "patient", "skip_lines": "5-6"},
+        right=[sequence for i, sequence in enumerate(one()) if i not in (3, 4)],
+    ),
+    "R, missing classes": RealFile(
+        write=text(
+            "own.csv", lines([[*STEP_NAMES, "class"], *([*r[:-1], "NA"] if i == 2 else r for i, r in enumerate(ROWS))])
+        ),
+        message=r"^Line 4 of .* must name a class, got 'NA', .* skip_lines='4'",
+    ),
+    "long, missing id": RealFile(
+        write=text("own.csv", lines([LONG_HEADER, *(["nan" if r[0] == "run4" else r[0], *r[1:]] for r in LONG)])),
+        options={"id": "run", "time": "time"},
+        message=r"^Line 26 of .* must name a sequence, got 'nan', .* skip_lines='26-31'",
+    ),
+    "long, German dates": RealFile(
+        write=text(
+            "own.csv",
+            lines(
+                [
+                    LONG_HEADER,
+                    *(
+                        [r[0], f"28.02.2026 23:59:{57 + r[1]}" if r[1] < 3 else f"01.03.2026 00:00:0{r[1] - 3}", *r[2:]]
+                        for r in LONG
+                    ),
+                ],
+                ";",
+            ),
+        ),
+        options={"id": "run", "time": "time"},
+        right=two(),
+    ),
+    "long, American dates": RealFile(
+        write=text(
+            "own.csv",
+            lines(
+                [
+                    LONG_HEADER,
+                    *(
+                        [
+                            r[0],
+                            f"02/28/2026 11:59:{57 + r[1]} PM" if r[1] < 3 else f"03/01/2026 12:00:0{r[1] - 3} AM",
+                            *r[2:],
+                        ]
+                        for r in LONG
+                    ),
+                ]
+            ),
+        ),
+        options={"id": "run", "time": "time"},
+        right=two(),
+    ),
+    "long, dates with two readings": RealFile(
+        write=text("own.csv", lines([LONG_HEADER, *([r[0], f"0{r[1] + 1}/01/2026", *r[2:]] for r in LONG)])),
+        options={"id": "run", "time": "time"},
+        message=r"time_format='%d/%m/%Y' \(--time-format '%d/%m/%Y'\) or time_format='%m/%d/%Y'",
+    ),
+    "long, dates with two readings, option": RealFile(
+        write=text("own.csv", lines([LONG_HEADER, *([r[0], f"0{r[1] + 1}/01/2026", *r[2:]] for r in LONG)])),
+        options={"id": "run", "time": "time", "time_format": "%d/%m/%Y"},
+        right=two(),
+    ),
+    "long, dates as numbers": RealFile(
+        write=text(
+            "own.csv",
+            lines(
+                [
+                    LONG_HEADER,
+                    *([r[0], (20260226, 20260227, 20260228, 20260301, 20260302, 20260303)[r[1]], *r[2:]] for r in LONG),
+                ]
+            ),
+        ),
+        options={"id": "run", "time": "time"},
+        right=two(),
+    ),
     "pandas, patients, no option": RealFile(
         write=text("own.csv", lines([["patient", *STEP_NAMES, "class"], *([i // 3, *r] for i, r in enumerate(ROWS))])),
         message=r"got a column 'patient'\. Leave it out with drop='patient' \(--drop patient\)",
@@ -433,6 +530,34 @@ FILES: dict[str, RealFile] = {
         write=text("own.csv", lines(MATLAB)), options={"label_column": "Var7"}, right=one(NUMBER)
     ),
     "NumPy, savetxt": RealFile(write=savetxt, right=one([f"{float(number):.18e}" for number in NUMBER])),
+    "NumPy, savetxt with a header": RealFile(
+        write=text("own.csv", "# " + lines([[*STEP_NAMES, "class"], *LAST])), right=one(NUMBER)
+    ),
+    "NumPy, savetxt with the header of two channels": RealFile(
+        write=text("own.csv", "# " + SERIES), message=r"layout='time-last' \(--layout time-last\)"
+    ),
+    "MATLAB, arrays": RealFile(
+        write=arrays(
+            "own.npz",
+            XTrain=CHANNELS_FIRST[:-6],
+            YTrain=np.array(NUMBER)[:-6, None],
+            XTest=CHANNELS_FIRST[-6:],
+            YTest=np.array(NUMBER)[-6:, None],
+        ),
+        options={"layout": "time-last"},
+        right=two(NUMBER),
+    ),
+    "MATLAB, column names of numbers": RealFile(
+        write=text("own.csv", lines([list(range(1, STEPS + 2)), *NUMBERED])), message=r"header=True \(--header true\)"
+    ),
+    "MATLAB, column names of numbers, option": RealFile(
+        write=text("own.csv", lines([list(range(1, STEPS + 2)), *NUMBERED])),
+        options={"header": True},
+        right=one(NUMBER),
+    ),
+    "Keras, one-hot": RealFile(
+        write=arrays("own.npz", X=V, y=np.eye(STEPS)[np.arange(N) % STEPS]), message=r"y\.argmax\(axis=1\)"
+    ),
     "Keras": RealFile(
         write=arrays("own.npz", x_train=V[:-6], y_train=KIND[:-6], x_test=V[-6:], y_test=KIND[-6:]), right=one()
     ),

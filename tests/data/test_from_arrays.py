@@ -29,6 +29,25 @@ def test_a_split_does_not_change_with_the_array_it_came_from() -> None:
     assert split.inputs.tolist() == X.tolist() and split.labels.tolist() == [0, 1, 0, 1]
 
 
+def test_the_layout_of_arrays_lists_and_batches() -> None:
+    turned, labels = np.ascontiguousarray(X.transpose(0, 2, 1)), [0, 1, 0, 1]
+    for found in (
+        Split.from_arrays(turned, labels, layout="time-last"),
+        Split.from_arrays(list(turned), labels, layout="time-last"),
+        Split.from_arrays(X, np.array(labels)[:, None], layout="channels-last"),  # as MATLAB writes a vector
+        Split.from_loader([(x, label) for x, label in zip(turned, labels, strict=True)], layout="time-last"),
+    ):
+        assert found.inputs.tolist() == X.tolist() and found.labels.tolist() == labels
+    batches = [(turned[:2], [0, 1], [3, 3]), (turned[2:, :, :2], [0, 1], [2, 2])]
+    loader = DataLoader(batches, batch_size=None, collate_fn=lambda entry: tuple(map(torch.as_tensor, entry)))
+    found = Split.from_loader(loader, layout="time-last")
+    assert found.lengths is not None and found.lengths.tolist() == [3, 3, 2, 2]
+    assert found.inputs[:2].tolist() == X[:2].tolist() and found.inputs[2:, :2].tolist() == X[2:, :2].tolist()
+    assert Split.from_arrays(turned, labels, layout="channels-last").inputs.tolist() == turned.tolist()
+    every = np.eye(3, dtype=int)[[0, 1, 2, 0]]
+    assert Split.from_arrays(X, every, mask=np.ones((4, 3), dtype=bool)).every_step
+
+
 def test_numbers_to_predict() -> None:
     assert Split.from_arrays(X, [0.5, 1, 2, 3]).labels.tolist() == [[0.5], [1], [2], [3]]
     assert Split.from_arrays(X, [1.0, 2, 3, 4], classes=0).labels.tolist() == [[1], [2], [3], [4]]
@@ -67,6 +86,22 @@ def test_numbers_to_predict() -> None:
         ),
         ([[1, 2], []], [0, 1], {}, ValueError, r"^X must hold sequences .* at least one step"),
         ([[1, 2], [1]], [0, 1], {"lengths": [2, 1]}, ValueError, r"^lengths must be None where X is a list"),
+        (
+            X.transpose(0, 2, 1),
+            [0, 1, 0, 1],
+            {},
+            ValueError,
+            r"^X must have shape .* got \(4, 2, 3\), fewer steps than channels\. .* layout='time-last', else layout=",
+        ),
+        (
+            list(X.transpose(0, 2, 1)),
+            [0, 1, 0, 1],
+            {},
+            ValueError,
+            r"fewer steps than channels\. .* layout='time-last'",
+        ),
+        (X, [0, 1, 0, 1], {"layout": "first"}, ValueError, r"^layout must be one of channels-last, time-last, got"),
+        (X, np.eye(3, dtype=int)[[0, 1, 2, 0]], {}, ValueError, r"with a single 1 in each row, .* y\.argmax\(1\); or"),
         (np.array([["1"]]), [0], {}, TypeError, r"^X must hold numbers, got text"),
         (X, [0, 1, 0], {}, ValueError, r"^labels must have shape \(4,\)"),
     ],

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -309,3 +310,14 @@ def test_a_line_without_any_value_has_one_step_if_values_may_be_missing(label_co
     assert bool(inputs[1, 0].isnan().all()) and inputs[0].flatten().tolist() == [1, 2]
     with pytest.raises(ValueError, match=r"^Line 2 of .* must hold at least one value, got none"):
         read(path, labelled=True, label_column=label_column)
+
+
+def test_times_in_another_unit_than_those_of_training_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, LONG)
+    options = ReadingOptions(id="id", time="t")
+    for nominal in (0.01, 1000.0):
+        with pytest.warns(UserWarning, match=r"^new\.csv: the median distance of its times is 1, and that of the tr"):
+            read_inputs(path, options, nominal=nominal)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_inputs(path, options, nominal=20.0)

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 
@@ -71,7 +73,25 @@ def test_an_unknown_label_is_refused():
 def test_a_missing_number_among_classes_that_are_numbers_is_refused(mark: str):
     with pytest.raises(ValueError, match=r"^y must hold a class for each sequence, got '.*' among classes th"):
         check_classes(text_labels(["1", mark, "2.0"]))
-    check_classes(text_labels(["DE", mark]))  # among words it may be one
+    if mark == "inf":
+        check_classes(text_labels(["DE", mark]))  # among words it may be one
+        return
+    with pytest.raises(
+        ValueError, match=r"^y must hold a class for each sequence, got '.*'\. Leave these sequences out"
+    ):
+        check_classes(text_labels(["DE", mark]))
+    check_classes(text_labels(["DE", mark]), declared=True)
+
+
+@pytest.mark.parametrize(
+    "names", [["Sound", "sound"], ["worn out", "worn\u00a0out"], ["worn", "worn\u200b"], ["e\u0301", "\u00e9"]]
+)
+def test_classes_that_look_alike_are_named(names: list[str]):
+    with pytest.warns(UserWarning, match=r"^Classes '.*' and '.*' differ only in case, in spaces or in char"):
+        check_classes(text_labels([*names, "other"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_classes(text_labels([names[0], "other", "1", "2"]))
 
 
 def test_none_is_a_class_among_numbers():

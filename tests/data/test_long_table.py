@@ -41,7 +41,7 @@ def test_dates_are_times(tmp_path: Path) -> None:
 def test_one_value_per_line(tmp_path: Path) -> None:
     options = {"time": "t", "channel": "c", "value": "v"}
     assert read(tmp_path, VALUES, **options).inputs.tolist() == [[[2, 1], [4, 3]]]  # channels p, q
-    with pytest.raises(ValueError, match=r"of every channel at each time .* none of 'q' at 1 in sequence '1'"):
+    with pytest.raises(ValueError, match=r"^Line 4 of .* at each time .* none of 'q' at '1' in sequence '1'"):
         read(tmp_path, VALUES.replace("1,1,q,3,a\n", ""), **options)
     with pytest.raises(ValueError, match=r"^Line 5 of .* another time or channel .* got '1' and 'p' again\."):
         read(tmp_path, VALUES.replace("1,1,q", "1,1,p"), **options)
@@ -51,6 +51,16 @@ def test_one_value_per_line(tmp_path: Path) -> None:
         ValueError, match=r"got another column 'extra'\. Give drop='extra' \(--drop extra\) to leave it out"
     ):
         read(tmp_path, VALUES.replace("v,class", "v,extra,class").replace(",a\n", ",5,a\n"), **options)
+
+
+def test_the_format_of_times_is_an_option(tmp_path: Path) -> None:
+    text = "run,t,x,class\n" + "".join(f"{i},0{k}/01/2026,{k},{'ab'[i]}\n" for i in range(2) for k in (4, 3, 5))
+    with pytest.raises(ValueError, match=r"^Line 2 of .* in one way, .*time_format='%d/%m/%Y' .*'%m/%d/%Y'"):
+        read(tmp_path, text, time="t")
+    for time_format, days in (("%d/%m/%Y", [1, 1]), ("%m/%d/%Y", [31, 30])):
+        cases = read(tmp_path, text, time="t", time_format=time_format)
+        assert cases.inputs[0].flatten().tolist() == [3, 4, 5]
+        assert [list(times[1:] - times[:-1]) for times in cases.times or ()] == [[86400 * n for n in days]] * 2
 
 
 @pytest.mark.parametrize(
@@ -107,3 +117,43 @@ def test_groups_and_numbers_to_predict(tmp_path: Path) -> None:
     for part in (data.train, data.validation, data.test):
         numbers = sorted(int(label) for label in part.labels.flatten())
         assert numbers == sorted({k for n in numbers for k in (n // 2 * 2, n // 2 * 2 + 1)})  # both of a group
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (
+            "run,when,name,v,class\n1,2026-01-01,p,2,a\n1,2026-01-02,p,3,a\n",
+            {},
+            r"^Line 2 .* '2026-01-01' in column 'when' and 'p' in column 'name'\. Give time='when' .*channel='name'",
+        ),
+        (
+            "run,t,name,v,class\n1,0,p,2,a\n",
+            {"time": "t"},
+            r"^Line 2 .* got 'p' in column 'name'\. Give channel='name' ",
+        ),
+        (
+            "run,when,v,class\n1,08:00:00,2,a\n",
+            {},
+            r"got '08:00:00' in column 'when'\. Give time='when' \(--time when\)\.$",
+        ),
+    ],
+)
+def test_a_column_of_times_or_names_is_answered_with_its_option(
+    tmp_path: Path, text: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, text, **options)
+
+
+def test_a_missing_channel_is_no_channel(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^Line 2 of .* must name a channel, got '', .* skip_lines='2,5'"):
+        read(tmp_path, VALUES.replace("q", ""), time="t", channel="c", value="v")
+
+
+def test_a_missing_class_or_group_is_refused_with_its_lines(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^Line 5 of .* must name a class, got 'NA', .* skip_lines='5-6'"):
+        read(tmp_path, PLAIN.replace(",b", ",NA"), time="t")
+    grouped = PLAIN.replace("class", "class,who").replace(",a", ",a,p").replace(",b", ",b,none")
+    with pytest.raises(ValueError, match=r"^Line 5 of .* must name a group, got 'none', .* skip_lines='5-6'"):
+        read(tmp_path, grouped, time="t", group_column="who")

@@ -31,6 +31,18 @@ def test_the_class_is_in_a_table(tmp_path: Path) -> None:
     assert cases.labels.tolist() == [[60.5], [50.0]]  # type: ignore[union-attr]
 
 
+def test_a_missing_class_or_group_in_a_table_is_refused(tmp_path: Path) -> None:
+    files = {"1.csv": "4\n5\n", "2.csv": "6\n6\n", "labels.csv": "file,class,who\n1,a,p\n2,b,NA\n"}
+    folder = write(tmp_path, files)
+    with pytest.raises(
+        ValueError, match=r"^Line 3 of .* must name a group, got 'NA', .* remove the line from the file"
+    ):
+        read_folder(folder, ReadingOptions(group_column="who", label_column="class"))
+    (folder / "labels.csv").write_text("file,class\n1,a\n2,?\n")
+    with pytest.raises(ValueError, match=r"^Line 3 of .* must name a class, got '\?'"):
+        read_folder(folder, ReadingOptions())
+
+
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [

@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -137,3 +140,17 @@ def test_groups_stay_together_and_each_class_is_in_each_part() -> None:
     assert [len(part) for part in mixed if part is not None] == [2, 2, 2]
     with pytest.raises(ValueError, match=r"^group_column must leave every class in the training part, .* class 'b'"):
         check_class_in_training(torch.tensor([0, 0]), text_labels("ab"))
+
+
+def test_the_nominal_step_is_the_median_of_the_training_part():
+    gaps = [1.0 + i for i in range(10)]
+    whole = cases("ab" * 5)
+    whole = replace(whole, times=tuple(np.array([0.0, gap, 2 * gap]) for gap in gaps))
+    dataset = dataset_from_cases("own", whole, None, "Made.")
+    assert dataset.nominal_step is not None
+    trained = [gaps[int(first) // 3] for first in dataset.train.inputs[:, 0, 0]]
+    assert dataset.nominal_step == np.median(trained) != np.median(gaps)
+    for part in (dataset.train, dataset.validation, dataset.test):
+        own = torch.tensor([gaps[int(first) // 3] for first in part.inputs[:, 0, 0]], dtype=torch.float64)
+        assert part.dt is not None
+        assert torch.equal(part.dt[:, 0] * dataset.nominal_step, own)

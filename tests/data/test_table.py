@@ -10,6 +10,7 @@ from noisyrnn.data.labels import text_labels
 from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.split import Cases
 from noisyrnn.data.table import read_wide
+from noisyrnn.data.user_files import read_table
 
 
 def read_csv(path: Path, label_column: str | int | None = None, **others: Any) -> Cases:
@@ -31,7 +32,7 @@ def csv(path: Path, text: str) -> str:
     return str(path / "own.csv")
 
 
-OWN = r"Each line must be its class and then its values; leave columns out with drop \(--drop\), and lines with skip_"
+OWN = r"Each line must be its class and then its values; leave columns out with drop \(--drop\), or leave the line out"
 FILL = r"Fill the value in, or leave the line out\.$"
 ACCEPT = r"Give missing='hold' \(--missing hold\), or 'mask' or 'skip', to accept missing values\. Or fill the value in"
 ROWS = "".join(f"{'ab'[i % 2]},{i}.5,2,{'' if i % 2 else 3}\n" for i in range(10))
@@ -99,7 +100,11 @@ def test_a_malformed_csv_is_refused(tmp_path: Path, text: str, message: str):
         ("class,x,y", "a,1,2", True),
         ("class,0,1", "a,1,2", True),
         (",0,1,class", "7,1,2,a", True),
-        ("0,1,2", "3,0.5,2", True),
+        ("0,1,2", "3,0.5,2.0", True),
+        (",0,1", "3,0.5,2", True),
+        ("0,1,2", "3,0.5,2", None),
+        ("1,2,3", "3,0.5,2.0", None),
+        ("b,0,1", "a,0.5,2.0", None),
         ("0,1,2", "3,5,2", False),
         ("a,x,2", "a,1,2", False),
         ("a,NA,2", "b,1,2", False),
@@ -111,7 +116,7 @@ def test_a_malformed_csv_is_refused(tmp_path: Path, text: str, message: str):
         ("a;x", "b;1", False),
     ],
 )
-def test_a_header_is_a_line_that_cannot_be_data(first: str, others: str, header: bool):
+def test_a_header_is_a_line_that_cannot_be_data(first: str, others: str, header: bool | None):
     rows = [(line, text.split(",")) for line, text in enumerate((first, others, others), start=1)]
     assert is_header(rows) is header
 
@@ -314,3 +319,11 @@ def test_numbers_to_predict(tmp_path: Path):
     assert found == {tuple(row): value for row, value in zip(V.tolist(), numbers.tolist(), strict=True)}
     with pytest.raises(ValueError, match=r"^Line 2 of .* must hold a finite number to predict, got 'b'\."):
         load_dataset(csv(tmp_path, "1.5,1,2\nb,2,3\n0.5,1,4\n"), task="regression")
+
+
+def test_a_misspelt_column_is_answered_with_the_nearest_and_the_last(tmp_path: Path) -> None:
+    header = ",".join([*(f"v{k}" for k in range(20)), "Klasse"])
+    path = tmp_path / "own.csv"
+    path.write_text(f"{header}\n" + "".join(",".join(["1.5"] * 20 + ["ab"[k % 2]]) + "\n" for k in range(8)))
+    with pytest.raises(ValueError, match=r"got 'klasse' and .*, 'v19', 'Klasse'\. Did you mean 'Klasse'\? Give the"):
+        read_table(read_delimited(path, ReadingOptions()), ReadingOptions(label_column="klasse"))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from noisyrnn.data import Dataset, load_dataset
+from noisyrnn.data.user_files import is_path
 
 X = np.arange(10 * 4 * 2, dtype=np.float64).reshape(10, 4, 2)
 Y = np.array([0, 1] * 5)
@@ -146,7 +147,16 @@ HUGE[2, 1, 1] = 1e300
         ),
         ({"X": HUGE, "y": Y}, ValueError, r"^X must lie within ±1e\+150, got a size of 1e\+300\. Give the values in a"),
         ({"X": X, "y": Y[:9]}, ValueError, r"^y must hold 10 labels, one for each row of X, got 9\.$"),
-        ({"X": X, "y": Y[:, None]}, ValueError, r"^y must have shape \(10,\) .* got \(10, 1\)\."),
+        (
+            {"X": X, "y": np.eye(3, dtype=int)[Y]},
+            ValueError,
+            r"^y must have shape \(10,\) .* Save y.argmax\(axis=1\)\.$",
+        ),
+        (
+            {"X": X, "y": np.eye(4)[np.arange(10) % 4]},
+            ValueError,
+            r"^y must hold a class for each sequence or at every step, got \(10, 4\) .*argmax\(axis=1\); or .* mask=np",
+        ),
         ({"X": X, "y": Y * 0}, ValueError, r"^y must hold at least two classes, got 1 \('0'\)\.$"),
         (
             {"X": X, "y": [0] * 9 + [1]},
@@ -163,8 +173,12 @@ HUGE[2, 1, 1] = 1e300
             ValueError,
             r"^X must have shape \(n, steps, channels\) or \(n, steps\), got \(2,\)\.$",
         ),
-        ({"X": X}, ValueError, r"own\.npz must hold X and y, got no y\. Use np\.savez"),
-        ({"z": X, "y": Y}, ValueError, r"own\.npz must hold X and y, got no X\."),
+        ({"X": X}, ValueError, r"own\.npz must hold X and y, got no y among X\. Known names are X, data"),
+        (
+            {"z": X, "y": Y},
+            ValueError,
+            r"own\.npz must hold X and y, got no X among y, z\. Known names are X, data, .*; y, labels",
+        ),
         ({"X": X.astype(object), "y": Y}, ValueError, r"^X must be a plain array, got an object array in .* Pad the"),
         ({"X": X, "y": Y.astype(object)}, ValueError, r"^y must be a plain array, .* Save it as y=y\.astype\(str\)\.$"),
         (
@@ -254,3 +268,77 @@ def test_integers_that_float64_rounds_are_refused(tmp_path: Path, base: int, kin
 
 def test_the_line_on_what_was_read_has_one_length_where_all_are_equal(tmp_path: Path):
     assert " 3 steps × 2 channels, " in load_dataset(save(tmp_path, X=X, y=Y, lengths=[3] * 10)).summary()
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "count"),
+    [
+        ("", "b,0,1,2\n", 9),  # a sequence, as the training part has no header
+        ("kind,0,1,2\n", "kind,0,1,2\n", 8),
+        ("class,x0,x1,x2\n", "b,0,1,2\n", 9),
+        ("class,x0,x1,x2\n", "class,x0,x1,x2\n", 8),
+        ("class,x0,x1,x2\n", "", 8),
+    ],
+)
+def test_a_test_file_has_a_header_if_its_training_file_has(tmp_path: Path, train: str, test: str, count: int) -> None:
+    rows = [f"{'ab'[k % 2]},{k}.5,{k},{k * k}\n" for k in range(8)]
+    (tmp_path / "own_TRAIN.csv").write_text(train + "".join(rows))
+    (tmp_path / "own_TEST.csv").write_text(test + "".join(rows[::2] * 2))  # class a only
+    options = {"label_column": "kind"} if "kind" in train else {}
+    assert len(load_dataset(str(tmp_path / "own_TRAIN.csv"), **options).test) == count
+
+
+@pytest.mark.parametrize(
+    ("names", "test"),
+    [
+        (("XTrain", "YTrain", "XTest", "YTest"), True),
+        (("X_Train", "y_Train", "X_Test", "y_Test"), True),
+        (("train_data", "train_labels", "test_data", "test_labels"), True),
+        (("trainX", "trainY"), False),
+        (("signals", "class_labels"), False),
+        (("time_series", "label"), False),
+        (("data", "labels"), False),
+    ],
+)
+def test_arrays_under_the_names_of_other_tools(tmp_path: Path, names: tuple[str, ...], test: bool):
+    content = dict(zip(names, (X, Y[:, None], X[:3], Y[:3, None]), strict=False))  # (n, 1), as MATLAB writes a vector
+    dataset = load_dataset(save(tmp_path, **content))
+    assert dataset.class_names == ("0", "1")
+    assert len(dataset.test) == 3 if test else len(everything(dataset)) == 10
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for name, array in content.items():
+        np.save(tmp_path / f"own_{name}.npy", array)
+    files = load_dataset(str(tmp_path / f"own_{names[0]}.npy"))
+    assert everything(files) == everything(dataset)
+
+
+def test_usual_names_come_before_others(tmp_path: Path):
+    with pytest.warns(UserWarning, match=r"^Arrays class, samples of own\.npz are not read"):
+        dataset = load_dataset(save(tmp_path, data=X, labels=Y, samples=-X, **{"class": Y[::-1]}))
+    assert everything(dataset) == everything(load_dataset(save(tmp_path, X=X, y=Y)))
+    with pytest.raises(ValueError, match=r"must hold one array X, got data, inputs\. Rename the right one to X"):
+        load_dataset(save(tmp_path, data=X, inputs=X, y=Y))
+    with pytest.raises(ValueError, match=r"^X.* must hold X or XTrain, got both|must hold X or XTrain, got both"):
+        load_dataset(save(tmp_path, X=X, XTrain=X, y=Y))
+
+
+def test_a_mask_states_that_there_is_a_class_at_every_step(tmp_path: Path):
+    y = np.eye(4, dtype=int)[np.arange(10) % 4]
+    dataset = load_dataset(save(tmp_path, X=X, y=y, mask=np.ones((10, 4), bool)))
+    assert dataset.every_step and dataset.classes == 2
+
+
+def test_a_folder_needs_no_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for number in range(9):
+        file = tmp_path / "rec" / "ab"[number % 2] / f"{number}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{number}.5,2\n3,1\n")
+    monkeypatch.chdir(tmp_path)
+    assert everything(load_dataset("rec")) == everything(load_dataset("rec/"))
+    (tmp_path / "digits").mkdir()
+    assert load_dataset("digits").steps == 64  # the name of a data set comes first
+    (tmp_path / "Own").mkdir()
+    (tmp_path / "Own" / "Own_TRAIN.ts").write_text("")
+    assert not is_path("Own") and is_path("rec")  # a set of the archive
+    assert not is_path("")  # would be the current folder

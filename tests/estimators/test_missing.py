@@ -60,3 +60,10 @@ def test_the_setting_must_stay_and_fit_the_model() -> None:
         NoisyRNNClassifier("gru", **SMALL, missing="skip").fit(X, y)
     assert NoisyRNNClassifier(missing="mask").__sklearn_tags__().input_tags.allow_nan
     assert not NoisyRNNClassifier().__sklearn_tags__().input_tags.allow_nan
+
+
+@pytest.mark.parametrize("shape", [(30, 8), (30, 1, 8)])
+def test_the_message_names_the_setting(shape: tuple[int, ...]) -> None:
+    X, y = incomplete()
+    with pytest.raises(ValueError, match=r"^Input X contains NaN\. Set missing='hold', 'mask' or 'skip' to accept"):
+        NoisyRNNClassifier(**SMALL).fit(X.reshape(shape), y)

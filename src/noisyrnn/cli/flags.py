@@ -16,6 +16,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
+from noisyrnn.data import is_own
 from noisyrnn.data.user_files import is_path
 from noisyrnn.display import escape
 from noisyrnn.models import MODELS, layer_options
@@ -48,6 +49,9 @@ class HelpFormatter(DefaultHelpFormatter):
         shown = action.default not in (None, (), SUPPRESS) and action.default is not False
         default = f" (default: {action.default})" if shown else ""
         return f"{action.help}{default}".replace("%", "%%")
+
+    def _expand_help(self, action: Action) -> str:
+        return super()._expand_help(action).replace("%%", "%")  # jsonargparse keeps what argparse would halve
 
 
 class CommandParser(ArgumentParser):
@@ -281,6 +285,8 @@ def absolute_dataset(arguments: Arguments) -> Arguments:
     """Make the path of a user's own file or folder absolute, so that the run can be evaluated from anywhere."""
     dataset = arguments.get("dataset")
     if isinstance(dataset, str) and (Path(dataset).is_file() or (is_path(dataset) and Path(dataset).is_dir())):
+        if not is_own(dataset):
+            return arguments
         return {**arguments, "dataset": str(Path(dataset).resolve())}
     return arguments
 

@@ -27,7 +27,8 @@ def predict_command(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--labelled",
         type=bool | None,
-        help="Whether a table has a column of labels (default: decided by its header and the length of its lines).",
+        help="Whether a table has a column of labels (default: decided by its header and, if all training sequences "
+        "have one length, by that of its lines).",
     )
     parser.add_argument("--weights", type=str, default="kept", help='Weights of a run: "kept" or "last".')
     parser.add_argument("--accelerator", type=str, default="auto", help='Device to use: "auto", "cpu" or "cuda".')

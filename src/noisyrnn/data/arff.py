@@ -30,7 +30,7 @@ def read_arff(path: Path, options: ReadingOptions) -> Cases:
     if kinds.count("relational") == 1:
         return _read_relational(path, data, names, kinds, place, declared, options)
     rows = [(line, list(cells)) for line, cells in enumerate(zip(*columns, strict=True), start=1)]
-    table = Table(path=path, rows=[(0, names), *rows], header=True, unit="Instance", between="commas")
+    table = Table(path=path, rows=[(0, names), *rows], header=True, unit="Instance", can_skip=False)
     for line, cells in rows:
         if cells[place] in ("", "?"):
             raise ValueError(f"{table.where(line)} must have a class, got '?'. Leave the instance out.")

@@ -15,24 +15,65 @@ import torch
 
 from noisyrnn.checks import check_values
 from noisyrnn.data.base import check_counted
-from noisyrnn.data.labels import array_labels
+from noisyrnn.data.from_arrays import check_layout
+from noisyrnn.data.labels import array_labels, is_one_hot
 from noisyrnn.data.numbers import check_real
 from noisyrnn.data.sizes import check_size, largest_array
 from noisyrnn.data.split import Cases, StepLabels, Targets, check_cases
 from noisyrnn.padding import valid_steps, valid_values
 from noisyrnn.targets import UNCOUNTED
 
-_ALIASES = {
-    "X": ("X_train", "x_train", "x", "data", "inputs", "features"),
-    "y": ("y_train", "Y_train", "Y", "labels", "label", "targets", "target"),
-    "lengths": ("lengths_train",),
-    "mask": ("mask_train",),
-    "X_test": ("x_test",),
-    "y_test": ("Y_test", "labels_test"),
-    "lengths_test": (),
-    "mask_test": (),
+_NAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "X": (
+        ("x", "data", "inputs", "features"),
+        ("signals", "signal", "sequences", "series", "timeseries", "samples", "recordings"),
+    ),
+    "y": (("y", "labels", "label", "targets", "target"), ("classlabels", "classlabel", "class")),
+    "lengths": (("lengths",), ("seqlengths", "sequencelengths")),
+    "mask": (("mask",), ()),
 }
-"""Names under which other tools store an array, if its own name is not used."""
+"""Names under which other tools store an array, in small letters only; the second ones if there is none of the first.
+
+Each may have `train` or `test` in front or behind: `x_train`, `XTrain` and `trainX` are read as `X`.
+"""
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """What an array of some name holds.
+
+    Args:
+        role: Key of `_NAMES`.
+        part: "", "train" or "test".
+        rank: Place of its name in `_NAMES`: 0 or 1.
+    """
+
+    role: str
+    part: str
+    rank: int
+
+
+def _meaning(name: str) -> _Meaning | None:
+    """Return what an array is by its name; `None` if the name is unknown."""
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    if re.sub(r"[\W_]", "", name.lower()) != plain:  # a number, such as X_train_2
+        return None
+    for part in ("train", "test", ""):
+        bases = {plain.removeprefix(part), plain.removesuffix(part)} - ({plain} if part else set())
+        for role, ranks in _NAMES.items():
+            rank = next((rank for rank, names in enumerate(ranks) if bases & {*names}), None)
+            if rank is not None:
+                return _Meaning(role, part, rank)
+    return None
+
+
+def known_names() -> str:
+    """List the names that are read, for messages."""
+    X, y = (
+        ", ".join([role, *(name for names in _NAMES[role] for name in names if name != role.lower())])
+        for role in ("X", "y")
+    )
+    return f"Known names are {X}; {y}; lengths and mask; and the same with train or test, such as XTrain and y_test."
 
 
 class Arrays(Protocol):
@@ -66,21 +107,26 @@ def find_names(path: Path, stored: Iterable[str]) -> dict[str, str]:
     Raises:
         ValueError: If two arrays may be the one.
     """
-    present = set(stored)
+    present = dict.fromkeys(stored)
+    meanings = {name: meaning for name in present if (meaning := _meaning(name)) is not None}
     found = {}
-    for name, aliases in _ALIASES.items():
-        others = [alias for alias in aliases if alias in present]
-        train = [alias for alias in others if alias.endswith("_train")]
-        if name in present and train:
+    for role in (*_NAMES, *(f"{name}_test" for name in _NAMES)):
+        base, test = role.removesuffix("_test"), role.endswith("_test")
+        alike = {name: m for name, m in meanings.items() if m.role == base and (m.part == "test") == test}
+        others = [name for name in alike if name != role]
+        train = [name for name in others if alike[name].part == "train"]
+        if role in present and train:
             raise ValueError(
-                f"{path} must hold {name} or {train[0]}, got both: {name} may hold the test part too. Leave one out."
+                f"{path} must hold {role} or {train[0]}, got both: {role} may hold the test part too. Leave one out."
             )
-        if name not in present and len(others) > 1:
+        first = min((alike[name].rank for name in others), default=0)
+        others = [name for name in others if alike[name].rank == first]
+        if role not in present and len(others) > 1:
             raise ValueError(
-                f"{path} must hold one array {name}, got {', '.join(others)}. Rename the right one to {name}."
+                f"{path} must hold one array {role}, got {', '.join(others)}. Rename the right one to {role}."
             )
-        if name in present or others:
-            found[name] = name if name in present else others[0]
+        if role in present or others:
+            found[role] = role if role in present else others[0]
     return found
 
 
@@ -127,27 +173,35 @@ class NpyArrays:
 
     def __init__(self, path: Path, *, any_name: bool = False) -> None:
         self.path = path
-        match = re.fullmatch(r"(|.*[_. -])(X_train|x_train|X|x|data|inputs|features)", path.stem)
-        if match is None and any_name:
+        ends = [0, *(match.end() for match in re.finditer(r"[_. -]", path.stem))]
+        starts = [end for end in ends if (m := _meaning(path.stem[end:])) and m.role == "X" and m.part != "test"]
+        if not starts and any_name:
             self.prefix, self.names, self.others = "", {"X": path.stem}, []
             return
-        if match is None:
+        if not starts:
             raise ValueError(
                 f"{path} must be called X.npy, next to y.npy, or X_train.npy, next to y_train.npy, X_test.npy and "
                 f"y_test.npy, got {path.name!r}. Rename the files, or use np.savez('own.npz', X=X, y=y)."
             )
-        self.prefix, given = match[1], match[2]
-        known = {*_ALIASES, *(alias for aliases in _ALIASES.values() for alias in aliases)}
-        files = {name for name in known if (path.parent / f"{self.prefix}{name}{path.suffix}").is_file()}
-        files -= {name for name in ("X", *_ALIASES["X"]) if name != given and not name.endswith("_train")}
+        self.prefix, given = path.stem[: starts[0]], path.stem[starts[0] :]
+        stems = sorted(file.stem for file in path.parent.iterdir() if file.suffix == path.suffix and file.is_file())
+        rests = [stem.removeprefix(self.prefix) for stem in stems if stem.startswith(self.prefix)]
+        known = {name: meaning for name in rests if (meaning := _meaning(name)) is not None}
+        files = [name for name, m in known.items() if name == given or m.role != "X" or m.part]
         self.names = find_names(path, files)
-        self.others = sorted(files - set(self.names.values()))
+        self.others = sorted(set(files) - set(self.names.values()))
 
     def read(self, name: str) -> np.ndarray | None:
         """Read one array; see `Arrays`."""
         if name not in self.names:
             return None
         return read_npy(name, self.path.with_name(f"{self.prefix}{self.names[name]}{self.path.suffix}"))
+
+
+def found_names(arrays: "Arrays") -> str:
+    """List the names of the arrays that there are, for messages."""
+    names = sorted({*arrays.names.values(), *arrays.others})
+    return f" among {', '.join(names[:20])}{', …' if len(names) > 20 else ''}" if names else ""
 
 
 def _objects_message(name: str, path: Path) -> str:
@@ -298,20 +352,17 @@ def read_arrays(
     """
     X, y, lengths, mask = (arrays.read(name + suffix) for name in ("X", "y", "lengths", "mask"))
     if X is None or y is None:
-        missing = ("X" if X is None else "y") + suffix
+        lacking = ("X" if X is None else "y") + suffix
         raise ValueError(
-            f"{arrays.path} must hold X{suffix} and y{suffix}, got no {missing}. Use np.savez(path, X=X, y=y)."
+            f"{arrays.path} must hold X{suffix} and y{suffix}, got no {lacking}{found_names(arrays)}. {known_names()}"
         )
     if X.dtype.kind not in "fiu":
         raise TypeError(f"X{suffix} must hold real numbers, got {X.dtype}.")
     check_real(f"X{suffix}", X)
     if X.ndim not in (2, 3):
         raise ValueError(f"X{suffix} must have shape (n, steps, channels) or (n, steps), got {X.shape}.")
-    if X.ndim == 3 and layout is None and not suffix and 0 < X.shape[1] < X.shape[2]:
-        raise ValueError(
-            f"X{suffix} must have shape (n, steps, channels), got {X.shape}, fewer steps than channels. If it is "
-            "(n, channels, steps), give layout='time-last' (--layout time-last), else layout='channels-last'."
-        )
+    if not suffix:  # the test part has the layout of the training part
+        check_layout(X.shape, layout, option="layout='{0}' (--layout {0})")
     inputs = torch.from_numpy(to_floating(X))
     if inputs.ndim == 2:
         inputs = inputs.unsqueeze(-1)
@@ -330,6 +381,12 @@ def read_arrays(
     known = valid_values(inputs, None).squeeze(2) if counted is None else counted
     if valid_lengths is not None and valid_lengths.shape == inputs.shape[:1]:
         known = known & valid_steps(valid_lengths, inputs.shape[1])
+    if mask is None and y.ndim == 2 and y.shape[1] == inputs.shape[1] > 1 and is_one_hot(y):
+        raise ValueError(
+            f"y{suffix} must hold a class for each sequence or at every step, got {y.shape} with a single 1 in each "
+            f"row, as one-hot classes have, and as many columns as steps. Save y{suffix}.argmax(axis=1); or if there "
+            f"is a class at every step, save mask{suffix}=np.ones(y{suffix}.shape, bool) too."
+        )
     labels = read_targets(y, known.numpy(), task, suffix)
     every_step = isinstance(labels, torch.Tensor) and labels.ndim == 3
     cases = Cases(
@@ -371,6 +428,8 @@ def read_targets(y: np.ndarray, known: np.ndarray, task: str | None, suffix: str
     """
     name = f"y{suffix}"
     every_step = y.ndim > 1 and y.shape[:2] == known.shape
+    if y.ndim == 2 and y.shape[1] == 1 and not every_step:  # as MATLAB writes a vector
+        y = y[:, 0]
     if every_step:
         check_counted(torch.from_numpy(known), f"mask{suffix}")  # before the split, by its row in the file
     counted = y[known] if every_step else y
@@ -389,6 +448,11 @@ def read_targets(y: np.ndarray, known: np.ndarray, task: str | None, suffix: str
             )
         check_values(name, torch.from_numpy(counted.astype(np.float64)))
         return torch.from_numpy(y.reshape(*y.shape[: 1 + every_step], -1).astype(np.float64, order="C"))
+    if y.ndim == 2 and not every_step and is_one_hot(y):
+        raise ValueError(
+            f"{name} must have shape ({len(known)},) for classes, got {y.shape} with a single 1 in each row, as "
+            f"one-hot classes have. Save {name}.argmax(axis=1)."
+        )
     if y.ndim != 1 and not (every_step and y.ndim == 2):
         raise ValueError(
             f"{name} must have shape ({len(known)},) for classes, or {known.shape} for a class at every step, got "

@@ -205,6 +205,7 @@ class Split:
         dt: Any = None,
         missing: str | None = None,
         classes: int | None = None,
+        layout: str | None = None,
     ) -> "Split":
         """Build a split from arrays, tensors or lists.
 
@@ -221,9 +222,11 @@ class Split:
                 none.
             classes: Number of classes, or 0 for numbers to predict (default: one more than the largest of integers; 0
                 for numbers that are not whole).
+            layout: "channels-last" for `X` as above, or "time-last" for `(n, channels, steps)` and sequences
+                `(channels, steps)`; `None`: as above, with at least as many steps as channels.
 
         Raises:
-            ValueError: If shapes disagree, or it is unclear whether `y` holds classes.
+            ValueError: If shapes disagree, or it is unclear whether `y` holds classes or which axis of `X` is time.
             TypeError: If an array does not hold numbers.
 
         Example:
@@ -231,10 +234,10 @@ class Split:
             >>> split.inputs.shape, split.lengths.tolist(), split.classes
             (torch.Size([2, 3, 1]), [3, 2], 2)
         """
-        inputs, found = stack_sequences(X)
+        inputs, found = stack_sequences(X, layout)
         if found is not None and lengths is not None:
             raise ValueError("lengths must be None where X is a list of sequences of unequal lengths, got both.")
-        labels, classes = read_labels(y, classes, steps=inputs.shape[1])
+        labels, classes = read_labels(y, classes, steps=inputs.shape[1], masked=mask is not None)
         others = {"weights": weights, "mask": mask, "dt": dt}
         tensors = {name: as_tensor(value) for name, value in others.items() if value is not None}
         if found is None and lengths is not None:
@@ -242,7 +245,9 @@ class Split:
         return cls(inputs=inputs, labels=labels, lengths=found, missing=missing, classes=classes, **tensors)
 
     @classmethod
-    def from_loader(cls, data: Any, *, missing: str | None = None, classes: int | None = None) -> "Split":
+    def from_loader(
+        cls, data: Any, *, missing: str | None = None, classes: int | None = None, layout: str | None = None
+    ) -> "Split":
         """Build a split from a `DataLoader`, or from a `Dataset` of torch, by reading all of it once.
 
         Args:
@@ -251,6 +256,7 @@ class Split:
                 have the same number of steps, unless they have lengths.
             missing: As in `from_arrays`.
             classes: As in `from_arrays`.
+            layout: As in `from_arrays`.
 
         Raises:
             TypeError: If items or batches have another form.
@@ -261,8 +267,8 @@ class Split:
             >>> Split.from_loader(torch.utils.data.DataLoader(data, batch_size=3)).inputs.shape
             torch.Size([4, 5, 2])
         """
-        X, y, lengths = read_loader(data)
-        return cls.from_arrays(X, y, lengths=lengths, missing=missing, classes=classes)
+        X, y, lengths = read_loader(data, layout)
+        return cls.from_arrays(X, y, lengths=lengths, missing=missing, classes=classes, layout=layout)
 
     def __len__(self) -> int:
         return len(self.labels)

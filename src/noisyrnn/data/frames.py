@@ -38,7 +38,7 @@ def read_parquet(path: Path) -> Table:
     header = (1, [str(name).strip() for name in frame.columns])
     columns = [frame[name].tolist() for name in frame.columns]
     rows = [(line, [_text(path, value) for value in cells]) for line, cells in enumerate(zip(*columns, strict=True), 2)]
-    return Table(path=path, rows=[header, *rows], header=True, unit="Row", between="cells")
+    return Table(path=path, rows=[header, *rows], header=True, unit="Row", between="cells", can_skip=False)
 
 
 def read_excel(path: Path, options: ReadingOptions) -> Table:
@@ -79,7 +79,8 @@ def read_excel(path: Path, options: ReadingOptions) -> Table:
         if any(cells) and line not in options.skipped:
             rows.append((line, cells))
     width = max((k + 1 for _, cells in rows for k, cell in enumerate(cells) if cell), default=0)
-    return Table(path=path, rows=[(line, cells[:width]) for line, cells in rows], unit="Row", between="cells")
+    rows = [(line, cells[:width]) for line, cells in rows]
+    return Table(path=path, rows=rows, header=options.header, unit="Row", between="cells")
 
 
 def _text(path: Path, value: Any) -> str:

@@ -1,11 +1,14 @@
 """Converts arrays, lists and torch's data sets to the tensors of a split."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from noisyrnn.checks import check_choice
+from noisyrnn.data.labels import is_one_hot
 from noisyrnn.data.numbers import check_real
 
 
@@ -32,17 +35,41 @@ def _numbers(argument: str, values: Any) -> Tensor:
     return values.detach().to(torch.float32 if small else torch.float64)
 
 
-def stack_sequences(X: Any) -> tuple[Tensor, Tensor | None]:
+def check_layout(shape: Sequence[int], layout: str | None, *, argument: str = "X", option: str = "layout='{}'") -> None:
+    """Raise unless it is clear which axis of an array with three is time.
+
+    Args:
+        shape: `(n, steps, channels)`, or `(n, channels, steps)`.
+        layout: "channels-last" or "time-last"; `None`: there must be at least as many steps as channels.
+        argument: Name of the array.
+        option: How the layout is given, with its value as `{}`.
+    """
+    if len(shape) == 3 and layout is None and 0 < shape[1] < shape[2]:
+        raise ValueError(
+            f"{argument} must have shape (n, steps, channels), got {tuple(shape)}, fewer steps than channels. If it is "
+            f"(n, channels, steps), give {option.format('time-last')}, else {option.format('channels-last')}."
+        )
+
+
+def stack_sequences(X: Any, layout: str | None = None) -> tuple[Tensor, Tensor | None]:
     """Return sequences as `(n, steps, channels)`, and their lengths int64 `(n,)` if they differ.
 
     Args:
         X: `(n, steps, channels)` or `(n, steps)`; or a list of `(steps, channels)` or `(steps,)`.
+        layout: As in `Split.from_arrays`.
 
     Raises:
-        ValueError: If it has another shape, or the sequences of a list differ in their channels.
+        ValueError: If it has another shape, the sequences of a list differ in their channels, or all have fewer steps
+            than channels and `layout` is `None`.
     """
+    if layout is not None:
+        check_choice("layout", layout, ("channels-last", "time-last"))
     if isinstance(X, list | tuple) and not all(np.isscalar(x) for x in X):
         sequences = [_numbers(f"X[{k}]", x) for k, x in enumerate(X)]
+        if all(x.ndim == 2 for x in sequences):
+            longest = max(sequences, key=len)  # of which all have fewer steps than channels, if this one has
+            check_layout((len(X), *longest.shape), layout)
+            sequences = [x.T if layout == "time-last" else x for x in sequences]
         sequences = [x[:, None] if x.ndim == 1 else x for x in sequences]
         shapes = {x.shape[1] if x.ndim == 2 else -1 for x in sequences}
         if len(shapes) > 1 or -1 in shapes or not all(len(x) for x in sequences):
@@ -58,22 +85,35 @@ def stack_sequences(X: Any) -> tuple[Tensor, Tensor | None]:
     inputs = _numbers("X", X)
     if inputs.ndim not in (2, 3):
         raise ValueError(f"X must have shape (n, steps, channels) or (n, steps), got {tuple(inputs.shape)}.")
+    check_layout(inputs.shape, layout)
+    if inputs.ndim == 3 and layout == "time-last":
+        inputs = inputs.transpose(1, 2).contiguous()
     return inputs.unsqueeze(-1) if inputs.ndim == 2 else inputs, None
 
 
-def read_labels(y: Any, classes: int | None, *, steps: int) -> tuple[Tensor, int]:
+def read_labels(y: Any, classes: int | None, *, steps: int, masked: bool = False) -> tuple[Tensor, int]:
     """Return the labels of a split, and the number of classes, 0 for numbers to predict.
 
     Args:
         y: Class indices or numbers to predict.
         classes: Number of classes; `None` to decide by the type of `y`.
         steps: Steps of the sequences, to tell labels at every step.
+        masked: Whether a mask states that there are labels at every step.
 
     Raises:
         TypeError: If `y` holds no numbers.
-        ValueError: If it is unclear whether whole numbers of a floating type are classes, or classes do not begin at 0.
+        ValueError: If it is unclear whether whole numbers of a floating type are classes, or whether there is a class
+            at every step; or classes do not begin at 0.
     """
     labels = as_tensor(y) if isinstance(y, Tensor) else _label_array(y)
+    if not masked and labels.ndim == 2 and labels.shape[1] == steps > 1 and is_one_hot(labels.cpu().numpy()):
+        raise ValueError(
+            f"y must hold a class for each sequence or at every step, got {tuple(labels.shape)} with a single 1 in "
+            "each row, as one-hot classes have, and as many columns as steps. Give y.argmax(1); or if there is a class "
+            "at every step, mask=np.ones(y.shape, bool) too."
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1 != steps and classes != 0:  # as MATLAB writes a vector
+        labels = labels[:, 0]
     if classes is None and labels.is_floating_point():
         finite = labels[labels.isfinite()]
         if labels.ndim < 3 and bool((finite == finite.round()).all()):
@@ -114,8 +154,8 @@ def _label_array(y: Any) -> Tensor:
     return torch.from_numpy(np.array(array.astype(np.int64) if array.dtype.kind in "bu" else array))
 
 
-def read_loader(data: Any) -> tuple[Any, Tensor, Tensor | None]:
-    """Read all of a `DataLoader` or `Dataset`, and return sequences, labels and lengths."""
+def read_loader(data: Any, layout: str | None = None) -> tuple[Any, Tensor, Tensor | None]:
+    """Read all of a `DataLoader` or `Dataset`, and return sequences, labels and lengths; `layout` is that of both."""
     from torch.utils.data import DataLoader  # slow to import
 
     loader = isinstance(data, DataLoader)
@@ -134,17 +174,19 @@ def read_loader(data: Any) -> tuple[Any, Tensor, Tensor | None]:
     batches = [_numbers("X", entry[0]) for entry in entries]
     y = _joined([as_tensor(entry[1]) for entry in entries])
     lengths = _joined([as_tensor(entry[2]) for entry in entries]) if len(entries[0]) == 3 else None
-    steps = {batch.shape[1] for batch in batches}
+    axis = 2 if layout == "time-last" and all(batch.ndim == 3 for batch in batches) else 1
+    steps = {batch.shape[axis] for batch in batches}
     if len(steps) > 1 and lengths is None:
         raise ValueError(
             f"data must give batches (X, y, lengths) where they differ in their steps, got {sorted(steps)} steps. "
             "Return the lengths from collate_fn too."
         )
     longest = max(steps)
-    padded = [
-        torch.cat([batch, batch.new_zeros(len(batch), longest - batch.shape[1], *batch.shape[2:])], dim=1)
-        for batch in batches
-    ]
+    padded = []
+    for batch in batches:
+        shape = list(batch.shape)
+        shape[axis] = longest - shape[axis]
+        padded.append(torch.cat([batch, batch.new_zeros(shape)], dim=axis))
     return torch.cat(padded), y, lengths
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from noisyrnn.checks import check_lengths, check_sequences
 from noisyrnn.data.arff import read_attributes, relational_sequences
-from noisyrnn.data.arrays import Arrays, NpyArrays, NpzArrays, to_floating
+from noisyrnn.data.arrays import Arrays, NpyArrays, NpzArrays, found_names, known_names, to_floating
 from noisyrnn.data.base import check_missing
 from noisyrnn.data.channels import ADVICE
-from noisyrnn.data.delimited import Row, Table, is_header, read_delimited
+from noisyrnn.data.delimited import Row, Table, read_delimited
 from noisyrnn.data.frames import read_excel, read_parquet
 from noisyrnn.data.long_table import read_long_inputs
 from noisyrnn.data.numbers import check_real, parse_number
@@ -24,11 +24,13 @@ from noisyrnn.data.shards import find_parts, open_inputs, options_of
 from noisyrnn.data.split import Cases, pad_sequences
 from noisyrnn.data.stored import StoredSequences
 from noisyrnn.data.table import check_no_index, drops, find_column, named_labels, read_wide
-from noisyrnn.data.times import step_lengths
+from noisyrnn.data.times import step_lengths, typical_gap
 from noisyrnn.data.ts import declared_channels, header_flag, read_case, split_channels, split_header, split_stamps
 from noisyrnn.data.user_files import FORMATS, SUFFIXES, check_unused_options, format_of
 from noisyrnn.padding import valid_steps
 
+_OTHER_UNIT = 50
+"""Ratio of the distances of times from which they may be in another unit: seconds and minutes differ by 60."""
 _LABEL = "noisyrnn label"
 """Column that takes the place of a missing label."""
 _TEXT = (".csv", ".tsv", ".txt")
@@ -78,7 +80,8 @@ def read_inputs(
         options: How the file of the training was read; columns that the file lacks are those of labels.
         labelled: Whether a table has a column of labels. `None`: it has if its header names one, if all cells there are
             text, or if its longest line has one cell more than `steps`.
-        steps: Values of the longest training sequence, to decide whether a table has labels; `None` if unknown.
+        steps: Values of every training sequence, to decide whether a table has labels; `None` if they differ or are
+            unknown.
         nominal: Time that a step of length 1 took in training; `None` if there were no times.
         channels: Names of the channels of the training, in order; empty if they have none.
         input_size: Number of channels of the training; `None` if unknown.
@@ -123,8 +126,20 @@ def read_inputs(
         )
     if times is None and nominal is not None:
         warnings.warn(f"{path} holds no times: its steps are read as equally long.", stacklevel=3)
+    if times is not None and nominal is not None and any(len(entry) > 1 for entry in times):
+        _check_unit(path, typical_gap(times), nominal)
     dt = None if times is None else step_lengths(times, nominal)
     return UnlabelledSequences(inputs=inputs, lengths=lengths, dt=dt, names=names)
+
+
+def _check_unit(path: Path, gap: float, nominal: float) -> None:
+    """Warn if the distance of two times is of another order of magnitude than that of the training data."""
+    if not nominal / _OTHER_UNIT < gap < nominal * _OTHER_UNIT:
+        warnings.warn(
+            f"{path.name}: the median distance of its times is {gap:g}, and that of the training data {nominal:g}. If "
+            "they are in another unit or format, write them as for training, or give time_format (--time-format).",
+            stacklevel=2,
+        )
 
 
 def _read(
@@ -186,7 +201,7 @@ def _read_arrays(arrays: Arrays, layout: str | None) -> Cases:
     """Read `X` and perhaps `lengths`."""
     X, lengths = arrays.read("X"), arrays.read("lengths")
     if X is None:
-        raise ValueError(f"{arrays.path} must hold X, got none. Use np.savez(path, X=X).")
+        raise ValueError(f"{arrays.path} must hold X, got none{found_names(arrays)}. {known_names()}")
     if X.dtype.kind not in "fiu":
         raise TypeError(f"X must hold real numbers, got {X.dtype}.")
     check_real("X", X)
@@ -213,8 +228,8 @@ def _read_wide(
     """Read one sequence per line, without its label and without the columns that are left out."""
     path, rows, label_column = table.path, table.rows, options.label_column
     names: list[str] = []
-    named = rows and isinstance(label_column, str) and label_column in rows[0][1]
-    if rows and (table.header or named or is_header(rows)):
+    named = bool(rows) and isinstance(label_column, str) and label_column in rows[0][1]
+    if table.has_header(named):
         names, rows = rows[0][1], rows[1:]
     if not rows:
         raise ValueError(f"{path} must hold at least one sequence, got none.")

@@ -5,6 +5,7 @@ text are equal if their text is. Only the UCR and UEA archives' own formats writ
 numeric labels are equal if their decimal values are. The name of a class is its first label.
 """
 
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.data.numbers import is_missing_number, parse_decimal
+from noisyrnn.data.numbers import is_missing_name, is_missing_number, parse_decimal
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ def array_labels(labels: Any, argument: str = "y") -> tuple[Label, ...]:
     return tuple(Label(str(value), value) for value in values)
 
 
+def is_one_hot(labels: np.ndarray) -> bool:
+    """Whether each row of `(n, k)` has a single 1 among zeros, as one-hot classes have."""
+    return labels.dtype.kind in "biuf" and bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all())
+
+
 def label_values(labels: Any, argument: str = "y") -> list[Any]:
     """Convert the labels of an array `(n,)` or a list to Python's numbers and strings, which compare exactly."""
     array = np.asarray(labels)
@@ -103,18 +109,50 @@ def _number(label: Label) -> int | float | Decimal | None:
     return parse_decimal(label.value) if isinstance(label.value, str) else label.value
 
 
-def check_classes(classes: Sequence[Label], argument: str = "y") -> None:
-    """Raise `ValueError` if `nan` or the like is among classes that are numbers; warn of equal numbers."""
-    others = [
-        label for label in classes if not (isinstance(label.value, str) and is_missing_number(label.text.strip()))
-    ]
-    if others and len(others) < len(classes) and all(_number(label) is not None for label in others):
-        missing = next(label for label in classes if label not in others)
+def check_classes(classes: Sequence[Label], argument: str = "y", *, declared: bool = False) -> None:
+    """Raise `ValueError` if `nan` or the like is among the classes; warn of classes that differ only in their writing.
+
+    Args:
+        classes: The distinct labels.
+        argument: Name in the message.
+        declared: Whether a file declares them: then they are names, except where all others are numbers.
+    """
+    missing = [label for label in classes if isinstance(label.value, str) and is_missing_number(label.text.strip())]
+    others = [label for label in classes if label not in missing]
+    numbers = bool(others) and all(_number(label) is not None for label in others)
+    if not numbers:
+        missing = [label for label in classes if isinstance(label.value, str) and is_missing_name(label.text)]
+    if missing and (numbers or not declared):
+        among = " among classes that are numbers" if numbers else ""
         raise ValueError(
-            f"{argument} must hold a class for each sequence, got {missing.text!r} among classes that are numbers. "
+            f"{argument} must hold a class for each sequence, got {missing[0].text!r}{among}. "
             "Leave these sequences out, or if it is a class, name it by a word."
         )
     warn_of_equal_numbers(classes)
+    warn_of_alike_names("classes", [label.text for label in classes if isinstance(label.value, str)])
+
+
+def warn_of_alike_names(what: str, names: Iterable[str]) -> None:
+    """Warn about names that differ only in case, in kinds of spaces or in characters that are not shown.
+
+    Args:
+        what: What the names are of, in the plural: classes, groups, channels.
+        names: The different names; numbers are left out.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if parse_decimal(name.strip()) is None:
+            shown = (c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+            groups.setdefault(" ".join("".join(shown).split()).casefold(), []).append(name)
+    alike = [entry for entry in groups.values() if len(entry) > 1]
+    if alike:
+        names_text = " and ".join(map(ascii if any(not name.isprintable() for name in alike[0]) else repr, alike[0]))
+        more = f" and {len(alike) - 1} more such groups" if len(alike) > 1 else ""
+        warnings.warn(
+            f"{what[0].upper()}{what[1:]} {names_text}{more} differ only in case, in spaces or in characters that are "
+            f"not shown, so they are different {what}. If they are the same, write their names alike.",
+            stacklevel=2,
+        )
 
 
 def warn_of_equal_numbers(classes: Iterable[Label]) -> None:

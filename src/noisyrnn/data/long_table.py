@@ -10,10 +10,11 @@ import torch
 
 from noisyrnn.data.delimited import Row, Table
 from noisyrnn.data.labels import text_labels
+from noisyrnn.data.numbers import is_missing, parse_number
 from noisyrnn.data.options import ReadingOptions, flag, missing_advice
 from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
 from noisyrnn.data.table import drops, find_column, named_labels, parse_value
-from noisyrnn.data.times import parse_times
+from noisyrnn.data.times import is_time, parse_times
 
 _TIME_NAME = re.compile(
     r"(?:time|timestamp|times|t|date|datetime|zeit|seconds?|millis|ms)(?:[\s_]*[\[(].*[\])])?", re.I
@@ -64,7 +65,19 @@ def read_long(table: Table, options: ReadingOptions) -> Cases:
                         f"(--{role.replace('_', '-')}) or id (--id)."
                     )
                 (answers if role == "label_column" else groups).append(next(iter(found)))
-    recordings = _recordings(table, sequences, roles, channels, header, missing=options.missing is not None)
+    if "label_column" in roles and options.task != "regression":
+        table.check_names("class", [(line, cells[roles["label_column"]]) for line, cells in rows])
+    if "group_column" in roles:
+        table.check_names("group", [(line, cells[roles["group_column"]]) for line, cells in rows], sure=True)
+    recordings = _recordings(
+        table,
+        sequences,
+        roles,
+        channels,
+        header,
+        missing=options.missing is not None,
+        time_format=options.time_format,
+    )
     labels: Targets = text_labels(answers)
     if options.task == "regression":
         ids = list(sequences)
@@ -110,7 +123,14 @@ def read_long_inputs(
     roles, places = _find_roles(table.path, header, options, labelled=False, named=labelled is not False, known=columns)
     sequences = _sequences(table, rows, roles["id"], len(header), sorted_by_time="time" in roles)
     recordings = _recordings(
-        table, sequences, roles, places, header, missing=options.missing is not None, known=channels
+        table,
+        sequences,
+        roles,
+        places,
+        header,
+        missing=options.missing is not None,
+        time_format=options.time_format,
+        known=channels,
     )
     return cases_of(recordings, text_labels("0" for _ in recordings), None), tuple(sequences)
 
@@ -177,15 +197,55 @@ def _recordings(
     header: list[str],
     *,
     missing: bool,
+    time_format: str | None,
     known: Sequence[str] = (),
 ) -> list[Recording]:
     """Return the sequences of rows, each with all channels, the known ones too, if values may be missing."""
+    if "value" in roles:
+        cells = [(line, row[roles["channel"]]) for rows in sequences.values() for line, row in rows]
+        table.check_names("channel", cells, sure=True)
+    else:
+        _check_numbers(table, next(iter(sequences.values())), channels, header, timed="time" in roles)
     make = _melted if "value" in roles else _stepwise
-    recordings = [make(table, rows, roles, channels, header, missing=missing) for rows in sequences.values()]
+    members = list(sequences.values())
+    times: Sequence[np.ndarray | None] = [None] * len(members)
+    if "time" in roles:
+        times = _times(table, members, roles["time"], time_format, in_order="value" not in roles)
+    recordings = [
+        make(table, rows, roles, channels, header, entry, missing=missing)
+        for rows, entry in zip(members, times, strict=True)
+    ]
     if "value" in roles and missing:
         recordings = _with_all_channels(recordings, known)
     check_no_times(recordings, channels, "time" in roles or bool(known))
     return recordings
+
+
+def _check_numbers(
+    table: Table, rows: Sequence[Row], channels: Sequence[int], header: Sequence[str], *, timed: bool
+) -> None:
+    """Raise `ValueError` if a column of a channel holds times or names; `timed`: whether there is a column of times."""
+    texts = [
+        k for k in channels if all(parse_number(cells[k]) is None and not is_missing(cells[k]) for _, cells in rows)
+    ]
+    if not texts:
+        return
+    times = [k for k in texts if not timed and is_time(rows[0][1][k])]
+    names = [k for k in texts if k not in times]
+    advice = [f"give {flag('time', header[times[0]])}"] if times else []
+    if names:
+        column = header[names[0]]
+        advice += [
+            f"give {flag('channel', column)} and value (--value COLUMN) if it names the channel of each line's value",
+            f"{flag('group_column', column)} if its sequences belong together",
+            f"else {flag('drop', column)}",
+        ]
+    line, cells = rows[0]
+    shown = " and ".join(f"{cells[k]!r} in column {header[k]!r}" for k in (times + names)[:2])
+    text = "; ".join(advice)
+    raise ValueError(
+        f"{table.where(line)} must hold numbers in the columns of channels, got {shown}. {text[0].upper()}{text[1:]}."
+    )
 
 
 def read_recording(table: Table, options: ReadingOptions) -> Recording:
@@ -201,7 +261,10 @@ def read_recording(table: Table, options: ReadingOptions) -> Recording:
     for line, cells in rows:
         if len(cells) != width:
             raise ValueError(f"{table.where(line)} must hold {width} cells, as the first one does, got {len(cells)}.")
-    return _stepwise(table, rows, roles, channels, header, missing=options.missing is not None)
+    times = None
+    if "time" in roles:
+        (times,) = _times(table, [rows], roles["time"], options.time_format, in_order=True)
+    return _stepwise(table, rows, roles, channels, header, times, missing=options.missing is not None)
 
 
 def _with_all_channels(recordings: Sequence[Recording], known: Sequence[str]) -> list[Recording]:
@@ -292,6 +355,7 @@ def _sequences(
             )
         sequences.setdefault(name, []).append((line, cells))
         last = name
+    table.check_names("sequence", [(line, cells[place]) for line, cells in rows], sure=True)
     return sequences
 
 
@@ -301,14 +365,13 @@ def _stepwise(
     roles: dict[str, int],
     channels: Sequence[int],
     header: Sequence[str] | None,
+    times: np.ndarray | None,
     *,
     missing: bool,
 ) -> Recording:
     """Return the sequence of rows that hold one step each."""
     values = np.array([[_value(table, line, k, cells[k], missing) for k in channels] for line, cells in rows])
-    times = None
-    if "time" in roles:
-        times = _times(table, rows, roles["time"])
+    if times is not None:
         order = times.argsort(kind="stable")
         values, times = values[order], times[order]
         if (np.diff(times) == 0).any():
@@ -328,11 +391,12 @@ def _melted(
     roles: dict[str, int],
     channels: Sequence[int],
     header: Sequence[str] | None,
+    times: np.ndarray | None,
     *,
     missing: bool,
 ) -> Recording:
     """Return the sequence of rows that hold one value each; where values may be missing, rows may be absent."""
-    times = _times(table, rows, roles["time"])
+    assert times is not None
     names = tuple(sorted({cells[roles["channel"]] for _, cells in rows}))
     entries: dict[tuple[float, str], float] = {}
     for time, (line, cells) in zip(times.tolist(), rows, strict=True):
@@ -344,32 +408,33 @@ def _melted(
             )
         entries[key] = _value(table, line, roles["value"], cells[roles["value"]], missing)
     steps = sorted(set(times.tolist()))
-    for time in steps:
-        for name in names:
-            if (time, name) not in entries and not missing:
-                raise ValueError(
-                    f"{table.path} must hold a value of every channel at each time of a sequence, got none of {name!r} "
-                    f"at {time:g} in sequence {rows[0][1][roles['id']]!r}. {missing_advice()} Or fill it in."
-                )
+    absent = [] if missing else [(time, name) for time in steps for name in names if (time, name) not in entries]
+    if absent:
+        line, cells = rows[times.tolist().index(absent[0][0])]
+        raise ValueError(
+            f"{table.where(line)} must hold a value of every channel at each time of a sequence, got none of "
+            f"{absent[0][1]!r} at {cells[roles['time']]!r} in sequence {cells[roles['id']]!r}. {missing_advice()} Or "
+            "fill it in."
+        )
     values = np.array([[entries.get((time, name), np.nan) for name in names] for time in steps])
     return Recording(values=values, channels=names, times=np.array(steps), path=table.path)
 
 
-def _times(table: Table, rows: Sequence[Row], place: int) -> np.ndarray:
-    """Return the times of rows."""
-    times = parse_times([cells[place] for _, cells in rows])
-    if times is None:
-        line, cells = next(row for row in rows if parse_times([row[1][place]]) is None)
-        raise ValueError(
-            f"{table.where(line)} must hold a time in column {place + 1}, a number or YYYY-MM-DD hh:mm:ss, got "
-            f"{cells[place]!r}. If the lines are in order, give {flag('drop', place + 1)} instead of time."
-        )
-    return times
+def _times(
+    table: Table, sequences: Sequence[Sequence[Row]], place: int, time_format: str | None, *, in_order: bool
+) -> list[np.ndarray]:
+    """Return the times of the rows of each sequence."""
+    return parse_times(
+        [[cells[place] for _, cells in rows] for rows in sequences],
+        lambda sequence, row: table.where(sequences[sequence][row][0]),
+        format=time_format,
+        column=place + 1,
+        in_order=in_order,
+    )
 
 
 def _value(table: Table, line: int, column: int, cell: str, missing: bool) -> float:
     advice = (
-        f"Fill the value in; or leave the column out with {flag('drop', column + 1)}, or the line with "
-        f"{flag('skip_lines', str(line))}."
+        f"Fill the value in; or leave the column out with {flag('drop', column + 1)}, or {table.skip_advice([line])}."
     )
     return parse_value(table, line, column + 1, cell, advice=advice, missing=missing)

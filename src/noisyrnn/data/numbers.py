@@ -13,7 +13,9 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NO_VALUE = frozenset(("", "?", "n/a", "#n/a", "<na>", "nan", "+nan", "-nan", "nat"))
 _INFINITE = frozenset(("inf", "-inf", "+inf", "infinity", "-infinity", "+infinity"))
-_MISSING = _NO_VALUE | _INFINITE | {"na", "null", "none", "missing"}
+_WORDS = frozenset(("null", "none", "missing"))
+"""Words for a missing value that may be names: "none" is a class of faults, "null" one of gestures."""
+_MISSING = _NO_VALUE | _INFINITE | _WORDS | {"na"}
 _EXACT = 2**53
 """Integers up to this size are exact in float64."""
 SHIFT = "Subtract a constant from all values, or give them in a larger unit."
@@ -60,6 +62,21 @@ def is_absent(cell: str) -> bool:
 def is_missing_number(cell: str) -> bool:
     """Whether a cell can only mean a missing number, as `nan` does and `none` does not."""
     return cell.lower() in _NO_VALUE | _INFINITE
+
+
+def is_missing_name(cell: str) -> bool:
+    """Whether a cell that should name a class, a group or a sequence stands for a missing one.
+
+    Example:
+        >>> is_missing_name("NA"), is_missing_name("?"), is_missing_name("none"), is_missing_name("#1")
+        (True, True, False, False)
+    """
+    return cell.strip().lower() in _NO_VALUE | {"na"}
+
+
+def may_be_missing_name(cell: str) -> bool:
+    """Whether a cell may be a name or stand for a missing one: `none`, `null`, `missing` or marks only, such as `-`."""
+    return not is_missing_name(cell) and (cell.lower() in _WORDS or not any(map(str.isalnum, cell)))
 
 
 def is_rounded(cell: str) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any
 
 from noisyrnn.checks import check_choice, check_integer, check_text
@@ -12,8 +13,18 @@ LAYOUTS = ("channels-last", "time-last", "one-channel")
 """`(n, steps, channels)`, `(n, channels, steps)`, and one channel in all columns of a table."""
 TASKS = ("classification", "regression")
 """What a model predicts: classes or values."""
+PLAIN_TIMES = "number"
+"""The `time_format` of times that are plain numbers."""
 COLUMNS = ("label_column", "group_column", "id", "time", "channel", "value")
 """Options that name one column each."""
+_TOGETHER = (
+    ("channel", "value"),
+    ("value", "channel"),
+    ("channel", "time"),
+    ("channel", "id"),
+    ("time_format", "time"),
+)
+"""Options of which the first needs the second."""
 _SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " ", "pipe": "|"}
 
 
@@ -40,12 +51,16 @@ class ReadingOptions:
         encoding: Encoding of a text file, such as cp1252 (default: UTF-8, or what its byte order mark states).
         skip_lines: Lines to leave out, such as a line of units or a logger's preamble: numbers and ranges such as
             "1-11,13", counted from 1.
+        header: Whether the first line of a text file or a workbook names the columns (default: found from its cells; a
+            comment above the data with as many cells does too).
         sheet: Sheet of an Excel workbook, by name or by number from 1 (default: the only one).
         group_column: Column with the patient, machine or person of a sequence; all sequences of one group are in the
             same part of the split.
         id: Column that names the sequence of a line, where each step has a line of its own (the long format).
         time: Column with the time of a line, a number or a date and time, in the long format and in a folder of
             recordings. It orders the lines; unequal distances become the lengths of the steps.
+        time_format: How the times are written, in the codes of Python's strptime, such as "%d/%m/%Y %H:%M:%S"; or
+            "number" for plain numbers (default: found from the cells, where all of them have one reading).
         channel: Column that names the channel of a line, where each value has a line of its own; needs time and value.
         value: Column with the value of a line; needs channel.
         missing: How the model meets missing values: "mask" for the last value and a channel that says whether there was
@@ -66,10 +81,12 @@ class ReadingOptions:
     decimal: str | None = None
     encoding: str | None = None
     skip_lines: str | int | None = None
+    header: bool | None = None
     sheet: str | int | None = None
     group_column: str | int | None = None
     id: str | int | None = None
     time: str | int | None = None
+    time_format: str | None = None
     channel: str | int | None = None
     value: str | int | None = None
     missing: str | None = None
@@ -105,11 +122,21 @@ class ReadingOptions:
                 ) from None
         if self.skip_lines is not None:
             object.__setattr__(self, "skip_lines", _lines_text(self.skip_lines))
+        if self.time_format is not None:
+            _check_time_format(self.time_format)
+        if not isinstance(self.header, bool | None):
+            raise TypeError(f"header must be true or false, got {self.header!r}.")
         if isinstance(self.sheet, int):
             check_integer("sheet", self.sheet, minimum=1)
         elif self.sheet is not None:
             check_text("sheet", self.sheet)
-        for name, other in (("channel", "value"), ("value", "channel"), ("channel", "time"), ("channel", "id")):
+        for name, other in (
+            ("channel", "value"),
+            ("value", "channel"),
+            ("channel", "time"),
+            ("channel", "id"),
+            ("time_format", "time"),
+        ):
             if getattr(self, name) is not None and getattr(self, other) is None:
                 raise ValueError(f"{name} must be None without {other}, got {getattr(self, name)!r}. Give {other} too.")
 
@@ -146,7 +173,7 @@ def flag(option: str, value: object) -> str:
         >>> flag("label_column", -1), flag("separator", ";")
         ('label_column=-1 (--label-column -1)', "separator=';' (--separator ';')")
     """
-    text = {"\t": "tab", " ": "space"}.get(str(value), str(value))
+    text = {"\t": "tab", " ": "space", "True": "true", "False": "false"}.get(str(value), str(value))
     word = text if re.fullmatch(r"[\w.-]+", text) else f"'{text}'"
     return f"{option}={value!r} (--{option.replace('_', '-')} {word})"
 
@@ -160,6 +187,24 @@ def _column(name: str, column: object) -> str | int:
     if column in (0, ""):
         raise ValueError(f"{name} must be a name or a number from 1, or from -1 at the end, got {column!r}.")
     return column
+
+
+def _check_time_format(value: object) -> None:
+    """Raise unless times can be written and read in a format."""
+    check_text("time_format", value)
+    assert isinstance(value, str)
+    if value == PLAIN_TIMES:
+        return
+    try:
+        datetime.strptime(datetime(2001, 2, 3, 4, 5, 6).strftime(value), value)
+    except ValueError:
+        known = False
+    else:
+        known = any(code in value for code in ("%H", "%I", "%M", "%S", "%d", "%j", "%U", "%W", "%V", "%c", "%x", "%X"))
+    if not known:
+        raise ValueError(
+            f"time_format must be codes of strptime, such as '%d/%m/%Y %H:%M:%S', or {PLAIN_TIMES!r}, got {value!r}."
+        )
 
 
 def _separator(value: object) -> str:

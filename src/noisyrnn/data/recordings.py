@@ -139,6 +139,11 @@ def _read_labels(
         if found is None:
             raise ValueError(f"{table.where(line)} must name a file in {folder}, got {cells[file]!r}.")
         names.append(str(found.relative_to(folder)))
+    table = replace(table, can_skip=False)
+    if options.task != "regression":
+        table.check_names("class", [(line, cells[label]) for line, cells in rows])
+    if group is not None:
+        table.check_names("group", [(line, cells[group]) for line, cells in rows], sure=True)
     unlisted = [item for item in files if str(item.relative_to(folder)) not in names]
     if unlisted or len(set(names)) < len(names):
         raise ValueError(

@@ -231,7 +231,7 @@ def classes_of(cases: Cases) -> tuple[Label, ...]:
         found = f" ({present[0].text!r})" if present else ""
         raise ValueError(f"y must hold at least two classes, got {len(present)}{found}.")
     classes = sorted_classes(cases.declared) if cases.declared else present
-    check_classes(classes)
+    check_classes(classes, declared=bool(cases.declared))
     return classes
 
 
@@ -327,8 +327,6 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         ValueError: If the cases are malformed, of one class, or too few to be split.
     """
     check_cases(cases)
-    nominal = 1.0 if cases.times is None else typical_gap(cases.times)
-    cases = cases.with_step_lengths(nominal)
     classes = classes_of(cases)
     one_class_each = isinstance(cases.labels, tuple)
     strata = torch.zeros(len(cases.inputs), dtype=torch.int64, device="cpu")
@@ -355,6 +353,9 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
         if not one_class_each:
             what = f"2 sequences, one of them for validation, got {len(strata)}"
         raise ValueError(f"y must hold {what}. Add sequences.")
+    known = cases.subset(train).times
+    nominal = 1.0 if known is None else typical_gap(known)
+    cases = cases.with_step_lengths(nominal)
     train_split = to_split(cases.subset(train), classes)
     check_values_vary(train_split)
 

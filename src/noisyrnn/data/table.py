@@ -1,5 +1,6 @@
 """Reads labelled sequences from a table with one sequence per row."""
 
+import difflib
 import math
 import re
 import warnings
@@ -11,14 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from noisyrnn.data.delimited import Row, Table
+from noisyrnn.data.delimited import INDEX_NAMES, LABEL_NAMES, Row, Table
 from noisyrnn.data.labels import Label, decimal_labels, text_labels
 from noisyrnn.data.numbers import SHIFT, is_absent, is_missing, is_missing_number, is_rounded, parse_number
 from noisyrnn.data.options import ReadingOptions, flag, missing_advice
 from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
 
-_LABEL_NAMES = frozenset(("class", "classes", "class_label", "classlabel", "label", "labels", "target", "y"))
-_INDEX_NAMES = frozenset(("", "unnamed: 0", "index"))
 _MANY_CLASSES = 50
 _FEW_CASES = 10
 _OPTION = "give label_column (--label-column NAME or NUMBER, from 1, or -1 for the last)"
@@ -85,6 +84,11 @@ def read_wide(table: Table, options: ReadingOptions, *, declared: Sequence[str] 
     short_nan = archive and header is None
     read = [_read_row(table, row, places, short_nan) for row in rows]
     values = [row for _, _, row in read]
+    numbers = [line for line, _ in rows]
+    if options.task != "regression" and not declared:
+        table.check_names("class", [(line, label) for line, (label, _, _) in zip(numbers, read, strict=True)])
+    if group is not None:
+        table.check_names("group", [(line, name) for line, (_, name, _) in zip(numbers, read, strict=True)], sure=True)
     labels: Targets
     if options.task == "regression":
         labels = parse_targets(
@@ -97,7 +101,7 @@ def read_wide(table: Table, options: ReadingOptions, *, declared: Sequence[str] 
     else:
         labels = (decimal_labels if short_nan or declared else text_labels)(label for label, _, _ in read)
     if options.label_column is None and isinstance(labels, tuple):
-        named = header is not None and header[place].lower() in _LABEL_NAMES
+        named = header is not None and header[place].lower() in LABEL_NAMES
         _check_label_place(path, labels, values, label_place=place, label_named=named or bool(declared))
     if order is None:
         check_no_counting(path, values, [column for column in range(width) if column not in other], options)
@@ -117,7 +121,7 @@ def read_wide(table: Table, options: ReadingOptions, *, declared: Sequence[str] 
 
 def check_no_index(path: Path, header: Sequence[str] | None, other: Collection[int]) -> None:
     """Raise `ValueError` if the first column is called as pandas calls its index, and is not among `other` ones."""
-    if header and header[0].lower() in _INDEX_NAMES and 0 not in other:
+    if header and header[0].lower() in INDEX_NAMES and 0 not in other:
         raise ValueError(
             f"{path} must hold values of a sequence in column 1, got one that is called {header[0]!r}, as pandas calls "
             f"its index. Leave it out: {flag('drop', 1)}, or to_csv(…, index=False)."
@@ -143,10 +147,13 @@ def find_column(path: Path, header: list[str] | None, option: str, column: str |
         return column - 1 if column > 0 else column
     names = [] if header is None else header
     if names.count(column) != 1:
-        columns = ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "")
+        last = [] if len(names) <= 12 else ["…", *map(repr, names[-2:])]
+        columns = ", ".join([*map(repr, names[: 10 if last else 12]), *last])
+        near = difflib.get_close_matches(column.casefold(), {name.casefold() for name in names}, n=1)
+        hint = next((f"Did you mean {name!r}? " for name in names if near and name.casefold() == near[0]), "")
         raise ValueError(
             f"{option} must be the name of one column of {path}, got {column!r} and a first line {columns}. "
-            "Give the exact name, or the number of the column, from 1."
+            f"{hint}Give the exact name, or the number of the column, from 1."
         )
     return names.index(column)
 
@@ -169,7 +176,7 @@ def _label_place(path: Path, header: list[str] | None, label_column: str | int |
 
 def named_labels(header: Sequence[str], dropped: set[int]) -> list[int]:
     """Return the columns that a header calls "class", "label" or the like."""
-    known = [k for k, name in enumerate(header) if name.lower() in _LABEL_NAMES and k not in dropped]
+    known = [k for k, name in enumerate(header) if name.lower() in LABEL_NAMES and k not in dropped]
     return [column for column in known if header[column].lower() != "y"] or known  # next to a class, y is a value
 
 
@@ -191,7 +198,7 @@ def value_order(
         ValueError: If the header allows for another reading, and `layout` does not decide.
     """
     layout = options.layout
-    labelled = options.label_column is not None or any(name.lower() in _LABEL_NAMES for name in header or [])
+    labelled = options.label_column is not None or any(name.lower() in LABEL_NAMES for name in header or [])
     names = {} if header is None else {k: name for k, name in enumerate(header) if k not in other}
     if layout == "one-channel" or (len(names) < 2 and layout is None):
         return None, ()
@@ -349,8 +356,8 @@ def _cell_advice(
     if last:
         return f"If the last column is the class, give {flag('label_column', -1)}."
     return general or (
-        "Each line must be its class and then its values; leave columns out with drop (--drop), and lines with "
-        f"{flag('skip_lines', str(line))}."
+        "Each line must be its class and then its values; leave columns out with drop (--drop), or "
+        f"{table.skip_advice([line])}."
     )
 
 

@@ -136,23 +136,23 @@ def split_stamps(channels: list[str], where: str) -> tuple[np.ndarray, list[str]
     Raises:
         ValueError: If a cell has another form, or channels differ in their times.
     """
-    times = None
+    stamps: list[str] = []
     values = []
     for channel in channels:
         pairs = re.findall(r"\(([^()]*),([^(),]*)\)", channel)
-        stamps = parse_times([stamp.strip() for stamp, _ in pairs])
-        if not pairs or stamps is None or re.sub(r"\([^()]*\)|[\s,]", "", channel):
+        if not pairs or re.sub(r"\([^()]*\)|[\s,]", "", channel):
             raise ValueError(
                 f"{where} must hold (time,value) cells, as '@timeStamps true' states, got {channel[:40]!r}."
             )
-        if times is not None and not np.array_equal(times, stamps):
-            raise ValueError(f"{where} must hold the same times in all channels, got others. Resample it first.")
-        times = stamps
-        if (np.diff(times) <= 0).any():
-            raise ValueError(f"{where} must hold times that increase, got {channel[:40]!r}….")
+        stamps += [stamp.strip() for stamp, _ in pairs]
         values.append(",".join(value for _, value in pairs))
-    assert times is not None
-    return times, values
+    (times,) = parse_times([stamps], lambda *_: where)  # of all channels from one origin
+    first, *others = np.split(times, np.cumsum([value.count(",") + 1 for value in values])[:-1])
+    if (np.diff(first) <= 0).any():
+        raise ValueError(f"{where} must hold times that increase, got {channels[0][:40]!r}….")
+    if any(not np.array_equal(first, other) for other in others):
+        raise ValueError(f"{where} must hold the same times in all channels, got others. Resample it first.")
+    return first, values
 
 
 def header_flag(header: dict[str, list[str]], key: str, default: str) -> bool:

@@ -17,6 +17,7 @@ from noisyrnn.data.recordings import read_folder
 from noisyrnn.data.shards import find_parts, load_folder, options_of
 from noisyrnn.data.split import Cases, dataset_from_cases
 from noisyrnn.data.table import read_wide
+from noisyrnn.data.ts import SUFFIXES as TS_SUFFIXES
 from noisyrnn.data.ts import find_test_file, read_ts
 
 
@@ -25,11 +26,12 @@ class Format:
     """A kind of file.
 
     Args:
-        read: Reads the cases of a file; `None` for arrays, whose file may hold a test part too.
+        read: Reads the cases of a file; `None` for arrays, whose file may hold a test part too. The third argument is
+            the file of the training part, if it is that of a test part.
         options: The options of `ReadingOptions` that apply to it.
     """
 
-    read: Callable[[Path, ReadingOptions], Cases] | None
+    read: Callable[[Path, ReadingOptions, Path | None], Cases] | None
     options: frozenset[str]
 
 
@@ -48,36 +50,37 @@ def read_table(table: Table, options: ReadingOptions, *, archive: bool = False) 
     return read_wide(table, options, archive=archive)
 
 
-def _read_text(path: Path, options: ReadingOptions) -> Cases:
-    return read_table(read_delimited(path, options), options)
-
-
-def _read_archive_text(path: Path, options: ReadingOptions) -> Cases:
-    return read_table(read_delimited(path, options), options, archive=True)
-
-
-_TEXT = frozenset(("separator", "decimal", "encoding", "skip_lines"))
+_TEXT = frozenset(("separator", "decimal", "encoding", "skip_lines", "header"))
 _COLUMNS = frozenset(("label_column", "task", "layout", "drop", "group_column"))
-_LONG = frozenset(("id", "time", "channel", "value"))
+_LONG = frozenset(("id", "time", "time_format", "channel", "value"))
 _MISSING = frozenset(("missing",))
+
+
+def _table_format(read: Callable[[Path, ReadingOptions], Table], *options: str, archive: bool = False) -> Format:
+    """Return the format of files that are tables."""
+
+    def read_cases(path: Path, given: ReadingOptions, train: Path | None) -> Cases:
+        table = read(path, given)
+        if train is not None:
+            table = replace(table, header_of_training=lambda named: read(train, given).split_header(named)[0])
+        return read_table(table, given, archive=archive)
+
+    return Format(read=read_cases, options=_MISSING | _COLUMNS | _LONG | {*options})
+
 
 FORMATS: Mapping[str, Format] = {
     ".npz": Format(read=None, options=_MISSING | {"layout", "task"}),
     ".npy": Format(read=None, options=_MISSING | {"layout", "task"}),
-    ".csv": Format(read=_read_text, options=_MISSING | _TEXT | _COLUMNS | _LONG),
-    ".tsv": Format(read=_read_archive_text, options=_MISSING | _TEXT | _COLUMNS | _LONG),
-    ".txt": Format(read=_read_archive_text, options=_MISSING | _TEXT | _COLUMNS | _LONG),
-    ".arff": Format(read=read_arff, options=_MISSING | _COLUMNS | {"encoding"}),
-    ".ts": Format(read=read_ts, options=_MISSING),
-    ".parquet": Format(
-        read=lambda path, options: read_table(read_parquet(path), options), options=_MISSING | _COLUMNS | _LONG
-    ),
-    ".xlsx": Format(
-        read=lambda path, options: read_table(read_excel(path, options), options),
-        options=_MISSING | _COLUMNS | _LONG | {"sheet", "skip_lines"},
-    ),
+    ".csv": _table_format(read_delimited, *_TEXT),
+    ".tsv": _table_format(read_delimited, *_TEXT, archive=True),
+    ".txt": _table_format(read_delimited, *_TEXT, archive=True),
+    ".arff": Format(read=lambda path, options, _: read_arff(path, options), options=_MISSING | _COLUMNS | {"encoding"}),
+    ".ts": Format(read=lambda path, options, _: read_ts(path, options), options=_MISSING),
+    ".parquet": _table_format(lambda path, _: read_parquet(path)),
+    ".xlsx": _table_format(read_excel, "sheet", "skip_lines", "header"),
     "folder": Format(
-        read=read_folder, options=_MISSING | _TEXT | {"label_column", "task", "drop", "group_column", "time"}
+        read=lambda path, options, _: read_folder(path, options),
+        options=_MISSING | _TEXT | {"label_column", "task", "drop", "group_column", "time", "time_format"},
     ),
 }
 """By the end of the file's name; text formats may be compressed (`.csv.gz`)."""
@@ -95,8 +98,18 @@ def format_of(path: Path) -> str | None:
 
 
 def is_path(name: str) -> bool:
-    """Whether a data set's name means a file or a folder: it has a suffix or a separator of folders."""
-    return "." in name or "/" in name or "\\" in name
+    """Whether a data set's name means a file or a folder: it has a suffix or a separator of folders, or is a folder.
+
+    A folder with the files of the UCR or UEA archive that are called like it is a set of the archive.
+    """
+    if "." in name or "/" in name or "\\" in name:
+        return True
+    folder = Path(name)
+    return (
+        bool(name)
+        and folder.is_dir()
+        and not any((folder / f"{name}_TRAIN{suffix}").is_file() for suffix in TS_SUFFIXES)
+    )
 
 
 def check_unused_options(name: str, options: ReadingOptions, used: frozenset[str] = frozenset()) -> None:
@@ -148,10 +161,10 @@ def load_user_file(name: str, options: ReadingOptions | None = None) -> Dataset:
     reader = kind.read
     test = find_test_file(path, (suffix, f"{suffix}.gz"))
 
-    def read(file: Path) -> Cases:
-        return replace(reader(file, options), missing=options.missing)
+    def read(file: Path, train: Path | None = None) -> Cases:
+        return replace(reader(file, options, train), missing=options.missing)
 
-    return dataset_from_cases(name, read(path), None if test is None else lambda: read(test), source)
+    return dataset_from_cases(name, read(path), None if test is None else lambda: read(test, path), source)
 
 
 def _load_arrays(name: str, path: Path, suffix: str, options: ReadingOptions, source: str) -> Dataset:

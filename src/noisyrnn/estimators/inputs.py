@@ -1,5 +1,7 @@
 """Converts sequences in the layouts of scikit-learn, aeon and sktime to one padded tensor."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +62,25 @@ def read_sequences(estimator: BaseEstimator, X: Any, *, layout: str, first: bool
                 [3., 0.]], dtype=torch.float64), tensor([2, 1]))
     """
     check_choice("layout", layout, LAYOUTS)
+    with _advice_on_missing():
+        return _read(estimator, X, layout, first, missing)
+
+
+@contextmanager
+def _advice_on_missing() -> Iterator[None]:
+    """Add what accepts missing values to scikit-learn's message about them."""
+    try:
+        yield
+    except ValueError as error:
+        found = str(error).splitlines()[0]
+        if not found.endswith("contains NaN."):
+            raise
+        raise ValueError(
+            f"{found} Set missing='hold', 'mask' or 'skip' to accept missing values, or impute them."
+        ) from None
+
+
+def _read(estimator: BaseEstimator, X: Any, layout: str, first: bool, missing: bool) -> Sequences:
     options = _checks(missing)
     if isinstance(X, Tensor):
         X = X.detach().cpu()

@@ -78,7 +78,7 @@ def predict_file(
         stored.pop("task", None)  # labels are not read
         trained_on = Path(settings["dataset"]).expanduser()
         recording = is_path(settings["dataset"]) and trained_on.is_dir() and not find_parts(trained_on)
-        if isinstance(trained, int):
+        if isinstance(trained, int) and content["dataset"].get("lengths_vary") is False:
             steps = trained * int(content["dataset"].get("input_size", 1))
     header = read_header(file)
     names, training = header.class_names, header.notes.get("training", {})

@@ -116,6 +116,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "image_shape": None if dataset.image_shape is None else list(dataset.image_shape),
         **({} if dataset.classes else {"targets": dataset.outputs}),
         **({"every_step": True} if dataset.every_step else {}),
+        "lengths_vary": dataset.train.lengths is not None,
         **({} if dataset.nominal_step is None else {"nominal_step": dataset.nominal_step}),
         **({"channel_names": list(dataset.channel_names)} if dataset.channel_names else {}),
         **({} if dataset.missing is None else {"missing": missing_text(dataset.train)}),
