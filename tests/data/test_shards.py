@@ -409,6 +409,15 @@ def test_suffixes_may_be_in_capitals(tmp_path: Path) -> None:
     assert len(everything(load_dataset(f"{tmp_path}/"))) == 30
 
 
+def test_a_folder_knows_the_names_of_arrays_that_a_file_does(tmp_path: Path) -> None:
+    np.save(tmp_path / "signals.npy", X)
+    np.save(tmp_path / "classlabels.npy", Y)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    write_pair(plain)
+    assert everything(load_dataset(f"{tmp_path}/")) == everything(load_dataset(f"{plain}/"))
+
+
 def test_arrays_that_are_not_read_are_named(tmp_path: Path) -> None:
     pair, shards, full = (tmp_path / name for name in ("pair", "shards", "full"))
     for folder in (pair, shards, full):

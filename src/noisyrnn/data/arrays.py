@@ -53,7 +53,7 @@ class _Meaning:
     rank: int
 
 
-def _meaning(name: str) -> _Meaning | None:
+def array_meaning(name: str) -> _Meaning | None:
     """Return what an array is by its name; `None` if the name is unknown."""
     plain = re.sub(r"[^a-z]", "", name.lower())
     if re.sub(r"[\W_]", "", name.lower()) != plain:  # a number, such as X_train_2
@@ -108,7 +108,7 @@ def find_names(path: Path, stored: Iterable[str]) -> dict[str, str]:
         ValueError: If two arrays may be the one.
     """
     present = dict.fromkeys(stored)
-    meanings = {name: meaning for name in present if (meaning := _meaning(name)) is not None}
+    meanings = {name: meaning for name in present if (meaning := array_meaning(name)) is not None}
     found = {}
     for role in (*_NAMES, *(f"{name}_test" for name in _NAMES)):
         base, test = role.removesuffix("_test"), role.endswith("_test")
@@ -174,7 +174,7 @@ class NpyArrays:
     def __init__(self, path: Path, *, any_name: bool = False) -> None:
         self.path = path
         ends = [0, *(match.end() for match in re.finditer(r"[_. -]", path.stem))]
-        starts = [end for end in ends if (m := _meaning(path.stem[end:])) and m.role == "X" and m.part != "test"]
+        starts = [end for end in ends if (m := array_meaning(path.stem[end:])) and m.role == "X" and m.part != "test"]
         if not starts and any_name:
             self.prefix, self.names, self.others = "", {"X": path.stem}, []
             return
@@ -186,7 +186,7 @@ class NpyArrays:
         self.prefix, given = path.stem[: starts[0]], path.stem[starts[0] :]
         stems = sorted(file.stem for file in path.parent.iterdir() if file.suffix == path.suffix and file.is_file())
         rests = [stem.removeprefix(self.prefix) for stem in stems if stem.startswith(self.prefix)]
-        known = {name: meaning for name in rests if (meaning := _meaning(name)) is not None}
+        known = {name: meaning for name in rests if (meaning := array_meaning(name)) is not None}
         files = [name for name, m in known.items() if name == given or m.role != "X" or m.part]
         self.names = find_names(path, files)
         self.others = sorted(set(files) - set(self.names.values()))

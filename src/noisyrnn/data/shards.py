@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import LARGEST, check_lengths
-from noisyrnn.data.arrays import Header, NpzArrays, read_header, read_npy, read_targets
+from noisyrnn.data.arrays import Header, NpzArrays, array_meaning, read_header, read_npy, read_targets
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.channels import channel_order
 from noisyrnn.data.frames import check_packages
@@ -42,12 +42,8 @@ _PARTS = {
     "validation": ("validation", "valid", "val"),
     "test": ("test", "testing"),
 }
-_NAMES = {
-    "X": ("X", "x", "data", "inputs", "features"),
-    "y": ("y", "Y", "labels", "label", "targets", "target"),
-    "lengths": ("lengths",),
-}
-"""Names of arrays, to which that of a part may be added: `X_train.npy`."""
+_NAMES = ("X", "y", "lengths")
+"""Arrays that are read; each may have the names that it has in a single file."""
 _EXACT_INTEGER = 2**53 - 1
 """Largest integer up to which float64 represents every one."""
 _COUNTED = 1000
@@ -425,8 +421,9 @@ def _open_pair(files: Sequence[Path], options: ReadingOptions, labelled: bool) -
     for path in files:
         known = {word for names in _PARTS.values() for word in names}
         words = [word for word in re.split(r"[^A-Za-z]+", path.stem) if word and word.lower() not in known]
-        name = next((name for name, names in _NAMES.items() if words and words[-1] in names), None)
-        if name is None:
+        meaning = array_meaning(words[-1]) if words else None
+        name = None if meaning is None else meaning.role
+        if name is None or name not in _NAMES:
             unread.append(path.name)
             continue
         if name in found:
