@@ -137,6 +137,11 @@ BODY = "a,0.5,1\nb,1.5,2\n"
         ("a.csv", "# class,x_0,x_1\n# made\n" + BODY, None),  # not directly above the data
         ("a.csv", "# made,in,May\nclass,x_0,x_1\n" + BODY, ["class", "x_0", "x_1"]),
         ("a.csv", "#1,0.5,1\n" + BODY, None),
+        ("a.csv", "# made in May\n" + BODY, None),
+        ("a.txt", "# made in May\n7 0.5 1\n8 1.5 2\n", None),
+        ("a.txt", "# class x_0 x_1\n7 0.5 1\n8 1.5 2\n", ["class", "x_0", "x_1"]),
+        ("a.csv", "class,400,402\n7,0.5,1\n8,1.5,2\n", ["class", "400", "402"]),
+        ("a.csv", "0.0,0.1,Label\n0.5,1,7\n1.5,2,8\n", ["0.0", "0.1", "Label"]),
         ("a.csv", "class,0,1\n" + BODY, ["class", "0", "1"]),
         ("a.csv", "kind,0,1\n7,0.5,1\n8,1.5,2\n", ["kind", "0", "1"]),
         ("a.csv", "0,1,2\n7,0.5,1.0\n8,1.5,2e3\n", ["0", "1", "2"]),
@@ -159,6 +164,11 @@ def test_a_line_that_may_be_a_header_or_a_sequence_needs_an_option(tmp_path: Pat
     table = read_delimited(tmp_path / "a.csv", ReadingOptions())
     for training, names in ((None, None), (["class", "x0", "x1"], None), (first.split(","), first.split(","))):
         assert replace(table, header_of_training=lambda _, found=training: found).split_header()[0] == names
+
+
+def test_numbers_from_zero_above_whole_numbers_need_an_option(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^Line 1 of .* which may be both\."):
+        header(tmp_path / "a.csv", "0,1,2,3\n7,5,1,9\n8,6,2,9\n")
 
 
 def test_a_file_with_a_header_only_holds_no_sequence(tmp_path: Path) -> None:

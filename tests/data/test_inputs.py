@@ -312,6 +312,15 @@ def test_a_line_without_any_value_has_one_step_if_values_may_be_missing(label_co
         read(path, labelled=True, label_column=label_column)
 
 
+@pytest.mark.parametrize("names", ["t0,t1,t2,t3", "time,t0,t1,t2"])
+def test_a_header_that_names_no_label_is_asked_about(names: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f"{names}\n1,2,3,4\n5,6,7,8\n")
+    with pytest.raises(
+        ValueError, match=r"^labelled must be given for .*, got lines of 4 numbers and training .* of 3"
+    ):
+        read_inputs(path, ReadingOptions(), steps=3)
+
+
 def test_times_in_another_unit_than_those_of_training_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, LONG)
     options = ReadingOptions(id="id", time="t")

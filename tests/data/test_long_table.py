@@ -146,6 +146,19 @@ def test_a_column_of_times_or_names_is_answered_with_its_option(
         read(tmp_path, text, **options)
 
 
+@pytest.mark.parametrize("name", ["", "index", "Unnamed: 0"])
+def test_an_index_of_pandas_is_no_channel(tmp_path: Path, name: str) -> None:
+    lines = PLAIN.splitlines()
+    text = "\n".join([f"{name},{lines[0]}", *(f"{k},{line}" for k, line in enumerate(lines[1:]))]) + "\n"
+    with pytest.raises(ValueError, match=r"got a column 1 that is called .* Leave it out: drop=1 \(--drop 1\)"):
+        read(tmp_path, text, time="t")
+    assert read(tmp_path, text, time="t", drop=(1,)).inputs.shape == read(tmp_path, PLAIN, time="t").inputs.shape
+
+
+def test_sodium_is_not_missing(tmp_path: Path) -> None:
+    assert "Na" in read(tmp_path, VALUES.replace("q", "Na"), time="t", channel="c", value="v").channel_names
+
+
 def test_a_missing_channel_is_no_channel(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^Line 2 of .* must name a channel, got '', .* skip_lines='2,5'"):
         read(tmp_path, VALUES.replace("q", ""), time="t", channel="c", value="v")

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noisyrnn.data import load_dataset
 from noisyrnn.data.labels import text_labels
 from noisyrnn.data.split import (
     Cases,
@@ -154,3 +155,12 @@ def test_the_nominal_step_is_the_median_of_the_training_part():
         own = torch.tensor([gaps[int(first) // 3] for first in part.inputs[:, 0, 0]], dtype=torch.float64)
         assert part.dt is not None
         assert torch.equal(part.dt[:, 0] * dataset.nominal_step, own)
+
+
+def test_a_test_part_with_times_in_another_unit_is_named(tmp_path):
+    for part, unit in (("TRAIN", 1), ("TEST", 1000)):
+        lines = [f"{k},{unit * t},{k + t / 7},{k % 2}" for k in range(12) for t in range(3)]
+        (tmp_path / f"u_{part}.csv").write_text("\n".join(["id,time,v,class", *lines]) + "\n")
+    dataset = load_dataset(str(tmp_path / "u_TRAIN.csv"), id="id", time="time")
+    with pytest.warns(UserWarning, match=r"^The test data of .*: the median distance of its times is 1000, and that"):
+        _ = dataset.test

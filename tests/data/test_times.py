@@ -116,6 +116,20 @@ def test_a_time_of_day_that_falls_by_half_a_day_has_passed_midnight() -> None:
         assert read(["25:59:59", "00:00:01"]) == [[0, -93598]]  # hours since a start, as a shuffled file has them
 
 
+def test_times_without_an_hour_must_not_fall() -> None:
+    assert read(["59:58.0", "59:59.5"]) == [[0, 1.5]]
+    for cells, format in ((["59:59.0", "00:00.0"], None), (["59:59", "00:00"], "%M:%S"), (["59.5", "0.5"], "%S.%f")):
+        with pytest.raises(ValueError, match=r"^Cell 1 of 0 must hold a time .* not before the one above"):
+            read(cells, format=format)
+
+
+def test_a_fraction_changes_no_form() -> None:
+    assert read(["10059.00", "10100.50"], format="%H%M%S.%f") == [[0, 1.5]]
+    assert read(["20260131.0", "20260201.0"]) == [[0, 86400]]
+    with pytest.raises(ValueError, match=r"can be read in one way.*%H%M%S"):
+        read(["120058.00", "120059.00", "120100.00"])
+
+
 def test_a_format_without_options_names_none() -> None:
     assert read(["5959", "10000"], column=None) == [[0, 4041]]
     with pytest.raises(

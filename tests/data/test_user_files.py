@@ -300,8 +300,10 @@ def test_a_test_file_has_a_header_if_its_training_file_has(tmp_path: Path, train
         (("data", "labels"), False),
     ],
 )
-def test_arrays_under_the_names_of_other_tools(tmp_path: Path, names: tuple[str, ...], test: bool):
-    content = dict(zip(names, (X, Y[:, None], X[:3], Y[:3, None]), strict=False))  # (n, 1), as MATLAB writes a vector
+@pytest.mark.parametrize("row", [False, True])
+def test_arrays_under_the_names_of_other_tools(tmp_path: Path, names: tuple[str, ...], test: bool, row: bool):
+    labels = (Y[None], Y[None, :3]) if row else (Y[:, None], Y[:3, None])  # as MATLAB writes a vector
+    content = dict(zip(names, (X, labels[0], X[:3], labels[1]), strict=False))
     dataset = load_dataset(save(tmp_path, **content))
     assert dataset.class_names == ("0", "1")
     assert len(dataset.test) == 3 if test else len(everything(dataset)) == 10

@@ -89,6 +89,16 @@ def as_usual(dataset, seed):
     return Last(dataset.classes).eval()
 
 
+def careless(dataset):
+    """Changes its inputs while it is measured."""
+
+    def model(inputs):
+        inputs.detach().sub_(1.0)
+        return torch.zeros(len(inputs), dataset.classes)
+
+    return model
+
+
 def greedy(dataset):
     """Changes the data it was given."""
     for part in (dataset.train, dataset.validation, dataset.test):
@@ -272,6 +282,14 @@ def test_a_function_cannot_change_the_data_of_others(waves_file: Path, mine: Pat
     fresh = replace(dataset)  # without what is cached
     assert before == (fresh.fingerprint(), fresh.test.fingerprint())
     assert float(dataset.train.inputs.abs().max()) > 0 and float(dataset.test.inputs.abs().max()) > 0
+
+
+def test_a_model_that_changes_its_inputs_is_named(waves_file: Path, mine: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(str(waves_file))
+    before, context = dataset.test.fingerprint(), RunContext(output=tmp_path / "out", show_progress=False)
+    with pytest.raises(ValueError, match=r"^model must leave its inputs unchanged, .* inputs\.clone\(\)"):
+        evaluate_foreign(ForeignRow(name=f"{mine}:careless", label="careless"), 1, dataset, EVALUATION, context)
+    assert dataset.test.fingerprint() == before
 
 
 SIGN = """

@@ -428,8 +428,8 @@ def read_targets(y: np.ndarray, known: np.ndarray, task: str | None, suffix: str
     """
     name = f"y{suffix}"
     every_step = y.ndim > 1 and y.shape[:2] == known.shape
-    if y.ndim == 2 and y.shape[1] == 1 and not every_step:  # as MATLAB writes a vector
-        y = y[:, 0]
+    if y.ndim == 2 and not every_step and y.shape in ((len(known), 1), (1, len(known))):  # as MATLAB writes a vector
+        y = y.reshape(-1)
     if every_step:
         check_counted(torch.from_numpy(known), f"mask{suffix}")  # before the split, by its row in the file
     counted = y[known] if every_step else y

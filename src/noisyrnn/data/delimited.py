@@ -20,6 +20,8 @@ LABEL_NAMES = frozenset(("class", "classes", "class_label", "classlabel", "label
 """Names of a column of classes, in small letters."""
 INDEX_NAMES = frozenset(("", "unnamed: 0", "index"))
 """Names of a column that counts the rows, in small letters."""
+_USUAL = LABEL_NAMES | (INDEX_NAMES - {""}) | {"id", "time"}
+"""Names of columns, in small letters, that no sequence has for its class."""
 _SEPARATORS = (",", ";", "\t", "|")
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
@@ -304,7 +306,10 @@ def _commented_header(comment: tuple[int, str] | None, rows: list[Row], separato
     text = text[1:].strip()
     for mark in dict.fromkeys((separator, *_SEPARATORS, " ")):
         names = [name.strip().strip('"') for name in (text.split() if mark == " " else text.split(mark))]
-        if len(names) == width > 1 and any(parse_number(name) is None for name in names):
+        if len(names) != width or width < 2 or all(parse_number(name) is not None for name in names):
+            continue
+        usual = any(name.lower() in _USUAL or re.fullmatch(r"[A-Za-z]+_?[0-9]+", name) for name in names)
+        if usual or not mark.isspace():  # words with spaces between them may be a sentence
             return [(line, names), *rows]
     return None
 
@@ -380,18 +385,19 @@ def is_header(rows: list[Row]) -> bool | None:
         return (
             len(cells) > 1 if not others else any(parse_number(cell) is not None for _, r in others[:2] for cell in r)
         )
+    if 0 < len(names) <= 2 and any(name.lower() in _USUAL for _, name in names):
+        return True
     counts = [cell for _, cell in numbers]
     if counts not in ([str(i) for i in range(start, start + len(counts))] for start in (0, 1)) or len(names) > 2:
         return False
     if len(counts) == 1 and any(row[numbers[0][0] :][:1] == counts for _, row in others):  # a class, next to a bad cell
         return False
     if names:
-        known = any(name.lower() in LABEL_NAMES | INDEX_NAMES | {"id", "time"} for _, name in names)
         texts = {k for _, row in others for k, cell in enumerate(row) if parse_number(cell) is None}
-        return True if known or not texts & {column for column, _ in names} else None
+        return None if texts & {column for column, _ in names} else True
     # Without any name it may be a sequence of whole numbers, if others are.
     if not any("." in cell for _, row in others[:1] for cell in row[1:]):
-        return False
+        return None if first[0] == "0" and len(counts) > 3 and others else False
     floats = all(
         "." in cell or "e" in cell.lower() for _, row in others for cell in row[1:] if parse_number(cell) is not None
     )

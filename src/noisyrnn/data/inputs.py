@@ -1,5 +1,6 @@
 """Reads the sequences of a user's file for predictions: as for training, but labels may be missing and are not read."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +25,11 @@ from noisyrnn.data.shards import find_parts, open_inputs, options_of
 from noisyrnn.data.split import Cases, pad_sequences
 from noisyrnn.data.stored import StoredSequences
 from noisyrnn.data.table import check_no_index, drops, find_column, named_labels, read_wide
-from noisyrnn.data.times import step_lengths, typical_gap
+from noisyrnn.data.times import step_lengths, typical_gap, warn_of_unit
 from noisyrnn.data.ts import declared_channels, header_flag, read_case, split_channels, split_header, split_stamps
 from noisyrnn.data.user_files import FORMATS, SUFFIXES, check_unused_options, format_of
 from noisyrnn.padding import valid_steps
 
-_OTHER_UNIT = 50
-"""Ratio of the distances of times from which they may be in another unit: seconds and minutes differ by 60."""
 _LABEL = "noisyrnn label"
 """Column that takes the place of a missing label."""
 _TEXT = (".csv", ".tsv", ".txt")
@@ -127,19 +126,9 @@ def read_inputs(
     if times is None and nominal is not None:
         warnings.warn(f"{path} holds no times: its steps are read as equally long.", stacklevel=3)
     if times is not None and nominal is not None and any(len(entry) > 1 for entry in times):
-        _check_unit(path, typical_gap(times), nominal)
+        warn_of_unit(path.name, typical_gap(times), nominal)
     dt = None if times is None else step_lengths(times, nominal)
     return UnlabelledSequences(inputs=inputs, lengths=lengths, dt=dt, names=names)
-
-
-def _check_unit(path: Path, gap: float, nominal: float) -> None:
-    """Warn if the distance of two times is of another order of magnitude than that of the training data."""
-    if not nominal / _OTHER_UNIT < gap < nominal * _OTHER_UNIT:
-        warnings.warn(
-            f"{path.name}: the median distance of its times is {gap:g}, and that of the training data {nominal:g}. If "
-            "they are in another unit or format, write them as for training, or give time_format (--time-format).",
-            stacklevel=2,
-        )
 
 
 def _read(
@@ -320,7 +309,7 @@ def _label_place(
     if labelled or all(parse_number(text) is None for text in texts):
         return place
     longest = max(map(len, full))
-    if steps is not None and longest == steps + 1:
+    if steps is not None and longest == steps + 1 and not _all_values(names):
         return place
     if steps is not None and longest == steps and not known:
         return None
@@ -328,6 +317,19 @@ def _label_place(
     raise ValueError(
         f"labelled must be given for {path}, got lines of {longest} numbers{known_steps}. Give labelled=True "
         f"(--labelled true) if column {place + (place >= 0)} holds labels, else labelled=False (--labelled false)."
+    )
+
+
+def _all_values(names: Sequence[str]) -> bool:
+    """Whether the names of columns leave none for a label: numbers of one series, or a time before them."""
+    series = {re.sub(r"[0-9]+$", "", name).lower() for name in names}
+    return (
+        bool(names)
+        and all(re.search("[0-9]$", name) for name in names[1:])
+        and (
+            (len(series) == 1 and bool(re.search("[0-9]$", names[0])))
+            or names[0].lower() in ("time", "timestamp", "date")
+        )
     )
 
 

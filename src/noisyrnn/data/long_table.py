@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from noisyrnn.data.delimited import Row, Table
+from noisyrnn.data.delimited import INDEX_NAMES, Row, Table
 from noisyrnn.data.labels import text_labels
 from noisyrnn.data.numbers import is_missing, parse_number
 from noisyrnn.data.options import ReadingOptions, flag, missing_advice
@@ -205,6 +205,12 @@ def _recordings(
         cells = [(line, row[roles["channel"]]) for rows in sequences.values() for line, row in rows]
         table.check_names("channel", cells, sure=True)
     else:
+        for k in channels:
+            if header[k].lower() in INDEX_NAMES:
+                raise ValueError(
+                    f"{table.path} must hold values of channels, got a column {k + 1} that is called {header[k]!r}, as "
+                    f"pandas calls its index. Leave it out: {flag('drop', k + 1)}, or to_csv(…, index=False)."
+                )
         _check_numbers(table, next(iter(sequences.values())), channels, header, timed="time" in roles)
     make = _melted if "value" in roles else _stepwise
     members = list(sequences.values())

@@ -71,7 +71,7 @@ def is_missing_name(cell: str) -> bool:
         >>> is_missing_name("NA"), is_missing_name("?"), is_missing_name("none"), is_missing_name("#1")
         (True, True, False, False)
     """
-    return cell.strip().lower() in _NO_VALUE | {"na"}
+    return cell.strip() != "Na" and cell.strip().lower() in _NO_VALUE | {"na"}  # Na is sodium
 
 
 def may_be_missing_name(cell: str) -> bool:

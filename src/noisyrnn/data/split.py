@@ -16,7 +16,7 @@ from noisyrnn.data.channels import channel_order
 from noisyrnn.data.labels import Label, check_classes, encode, sorted_classes
 from noisyrnn.data.numbers import parse_number
 from noisyrnn.data.stored import StoredSequences
-from noisyrnn.data.times import step_lengths, typical_gap
+from noisyrnn.data.times import step_lengths, typical_gap, warn_of_unit
 
 # The parts of a data set are the same in every run, whatever the run's seed.
 SPLIT_SEED = 20210
@@ -367,6 +367,8 @@ def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] |
             read_test().with_channels(cases.channel_names, f"The test data of {name}").with_step_lengths(nominal)
         )
         check_cases(test_cases, "_test")
+        if test_cases.times is not None and cases.times is not None:
+            warn_of_unit(f"The test data of {name}", typical_gap(test_cases.times), nominal)
         channels, expected = test_cases.inputs.shape[2], cases.inputs.shape[2]
         if channels != expected:
             raise ValueError(f"X_test must have {expected} channels, as X has, got {channels}.")

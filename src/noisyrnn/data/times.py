@@ -146,6 +146,9 @@ def _numeric(
             advice = "Correct it, or leave the line out (skip_lines, --skip-lines)."
             raise _UnreadableError(index, place, "a finite time{place}", advice)
     plain = [[number for number in entry if number is not None] for entry in numbers]
+    sequences = [
+        [re.sub(r"[.,]0*$", "", cell) for cell in cells] for cells in sequences
+    ]  # as a table writes whole numbers
     sizes = {len(cell) for _, _, cell in _cells(sequences)}
     if format is not None or not all(cell.isdecimal() for _, _, cell in _cells(sequences)):
         return plain
@@ -188,11 +191,12 @@ def _formatted_cell(cell: str, format: str) -> datetime | None:
 
     Spreadsheets drop a zero in front of digits without any mark, so that is added again.
     """
-    if re.fullmatch(r"(?:%[YmdHMSy])+", format):
-        width = 2 * format.count("%") + 2 * format.count("%Y")
-        if not cell.isdecimal() or len(cell) > width:
+    if found := re.fullmatch(r"((?:%[YmdHMSy])+)([.,]%f)?", format):
+        width = 2 * found[1].count("%") + 2 * found[1].count("%Y")
+        digits, mark, fraction = re.fullmatch(r"([^.,]*)([.,]?)(.*)", cell, re.DOTALL).groups()  # type: ignore[union-attr]
+        if not digits.isdecimal() or len(digits) > width or (mark and not found[2]):
             return None
-        cell = cell.zfill(width)
+        cell = digits.zfill(width) + mark + fraction
     for form in dict.fromkeys((format, re.sub(r"[.,]%f", "", format))):
         try:
             return datetime.strptime(cell, form)
@@ -219,8 +223,11 @@ def _formatted(sequences: Sequence[Sequence[str]], format: str, in_order: bool) 
             advice = f"Correct it, or leave time_format out; numbers have {flag('time_format', PLAIN_TIMES)}."
             raise _UnreadableError(index, place, f"a time{{place}} of the form {format!r}", advice)
         found[index].append(_seconds(time))
-    dated = any(code in format for code in ("%d", "%j", "%x", "%c"))
-    return found if dated else _past_midnight(found, in_order)
+    if any(code in format for code in ("%d", "%j", "%x", "%c")):
+        return found
+    if not any(code in format for code in ("%H", "%I", "%X")):
+        return _rising(found, in_order)
+    return _past_midnight(found, in_order)
 
 
 def _clocks(sequences: Sequence[Sequence[str]], in_order: bool) -> list[list[Decimal]]:
@@ -249,8 +256,21 @@ def _clocks(sequences: Sequence[Sequence[str]], in_order: bool) -> list[list[Dec
         if seconds is None or match["zone"]:
             raise _UnreadableError(index, place, _RULE)
         found[index].append(seconds)
-    elapsed = minutes or any(int(match["hour"]) > 23 for match in known)
+    elapsed = any(int(match["hour"]) > 23 for match in known)
+    if minutes:
+        return _rising(found, in_order)
     return found if elapsed else _past_midnight(found, in_order)
+
+
+def _rising(found: list[list[Decimal]], in_order: bool) -> list[list[Decimal]]:
+    """Return times without an hour, or since a start, which must not fall: they do not say what has passed."""
+    for index, entry in enumerate(found) if in_order else ():
+        fall = next((k for k in range(1, len(entry)) if entry[k] < entry[k - 1]), None)
+        if fall is not None:
+            raise _UnreadableError(
+                index, fall, "a time{place} that is not before the one above", "Write times with the hour and the date."
+            )
+    return found
 
 
 def _minutes(match: re.Match[str]) -> Decimal | None:
@@ -449,3 +469,17 @@ def step_lengths(times: Sequence[np.ndarray], nominal: float | None = None) -> T
     for row, entry in zip(lengths, times, strict=True):
         row[: len(entry) - 1] = np.diff(entry) / unit
     return None if bool((np.abs(lengths - 1) <= _EQUAL).all()) else torch.from_numpy(lengths)
+
+
+_OTHER_UNIT = 50
+"""Ratio of the distances of times from which they may be in another unit: seconds and minutes differ by 60."""
+
+
+def warn_of_unit(name: str, gap: float, nominal: float) -> None:
+    """Warn if the distance of two times is of another order of magnitude than that of the training data."""
+    if not nominal / _OTHER_UNIT < gap < nominal * _OTHER_UNIT:
+        warnings.warn(
+            f"{name}: the median distance of its times is {gap:g}, and that of the training data {nominal:g}. If "
+            "they are in another unit or format, write them as for training, or give time_format (--time-format).",
+            stacklevel=2,
+        )

@@ -261,4 +261,4 @@ def _measure(
     gradients = has_gradients(outputs, test)
     usable = [p for p in config.perturbations(dataset) if gradients or not p.is_attack or p.gradient_free]
     bar = partial(ProgressBar, f"evaluate {row.label}", shown=context.show_progress)
-    return measure(outputs, dataset, config, usable, bar, worst=gradients)
+    return measure(outputs, _copied(dataset), config, usable, bar, worst=gradients)

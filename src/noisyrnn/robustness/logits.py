@@ -150,9 +150,16 @@ def _weights_dtype(model: Model) -> torch.dtype | None:
 
 
 def check_repeatable(model: Model, inputs: Tensor, lengths: Tensor | None) -> None:
-    """Warn if two calls with the same inputs differ: a model in training mode, perhaps inside a function."""
+    """Warn if two calls with the same inputs differ: a model in training mode, perhaps inside a function.
+
+    Raises:
+        ValueError: If the model changes its inputs.
+    """
+    before = inputs.clone()
     with torch.no_grad():
         one, two = (call_model(model, inputs, lengths) for _ in range(2))
+    if not torch.allclose(inputs, before, rtol=0.0, atol=0.0, equal_nan=True):
+        raise ValueError("model must leave its inputs unchanged, got others after a call. Work on inputs.clone().")
     if not isinstance(one, Tensor) or not isinstance(two, Tensor):
         return
     if not torch.allclose(one, two, rtol=1e-4, atol=1e-5, equal_nan=True):
