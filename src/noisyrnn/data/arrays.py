@@ -375,6 +375,8 @@ def read_arrays(
         valid_lengths = torch.from_numpy(lengths.astype(np.int64))
         if valid_lengths.shape == inputs.shape[:1]:  # else check_cases raises the error
             inputs = inputs.masked_fill(~valid_steps(valid_lengths, inputs.shape[1]).unsqueeze(-1), 0.0)
+    if y.shape == (1, len(X)) != (1, 1):  # a row, as MATLAB writes a vector
+        y = y[0]
     if y.ndim > 1 and len(y) != len(X):  # check_cases compares the numbers of labels
         raise ValueError(f"y{suffix} must have {len(X)} rows, one for each sequence of X{suffix}, got {y.shape}.")
     counted = None if mask is None else read_mask(mask, inputs.shape[:2], y.shape, suffix)
@@ -428,8 +430,8 @@ def read_targets(y: np.ndarray, known: np.ndarray, task: str | None, suffix: str
     """
     name = f"y{suffix}"
     every_step = y.ndim > 1 and y.shape[:2] == known.shape
-    if y.ndim == 2 and not every_step and y.shape in ((len(known), 1), (1, len(known))):  # as MATLAB writes a vector
-        y = y.reshape(-1)
+    if y.ndim == 2 and y.shape[1] == 1 and not every_step:  # as MATLAB writes a vector
+        y = y[:, 0]
     if every_step:
         check_counted(torch.from_numpy(known), f"mask{suffix}")  # before the split, by its row in the file
     counted = y[known] if every_step else y
