@@ -21,7 +21,7 @@ LABEL_NAMES = frozenset(("class", "classes", "class_label", "classlabel", "label
 INDEX_NAMES = frozenset(("", "unnamed: 0", "index"))
 """Names of a column that counts the rows, in small letters."""
 _USUAL = LABEL_NAMES | (INDEX_NAMES - {""}) | {"id", "time"}
-"""Names of columns, in small letters, that no sequence has for its class."""
+"""Names of columns, in small letters, that hardly are a class or a value."""
 _SEPARATORS = (",", ";", "\t", "|")
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
@@ -369,9 +369,9 @@ def is_header(rows: list[Row]) -> bool | None:
 
     It is a header if all its cells are names, or if its numbers count the columns as pandas writes them: 0, 1, 2, … or
     1, 2, 3, …. A name is neither a number nor a mark of a missing value, and no other line has it in the same column.
-    A first line of a name and such numbers may also be a sequence, if the name is none of the usual ones of a column
-    and the lines below have text there too; and so may numbers only, unless they begin at 0 and all values below are
-    written with points, or the first cell is empty.
+    With a usual name of a class, an id or a time, other numbers may stand beside it: `class,400,402`. A first line of
+    another name and such numbers may also be a sequence, if the lines below have text there too. So may numbers only,
+    unless they begin at 0 and all values below are written with points, or the first cell is empty.
     """
     (_, first), *others = rows
     cells = [(column, cell) for column, cell in enumerate(first) if cell]

@@ -14,7 +14,7 @@ from noisyrnn.data.numbers import is_missing, parse_number
 from noisyrnn.data.options import ReadingOptions, flag, missing_advice
 from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
 from noisyrnn.data.table import drops, find_column, named_labels, parse_value
-from noisyrnn.data.times import is_time, parse_times
+from noisyrnn.data.time_cells import is_time, parse_times
 
 _TIME_NAME = re.compile(
     r"(?:time|timestamp|times|t|date|datetime|zeit|seconds?|millis|ms)(?:[\s_]*[\[(].*[\])])?", re.I

@@ -18,7 +18,7 @@ from noisyrnn.data.labels import decimal_labels
 from noisyrnn.data.numbers import SHIFT, is_absent, is_missing, is_rounded, parse_number
 from noisyrnn.data.options import ReadingOptions, missing_advice
 from noisyrnn.data.split import Cases, dataset_from_cases, pad_sequences, parse_targets
-from noisyrnn.data.times import parse_times
+from noisyrnn.data.time_cells import parse_times
 
 SUFFIXES = (".ts", ".ts.gz")
 _SIZE = re.compile(r"[0-9]{1,9}")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from noisyrnn.data.times import parse_times
+from noisyrnn.data.time_cells import parse_times
 
 
 def read(*sequences: Sequence[str], **options: Any) -> list[list[float]]:
