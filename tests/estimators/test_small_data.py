@@ -34,6 +34,7 @@ def test_no_validation_keeps_the_last_epoch_however_many_there_are():
     X, y = series(64)
     fitted = NoisyRNNClassifier(epochs=3, validation_fraction=0.0, **TINY).fit(X, y)
     assert fitted.validation_size_ == 0 and fitted.best_epoch_ == 3
+    assert "validation_loss" not in fitted.history_[0]
 
 
 def test_a_choice_of_the_user_holds():
