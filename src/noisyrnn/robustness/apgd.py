@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_integer
-from noisyrnn.robustness.ball import BallAttack, BestIterate, movable
+from noisyrnn.robustness.ball import BallAttack
 from noisyrnn.robustness.draws import Draws
-from noisyrnn.robustness.gradient import Losses, input_gradient, logit_ratios, sequence_losses
-from noisyrnn.robustness.logits import Model, predict
+from noisyrnn.robustness.gradient import Losses, logit_ratios, sequence_losses
+from noisyrnn.robustness.logits import Model
+from noisyrnn.robustness.search import Search
 
 MOMENTUM, LEAST_INCREASES = 0.75, 0.75
 """α and ρ of the paper."""
@@ -71,14 +72,49 @@ class APGD(BallAttack):
         """Return the best iterate of all starts."""
         if labels.is_floating_point() and self.loss != "cross_entropy":
             raise ValueError(f"loss must be 'cross_entropy' for a regression, got {self.loss!r}.")
-        inputs = inputs.detach()
-        first = self.restrict(inputs, inputs, lengths)
-        with torch.no_grad():
-            best = BestIterate(first, predict(model, first, labels, lengths), labels)
-        search = _Search(self, model, inputs, labels, lengths, best)
+        search = Search(self, model, inputs, labels, lengths, losses=LOSSES[self.loss])
         for _ in range(self.restarts):
-            search.run(inputs + self._random_offset(inputs, search.valid, generator))
-        return best.inputs
+            offset = self._random_offset(search.inputs, search.valid, generator)
+            if not search.ended:
+                self._climb(search, search.inputs + offset, lengths)
+        return search.best
+
+    def _climb(self, search: Search, start: Tensor, lengths: Tensor | None) -> None:
+        """Search from a start, `(batch, steps, channels)`; what follows a sequence has the batch's axis."""
+
+        def projected(point: Tensor) -> Tensor:
+            offset = self._project(point - search.inputs, search.valid)
+            return self.restrict(search.inputs + offset, search.inputs, lengths)
+
+        halvings = checkpoints(self.steps)
+        current = before = self.restrict(start, search.inputs, lengths)
+        rate = 2 * self._radius(search.inputs, search.valid)
+        gradient, loss = search.visit(current)
+        top, top_gradient, top_loss = current, gradient, loss
+        rises = torch.zeros_like(loss)
+        halved, top_at_last, last = torch.zeros_like(loss, dtype=torch.bool), top_loss, 0
+        for k in range(1, self.steps + 1):
+            if search.ended:
+                return
+            ascent = projected(current + rate.to(current.dtype) * self._direction(gradient))
+            share = MOMENTUM if k > 1 else 1.0
+            moved = projected(current + share * (ascent - current) + (1 - share) * (current - before))
+            before, current = current, moved
+            if k == self.steps:
+                search.offer(current)
+                return
+            gradient, found = search.visit(current)
+            rises += found > loss
+            loss, better = found, found > top_loss
+            top, top_gradient = _where(better, current, top), _where(better, gradient, top_gradient)
+            top_loss = torch.where(better, loss, top_loss)
+            if k in halvings:
+                few = rises < LEAST_INCREASES * (k - last)
+                halve = few | (~halved & (top_loss <= top_at_last))
+                rate = torch.where(halve[:, None, None], rate / 2, rate)
+                current, gradient = _where(halve, top, current), _where(halve, top_gradient, gradient)
+                halved, top_at_last, last = halve, top_loss, k
+                rises = torch.zeros_like(rises)
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -93,71 +129,6 @@ def checkpoints(steps: int) -> list[int]:
         found.append(-(-place * steps // 100))
         last, place = place, place + max(place - last - 3, 6)
     return list(dict.fromkeys(found))
-
-
-class _Search:
-    """The search of one attack on a batch; all that follows a sequence has the batch's axis.
-
-    Args:
-        attack: Its settings.
-        model: See `predict`.
-        inputs: `(batch, steps, channels)`.
-        labels: As a `Split` holds them.
-        lengths: Valid steps of each sequence, or `None`.
-        best: Gets the iterates.
-    """
-
-    def __init__(
-        self, attack: APGD, model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None, best: BestIterate
-    ) -> None:
-        self.attack, self.model, self.best = attack, model, best
-        self.inputs, self.labels, self.lengths = inputs, labels, lengths
-        self.valid = movable(model, inputs, lengths)
-        self.losses = LOSSES[attack.loss]
-
-    def run(self, start: Tensor) -> None:
-        """Search from a start, `(batch, steps, channels)`."""
-        attack, halvings = self.attack, checkpoints(self.attack.steps)
-        current = attack.restrict(start, self.inputs, self.lengths)
-        before = current
-        rate = 2 * attack._radius(self.inputs, self.valid)
-        gradient, loss = self.visit(current)
-        top, top_gradient, top_loss = current, gradient, loss
-        rises = torch.zeros_like(loss)
-        halved, top_at_last, last = torch.zeros_like(loss, dtype=torch.bool), top_loss, 0
-        for k in range(1, attack.steps + 1):
-            ascent = self.project(current + rate.to(current.dtype) * attack._direction(gradient))
-            share = MOMENTUM if k > 1 else 1.0
-            moved = self.project(current + share * (ascent - current) + (1 - share) * (current - before))
-            before, current = current, moved
-            if k == attack.steps:
-                with torch.no_grad():
-                    self.best.offer(current, predict(self.model, current, self.labels, self.lengths))
-                return
-            gradient, found = self.visit(current)
-            rises += found > loss
-            loss, better = found, found > top_loss
-            top, top_gradient = _where(better, current, top), _where(better, gradient, top_gradient)
-            top_loss = torch.where(better, loss, top_loss)
-            if k in halvings:
-                few = rises < LEAST_INCREASES * (k - last)
-                halve = few | (~halved & (top_loss <= top_at_last))
-                rate = torch.where(halve[:, None, None], rate / 2, rate)
-                current, gradient = _where(halve, top, current), _where(halve, top_gradient, gradient)
-                halved, top_at_last, last = halve, top_loss, k
-                rises = torch.zeros_like(rises)
-
-    def visit(self, current: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient and loss of an iterate, which is offered as the best."""
-        gradient, logits = input_gradient(self.model, current, self.labels, self.lengths, losses=self.losses)
-        self.best.offer(current, logits)
-        losses = sequence_losses if self.labels.is_floating_point() else self.losses
-        return gradient * self.valid, losses(logits, self.labels)
-
-    def project(self, point: Tensor) -> Tensor:
-        """The nearest point of the ball, cut to the range."""
-        offset = self.attack._project(point - self.inputs, self.valid)
-        return self.attack.restrict(self.inputs + offset, self.inputs, self.lengths)
 
 
 def _where(rows: Tensor, one: Tensor, other: Tensor) -> Tensor:

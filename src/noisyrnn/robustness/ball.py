@@ -1,8 +1,9 @@
-"""What attacks in a ball share: its radius, projection, directions and random points, and the best iterate so far."""
+"""What attacks in a ball share: its radius, projection, directions and random points."""
 
 from abc import ABC
+from copy import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -11,7 +12,6 @@ from noisyrnn.checks import check_choice
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.base import Perturbation
 from noisyrnn.robustness.draws import Draws, draw_normal, draw_uniform
-from noisyrnn.robustness.gradient import sequence_losses, wrong_answers
 from noisyrnn.robustness.logits import Model
 from noisyrnn.robustness.standardized_values import StandardizedModel
 
@@ -33,6 +33,7 @@ class BallAttack(Perturbation, ABC):
     norm: Literal["linf", "l2"] = "linf"
 
     symbol = "ϵ"
+    until_wrong = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,6 +43,16 @@ class BallAttack(Perturbation, ABC):
     def scale_unit(self) -> str:
         """`s`, or `s√n` for a sequence of n values."""
         return "s" if self.norm == "linf" else "s√n"
+
+    def for_errors(self) -> Self:
+        """Return the attack for whoever counts wrong answers only: it ends for a sequence that is misclassified.
+
+        With labels at every step that is a sequence whose answers are all wrong. The wrong answers are those of the
+        whole search, in less time; the points where it ends have smaller losses.
+        """
+        short = copy(self)
+        object.__setattr__(short, "until_wrong", True)
+        return short
 
     def _radius(self, inputs: Tensor, valid: Tensor) -> Tensor:
         """Return the radius of each sequence, float64 `(batch, 1, 1)`."""
@@ -95,23 +106,3 @@ def _count(inputs: Tensor, valid: Tensor) -> Tensor:
 def _length(values: Tensor) -> Tensor:
     """Euclidean norm of each sequence, float64 `(batch, 1, 1)`: squares of small float32 gradients vanish."""
     return values.double().square().sum(dim=(1, 2), keepdim=True).sqrt()
-
-
-class BestIterate:
-    """Keeps the best iterate of each sequence: misclassified before correct, then by loss."""
-
-    def __init__(self, inputs: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.inputs = inputs
-        self.labels = labels
-        self.wrong, self.loss = self._score(logits)
-
-    def offer(self, inputs: Tensor, logits: Tensor) -> None:
-        """Keep each sequence of `inputs` that is better than the best so far."""
-        wrong, loss = self._score(logits)
-        better = (wrong > self.wrong) | ((wrong == self.wrong) & (loss > self.loss))
-        self.inputs = torch.where(better[:, None, None], inputs, self.inputs)
-        self.wrong = torch.where(better, wrong, self.wrong)
-        self.loss = torch.where(better, loss, self.loss)
-
-    def _score(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return wrong_answers(logits, self.labels), sequence_losses(logits, self.labels)

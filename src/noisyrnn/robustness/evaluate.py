@@ -13,6 +13,7 @@ from noisyrnn.checks import check_device, check_integer, check_number, check_sho
 from noisyrnn.data.base import Split, check_split
 from noisyrnn.display import html_table
 from noisyrnn.progress import ProgressBar
+from noisyrnn.robustness.ball import BallAttack
 from noisyrnn.robustness.base import Perturbation, check_perturbation
 from noisyrnn.robustness.logits import Model, adapt, check_model, check_repeatable, predict
 from noisyrnn.robustness.metrics import METRICS, Scorer, worse
@@ -228,8 +229,8 @@ def evaluate(
     perturbation without randomness, and `None`, take one draw.
 
     Under an attack a sequence counts as correct if it is classified correctly without the attack and after every
-    draw, which is a start of the attack. A misclassified sequence is not attacked again. With labels at every step, and
-    for a regression, a sequence counts with the worst value of each metric over all of these.
+    draw, which is a start of the attack. The attack ends for a sequence once it is misclassified. With labels at every
+    step, and for a regression, a sequence counts with the worst value of each metric over all of these.
 
     Args:
         model: Callable from inputs to logits, or to values for a regression, already on `device`; a module must be in
@@ -264,6 +265,7 @@ def evaluate(
     if perturbation is None or not perturbation.random or perturbation.strength == 0:
         draws = 1
     attack = perturbation is not None and perturbation.is_attack
+    searching = perturbation.for_errors() if isinstance(perturbation, BallAttack) else perturbation
     missing = split.missing is not None
     scorer = Scorer(split)
     values = torch.zeros(len(scorer.metrics), 1 if attack else draws, len(split), dtype=torch.float64, device="cpu")
@@ -287,9 +289,9 @@ def evaluate(
                         break
                 inputs, labels, lengths, dt = rows_on(device, split, rows)
                 adapted, changed = adapt(model, dt=dt, missing=missing), inputs
-                if perturbation is not None:
+                if searching is not None:
                     generator = draw_generator(seed, draw, block)
-                    changed = perturbation(adapted, inputs, labels, generator=generator, lengths=lengths)
+                    changed = searching(adapted, inputs, labels, generator=generator, lengths=lengths)
                     moved = moved or not torch.allclose(changed, inputs, rtol=0.0, atol=0.0, equal_nan=True)
                 found = _values(scorer, adapted, changed, labels, lengths)
                 for metric, metric_name in enumerate(scorer.metrics):

@@ -4,14 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_flag, check_integer, check_number
-from noisyrnn.robustness.ball import BallAttack, BestIterate, movable
+from noisyrnn.robustness.ball import BallAttack
 from noisyrnn.robustness.draws import Draws
-from noisyrnn.robustness.gradient import input_gradient
-from noisyrnn.robustness.logits import Model, predict
+from noisyrnn.robustness.logits import Model
+from noisyrnn.robustness.search import Search
 
 
 @final
@@ -78,25 +77,23 @@ class PGD(BallAttack):
         self, inputs: Tensor, *, model: Model, labels: Tensor, lengths: Tensor | None, generator: Draws
     ) -> Tensor:
         """Return the best iterate of all starts."""
-        valid = movable(model, inputs, lengths)
-        inputs = inputs.detach()
-        first = self.restrict(inputs, inputs, lengths)
-        with torch.no_grad():
-            best = BestIterate(first, predict(model, first, labels, lengths), labels)
+        search = Search(self, model, inputs, labels, lengths)
+        inputs, valid = search.inputs, search.valid
         unit = self._radius(inputs, valid) / self.strength
         for _ in range(self.restarts):
             start = inputs + self._random_offset(inputs, valid, generator) if self.random_start else inputs
             current = self.restrict(start, inputs, lengths)
             for k in range(self.steps):
-                gradient, logits = input_gradient(model, current, labels, lengths)
-                best.offer(current, logits)
+                if search.ended:
+                    break
+                gradient, _ = search.visit(current)
                 step = (self._step(k) * unit).to(inputs.dtype)
-                ascent = current + step * self._direction(gradient * valid)
+                ascent = current + step * self._direction(gradient)
                 projected = inputs + self._project(ascent - inputs, valid)
                 current = self.restrict(projected, inputs, lengths)
-            with torch.no_grad():
-                best.offer(current, predict(model, current, labels, lengths))
-        return best.inputs
+            if not search.ended:
+                search.offer(current)
+        return search.best
 
     def _step(self, k: int) -> float:
         """Return the size of step `k`, in units of the strength."""
