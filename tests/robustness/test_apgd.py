@@ -49,6 +49,20 @@ def test_checkpoints_are_the_published_ones(steps):
     assert checkpoints(steps) == sorted({math.ceil(p * steps) for p in shares[1:]} & set(range(1, steps)))
 
 
+def test_the_named_loss_is_the_one_that_is_climbed():
+    """A larger smallest logit raises the log-odds against the label, and lowers the ratio."""
+    visited = []
+
+    def model(x):
+        visited.append(x.detach())
+        return torch.cat((torch.ones_like(x), torch.zeros_like(x), x - 2), dim=2)[:, 0]
+
+    for loss, end in (("cross_entropy", 0.1), ("logit_ratio", -0.1)):
+        attack = APGD(0.1, loss=loss, steps=20)
+        attack(model, torch.zeros(1, 1, 1), torch.tensor([0]), generator=generator())
+        assert abs(float(visited[-1]) - end) < 1e-6
+
+
 def test_logit_ratios_by_hand_and_whatever_the_scale():
     logits = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 5.0, 1.0, 4.0]])
     labels = torch.tensor([0, 3])

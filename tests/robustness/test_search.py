@@ -1,5 +1,7 @@
 """Attacks that end for a sequence once it is misclassified, as `evaluate` asks for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -27,6 +29,7 @@ class Counted(nn.Module):
         self.model, self.sequences = model, 0
 
     def forward(self, inputs, lengths=None):
+        assert len(inputs) > 0, "a call for no sequence"
         self.sequences += len(inputs)
         return self.model(inputs, lengths)
 
@@ -92,6 +95,16 @@ def test_a_batch_that_is_all_wrong_costs_no_gradient(make_inputs, recurrent, nam
 
 
 @pytest.mark.parametrize("name", ATTACKS)
+def test_a_search_ends_with_its_last_sequence(make_inputs, recurrent, name):
+    inputs = make_inputs()
+    labels = recurrent(inputs).argmax(dim=1)
+    attack = replace(ATTACKS[name]("linf", None), strength=3.0).for_errors()
+    model = Counted(recurrent).eval()
+    found = attack(model, inputs, labels, generator=generator())
+    assert (recurrent(found).argmax(dim=1) != labels).all()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
 def test_with_labels_at_every_step_only_a_sequence_that_is_all_wrong_is_left(make_inputs, name):
     weight = torch.randn(2, 3, generator=generator(), dtype=torch.float64)
 
@@ -100,13 +113,38 @@ def test_with_labels_at_every_step_only_a_sequence_that_is_all_wrong_is_left(mak
 
     inputs = make_inputs(batch=30)
     labels = steps(inputs).argmax(dim=2)
+    labels[::3] = (labels[::3] + 1) % 3  # all answers are wrong
+    labels[1::3, :2] = (labels[1::3, :2] + 1) % 3  # some are
     attack = ATTACKS[name]("linf", None)
     whole, short = (
         mean_over_steps(steps(each(steps, inputs, labels, generator=generator())).argmax(dim=2) != labels, labels)
         for each in (attack, attack.for_errors())
     )
+    clean = mean_over_steps(steps(inputs).argmax(dim=2) != labels, labels)
     assert torch.equal(whole, short)
-    assert 0 < whole.mean() < 1
+    assert (whole > clean)[1::3].any()
+    assert (whole < 1).any()
+
+
+def test_the_gradient_of_padding_does_not_shorten_a_step(linear, make_inputs):
+    inputs, lengths = make_inputs(), torch.full((6,), 2)
+    answers = linear(inputs).argmax(dim=1)
+    labels = torch.where(torch.arange(6) < 2, 1 - answers, answers)
+    attack = PGD(9.0, norm="l2", steps=1, step_size=0.1, random_start=False).for_errors()
+    found = attack(lambda x, lengths: linear(x), inputs, labels, generator=generator(), lengths=lengths)
+    expected = torch.tensor([0.0, 0.0, 0.1, 0.1, 0.1, 0.1]).double()
+    torch.testing.assert_close((found - inputs).flatten(1).norm(dim=1), expected)
+
+
+def test_the_input_is_cut_to_the_range_before_it_is_classified():
+    def wrong_far_from_085(x):
+        score = (x - 0.85).abs().sum(dim=(1, 2)) - 0.15
+        return torch.stack((-score, score), dim=1)
+
+    inputs, labels = torch.full((1, 1, 1), 1.4), torch.tensor([0])  # wrong; right at the end of the range, 0.8
+    attack = PGD(0.9, clip=(0.0, 0.8), random_start=False)
+    for each in (attack, attack.for_errors()):
+        assert wrong_far_from_085(each(wrong_far_from_085, inputs, labels, generator=generator())).argmax() == 1
 
 
 def test_evaluate_measures_the_same_in_fewer_calls(batch, recurrent, monkeypatch):
