@@ -66,7 +66,8 @@ def test_figures_of_the_card_are_measured_again(model: PretrainedModel, require_
     def chosen(perturbation: Perturbation | None) -> bool:
         return (perturbation is None and quick) or (perturbation is not None and perturbation.name == "fgsm")
 
-    assert check_figures(model, dataset, chosen) == 2 + quick
+    fgsm = sum(figure["perturbation"] == "fgsm" for figure in model.figures)
+    assert check_figures(model, dataset, chosen) == fgsm + quick > 0
 
 
 @pytest.mark.slow
@@ -119,7 +120,8 @@ def test_a_loaded_model_is_noise_free_and_trainable(model: PretrainedModel) -> N
     with torch.no_grad():
         assert torch.equal(loaded(inputs), loaded(inputs))
         loaded.train()
-        assert not torch.equal(loaded(inputs), loaded(inputs))  # its noise is that of its training
+        noisy = model.config["config"].get("additive", 0) > 0
+        assert torch.equal(loaded(inputs), loaded(inputs)) != noisy  # its noise is that of its training
     with model.file() as path:
         again = noisyrnn.load(path)
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), again.parameters(), strict=True))
