@@ -159,6 +159,15 @@ def test_evaluate_measures_the_same_in_fewer_calls(batch, recurrent, monkeypatch
     assert result.settings == repr(attack)
 
 
+def test_the_setting_is_kept_and_is_no_part_of_the_name():
+    short = PGD(0.1).for_errors()
+    assert short == PGD(0.1, until_wrong=True) != PGD(0.1)
+    assert repr(short) == repr(PGD(0.1))
+    assert replace(short, strength=0.2).until_wrong
+    with pytest.raises(TypeError, match=r"^until_wrong must be True or False, got 'no'"):
+        PGD(0.1, until_wrong="no")
+
+
 def test_lengths_of_steps_and_missing_values_follow_their_sequences(make_inputs, monkeypatch):
     torch.manual_seed(0)
     model = SequenceClassifier(NoisyRNN(2, 6, step_size=0.5, batch_first=True), 3).eval()

@@ -8,7 +8,8 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.pipeline.train import objective_of
-from noisyrnn.training import TrainConfig
+from noisyrnn.training import TrainConfig, fit
+from noisyrnn.training.fit_seeds import fit_seeds
 from noisyrnn.training.trainer import TrainingBatch, TrainingPass
 
 KINDS = [("noisy", "explicit"), ("rnn", "explicit"), ("noisy", "hutchinson"), ("gru", "hutchinson")]
@@ -116,3 +117,21 @@ def test_without_a_penalty_it_is_the_loss_with_the_noise_on(batch):
 @pytest.mark.parametrize(("silent", "other"), [("additive", "multiplicative"), ("multiplicative", "additive")])
 def test_either_noise_has_a_penalty(silent, other):
     assert TrainConfig(penalty="explicit", options={silent: 0.0, other: 0.1}).penalty == "explicit"
+
+
+@pytest.mark.parametrize("train", [lambda m, d, c: fit(m, d, c), lambda m, d, c: fit_seeds([m], d, [c])])
+def test_a_penalty_without_its_objective_is_refused(train):
+    model, _ = setting("noisy", "explicit")
+    config = TrainConfig(penalty="explicit", hidden_size=4, epochs=1)
+    with pytest.raises(ValueError, match=r"^objective must be given with penalty='explicit', got None\. Pass "):
+        train(model, dataset(), config)
+
+
+def test_fit_makes_the_penalized_loss_small():
+    found = []
+    for kind in (None, "explicit"):
+        model, objective = setting("noisy", kind)
+        config = TrainConfig(penalty=kind, hidden_size=4, epochs=1, precision="64-true")
+        fit(model, dataset(), config, objective=objective)
+        found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert not torch.allclose(*found, rtol=1e-6)

@@ -10,7 +10,7 @@ from noisyrnn.pipeline.pretrained import open_run_or_pretrained, unpack_pretrain
 from noisyrnn.pipeline.reproduce import ReproduceConfig, reproduce
 from noisyrnn.pipeline.seeds import train_seeds
 from noisyrnn.pipeline.sweep import SweepConfig, sweep
-from noisyrnn.pipeline.train import train_run
+from noisyrnn.pipeline.train import objective_of, train_run
 
 __all__ = [
     "AnalyzeConfig",
@@ -23,6 +23,7 @@ __all__ = [
     "compare",
     "continue_run",
     "evaluate_run",
+    "objective_of",
     "open_run_or_pretrained",
     "predict_file",
     "reproduce",

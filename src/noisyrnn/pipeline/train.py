@@ -62,7 +62,11 @@ def build_model(config: TrainConfig, dataset: Dataset) -> SequenceModel:
 
 
 def objective_of(config: TrainConfig, dataset: Dataset) -> Objective | None:
-    """Return the noise-free loss plus the regulariser of the noise; `None` for training with the noise.
+    """Return the `objective` of `fit` for a penalty: the noise-free loss plus the regulariser of the noise.
+
+    Args:
+        config: Settings; `None` is returned if they have no penalty, for training with the noise.
+        dataset: Complete sequences of one class each.
 
     Raises:
         ValueError: If there is a penalty and the sequences do not have one class each.

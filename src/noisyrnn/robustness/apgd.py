@@ -42,6 +42,9 @@ class APGD(BallAttack):
         restarts: Number of random starts.
         scale: Scale of the channels, in whose units the radius is; an ℓ2 radius is then ϵ√n for a sequence of n values.
             `None`: the units of the data.
+        until_wrong: Whether to leave a sequence once it is misclassified, with labels at every step once all of its
+            answers are wrong. The wrong answers are those of the whole search, in less time; the points where it ends
+            have smaller losses. `evaluate` does so.
 
     Raises:
         ValueError: If a number is out of its range, or `norm` or `loss` is unknown.

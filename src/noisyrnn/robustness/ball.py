@@ -1,14 +1,13 @@
 """What attacks in a ball share: its radius, projection, directions and random points."""
 
 from abc import ABC
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_choice
+from noisyrnn.checks import check_choice, check_flag
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.base import Perturbation
 from noisyrnn.robustness.draws import Draws, draw_normal, draw_uniform
@@ -28,16 +27,20 @@ class BallAttack(Perturbation, ABC):
         norm: `"linf"` or `"l2"`.
         scale: Scale of the channels, in whose units the radius is; an ℓ2 radius is then ϵ√n for a sequence of n values.
             `None`: the units of the data.
+        until_wrong: Whether to leave a sequence once it is misclassified, with labels at every step once all of its
+            answers are wrong. Not part of the `repr`, since the wrong answers are the same.
     """
 
     norm: Literal["linf", "l2"] = "linf"
 
+    until_wrong: bool = field(default=False, kw_only=True, repr=False)
+
     symbol = "ϵ"
-    until_wrong = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("norm", self.norm, ("linf", "l2"))
+        check_flag("until_wrong", self.until_wrong)
 
     @property
     def scale_unit(self) -> str:
@@ -45,14 +48,8 @@ class BallAttack(Perturbation, ABC):
         return "s" if self.norm == "linf" else "s√n"
 
     def for_errors(self) -> Self:
-        """Return the attack for whoever counts wrong answers only: it ends for a sequence that is misclassified.
-
-        With labels at every step that is a sequence whose answers are all wrong. The wrong answers are those of the
-        whole search, in less time; the points where it ends have smaller losses.
-        """
-        short = copy(self)
-        object.__setattr__(short, "until_wrong", True)
-        return short
+        """Return the attack for whoever counts wrong answers only: with `until_wrong`."""
+        return replace(self, until_wrong=True)
 
     def _radius(self, inputs: Tensor, valid: Tensor) -> Tensor:
         """Return the radius of each sequence, float64 `(batch, 1, 1)`."""

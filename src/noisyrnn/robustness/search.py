@@ -12,7 +12,7 @@ class Search:
     """Calls the model for an attack and keeps the best iterate of each sequence: most wrong answers, then largest loss.
 
     Args:
-        attack: Its ball, and whether a misclassified sequence is searched further (`BallAttack.for_errors`).
+        attack: Its ball, and whether a misclassified sequence is searched further (`until_wrong`).
         model: See `predict`; deterministic, and treats its rows separately.
         inputs: `(batch, steps, channels)`.
         labels: As a `Split` holds them.

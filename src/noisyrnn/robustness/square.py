@@ -54,6 +54,7 @@ class Square(BallAttack):
         initial_share: Share p of the valid steps that the first windows cover, in (0, 1].
         scale: Scale of the channels, in whose units the radius is; an ℓ2 radius is then ϵ√n for a sequence of n values.
             `None`: the units of the data.
+        until_wrong: Without effect: the search always leaves a sequence once all of its answers are wrong.
 
     Raises:
         ValueError: If a number is out of its range or `norm` is unknown.

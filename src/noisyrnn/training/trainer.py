@@ -145,12 +145,13 @@ def fit(
     and the noise on all. In a distributed run every process takes a part of each batch, and the noise of its own rows.
 
     Args:
-        model: Its initial weights are where training starts.
+        model: Its initial weights are where training starts. With `noise_mode="on"` validation has its noise too.
         dataset: `train` is fitted and `validation` decides the best epoch, by accuracy and then loss, or for a
             regression by loss only; `test` is not read.
         config: Settings; those of the model are not used, since it is built already. `min_steps`,
             `decay_after` and `select="auto"` depend on the number of sequences; `FitResult.adapted` has their effect.
-        objective: What is minimized; by default the model's loss with the noise on.
+        objective: What is minimized; by default the model's loss with the noise on. A `penalty` of `config` needs it:
+            `noisyrnn.pipeline.objective_of(config, dataset)`.
         folder: Where metrics, checkpoints and the weights are written; nowhere by default.
         resume: Resume from the folder's checkpoint, where there is one.
         checkpoint_seconds: Time between two checkpoints, at least 0 (after every step); the end gets one too.
@@ -163,8 +164,8 @@ def fit(
     Raises:
         RuntimeError: If the loss or a gradient is no longer finite; what was saved before is left unchanged.
         KeyboardInterrupt: If the user stopped the run, after a checkpoint.
-        ValueError: If the model does not fit the data, the checkpoint belongs to other settings, data, architecture or
-            objective, or another process works in the folder.
+        ValueError: If the model does not fit the data, there is a penalty without an objective, the checkpoint belongs
+            to other settings, data, architecture or objective, or another process works in the folder.
     """
     if not isinstance(config, TrainConfig):
         raise TypeError(
@@ -482,6 +483,11 @@ class Trainer:
     ) -> None:
         check_trainable(model, dataset)
         check_times(model, dataset.train, objective)
+        if config.penalty is not None and objective is None:  # the regulariser is computed by the analysis, above this
+            raise ValueError(
+                f"objective must be given with penalty={config.penalty!r}, got None. Pass "
+                "objective=noisyrnn.pipeline.objective_of(config, dataset), or call noisyrnn.pipeline.train_run."
+            )
         if folder is not None:  # not after hours of training
             check_savable(model, class_names=dataset.class_names or None)
         if config.select == "perturbed" and isinstance(dataset.validation.inputs, StoredSequences):
