@@ -9,17 +9,10 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 from torch.nn import functional
 
+from noisyrnn.analysis.arguments import check_complete, step_sizes
 from noisyrnn.analysis.measurement import Measurement, mean_of_draws
 from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardized_inputs
-from noisyrnn.checks import (
-    check_choice,
-    check_integer,
-    check_labels,
-    check_lengths,
-    check_number,
-    check_sequences,
-    values_hidden,
-)
+from noisyrnn.checks import check_choice, check_integer, check_labels, check_number, values_hidden
 from noisyrnn.kernels import operator
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import StepMaps, recurrence_of
@@ -82,9 +75,9 @@ def explicit_regularizer(
     *,
     noise: HiddenNoise | None = None,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Regularizer:
-    r"""Compute the exact regulariser of a noisy, Lipschitz, antisymmetric or rate RNN by one recursion in time.
+    r"""Compute the exact regulariser of a noisy, Lipschitz, antisymmetric, rate or tanh RNN by one recursion in time.
 
     Along the noise-free path, with :math:`J_m` the Jacobian of step m, :math:`N_m` the covariance of its noise and
     :math:`C_0 = 0, w_0 = 0`:
@@ -112,7 +105,7 @@ def explicit_regularizer(
         labels: True classes, `(batch,)`.
         noise: Laws and levels of the noise (default: those of the model's layer).
         lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)` (default: 1).
+        dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)` (default: 1).
 
     Returns:
         `P` and `Q` of each sequence, exact.
@@ -145,7 +138,7 @@ def tangent_regularizer(
     draws: int = 64,
     seed: int = 0,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Regularizer:
     r"""Estimate the regulariser of any cell with tangent vectors carried along the noise-free path; unbiased.
 
@@ -167,7 +160,8 @@ def tangent_regularizer(
         draws: Independent draws, at least 1, and at least 2 for a standard error; memory is proportional to it.
         seed: Seed of the draws, at least 0.
         lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+        dt: Length of each step: a number, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a
+            length.
 
     Returns:
         Draws of `P` and `Q`, `(draws, batch)`, without gradients; `penalty` is differentiable.
@@ -194,7 +188,7 @@ def antithetic_regularizer(
     pairs: int = 256,
     seed: int = 0,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Measurement:
     r"""Simulate the effect of the noise on the loss of any cell, with pairs of the noise and its negative.
 
@@ -213,7 +207,8 @@ def antithetic_regularizer(
         pairs: Number of independent pairs, at least 2.
         seed: Seed of the noise, at least 0; it gives the same random numbers for every scale.
         lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+        dt: Length of each step: a number, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a
+            length.
 
     Returns:
         An estimate for each sequence, `(batch,)`, with its standard error over the pairs, in units of the loss.
@@ -225,7 +220,7 @@ def antithetic_regularizer(
     check_number("scale", scale, above=0.0)
     check_integer("pairs", pairs, minimum=2)
     check_integer("seed", seed, minimum=0)
-    noise = _check_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
+    noise, sizes = _check_arguments(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
     noise = noise.scaled(scale)
     labels, batch, cell = labels.long(), len(inputs), cell_of(model)
     inputs = standardized_inputs(model, inputs)
@@ -238,7 +233,7 @@ def antithetic_regularizer(
             noise=None if path is None else noise,
             path=path,
             lengths=None if lengths is None else lengths.repeat(copies),
-            dt=dt.repeat(copies, 1) if dt is not None and dt.ndim == 2 else dt,
+            dt=sizes.repeat(copies, 1) if sizes is not None and sizes.ndim == 2 else sizes,
             every_step=False,
             kernel=model.layer.kernel,
         )
@@ -264,7 +259,8 @@ class PenaltyOptions(TypedDict, total=False):
         path: Source of the draws, required for "hutchinson"; give each training step a new one.
         noise: Laws and levels of the noise (default: those of the model's layer).
         lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+        dt: Length of each step: a number, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a
+            length.
     """
 
     kind: str
@@ -272,7 +268,7 @@ class PenaltyOptions(TypedDict, total=False):
     path: BrownianPath | None
     noise: HiddenNoise | None
     lengths: Tensor | None
-    dt: Tensor | None
+    dt: Tensor | float | None
 
 
 @recording
@@ -502,10 +498,10 @@ class _Expansion:
         *,
         noise: HiddenNoise | None = None,
         lengths: Tensor | None = None,
-        dt: Tensor | None = None,
+        dt: Tensor | float | None = None,
     ) -> "_Expansion":
         """Run the model without noise, after a check of all arguments."""
-        noise = _check_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
+        noise, dt = _check_arguments(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
         cell: Any = cell_of(model)
         if cell.scheme == "stochastic-heun":
             raise ValueError(
@@ -549,9 +545,10 @@ class _Expansion:
             TypeError: If the cell is not of the drift family.
         """
         if self.written is None:
+            name = type(self.trajectory.maps.cell).__name__
             raise TypeError(
-                f"model must have the cell of a noisy, Lipschitz, antisymmetric or rate RNN for an exact regularizer, "
-                f"got {type(self.trajectory.maps.cell).__name__}. Use tangent_regularizer or kind='hutchinson'."
+                "model must have the cell of a noisy, Lipschitz, antisymmetric, rate or tanh RNN for an exact "
+                f"regularizer, got {name}. Use tangent_regularizer or kind='hutchinson'."
             )
         u = torch.zeros_like(self.trajectory.end)  # 2 w
         covariance = torch.diag_embed(u)
@@ -600,36 +597,30 @@ def _penalized(
         return expansion, expansion.sampled(path, draws).total.mean(0)
 
 
-def _check_noise(
+def _check_arguments(
     model: SequenceClassifier,
     inputs: Tensor,
     labels: Tensor,
     *,
     noise: HiddenNoise | None,
     lengths: Tensor | None,
-    dt: Tensor | None,
-) -> HiddenNoise:
-    """Check all arguments and return the noise, which is that of the model's layer if `noise` is `None`."""
+    dt: Tensor | float | None,
+) -> tuple[HiddenNoise, Tensor | None]:
+    """Check all arguments, and return the noise, by default that of the model's layer, and the lengths of steps."""
     if not isinstance(model, SequenceClassifier):
         raise TypeError(f"model must be a SequenceClassifier, got {type(model).__name__}.")
-    check_sequences("inputs", inputs, input_size=model.layer.input_size)
-    batch, steps, _ = inputs.shape
+    check_complete(inputs, lengths, input_size=model.input_size)
     if not values_hidden():
-        check_labels(labels, count=batch, classes=model.classes)
-    if lengths is not None:
-        check_lengths(lengths, batch=batch, steps=steps)
-    if dt is not None and not cell_of(model).supports_dt:
-        name = type(model.layer).__name__
-        raise ValueError(f"dt must be None for {name}, whose steps have no length, got step lengths.")
-    if dt is not None and dt.shape not in ((steps,), (batch, steps)):
-        raise ValueError(f"dt must have shape ({steps},) or {(batch, steps)}, got {tuple(dt.shape)}.")
+        check_labels(labels, count=len(inputs), classes=model.classes)
+    like, name = model.readout.weight.detach(), type(model.layer).__name__
+    sizes = step_sizes(dt, inputs, lengths, cell=cell_of(model), like=like, name=name)
     noise = model.layer.hidden_noise if noise is None else noise
     if noise.law == "uniform":
         raise ValueError(
             "noise_law must be 'gaussian' for a second-order effect, got 'uniform', which acts to first order: its "
             "mean is not 1. Give another noise."
         )
-    return noise
+    return noise, sizes
 
 
 def _push(trajectory: Trajectory, m: int, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

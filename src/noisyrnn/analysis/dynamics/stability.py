@@ -15,7 +15,7 @@ from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import check_number
 from noisyrnn.kernels.recurrence import DRIFTS
 from noisyrnn.kernels.reference import recurrence_of
-from noisyrnn.models import RecurrentLayer, SequenceClassifier
+from noisyrnn.models import RecurrentLayer, SequenceModel
 from noisyrnn.noise.hidden_noise import HiddenNoise
 
 Bounds = tuple[Measurement, Measurement]
@@ -218,7 +218,8 @@ def stabilization_scan(
     for index, level in enumerate(levels):
         check_number(f"levels[{index}]", level, minimum=0.0)
     if noise is None:
-        layer = model.layer if isinstance(model, SequenceClassifier) else model
+        layer = model.layer if isinstance(model, SequenceModel) else model
+        layer = getattr(layer, "_orig_mod", layer)
         noise = layer.hidden_noise if isinstance(layer, RecurrentLayer) else HiddenNoise()
     if noise.silent:
         raise ValueError("noise must be above level 0, got none in the model. Pass noise=HiddenNoise(...).")
