@@ -100,7 +100,7 @@ def explicit_regularizer(
     memory O(batch · d²), or O(batch · steps · d²) where gradients are recorded: use `torch.no_grad()` without them.
 
     Args:
-        model: A classifier with one of these cells; its `noise_mode` has no effect.
+        model: A classifier with one of these cells, one layer and one direction; its `noise_mode` has no effect.
         inputs: `(batch, steps, input_size)`, of the model's dtype; use float64 for accurate values.
         labels: True classes, `(batch,)`.
         noise: Laws and levels of the noise (default: those of the model's layer).
@@ -111,9 +111,10 @@ def explicit_regularizer(
         `P` and `Q` of each sequence, exact.
 
     Raises:
-        TypeError: If the model is not a classifier, or has another cell.
+        TypeError: If the model is not a classifier, has another cell or several.
         ValueError: If the noise is uniform (its mean is below 1, so that it already acts to first order), the scheme is
-            "stochastic-heun", or a shape or a label is wrong.
+            "stochastic-heun", an input is NaN or infinite, `dt` is not positive and finite, or a shape or a label is
+            wrong.
 
     Example:
         >>> from noisyrnn.models import NoisyRNN
@@ -140,7 +141,7 @@ def tangent_regularizer(
     lengths: Tensor | None = None,
     dt: Tensor | float | None = None,
 ) -> Regularizer:
-    r"""Estimate the regulariser of any cell with tangent vectors carried along the noise-free path; unbiased.
+    r"""Estimate the regulariser of almost any cell with tangent vectors carried along the noise-free path; unbiased.
 
     .. math:: v_{m+1} = J_m v_m + N_m^{1/2} \zeta_m, \quad w_{m+1} = J_m w_m + \tfrac{1}{2} h_m''[v_m, v_m], \quad
         Q = E\, v_M^T \nabla^2 \ell\, v_M, \quad P = 2\, E\, \nabla \ell \cdot w_M .
@@ -153,7 +154,8 @@ def tangent_regularizer(
     crosses its threshold: its regulariser holds for noise too weak to cause that.
 
     Args:
-        model: A classifier with any cell.
+        model: A classifier of one layer and one direction, with any cell whose outputs are its state or the rates of
+            its currents, and another scheme than "stochastic-heun".
         inputs: `(batch, steps, input_size)`, of the model's dtype.
         labels: True classes, `(batch,)`.
         noise: Laws and levels of the noise (default: those of the model's layer).
@@ -167,8 +169,9 @@ def tangent_regularizer(
         Draws of `P` and `Q`, `(draws, batch)`, without gradients; `penalty` is differentiable.
 
     Raises:
-        TypeError: If the model is not a classifier.
-        ValueError: If the noise is uniform, a shape or a label is wrong, or `draws` or `seed` is out of range.
+        TypeError: If the model is not a classifier, has several cells, or outputs of its own.
+        ValueError: If the noise is uniform, the scheme is "stochastic-heun", an input is NaN or infinite, a shape or a
+            label is wrong, or `dt`, `draws` or `seed` is out of range.
     """
     check_integer("draws", draws, minimum=1)
     check_integer("seed", seed, minimum=0)
@@ -199,7 +202,7 @@ def antithetic_regularizer(
     The difference of losses is divided by s², so use a model in float64 for a small `scale`.
 
     Args:
-        model: A classifier with any cell; its `kernel` runs the passes.
+        model: A classifier of one layer and one direction, with any cell; its `kernel` runs the passes.
         inputs: `(batch, steps, input_size)`, of the model's dtype.
         labels: True classes, `(batch,)`.
         noise: Laws and levels of the noise (default: those of the model's layer).
@@ -214,8 +217,9 @@ def antithetic_regularizer(
         An estimate for each sequence, `(batch,)`, with its standard error over the pairs, in units of the loss.
 
     Raises:
-        TypeError: If the model is not a classifier.
-        ValueError: If the noise is uniform, a shape or a label is wrong, or `scale`, `pairs` or `seed` is out of range.
+        TypeError: If the model is not a classifier, or has several cells.
+        ValueError: If the noise is uniform, an input is NaN or infinite, a shape or a label is wrong, or `dt`, `scale`,
+            `pairs` or `seed` is out of range.
     """
     check_number("scale", scale, above=0.0)
     check_integer("pairs", pairs, minimum=2)
@@ -254,7 +258,8 @@ class PenaltyOptions(TypedDict, total=False):
 
     Args:
         kind: "explicit" (default, see `explicit_regularizer`), or "hutchinson": the mean of a few draws of
-            `tangent_regularizer`, unbiased in value and gradient, for any cell and in O(batch · steps · d²).
+            `tangent_regularizer`, unbiased in value and gradient, in O(batch · steps · d²), for any cell that
+            `tangent_regularizer` takes.
         draws: Number of draws for "hutchinson", at least 1 (default: 1).
         path: Source of the draws, required for "hutchinson"; give each training step a new one.
         noise: Laws and levels of the noise (default: those of the model's layer).
@@ -276,7 +281,7 @@ def penalty(model: SequenceClassifier, inputs: Tensor, labels: Tensor, **options
     """Return ½ (P + Q) of each sequence, differentiable: the effect of training with the noise, without drawing it.
 
     Args:
-        model: A classifier with any cell.
+        model: A classifier that `explicit_regularizer` or, for "hutchinson", `tangent_regularizer` takes.
         inputs: `(batch, steps, input_size)`, of the model's dtype.
         labels: True classes, `(batch,)`.
         options: Keyword arguments of `PenaltyOptions`.
@@ -285,9 +290,9 @@ def penalty(model: SequenceClassifier, inputs: Tensor, labels: Tensor, **options
         `(batch,)`, signed.
 
     Raises:
-        TypeError: If the model is not a classifier, or `kind` is "explicit" and its cell has no exact regulariser.
-        ValueError: If the noise is uniform, a shape or a label is wrong, `kind` or `draws` is out of range, or `path`
-            is missing.
+        TypeError: If the model is not a classifier, has several cells, or one without this regulariser.
+        ValueError: If the noise is uniform, the scheme is "stochastic-heun", an input is NaN or infinite, a shape or a
+            label is wrong, `kind`, `dt` or `draws` is out of range, or `path` is missing.
     """
     return _penalized(model, inputs, labels, **options)[1]
 

@@ -113,7 +113,8 @@ class TrainConfig(ReadingOptions):
         precision: Floating-point precision: "32-true", "64-true" or "bf16-mixed".
         penalty: Train without noise and add the regulariser of the noise to the loss: "explicit" (exact, for the
             models noisy, lipschitz, antisymmetric, rate and rnn only) or "hutchinson" (estimated with one random
-            tangent per training step, for any model) (default: train with noise). It needs one class for each sequence.
+            tangent per training step) (default: train with noise). It needs one class for each sequence, a model of
+            one cell (one layer, one direction), Gaussian noise and another scheme than "stochastic-heun".
         options: Options of the model by name, such as `{"additive": 0.1}`; the model's class describes them. Options
             left out take the model's defaults, so the config always holds all of them.
 

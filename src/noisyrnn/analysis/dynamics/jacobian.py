@@ -98,7 +98,8 @@ def jacobian_spectra(
     below :math:`10^3 \sqrt{d}\, u \|E_m\|_F` (u the unit roundoff) may be wrong by more than 0.1 % and is NaN.
 
     Args:
-        model: Model, used without noise for any `noise_mode`; the computation is in float64 for any dtype.
+        model: Model of one cell (one layer, one direction), used without noise for any `noise_mode`; the computation is
+            in float64 for any dtype.
         inputs: `(batch, steps, input_size)`.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
         dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`; 1 by default.
@@ -178,7 +179,8 @@ def gradient_norms(
     sequence nor a confident model makes it vanish.
 
     Args:
-        model: Model, used without noise for any `noise_mode`; the computation is in float64 for any dtype.
+        model: Model of one cell (one layer, one direction), used without noise for any `noise_mode`; the computation is
+            in float64 for any dtype.
         inputs: `(batch, steps, input_size)`.
         labels: True classes, int64 `(batch,)`.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
@@ -191,7 +193,7 @@ def gradient_norms(
     Raises:
         ValueError: If a shape does not fit, an input is NaN or infinite, or a label has no logit.
         RuntimeError: If the state becomes non-finite.
-        TypeError: If the model is not a `SequenceClassifier`.
+        TypeError: If the model is not a `SequenceClassifier`, or has several cells.
     """
     if not isinstance(model, SequenceClassifier):
         raise TypeError(f"model must be a SequenceClassifier for a gradient of its loss, got {type(model).__name__}.")

@@ -53,7 +53,8 @@ def lyapunov_spectrum(
     sequences. For any burn-in, the sum of all exponents is the mean of `log |det J_m|`.
 
     Args:
-        model: Model; the computation is in float64 for any dtype, and noise-free without `noise`, for any `noise_mode`.
+        model: Model of one cell (one layer, one direction); the computation is in float64 for any dtype, and noise-free
+            without `noise`, for any `noise_mode`.
         inputs: Driving sequences, `(batch, steps, input_size)`; zeros for autonomous dynamics.
         exponents: Number of exponents, from the largest, in [1, state size]; all by default.
         noise: Laws and levels of the noise, which a path and its neighbours share; noise-free by default.

@@ -200,7 +200,7 @@ def stabilization_scan(
     All levels use the same random numbers, so their differences vary less than their values.
 
     Args:
-        model: Model with a cell; the computation is in float64 for any dtype.
+        model: Model of one cell (one layer, one direction); the computation is in float64 for any dtype.
         inputs: Driving sequences, `(batch, steps, input_size)`.
         levels: Factors of both noise levels, at least 0; at 0 the network is noise-free.
         noise: Noise at level 1 (default: the model's own).
@@ -211,7 +211,8 @@ def stabilization_scan(
         An estimate `(len(levels),)`, in 1/time. The standard error is `None` for a single sequence and path.
 
     Raises:
-        ValueError: If an argument is out of range, or there is no noise to scale.
+        TypeError: If the model has no cell, or several.
+        ValueError: If an argument is out of range, an input is NaN or infinite, or there is no noise to scale.
     """
     if len(levels) == 0:
         raise ValueError("levels must hold at least one number, got none. Write [0.0, 1.0, 2.0].")
