@@ -16,10 +16,11 @@ from noisyrnn.models import (
     SequenceRegressor,
     SequenceToSequence,
     TanhRNN,
+    WithHiddenNoise,
 )
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.noise.hidden_noise import HiddenNoise
-from noisyrnn.robustness.logits import HoldingModel
+from noisyrnn.robustness.logits import HoldingModel, TimedModel
 
 BATCH, STEPS, CHANNELS, UNITS, CLASSES = 3, 6, 2, 4, 3
 LABELS = torch.tensor([0, 1, 2])
@@ -318,12 +319,31 @@ def test_the_noise_must_be_off(name):
     with pytest.raises(ValueError, match=sentence):
         NOISE_FREE[name](model, inputs, LABELS)
     if name != "certificate":
-        for wrapped in (nn.Sequential(model).eval(), partial(model, dt=1.0)):
+        for wrapped in (nn.Sequential(model).eval(), partial(model, dt=1.0), TimedModel(model, torch.ones(3, 6))):
             with pytest.raises(ValueError, match=sentence):
                 NOISE_FREE[name](wrapped, inputs, LABELS)
         fixed = partial(model, path=BrownianPath(seed=0))  # one draw of the noise, chosen by the caller
         one, two = (NOISE_FREE[name](fixed, inputs, LABELS).value for _ in range(2))
         assert torch.equal(one, two) and not torch.equal(one, measured.value)
+
+
+def test_the_noise_of_a_torch_module_must_be_off():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.noisy = WithHiddenNoise(nn.GRUCell(CHANNELS, CLASSES).double(), NOISE)
+
+        def forward(self, inputs):
+            state = None
+            for m in range(inputs.shape[1]):
+                state = self.noisy(inputs[:, m], state)
+            return state
+
+    model, inputs = Model().eval(), drawn(BATCH, STEPS, CHANNELS)
+    analysis.linearised_margin(model, inputs, LABELS)
+    model.noisy.noise_mode = "on"
+    with pytest.raises(ValueError, match=r"^model must be free of noise, got noise 'on'\."):
+        analysis.linearised_margin(model, inputs, LABELS)
 
 
 @pytest.mark.parametrize("head", [SequenceClassifier, SequenceRegressor, SequenceToSequence])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import as_int64, check_batch, check_lengths, check_sequences, values_hidden
-from noisyrnn.models import Cell, RecurrentLayer, SequenceModel
+from noisyrnn.models import Cell, SequenceModel
 from noisyrnn.models.sequences.layout import step_lengths
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.logits import HoldingModel, Model, TimedModel, check_model
@@ -101,7 +101,7 @@ def check_class_logits(model: Model) -> None:
 
 
 def check_noise_off(model: Model) -> None:
-    """Raise `ValueError` if a recurrent layer of `model` draws hidden noise at each call.
+    """Raise `ValueError` if a module of `model` draws hidden noise at each call.
 
     A function is not known from within; `functools.partial` with a `path` fixes the noise.
     """
@@ -109,7 +109,7 @@ def check_noise_off(model: Model) -> None:
     if not isinstance(inner, nn.Module) or _has_path(model):
         return
     for module in inner.modules():
-        if isinstance(module, RecurrentLayer) and module.noise_mode == "on":
+        if getattr(module, "noise_mode", None) == "on":
             raise ValueError("model must be free of noise, got noise 'on'. Set model.layer.noise_mode = 'off'.")
 
 

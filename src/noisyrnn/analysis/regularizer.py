@@ -613,7 +613,10 @@ def _check_arguments(
 ) -> tuple[HiddenNoise, Tensor | None]:
     """Check all arguments, and return the noise, by default that of the model's layer, and the lengths of steps."""
     if not isinstance(model, SequenceClassifier):
-        raise TypeError(f"model must be a SequenceClassifier, got {type(model).__name__}.")
+        raise TypeError(
+            f"model must be a SequenceClassifier, got {type(model).__name__}. The regularizer is implemented for the "
+            "cross-entropy of one class for each sequence only."
+        )
     check_complete(inputs, lengths, input_size=model.input_size)
     if not values_hidden():
         check_labels(labels, count=len(inputs), classes=model.classes)
