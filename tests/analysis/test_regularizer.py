@@ -318,7 +318,7 @@ def test_what_does_not_fit_is_refused():
     (inputs, labels), _ = data()
     model = classifier("noisy")
     with pytest.raises(
-        TypeError, match=r"noisy, Lipschitz, antisymmetric or rate RNN .* got CoRNNCell. Use tangent_regularizer"
+        TypeError, match=r"noisy, Lipschitz, antisymmetric, rate or tanh RNN .* got CoRNNCell. Use tangent_regularizer"
     ):
         explicit_regularizer(classifier("cornn"), inputs, labels)
     with pytest.raises(TypeError, match="model must be a SequenceClassifier, got NoisyRNN"):
@@ -331,7 +331,7 @@ def test_what_does_not_fit_is_refused():
         explicit_regularizer(model, inputs[..., :1], labels)
     with pytest.raises(ValueError, match="lengths must"):
         explicit_regularizer(model, inputs, labels, lengths=torch.tensor([1, 2, 16]))
-    with pytest.raises(ValueError, match=r"dt must have shape \(15,\) or \(3, 15\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"dt must be a number or have shape \(15,\) or \(3, 15\), got \(3,\)"):
         explicit_regularizer(model, inputs, labels, dt=torch.ones(3))
     with pytest.raises(ValueError, match="part must"):
         explicit_regularizer(model, inputs, labels).measurement("R")

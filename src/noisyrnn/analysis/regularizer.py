@@ -9,17 +9,10 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 from torch.nn import functional
 
+from noisyrnn.analysis.arguments import check_complete, step_sizes
 from noisyrnn.analysis.measurement import Measurement, mean_of_draws
 from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardized_inputs
-from noisyrnn.checks import (
-    check_choice,
-    check_integer,
-    check_labels,
-    check_lengths,
-    check_number,
-    check_sequences,
-    values_hidden,
-)
+from noisyrnn.checks import check_choice, check_integer, check_labels, check_number, values_hidden
 from noisyrnn.kernels import operator
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import StepMaps, recurrence_of
@@ -82,9 +75,9 @@ def explicit_regularizer(
     *,
     noise: HiddenNoise | None = None,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Regularizer:
-    r"""Compute the exact regulariser of a noisy, Lipschitz, antisymmetric or rate RNN by one recursion in time.
+    r"""Compute the exact regulariser of a noisy, Lipschitz, antisymmetric, rate or tanh RNN by one recursion in time.
 
     Along the noise-free path, with :math:`J_m` the Jacobian of step m, :math:`N_m` the covariance of its noise and
     :math:`C_0 = 0, w_0 = 0`:
@@ -107,20 +100,21 @@ def explicit_regularizer(
     memory O(batch · d²), or O(batch · steps · d²) where gradients are recorded: use `torch.no_grad()` without them.
 
     Args:
-        model: A classifier with one of these cells; its `noise_mode` has no effect.
+        model: A classifier with one of these cells, one layer and one direction; its `noise_mode` has no effect.
         inputs: `(batch, steps, input_size)`, of the model's dtype; use float64 for accurate values.
         labels: True classes, `(batch,)`.
         noise: Laws and levels of the noise (default: those of the model's layer).
         lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)` (default: 1).
+        dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)` (default: 1).
 
     Returns:
         `P` and `Q` of each sequence, exact.
 
     Raises:
-        TypeError: If the model is not a classifier, or has another cell.
+        TypeError: If the model is not a classifier, has another cell or several.
         ValueError: If the noise is uniform (its mean is below 1, so that it already acts to first order), the scheme is
-            "stochastic-heun", or a shape or a label is wrong.
+            "stochastic-heun", an input is NaN or infinite, `dt` is not positive and finite, or a shape or a label is
+            wrong.
 
     Example:
         >>> from noisyrnn.models import NoisyRNN
@@ -145,9 +139,9 @@ def tangent_regularizer(
     draws: int = 64,
     seed: int = 0,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Regularizer:
-    r"""Estimate the regulariser of any cell with tangent vectors carried along the noise-free path; unbiased.
+    r"""Estimate the regulariser of almost any cell with tangent vectors carried along the noise-free path; unbiased.
 
     .. math:: v_{m+1} = J_m v_m + N_m^{1/2} \zeta_m, \quad w_{m+1} = J_m w_m + \tfrac{1}{2} h_m''[v_m, v_m], \quad
         Q = E\, v_M^T \nabla^2 \ell\, v_M, \quad P = 2\, E\, \nabla \ell \cdot w_M .
@@ -160,21 +154,24 @@ def tangent_regularizer(
     crosses its threshold: its regulariser holds for noise too weak to cause that.
 
     Args:
-        model: A classifier with any cell.
+        model: A classifier of one layer and one direction, with any cell whose outputs are its state or the rates of
+            its currents, and another scheme than "stochastic-heun".
         inputs: `(batch, steps, input_size)`, of the model's dtype.
         labels: True classes, `(batch,)`.
         noise: Laws and levels of the noise (default: those of the model's layer).
         draws: Independent draws, at least 1, and at least 2 for a standard error; memory is proportional to it.
         seed: Seed of the draws, at least 0.
         lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+        dt: Length of each step: a number, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a
+            length.
 
     Returns:
         Draws of `P` and `Q`, `(draws, batch)`, without gradients; `penalty` is differentiable.
 
     Raises:
-        TypeError: If the model is not a classifier.
-        ValueError: If the noise is uniform, a shape or a label is wrong, or `draws` or `seed` is out of range.
+        TypeError: If the model is not a classifier, has several cells, or outputs of its own.
+        ValueError: If the noise is uniform, the scheme is "stochastic-heun", an input is NaN or infinite, a shape or a
+            label is wrong, or `dt`, `draws` or `seed` is out of range.
     """
     check_integer("draws", draws, minimum=1)
     check_integer("seed", seed, minimum=0)
@@ -194,7 +191,7 @@ def antithetic_regularizer(
     pairs: int = 256,
     seed: int = 0,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Measurement:
     r"""Simulate the effect of the noise on the loss of any cell, with pairs of the noise and its negative.
 
@@ -205,7 +202,7 @@ def antithetic_regularizer(
     The difference of losses is divided by s², so use a model in float64 for a small `scale`.
 
     Args:
-        model: A classifier with any cell; its `kernel` runs the passes.
+        model: A classifier of one layer and one direction, with any cell; its `kernel` runs the passes.
         inputs: `(batch, steps, input_size)`, of the model's dtype.
         labels: True classes, `(batch,)`.
         noise: Laws and levels of the noise (default: those of the model's layer).
@@ -213,19 +210,21 @@ def antithetic_regularizer(
         pairs: Number of independent pairs, at least 2.
         seed: Seed of the noise, at least 0; it gives the same random numbers for every scale.
         lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+        dt: Length of each step: a number, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a
+            length.
 
     Returns:
         An estimate for each sequence, `(batch,)`, with its standard error over the pairs, in units of the loss.
 
     Raises:
-        TypeError: If the model is not a classifier.
-        ValueError: If the noise is uniform, a shape or a label is wrong, or `scale`, `pairs` or `seed` is out of range.
+        TypeError: If the model is not a classifier, or has several cells.
+        ValueError: If the noise is uniform, an input is NaN or infinite, a shape or a label is wrong, or `dt`, `scale`,
+            `pairs` or `seed` is out of range.
     """
     check_number("scale", scale, above=0.0)
     check_integer("pairs", pairs, minimum=2)
     check_integer("seed", seed, minimum=0)
-    noise = _check_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
+    noise, sizes = _check_arguments(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
     noise = noise.scaled(scale)
     labels, batch, cell = labels.long(), len(inputs), cell_of(model)
     inputs = standardized_inputs(model, inputs)
@@ -238,7 +237,7 @@ def antithetic_regularizer(
             noise=None if path is None else noise,
             path=path,
             lengths=None if lengths is None else lengths.repeat(copies),
-            dt=dt.repeat(copies, 1) if dt is not None and dt.ndim == 2 else dt,
+            dt=sizes.repeat(copies, 1) if sizes is not None and sizes.ndim == 2 else sizes,
             every_step=False,
             kernel=model.layer.kernel,
         )
@@ -259,12 +258,14 @@ class PenaltyOptions(TypedDict, total=False):
 
     Args:
         kind: "explicit" (default, see `explicit_regularizer`), or "hutchinson": the mean of a few draws of
-            `tangent_regularizer`, unbiased in value and gradient, for any cell and in O(batch · steps · d²).
+            `tangent_regularizer`, unbiased in value and gradient, in O(batch · steps · d²), for any cell that
+            `tangent_regularizer` takes.
         draws: Number of draws for "hutchinson", at least 1 (default: 1).
         path: Source of the draws, required for "hutchinson"; give each training step a new one.
         noise: Laws and levels of the noise (default: those of the model's layer).
         lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+        dt: Length of each step: a number, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a
+            length.
     """
 
     kind: str
@@ -272,7 +273,7 @@ class PenaltyOptions(TypedDict, total=False):
     path: BrownianPath | None
     noise: HiddenNoise | None
     lengths: Tensor | None
-    dt: Tensor | None
+    dt: Tensor | float | None
 
 
 @recording
@@ -280,7 +281,7 @@ def penalty(model: SequenceClassifier, inputs: Tensor, labels: Tensor, **options
     """Return ½ (P + Q) of each sequence, differentiable: the effect of training with the noise, without drawing it.
 
     Args:
-        model: A classifier with any cell.
+        model: A classifier that `explicit_regularizer` or, for "hutchinson", `tangent_regularizer` takes.
         inputs: `(batch, steps, input_size)`, of the model's dtype.
         labels: True classes, `(batch,)`.
         options: Keyword arguments of `PenaltyOptions`.
@@ -289,9 +290,9 @@ def penalty(model: SequenceClassifier, inputs: Tensor, labels: Tensor, **options
         `(batch,)`, signed.
 
     Raises:
-        TypeError: If the model is not a classifier, or `kind` is "explicit" and its cell has no exact regulariser.
-        ValueError: If the noise is uniform, a shape or a label is wrong, `kind` or `draws` is out of range, or `path`
-            is missing.
+        TypeError: If the model is not a classifier, has several cells, or one without this regulariser.
+        ValueError: If the noise is uniform, the scheme is "stochastic-heun", an input is NaN or infinite, a shape or a
+            label is wrong, `kind`, `dt` or `draws` is out of range, or `path` is missing.
     """
     return _penalized(model, inputs, labels, **options)[1]
 
@@ -502,10 +503,10 @@ class _Expansion:
         *,
         noise: HiddenNoise | None = None,
         lengths: Tensor | None = None,
-        dt: Tensor | None = None,
+        dt: Tensor | float | None = None,
     ) -> "_Expansion":
         """Run the model without noise, after a check of all arguments."""
-        noise = _check_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
+        noise, dt = _check_arguments(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
         cell: Any = cell_of(model)
         if cell.scheme == "stochastic-heun":
             raise ValueError(
@@ -549,9 +550,10 @@ class _Expansion:
             TypeError: If the cell is not of the drift family.
         """
         if self.written is None:
+            name = type(self.trajectory.maps.cell).__name__
             raise TypeError(
-                f"model must have the cell of a noisy, Lipschitz, antisymmetric or rate RNN for an exact regularizer, "
-                f"got {type(self.trajectory.maps.cell).__name__}. Use tangent_regularizer or kind='hutchinson'."
+                "model must have the cell of a noisy, Lipschitz, antisymmetric, rate or tanh RNN for an exact "
+                f"regularizer, got {name}. Use tangent_regularizer or kind='hutchinson'."
             )
         u = torch.zeros_like(self.trajectory.end)  # 2 w
         covariance = torch.diag_embed(u)
@@ -600,36 +602,33 @@ def _penalized(
         return expansion, expansion.sampled(path, draws).total.mean(0)
 
 
-def _check_noise(
+def _check_arguments(
     model: SequenceClassifier,
     inputs: Tensor,
     labels: Tensor,
     *,
     noise: HiddenNoise | None,
     lengths: Tensor | None,
-    dt: Tensor | None,
-) -> HiddenNoise:
-    """Check all arguments and return the noise, which is that of the model's layer if `noise` is `None`."""
+    dt: Tensor | float | None,
+) -> tuple[HiddenNoise, Tensor | None]:
+    """Check all arguments, and return the noise, by default that of the model's layer, and the lengths of steps."""
     if not isinstance(model, SequenceClassifier):
-        raise TypeError(f"model must be a SequenceClassifier, got {type(model).__name__}.")
-    check_sequences("inputs", inputs, input_size=model.layer.input_size)
-    batch, steps, _ = inputs.shape
+        raise TypeError(
+            f"model must be a SequenceClassifier, got {type(model).__name__}. The regularizer is implemented for the "
+            "cross-entropy of one class for each sequence only."
+        )
+    check_complete(inputs, lengths, input_size=model.input_size)
     if not values_hidden():
-        check_labels(labels, count=batch, classes=model.classes)
-    if lengths is not None:
-        check_lengths(lengths, batch=batch, steps=steps)
-    if dt is not None and not cell_of(model).supports_dt:
-        name = type(model.layer).__name__
-        raise ValueError(f"dt must be None for {name}, whose steps have no length, got step lengths.")
-    if dt is not None and dt.shape not in ((steps,), (batch, steps)):
-        raise ValueError(f"dt must have shape ({steps},) or {(batch, steps)}, got {tuple(dt.shape)}.")
+        check_labels(labels, count=len(inputs), classes=model.classes)
+    like, name = model.readout.weight.detach(), type(model.layer).__name__
+    sizes = step_sizes(dt, inputs, lengths, cell=cell_of(model), like=like, name=name)
     noise = model.layer.hidden_noise if noise is None else noise
     if noise.law == "uniform":
         raise ValueError(
             "noise_law must be 'gaussian' for a second-order effect, got 'uniform', which acts to first order: its "
             "mean is not 1. Give another noise."
         )
-    return noise
+    return noise, sizes
 
 
 def _push(trajectory: Trajectory, m: int, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

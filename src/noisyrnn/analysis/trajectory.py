@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Unpack
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from noisyrnn.checks import check_lengths, check_sequences, values_hidden
+from noisyrnn.analysis.arguments import check_complete, step_sizes
 from noisyrnn.kernels.recurrence import Recurrence
-from noisyrnn.kernels.reference import PathOptions, StepMaps
-from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
+from noisyrnn.kernels.reference import StepMaps
+from noisyrnn.models import Cell, RecurrentLayer, SequenceModel
+from noisyrnn.models.missing import add_mask
 from noisyrnn.models.modules import prepare_weights
+from noisyrnn.noise.brownian import BrownianPath
+from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.sde.schemes import StochasticHeun
 
 
@@ -41,7 +43,10 @@ class Trajectory:
         inputs: Tensor,
         *,
         state: Tensor | None = None,
-        **options: Unpack[PathOptions],
+        noise: HiddenNoise | None = None,
+        path: BrownianPath | None = None,
+        lengths: Tensor | None = None,
+        dt: Tensor | float | None = None,
     ) -> "Trajectory":
         """Compute the trajectory of `cell` along `inputs`.
 
@@ -49,20 +54,20 @@ class Trajectory:
             cell: Cell, run by the reference loop.
             inputs: Inputs of the cell, already standardised, `(batch, steps, input_size)`.
             state: Initial state, `(batch, state_size)`; zeros by default.
-            options: Keyword arguments of `PathOptions`.
+            noise: Laws and levels of the noise; noise-free by default.
+            path: Source of the random numbers, required with `noise`.
+            lengths: Valid steps of each sequence, `(batch,)`; all by default.
+            dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`; 1 by default.
 
         Raises:
-            ValueError: If a shape does not fit, or a step's length is not positive.
+            ValueError: If a shape does not fit, an input is NaN or infinite, or a step's length is not positive and
+                finite.
         """
-        lengths, dt = options.get("lengths"), options.get("dt")
-        check_sequences("inputs", inputs, input_size=cell.input_size)
-        if lengths is not None:
-            check_lengths(lengths, batch=inputs.shape[0], steps=inputs.shape[1])
-        if dt is not None and not values_hidden() and not float(dt.detach().min()) > 0:
-            raise ValueError(f"dt must be positive, got {float(dt.detach().min()):g} as the smallest.")
-        if (options.get("noise") is None) != (options.get("path") is None):
+        check_complete(inputs, lengths, input_size=cell.input_size)
+        sizes = step_sizes(dt, inputs, lengths, cell=cell, like=inputs)
+        if (noise is None) != (path is None):
             raise ValueError("noise and path must be given together, got one of them.")
-        maps = StepMaps(cell, inputs, **options)
+        maps = StepMaps(cell, inputs, noise=noise, path=path, lengths=lengths, dt=sizes)
         states = [cell.initial_state(len(inputs)) if state is None else state]
         for m in range(len(maps)):
             states.append(maps(m, states[-1]))
@@ -148,25 +153,40 @@ def _written(maps: StepMaps) -> Recurrence | None:
     return None if noise is not None and noise.diffusion is not None and not noise.state_free else recurrence
 
 
-def standardized_inputs(model: SequenceClassifier, inputs: Tensor) -> Tensor:
-    """Return the inputs of the layer of `model`: standardised by a classifier, `(batch, steps, input_size)`."""
-    check_sequences("inputs", inputs, input_size=model.layer.input_size)
-    return model.standardize(inputs)
+def standardized_inputs(model: SequenceModel, inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the inputs of the layer of `model` for complete sequences, `(batch, steps, input_size of the layer)`.
+
+    They are standardised. With `missing="mask"` there is a channel of ones for each, since no value is missing; the
+    other settings then change nothing.
+
+    Args:
+        model: The model.
+        inputs: `(batch, steps, input_size)`, checked by `check_complete`.
+        dtype: Type of the result (default: that of the weights).
+    """
+    values = model.standardize(inputs, dtype)
+    return add_mask(values) if model.missing == "mask" else values
 
 
 def cell_of(model: object) -> Cell:
-    """Return the cell of a classifier, a layer or a cell.
+    """Return the cell of a sequence model, a layer or a cell.
 
     Raises:
-        TypeError: If there is none: quantities of the hidden state need a model of this library.
+        TypeError: If there is none or several: quantities of the hidden state need a model of this library with one
+            layer and one direction.
     """
-    if isinstance(model, SequenceClassifier):
-        model = model.layer
+    if isinstance(model, SequenceModel):
+        model = getattr(model.layer, "_orig_mod", model.layer)  # what torch.compile made of a layer
     if isinstance(model, RecurrentLayer):
+        if len(model.cells) > 1:
+            raise TypeError(
+                f"model must have one cell (one layer, one direction) for a quantity of the hidden state, got "
+                f"{type(model).__name__} with {len(model.cells)}: {', '.join(model.cells)}."
+            )
         model = model.cell
     if not isinstance(model, Cell):
         raise TypeError(
-            f"model must be a SequenceClassifier, RecurrentLayer or Cell for a quantity of the hidden state, "
+            f"model must be a SequenceModel, RecurrentLayer or Cell for a quantity of the hidden state, "
             f"got {type(model).__name__}."
         )
     prepare_weights(model)

@@ -512,7 +512,8 @@ def check_regular(argument: str, split: Split) -> None:
     if split.dt is not None:
         raise ValueError(
             f"{argument} must have steps of equal length for the theory diagnostics, got times with unequal distances. "
-            "Leave the times out (drop instead of time, for a file), or call a diagnostic yourself: most take dt."
+            "Leave the times out (drop instead of time, for a file), or call a function of noisyrnn.analysis yourself: "
+            "those of the hidden state and its noise, and margin_certificate, take dt."
         )
     if split.missing is not None:
         raise ValueError(

@@ -113,8 +113,9 @@ class TrainConfig(ReadingOptions):
         precision: Floating-point precision: "32-true", "64-true" or "bf16-mixed".
         penalty: Train without noise and add the regulariser of the noise to the loss: "explicit" (exact, for the
             models noisy, lipschitz, antisymmetric, rate and rnn only) or "hutchinson" (estimated with one random
-            tangent per training step, for any model of one cell) (default: train with noise). It needs one class for
-            each sequence; and `fit` needs an `objective` for it, as `noisyrnn.pipeline.objective_of` makes one.
+            tangent per training step) (default: train with noise). It needs one class for each sequence, a model of
+            one cell (one layer, one direction), Gaussian noise and another scheme than "stochastic-heun"; and `fit`
+            needs an `objective` for it, as `noisyrnn.pipeline.objective_of` makes one.
         options: Options of the model by name, such as `{"additive": 0.1}`; the model's class describes them. Options
             left out take the model's defaults, so the config always holds all of them.
 

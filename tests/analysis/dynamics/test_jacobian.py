@@ -297,7 +297,7 @@ def test_any_callable_has_an_input_jacobian():
 
 def test_logits_without_a_gradient_are_refused():
     inputs = drawn(BATCH, STEPS, CHANNELS)
-    with pytest.raises(RuntimeError, match="logits must depend on the inputs through torch operations"):
+    with pytest.raises(RuntimeError, match="outputs must depend on the inputs through torch operations"):
         input_jacobian(lambda x: x.detach().sum(1), inputs)
     with pytest.raises(ValueError, match="model must be in eval mode, got training mode"):
         input_jacobian(built("noisy").train(), inputs)

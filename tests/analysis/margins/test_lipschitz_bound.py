@@ -237,7 +237,7 @@ def test_messages():
         with pytest.raises(TypeError, match=sentence):
             margin_certificate(classifier(name), inputs, labels)
     deep = SequenceClassifier(build_layer("noisy", CHANNELS, UNITS, {"num_layers": 2}), 2).double().eval()
-    with pytest.raises(TypeError, match=r"^NoisyRNN has 2 cells, l0, l1: use layer\.cells\.$"):
+    with pytest.raises(TypeError, match=r"^model must have one cell .* got NoisyRNN with 2: l0, l1\.$"):
         margin_certificate(deep, inputs, labels)
     with pytest.raises(TypeError, match=r"^model must be a SequenceClassifier, got Linear\.$"):
         margin_certificate(nn.Linear(1, 2), inputs, labels)

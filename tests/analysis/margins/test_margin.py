@@ -235,7 +235,7 @@ def test_messages(linear, measure):
         measure(Linear(drawn(2, STEPS, CHANNELS)), inputs, labels)
     with pytest.raises(ValueError, match=r"^lengths must"):
         measure(linear, inputs, labels, lengths=torch.tensor([6, 1]))
-    with pytest.raises(RuntimeError, match=r"^logits must depend on the inputs .* got logits without a gradient\."):
+    with pytest.raises(RuntimeError, match=r"^outputs must depend on the inputs .* got outputs without a gradient\."):
         measure(lambda x: linear(x).detach(), inputs, labels)
     with pytest.raises(RuntimeError, match=r"^gradient of the logits became non-finite for 1 of 2 sequences\."):
         measure(lambda x: linear(x - x[:1]).abs().sqrt(), inputs, labels)

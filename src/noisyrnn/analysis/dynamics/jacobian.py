@@ -3,56 +3,57 @@
 import contextlib
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vjp
 
+from noisyrnn.analysis.arguments import check_complete, check_measured, check_noise_off
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.analysis.trajectory import Trajectory, cell_of
-from noisyrnn.checks import check_batch, check_integer, check_labels, check_sequences
-from noisyrnn.kernels.reference import PathOptions
-from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier
+from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardized_inputs
+from noisyrnn.checks import check_integer, check_labels
+from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier, SequenceModel
+from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.padding import valid_steps
 from noisyrnn.robustness.gradient import recording
-from noisyrnn.robustness.logits import Model, check_model, predict
+from noisyrnn.robustness.logits import Model, call_model, check_model
 from noisyrnn.sde.diffusion import FunctionDiffusion
 
-Recurrent = SequenceClassifier | RecurrentLayer | Cell
-"""A model with a cell inside; a classifier standardises its inputs, the others use them unchanged."""
+Recurrent = SequenceModel | RecurrentLayer | Cell
+"""A model with one cell inside; a sequence model standardises its inputs, the others use them unchanged."""
 
 ACCURACY = 1e-3
 """Largest estimated relative error of a singular value that is returned."""
 
 
-def float64_trajectory(model: Recurrent, inputs: Tensor, **options: Unpack[PathOptions]) -> Trajectory:
+def float64_trajectory(
+    model: Recurrent,
+    inputs: Tensor,
+    *,
+    noise: HiddenNoise | None = None,
+    path: BrownianPath | None = None,
+    lengths: Tensor | None = None,
+    dt: Tensor | float | None = None,
+) -> Trajectory:
     """Return the trajectory of a float64 copy of the model's cell from state zero; arguments as for `Trajectory.of`.
 
     Raises:
-        ValueError: If a shape does not fit, or `dt` is given for a cell whose steps have no length.
+        ValueError: If a shape does not fit, an input is NaN or infinite, `dt` is not positive and finite, or it is
+            given for a cell whose steps have no length.
         RuntimeError: If the state becomes non-finite.
-        TypeError: If the model has no cell.
+        TypeError: If the model has no cell, or several.
     """
     original = cell_of(model)
+    check_complete(inputs, lengths, input_size=model.input_size)
     cell = deepcopy(original).double()
-    noise = options.get("noise")
     if noise is not None and noise.diffusion is not None:
-        options["noise"] = _in_float64(noise, original, cell)
-    check_batch(inputs, options.get("lengths"))
-    dt = options.get("dt")
-    if dt is not None:
-        if not cell.supports_dt:
-            raise ValueError(
-                f"dt must be None for {type(cell).__name__}, whose steps have no length, got step lengths."
-            )
-        options["dt"] = dt.double()
+        noise = _in_float64(noise, original, cell)
     inputs = inputs.detach().double()
-    if isinstance(model, SequenceClassifier):
-        check_sequences("inputs", inputs, input_size=model.layer.input_size)
-        inputs = model.standardize(inputs, torch.float64)
-    trajectory = Trajectory.of(cell, inputs, **options)
+    if isinstance(model, SequenceModel):
+        inputs = standardized_inputs(model, inputs, torch.float64)
+    trajectory = Trajectory.of(cell, inputs, noise=noise, path=path, lengths=lengths, dt=dt)
     for m, state in enumerate(trajectory.states):
         bad = int((~torch.isfinite(state)).any(dim=1).sum())
         if bad:
@@ -79,7 +80,7 @@ def jacobian_spectra(
     inputs: Tensor,
     *,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
     leading: int | None = None,
 ) -> Measurement:
     r"""Compute the logarithms of the singular values of all noise-free products of state-to-state Jacobians.
@@ -97,10 +98,11 @@ def jacobian_spectra(
     below :math:`10^3 \sqrt{d}\, u \|E_m\|_F` (u the unit roundoff) may be wrong by more than 0.1 % and is NaN.
 
     Args:
-        model: Model, used without noise for any `noise_mode`; the computation is in float64 for any dtype.
+        model: Model of one cell (one layer, one direction), used without noise for any `noise_mode`; the computation is
+            in float64 for any dtype.
         inputs: `(batch, steps, input_size)`.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+        dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`; 1 by default.
         leading: Number of singular values, from the largest, in [1, state size]; all by default. It saves memory only.
 
     Returns:
@@ -108,9 +110,10 @@ def jacobian_spectra(
         sequence's end, and where rounding errors hide the value.
 
     Raises:
-        ValueError: If a shape or `leading` is out of range.
+        ValueError: If a shape or `leading` is out of range, an input is NaN or infinite, or `dt` is not positive and
+            finite.
         RuntimeError: If the state becomes non-finite.
-        TypeError: If the model has no cell.
+        TypeError: If the model has no cell, or several.
 
     Example:
         >>> from noisyrnn.models import LipschitzRNN
@@ -148,7 +151,7 @@ def jacobian_spectra(
 
 
 def jacobian_norms(
-    model: Recurrent, inputs: Tensor, *, lengths: Tensor | None = None, dt: Tensor | None = None
+    model: Recurrent, inputs: Tensor, *, lengths: Tensor | None = None, dt: Tensor | float | None = None
 ) -> Measurement:
     """Compute the log spectral norm of every product of Jacobians: exact, `(batch, steps)`; see `jacobian_spectra`."""
     spectra = jacobian_spectra(model, inputs, lengths=lengths, dt=dt, leading=1)
@@ -163,7 +166,7 @@ def gradient_norms(
     labels: Tensor,
     *,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Measurement:
     r"""Compute the logarithm of the norm of the loss's gradient with respect to every state.
 
@@ -176,25 +179,27 @@ def gradient_norms(
     sequence nor a confident model makes it vanish.
 
     Args:
-        model: Model, used without noise for any `noise_mode`; the computation is in float64 for any dtype.
+        model: Model of one cell (one layer, one direction), used without noise for any `noise_mode`; the computation is
+            in float64 for any dtype.
         inputs: `(batch, steps, input_size)`.
         labels: True classes, int64 `(batch,)`.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+        dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`; 1 by default.
 
     Returns:
         Exact, natural logarithms, `(batch, steps + 1)`, float64, of the gradient with respect to
         `h_0, …, h_M`; NaN after a sequence's last state, -inf where the gradient is zero.
 
     Raises:
-        ValueError: If a shape does not fit or a label has no logit.
+        ValueError: If a shape does not fit, an input is NaN or infinite, or a label has no logit.
         RuntimeError: If the state becomes non-finite.
-        TypeError: If the model is not a `SequenceClassifier`.
+        TypeError: If the model is not a `SequenceClassifier`, or has several cells.
     """
     if not isinstance(model, SequenceClassifier):
         raise TypeError(f"model must be a SequenceClassifier for a gradient of its loss, got {type(model).__name__}.")
-    trajectory = float64_trajectory(model, inputs, lengths=lengths, dt=dt)
+    check_complete(inputs, lengths, input_size=model.input_size)
     labels = check_labels(labels, count=len(inputs), classes=model.classes)
+    trajectory = float64_trajectory(model, inputs, lengths=lengths, dt=dt)
     readout = deepcopy(model.readout).double()
     cell: Any = trajectory.maps.cell
     outputs, pull = vjp(cell.output, trajectory.end)[:2]
@@ -237,37 +242,39 @@ def gradient_rate(norms: Measurement) -> Measurement:
 
 @recording
 def input_jacobian(model: Model, inputs: Tensor, *, lengths: Tensor | None = None) -> Measurement:
-    """Compute the Jacobian of the logits with respect to the inputs, with one backward pass per class.
+    """Compute the Jacobian of the outputs with respect to the inputs, with one backward pass per output.
 
     Args:
-        model: Any differentiable callable from inputs to logits that treats its rows separately; a module in eval mode.
-            Its parameters get no gradient. The result is as precise as the model's dtype.
-        inputs: `(batch, steps, input_size)`, in the units of the data.
+        model: Any differentiable callable from inputs to outputs `(batch, outputs)`, logits or values, that treats its
+            rows separately; a module in eval mode. Its parameters get no gradient. The result is as precise as the
+            model's dtype.
+        inputs: `(batch, steps, input_size)`, in the units of the data. NaN where a value is missing, for a model with
+            `missing`: the Jacobian is in the values that are there, and 0 elsewhere.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default, and then the model is called without.
 
     Returns:
-        Exact, `(batch, classes, steps, input_size)`.
+        Exact, `(batch, outputs, steps, input_size)`.
 
     Raises:
-        ValueError: If a shape does not fit or the model is in training mode.
-        RuntimeError: If the logits carry no gradient, or are not finite.
+        ValueError: If a shape does not fit, the model is in training mode or its noise on.
+        RuntimeError: If the outputs carry no gradient, or are not finite.
     """
-    check_batch(inputs, lengths)
+    check_measured(model, inputs, lengths)
     check_model(model)
+    check_noise_off(model)
     # cuDNN's recurrent layers have no backward pass in eval mode; the plain ones do.
     plain = torch.backends.cudnn.flags(enabled=False) if inputs.is_cuda else contextlib.nullcontext()
     with torch.enable_grad(), plain:
         leaf = inputs.detach().clone().requires_grad_(True)
-        any_label = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
-        logits = predict(model, leaf, any_label, lengths)
-        if not logits.requires_grad:
+        outputs = _outputs(model, leaf, lengths)
+        if not outputs.requires_grad:
             raise RuntimeError(
-                "logits must depend on the inputs through torch operations, got logits without a gradient. "
+                "outputs must depend on the inputs through torch operations, got outputs without a gradient. "
                 "Remove no_grad and detach from the model."
             )
         rows = [
             torch.autograd.grad(total, leaf, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
-            for total in logits.sum(dim=0)
+            for total in outputs.sum(dim=0)
         ]
     return Measurement(value=torch.stack(rows, dim=1), kind="exact")
 
@@ -275,17 +282,34 @@ def input_jacobian(model: Model, inputs: Tensor, *, lengths: Tensor | None = Non
 def input_jacobian_norms(
     model: Model, inputs: Tensor, *, lengths: Tensor | None = None
 ) -> tuple[Measurement, Measurement]:
-    """Compute spectral and Frobenius norm of the Jacobian of the logits with respect to all inputs of a sequence.
+    """Compute spectral and Frobenius norm of the Jacobian of the outputs with respect to all inputs of a sequence.
 
     Arguments and exceptions as for `input_jacobian`.
 
     Returns:
-        Two exact measurements, each `(batch,)`, float64, in logits per unit of the inputs.
+        Two exact measurements, each `(batch,)`, float64, in units of the outputs per unit of the
+        inputs.
     """
     jacobians = input_jacobian(model, inputs, lengths=lengths).value.flatten(2).double()
     spectral = torch.linalg.matrix_norm(jacobians, ord=2)
     frobenius = torch.linalg.matrix_norm(jacobians)
     return Measurement(value=spectral, kind="exact"), Measurement(value=frobenius, kind="exact")
+
+
+def _outputs(model: Model, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return outputs `(batch, outputs)`, after a check of their shape and values."""
+    outputs = call_model(model, inputs, lengths)
+    if not isinstance(outputs, Tensor):
+        raise TypeError(f"model must return a tensor of outputs, got {type(outputs).__name__}.")
+    if outputs.ndim != 2 or len(outputs) != len(inputs):
+        raise ValueError(
+            f"model must return outputs of shape ({len(inputs)}, outputs), got {tuple(outputs.shape)}. Of answers "
+            "at every step choose one: lambda x: model(x)[:, -1]."
+        )
+    bad = int((~torch.isfinite(outputs)).any(dim=1).sum())
+    if bad:
+        raise RuntimeError(f"outputs became non-finite for {bad} of {len(inputs)} sequences. Lower the step size.")
+    return outputs
 
 
 def _within(logs: Tensor, counts: Tensor | None) -> Tensor:

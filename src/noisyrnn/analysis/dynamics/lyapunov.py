@@ -6,10 +6,11 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
+from noisyrnn.analysis.arguments import check_complete, step_sizes
 from noisyrnn.analysis.dynamics.jacobian import Recurrent, float64_trajectory
 from noisyrnn.analysis.measurement import Measurement, mean_of_draws
 from noisyrnn.analysis.trajectory import cell_of
-from noisyrnn.checks import check_batch, check_integer, check_number
+from noisyrnn.checks import check_integer, check_number
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.robustness.gradient import recording
@@ -22,7 +23,7 @@ class ExponentOptions(TypedDict, total=False):
     burn_in: int
     step_size: float
     lengths: Tensor | None
-    dt: Tensor | None
+    dt: Tensor | float | None
 
 
 @recording
@@ -38,7 +39,7 @@ def lyapunov_spectrum(
     burn_in: int = 0,
     step_size: float = 1.0,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Measurement:
     r"""Estimate Lyapunov exponents of the hidden state along driven, noisy paths, per nominal step or per unit of time.
 
@@ -52,7 +53,8 @@ def lyapunov_spectrum(
     sequences. For any burn-in, the sum of all exponents is the mean of `log |det J_m|`.
 
     Args:
-        model: Model; the computation is in float64 for any dtype, and noise-free without `noise`, for any `noise_mode`.
+        model: Model of one cell (one layer, one direction); the computation is in float64 for any dtype, and noise-free
+            without `noise`, for any `noise_mode`.
         inputs: Driving sequences, `(batch, steps, input_size)`; zeros for autonomous dynamics.
         exponents: Number of exponents, from the largest, in [1, state size]; all by default.
         noise: Laws and levels of the noise, which a path and its neighbours share; noise-free by default.
@@ -62,7 +64,7 @@ def lyapunov_spectrum(
         step_size: Length δ of one nominal step in units of time, above 0. With 1 the result is per nominal step, the
             only unit for a cell whose units have steps of their own.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+        dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`; 1 by default.
 
     Returns:
         An estimate `(exponents,)`, in 1/time, in the order of the frame, which is descending but for short stretches:
@@ -70,9 +72,10 @@ def lyapunov_spectrum(
         a single sequence, and `None` for a single path. Negative: nearby states converge.
 
     Raises:
-        ValueError: If an argument is out of range, or there are several paths without noise.
+        ValueError: If an argument is out of range, an input is NaN or infinite, or there are several paths without
+            noise.
         RuntimeError: If the state becomes non-finite.
-        TypeError: If the model has no cell.
+        TypeError: If the model has no cell, or several.
 
     Example:
         >>> from noisyrnn.models import LipschitzRNN
@@ -84,7 +87,8 @@ def lyapunov_spectrum(
         Benettin, Galgani, Giorgilli and Strelcyn, Lyapunov characteristic exponents, Meccanica 1980; Lim et al., Noisy
         Recurrent Neural Networks, NeurIPS 2021.
     """
-    size = cell_of(model).state_size
+    cell = cell_of(model)
+    size = cell.state_size
     count = size if exponents is None else exponents
     check_integer("exponents", count, minimum=1)
     if count > size:
@@ -95,7 +99,8 @@ def lyapunov_spectrum(
     check_integer("seed", seed, minimum=0)
     check_integer("burn_in", burn_in, minimum=0)
     check_number("step_size", step_size, above=0.0)
-    check_batch(inputs, lengths)
+    check_complete(inputs, lengths, input_size=model.input_size)
+    sizes = step_sizes(dt, inputs, lengths, cell=cell, like=inputs[:0].double())
     batch, steps, _ = inputs.shape
     shortest = steps if lengths is None else int(lengths.min())
     if burn_in >= shortest:
@@ -107,7 +112,7 @@ def lyapunov_spectrum(
         noise=noise,
         path=None if noise is None else BrownianPath(seed=derive_seed(seed, "lyapunov noise")),
         lengths=None if lengths is None else lengths.repeat_interleave(paths),
-        dt=dt.repeat_interleave(paths, dim=0) if dt is not None and dt.ndim == 2 else dt,
+        dt=sizes.repeat_interleave(paths, dim=0) if sizes is not None and sizes.ndim == 2 else sizes,
     )
     generator = torch.Generator().manual_seed(derive_seed(seed, "lyapunov frames"))
     frames = torch.randn(batch * paths, size, count, generator=generator, dtype=torch.float64, device="cpu").to(
@@ -120,7 +125,7 @@ def lyapunov_spectrum(
         if m >= burn_in:
             growth += log_factors  # zero after a sequence's end, where the Jacobian is the identity
 
-    counted = torch.ones(batch, steps, dtype=torch.float64, device=inputs.device) if dt is None else dt.double()
+    counted = torch.ones(batch, steps, dtype=torch.float64, device=inputs.device) if sizes is None else sizes
     step = torch.arange(steps, device=inputs.device)
     inside = (step >= burn_in) if lengths is None else (step >= burn_in) & (step < lengths[:, None])
     time = step_size * (counted * inside).expand(batch, steps).sum(dim=1)

@@ -15,7 +15,7 @@ from noisyrnn.analysis.trajectory import cell_of
 from noisyrnn.checks import check_number
 from noisyrnn.kernels.recurrence import DRIFTS
 from noisyrnn.kernels.reference import recurrence_of
-from noisyrnn.models import RecurrentLayer, SequenceClassifier
+from noisyrnn.models import RecurrentLayer, SequenceModel
 from noisyrnn.noise.hidden_noise import HiddenNoise
 
 Bounds = tuple[Measurement, Measurement]
@@ -200,7 +200,7 @@ def stabilization_scan(
     All levels use the same random numbers, so their differences vary less than their values.
 
     Args:
-        model: Model with a cell; the computation is in float64 for any dtype.
+        model: Model of one cell (one layer, one direction); the computation is in float64 for any dtype.
         inputs: Driving sequences, `(batch, steps, input_size)`.
         levels: Factors of both noise levels, at least 0; at 0 the network is noise-free.
         noise: Noise at level 1 (default: the model's own).
@@ -211,14 +211,16 @@ def stabilization_scan(
         An estimate `(len(levels),)`, in 1/time. The standard error is `None` for a single sequence and path.
 
     Raises:
-        ValueError: If an argument is out of range, or there is no noise to scale.
+        TypeError: If the model has no cell, or several.
+        ValueError: If an argument is out of range, an input is NaN or infinite, or there is no noise to scale.
     """
     if len(levels) == 0:
         raise ValueError("levels must hold at least one number, got none. Write [0.0, 1.0, 2.0].")
     for index, level in enumerate(levels):
         check_number(f"levels[{index}]", level, minimum=0.0)
     if noise is None:
-        layer = model.layer if isinstance(model, SequenceClassifier) else model
+        layer = model.layer if isinstance(model, SequenceModel) else model
+        layer = getattr(layer, "_orig_mod", layer)
         noise = layer.hidden_noise if isinstance(layer, RecurrentLayer) else HiddenNoise()
     if noise.silent:
         raise ValueError("noise must be above level 0, got none in the model. Pass noise=HiddenNoise(...).")

@@ -6,10 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from noisyrnn.analysis.arguments import check_class_labels, check_classifier, check_complete
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.checks import as_int64, check_batch, check_integer, check_number
+from noisyrnn.checks import check_integer, check_number
 from noisyrnn.robustness.gradient import recording
-from noisyrnn.robustness.logits import Model, check_model, predict
+from noisyrnn.robustness.logits import Model, predict
 from noisyrnn.robustness.pgd import PGD
 
 _SHRINKINGS = 12  # a successful attack is shortened to within 2^-12 of where its segment crosses the boundary
@@ -53,7 +54,9 @@ def attack_radius(
         infinite if no attack succeeded.
 
     Raises:
-        ValueError: If a number is out of range, a shape does not fit, or the model is in training mode.
+        TypeError: If the model predicts values or classes of steps.
+        ValueError: If a number is out of range, a shape does not fit, an input is NaN or infinite, or the model is in
+            training mode or its noise on.
         RuntimeError: If a logit or a gradient is not finite.
 
     Example:
@@ -66,9 +69,9 @@ def attack_radius(
     check_integer("rounds", rounds, minimum=1)
     check_integer("seed", seed, minimum=0)
     attack = PGD(1.0, norm=norm, steps=steps, restarts=restarts)  # checks these three
-    check_model(model)
-    check_batch(inputs, lengths)
-    labels = as_int64(labels)
+    check_classifier(model)
+    check_complete(inputs, lengths)
+    labels = check_class_labels(labels, count=len(inputs))
     size, _ = _nearest_attacks(model, inputs.detach(), labels, attack, upper, rounds, seed, lengths)
     return Measurement(value=size, kind="certificate")
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from noisyrnn.analysis.arguments import check_class_labels, check_complete, check_noise_off, step_sizes
 from noisyrnn.analysis.margins.margin import leads
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import cell_of
-from noisyrnn.checks import as_int64, check_sequences
 from noisyrnn.kernels.recurrence import DRIFTS, GATED
 from noisyrnn.kernels.reference import recurrence_of
 from noisyrnn.models import Cell, SequenceClassifier
@@ -63,8 +63,10 @@ def margin_certificate(
 
     Raises:
         TypeError: If no global Lipschitz constant is known for the model (GRU, LSTM, a cell of your own, the scheme
-            "stochastic-heun").
-        ValueError: If a shape does not fit, the model is in training mode or its noise on, or a threshold is positive.
+            "stochastic-heun"), or it has several cells.
+        ValueError: If a shape does not fit, an input is NaN or infinite (a held copy of a value is not an independent
+            input), `dt` is not positive and finite, the model is in training mode or its noise on, or a threshold is
+            positive.
 
     Example:
         >>> from noisyrnn.models import TanhRNN
@@ -80,19 +82,20 @@ def margin_certificate(
     if not isinstance(model, SequenceClassifier):
         raise TypeError(f"model must be a SequenceClassifier, got {type(model).__name__}.")
     check_model(model)
-    if model.layer.noise_mode == "on":
-        raise ValueError("model must be free of noise, got noise 'on'. Set model.layer.noise_mode = 'off'.")
-    check_sequences("inputs", inputs, input_size=model.layer.input_size)
-    labels = as_int64(labels)
-    ahead = leads(predict(partial(model, dt=dt), inputs, labels, lengths), labels)
-    gain = _log_gain(model, inputs, lengths, dt) + _output_gain(model).log()
+    check_noise_off(model)
+    check_complete(inputs, lengths, input_size=model.input_size)
+    labels = check_class_labels(labels, count=len(inputs))
+    cell = cell_of(model)
+    sizes = step_sizes(dt, inputs, lengths, cell=cell, like=model.std, name=type(model.layer).__name__)
+    ahead = leads(predict(partial(model, dt=sizes), inputs, labels, lengths), labels)
+    gain = _log_gain(model, inputs, lengths, sizes) + _output_gain(model).log()
     V = model.readout.weight.double()
     apart = (V[labels][:, None] - V).norm(dim=2)
     radii = (ahead.log() - gain[:, None] - apart.log()).exp()
     return Measurement(value=torch.where(ahead > 0, radii, 0.0).amin(dim=1), kind="certificate")
 
 
-def _log_gain(model: SequenceClassifier, inputs: Tensor, lengths: Tensor | None, dt: Tensor | float | None) -> Tensor:
+def _log_gain(model: SequenceClassifier, inputs: Tensor, lengths: Tensor | None, dt: Tensor | None) -> Tensor:
     """Return log K of each sequence, float64 `(batch,)`."""
     batch, steps, _ = inputs.shape
     sizes = torch.as_tensor(1.0 if dt is None else dt, dtype=torch.float64, device=inputs.device)
@@ -111,7 +114,8 @@ def _step_bounds(model: SequenceClassifier, dt: float) -> Tensor:
     step = _step_matrices(cell_of(model), type(model.layer).__name__, dt)
     norm = partial(torch.linalg.matrix_norm, ord=2)
     L = norm(step.B + step.centre * step.GW) + step.half_width * norm(step.GW)
-    return torch.stack([L, step.input_gain * norm(step.GU / model.std.double())])
+    GU = step.GU[:, : len(model.std)]  # with missing="mask" the other channels are the same for all complete inputs
+    return torch.stack([L, step.input_gain * norm(GU / model.std.double())])
 
 
 class _Step(NamedTuple):

@@ -6,14 +6,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from noisyrnn.analysis.arguments import check_class_labels, check_classifier, check_measured
 from noisyrnn.analysis.dynamics.jacobian import input_jacobian
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.checks import as_int64, check_batch, check_choice, check_integer
+from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data.base import Split, check_regular, check_split
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.evaluate import BLOCK
 from noisyrnn.robustness.gradient import recording
-from noisyrnn.robustness.logits import Model, check_model, predict
+from noisyrnn.robustness.logits import Model, predict
 
 
 def leads(logits: Tensor, labels: Tensor) -> Tensor:
@@ -28,13 +29,15 @@ def output_margins(model: Model, split: Split) -> Measurement:
 
     Args:
         model: Deterministic callable from inputs to logits, on the device of `split`; a module must be in eval mode.
-        split: Sequences and their labels.
+        split: Sequences and their labels, one class for each.
 
     Returns:
         Exact, float64 `(n,)`, in units of the logits; negative if another class has a larger logit.
 
     Raises:
-        ValueError: If the model is in training mode or returns another shape.
+        TypeError: If the model predicts values or classes of steps.
+        ValueError: If the model is in training mode or its noise on, it returns another shape, or the labels are values
+            or those of steps.
         RuntimeError: If a logit is not finite.
 
     Example:
@@ -42,9 +45,12 @@ def output_margins(model: Model, split: Split) -> Measurement:
         >>> output_margins(lambda x: torch.cat([-x[:, 0], x[:, 0]], dim=1), split).value
         tensor([ 2., -4.], dtype=torch.float64)
     """
-    check_model(model)
+    check_classifier(model)
     check_split("split", split)
     check_regular("split", split)
+    if not split.one_class_each:
+        got = "classes at every step" if split.classes else "values"
+        raise ValueError(f"split must have one class for each sequence for output margins, got {got}.")
     margins = []
     for start in range(0, len(split), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -64,7 +70,8 @@ def linearised_margin(model: Model, inputs: Tensor, labels: Tensor, *, lengths: 
 
     Args:
         model: Deterministic and differentiable, treating its rows separately; a module must be in eval mode.
-        inputs: `(batch, steps, input_size)`.
+        inputs: `(batch, steps, input_size)`. NaN where a value is missing, for a model with `missing`: the distance is
+            over the values that are there.
         labels: True classes, `(batch,)`.
         lengths: Valid steps of each sequence, `(batch,)`; padding has no effect.
 
@@ -73,17 +80,18 @@ def linearised_margin(model: Model, inputs: Tensor, labels: Tensor, *, lengths: 
         leads to another class.
 
     Raises:
-        ValueError: If a shape does not fit or the model is in training mode.
-        RuntimeError: If the logits carry no gradient, or it is not finite.
+        TypeError: If the model predicts values or classes of steps.
+        ValueError: If a shape does not fit, the model is in training mode or its noise on.
+        RuntimeError: If the outputs carry no gradient, or it is not finite.
 
     Example:
         >>> model = lambda x: torch.stack([-x.sum(dim=(1, 2)), x.sum(dim=(1, 2))], dim=1)
         >>> linearised_margin(model, torch.ones(1, 4, 1), torch.tensor([1])).value
         tensor([2.], dtype=torch.float64)
     """
-    check_model(model)
-    check_batch(inputs, lengths)
-    labels = as_int64(labels)
+    check_classifier(model)
+    check_measured(model, inputs, lengths)
+    labels = check_class_labels(labels, count=len(inputs))
     ahead, jacobian = _linearisation(model, inputs, labels, lengths)
     distances, _ = _class_distances(ahead, jacobian, labels)
     return Measurement(value=distances.amin(dim=1), kind="estimate")
@@ -114,7 +122,8 @@ def input_margin_estimate(
     Args:
         model: Deterministic and differentiable, treating its rows separately; a module must be in eval mode. For steps
             that last `dt`, `functools.partial(model, dt=dt)`.
-        inputs: `(batch, steps, input_size)`, not standardised: the model's own standardisation is differentiated.
+        inputs: `(batch, steps, input_size)`, not standardised: the model's own standardisation is differentiated. NaN
+            where a value is missing, for a model with `missing`: the distance is over the values that are there.
         labels: True classes, `(batch,)`.
         norm: `"largest_step"`, the largest change of one step, as published; or `"l2"`, of the whole sequence.
         points: Points of the segment, equally spaced from the sequence to the boundary, `>= 1`; 1 is the sequence.
@@ -124,8 +133,9 @@ def input_margin_estimate(
         An estimate, float64 `(batch,)`, in units of the inputs: 0 if misclassified, infinite if no step has an effect.
 
     Raises:
-        ValueError: If a shape does not fit, an option is out of range, or the model is in training mode.
-        RuntimeError: If the logits carry no gradient, or it is not finite.
+        TypeError: If the model predicts values or classes of steps.
+        ValueError: If a shape does not fit, an option is out of range, the model is in training mode or its noise on.
+        RuntimeError: If the outputs carry no gradient, or it is not finite.
 
     Example:
         >>> model = lambda x: torch.stack([-x.sum(dim=(1, 2)), x.sum(dim=(1, 2))], dim=1)
@@ -136,9 +146,9 @@ def input_margin_estimate(
     Reference:
         Lim et al., Noisy Recurrent Neural Networks, NeurIPS 2021.
     """
-    check_model(model)
-    check_batch(inputs, lengths)
-    labels = as_int64(labels)
+    check_classifier(model)
+    check_measured(model, inputs, lengths)
+    labels = check_class_labels(labels, count=len(inputs))
     check_choice("norm", norm, ("l2", "largest_step"))
     check_integer("points", points, minimum=1)
     ahead, jacobian = _linearisation(model, inputs, labels, lengths)

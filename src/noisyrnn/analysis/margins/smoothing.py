@@ -7,12 +7,13 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from noisyrnn.analysis.arguments import check_class_logits, check_measured
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.checks import check_batch, check_integer, check_number
+from noisyrnn.checks import check_integer, check_number
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.base import check_strengths
-from noisyrnn.robustness.logits import Model, check_model, predict
+from noisyrnn.robustness.logits import Model, predict
 from noisyrnn.robustness.statistics import Interval, accuracy_interval
 
 ABSTAIN = -1
@@ -63,7 +64,8 @@ def certify(
 
     Args:
         model: Callable from inputs to logits; a module must be in eval mode.
-        inputs: `(n, steps, input_size)`.
+        inputs: `(n, steps, input_size)`. NaN where a value is missing, for a model with `missing`: noise and radius are
+            over the values that are there.
         sigma: Standard deviation of the noise, in units of the inputs, above 0.
         selection_draws: Number of draws that select the class, at least 1.
         draws: Number of draws that bound its probability, at least 1.
@@ -73,6 +75,7 @@ def certify(
         batch_size: Noisy copies of one sequence classified at once, at least 1; it affects only memory and time.
 
     Raises:
+        TypeError: If the model predicts values or classes of steps.
         ValueError: If a number is out of range, a shape does not fit, or the model is in training mode.
         RuntimeError: If a logit is not finite.
 
@@ -126,6 +129,7 @@ def smoothed_predictions(
     `certify`, which needs more draws for the same decision, and also returns a radius.
 
     Raises:
+        TypeError: If the model predicts values or classes of steps.
         ValueError: If a number is out of range, a shape does not fit, or the model is in training mode.
         RuntimeError: If a logit is not finite.
 
@@ -201,8 +205,8 @@ def _check(
     batch_size: int,
 ) -> None:
     """Raise unless the arguments that `certify` and `smoothed_predictions` share are in range."""
-    check_model(model)
-    check_batch(inputs, lengths)
+    check_class_logits(model)
+    check_measured(model, inputs, lengths)
     check_number("sigma", sigma, above=0)
     check_number("confidence", confidence, above=0)
     if confidence >= 1:
