@@ -15,7 +15,7 @@ from noisyrnn.display import html_table
 from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness.ball import BallAttack
 from noisyrnn.robustness.base import Perturbation, check_perturbation
-from noisyrnn.robustness.logits import Model, adapt, check_model, check_repeatable, predict
+from noisyrnn.robustness.logits import Model, adapt, check_model, check_repeatable, check_rows, predict, take_rows
 from noisyrnn.robustness.metrics import METRICS, Scorer, worse
 from noisyrnn.robustness.statistics import accuracy_interval, seeds_interval
 
@@ -255,6 +255,7 @@ def evaluate(
     """
     check_model(model)
     check_split("split", split)
+    check_rows(model, len(split))
     check_device("device", device)
     check_integer("draws", draws, minimum=1)
     check_number("draws", draws, maximum=MAX_DRAWS)
@@ -278,17 +279,18 @@ def evaluate(
             rows = torch.arange(start, min(start + BLOCK, len(split)), device="cpu")
             if block == 0 and not attack:  # attacks check it themselves
                 inputs, _, lengths, dt = rows_on(device, split, rows[:2])
-                check_repeatable(adapt(model, dt=dt, missing=missing), inputs, lengths)
+                check_repeatable(adapt(take_rows(model, rows[:2]), dt=dt, missing=missing), inputs, lengths)
             if attack:
                 inputs, labels, lengths, dt = rows_on(device, split, rows)
-                values[:, 0, rows] = _values(scorer, adapt(model, dt=dt, missing=missing), inputs, labels, lengths)
+                adapted = adapt(take_rows(model, rows), dt=dt, missing=missing)
+                values[:, 0, rows] = _values(scorer, adapted, inputs, labels, lengths)
             for draw in range(draws):
                 if attack and split.classes:  # a sequence that is all wrong already needs no further start
                     rows = rows[values[0, 0, rows] > 0]
                     if len(rows) == 0:
                         break
                 inputs, labels, lengths, dt = rows_on(device, split, rows)
-                adapted, changed = adapt(model, dt=dt, missing=missing), inputs
+                adapted, changed = adapt(take_rows(model, rows), dt=dt, missing=missing), inputs
                 if searching is not None:
                     generator = draw_generator(seed, draw, block)
                     changed = searching(adapted, inputs, labels, generator=generator, lengths=lengths)

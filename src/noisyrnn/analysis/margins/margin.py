@@ -13,7 +13,7 @@ from noisyrnn.data.base import Split, check_regular, check_split
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.evaluate import BLOCK
 from noisyrnn.robustness.gradient import recording
-from noisyrnn.robustness.logits import Model, check_model, predict
+from noisyrnn.robustness.logits import Model, check_model, check_rows, predict, take_rows
 
 
 def leads(logits: Tensor, labels: Tensor) -> Tensor:
@@ -45,11 +45,11 @@ def output_margins(model: Model, split: Split) -> Measurement:
     check_model(model)
     check_split("split", split)
     check_regular("split", split)
+    check_rows(model, len(split))
     margins = []
-    for start in range(0, len(split), BLOCK):
-        rows = slice(start, start + BLOCK)
+    for rows in torch.arange(len(split), device="cpu").split(BLOCK):
         labels, lengths = split.labels[rows], None if split.lengths is None else split.lengths[rows]
-        margins.append(leads(predict(model, split.inputs[rows], labels, lengths), labels).amin(dim=1))
+        margins.append(leads(predict(take_rows(model, rows), split.inputs[rows], labels, lengths), labels).amin(dim=1))
     return Measurement(value=torch.cat(margins), kind="exact")
 
 

@@ -12,7 +12,7 @@ from noisyrnn.checks import check_batch, check_integer, check_number
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.base import check_strengths
-from noisyrnn.robustness.logits import Model, check_model, predict
+from noisyrnn.robustness.logits import Model, check_model, check_rows, predict, take_rows
 from noisyrnn.robustness.statistics import Interval, accuracy_interval
 
 ABSTAIN = -1
@@ -62,7 +62,8 @@ def certify(
     noise that is independent of this noise.
 
     Args:
-        model: Callable from inputs to logits; a module must be in eval mode.
+        model: Callable from inputs to logits; a module must be in eval mode. For steps that last `dt`, `(n, steps)`:
+            `functools.partial(model, dt=dt)`.
         inputs: `(n, steps, input_size)`.
         sigma: Standard deviation of the noise, in units of the inputs, above 0.
         selection_draws: Number of draws that select the class, at least 1.
@@ -203,6 +204,7 @@ def _check(
     """Raise unless the arguments that `certify` and `smoothed_predictions` share are in range."""
     check_model(model)
     check_batch(inputs, lengths)
+    check_rows(model, len(inputs))
     check_number("sigma", sigma, above=0)
     check_number("confidence", confidence, above=0)
     if confidence >= 1:
@@ -236,6 +238,7 @@ def _votes(
         )
         noisy = torch.where(valid, sequence + sigma * noise[0].transpose(0, 1), sequence)
         any_class = torch.zeros(count, dtype=torch.long, device=inputs.device)  # there is no label to check
-        logits = predict(model, noisy, any_class, None if length is None else length.expand(count))
+        copies = take_rows(model, torch.full((count,), index, dtype=torch.int64, device="cpu"))
+        logits = predict(copies, noisy, any_class, None if length is None else length.expand(count))
         votes.append(logits.argmax(dim=1).cpu())
     return torch.cat(votes)
