@@ -387,6 +387,28 @@ def test_a_level_set_later_is_checked_against_the_scheme(make_layer: Make, make_
     layer.eval()(make_inputs())
 
 
+def test_a_step_of_another_length_is_one_of_dt_and_not_one_that_is_set(make_layer: Make, make_inputs: Make) -> None:
+    layer = make_layer("rate", tau=100.0, step_size=20.0)
+    with pytest.raises(AttributeError, match=r"^step_size must stay 20\.0, with which .* call the layer with dt"):
+        layer.step_size = 5.0
+    built = make_layer("rate", tau=100.0, step_size=5.0)
+    built.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer.eval()(make_inputs(), dt=5.0 / 20.0)[0], built.eval()(make_inputs())[0])
+
+
+def test_layers_of_users_keep_their_attributes(make_inputs: Make) -> None:
+    class Own(RecurrentLayer):
+        def __init__(self, gain: float, step_size: float) -> None:
+            super().__init__(nn.GRUCell, 2, 5)
+            self.gain, self.step_size = gain, step_size
+
+    layer = Own(1.0, 0.1)
+    layer.gain, layer.step_size = 2.0, 0.2  # what they mean is the class's own matter
+    assert (layer.gain, layer.step_size) == (2.0, 0.2)
+    with pytest.raises(AttributeError, match=r"^bidirectional must stay False, with which the cells of this Own"):
+        layer.bidirectional = True
+
+
 def test_single_steps_by_heuns_scheme(make_layer: Make, make_inputs: Make) -> None:
     layer, inputs = make_layer("lipschitz", num_layers=2, scheme="stochastic-heun").eval(), make_inputs()
     state = None

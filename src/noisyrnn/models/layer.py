@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
@@ -52,7 +52,8 @@ class RecurrentLayer(nn.Module):
     order of `cells`, has the path's stream plus k.
 
     Every constructor argument of a concrete layer is an attribute of the same name, so that `options` can rebuild it.
-    The keyword arguments are those of `LayerOptions`, which describes them.
+    Those in `built_with` cannot be set later, since the cells have them too; the noise, `dropout`, `batch_first` and
+    the attributes below can. The keyword arguments are those of `LayerOptions`, which describes them.
 
     Args:
         build: Called with `(input_size, hidden_size)`; returns a `Cell`, or a module that is called like `nn.RNNCell`,
@@ -87,9 +88,15 @@ class RecurrentLayer(nn.Module):
     defaults: ClassVar[LayerOptions] = {}
     """Defaults of a subclass in place of those of the class that it extends."""
 
+    built_with: ClassVar[Collection[str]] = frozenset(
+        ("input_size", "hidden_size", "num_layers", "bidirectional", "bias", "learn_diffusion")
+    )
+    """Attributes that cannot be set to another value, as the cells were built with it; a subclass adds its own."""
+
     def __init_subclass__(cls, **arguments: Any) -> None:
         """List the options that the subclass passes on as `**options` in its signature."""
         super().__init_subclass__(**arguments)
+        cls.built_with = frozenset(name for kind in _kinds(cls) for name in vars(kind).get("built_with", ()))
         if "__init__" in vars(cls):
             show_options(cls, _kinds(cls)[1], defaults=cls.defaults, without=("build",))
 
@@ -169,6 +176,19 @@ class RecurrentLayer(nn.Module):
         self._packed = tuple(PackedWeights() for _ in self.cells)
         self.register_load_state_dict_pre_hook(_rename_older_weights)
         self.to(device=device, dtype=dtype)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; one that the cells were built with only once.
+
+        Raises:
+            AttributeError: If the cells were built with another value.
+        """
+        if name in self.built_with and name in self.__dict__ and not _same(value, self.__dict__[name]):
+            raise AttributeError(
+                f"{name} must stay {self.__dict__[name]!r}, with which the cells of this {type(self).__name__} were "
+                f"built, got {value!r}. {_INSTEAD.get(name, _REBUILD)}"
+            )
+        super().__setattr__(name, value)
 
     @property
     def cell(self) -> Cell:
@@ -475,6 +495,19 @@ def _check_scheme(scheme: str, noise: HiddenNoise, cell: Cell, name: str) -> Non
             "diffusion must be a matrix or declared diagonal with scheme 'milstein', got another: entry i must depend "
             "on unit i only. Use FunctionDiffusion(function, diagonal=True)."
         )
+
+
+_REBUILD = "Build another layer with it, and load this one's state_dict where the shapes agree."
+_INSTEAD = dict.fromkeys(
+    ("step_size", "alpha", "tau"),
+    "For steps of another length call the layer with dt, the length in units of this step.",
+)
+"""What to do in place of setting an attribute."""
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two values of a setting are the same."""
+    return value is other or (isinstance(value, str | int | float) and bool(value == other))
 
 
 def _kinds(kind: type[RecurrentLayer]) -> list[type[RecurrentLayer]]:
