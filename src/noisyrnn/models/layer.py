@@ -66,7 +66,7 @@ class RecurrentLayer(nn.Module):
         noise_mode: When noise is added: "auto" (in training mode), "on" or "off". In a `SequenceModel`, "auto" adds
             noise only if both the model and the layer are in training mode.
         noise_scale: Factor of all levels of the noise, at least 0, for tests with more or less noise than in training.
-            It is 1 at first, and not saved.
+            It is 1 at first.
         kernel: Kernel that runs the loops over time: "auto" (the fastest that supports the cell), "cpp", "triton",
             "eager" or "reference". The environment variable NOISYRNN_KERNEL overrides it.
 
