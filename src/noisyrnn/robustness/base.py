@@ -25,7 +25,8 @@ class Perturbation(ABC):
     A subclass is a final frozen dataclass with a `name` and one method, `perturb`. This class checks the arguments,
     returns the inputs unchanged for strength 0, converts to and from units of the channels' scale, cuts the result to
     `clip` and restores padded steps. Every draw comes from the generator and for the full shape: neither the device,
-    nor the lengths, nor the model changes it.
+    nor the lengths, nor the model changes it in a call with the same sequences. (`evaluate` calls an attack without the
+    sequences that the model has wrong already, so that its starts do depend on the model.)
 
     With a `scale` the perturbation acts on standardized values:
 

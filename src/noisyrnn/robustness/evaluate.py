@@ -222,11 +222,14 @@ def evaluate(
     """Measure a model on perturbed sequences: the mean over draws of noise, the worst case of attacks.
 
     Classes are measured by the accuracy, values by R², mean squared and mean absolute error and, if all are 1 or -1, by
-    their signs. With a label at every step, a sequence counts with the mean over its counted steps.
+    their signs. With a label at every step, a sequence counts with the mean over its counted steps. All sequences count
+    equally: the `weights` of a split, which are for training, have no effect.
 
-    Draw `k` of block `b` (250 sequences) is a function of (seed, k, b) only: two models meet the same noise, one
-    strength differs from another by its scale only, and a paired test between models is meaningful. A
-    perturbation without randomness, and `None`, take one draw.
+    Draw `k` of noise for block `b` (250 sequences) is a function of (seed, k, b) only: two models meet the same noise,
+    one strength differs from another by its scale only, and a paired test between models is meaningful. A
+    perturbation without randomness, and `None`, take one draw. The random starts of an attack on classes also depend on
+    the model: a sequence that is all wrong is left out before the next start is drawn, so that the others of its block
+    get other numbers.
 
     Under an attack a sequence counts as correct if it is classified correctly without the attack and after every
     draw, which is a start of the attack. The attack ends for a sequence once it is misclassified. With labels at every
@@ -239,7 +242,7 @@ def evaluate(
         split: Sequences and their labels.
         perturbation: `None` measures the clean sequences.
         draws: Draws of noise, or random starts of an attack, 1 to 35.
-        seed: `>= 0`; the same for all models that are compared.
+        seed: `>= 0`; give the same to all models that are compared.
         device: Device to move the sequences to; `None` leaves them.
         show_progress: Whether to show a progress bar if it takes more than a second; `None` shows one on a terminal and
             in a notebook only.
