@@ -4,7 +4,8 @@ import inspect
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def takes_dt(function: Any) -> bool:
@@ -27,3 +28,25 @@ def takes_dt(function: Any) -> bool:
     except (TypeError, ValueError):  # a builtin
         return False
     return "dt" in parameters or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+
+
+def as_step_lengths(dt: Tensor | float | None, steps: int, like: Tensor) -> Tensor | None:
+    """Return lengths of steps as a tensor: a number becomes `(steps,)`, others and `None` stay unchanged.
+
+    Args:
+        dt: A number, `(steps,)` or `(batch, steps)`, or `None`.
+        steps: Number of steps.
+        like: Tensor whose type and device a number gets.
+
+    Raises:
+        TypeError: If `dt` is not a number or a tensor.
+
+    Example:
+        >>> as_step_lengths(0.5, 3, torch.zeros(1))
+        tensor([0.5000, 0.5000, 0.5000])
+    """
+    if dt is None or (isinstance(dt, Tensor) and dt.ndim > 0):
+        return dt
+    if isinstance(dt, bool) or not isinstance(dt, int | float | Tensor):
+        raise TypeError(f"dt must be a number or a tensor, got {dt!r}.")
+    return torch.as_tensor(dt, dtype=like.dtype, device=like.device).expand(steps)

@@ -30,6 +30,7 @@ from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.robustness.gradient import recording
 from noisyrnn.sde.activation import Derivatives
 from noisyrnn.sde.diffusion import MatrixDiffusion
+from noisyrnn.step_lengths import as_step_lengths
 
 PENALTIES = ("explicit", "hutchinson")
 _BITS = 24  # random bits in a uniform number of a path
@@ -82,7 +83,7 @@ def explicit_regularizer(
     *,
     noise: HiddenNoise | None = None,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Regularizer:
     r"""Compute the exact regulariser of a noisy, Lipschitz, antisymmetric or rate RNN by one recursion in time.
 
@@ -112,7 +113,7 @@ def explicit_regularizer(
         labels: True classes, `(batch,)`.
         noise: Laws and levels of the noise (default: those of the model's layer).
         lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)` (default: 1).
+        dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)` (default: 1).
 
     Returns:
         `P` and `Q` of each sequence, exact.
@@ -145,7 +146,7 @@ def tangent_regularizer(
     draws: int = 64,
     seed: int = 0,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Regularizer:
     r"""Estimate the regulariser of any cell with tangent vectors carried along the noise-free path; unbiased.
 
@@ -167,7 +168,8 @@ def tangent_regularizer(
         draws: Independent draws, at least 1, and at least 2 for a standard error; memory is proportional to it.
         seed: Seed of the draws, at least 0.
         lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+        dt: Length of each step: a number, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have
+            a length.
 
     Returns:
         Draws of `P` and `Q`, `(draws, batch)`, without gradients; `penalty` is differentiable.
@@ -194,7 +196,7 @@ def antithetic_regularizer(
     pairs: int = 256,
     seed: int = 0,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Measurement:
     r"""Simulate the effect of the noise on the loss of any cell, with pairs of the noise and its negative.
 
@@ -213,7 +215,8 @@ def antithetic_regularizer(
         pairs: Number of independent pairs, at least 2.
         seed: Seed of the noise, at least 0; it gives the same random numbers for every scale.
         lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+        dt: Length of each step: a number, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have
+            a length.
 
     Returns:
         An estimate for each sequence, `(batch,)`, with its standard error over the pairs, in units of the loss.
@@ -227,6 +230,7 @@ def antithetic_regularizer(
     check_integer("seed", seed, minimum=0)
     noise = _check_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
     noise = noise.scaled(scale)
+    dt = as_step_lengths(dt, inputs.shape[1], model.readout.weight)
     labels, batch, cell = labels.long(), len(inputs), cell_of(model)
     inputs = standardized_inputs(model, inputs)
 
@@ -264,7 +268,8 @@ class PenaltyOptions(TypedDict, total=False):
         path: Source of the draws, required for "hutchinson"; give each training step a new one.
         noise: Laws and levels of the noise (default: those of the model's layer).
         lengths: Valid steps of each sequence, `(batch,)` (default: all).
-        dt: Length of each step, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have a length.
+        dt: Length of each step: a number, `(steps,)` or `(batch, steps)` (default: 1), for cells whose steps have
+            a length.
     """
 
     kind: str
@@ -272,7 +277,7 @@ class PenaltyOptions(TypedDict, total=False):
     path: BrownianPath | None
     noise: HiddenNoise | None
     lengths: Tensor | None
-    dt: Tensor | None
+    dt: Tensor | float | None
 
 
 @recording
@@ -502,10 +507,11 @@ class _Expansion:
         *,
         noise: HiddenNoise | None = None,
         lengths: Tensor | None = None,
-        dt: Tensor | None = None,
+        dt: Tensor | float | None = None,
     ) -> "_Expansion":
         """Run the model without noise, after a check of all arguments."""
         noise = _check_noise(model, inputs, labels, noise=noise, lengths=lengths, dt=dt)
+        dt = as_step_lengths(dt, inputs.shape[1], model.readout.weight)
         cell: Any = cell_of(model)
         if cell.scheme == "stochastic-heun":
             raise ValueError(
@@ -607,7 +613,7 @@ def _check_noise(
     *,
     noise: HiddenNoise | None,
     lengths: Tensor | None,
-    dt: Tensor | None,
+    dt: Tensor | float | None,
 ) -> HiddenNoise:
     """Check all arguments and return the noise, which is that of the model's layer if `noise` is `None`."""
     if not isinstance(model, SequenceClassifier):
@@ -621,7 +627,7 @@ def _check_noise(
     if dt is not None and not cell_of(model).supports_dt:
         name = type(model.layer).__name__
         raise ValueError(f"dt must be None for {name}, whose steps have no length, got step lengths.")
-    if dt is not None and dt.shape not in ((steps,), (batch, steps)):
+    if isinstance(dt, Tensor) and dt.shape not in ((), (steps,), (batch, steps)):
         raise ValueError(f"dt must have shape ({steps},) or {(batch, steps)}, got {tuple(dt.shape)}.")
     noise = model.layer.hidden_noise if noise is None else noise
     if noise.law == "uniform":

@@ -19,6 +19,7 @@ from noisyrnn.padding import valid_steps
 from noisyrnn.robustness.gradient import recording
 from noisyrnn.robustness.logits import Model, check_model, predict
 from noisyrnn.sde.diffusion import FunctionDiffusion
+from noisyrnn.step_lengths import as_step_lengths
 
 Recurrent = SequenceClassifier | RecurrentLayer | Cell
 """A model with a cell inside; a classifier standardises its inputs, the others use them unchanged."""
@@ -79,7 +80,7 @@ def jacobian_spectra(
     inputs: Tensor,
     *,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
     leading: int | None = None,
 ) -> Measurement:
     r"""Compute the logarithms of the singular values of all noise-free products of state-to-state Jacobians.
@@ -100,7 +101,7 @@ def jacobian_spectra(
         model: Model, used without noise for any `noise_mode`; the computation is in float64 for any dtype.
         inputs: `(batch, steps, input_size)`.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+        dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`; 1 by default.
         leading: Number of singular values, from the largest, in [1, state size]; all by default. It saves memory only.
 
     Returns:
@@ -123,7 +124,9 @@ def jacobian_spectra(
     check_integer("leading", count, minimum=1)
     if count > size:
         raise ValueError(f"leading must be at most {size}, the size of the state, got {count}.")
-    trajectory = float64_trajectory(model, inputs, lengths=lengths, dt=dt)
+    check_batch(inputs, lengths)
+    sizes = as_step_lengths(dt, inputs.shape[1], inputs.new_empty(0, dtype=torch.float64))
+    trajectory = float64_trajectory(model, inputs, lengths=lengths, dt=sizes)
     generator = torch.Generator().manual_seed(0)
     eye = torch.eye(size, dtype=torch.float64, device=inputs.device)
     product = eye.expand(len(inputs), size, size)
@@ -148,7 +151,7 @@ def jacobian_spectra(
 
 
 def jacobian_norms(
-    model: Recurrent, inputs: Tensor, *, lengths: Tensor | None = None, dt: Tensor | None = None
+    model: Recurrent, inputs: Tensor, *, lengths: Tensor | None = None, dt: Tensor | float | None = None
 ) -> Measurement:
     """Compute the log spectral norm of every product of Jacobians: exact, `(batch, steps)`; see `jacobian_spectra`."""
     spectra = jacobian_spectra(model, inputs, lengths=lengths, dt=dt, leading=1)
@@ -163,7 +166,7 @@ def gradient_norms(
     labels: Tensor,
     *,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Measurement:
     r"""Compute the logarithm of the norm of the loss's gradient with respect to every state.
 
@@ -180,7 +183,7 @@ def gradient_norms(
         inputs: `(batch, steps, input_size)`.
         labels: True classes, int64 `(batch,)`.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+        dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`; 1 by default.
 
     Returns:
         Exact, natural logarithms, `(batch, steps + 1)`, float64, of the gradient with respect to
@@ -193,7 +196,9 @@ def gradient_norms(
     """
     if not isinstance(model, SequenceClassifier):
         raise TypeError(f"model must be a SequenceClassifier for a gradient of its loss, got {type(model).__name__}.")
-    trajectory = float64_trajectory(model, inputs, lengths=lengths, dt=dt)
+    check_batch(inputs, lengths)
+    sizes = as_step_lengths(dt, inputs.shape[1], inputs.new_empty(0, dtype=torch.float64))
+    trajectory = float64_trajectory(model, inputs, lengths=lengths, dt=sizes)
     labels = check_labels(labels, count=len(inputs), classes=model.classes)
     readout = deepcopy(model.readout).double()
     cell: Any = trajectory.maps.cell

@@ -13,6 +13,7 @@ from noisyrnn.checks import check_batch, check_integer, check_number
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.robustness.gradient import recording
+from noisyrnn.step_lengths import as_step_lengths
 
 
 class ExponentOptions(TypedDict, total=False):
@@ -22,7 +23,7 @@ class ExponentOptions(TypedDict, total=False):
     burn_in: int
     step_size: float
     lengths: Tensor | None
-    dt: Tensor | None
+    dt: Tensor | float | None
 
 
 @recording
@@ -38,7 +39,7 @@ def lyapunov_spectrum(
     burn_in: int = 0,
     step_size: float = 1.0,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
 ) -> Measurement:
     r"""Estimate Lyapunov exponents of the hidden state along driven, noisy paths, per nominal step or per unit of time.
 
@@ -62,7 +63,7 @@ def lyapunov_spectrum(
         step_size: Length δ of one nominal step in units of time, above 0. With 1 the result is per nominal step, the
             only unit for a cell whose units have steps of their own.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
-        dt: Length of each step in nominal steps, `(steps,)` or `(batch, steps)`; 1 by default.
+        dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`; 1 by default.
 
     Returns:
         An estimate `(exponents,)`, in 1/time, in the order of the frame, which is descending but for short stretches:
@@ -101,6 +102,7 @@ def lyapunov_spectrum(
     if burn_in >= shortest:
         raise ValueError(f"burn_in must be less than {shortest}, the steps of the shortest sequence, got {burn_in}.")
 
+    dt = as_step_lengths(dt, steps, inputs.new_empty(0, dtype=torch.float64))
     trajectory = float64_trajectory(
         model,
         inputs.repeat_interleave(paths, dim=0),
