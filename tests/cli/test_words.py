@@ -201,5 +201,7 @@ def test_the_help_of_an_option_that_models_have_for_themselves(capsys: pytest.Ca
     text = " ".join(capsys.readouterr().out.split())
     own = "noisy, lipschitz: Initial step d of every unit, above 0. antisymmetric: δ, above 0. rate: Length of one step"
     assert own in text
-    assert "cornn: Δt, above 0. Default: noisy 0.01, lipschitz 0.03, antisymmetric 0.01, cornn 0.042." in text
+    assert "cornn: Δt, above 0. Default of noisy, antisymmetric: 0.01; of lipschitz: 0.03; of cornn: 0.042." in text
+    assert '"rate" or "current". Default of rate: rate.' in text and "Default of rate: outside." in text
+    assert "of one step, at least 0. Default: 0.0; of noisy, rate: 0.05." in text
     assert "None." not in text  # a default of none is left out

@@ -1,6 +1,8 @@
 """What every entry of `MODELS` promises, without hidden noise and with it."""
 
 import copy
+import inspect
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,52 @@ def outputs_of(layer: RecurrentLayer, inputs: Tensor, **arguments: Any) -> Tenso
     """Outputs and last state side by side, `(batch, anything)`."""
     outputs, h_n = layer(inputs, **arguments)
     return torch.cat([outputs.flatten(1), h_n[0]], dim=1)
+
+
+OTHER = {
+    "additive": 0.3,
+    "multiplicative": 0.4,
+    "noise_form": "shared",
+    "noise_law": "uniform",
+    "noise_units": "per_time",
+    "noise_level": 0.5,
+    "noise_place": "inside",
+    "scheme": "stochastic-heun",
+    "batch_first": False,
+    "dropout": 0.5,
+}
+"""Another value for each option that can be set later."""
+
+BASE = {"noisy": {"learn_step": False, "noise_units": "per_time"}, "rate": {"noise_units": "per_step"}}
+"""Options with which they go."""
+
+
+@every
+def test_an_option_set_later_acts_everywhere_or_is_refused(name: str, make_layer: Make, make_inputs: Make) -> None:
+    for option in inspect.signature(MODELS[name].build).parameters:
+        base: dict[str, Any] = BASE.get(name, {}) | {"num_layers": 2} | NOISY
+        base |= {"noise_units": "per_step"} if name == "noisy" and option in ("noise_units", "noise_law") else {}
+        base |= {"multiplicative": 0.0} if option == "noise_place" else {}
+        layer = make_layer(name, **base)
+        if option in ("diffusion", "device", "dtype"):  # modules and conversions, which are set as those of torch
+            continue
+        if option == "scheme" and not (layer.cells["l0"].integrable and layer.supports_dt):
+            continue
+        value = getattr(layer, option)
+        if option not in OTHER:
+            shown = repr(layer)
+            with pytest.raises(AttributeError, match=rf"^{option} must stay .* {MODELS[name].build.__name__} .* got 7"):
+                setattr(layer, option, 7)
+            setattr(layer, option, value)  # the same
+            assert repr(layer) == shown
+            assert getattr(copy.deepcopy(layer), option) == getattr(pickle.loads(pickle.dumps(layer)), option) == value
+            continue
+        assert OTHER[option] != value
+        setattr(layer, option, OTHER[option])
+        built = make_layer(name, **base | {option: OTHER[option]})
+        assert repr(layer) == repr(built)
+        built.load_state_dict(layer.state_dict())
+        assert torch.equal(*(outputs_of(each, make_inputs(4, 4), path=PATH) for each in (layer, built))), option
 
 
 @every

@@ -204,6 +204,47 @@ def test_steps_through_a_stack_are_the_whole_pass(
     assert state.shape == h_n.shape and not state.requires_grad
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in sorted(MODELS)), ("rate", {"form": "current"})])
+def test_the_recipe_for_values_that_arrive_one_at_a_time(
+    name: str, options: dict[str, Any], layers: int, make_layer: Make, make_inputs: Make
+) -> None:
+    layer, inputs = make_layer(name, num_layers=layers, **options), make_inputs()
+    model = SequenceClassifier(layer, classes=3, mean=torch.ones(2), std=torch.full((2,), 2.0)).eval()
+    outputs, _ = layer(model.standardize(inputs))
+    state = None
+    for m, x in enumerate(inputs.unbind(dim=1)):
+        state = layer.step(model.standardize(x), state)
+        output = layer.output(state if layers == 1 else state[-1])
+        torch.testing.assert_close(output, outputs[:, m], rtol=0, atol=1e-12)
+        torch.testing.assert_close(model.answers(output), model(inputs[:, : m + 1]), rtol=0, atol=1e-12)
+    assert torch.equal(output, state.reshape(layers, 4, -1)[-1, :, :5]) == (not options)  # rates are not currents
+
+
+@pytest.mark.parametrize("name", ["lstm", "cornn"])
+@pytest.mark.parametrize("form", [tuple, list])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_state_in_two_parts_is_refused_with_how_to_join_them(
+    name: str, form: Any, layers: int, make_layer: Make, make_inputs: Make
+) -> None:
+    parts = form(torch.rand(2, layers, 4, 5, generator=torch.Generator().manual_seed(0)).double())
+    layer, inputs = make_layer(name, num_layers=layers).eval(), make_inputs()
+    sentence = (
+        rf"must be a tensor, got {form.__name__}\. The parts of a state of {type(layer).__name__} are one tensor, "
+    )
+    with pytest.raises(TypeError, match=rf"^h_0 {sentence}such as torch\.cat\(\(h, c\), dim=-1\)\.$"):
+        layer(inputs, parts)
+    for one in (layer, layer.float()):  # without and with the fast kernel
+        with pytest.raises(TypeError, match=rf"^state {sentence}"):
+            one.step(inputs[:, 0].to(next(one.parameters()).dtype), parts)
+    if name == "lstm" and layers == 1:
+        torch_layer = nn.LSTM(2, 5, batch_first=True, dtype=torch.float64)
+        ours = type(layer).from_torch(torch_layer).eval()
+        torch.testing.assert_close(
+            ours(inputs, torch.cat(tuple(parts), dim=-1))[0], torch_layer(inputs, tuple(parts))[0]
+        )
+
+
 def test_bad_steps(make_layer: Make) -> None:
     x = torch.zeros(4, 2, dtype=torch.float64)
     sentence = r"^bidirectional must be False to take single steps, got True\. A backward direction starts at the end: "
@@ -385,6 +426,28 @@ def test_a_level_set_later_is_checked_against_the_scheme(make_layer: Make, make_
     with pytest.raises(ValueError, match=r"^multiplicative must be 0 with scheme 'milstein', got 0\.1"):
         layer(make_inputs())
     layer.eval()(make_inputs())
+
+
+def test_a_step_of_another_length_is_one_of_dt_and_not_one_that_is_set(make_layer: Make, make_inputs: Make) -> None:
+    layer = make_layer("rate", tau=100.0, step_size=20.0)
+    with pytest.raises(AttributeError, match=r"^step_size must stay 20\.0, with which .* call the layer with dt"):
+        layer.step_size = 5.0
+    built = make_layer("rate", tau=100.0, step_size=5.0)
+    built.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer.eval()(make_inputs(), dt=5.0 / 20.0)[0], built.eval()(make_inputs())[0])
+
+
+def test_layers_of_users_keep_their_attributes(make_inputs: Make) -> None:
+    class Own(RecurrentLayer):
+        def __init__(self, gain: float, step_size: float) -> None:
+            super().__init__(nn.GRUCell, 2, 5)
+            self.gain, self.step_size = gain, step_size
+
+    layer = Own(1.0, 0.1)
+    layer.gain, layer.step_size = 2.0, 0.2  # what they mean is the class's own matter
+    assert (layer.gain, layer.step_size) == (2.0, 0.2)
+    with pytest.raises(AttributeError, match=r"^bidirectional must stay False, with which the cells of this Own"):
+        layer.bidirectional = True
 
 
 def test_single_steps_by_heuns_scheme(make_layer: Make, make_inputs: Make) -> None:

@@ -37,6 +37,30 @@ def test_lengths_and_answers_at_every_step(inputs: torch.Tensor) -> None:
     assert torch.allclose(predict(values, inputs), values.eval()(inputs).double())
 
 
+@pytest.mark.parametrize("missing", [None, "skip"])
+@pytest.mark.parametrize("shape", [(), (7,), (5, 7)])
+@pytest.mark.parametrize("number", [True, False])
+def test_lengths_of_steps_in_every_form_of_a_call(
+    shape: tuple[int, ...], number: bool, missing: str | None, inputs: torch.Tensor
+) -> None:
+    model = SequenceClassifier(NoisyRNN(2, 8, step_size=0.5), classes=3, missing=missing).eval()
+    dt = torch.rand(shape, generator=torch.Generator().manual_seed(1)) + 0.5
+    given = float(dt) if number and not shape else dt
+    expected = model(inputs, dt=given).double().softmax(dim=1)
+    assert torch.allclose(predict(model, inputs, dt=given, sequences_per_pass=2), expected, atol=1e-6)
+    assert not torch.allclose(predict(model, inputs, sequences_per_pass=2), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["dt", "lengths"])
+def test_rows_for_another_number_of_sequences_are_refused(name: str, inputs: torch.Tensor) -> None:
+    model, values = (
+        SequenceClassifier(NoisyRNN(2, 8), classes=3),
+        {"dt": torch.ones(6, 7), "lengths": torch.ones(6).int()},
+    )
+    with pytest.raises(ValueError, match=rf"^{name} must have one row for each of 5 sequences, got 6"):
+        predict(model, inputs, sequences_per_pass=2, **{name: values[name]})
+
+
 def test_a_layer_that_takes_steps_first_takes_sequences_first(inputs: torch.Tensor) -> None:
     model = SequenceClassifier(NoisyRNN(2, 8, batch_first=False, step_size=0.5), classes=3).eval()
     assert torch.allclose(predict(model, inputs), model(inputs.transpose(0, 1)).double().softmax(dim=1), atol=1e-6)

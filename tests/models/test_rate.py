@@ -193,3 +193,10 @@ def test_its_recurrence_runs_as_the_cell_does(form: str, make_inputs: Make) -> N
         reference.run(cell, inputs, start), reference.run(cell.recurrence(), inputs, start), strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+def test_the_place_of_the_noise_set_later_is_checked(make_layer, make_inputs):
+    layer = make_layer("rate", form="current")
+    layer.noise_place = "inside"
+    with pytest.raises(ValueError, match=r"^noise_place must be 'outside' with form 'current'"):
+        layer(make_inputs())

@@ -53,6 +53,14 @@ def test_a_perturbation_needs_a_name_and_the_method():
         Perturbation(0.1)
 
 
+@pytest.mark.parametrize("name", ["fgsm", "pgd_linf", "pgd_l2", "apgd_linf", "square_linf"])
+@pytest.mark.parametrize("given", [None, "a model"])
+def test_an_attack_without_a_model_is_refused(name, given):
+    attack, inputs, labels = build_perturbation(name, 0.1, value_range=(0.0, 1.0)), torch.ones(2, 5, 1), torch.zeros(2)
+    with pytest.raises(TypeError, match=rf"^model must be callable for {name}, got {given!r}\. Give"):
+        attack(given, inputs, labels, generator=torch.Generator())
+
+
 def test_what_is_not_a_perturbation():
     with pytest.raises(TypeError, match=r"^noise must be a Perturbation, got the class FGSM\. Call it with a strength"):
         check_perturbation("noise", FGSM)

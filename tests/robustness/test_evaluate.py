@@ -1,6 +1,6 @@
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -47,6 +47,31 @@ def test_clean_accuracy_by_hand(split):
     interval = accuracy_interval(right.int().tolist(), draws=1)
     assert result.interval == (interval.low, interval.high)
     assert (result.perturbation, result.strength, result.settings, result.sequences) == ("clean", None, "clean", 530)
+
+
+@pytest.mark.parametrize("perturbation", [None, WhiteNoise(0.5), FGSM(0.2)])
+def test_the_weights_of_a_split_have_no_effect(split, perturbation):
+    weighted = replace(split, weights=torch.arange(len(split.labels)) / 100.0)
+    one, other = (evaluate(lambda x: x[:, 0], each, perturbation, draws=2) for each in (split, weighted))
+    assert one == other and 0 < one.accuracy < 1
+
+
+def test_starts_of_an_attack_depend_on_what_the_model_has_wrong_and_noise_does_not():
+    inputs = torch.zeros(4, 5, 2)
+
+    def last_sequence_shown(perturbation, first_label):
+        def model(values):
+            seen.append(values[-1].detach().clone())
+            return values.mean(dim=1) * 0.01 + torch.tensor([1.0, 0.0])  # class 0, whatever the inputs
+
+        seen = []
+        evaluate(
+            model, Split(inputs=inputs, labels=torch.tensor([first_label, 0, 0, 0]), classes=2), perturbation, draws=1
+        )
+        return next(values for values in seen if bool(values.any()))  # the first one that is perturbed
+
+    for perturbation, same in ((WhiteNoise(0.5), True), (PGD(0.5, steps=1), False)):
+        assert torch.equal(*(last_sequence_shown(perturbation, label) for label in (0, 1))) == same
 
 
 def test_noisy_accuracy_is_the_mean_over_draws(split):

@@ -16,6 +16,7 @@ from torch import nn
 
 import noisyrnn
 from noisyrnn.models import HEADS, MODELS, RecurrentLayer, SequenceClassifier, SequenceRegressor, build_layer
+from noisyrnn.noise import BrownianPath
 from noisyrnn.training import saving
 from noisyrnn.training.saving import check_savable, read_header
 
@@ -395,6 +396,41 @@ def test_what_is_saved_is_loaded(change: Callable[[], SequenceClassifier], tmp_p
     model, inputs = change().eval(), torch.randn(3, 6, 2)
     noisyrnn.save(model, tmp_path / "m.safetensors")
     assert noisyrnn.load(tmp_path / "m.safetensors")(inputs).equal(model(inputs))
+
+
+@pytest.mark.parametrize(("mode", "scale"), [("on", 1.0), ("off", 1.0), ("auto", 2), ("on", 0.5), ("on", 0)])
+@pytest.mark.parametrize("hook", [False, True])
+def test_mode_and_scale_of_the_noise_are_saved(hook: bool, mode: str, scale: float, tmp_path: Path) -> None:
+    before, inputs = classifier().eval(), torch.randn(3, 6, 2)
+    before.layer.noise_mode, before.layer.noise_scale = mode, scale
+    if hook:
+        before.layer.register_forward_hook(lambda *_: None)  # an observer
+    noisyrnn.save(before, tmp_path / "m.safetensors")
+    after = noisyrnn.load(tmp_path / "m.safetensors")
+    assert (after.layer.noise_mode, after.layer.noise_scale) == (before.layer.noise_mode, before.layer.noise_scale)
+    for each in (before, after):
+        each.train()
+    path = BrownianPath(seed=2)
+    assert torch.equal(before(inputs, path=path), after(inputs, path=path))
+    assert torch.equal(before.eval()(inputs, path=path), after.eval()(inputs, path=path))
+    assert (before.layer.noise_mode, before.layer.noise_scale) == (mode, scale)
+
+
+def test_noise_that_is_as_built_adds_nothing_to_the_header(tmp_path: Path) -> None:
+    noisyrnn.save(classifier(), tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        assert not {"noise_mode", "noise_scale"} & json.loads(file.metadata()["noisyrnn"]).keys()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"noise_mode": "loud"}, {"noise_mode": 1}, {"noise_scale": -1.0}, {"noise_scale": "2"}]
+)
+def test_modes_and_scales_of_the_noise_out_of_range_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    path, (name,) = tmp_path / "m.safetensors", changes
+    noisyrnn.save(classifier(), path)
+    rewrite(path, **changes)
+    with pytest.raises(ValueError, match=rf"^path must hold settings that its header's model takes, .*: {name} must "):
+        noisyrnn.load(path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

@@ -155,14 +155,19 @@ def _by_model(texts: Mapping[str, str]) -> str:
 
 
 def _in_words(defaults: Mapping[str, Any]) -> str:
-    """Describe which models have an option, and its default in each; a default of none is left out."""
-    values = list(defaults.values())
-    if len(defaults) < len(MODELS):
-        known = [f"{model} {value}" for model, value in defaults.items() if value is not None]
-        return f"Default: {', '.join(known)}." if known else ""
-    common = max(values, key=values.count)
-    others = "".join(f", {model} {value}" for model, value in defaults.items() if value != common)
-    return "" if common is None else f"Default: {common}{others}."
+    """Describe the default of an option in each model that has it; a default of none is left out."""
+    common = None
+    if len(defaults) == len(MODELS):
+        values = list(defaults.values())
+        common = max(values, key=values.count)
+    models: dict[str, list[str]] = {}
+    for model, value in defaults.items():
+        if value not in (None, common):
+            models.setdefault(str(value), []).append(model)
+    others = "; of ".join(f"{', '.join(names)}: {value}" for value, names in models.items())
+    if common is None:
+        return f"Default of {others}." if others else ""
+    return f"Default: {common}" + (f"; of {others}." if others else ".")
 
 
 def _plain(kind: Any) -> Any:

@@ -102,8 +102,10 @@ class Split:
             `(n, targets)`. With one answer at every step: integers `(n, steps)`, or floating point
             `(n, steps, outputs)`; at steps that do not count they may be anything, and are held as -1 or NaN.
         lengths: Integers `(n,)`, valid steps of each sequence, held as int64; `None` where all have `steps`.
-        weights: `(n,)`, at least 0 and not all 0: how much each sequence counts in losses and accuracies. With a mean
-            of 1 the learning rate keeps its meaning. `None`: all count equally.
+        weights: `(n,)`, at least 0 and not all 0: how much each sequence counts in training, which is in the loss, the
+            accuracies of training and validation, and the statistics that standardize inputs and targets. `evaluate`
+            and the diagnostics of `noisyrnn.analysis`, `LossHessian` among them, count all sequences equally. With a
+            mean of 1 the learning rate keeps its meaning. `None`: all count equally.
         mask: Bool `(n, steps)`, for labels at every step: the steps that count in losses, accuracies and errors, at
             least one of the valid steps of each sequence; `None`: all valid steps. It is held without the padding, and
             is `None` only where there is one label for each sequence.
@@ -747,7 +749,8 @@ class Dataset:
 
         A sequence counts by its weight, as in the loss: one of weight 2 counts as two of weight 1. A channel that
         never varies gets the standard deviation 1, so that dividing by it is harmless. Missing values do not count; a
-        channel without any value has mean 0. Inputs that stay in their files are read in one pass.
+        channel without any value has mean 0. Inputs that stay in their files are read in one pass, in which all
+        sequences count equally.
         """
         if isinstance(self.train.inputs, StoredSequences):
             scan = self.train.inputs.scan

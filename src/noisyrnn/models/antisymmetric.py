@@ -1,7 +1,8 @@
 """The antisymmetric RNN."""
 
+from collections.abc import Collection
 from functools import partial
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from torch import nn
@@ -79,6 +80,13 @@ class AntisymmetricRNN(RecurrentLayer):
     Reference:
         Chang et al., AntisymmetricRNN: a dynamical system view on recurrent neural networks, ICLR 2019.
     """
+
+    built_with: ClassVar[Collection[str]] = (
+        "step_size",
+        "damping",
+        "init_std",
+        "activation",
+    )
 
     def __init__(
         self,

@@ -24,7 +24,8 @@ LINEAR_INPUT: Reads = {"input": (nn.Linear,)}
 class Cell(nn.Module, ABC):
     r"""A map :math:`h \leftarrow h + \Delta(h, x)`, given by its increment Δ: the one method that a new cell writes.
 
-    The first `hidden_size` entries of the state are the output; second-order and gated cells have more behind them.
+    The first `hidden_size` entries of the state are the output; second-order and gated cells have more behind them. A
+    cell with other outputs, such as the rates of a current, overrides `output`.
 
     Args:
         input_size: Channels of one step of the input, at least 1.

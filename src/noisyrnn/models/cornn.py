@@ -1,6 +1,7 @@
 """The coupled oscillatory RNN."""
 
 import math
+from collections.abc import Collection
 from functools import partial
 from typing import ClassVar, Unpack
 
@@ -91,6 +92,12 @@ class CoRNN(RecurrentLayer):
     Reference:
         Rusch and Mishra, Coupled Oscillatory Recurrent Neural Network, ICLR 2021.
     """
+
+    built_with: ClassVar[Collection[str]] = (
+        "step_size",
+        "stiffness",
+        "friction",
+    )
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The exponential RNN: an orthogonal recurrent matrix through the matrix exponential."""
 
 import math
+from collections.abc import Collection
 from functools import partial
 from typing import Any, ClassVar, Unpack
 
@@ -144,6 +145,11 @@ class ExpRNN(RecurrentLayer):
     Reference:
         Lezcano-Casado and Martínez-Rubio, Cheap orthogonal constraints in neural networks, ICML 2019.
     """
+
+    built_with: ClassVar[Collection[str]] = (
+        "recurrent_init",
+        "recurrent_base",
+    )
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
@@ -52,7 +52,8 @@ class RecurrentLayer(nn.Module):
     order of `cells`, has the path's stream plus k.
 
     Every constructor argument of a concrete layer is an attribute of the same name, so that `options` can rebuild it.
-    The keyword arguments are those of `LayerOptions`, which describes them.
+    Those in `built_with` cannot be set later, since the cells have them too; the noise, `dropout`, `batch_first` and
+    the attributes below can. The keyword arguments are those of `LayerOptions`, which describes them.
 
     Args:
         build: Called with `(input_size, hidden_size)`; returns a `Cell`, or a module that is called like `nn.RNNCell`,
@@ -65,7 +66,7 @@ class RecurrentLayer(nn.Module):
         noise_mode: When noise is added: "auto" (in training mode), "on" or "off". In a `SequenceModel`, "auto" adds
             noise only if both the model and the layer are in training mode.
         noise_scale: Factor of all levels of the noise, at least 0, for tests with more or less noise than in training.
-            It is 1 at first, and not saved.
+            It is 1 at first.
         kernel: Kernel that runs the loops over time: "auto" (the fastest that supports the cell), "cpp", "triton",
             "eager" or "reference". The environment variable NOISYRNN_KERNEL overrides it.
 
@@ -87,9 +88,15 @@ class RecurrentLayer(nn.Module):
     defaults: ClassVar[LayerOptions] = {}
     """Defaults of a subclass in place of those of the class that it extends."""
 
+    built_with: ClassVar[Collection[str]] = frozenset(
+        ("input_size", "hidden_size", "num_layers", "bidirectional", "bias", "learn_diffusion")
+    )
+    """Attributes that cannot be set to another value, as the cells were built with it; a subclass adds its own."""
+
     def __init_subclass__(cls, **arguments: Any) -> None:
         """List the options that the subclass passes on as `**options` in its signature."""
         super().__init_subclass__(**arguments)
+        cls.built_with = frozenset(name for kind in _kinds(cls) for name in vars(kind).get("built_with", ()))
         if "__init__" in vars(cls):
             show_options(cls, _kinds(cls)[1], defaults=cls.defaults, without=("build",))
 
@@ -170,6 +177,19 @@ class RecurrentLayer(nn.Module):
         self.register_load_state_dict_pre_hook(_rename_older_weights)
         self.to(device=device, dtype=dtype)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; one that the cells were built with only once.
+
+        Raises:
+            AttributeError: If the cells were built with another value.
+        """
+        if name in self.built_with and name in self.__dict__ and not _same(value, self.__dict__[name]):
+            raise AttributeError(
+                f"{name} must stay {self.__dict__[name]!r}, with which the cells of this {type(self).__name__} were "
+                f"built, got {value!r}. {_INSTEAD.get(name, _REBUILD)}"
+            )
+        super().__setattr__(name, value)
+
     @property
     def cell(self) -> Cell:
         """The cell of a layer that has one.
@@ -212,7 +232,10 @@ class RecurrentLayer(nn.Module):
         return bool(cell.supports_dt) and (self.noise_law != "uniform" or self.hidden_noise.silent)
 
     def output(self, state: Tensor) -> Tensor:
-        """Return the outputs of states of one cell, `(..., state_size)` to `(..., hidden_size)`."""
+        """Return the outputs of states of one cell, `(..., state_size)` to `(..., hidden_size)`.
+
+        They are the first entries of a state for most cells, and rates a(v) for a `RateRNN` whose state is a current.
+        """
         cell: Any = self.cells._modules["l0"]
         return cell.output(state)
 
@@ -299,12 +322,13 @@ class RecurrentLayer(nn.Module):
 
         Returns:
             Outputs of the last layer in the form of the inputs, with `directions * hidden_size` entries, zero past a
-            sequence's end; and the last states, shaped as `h_0`. A state's first `hidden_size` entries are an output:
-            of the last valid step for a forward direction, of the first step for a backward one.
+            sequence's end; and the last states, shaped as `h_0`: `output` computes the output of each, which is that of
+            the last valid step for a forward direction, of the first step for a backward one.
 
         Raises:
             ValueError: If a shape, a length or a step length is out of range.
-            TypeError: If inputs are not floating, lengths are not integers or a mask is not bool.
+            TypeError: If inputs are not floating, lengths are not integers, a mask is not bool or `h_0` is not a
+                tensor.
         """
         every_step = not last_only or called_hooks(self)
         check_path(path)
@@ -367,19 +391,20 @@ class RecurrentLayer(nn.Module):
     def step(self, inputs: Tensor, state: Tensor | None = None) -> Tensor:
         """Return the state after one noise-free step, for data that arrive one step at a time.
 
-        Successive steps compute what `forward` computes with the noise and the dropout off. No gradients.
+        Successive steps compute what `forward` computes with the noise and the dropout off; `output` returns the
+        output that belongs to a state. No gradients.
 
         Args:
             inputs: `(batch, input_size)`; for the layer of a `SequenceModel`, standardized by its `standardize`.
-            state: `(batch, state_size)`, whose first `hidden_size` entries are the output; for several layers
-                `(num_layers, batch, state_size)`, of which the last contains the output. Zeros by default.
+            state: `(batch, state_size)`; for several layers `(num_layers, batch, state_size)`, of which the last has
+                the output: `layer.output(state[-1])`. Zeros by default.
 
         Raises:
             ValueError: If a shape is wrong, or the layer is bidirectional.
             TypeError: If the type of `inputs` or `state` is not that of the weights.
         """
         after = None
-        if state is not None and len(self._packed) == 1 and uses_cpp(self._kernel):
+        if isinstance(state, Tensor) and len(self._packed) == 1 and uses_cpp(self._kernel):
             after = self._packed[0].step(self.cell, inputs, state)
         return self._checked_step(inputs, state) if after is None else after
 
@@ -390,6 +415,7 @@ class RecurrentLayer(nn.Module):
             raise ValueError(f"inputs must have shape (batch, {self.input_size}), got {tuple(inputs.shape)}.")
         check_dtype("inputs", inputs, self)
         if state is not None:
+            check_state("state", state, self.cells["l0"], type(self).__name__)
             check_dtype("state", state, self)
         if len(self._packed) == 1:
             return self._step(self.cell, self._packed[0], inputs, state)
@@ -443,10 +469,20 @@ class RecurrentLayer(nn.Module):
             return [cell.initial_state(batch) for cell in cells]
         size = cells[0].state_size
         shape = (len(cells), size) if unbatched else (len(cells), batch, size)
-        check_tensor("h_0", h_0)
+        check_state("h_0", h_0, cells[0], type(self).__name__)
         if h_0.shape != shape:
             raise ValueError(f"h_0 must have shape {shape}, got {tuple(h_0.shape)}.")
         return list((h_0.unsqueeze(1) if unbatched else h_0).unbind(0))
+
+
+def check_state(argument: str, state: object, cell: Any, name: str) -> None:
+    """Raise `TypeError` unless `state`, of the cells of the layer `name`, is a tensor."""
+    if isinstance(state, tuple | list) and cell.state_size > cell.hidden_size:
+        raise TypeError(
+            f"{argument} must be a tensor, got {type(state).__name__}. The parts of a state of {name} are one tensor, "
+            "such as torch.cat((h, c), dim=-1)."
+        )
+    check_tensor(argument, state)
 
 
 def _check_scheme(scheme: str, noise: HiddenNoise, cell: Cell, name: str) -> None:
@@ -475,6 +511,19 @@ def _check_scheme(scheme: str, noise: HiddenNoise, cell: Cell, name: str) -> Non
             "diffusion must be a matrix or declared diagonal with scheme 'milstein', got another: entry i must depend "
             "on unit i only. Use FunctionDiffusion(function, diagonal=True)."
         )
+
+
+_REBUILD = "Build another layer with it, and load this one's state_dict where the shapes agree."
+_INSTEAD = dict.fromkeys(
+    ("step_size", "alpha", "tau"),
+    "For steps of another length call the layer with dt, the length in units of this step.",
+)
+"""What to do in place of setting an attribute."""
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two values of a setting are the same."""
+    return value is other or (isinstance(value, str | int | float) and bool(value == other))
 
 
 def _kinds(kind: type[RecurrentLayer]) -> list[type[RecurrentLayer]]:

@@ -1,8 +1,8 @@
 """The Lipschitz RNN, by default with a fixed step and no noise, and the cell that it shares with the noisy RNN."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,17 @@ class LipschitzRNN(RecurrentLayer):
     Reference:
         Erichson et al., Lipschitz Recurrent Neural Networks, ICLR 2021.
     """
+
+    built_with: ClassVar[Collection[str]] = (
+        "step_size",
+        "learn_step",
+        "skew_symmetry",
+        "damping",
+        "skew_symmetry_w",
+        "damping_w",
+        "init_std",
+        "activation",
+    )
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ def predict(
     inputs: Tensor,
     *,
     lengths: Tensor | None = None,
-    dt: Tensor | None = None,
+    dt: Tensor | float | None = None,
     sequences_per_pass: int = 250,
 ) -> Tensor:
     """Predict the class probabilities or the values of sequences, without noise.
@@ -24,7 +24,7 @@ def predict(
         inputs: `(n, steps, input_size)`, as measured: the model standardizes them. NaN where a value is missing, for a
             model with `missing`.
         lengths: Valid steps of each sequence, `(n,)`; `None` if all have `steps`.
-        dt: Length of each step in nominal steps, `(n, steps)`; `None`: all are 1.
+        dt: Length of each step in nominal steps: a number, `(steps,)` or `(n, steps)`; `None`: all are 1.
         sequences_per_pass: Sequences computed at once, at least 1.
 
     Returns:
@@ -49,6 +49,9 @@ def predict(
     check_sequences("inputs", inputs)
     check_missing("inputs", inputs, model.missing)
     check_integer("sequences_per_pass", sequences_per_pass, minimum=1)
+    for name, rows_held in (("lengths", lengths), ("dt", dt if isinstance(dt, Tensor) and dt.ndim == 2 else None)):
+        if rows_held is not None and len(rows_held) != len(inputs):
+            raise ValueError(f"{name} must have one row for each of {len(inputs)} sequences, got {len(rows_held)}.")
     training, noise_mode, device = model.training, model.layer.noise_mode, next(model.parameters()).device
     parts = []
     try:
@@ -58,7 +61,7 @@ def predict(
         for start in range(0, len(inputs), sequences_per_pass):
             rows = slice(start, start + sequences_per_pass)
             valid = None if lengths is None else lengths[rows].to(device)
-            sizes = None if dt is None else dt[rows].to(device)
+            sizes = dt[rows] if isinstance(dt, Tensor) and dt.ndim == 2 else dt  # which the layer moves to its device
             outputs = view(inputs[rows].to(device), lengths=valid, dt=sizes).double().cpu()
             parts.append(outputs.softmax(dim=-1) if model.loss == "cross_entropy" else outputs)
     finally:

@@ -1,6 +1,7 @@
 """The leaky rate network of computational neuroscience."""
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Unpack
@@ -125,6 +126,15 @@ class RateRNN(RecurrentLayer):
 
     defaults: ClassVar[LayerOptions] = {"additive": 0.05}
 
+    built_with: ClassVar[Collection[str]] = (
+        "alpha",
+        "tau",
+        "step_size",
+        "form",
+        "init_gain",
+        "activation",
+    )
+
     def __init__(
         self,
         input_size: int,
@@ -166,6 +176,11 @@ class RateRNN(RecurrentLayer):
         noise = super()._noise_of(cell)
         if self.noise_place != "outside":
             noise = replace(noise, place=self.noise_place)
+            if self.form == "current":
+                raise ValueError(
+                    "noise_place must be 'outside' with form 'current', got 'inside': the noise on the current v is "
+                    "inside the activation already, as rates are a(v)."
+                )
         check_choice("noise_units", self.noise_units, NOISE_UNITS)
         if self.noise_units == "per_step":
             return noise
@@ -177,11 +192,6 @@ class RateRNN(RecurrentLayer):
         _ = self.hidden_noise
         if self.noise_place == "outside":
             return
-        if self.form == "current":
-            raise ValueError(
-                "noise_place must be 'outside' with form 'current', got 'inside': the noise on the current v is inside "
-                "the activation already, as rates are a(v)."
-            )
         if self.scheme != "euler-maruyama":
             raise ValueError(
                 f"scheme must be 'euler-maruyama' with noise_place 'inside', got {self.scheme!r}: the noise is not a "

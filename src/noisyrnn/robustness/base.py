@@ -11,7 +11,7 @@ from noisyrnn.checks import check_batch, check_number
 from noisyrnn.data.scale import Scale
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.draws import Draws
-from noisyrnn.robustness.logits import Model, check_repeatable
+from noisyrnn.robustness.logits import Model, check_repeatable, check_rows
 from noisyrnn.robustness.standardized_values import StandardizedValues
 
 ValueRange = tuple[float, float]
@@ -25,7 +25,8 @@ class Perturbation(ABC):
     A subclass is a final frozen dataclass with a `name` and one method, `perturb`. This class checks the arguments,
     returns the inputs unchanged for strength 0, converts to and from units of the channels' scale, cuts the result to
     `clip` and restores padded steps. Every draw comes from the generator and for the full shape: neither the device,
-    nor the lengths, nor the model changes it.
+    nor the lengths, nor the model changes it in a call with the same sequences. (`evaluate` calls an attack without the
+    sequences that the model has wrong already, so that its starts do depend on the model.)
 
     With a `scale` the perturbation acts on standardized values:
 
@@ -136,19 +137,26 @@ class Perturbation(ABC):
         """Return a perturbed copy of `inputs`. A value that is missing, NaN, stays so.
 
         Args:
-            model: Used by attacks only; its parameters get no gradient and its mode is not changed.
+            model: Used by attacks only; its parameters get no gradient and its mode is not changed. For steps that last
+                `dt`, `(batch, steps)`: `functools.partial(model, dt=dt)`.
             inputs: `(batch, steps, channels)`.
             labels: True classes or values, as a `Split` holds them; used by attacks only.
             generator: Source of every draw: a generator of the CPU, or `PathDraws`.
             lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
+
+        Raises:
+            TypeError: If `model` is not callable and this is an attack.
+            ValueError: If a shape does not fit.
         """
         check_batch(inputs, lengths)
+        check_rows(model, len(inputs))
         if self.scale is not None and inputs.shape[2] != len(self.scale.std):
             raise ValueError(f"inputs must have {len(self.scale.std)} channels, those of scale, got {inputs.shape[2]}.")
         if self.strength == 0 or (self.scale is not None and not any(self.scale.std)):
             return inputs.clone()
         if self.is_attack:
-            assert model is not None
+            if model is None or not callable(model):
+                raise TypeError(f"model must be callable for {self.name}, got {model!r}. Give the model to attack.")
             check_repeatable(model, inputs, lengths)
         return self.apply(model, inputs, labels, generator=generator, lengths=lengths)
 

@@ -110,7 +110,7 @@ def compare_models(
             range of values that the data state, or else of each channel's standard deviation: that of the training
             part, or of the given sequences.
         draws: Draws of noise, and starts of an attack.
-        seed: Of the draws, which are the same for all models.
+        seed: Of the draws. Those of noise are the same for all models, the starts of attacks as in `evaluate`.
         show_progress: As for `evaluate`.
 
     Returns:

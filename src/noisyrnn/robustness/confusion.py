@@ -4,7 +4,7 @@ import torch
 
 from noisyrnn.checks import check_device
 from noisyrnn.data.base import Split, check_split
-from noisyrnn.robustness.logits import Model, adapt, check_model, predict
+from noisyrnn.robustness.logits import Model, adapt, check_model, check_rows, predict, take_rows
 
 _BATCH = 1000
 
@@ -29,15 +29,15 @@ def confusion_matrix(model: Model, split: Split, *, device: torch.device | str |
     """
     check_model(model)
     check_split("split", split)
+    check_rows(model, len(split))
     check_device("device", device)
     if not split.one_class_each:
         raise ValueError("split must have one class for each sequence, got other labels.")
     counts = torch.zeros(split.classes * split.classes, dtype=torch.int64, device="cpu")
-    for start in range(0, len(split), _BATCH):
-        rows = slice(start, start + _BATCH)
+    for rows in torch.arange(len(split), device="cpu").split(_BATCH):
         lengths, dt = (None if each is None else each[rows].to(device) for each in (split.lengths, split.dt))
         labels = split.labels[rows]
-        adapted = adapt(model, dt=dt, missing=split.missing is not None)
+        adapted = adapt(take_rows(model, rows), dt=dt, missing=split.missing is not None)
         logits = predict(adapted, split.inputs[rows].to(device), labels.to(device), lengths)
         pairs = labels.cpu() * split.classes + logits.argmax(dim=1).cpu()
         counts += torch.bincount(pairs, minlength=len(counts))

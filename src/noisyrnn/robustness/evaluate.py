@@ -15,7 +15,7 @@ from noisyrnn.display import html_table
 from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness.ball import BallAttack
 from noisyrnn.robustness.base import Perturbation, check_perturbation
-from noisyrnn.robustness.logits import Model, adapt, check_model, check_repeatable, predict
+from noisyrnn.robustness.logits import Model, adapt, check_model, check_repeatable, check_rows, predict, take_rows
 from noisyrnn.robustness.metrics import METRICS, Scorer, worse
 from noisyrnn.robustness.statistics import accuracy_interval, seeds_interval
 
@@ -222,11 +222,14 @@ def evaluate(
     """Measure a model on perturbed sequences: the mean over draws of noise, the worst case of attacks.
 
     Classes are measured by the accuracy, values by R², mean squared and mean absolute error and, if all are 1 or -1, by
-    their signs. With a label at every step, a sequence counts with the mean over its counted steps.
+    their signs. With a label at every step, a sequence counts with the mean over its counted steps. All sequences count
+    equally: the `weights` of a split, which are for training, have no effect.
 
-    Draw `k` of block `b` (250 sequences) is a function of (seed, k, b) only: two models meet the same noise, one
-    strength differs from another by its scale only, and a paired test between models is meaningful. A
-    perturbation without randomness, and `None`, take one draw.
+    Draw `k` of noise for block `b` (250 sequences) is a function of (seed, k, b) only: two models meet the same noise,
+    one strength differs from another by its scale only, and a paired test between models is meaningful. A
+    perturbation without randomness, and `None`, take one draw. The random starts of an attack on classes also depend on
+    the model: a sequence that is all wrong is left out before the next start is drawn, so that the others of its block
+    get other numbers.
 
     Under an attack a sequence counts as correct if it is classified correctly without the attack and after every
     draw, which is a start of the attack. The attack ends for a sequence once it is misclassified. With labels at every
@@ -239,7 +242,7 @@ def evaluate(
         split: Sequences and their labels.
         perturbation: `None` measures the clean sequences.
         draws: Draws of noise, or random starts of an attack, 1 to 35.
-        seed: `>= 0`; the same for all models that are compared.
+        seed: `>= 0`; give the same to all models that are compared.
         device: Device to move the sequences to; `None` leaves them.
         show_progress: Whether to show a progress bar if it takes more than a second; `None` shows one on a terminal and
             in a notebook only.
@@ -255,6 +258,7 @@ def evaluate(
     """
     check_model(model)
     check_split("split", split)
+    check_rows(model, len(split))
     check_device("device", device)
     check_integer("draws", draws, minimum=1)
     check_number("draws", draws, maximum=MAX_DRAWS)
@@ -278,17 +282,18 @@ def evaluate(
             rows = torch.arange(start, min(start + BLOCK, len(split)), device="cpu")
             if block == 0 and not attack:  # attacks check it themselves
                 inputs, _, lengths, dt = rows_on(device, split, rows[:2])
-                check_repeatable(adapt(model, dt=dt, missing=missing), inputs, lengths)
+                check_repeatable(adapt(take_rows(model, rows[:2]), dt=dt, missing=missing), inputs, lengths)
             if attack:
                 inputs, labels, lengths, dt = rows_on(device, split, rows)
-                values[:, 0, rows] = _values(scorer, adapt(model, dt=dt, missing=missing), inputs, labels, lengths)
+                adapted = adapt(take_rows(model, rows), dt=dt, missing=missing)
+                values[:, 0, rows] = _values(scorer, adapted, inputs, labels, lengths)
             for draw in range(draws):
                 if attack and split.classes:  # a sequence that is all wrong already needs no further start
                     rows = rows[values[0, 0, rows] > 0]
                     if len(rows) == 0:
                         break
                 inputs, labels, lengths, dt = rows_on(device, split, rows)
-                adapted, changed = adapt(model, dt=dt, missing=missing), inputs
+                adapted, changed = adapt(take_rows(model, rows), dt=dt, missing=missing), inputs
                 if searching is not None:
                     generator = draw_generator(seed, draw, block)
                     changed = searching(adapted, inputs, labels, generator=generator, lengths=lengths)

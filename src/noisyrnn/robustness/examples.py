@@ -10,7 +10,7 @@ from noisyrnn.data.base import Split, check_split
 from noisyrnn.missing import hold_last_or_next
 from noisyrnn.robustness.base import Perturbation, check_perturbation
 from noisyrnn.robustness.evaluate import draw_generator
-from noisyrnn.robustness.logits import Model, adapt, check_model, predict
+from noisyrnn.robustness.logits import Model, adapt, check_model, check_rows, predict, take_rows
 
 
 def examples(
@@ -45,6 +45,7 @@ def examples(
     """
     check_model(model)
     check_split("split", split)
+    check_rows(model, len(split))
     if not split.classes or split.every_step:
         raise ValueError(f"split must have one class for each sequence, got labels {tuple(split.labels.shape)}.")
     check_device("device", device)
@@ -55,10 +56,11 @@ def examples(
     for index in indices:
         if not 0 <= index < len(split):
             raise ValueError(f"indices must lie in [0, {len(split) - 1}], got {index}.")
-    subset = split.subset(torch.tensor(list(indices), dtype=torch.int64, device="cpu"))
+    chosen = torch.tensor(list(indices), dtype=torch.int64, device="cpu")
+    subset = split.subset(chosen)
     inputs, labels = subset.inputs[:].to(device), subset.labels.to(device)
     lengths, dt = (None if each is None else each.to(device) for each in (subset.lengths, subset.dt))
-    model = adapt(model, dt=dt, missing=split.missing is not None)
+    model = adapt(take_rows(model, chosen), dt=dt, missing=split.missing is not None)
     records: list[dict[str, Any]] = []
     for perturbation in (None, *perturbations):
         changed = inputs

@@ -49,7 +49,7 @@ class TimedModel:
 
     def take(self, rows: Tensor) -> "TimedModel":
         """Return the model for some of the sequences; `rows` holds their numbers."""
-        return TimedModel(self.model, self.dt[rows])
+        return TimedModel(take_rows(self.model, rows), self.dt[rows.to(self.dt.device)])
 
 
 def with_dt(model: Model, dt: Tensor | None) -> Model:
@@ -57,10 +57,44 @@ def with_dt(model: Model, dt: Tensor | None) -> Model:
     return model if dt is None or not takes_dt(model) else TimedModel(model, dt)
 
 
+_ROW_AXES = {"dt": 2, "lengths": 1, "mask": 2}
+"""Keyword arguments of a call with one row for each sequence, and their number of axes where they have these rows."""
+
+
 def take_rows(model: Model, rows: Tensor) -> Model:
-    """Return a model for some of the sequences that it knows: itself if it knows none."""
+    """Return a model for some of the sequences that it knows: itself if it knows none.
+
+    A `functools.partial` knows its sequences where it holds `dt` of shape `(batch, steps)`, `lengths` or a `mask`.
+
+    Args:
+        model: Callable from inputs to logits.
+        rows: Numbers of the sequences, int64 `(rows,)`; a number may occur several times.
+    """
+    if isinstance(model, partial):
+        held = {name: value[rows.to(value.device)] for name, value in _held_rows(model).items()}
+        return partial(take_rows(model.func, rows), *model.args, **model.keywords | held)
     take = getattr(model, "take", None)
     return model if take is None else take(rows)
+
+
+def check_rows(model: Model | None, count: int) -> None:
+    """Raise `ValueError` if a model, a `functools.partial`, holds values for another number of sequences."""
+    while isinstance(model, partial):
+        for name, value in _held_rows(model).items():
+            if len(value) != count:
+                raise ValueError(
+                    f"{name} of the model must have one row for each of the {count} sequences, got "
+                    f"{tuple(value.shape)}."
+                )
+        model = model.func
+
+
+def _held_rows(model: "partial[Tensor]") -> dict[str, Tensor]:
+    """Return the keyword arguments that a partial holds for each sequence."""
+    values = {name: model.keywords.get(name) for name in _ROW_AXES}
+    return {
+        name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == _ROW_AXES[name]
+    }
 
 
 @dataclass(frozen=True)
@@ -86,6 +120,10 @@ class HoldingModel:
         """Return it for inputs `(batch, steps, input_size)`."""
         return HoldingModel(as_batch_first(self.model))
 
+    def take(self, rows: Tensor) -> "HoldingModel":
+        """Return the model for some of the sequences; `rows` holds their numbers."""
+        return HoldingModel(take_rows(self.model, rows))
+
 
 def adapt(model: Model, *, dt: Tensor | None, missing: bool) -> Model:
     """Return a model for sequences with these lengths of steps and perhaps missing values: itself if it needs neither.
@@ -101,9 +139,11 @@ def adapt(model: Model, *, dt: Tensor | None, missing: bool) -> Model:
 
 
 def check_model(model: Model) -> None:
-    """Raise unless `model` is callable, and not a module in training mode."""
+    """Raise unless `model` is callable, and not a module in training mode or a partial of one."""
     if not callable(model):
         raise TypeError(f"model must be callable, got {model!r}.")
+    while isinstance(model, partial):
+        model = model.func
     if isinstance(model, nn.Module) and model.training:
         raise ValueError("model must be in eval mode, got training mode. Call model.eval() first.")
 
@@ -141,8 +181,8 @@ def call_model(model: Model, inputs: Tensor, lengths: Tensor | None) -> Any:
 
 def _weights_dtype(model: Model) -> torch.dtype | None:
     """Return the type of a module's weights; `None` if it has several, or a part with `any_dtype` converts inputs."""
-    while isinstance(model, TimedModel | HoldingModel):
-        model = model.model
+    while isinstance(model, TimedModel | HoldingModel | partial):
+        model = model.func if isinstance(model, partial) else model.model
     if not isinstance(model, nn.Module) or any(getattr(part, "any_dtype", False) for part in model.modules()):
         return None
     dtypes = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}

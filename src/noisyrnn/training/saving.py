@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_choice, check_file_path, check_integer
+from noisyrnn.checks import check_choice, check_file_path, check_integer, check_number
 from noisyrnn.files import write_atomically
 from noisyrnn.missing import MISSING
 from noisyrnn.models import HEADS, MODELS, SequenceClassifier, SequenceModel, SequenceToSequence, build_layer
@@ -28,6 +28,7 @@ _FIELDS = {
     2: {"head", "model", "options", "outputs"},
     3: {"head", "model", "options", "outputs"},
 }
+_OPTIONAL = {"format", "class_names", "notes", "loss", "missing", "noise_mode", "noise_scale"}
 AnyHead = TypeVar("AnyHead", bound=SequenceModel)
 
 
@@ -39,6 +40,8 @@ def save(
     notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model atomically, with its standardisation and class names; nothing is pickled.
+
+    The `noise_mode` and the `noise_scale` of its layer are written too; its `kernel` is not.
 
     Args:
         model: Head on a layer that is one of `MODELS`.
@@ -96,6 +99,8 @@ def _content(model: SequenceModel, class_names: Sequence[str] | None, notes: Map
         "class_names": None if class_names is None else list(class_names),
         **({} if model.missing is None else {"missing": model.missing}),
         **({"loss": model.loss} if isinstance(model, SequenceToSequence) and model.classes else {}),
+        **({} if layer.noise_mode == "auto" else {"noise_mode": layer.noise_mode}),
+        **({} if layer.noise_scale == 1 else {"noise_scale": layer.noise_scale}),
         **({} if notes is None else {"notes": dict(notes)}),
     }
     try:
@@ -186,7 +191,7 @@ def _check_same_outputs(model: SequenceModel, rebuilt: SequenceModel) -> None:
         ValueError: If a hook changes the outputs.
     """
     model, example = deepcopy(model).eval(), next(model.parameters())
-    model.layer.noise_mode = "off"
+    model.layer.noise_mode = rebuilt.layer.noise_mode = "off"
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(2, 3, model.input_size, generator=generator, dtype=torch.float32, device="cpu")
     inputs = inputs.to(example.device, example.dtype)
@@ -249,6 +254,8 @@ class Header:
         notes: The `notes` passed to `save`.
         loss: "cross_entropy" for classes at every step; `None` where the head has one loss only.
         missing: How the model meets missing values; `None` if it does not.
+        noise_mode: When noise is added, as in `RecurrentLayer`.
+        noise_scale: Factor of all levels of the noise, as in `RecurrentLayer`.
     """
 
     head: str
@@ -259,13 +266,15 @@ class Header:
     notes: dict[str, Any] = field(default_factory=dict)
     loss: str | None = None
     missing: str | None = None
+    noise_mode: str = "auto"
+    noise_scale: float = 1.0
 
 
 _RENAMED = {"skewness": "skew_symmetry", "skewness_w": "skew_symmetry_w", "parametrisation": "noise_units"}
 _NOISE_UNITS = {"published": "per_step", "paper": "per_time"}
 """Current names of options of version 0.1."""
 
-_HEADER = ("head", "model", "options", "outputs", "class_names", "loss", "missing")
+_HEADER = ("head", "model", "options", "outputs", "class_names", "loss", "missing", "noise_mode", "noise_scale")
 
 
 def read_header(path: str | Path) -> Header:
@@ -313,6 +322,8 @@ def _built(header: Header, tensors: Mapping[str, Tensor], path: str) -> Sequence
         _check_sizes(header, tensors)
         with seeded(0), torch.device("cpu"):
             layer = build_layer(header.model, options.pop("input_size"), options.pop("hidden_size"), options)
+            check_number("noise_scale", header.noise_scale, minimum=0.0)
+            layer.noise_mode, layer.noise_scale = header.noise_mode, header.noise_scale
             head: Any = HEADS[header.head]
             sizes = {"classes" if header.loss or header.head == "classifier" else "targets": header.outputs}
             statistics = {name: tensors[name] for name in ("target_mean", "target_std") if name in tensors}
@@ -392,7 +403,7 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     if number not in _FIELDS:
         formats = " or ".join(map(str, _FIELDS))
         raise ValueError(f"path must be of format {formats}, got {number} in {path}. Update noisyrnn.")
-    if not _FIELDS[number] <= header.keys() <= _FIELDS[number] | {"format", "class_names", "notes", "loss", "missing"}:
+    if not _FIELDS[number] <= header.keys() <= _FIELDS[number] | _OPTIONAL:
         raise foreign
     if number == 1:
         header |= {"head": "classifier", "outputs": header["classes"]}
@@ -417,7 +428,16 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     if missing is not None:
         check_choice("missing", missing, MISSING)
     return Header(
-        header["head"], header["model"], options, header["outputs"], header.get("class_names"), notes, loss, missing
+        header["head"],
+        header["model"],
+        options,
+        header["outputs"],
+        header.get("class_names"),
+        notes,
+        loss,
+        missing,
+        header.get("noise_mode", "auto"),
+        header.get("noise_scale", 1.0),
     ), tensors
 
 

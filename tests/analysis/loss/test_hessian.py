@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -53,6 +54,14 @@ def test_products_are_those_of_the_written_out_hessian(name, ragged):
     assert matrix.abs().max() > 0.1
     torch.testing.assert_close(hessian @ vectors, matrix @ vectors, rtol=1e-10, atol=1e-11)
     torch.testing.assert_close(hessian.matvec(vectors[:, 0]), matrix @ vectors[:, 0], rtol=1e-10, atol=1e-11)
+
+
+def test_the_weights_of_a_split_have_no_effect():
+    model, split = classifier("noisy"), sequences()
+    weighted = replace(split, weights=torch.arange(len(split.labels)).double())
+    one, other = (LossHessian(model, each) for each in (split, weighted))
+    vector = drawn(one.size)
+    assert one.loss == other.loss and torch.equal(one @ vector, other @ vector)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -39,7 +39,8 @@ class SymmetricOperator(Protocol):
 class MeanLoss:
     r"""Mean cross-entropy :math:`L(w) = \frac{1}{n} \sum_i \ell(f_w(x_i), y_i)` of a copy of a module, over a split.
 
-    For values, and for labels at every step, it is the mean of the losses of a `SequenceModel`.
+    For values, and for labels at every step, it is the mean of the losses of a `SequenceModel`. All sequences count
+    equally, whatever their `weights` in the split.
 
     The copy is in eval mode (dropout off, running statistics fixed) and without hidden noise, so that `L` is one fixed
     function of its trainable parameters `w`, those that require a gradient, in the module's order, as one vector. Of a
@@ -122,7 +123,7 @@ class LossHessian:
     Args:
         model: Any module from `(batch, steps, input_size)` to logits; it is copied, so later training does not change
             the operator.
-        split: Sequences and labels of the loss.
+        split: Sequences and labels of the loss, which count equally: its `weights` have no effect.
         batch_size: Number of sequences per pass; it affects memory and time, not the result.
         dtype: Type of all computation. In float32, twice as fast, products carry a relative error of about 1e-6.
 

@@ -14,7 +14,7 @@ from noisyrnn.data.base import Split, check_regular, check_split
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.evaluate import BLOCK
 from noisyrnn.robustness.gradient import recording
-from noisyrnn.robustness.logits import Model, predict
+from noisyrnn.robustness.logits import Model, check_rows, predict, take_rows
 
 
 def leads(logits: Tensor, labels: Tensor) -> Tensor:
@@ -51,11 +51,11 @@ def output_margins(model: Model, split: Split) -> Measurement:
     if not split.one_class_each:
         got = "classes at every step" if split.classes else "values"
         raise ValueError(f"split must have one class for each sequence for output margins, got {got}.")
+    check_rows(model, len(split))
     margins = []
-    for start in range(0, len(split), BLOCK):
-        rows = slice(start, start + BLOCK)
+    for rows in torch.arange(len(split), device="cpu").split(BLOCK):
         labels, lengths = split.labels[rows], None if split.lengths is None else split.lengths[rows]
-        margins.append(leads(predict(model, split.inputs[rows], labels, lengths), labels).amin(dim=1))
+        margins.append(leads(predict(take_rows(model, rows), split.inputs[rows], labels, lengths), labels).amin(dim=1))
     return Measurement(value=torch.cat(margins), kind="exact")
 
 

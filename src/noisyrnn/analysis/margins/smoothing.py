@@ -13,7 +13,7 @@ from noisyrnn.checks import check_integer, check_number
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.base import check_strengths
-from noisyrnn.robustness.logits import Model, predict
+from noisyrnn.robustness.logits import Model, check_rows, predict, take_rows
 from noisyrnn.robustness.statistics import Interval, accuracy_interval
 
 ABSTAIN = -1
@@ -63,7 +63,8 @@ def certify(
     noise that is independent of this noise.
 
     Args:
-        model: Callable from inputs to logits; a module must be in eval mode.
+        model: Callable from inputs to logits; a module must be in eval mode. For steps that last `dt`, `(n, steps)`:
+            `functools.partial(model, dt=dt)`.
         inputs: `(n, steps, input_size)`. NaN where a value is missing, for a model with `missing`: noise and radius are
             over the values that are there.
         sigma: Standard deviation of the noise, in units of the inputs, above 0.
@@ -207,6 +208,7 @@ def _check(
     """Raise unless the arguments that `certify` and `smoothed_predictions` share are in range."""
     check_class_logits(model)
     check_measured(model, inputs, lengths)
+    check_rows(model, len(inputs))
     check_number("sigma", sigma, above=0)
     check_number("confidence", confidence, above=0)
     if confidence >= 1:
@@ -240,6 +242,7 @@ def _votes(
         )
         noisy = torch.where(valid, sequence + sigma * noise[0].transpose(0, 1), sequence)
         any_class = torch.zeros(count, dtype=torch.long, device=inputs.device)  # there is no label to check
-        logits = predict(model, noisy, any_class, None if length is None else length.expand(count))
+        copies = take_rows(model, torch.full((count,), index, dtype=torch.int64, device="cpu"))
+        logits = predict(copies, noisy, any_class, None if length is None else length.expand(count))
         votes.append(logits.argmax(dim=1).cpu())
     return torch.cat(votes)
