@@ -19,9 +19,9 @@ SCALE = Scale(mean=(0.1, -0.2), std=(0.8, 1.4), low=(-9.0, -9.0), high=(9.0, 9.0
 ATTACKS = {
     "fgsm": FGSM(0.2),
     "pgd": PGD(0.2, steps=3),
-    "pgd-errors": PGD(0.2, steps=6).for_errors(),
-    "pgd-scale": PGD(0.2, steps=6, scale=SCALE).for_errors(),
-    "apgd-errors": APGD(0.2, steps=8).for_errors(),
+    "pgd-errors": PGD(0.2, steps=6, until_wrong=True),
+    "pgd-scale": PGD(0.2, steps=6, scale=SCALE, until_wrong=True),
+    "apgd-errors": APGD(0.2, steps=8, until_wrong=True),
     "square": Square(0.2, queries=40),
 }
 

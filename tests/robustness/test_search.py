@@ -1,5 +1,6 @@
 """Attacks that end for a sequence once it is misclassified, as `evaluate` asks for."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -53,7 +54,7 @@ def batch(make_inputs, recurrent):
 def test_wrong_answers_are_those_of_the_whole_search_in_fewer_calls(batch, recurrent, name, norm, scale):
     inputs, labels, lengths = batch
     attack, models, wrong = ATTACKS[name](norm, scale), [], []
-    for variant in (attack, attack.for_errors()):
+    for variant in (attack, replace(attack, until_wrong=True)):
         models.append(Counted(recurrent).eval())
         found = variant(models[-1], inputs, labels, generator=generator(), lengths=lengths)
         wrong.append(recurrent(found, lengths).argmax(dim=1) != labels)
@@ -69,7 +70,7 @@ def test_sequences_that_stay_correct_end_at_the_same_point(batch, recurrent, nam
     attack = ATTACKS[name]("linf", None)
     whole, short = (
         each(recurrent, inputs, labels, generator=generator(), lengths=lengths)
-        for each in (attack, attack.for_errors())
+        for each in (attack, replace(attack, until_wrong=True))
     )
     correct = recurrent(whole, lengths).argmax(dim=1) == labels
     assert torch.equal(whole[correct], short[correct])
@@ -78,7 +79,9 @@ def test_sequences_that_stay_correct_end_at_the_same_point(batch, recurrent, nam
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_misclassified_input_stays(batch, recurrent, name):
     inputs, labels, lengths = batch
-    found = ATTACKS[name]("linf", None).for_errors()(recurrent, inputs, labels, generator=generator(), lengths=lengths)
+    found = replace(ATTACKS[name]("linf", None), until_wrong=True)(
+        recurrent, inputs, labels, generator=generator(), lengths=lengths
+    )
     wrong = recurrent(inputs, lengths).argmax(dim=1) != labels
     assert torch.equal(found[wrong], inputs[wrong])
     assert not torch.equal(found[~wrong], inputs[~wrong])
@@ -89,7 +92,7 @@ def test_a_batch_that_is_all_wrong_costs_no_gradient(make_inputs, recurrent, nam
     inputs = make_inputs()
     labels = (recurrent(inputs).argmax(dim=1) + 1) % 3
     model = Counted(recurrent).eval()
-    found = ATTACKS[name]("linf", None).for_errors()(model, inputs, labels, generator=generator())
+    found = replace(ATTACKS[name]("linf", None), until_wrong=True)(model, inputs, labels, generator=generator())
     assert torch.equal(found, inputs)
     assert model.sequences == 3 * len(inputs)  # two calls that must agree, and the answers
 
@@ -98,7 +101,7 @@ def test_a_batch_that_is_all_wrong_costs_no_gradient(make_inputs, recurrent, nam
 def test_a_search_ends_with_its_last_sequence(make_inputs, recurrent, name):
     inputs = make_inputs()
     labels = recurrent(inputs).argmax(dim=1)
-    attack = replace(ATTACKS[name]("linf", None), strength=3.0).for_errors()
+    attack = replace(ATTACKS[name]("linf", None), strength=3.0, until_wrong=True)
     model = Counted(recurrent).eval()
     found = attack(model, inputs, labels, generator=generator())
     assert (recurrent(found).argmax(dim=1) != labels).all()
@@ -118,7 +121,7 @@ def test_with_labels_at_every_step_only_a_sequence_that_is_all_wrong_is_left(mak
     attack = ATTACKS[name]("linf", None)
     whole, short = (
         mean_over_steps(steps(each(steps, inputs, labels, generator=generator())).argmax(dim=2) != labels, labels)
-        for each in (attack, attack.for_errors())
+        for each in (attack, replace(attack, until_wrong=True))
     )
     clean = mean_over_steps(steps(inputs).argmax(dim=2) != labels, labels)
     assert torch.equal(whole, short)
@@ -130,7 +133,7 @@ def test_the_gradient_of_padding_does_not_shorten_a_step(linear, make_inputs):
     inputs, lengths = make_inputs(), torch.full((6,), 2)
     answers = linear(inputs).argmax(dim=1)
     labels = torch.where(torch.arange(6) < 2, 1 - answers, answers)
-    attack = PGD(9.0, norm="l2", steps=1, step_size=0.1, random_start=False).for_errors()
+    attack = PGD(9.0, norm="l2", steps=1, step_size=0.1, random_start=False, until_wrong=True)
     found = attack(lambda x, lengths: linear(x), inputs, labels, generator=generator(), lengths=lengths)
     expected = torch.tensor([0.0, 0.0, 0.1, 0.1, 0.1, 0.1]).double()
     torch.testing.assert_close((found - inputs).flatten(1).norm(dim=1), expected)
@@ -143,7 +146,7 @@ def test_the_input_is_cut_to_the_range_before_it_is_classified():
 
     inputs, labels = torch.full((1, 1, 1), 1.4), torch.tensor([0])  # wrong; right at the end of the range, 0.8
     attack = PGD(0.9, clip=(0.0, 0.8), random_start=False)
-    for each in (attack, attack.for_errors()):
+    for each in (attack, replace(attack, until_wrong=True)):
         assert wrong_far_from_085(each(wrong_far_from_085, inputs, labels, generator=generator())).argmax() == 1
 
 
@@ -152,7 +155,7 @@ def test_evaluate_measures_the_same_in_fewer_calls(batch, recurrent, monkeypatch
     split, attack = Split(inputs=inputs, labels=labels, classes=3, lengths=lengths), PGD(0.15, steps=7)
     short = Counted(recurrent).eval()
     result = evaluate(short, split, attack, draws=3)
-    monkeypatch.setattr(PGD, "for_errors", lambda self: self)
+    monkeypatch.setattr(sys.modules["noisyrnn.robustness.evaluate"], "replace", lambda attack, **changes: attack)
     whole = Counted(recurrent).eval()
     assert evaluate(whole, split, attack, draws=3) == result
     assert short.sequences < 0.9 * whole.sequences
@@ -160,8 +163,8 @@ def test_evaluate_measures_the_same_in_fewer_calls(batch, recurrent, monkeypatch
 
 
 def test_the_setting_is_kept_and_is_no_part_of_the_name():
-    short = PGD(0.1).for_errors()
-    assert short == PGD(0.1, until_wrong=True) != PGD(0.1)
+    short = PGD(0.1, until_wrong=True)
+    assert short != PGD(0.1)
     assert repr(short) == repr(PGD(0.1))
     assert replace(short, strength=0.2).until_wrong
     with pytest.raises(TypeError, match=r"^until_wrong must be True or False, got 'no'"):
@@ -179,5 +182,5 @@ def test_lengths_of_steps_and_missing_values_follow_their_sequences(make_inputs,
     attack = PGD(0.3, steps=6)
     result = evaluate(model, split, attack, draws=2)
     assert 0 < result.accuracy < evaluate(model, split).accuracy
-    monkeypatch.setattr(PGD, "for_errors", lambda self: self)
+    monkeypatch.setattr(sys.modules["noisyrnn.robustness.evaluate"], "replace", lambda attack, **changes: attack)
     assert evaluate(model, split, attack, draws=2) == result

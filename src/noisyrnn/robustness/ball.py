@@ -1,8 +1,8 @@
 """What attacks in a ball share: its radius, projection, directions and random points."""
 
 from abc import ABC
-from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -46,10 +46,6 @@ class BallAttack(Perturbation, ABC):
     def scale_unit(self) -> str:
         """`s`, or `s√n` for a sequence of n values."""
         return "s" if self.norm == "linf" else "s√n"
-
-    def for_errors(self) -> Self:
-        """Return the attack for whoever counts wrong answers only: with `until_wrong`."""
-        return replace(self, until_wrong=True)
 
     def _radius(self, inputs: Tensor, valid: Tensor) -> Tensor:
         """Return the radius of each sequence, float64 `(batch, 1, 1)`."""

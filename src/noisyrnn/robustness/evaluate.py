@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -269,7 +269,7 @@ def evaluate(
     if perturbation is None or not perturbation.random or perturbation.strength == 0:
         draws = 1
     attack = perturbation is not None and perturbation.is_attack
-    searching = perturbation.for_errors() if isinstance(perturbation, BallAttack) else perturbation
+    searching = replace(perturbation, until_wrong=True) if isinstance(perturbation, BallAttack) else perturbation
     missing = split.missing is not None
     scorer = Scorer(split)
     values = torch.zeros(len(scorer.metrics), 1 if attack else draws, len(split), dtype=torch.float64, device="cpu")
