@@ -23,6 +23,7 @@ from noisyrnn.pipeline.dependencies import (
     run_config,
 )
 from noisyrnn.pipeline.devices import resolve_accelerator
+from noisyrnn.pipeline.kept_columns import KeptColumns
 from noisyrnn.pipeline.train import announce
 from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness import (
@@ -158,7 +159,9 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
     """Measure the accuracy, or the errors, of a finished run on clean and perturbed test data: `robustness.json`.
 
     The results of the last epoch's weights are in `robustness-last.json`. A file with the same settings is left
-    unchanged if the test data, the model's weights and `config.json` have not changed since.
+    unchanged if the test data, the model's weights and `config.json` have not changed since. An interrupted evaluation
+    continues with the next perturbation, and one with other strengths, but the same settings else, measures only those
+    that are new (of a regression and of labels at every step, all).
 
     Args:
         folder: A finished run.
@@ -189,8 +192,8 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
     file = folder.robustness_file(config.weights)
     if known_result(folder, file, settings, depends_on) is not None:
         return folder
-    with locked(folder.path):
-        measured = _measure(folder, dataset, config, device, context.show_progress)
+    with locked(folder.path), KeptColumns(file, settings, depends_on) as kept:
+        measured = _measure(folder, dataset, config, device, context.show_progress, kept)
         write_json(file, {"settings": settings, "depends_on": depends_on, **measured})
     return folder
 
@@ -236,12 +239,17 @@ def is_current(folder: RunFolder, config: EvaluateConfig, dataset: Dataset) -> b
 
 
 def _measure(
-    folder: RunFolder, dataset: Dataset, config: EvaluateConfig, device: str, show_progress: bool | None
+    folder: RunFolder,
+    dataset: Dataset,
+    config: EvaluateConfig,
+    device: str,
+    show_progress: bool | None,
+    kept: KeptColumns,
 ) -> dict[str, Any]:
     """Return what `measure` returns for the model of a run."""
     model, title = load_noise_free(folder, device, config.weights), f"evaluate {folder.path.name}"
     bar = partial(ProgressBar, title, shown=show_progress)
-    return measure(model, dataset, config, config.perturbations(dataset), bar, device=device)
+    return measure(model, dataset, config, config.perturbations(dataset), bar, device=device, kept=kept)
 
 
 def measure(
@@ -249,10 +257,11 @@ def measure(
     dataset: Dataset,
     config: EvaluateConfig,
     perturbations: Sequence[Perturbation],
-    bar_of: Callable[[int], ProgressBar],
+    bar_of: Callable[..., ProgressBar],
     *,
     device: str | None = None,
     worst: bool = True,
+    kept: KeptColumns | None = None,
 ) -> dict[str, Any]:
     """Measure a model under perturbations, JSON-ready: metrics, the worst cases over the attacks, confusion, examples.
 
@@ -261,17 +270,20 @@ def measure(
         dataset: Its test part is measured.
         config: Draws, limits and seed.
         perturbations: Clean inputs are measured too.
-        bar_of: Makes a progress bar for a number of steps.
+        bar_of: Makes a progress bar for a number of steps, of which `done` have been done.
         device: Device of the model.
         worst: Whether the worst cases over the attacks are computed.
+        kept: Results of this model that are known, and where new ones are added.
     """
     test = first_sequences(dataset.test, config.test_limit)
-    bar = bar_of(len(perturbations) + 1)
+    known = [None if kept is None else kept.find(perturbation) for perturbation in (None, *perturbations)]
+    bar = bar_of(len(known), done=sum(result is not None for result in known))
     results: list[RobustnessResult] = []
     try:
-        for perturbation, sequences, draws in measured_sequences(test, config, [None, *perturbations]):
-            results.append(
-                evaluate(
+        columns = measured_sequences(test, config, [None, *perturbations])
+        for result, (perturbation, sequences, draws) in zip(known, columns, strict=True):
+            if result is None:
+                result = evaluate(
                     model,
                     sequences,
                     perturbation,
@@ -280,8 +292,10 @@ def measure(
                     device=device,
                     show_progress=False,
                 )
-            )
-            bar.advance()
+                if kept is not None:
+                    kept.add(result)
+                bar.advance()
+            results.append(result)
     finally:
         bar.close()
     by_strength = sorted(perturbations, key=lambda p: p.strength)
@@ -299,8 +313,8 @@ def measure(
             device=device,
         )
     checks = [check.to_dict() for check in gradient_checks(results)]
-    columns = [result.to_dict() for result in (*results, *(worst_cases(results) if worst else ()))]
-    return {"columns": columns, "gradient_checks": checks, "confusion": confusion, "examples": shown}
+    written = [result.to_dict() for result in (*results, *(worst_cases(results) if worst else ()))]
+    return {"columns": written, "gradient_checks": checks, "confusion": confusion, "examples": shown}
 
 
 def _example_indices(count: int) -> list[int]:

@@ -75,10 +75,16 @@ class Score:
         unit = f" {PERCENT}" if METRICS[metric].unit == PERCENT else ""
         return f"{shown_value(metric, self.mean, unit=False)} [{low}, {high}]{unit}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, with six digits for each sequence."""
-        sequences = [float(f"{value:.6g}") for value in self.sequences]
+    def to_dict(self, *, every_digit: bool = False) -> dict[str, Any]:
+        """JSON-ready form, with six digits for each sequence or with all."""
+        sequences = [value if every_digit else float(f"{value:.6g}") for value in self.sequences]
         return asdict(self) | {"sequences": sequences}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Score":
+        """Return the score of what `to_dict` returned."""
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,16 +190,20 @@ class RobustnessResult:
             raise ValueError(f"accuracy must be of a classification, got a regression. Use scores: {known}.")
         return self.main
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, *, every_digit: bool = False) -> dict[str, Any]:
         """JSON-ready form.
 
         With one class for each sequence, `correct` is a string with one base-36 digit for each sequence. Else `scores`
         has one entry for each metric.
+
+        Args:
+            every_digit: Whether the values of `scores` for each sequence have all their digits, not six.
         """
         head = {"perturbation": self.perturbation, "strength": self.strength, "settings": self.settings}
         tail = {"sequences": self.sequences, "unit": self.unit, "norm": self.norm, "moved": self.moved}
         if self.metric != "accuracy":
-            return head | {"scores": {name: score.to_dict() for name, score in self.scores.items()}} | tail
+            scores = {name: score.to_dict(every_digit=every_digit) for name, score in self.scores.items()}
+            return head | {"scores": scores} | tail
         accuracy = {
             "accuracy": self.accuracy,
             "interval": list(self.interval),
@@ -201,6 +211,24 @@ class RobustnessResult:
             "correct": "".join(_DIGITS[count] for count in self.correct),
         }
         return head | accuracy | tail | {"guess": self.guess}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], *, gradient_free: bool = False) -> "RobustnessResult":
+        """Return the result of what `to_dict` returned, which does not say whether an attack is `gradient_free`."""
+        fields = {name: content[name] for name in ("perturbation", "strength", "settings", "unit", "norm", "moved")}
+        if "scores" in content:
+            scores = {name: Score.from_dict(score) for name, score in content["scores"].items()}
+        else:
+            draws = tuple(content["draw_accuracies"])
+            score = Score(
+                mean=content["accuracy"],
+                interval=tuple(content["interval"]),
+                draws=draws,
+                sequences=tuple(int(digit, 36) / len(draws) for digit in content["correct"]),
+                guess=content["guess"],
+            )
+            scores = {"accuracy": score}
+        return cls(**fields, scores=scores, gradient_free=gradient_free)
 
 
 def draw_generator(seed: int, draw: int, block: int) -> torch.Generator:
