@@ -51,6 +51,19 @@ def test_classes_with_and_without_labels_from_a_run_and_from_a_model_file(tmp_pa
     assert "--labelled false" in undecided.stderr
 
 
+def test_a_model_file_is_enough_to_read_a_long_table(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [f"{k},{0.5 * s + 0.2 * (s % 3)},{rng.normal():.3f},{'ab'[k % 2]}" for k in range(20) for s in range(6)]
+    file = tmp_path / "long.csv"
+    file.write_text("\n".join(["who,when,v,class", *rows]))
+    run = trained(file, tmp_path, "--id", "who", "--time", "when")
+    expected = noisyrnn("predict", run, "--data", file)
+    assert expected.returncode == 0 and len(expected.stdout.splitlines()) == 21
+    moved = tmp_path / "elsewhere.safetensors"
+    moved.write_bytes((run / "model.safetensors").read_bytes())
+    assert noisyrnn("predict", moved, "--data", file).stdout == expected.stdout
+
+
 def test_values_and_steps(tmp_path: Path) -> None:
     X = np.random.default_rng(0).normal(size=(20, 4, 2))
     lengths = np.array([4, 3] * 10)

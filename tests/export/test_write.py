@@ -39,6 +39,27 @@ def test_a_file_states_the_order_of_the_channels(tmp_path: Path) -> None:
     assert (json.loads(extra["class_names"]), json.loads(extra["channel_names"])) == (["a", "b"], ["v", "u"])
 
 
+@pytest.mark.parametrize("model", ["noisy", "gru"])
+def test_a_run_on_time_stamps_is_exported_with_its_nominal_step(model: str, tmp_path: Path) -> None:
+    times = np.cumsum(np.random.default_rng(0).choice([0.5, 1.0], size=72, p=[0.7, 0.3]))
+    rows = [f"{k // 6},{times[k]:g},{k % 5},{'ab'[k // 6 % 2]}" for k in range(72)]
+    (tmp_path / "own.csv").write_text("\n".join(["id,t,v,class", *rows]))
+    config = TrainConfig(
+        model=model, dataset=str(tmp_path / "own.csv"), id="id", time="t", hidden_size=2, epochs=1, min_steps=1
+    )
+    run = train_run(config, RunContext(output=tmp_path / "runs"))
+    extra = {"nominal_step": ""}
+    if model == "gru":  # a step of it has no length
+        (path,) = export_run(run, format="torch")
+        torch.export.load(path, extra_files=extra)
+        assert extra["nominal_step"] == ""
+        return
+    with pytest.warns(UserWarning, match=r"every step of it takes 0\.5 in their unit\. For sequences with other"):
+        (path,) = export_run(run, format="torch")
+    torch.export.load(path, extra_files=extra)
+    assert json.loads(extra["nominal_step"]) == 0.5
+
+
 def test_an_onnx_file_of_a_trained_run(trained: RunFolder, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs noisyrnn[export]")
     paths = export_run(trained, output=tmp_path / "there", streaming=True)

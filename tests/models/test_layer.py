@@ -1,6 +1,7 @@
 """What the layer itself decides: which noise a pass sees, how its weights are called, and what it survives."""
 
 import copy
+import inspect
 import io
 import pickle
 from collections.abc import Callable
@@ -161,8 +162,13 @@ def test_the_only_cell(make_layer: Make) -> None:
     layer = make_layer("noisy")
     assert layer.cell is layer.cells["l0"]
     sentence = r"^NoisyRNN has 4 cells, l0, l0_reverse, l1, l1_reverse: use layer\.cells\.$"
-    with pytest.raises(TypeError, match=sentence):
-        _ = make_layer("noisy", num_layers=2, bidirectional=True).cell
+    stack = make_layer("noisy", num_layers=2, bidirectional=True)
+    with pytest.raises(AttributeError, match=sentence):
+        _ = stack.cell
+    assert hasattr(layer, "cell") and not hasattr(stack, "cell")  # debuggers and tracers ask for every attribute
+    assert dict(inspect.getmembers(stack))["num_layers"] == 2
+    with pytest.raises(AttributeError, match="'NoisyRNN' object has no attribute 'cel'"):
+        _ = stack.cel
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

@@ -193,6 +193,18 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         scale = Scale.from_dict(self.scale_)
         return robustness_report(self.model_, split, scale=scale, perturbations=perturbations, draws=draws, seed=seed)
 
+    @property
+    def sequence_model(self) -> SequenceModel:
+        """The fitted model in eval mode, from inputs `(n, steps, channels)` to logits of `classes_`, or to values.
+
+        It is what attacks and `noisyrnn.compare_models` use, and has gradients.
+
+        Raises:
+            NotFittedError: If the estimator is not fitted.
+        """
+        self._check_fitted()
+        return self.model_
+
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator as one safetensors file, which `noisyrnn.load` can also read, as a model.
 

@@ -1,6 +1,7 @@
 """Writes a trained model to a file for programs without this library."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -64,7 +65,9 @@ def export_run(
     """Export the model of a finished run: `model.onnx`, with `streaming` also `model-step.onnx`; or both as `.pt2`.
 
     The metadata of a file hold the names of the classes and, where the data of the training name them, those of the
-    channels in the order of the inputs. The format "pretrained" is described in `export/pretrained.py`.
+    channels in the order of the inputs; and for a model that was trained with time stamps `nominal_step`, the time in
+    their unit that every step of the file takes. A warning says that the file takes no other steps. The format
+    "pretrained" is described in `export/pretrained.py`.
 
     Args:
         folder: Finished run.
@@ -90,14 +93,26 @@ def export_run(
         return export_pretrained(folder, folder.path if output is None else output)
     header = read_header(folder.model)
     model = load(folder.model, HEADS[header.head])
-    channel_names = header.notes.get("training", {}).get("channel_names")
+    training = header.notes.get("training", {})
+    nominal = training.get("nominal_step") if model.supports_dt else None
+    if nominal is not None:
+        warnings.warn(
+            f"The run was trained with time stamps, the file takes none: every step of it takes {nominal:g} in their "
+            "unit. For sequences with other steps it gives other answers than noisyrnn predict.",
+            stacklevel=2,
+        )
     output = folder.path if output is None else output
     check_writable(output)
     contents = {}
     for stem, steps in [("model", False), ("model-step", True)][: 1 + streaming]:
         path = output / f"{stem}{FORMATS[format].suffix}"
         contents[path] = _content(
-            model, format=format, streaming=steps, class_names=header.class_names, channel_names=channel_names
+            model,
+            format=format,
+            streaming=steps,
+            class_names=header.class_names,
+            channel_names=training.get("channel_names"),
+            nominal_step=nominal,
         )
     for path, content in contents.items():
         write_atomically(path, content)
@@ -111,6 +126,7 @@ def _content(
     streaming: bool,
     class_names: Sequence[str] | None,
     channel_names: Sequence[str] | None = None,
+    nominal_step: float | None = None,
 ) -> bytes:
     """Return the content of an exported file, after checking that it agrees with the model."""
     check_choice("format", format, FORMATS)
@@ -135,6 +151,8 @@ def _content(
         metadata["class_names"] = json.dumps(list(class_names))
     if channel_names is not None:
         metadata["channel_names"] = json.dumps(list(channel_names))
+    if nominal_step is not None:
+        metadata["nominal_step"] = json.dumps(nominal_step)
     content = form.build(graph, metadata)
     check_agreement(model, graph, form.read(content))
     return content

@@ -195,12 +195,19 @@ class RecurrentLayer(nn.Module):
         """The cell of a layer that has one.
 
         Raises:
-            TypeError: If the layer has several cells.
+            AttributeError: If the layer has several cells.
         """
         cells: Mapping[str, Any] = self.__dict__["_modules"]["cells"]._modules  # as fast as a streamed step needs it
         if len(cells) > 1:
-            raise TypeError(f"{type(self).__name__} has {len(cells)} cells, {', '.join(cells)}: use layer.cells.")
+            raise AttributeError  # Python then asks `__getattr__`
         return cells["l0"]
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise `AttributeError` with the way to the cells where the layer has several of them."""
+        if name == "cell":
+            cells: Any = self.cells
+            raise AttributeError(f"{type(self).__name__} has {len(cells)} cells, {', '.join(cells)}: use layer.cells.")
+        return super().__getattr__(name)
 
     @property
     def output_size(self) -> int:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
@@ -51,7 +51,7 @@ def predict_file(
         weights: Weights of a run: "kept" or "last".
         accelerator: "auto", "cpu" or "cuda".
         **reading: How the file is read: arguments of `ReadingOptions` except `missing`, which the model states; by
-            default those of the run. `None` leaves one out.
+            default those of the training, which the run or the model file holds. `None` leaves one out.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -59,29 +59,19 @@ def predict_file(
             other names.
     """
     check_choice("weights", weights, ("kept", "last"))
-    steps, stored, recording = None, dict[str, Any](), False
-    file = run
+    steps, recording, file = None, False, run
+    settings: dict[str, Any] | None = None
     if run.suffix != ".safetensors":
         folder = RunFolder.open(run)
         content, file = folder.read_config(), folder.weights_file(weights)
         settings, trained = content["config"], content["dataset"].get("steps")
-        source = Path(data).expanduser()
-        kind = format_of(source)
-        used = frozenset() if kind is None else FORMATS[kind].options
-        if kind == "folder":
-            used = options_of(source) or used
-        stored = {
-            name: settings[name]
-            for name in (entry.name for entry in fields(ReadingOptions))
-            if name in used and name in settings
-        }
-        stored.pop("task", None)  # labels are not read
         trained_on = Path(settings["dataset"]).expanduser()
         recording = is_path(settings["dataset"]) and trained_on.is_dir() and not find_parts(trained_on)
         if isinstance(trained, int) and content["dataset"].get("lengths_vary") is False:
             steps = trained * int(content["dataset"].get("input_size", 1))
     header = read_header(file)
     names, training = header.class_names, header.notes.get("training", {})
+    stored = _reading_options(training if settings is None else settings, Path(data).expanduser())
     model = load(file, SequenceModel).to(resolve_accelerator(accelerator))
     for name in reading:
         check_choice("option", name, [known for known in ReadingOptions.__dataclass_fields__ if known != "missing"])
@@ -117,6 +107,16 @@ def predict_file(
             label = [names[int(values.argmax())]] if classes and names else []
             writer.writerow([*place, *label, *(f"{value:.7g}" for value in values.tolist())])
     return text.getvalue()
+
+
+def _reading_options(settings: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Return those settings of a training that say how a file like `source` is read."""
+    kind = format_of(source)
+    used = frozenset() if kind is None else FORMATS[kind].options
+    if kind == "folder":
+        used = options_of(source) or used
+    known = [entry.name for entry in fields(ReadingOptions) if entry.name in used and entry.name in settings]
+    return {name: settings[name] for name in known if name != "task"}  # labels are not read
 
 
 def _answers(

@@ -1,5 +1,6 @@
 """Measures models of any kind on the same perturbed sequences, side by side, with paired tests."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.display import escape, html_table, markdown_table
+from noisyrnn.missing import missing_of
 from noisyrnn.robustness.base import Perturbation
 from noisyrnn.robustness.evaluate import RobustnessResult, evaluate, rows_on
 from noisyrnn.robustness.logits import Model, adapt, call_model
 from noisyrnn.robustness.metrics import METRICS
 from noisyrnn.robustness.square import Square
 from noisyrnn.robustness.statistics import SEQUENCES, PairedTest, adjust, p_text, paired_test
+from noisyrnn.step_lengths import takes_dt
 
 NOT_ATTACKED = "not attacked: no gradients"
 
@@ -103,7 +106,9 @@ def compare_models(
         models: By name: modules in eval mode or other callables, from inputs `(batch, steps, channels)` to logits or
             values; or fitted estimators with `predict_proba` or `predict` and scikit-learn's conventions. An estimator
             whose `n_features_in_` is steps × channels gets `(n, steps * channels)`, any other
-            `(n, steps, channels)`. Its classes must be the class indices of the data, or their names.
+            `(n, steps, channels)`, or `(n, channels, steps)` if its parameters have the `layout` "channels_first"; of
+            one of this library its `sequence_model` is measured. Its classes must be the class indices of the data, or
+            their names.
         data: A data set, of which the test part is used, or labelled sequences.
         perturbations: Perturbations and attacks; clean inputs are always measured. By default white noise, salt and
             pepper, FGSM and PGD at one strength each, a tenth (0.05 for FGSM, PGD and the share of values) of the
@@ -204,6 +209,9 @@ def has_gradients(model: Model, split: Split) -> bool:
 
 def as_callable(name: str, model: Any, split: Split, class_names: Sequence[str] = ()) -> Model:
     """Return a model as a callable from inputs to logits or values; an estimator is wrapped."""
+    if (inner := getattr(model, "sequence_model", None)) is not None and not split.every_step:
+        columns = _columns(name, model, split.classes, class_names) if split.classes else []
+        return inner if columns == list(range(split.classes)) else ReorderedModel(inner, tuple(columns), split.classes)
     if isinstance(model, nn.Module) or not (hasattr(model, "predict") or hasattr(model, "predict_proba")):
         if not callable(model):
             raise TypeError(f"models must hold callables or fitted estimators, got {type(model).__name__} as {name!r}.")
@@ -217,10 +225,11 @@ def as_callable(name: str, model: Any, split: Split, class_names: Sequence[str] 
     _, steps, channels = split.inputs.shape
     flat = getattr(model, "n_features_in_", None) == steps * channels
     columns = _columns(name, model, split.classes, class_names) if split.classes else []
+    turned = not flat and _channels_first(model)
 
     def outputs(inputs: Tensor) -> Tensor:
         values = inputs.detach().cpu().numpy()
-        values = values.reshape(len(values), -1) if flat else values
+        values = values.reshape(len(values), -1) if flat else values.swapaxes(1, 2) if turned else values
         if not split.classes:
             return torch.from_numpy(np.array(model.predict(values), dtype=np.float64)).reshape(len(values), -1)
         if hasattr(model, "predict_proba"):
@@ -229,9 +238,50 @@ def as_callable(name: str, model: Any, split: Split, class_names: Sequence[str] 
             known = (np.asarray(model.predict(values))[:, None] == np.asarray(model.classes_)[None]).astype(np.float64)
         probabilities = np.zeros((len(values), split.classes))
         probabilities[:, columns] = known
-        return torch.from_numpy(np.log(np.maximum(probabilities, 1e-300)))
+        return torch.from_numpy(np.log(np.maximum(probabilities, _SMALLEST)))
 
     return outputs
+
+
+_SMALLEST = 1e-300
+"""Probability of a class that an estimator does not know."""
+
+
+@dataclass(frozen=True)
+class ReorderedModel:
+    """A classifier whose classes are some of those of the data, or have another order.
+
+    Args:
+        model: The classifier.
+        columns: For each of its classes, the index in the data.
+        classes: Number of classes of the data.
+    """
+
+    model: Model
+    columns: tuple[int, ...]
+    classes: int
+
+    def __call__(self, inputs: Tensor, **options: Any) -> Tensor:
+        """Return logarithms of the probabilities of the classes of the data."""
+        known = torch.log_softmax(self.model(inputs, **options), dim=1)
+        logits = known.new_full((len(known), self.classes), math.log(_SMALLEST))
+        return logits.index_copy(1, torch.tensor(self.columns, dtype=torch.int64, device=known.device), known)
+
+    @property
+    def supports_dt(self) -> bool:
+        """Whether the model takes lengths of steps."""
+        return takes_dt(self.model)
+
+    @property
+    def missing(self) -> str | None:
+        """How the model meets missing values."""
+        return missing_of(self.model)
+
+
+def _channels_first(model: Any) -> bool:
+    """Whether an estimator, or one inside it, has the parameter `layout` "channels_first"."""
+    parameters = model.get_params() if hasattr(model, "get_params") else {}
+    return any(key.split("__")[-1] == "layout" and value == "channels_first" for key, value in parameters.items())
 
 
 def _columns(name: str, model: Any, classes: int, class_names: Sequence[str]) -> list[int]:
