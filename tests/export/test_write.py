@@ -4,6 +4,7 @@ import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 import noisyrnn
 from noisyrnn.export import FORMATS, export_model, export_run
-from noisyrnn.models import GRU, RecurrentLayer, SequenceClassifier, SequenceRegressor, SequenceToSequence
+from noisyrnn.models import GRU, NoisyRNN, RecurrentLayer, SequenceClassifier, SequenceRegressor, SequenceToSequence
 from noisyrnn.pipeline import RunContext, train_run
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training import TrainConfig
@@ -170,8 +171,42 @@ def test_answers_at_every_step_in_the_unit_of_the_targets(classes: int | None, t
     assert whole.get_outputs()[0].name == ("logits" if classes else "outputs") and len(paths) == 2
 
 
-def test_a_model_that_meets_missing_values_is_not_exported(tmp_path: Path) -> None:
-    model = SequenceClassifier(GRU(1, 4), 2, missing="hold")
-    with pytest.raises(ValueError, match=r"^model must have missing None to be exported, got 'hold'"):
+@pytest.mark.parametrize("missing", ["hold", "mask"])
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+@pytest.mark.parametrize("stack", [{}, {"num_layers": 2, "bidirectional": True, "batch_first": False}])
+def test_missing_values_are_met_as_by_the_model(missing: str, form: str, stack: dict[str, Any], tmp_path: Path) -> None:
+    if form == "onnx":
+        pytest.importorskip("onnxruntime", reason="needs noisyrnn[export]")
+    torch.manual_seed(1)
+    layer = GRU(3 * (1 + (missing == "mask")), 4, **stack)
+    unit = {"mean": torch.tensor([5.0, -1.0, 0.0]), "std": torch.tensor([2.0, 0.1, 1.0])}
+    model = SequenceClassifier(layer, 2, missing=missing, **unit).eval()
+    inputs = unit["mean"] + unit["std"] * torch.randn(4, 7, 3, generator=torch.Generator().manual_seed(2))
+    inputs[torch.rand(inputs.shape, generator=torch.Generator().manual_seed(3)) < 0.4] = torch.nan
+    inputs[0, :3] = torch.nan  # the first values of a sequence
+    lengths = torch.tensor([7, 2, 4, 6])
+    given = inputs if layer.batch_first else inputs.transpose(0, 1).contiguous()
+    expected = model(given, lengths=lengths).detach()
+    path = export_model(model, tmp_path / "m", format=form)
+    run = FORMATS[form].read(path.read_bytes())
+    torch.testing.assert_close(run([given, lengths])[0], expected, rtol=0, atol=1e-5)
+    if stack:
+        return
+    run = FORMATS[form].read(export_model(model, tmp_path / "s", format=form, streaming=True).read_bytes())
+    states = [torch.zeros(4, 4), torch.zeros(4, 3)]
+    whole = model(inputs).detach()
+    answer = whole
+    for values in inputs.unbind(1):
+        answer, *states = run([values, *states])
+    torch.testing.assert_close(answer, whole, rtol=0, atol=1e-5)
+    extra = {"missing": ""}
+    if form == "torch":
+        torch.export.load(path, extra_files=extra)
+        assert extra["missing"] == missing
+
+
+def test_a_model_that_skips_steps_is_not_exported(tmp_path: Path) -> None:
+    model = SequenceClassifier(NoisyRNN(1, 4), 2, missing="skip")
+    with pytest.raises(ValueError, match=r"^model must have missing None, 'hold' or 'mask' to be exported, got 'skip'"):
         export_model(model, tmp_path / "m.pt2", format="torch")
     assert not list(tmp_path.iterdir())

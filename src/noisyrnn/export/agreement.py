@@ -11,6 +11,8 @@ from noisyrnn.models import Head, SequenceToSequence
 
 STEPS = (1, 17, 100)
 BATCHES = (1, 3)
+_MISSING = 0.3
+"""Share of missing values, where a model meets them."""
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 """Tolerance, relative to the largest output or to 1, whichever is larger."""
@@ -19,9 +21,9 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 def check_agreement(model: Head, graph: Graph, run: Run) -> None:
     """Raise unless an exported file, read from its content, agrees with its model.
 
-    The inputs are random, with the mean and standard deviation of the model's data, and have several lengths that
-    differ from the example of the export. The outputs are compared with those of the model in double precision. If the
-    model amplifies rounding errors, the tolerance is ten times its own error.
+    The inputs are random, with the mean and standard deviation of the model's data, some values missing if it meets
+    that, and have several lengths that differ from the example of the export. The outputs are compared with those of
+    the model in double precision. If the model amplifies rounding errors, the tolerance is ten times its own error.
 
     Args:
         model: Noise-free model on the CPU.
@@ -35,9 +37,10 @@ def check_agreement(model: Head, graph: Graph, run: Run) -> None:
     generator = torch.Generator().manual_seed(0)
     for batch in BATCHES:
         for steps in STEPS:
-            noise = torch.randn(
-                batch, steps, model.layer.input_size, generator=generator, dtype=torch.float32, device="cpu"
-            )
+            noise = torch.randn(batch, steps, model.input_size, generator=generator, dtype=torch.float32, device="cpu")
+            if model.missing is not None:
+                gone = torch.rand(noise.shape, generator=generator, dtype=torch.float32, device="cpu") < _MISSING
+                noise = noise.masked_fill(gone, torch.nan)
             inputs = (model.mean + model.std * noise).to(input_dtype(model))
             lengths = torch.randint(1, steps + 1, (batch,), generator=generator, device="cpu")
             if isinstance(graph, StepGraph):
@@ -60,10 +63,10 @@ def _answer(model: Head, graph: Graph, run: Run, inputs: Tensor, lengths: Tensor
     """Return the file's outputs for sequences; for a single-step file, those after the last step."""
     if not isinstance(graph, StepGraph):
         return run([inputs, lengths])[0]
-    example = graph.signature().example[1]
-    answer, state = inputs, example.new_zeros(*example.shape[:-2], len(lengths), example.shape[-1])
+    answer, examples = inputs, graph.signature().example[1:]
+    states = [each.new_zeros(*each.shape[:-2], len(lengths), each.shape[-1]) for each in examples]
     for values in inputs.unbind(1 if model.layer.batch_first else 0):
-        answer, state = run([values.contiguous(), state])
+        answer, *states = run([values.contiguous(), *states])
     return answer
 
 

@@ -124,13 +124,22 @@ class _Graph(nn.Module):
         self.input_dtype = input_dtype(model)
         self.cells = nn.ModuleList(WrittenCell(cast(Cell, cell)) for cell in layer.cells.values())
         self.readout = model.readout
-        self.input_size = layer.input_size
+        self.missing = model.missing
+        self.input_size = model.input_size
         self.hidden_size = layer.hidden_size
         self.answer = "logits" if model.loss == "cross_entropy" else "outputs"
 
     def answers(self, states: Tensor) -> Tensor:
         """Answers `(..., outputs)` to states of the last layer, as `SequenceModel.answers` computes them."""
         return SequenceModel.answers(cast(SequenceModel, self), states)
+
+    def held(self, values: Tensor, last: Tensor) -> Tensor:
+        """Return standardized values with missing ones replaced by the last of their channel."""
+        return torch.where(values.isnan(), last, values)
+
+    def with_mask(self, values: Tensor, held: Tensor) -> Tensor:
+        """Return the channels that the layer takes, as `noisyrnn.models.missing` computes them."""
+        return torch.cat([held, (~values.isnan()).to(held.dtype)], dim=-1) if self.missing == "mask" else held
 
     def _written(self) -> list[WrittenCell]:
         return [cast(WrittenCell, cell) for cell in self.cells]
@@ -162,6 +171,7 @@ class SequenceGraph(_Graph):
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """Run the model; lengths are not checked, and lengths above the number of steps count as that number."""
         values = standardize(inputs if self.batch_first else inputs.transpose(0, 1), self.mean, self.std, self.dtype)
+        values = self._complete(values)
         valid = valid_steps(lengths, values.shape[1]).T[..., None]
         # A backward direction meets the padding first. Its state does not change there, so no step has to be moved.
         masks, cells, states = (valid, valid.flip(0)), self._written(), self._initial_states(values.shape[0])
@@ -184,11 +194,25 @@ class SequenceGraph(_Graph):
         answers = torch.where(valid.transpose(0, 1), self.answers(values), 0.0)
         return answers if self.batch_first else answers.transpose(0, 1)
 
+    def _complete(self, values: Tensor) -> Tensor:
+        """Return standardized values as the layer takes them, without missing ones."""
+        if self.missing is None:
+            return values
+
+        def step(last: Tensor, now: Tensor) -> tuple[Tensor, tuple[Tensor]]:
+            after = self.held(now, last)
+            return after, (after.clone(),)
+
+        start = values.new_zeros(values.shape[0], values.shape[2])  # the mean, before the first value
+        _, (held,) = scan(step, start, values.transpose(0, 1))
+        return self.with_mask(values, held.transpose(0, 1)).contiguous()
+
 
 class StepGraph(_Graph):
     """A single step: the next value and the state to the output so far and the new state.
 
-    States have the shape of those of `RecurrentLayer.step`; the first state is zero.
+    States have the shape of those of `RecurrentLayer.step`; the first state is zero. A model that meets missing values
+    has a second one, `held`: the last value of each channel, standardized, zero at first.
 
     Args:
         model: Model on the CPU.
@@ -205,20 +229,28 @@ class StepGraph(_Graph):
             )
 
     def signature(self) -> Signature:
-        """Inputs `(batch, input_size)` and state, output and next state of the graph."""
+        """Inputs `(batch, input_size)` and states, output and next states of the graph."""
         inputs = self.mean.new_zeros(2, self.input_size, dtype=self.input_dtype)
-        example = (inputs, self._joined(self._initial_states(2)))
-        axes = ({0: "batch"}, {example[1].ndim - 2: "batch"})
-        return Signature(("inputs", "state"), (self.answer, "next_state"), example, axes)
+        state = self._joined(self._initial_states(2))
+        names, example, axes = ["state"], [state], [{state.ndim - 2: "batch"}]
+        if self.missing is not None:
+            names, example = [*names, "held"], [*example, inputs.new_zeros(inputs.shape, dtype=self.dtype)]
+            axes = [*axes, {0: "batch"}]
+        outputs = (self.answer, *(f"next_{name}" for name in names))
+        return Signature(("inputs", *names), outputs, (inputs, *example), ({0: "batch"}, *axes))
 
-    def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the output `(batch, outputs)` after this step, and the state for the next."""
+    def forward(self, inputs: Tensor, state: Tensor, held: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the output `(batch, outputs)` after this step, and the states for the next."""
         values = standardize(inputs, self.mean, self.std, self.dtype)
+        if held is not None:
+            held = self.held(values, held)
+            values = self.with_mask(values, held)
         after: list[Tensor] = []
         for written, before in zip(self._written(), [state] if state.ndim == 2 else state.unbind(0), strict=True):
             after.append(written(values, before))
             values = written.output(after[-1])
-        return self.answers(values), self._joined(after)
+        states = (self._joined(after),) if held is None else (self._joined(after), held)
+        return (self.answers(values), *states)
 
     @staticmethod
     def _joined(states: list[Tensor]) -> Tensor:

@@ -39,6 +39,9 @@ def export_model(
     The inputs of a single-step file are `inputs` `(batch, input_size)` and `state`, zero at first, in the shape of
     `RecurrentLayer.step`. Its outputs are those so far, and `next_state`.
 
+    A model that holds or masks missing values takes NaN. Its single-step file has one more input, `held`
+    `(batch, input_size)`, zero at first, and the output `next_held`: the last standardized value of each channel.
+
     Args:
         model: Model to export; it is left unchanged.
         path: Path of the file.
@@ -51,8 +54,8 @@ def export_model(
 
     Raises:
         ValueError: If the format is unknown or needs a package that is not installed, `streaming` is set for a
-            bidirectional layer, the model meets missing values, or the number of class names differs from that of the
-            outputs.
+            bidirectional layer, the model skips steps without a value, or the number of class names differs from that
+            of the outputs.
         RuntimeError: If the file does not agree with the model; it is then not written.
     """
     write_atomically(path, _content(model, format=format, streaming=streaming, class_names=class_names))
@@ -133,10 +136,10 @@ def _content(
     form = FORMATS[format]
     form.check_installed()
     check_class_names(class_names, model.readout.out_features)
-    if model.missing is not None:
+    if model.missing == "skip":
         raise ValueError(
-            f"model must have missing None to be exported, got {model.missing!r}: the file would take complete "
-            "sequences only. Impute the values and train without the setting, or use noisyrnn.load."
+            "model must have missing None, 'hold' or 'mask' to be exported, got 'skip': the steps of a file have no "
+            "lengths. Train with --missing hold or mask, or use noisyrnn.load."
         )
     model = deepcopy(model).cpu().eval()
     model.layer.noise_mode, model.layer.kernel = "off", "reference"
@@ -147,6 +150,8 @@ def _content(
         "head": type(model).__name__,
         "layer": type(model.layer).__name__,
     }
+    if model.missing is not None:
+        metadata["missing"] = model.missing
     if class_names is not None:
         metadata["class_names"] = json.dumps(list(class_names))
     if channel_names is not None:
