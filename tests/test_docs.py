@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import runpy
 import shlex
 from glob import glob
 from pathlib import Path
@@ -198,6 +199,29 @@ def test_figures_are_those_that_the_script_draws_and_all_are_shown():
     assert len(drawn) > 0
     shown = re.findall(r"\]\(figures/(\w+)\.svg\)", (DOCS / "mathematics.md").read_text(encoding="utf-8"))
     assert sorted(shown) == sorted(drawn) == sorted(file.stem for file in DOCS.glob("figures/*.svg"))
+
+
+def test_the_summary_and_the_picture_of_ordered_mnist_are_those_of_its_table(tmp_path):
+    script = runpy.run_path(str(DOCS / "ordered_mnist_pictures.py"))
+    page = (DOCS / "results" / "ordered-mnist.md").read_text(encoding="utf-8")
+    found = script["accuracies"](page)
+    columns = ("Clean", "White noise σ 0.3", "Salt and pepper α 0.1", "Worst case over attacks ℓ∞ ϵ 0.05")
+    head, *lines = script["table"](page, "trained with")
+    assert len(head) == 1 + len(columns)
+    for name, *cells in lines:
+        row = found[name.split(":")[0]]
+        for column, cell in zip(columns, cells, strict=True):
+            published = row.get("published", {}).get(column, ())
+            assert script["numbers"](cell) == (row["ours, best epoch"][column][0], *published), (name, column)
+    assert {line[0].split(":")[0] for line in lines} == set(found)
+    script["draw"](found, tmp_path / "drawn.svg")
+    drawn, kept = (
+        (folder / name).read_text(encoding="utf-8")
+        for folder, name in ((tmp_path, "drawn.svg"), (DOCS / "images", "ordered-mnist.svg"))
+    )
+    assert all(f">{name}</text" in text for name in found for text in (drawn, kept))
+    versions = [re.findall(r"Matplotlib v[\d.]+", text) for text in (drawn, kept)]
+    assert drawn == kept or versions[0] != versions[1], "run docs/ordered_mnist_pictures.py"
 
 
 @pytest.mark.parametrize("file", ["CITATION.cff", "docs/cite.md"])
