@@ -150,6 +150,23 @@ def test_what_is_not_a_model_is_refused(models: dict[str, Any], error: Any, mess
         compare_models({"a": last}, split.inputs, [])  # type: ignore[arg-type]
 
 
+def test_a_module_with_a_part_called_sequence_model_is_measured_as_a_whole(split: Split) -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sequence_model = nn.Flatten()
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return -self.sequence_model(inputs)[:, : split.classes]
+
+        def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self(inputs).argmax(1)
+
+    whole = Whole().eval()
+    found = compare_models({"whole": whole, "function": lambda inputs: whole(inputs)}, split, [])
+    assert found.results["whole"]["clean"].correct == found.results["function"]["clean"].correct  # type: ignore[union-attr]
+
+
 def test_two_perturbations_of_one_title_are_both_measured(split: Split) -> None:
     found = compare_models({"last": last}, split, [PGD(0.1, steps=1), PGD(0.1, steps=3)], draws=1)
     assert len(found.results["last"]) == 3

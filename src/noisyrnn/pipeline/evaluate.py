@@ -160,8 +160,8 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
 
     The results of the last epoch's weights are in `robustness-last.json`. A file with the same settings is left
     unchanged if the test data, the model's weights and `config.json` have not changed since. An interrupted evaluation
-    continues with the next perturbation, and one with other strengths, but the same settings else, measures only those
-    that are new (of a regression and of labels at every step, all).
+    continues with the next perturbation. One with other strengths and otherwise the same settings measures the new ones
+    only, if each sequence has one class, and else all.
 
     Args:
         folder: A finished run.

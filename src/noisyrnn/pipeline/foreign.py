@@ -26,7 +26,7 @@ from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, known_result
 from noisyrnn.pipeline.evaluate import EvaluateConfig, first_sequences, measure
 from noisyrnn.pipeline.train import describe, environment
 from noisyrnn.progress import ProgressBar, resolve_shown, tell
-from noisyrnn.robustness.compare_models import as_callable, has_gradients
+from noisyrnn.robustness.callables import as_callable, has_gradients
 from noisyrnn.run_folder import RunFolder, failure_message, folder_name
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.seeding import seeded

@@ -1,25 +1,18 @@
 """Measures models of any kind on the same perturbed sequences, side by side, with paired tests."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.scale import Scale
 from noisyrnn.display import escape, html_table, markdown_table
-from noisyrnn.missing import missing_of
 from noisyrnn.robustness.base import Perturbation
-from noisyrnn.robustness.evaluate import RobustnessResult, evaluate, rows_on
-from noisyrnn.robustness.logits import Model, adapt, call_model
+from noisyrnn.robustness.callables import as_callable, has_gradients
+from noisyrnn.robustness.evaluate import RobustnessResult, evaluate
 from noisyrnn.robustness.metrics import METRICS
 from noisyrnn.robustness.square import Square
 from noisyrnn.robustness.statistics import SEQUENCES, PairedTest, adjust, p_text, paired_test
-from noisyrnn.step_lengths import takes_dt
 
 NOT_ATTACKED = "not attacked: no gradients"
 
@@ -126,6 +119,7 @@ def compare_models(
         ValueError: If there are no models, or the classes of an estimator are not those of the data.
 
     Example:
+        >>> import torch
         >>> split = Split(inputs=torch.tensor([[[1.0]], [[-1.0]]] * 4), labels=torch.tensor([1, 0] * 4), classes=2)
         >>> def good(inputs):
         ...     return torch.cat([-inputs[:, 0], inputs[:, 0]], dim=1)
@@ -188,115 +182,3 @@ def _default_perturbations(data: Dataset | Split) -> list[Perturbation]:
     return [
         build_perturbation(name, strength, value_range=value_range, scale=scale) for name, strength in strengths.items()
     ]
-
-
-def has_gradients(model: Model, split: Split) -> bool:
-    """Whether the outputs for one sequence depend on its inputs through autograd.
-
-    The model is called as `evaluate` calls it, and its errors are raised.
-    """
-    inputs, _, lengths, dt = rows_on(None, split, torch.arange(1, device="cpu"))
-    inputs = inputs.detach().clone().requires_grad_()
-    try:
-        with torch.enable_grad():
-            outputs = call_model(adapt(model, dt=dt, missing=split.missing is not None), inputs, lengths)
-    except RuntimeError as error:
-        if "numpy() on Tensor that requires grad" in str(error):  # it converts its inputs to an array
-            return False
-        raise
-    return isinstance(outputs, Tensor) and outputs.requires_grad
-
-
-def as_callable(name: str, model: Any, split: Split, class_names: Sequence[str] = ()) -> Model:
-    """Return a model as a callable from inputs to logits or values; an estimator is wrapped."""
-    if (inner := getattr(model, "sequence_model", None)) is not None and not split.every_step:
-        columns = _columns(name, model, split.classes, class_names) if split.classes else []
-        return inner if columns == list(range(split.classes)) else ReorderedModel(inner, tuple(columns), split.classes)
-    if isinstance(model, nn.Module) or not (hasattr(model, "predict") or hasattr(model, "predict_proba")):
-        if not callable(model):
-            raise TypeError(f"models must hold callables or fitted estimators, got {type(model).__name__} as {name!r}.")
-        checked: Model = model
-        return checked
-    if split.every_step or split.lengths is not None:
-        raise ValueError(
-            f"data must have one label for each sequence and one length for an estimator, got others for {name!r}. "
-            "Give a function from inputs and lengths to logits."
-        )
-    _, steps, channels = split.inputs.shape
-    flat = getattr(model, "n_features_in_", None) == steps * channels
-    columns = _columns(name, model, split.classes, class_names) if split.classes else []
-    turned = not flat and _channels_first(model)
-
-    def outputs(inputs: Tensor) -> Tensor:
-        values = inputs.detach().cpu().numpy()
-        values = values.reshape(len(values), -1) if flat else values.swapaxes(1, 2) if turned else values
-        if not split.classes:
-            return torch.from_numpy(np.array(model.predict(values), dtype=np.float64)).reshape(len(values), -1)
-        if hasattr(model, "predict_proba"):
-            known = np.asarray(model.predict_proba(values), dtype=np.float64)
-        else:
-            known = (np.asarray(model.predict(values))[:, None] == np.asarray(model.classes_)[None]).astype(np.float64)
-        probabilities = np.zeros((len(values), split.classes))
-        probabilities[:, columns] = known
-        return torch.from_numpy(np.log(np.maximum(probabilities, _SMALLEST)))
-
-    return outputs
-
-
-_SMALLEST = 1e-300
-"""Probability of a class that an estimator does not know."""
-
-
-@dataclass(frozen=True)
-class ReorderedModel:
-    """A classifier whose classes are some of those of the data, or have another order.
-
-    Args:
-        model: The classifier.
-        columns: For each of its classes, the index in the data.
-        classes: Number of classes of the data.
-    """
-
-    model: Model
-    columns: tuple[int, ...]
-    classes: int
-
-    def __call__(self, inputs: Tensor, **options: Any) -> Tensor:
-        """Return logarithms of the probabilities of the classes of the data."""
-        known = torch.log_softmax(self.model(inputs, **options), dim=1)
-        logits = known.new_full((len(known), self.classes), math.log(_SMALLEST))
-        return logits.index_copy(1, torch.tensor(self.columns, dtype=torch.int64, device=known.device), known)
-
-    @property
-    def supports_dt(self) -> bool:
-        """Whether the model takes lengths of steps."""
-        return takes_dt(self.model)
-
-    @property
-    def missing(self) -> str | None:
-        """How the model meets missing values."""
-        return missing_of(self.model)
-
-
-def _channels_first(model: Any) -> bool:
-    """Whether an estimator, or one inside it, has the parameter `layout` "channels_first"."""
-    parameters = model.get_params() if hasattr(model, "get_params") else {}
-    return any(key.split("__")[-1] == "layout" and value == "channels_first" for key, value in parameters.items())
-
-
-def _columns(name: str, model: Any, classes: int, class_names: Sequence[str]) -> list[int]:
-    """Return the class index of each class of an estimator."""
-    known = getattr(model, "classes_", None)
-    if known is None:
-        raise ValueError(f"models must hold fitted estimators with classes_, got none in {name!r}. Fit it first.")
-    places = {str(index): index for index in range(classes)}
-    texts = [str(each) for each in np.asarray(known).tolist()]
-    if not set(texts) <= set(places):
-        places = {text: index for index, text in enumerate(class_names)}
-    if not set(texts) <= set(places):
-        wanted = ", ".join(places) or f"0 to {classes - 1}"
-        raise ValueError(
-            f"models must hold estimators for the classes of the data, {wanted}, got {', '.join(texts[:10])} in "
-            f"{name!r}. Fit it with the class indices of the data."
-        )
-    return [places[text] for text in texts]
