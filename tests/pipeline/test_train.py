@@ -23,7 +23,7 @@ from noisyrnn.pipeline.train import build_model, run_path
 from noisyrnn.training import RunFolder, TrainConfig, load
 from noisyrnn.training.checkpoint import Checkpoint, Progress
 from noisyrnn.training.saving import read_header
-from noisyrnn.training.trainer import validate
+from noisyrnn.training.validation import validate
 
 
 @pytest.fixture

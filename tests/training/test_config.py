@@ -13,8 +13,8 @@ import torch
 from noisyrnn.models import MODELS, build_layer, layer_options
 from noisyrnn.sde import Activation
 from noisyrnn.training import TrainConfig
+from noisyrnn.training.schedules import learning_rate_at
 from noisyrnn.training.settings import merge_settings, published_experiments, read_experiment, recommended
-from noisyrnn.training.trainer import learning_rate_at
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import NoisyRNN, SequenceClassifier, SequenceModel, SequenceRegressor, SequenceToSequence
 from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds
 from noisyrnn.training.saving import save
-from noisyrnn.training.trainer import validate
+from noisyrnn.training.validation import validate
 
 STEPS = 8
 both = pytest.mark.parametrize("values", [False, True])

@@ -13,8 +13,10 @@ from noisyrnn.missing import hold_last
 from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.models.missing import layer_channels
 from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds
+from noisyrnn.training.batches import select_sequences, step_noise
 from noisyrnn.training.divergence import explain_divergence
-from noisyrnn.training.trainer import Trainer, select_sequences, step_noise, validate
+from noisyrnn.training.trainer import Trainer
+from noisyrnn.training.validation import validate
 
 CONFIG = TrainConfig(
     hidden_size=6, epochs=2, batch_size=8, learning_rate=0.01, precision="64-true", options={"step_size": 0.2}

@@ -14,10 +14,12 @@ from tests.interrupts import interrupt_at
 from noisyrnn.data.base import Dataset
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds, load
+from noisyrnn.training.batches import epoch_batches
 from noisyrnn.training.optimizer import RatedOptimizer, orthogonal_parameters
 from noisyrnn.training.perturbed_inputs import selection_inputs
 from noisyrnn.training.saving import read_header
-from noisyrnn.training.trainer import Trainer, epoch_batches, validate
+from noisyrnn.training.trainer import Trainer
+from noisyrnn.training.validation import validate
 from noisyrnn.training.weight_average import WeightAverage
 
 Build = Callable[[TrainConfig], SequenceClassifier]

@@ -7,7 +7,8 @@ from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import GRU, SequenceClassifier, SequenceRegressor
 from noisyrnn.noise import BrownianPath
 from noisyrnn.training import TrainConfig, fit
-from noisyrnn.training.trainer import TrainingBatch, TrainingPass, validate
+from noisyrnn.training.batches import TrainingBatch, TrainingPass
+from noisyrnn.training.validation import validate
 
 
 def _model(head=SequenceClassifier):

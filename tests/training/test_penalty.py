@@ -9,8 +9,8 @@ from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.pipeline.train import objective_of
 from noisyrnn.training import TrainConfig, fit
+from noisyrnn.training.batches import TrainingBatch, TrainingPass
 from noisyrnn.training.fit_seeds import fit_seeds
-from noisyrnn.training.trainer import TrainingBatch, TrainingPass
 
 KINDS = [("noisy", "explicit"), ("rnn", "explicit"), ("noisy", "hutchinson"), ("gru", "hutchinson")]
 LENGTHS = torch.tensor([6, 3, 5, 2])

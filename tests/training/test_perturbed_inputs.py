@@ -14,9 +14,10 @@ from noisyrnn.models import SequenceClassifier
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.robustness import MultiplicativeNoise, PathDraws, SaltAndPepper, WhiteNoise
 from noisyrnn.training import TrainConfig, fit, fit_seeds
+from noisyrnn.training.batches import epoch_batches
 from noisyrnn.training.divergence import DivergenceError
 from noisyrnn.training.perturbed_inputs import PerturbedInputs, selection_inputs
-from noisyrnn.training.trainer import Trainer, epoch_batches
+from noisyrnn.training.trainer import Trainer
 
 Build = Callable[[TrainConfig], SequenceClassifier]
 Waves = Callable[..., Split]

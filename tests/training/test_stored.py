@@ -22,8 +22,8 @@ from noisyrnn.pipeline.train import build_model
 from noisyrnn.robustness import WhiteNoise, confusion_matrix, evaluate
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training import TrainConfig, fit, fit_seeds
+from noisyrnn.training.batches import epoch_batches
 from noisyrnn.training.saving import load
-from noisyrnn.training.trainer import epoch_batches
 
 CONFIG = TrainConfig(
     model="noisy", hidden_size=4, epochs=3, batch_size=8, learning_rate=0.02, options={"additive": 0.1}
@@ -135,7 +135,7 @@ def test_answers_are_those_of_memory(data: Dataset) -> None:
 def test_no_more_than_a_batch_is_read_at_once(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, read = [], Storage.read
     monkeypatch.setattr(Storage, "read", lambda self, rows: sizes.append(len(rows)) or read(self, rows))
-    monkeypatch.setattr("noisyrnn.training.trainer._VALIDATION_BYTES", 3 * 48)
+    monkeypatch.setattr("noisyrnn.training.validation._VALIDATION_BYTES", 3 * 48)
     model = build_model(CONFIG, data)
     fit(model, data, CONFIG)
     assert max(sizes) == CONFIG.batch_size

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noisyrnn.data.base import Dataset, Split
-from noisyrnn.models import NoisyRNN, SequenceClassifier, build_layer
+from noisyrnn.models import NoisyRNN, SequenceClassifier
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
-from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_seeds, load
+from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds, load
 from noisyrnn.training import fit as fit_function
 from noisyrnn.training.checkpoint import Checkpoint, Progress, _sealed
-from noisyrnn.training.trainer import epoch_batches, is_better, select_sequences, validate
+from noisyrnn.training.validation import validate
 
 Build = Callable[[TrainConfig], SequenceClassifier]
 
@@ -68,28 +68,6 @@ def test_the_folder_keeps_the_weights_of_the_best_and_of_the_last_epoch(
         assert torch.equal(best.state_dict()[name], checkpoint["best"][name])
     assert not all(torch.equal(one, other) for one, other in zip(weights(best), weights(last), strict=True))
     assert all(torch.equal(one, other) for one, other in zip(weights(best), weights(model), strict=True))
-
-
-@pytest.mark.parametrize(("accuracy", "fitted"), [(0.74, False), (0.76, True)])
-def test_a_model_that_did_not_learn_is_noted(accuracy: float, fitted: bool) -> None:
-    result = FitResult([{"train_accuracy": accuracy}], 1, 1.0, 2.0, validation_sequences=5, largest_class=0.5)
-    assert (result.not_fitted is None) is fitted  # halfway between 50 and 100 %
-    if not fitted:
-        assert str(result.not_fitted).startswith("not fitted: the training accuracy is 74.0 % in the last epoch")
-    regression = FitResult([{"train_loss": 1.0}], 1, math.nan, 2.0, validation_sequences=5, largest_class=math.nan)
-    assert regression.not_fitted is None
-
-
-def test_a_result_is_shown_without_its_history() -> None:
-    good = FitResult([{"train_accuracy": 1.0}] * 9, 7, 0.75, 2.0, 8, 0.5, best_validation_loss=0.25)
-    text = "epochs: 9; best epoch: 7; validation accuracy: 75.0 % of 8 sequences; validation loss: 0.25; seconds: 2.0"
-    assert repr(good) == f"FitResult({text})"
-    assert "<th>best epoch</th><td>7</td>" in good._repr_html_()
-    bad = FitResult([{"train_accuracy": 0.5}], 1, 0.5, 2.0, 8, 0.5)
-    assert repr(bad).splitlines()[1] == bad.not_fitted
-    assert f"<p>{bad.not_fitted}</p>" in bad._repr_html_()
-    regression = FitResult([{"train_loss": 1.0}], 1, math.nan, 2.0, 8, math.nan, best_validation_loss=0.5)
-    assert "accuracy" not in repr(regression)
 
 
 @pytest.mark.parametrize("fit_models", [fit, fit_seeds])
@@ -268,13 +246,7 @@ def test_checkpoint_of_another_format_is_refused(
         fit(build(config), dataset, config, folder=folder, resume=True)
 
 
-def test_a_model_that_does_not_fit_the_data(dataset: Dataset, config: TrainConfig, build: Build) -> None:
-    five = SequenceClassifier(build_layer("gru", 1, 3, {}), 5)
-    with pytest.raises(ValueError, match=r"model must have classes 2, that of the data set, got 5\."):
-        fit(five, dataset, config)
-    wide = SequenceClassifier(build_layer("gru", 4, 3, {}), 2)
-    with pytest.raises(ValueError, match=r"model must have input_size 1, that of the data set, got 4\."):
-        fit(wide, dataset, config)
+def test_a_negative_time_between_checkpoints_is_refused(dataset: Dataset, config: TrainConfig, build: Build) -> None:
     with pytest.raises(ValueError, match=r"checkpoint_seconds must be at least 0, got -2\."):
         fit(build(config), dataset, config, checkpoint_seconds=-2)
 
@@ -344,46 +316,6 @@ def test_the_optimiser_moves_at_the_decayed_rate(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_batches_of_all_processes_make_up_the_whole(config: TrainConfig) -> None:
-    alone = list(epoch_batches(config, 37, 1))
-    parts = [list(epoch_batches(config, 37, 1, rank=rank, world=3)) for rank in range(3)]
-    for number, batch in enumerate(alone):
-        pieces = [part[number] for part in parts]
-        assert torch.equal(torch.cat([p.rows for p in pieces if p.share]), batch.rows)
-        assert [p.first_row for p in pieces] == [len(batch.rows) * r // 3 for r in range(3)]
-        assert {p.count for p in pieces} == {len(batch.rows)}
-    assert sorted(torch.cat([b.rows for b in alone]).tolist()) == list(range(37))
-
-
-def test_each_epoch_and_each_seed_has_an_order_of_its_own(config: TrainConfig) -> None:
-    def order(seed: int, epoch: int) -> list[int]:
-        parts = epoch_batches(dataclasses.replace(config, seed=seed), 37, epoch)
-        return torch.cat([part.rows for part in parts]).tolist()
-
-    orders = [order(1, 1), order(1, 2), order(2, 1)]
-    assert all(sorted(rows) == list(range(37)) for rows in orders)
-    assert orders[0] != orders[1] and orders[0] != orders[2] and orders[1] != orders[2]
-    assert order(1, 2) == orders[1]
-
-
-@pytest.mark.parametrize(
-    ("loss", "accuracy", "better"),
-    [
-        (0.5, 0.81, True),
-        (0.1, 0.79, False),  # accuracy comes first
-        (0.39, 0.8, True),  # then the loss
-        (0.4, 0.8, False),  # the first of two equal epochs stays
-        (0.41, 0.8, False),
-        (math.nan, 0.9, False),
-        (-math.inf, 0.9, False),
-        (0.39, math.nan, True),  # a regression
-        (0.4, math.nan, False),
-    ],
-)
-def test_which_epoch_is_kept(loss: float, accuracy: float, better: bool) -> None:
-    assert is_better(loss, accuracy, Progress(best_accuracy=0.8, best_loss=0.4)) is better
-
-
 def test_a_gradient_that_is_not_finite_ends_the_training_before_it_reaches_the_weights(
     dataset: Dataset, config: TrainConfig, build: Build
 ) -> None:
@@ -396,25 +328,6 @@ def test_a_gradient_that_is_not_finite_ends_the_training_before_it_reaches_the_w
     with pytest.raises(RuntimeError, match="norm of the gradient became nan"):
         fit(model, dataset, config, objective=vanishing)
     assert all(torch.equal(one, other) for one, other in zip(before, weights(model), strict=True))
-
-
-def test_a_process_without_sequences_keeps_step(config: TrainConfig) -> None:
-    parts = [
-        list(epoch_batches(dataclasses.replace(config, batch_size=2), 3, 1, rank=rank, world=2)) for rank in range(2)
-    ]
-    last = [part[-1] for part in parts]
-    assert [p.share for p in last] == [0.0, 1.0]
-    assert all(len(p.rows) == 1 for p in last)
-
-
-def test_sequences_are_cut_after_the_longest(waves: Callable[..., Split]) -> None:
-    split = waves(10, 3, unequal=True)
-    assert split.lengths is not None
-    rows = split.lengths.argsort()[:3]
-    inputs, labels, lengths, weights, dt = select_sequences(split, rows)
-    assert lengths is not None and weights is None and dt is None
-    assert inputs.shape[1] == int(lengths.max()) < 12
-    assert torch.equal(labels, split.labels[rows])
 
 
 def test_unequal_lengths_train(

@@ -12,7 +12,7 @@ from noisyrnn.progress import resolve_shown, tell
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.checkpoint import read_settings, write_longer
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.trainer import learning_rate_at
+from noisyrnn.training.schedules import learning_rate_at
 
 
 def settings_of_run(folder: RunFolder, *, epochs: int | None = None) -> TrainConfig:

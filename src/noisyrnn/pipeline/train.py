@@ -28,9 +28,10 @@ from noisyrnn.progress import resolve_shown, tell
 from noisyrnn.run_folder import RunFolder, failure_message, folder_name
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.config import TrainConfig, check_precision
+from noisyrnn.training.fit_result import FitResult
 from noisyrnn.training.objective import Objective
 from noisyrnn.training.seeding import seeded
-from noisyrnn.training.trainer import FitResult, fit
+from noisyrnn.training.trainer import fit
 
 _ANNOUNCED: set[str] = set()
 

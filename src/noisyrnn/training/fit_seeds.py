@@ -20,21 +20,13 @@ from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.threads import reproducible_threads
+from noisyrnn.training.batches import BatchPart, TrainingBatch, rows_on, select_sequences, step_noise
 from noisyrnn.training.captured import CapturedStep, on_device
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError
+from noisyrnn.training.fit_result import FitResult
 from noisyrnn.training.objective import Objective
-from noisyrnn.training.trainer import (
-    BatchPart,
-    EpochHook,
-    FitResult,
-    Trainer,
-    TrainingBatch,
-    fabric_on_cpu,
-    rows_on,
-    select_sequences,
-    step_noise,
-)
+from noisyrnn.training.trainer import EpochHook, Trainer, fabric_on_cpu
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

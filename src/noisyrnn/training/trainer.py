@@ -1,13 +1,11 @@
-"""Trains a model: the loop, the order of the data, learning rate, clipping, the epoch that is kept, and the files."""
+"""Trains a model: the loop over epochs and steps, the weights that are kept, and the files."""
 
 import math
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +15,34 @@ from torch import Tensor, nn
 from noisyrnn.checks import check_flag, check_number, check_show_progress, known_lengths
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.stored import StoredSequences, read_ahead
-from noisyrnn.display import html_table
 from noisyrnn.files import content_digest
 from noisyrnn.interruption import graceful_interrupt
 from noisyrnn.locks import locked
 from noisyrnn.models.heads import SequenceModel
-from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder
-from noisyrnn.step_lengths import takes_dt
 from noisyrnn.targets import counted, without_marks
 from noisyrnn.threads import reproducible_threads
+from noisyrnn.training.batches import (
+    BatchPart,
+    TrainingBatch,
+    TrainingPass,
+    epoch_batches,
+    rows_on,
+    select_sequences,
+    step_noise,
+)
 from noisyrnn.training.budget import Budget
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import Precision, TrainConfig, check_precision
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
+from noisyrnn.training.fit_result import FitResult
 from noisyrnn.training.objective import Objective, objective_digest
 from noisyrnn.training.optimizer import RatedOptimizer, orthogonal_parameters
 from noisyrnn.training.saving import check_savable, save
+from noisyrnn.training.schedules import learning_rate_at, noise_factor_at
+from noisyrnn.training.suitability import check_times, check_trainable
+from noisyrnn.training.validation import is_better, validate
 from noisyrnn.training.weight_average import WeightAverage
 
 if TYPE_CHECKING:
@@ -45,83 +53,7 @@ if TYPE_CHECKING:
 EpochHook = Callable[[Mapping[str, float]], None]
 """Called with the metrics of an epoch, the row that metrics.csv gets, once it is written."""
 
-_VALIDATION_BATCH = 1000
 _PERTURBED = ("perturbed_loss", "perturbed_accuracy")
-_VALIDATION_BYTES = 2**26
-"""Most bytes of sequences that are read from files at once for a validation."""
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """Outcome of a training.
-
-    Args:
-        history: One row of metrics for each epoch.
-        best_epoch: The epoch, from 1, of the weights the model now has; the best one unless `select` is "last" or
-            "refit".
-        best_validation_accuracy: Its accuracy on the validation data, in [0, 1]; `nan` for a regression and without
-            validation. With labels at every step it is the mean over sequences of the share of counted steps that are
-            right.
-        seconds: Training time, over all resumptions; of runs that are trained together, each has its share.
-        validation_sequences: Number of validation sequences behind this accuracy; 0 where all were trained on.
-        largest_class: Share of the largest class in the training data, of sequences or of counted steps; `nan` for a
-            regression.
-        best_validation_loss: Loss of the best epoch on the validation data; `nan` without validation.
-        adapted: What the size of the data changed in the settings, in one sentence; empty if nothing.
-    """
-
-    history: list[dict[str, float]]
-    best_epoch: int
-    best_validation_accuracy: float
-    seconds: float
-    validation_sequences: int
-    largest_class: float
-    best_validation_loss: float = math.nan
-    adapted: str = ""
-
-    def _described(self) -> list[tuple[str, str]]:
-        """What a reader asks for first, as names and texts."""
-        rows = [("epochs", f"{len(self.history)}"), ("best epoch", f"{self.best_epoch}")]
-        if not math.isnan(self.best_validation_accuracy):
-            text = f"{100 * self.best_validation_accuracy:.1f} % of {self.validation_sequences} sequences"
-            rows.append(("validation accuracy", text))
-        elif not self.validation_sequences:
-            rows.append(("validation", "none"))
-        if self.validation_sequences:
-            text = f"{self.best_validation_loss:.4g}"
-            if math.isnan(self.best_validation_accuracy):
-                text += f" over {self.validation_sequences} sequences"
-            rows.append(("validation loss", text))
-        return [*rows, ("seconds", f"{self.seconds:.1f}")]
-
-    @property
-    def _notes(self) -> list[str]:
-        """What a reader must know about the outcome."""
-        return [note for note in (self.adapted, self.not_fitted) if note]
-
-    def __repr__(self) -> str:
-        """Describe the outcome in one line, and further ones if the settings were adapted or the model did not fit."""
-        text = "; ".join(f"{name}: {value}" for name, value in self._described())
-        return "\n".join([f"FitResult({text})", *self._notes])
-
-    def _repr_html_(self) -> str:
-        """Describe the outcome in a table, for notebooks."""
-        return html_table("FitResult", self._described(), notes=self._notes)
-
-    @property
-    def not_fitted(self) -> str | None:
-        """A note if the model did not learn the training data; else `None`, and for a regression.
-
-        It did not if the training accuracy of the last epoch, measured with the noise of training, is below halfway
-        between the share of the largest class and 1.
-        """
-        reached = self.history[-1].get("train_accuracy", math.nan) if self.history else math.nan
-        if not reached < (1 + self.largest_class) / 2:
-            return None
-        return (
-            f"not fitted: the training accuracy is {100 * reached:.1f} % in the last epoch, the largest class has "
-            f"{100 * self.largest_class:.1f} %. Train longer, or change the learning rate, the model or its noise."
-        )
 
 
 @reproducible_threads()
@@ -211,75 +143,6 @@ def fit(
     return result
 
 
-@dataclass(frozen=True)
-class BatchPart:
-    """The part of a batch that one process takes.
-
-    Args:
-        rows: Indices of its sequences, int64.
-        first_row: Number of its first sequence within the whole batch.
-        count: Sequences of the whole batch.
-        share: 1, or 0 for a process without a sequence, which only takes part in the exchange of gradients.
-    """
-
-    rows: Tensor
-    first_row: int
-    count: int
-    share: float
-
-
-def epoch_batches(
-    config: TrainConfig,
-    size: int,
-    epoch: int,
-    *,
-    first: int = 0,
-    rank: int = 0,
-    world: int = 1,
-    stored: StoredSequences | None = None,
-) -> Iterator[BatchPart]:
-    """The batches of an epoch in random order, from number `first` on, each cut into one contiguous part per process.
-
-    The order depends on the seed and the epoch, and for sequences in files on where they are.
-
-    Args:
-        config: Seed and batch size.
-        size: Number of training sequences.
-        epoch: Number of the epoch, from 1.
-        first: Number of the first batch, from 0.
-        rank: Number of this process.
-        world: Number of processes.
-        stored: The training sequences if they stay in their files: they are shuffled by blocks.
-    """
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epoch) % 2**63)
-    order = torch.randperm(size, generator=generator, device="cpu") if stored is None else stored.shuffled(generator)
-    for whole in order.split(config.batch_size)[first:]:
-        edges = [len(whole) * part // world for part in range(world + 1)]
-        rows = whole[edges[rank] : edges[rank + 1]]
-        yield BatchPart(rows if len(rows) else whole[:1], edges[rank], len(whole), float(len(rows) > 0))
-
-
-def step_noise(config: TrainConfig, step: int, first_row: int = 0) -> BrownianPath:
-    """The noise of a training step.
-
-    Args:
-        config: The seed.
-        step: Steps of the optimizer done before.
-        first_row: Number of this process's first sequence within the whole batch.
-    """
-    return BrownianPath(seed=derive_seed(config.seed, "noise", step), first_row=first_row)
-
-
-def learning_rate_at(config: TrainConfig, epoch: int) -> float:
-    """Learning rate of epoch number `epoch`, counted from 1: it decays after each of `decay_epochs`."""
-    return config.learning_rate * config.decay_factor ** sum(epoch > last for last in config.decay_epochs)
-
-
-def noise_factor_at(config: TrainConfig, epoch: int) -> float:
-    """Factor of all noise in epoch number `epoch`: 1, or the learning rate's where the noise is annealed with it."""
-    return 1.0 if config.noise_schedule == "constant" else learning_rate_at(config, epoch) / config.learning_rate
-
-
 def clip_gradient(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
     """Scale the gradient to a norm of at most `clip_norm`; its norm before, over all parameters that have one."""
     limit = math.inf if clip_norm is None else clip_norm
@@ -291,155 +154,6 @@ def read_values(*scalars: Tensor) -> list[float]:
     device = scalars[0].device
     values: list[float] = torch.stack([s.detach().to(device, torch.float64) for s in scalars]).tolist()
     return values
-
-
-def rows_on(rows: Tensor, device: torch.device) -> Tensor:
-    """Return indices on a device, to which they are copied without waiting for a GPU's work before them."""
-    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
-
-
-def is_better(loss: float, accuracy: float, progress: Progress) -> bool:
-    """Whether an epoch is better than the best so far: by validation accuracy, then loss.
-
-    Args:
-        loss: On the validation data; an epoch whose loss is not finite is never better.
-        accuracy: On the validation data; `nan` for a regression, which is compared by loss only.
-        progress: Holds the best accuracy and loss so far.
-    """
-    if not math.isfinite(loss):
-        return False
-    if math.isnan(accuracy):
-        return loss < progress.best_loss
-    return (accuracy, -loss) > (progress.best_accuracy, -progress.best_loss)
-
-
-def validate(model: SequenceModel, split: Split, *, fabric: "Fabric | None" = None) -> tuple[float, float]:
-    """Loss and accuracy over a split in evaluation mode, weighted by its weights; the mode is restored.
-
-    The accuracy of a regression is `nan`. With `fabric`, each of its processes reads its share of sequences that stay
-    in their files, and their sums are added.
-    """
-    rows, size, shared = torch.arange(len(split), device="cpu"), _VALIDATION_BATCH, False
-    if isinstance(split.inputs, StoredSequences):
-        size = max(1, min(size, _VALIDATION_BYTES // split.inputs.row_bytes))
-        if fabric is not None and fabric.world_size > 1:
-            rows, shared = rows.tensor_split(fabric.world_size)[fabric.global_rank], True
-    training = model.training
-    model.eval()
-    loss, correct, total = 0.0, 0.0, 0.0
-    with torch.no_grad():
-        for part in rows.split(size) if len(rows) else ():
-            inputs, labels, lengths, weights, dt = select_sequences(split, part.to(split.labels.device))
-            outputs = model(inputs, lengths=lengths, dt=dt).float()
-            losses, right = model.losses(outputs, labels), model.correct(outputs, labels)
-            if weights is not None:
-                losses, right = losses * weights, right * weights
-            loss += float(losses.sum())
-            correct += float(right.sum())
-            total += len(part) if weights is None else float(weights.sum())
-    model.train(training)
-    if shared:
-        assert fabric is not None
-        sums = torch.tensor([loss, correct, total], dtype=torch.float64, device="cpu")
-        summed = fabric.all_reduce(fabric.to_device(sums), reduce_op="sum")
-        assert isinstance(summed, Tensor)
-        loss, correct, total = summed.tolist()
-    return loss / total, math.nan if split.classes == 0 else correct / total
-
-
-def select_sequences(
-    split: Split, rows: Tensor, *, longest: int | None = None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Inputs, labels, lengths, weights and step lengths of the sequences number `rows`, cut after the longest of them.
-
-    Args:
-        split: The data.
-        rows: Of any shape; that of the batch in what is returned.
-        longest: Steps of the longest; read from the data by default, which waits for a GPU.
-    """
-    inputs, labels, lengths, weights = split.inputs[rows], split.labels[rows], None, None
-    dt = None if split.dt is None else split.dt[rows]
-    if split.lengths is not None:
-        lengths = split.lengths[rows]
-        longest = int(lengths.max()) if longest is None else longest
-        inputs = inputs[..., :longest, :]
-        if split.every_step:
-            labels = labels.narrow(rows.ndim, 0, longest)
-        if dt is not None:
-            dt = dt[..., :longest]
-    if split.weights is not None:
-        weights = split.weights[rows]
-    return inputs, labels, lengths, weights, dt
-
-
-class TrainingBatch:
-    """Sequences of one training step and their noise.
-
-    A plain class, since Fabric converts the tensors in tuples, dictionaries and dataclasses: with mixed precision it
-    would round the inputs, which the model standardizes in float64.
-
-    Args:
-        inputs: `(batch, steps, input_size)`.
-        labels: Classes `(batch,)` or values `(batch, targets)`; for labels at every step `(batch, steps)` or
-            `(batch, steps, outputs)`.
-        lengths: Valid steps of each sequence, `(batch,)`, or `None`.
-        weights: Weight of each sequence, `(batch,)`, or `None`.
-        path: The noise.
-        dt: Length of each step in nominal steps, `(batch, steps)`, or `None`.
-    """
-
-    def __init__(
-        self,
-        inputs: Tensor,
-        labels: Tensor,
-        lengths: Tensor | None,
-        weights: Tensor | None,
-        path: BrownianPath,
-        dt: Tensor | None = None,
-    ) -> None:
-        self.inputs = inputs
-        self.labels = labels
-        self.lengths = lengths
-        self.weights = weights
-        self.path = path
-        self.dt = dt
-
-
-class BatchSums:
-    """Sums over a batch of its losses and of its correct answers, weighted; a plain class for the same reason."""
-
-    def __init__(self, loss: Tensor, correct: Tensor) -> None:
-        self.loss = loss
-        self.correct = correct
-
-
-class TrainingPass(nn.Module):
-    """What Fabric wraps: a model with its objective, from a `TrainingBatch` to `BatchSums`.
-
-    Args:
-        model: The model, for inputs with the batch first.
-        objective: What is minimized; `None` for the model's loss with the noise on.
-    """
-
-    def __init__(self, model: SequenceModel, objective: Objective | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self.objective = objective
-
-    def forward(self, batch: TrainingBatch) -> BatchSums:
-        """Losses and correct answers, summed here so that no conversion of the outputs comes in between."""
-        if self.objective is None:
-            outputs = self.model(batch.inputs, lengths=batch.lengths, dt=batch.dt, path=batch.path)
-            losses = self.model.losses(outputs, batch.labels)
-        else:
-            objective: Any = self.objective
-            if batch.dt is not None:  # `check_times` has checked that it takes them
-                objective = partial(objective, dt=batch.dt)
-            losses, outputs = objective(self.model, batch.inputs, batch.labels, batch.lengths, batch.path)
-        correct = self.model.correct(outputs.detach(), batch.labels)
-        if batch.weights is not None:
-            losses, correct = losses * batch.weights, correct * batch.weights
-        return BatchSums(losses.sum(), correct.sum())
 
 
 class Trainer:
@@ -847,79 +561,6 @@ def fabric_on_cpu(precision: Precision) -> "Fabric":
     from lightning_fabric import Fabric  # two seconds to import
 
     return Fabric(accelerator="cpu", devices=1, precision=precision)
-
-
-def check_trainable(model: SequenceModel, dataset: Dataset) -> None:
-    """Raise unless a model's kind and sizes are those of a data set.
-
-    Raises:
-        TypeError: If one is of another type, or the model's answers are of another kind than the labels.
-        ValueError: If the model's sizes are others.
-    """
-    if not isinstance(model, SequenceModel):
-        raise TypeError(
-            "model must be a SequenceClassifier, a SequenceRegressor or a SequenceToSequence, got "
-            f"{type(model).__name__}. Wrap it."
-        )
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"dataset must be a Dataset, got {type(dataset).__name__}. Build one: noisyrnn.data.dataset_from_splits("
-            "Split.from_arrays(X, y)), or use load_dataset or noisyrnn.estimators."
-        )
-    if (model.loss == "cross_entropy", model.every_step) != (dataset.classes > 0, dataset.every_step):
-        wanted, labels = head_for(dataset)
-        raise TypeError(f"model must be a {wanted} for data with {labels}, got {described_head(model)}.")
-    outputs = getattr(model.readout, "out_features", dataset.outputs)  # the user's own readout may not have it
-    sizes = {
-        "classes" if dataset.classes else "targets": (outputs, dataset.outputs),
-        "input_size": (model.input_size, dataset.input_size),
-    }
-    if dataset.missing is not None and model.missing != dataset.missing:
-        raise ValueError(
-            f"model must have missing={dataset.missing!r}, as the data set has, got {model.missing!r}. Build it with "
-            "that setting."
-        )
-    for name, (found, needed) in sizes.items():
-        if found != needed:
-            raise ValueError(f"model must have {name} {needed}, that of the data set, got {found}.")
-
-
-def check_times(model: SequenceModel, split: Split, objective: Objective | None) -> None:
-    """Warn if the steps of a split have lengths that a model cannot use.
-
-    Raises:
-        ValueError: If an objective does not take them.
-    """
-    if split.dt is None:
-        return
-    if not model.supports_dt:
-        warnings.warn(f"{without_step_length(model)} The times of the data are not used.", stacklevel=3)
-    elif objective is not None and not takes_dt(objective):
-        raise ValueError(
-            "objective must take dt for data whose steps have lengths, got one without. Add dt=None to its arguments, "
-            "or train on steps of equal length: replace(split, dt=None)."
-        )
-
-
-def without_step_length(model: SequenceModel) -> str:
-    """Return the sentence about a model that cannot use the lengths of steps."""
-    kind = type(getattr(model.layer, "_orig_mod", model.layer)).__name__
-    return f"{kind} takes all steps as equally long: those of its cell or its noise have no length."
-
-
-def head_for(dataset: Dataset) -> tuple[str, str]:
-    """Return the model that fits a data set, and its labels, both as text for a message."""
-    count = f"classes={dataset.classes}" if dataset.classes else f"targets={dataset.outputs}"
-    kind = "SequenceClassifier" if dataset.classes else "SequenceRegressor"
-    where = " at every step" if dataset.every_step else ""
-    labels = f"{dataset.classes} classes" if dataset.classes or not where else f"{dataset.outputs} values"
-    return f"SequenceToSequence(layer, {count})" if where else kind, labels + where
-
-
-def described_head(model: SequenceModel) -> str:
-    """Return the class of a model, and for answers at every step of which kind they are."""
-    answers = "classes" if model.loss == "cross_entropy" else "values"
-    return f"{type(model).__name__} of {answers}" if model.every_step else type(model).__name__
 
 
 def origin_of(model: SequenceModel, objective: Objective | None) -> dict[str, Any]:
