@@ -1,11 +1,9 @@
 """Data sets: labelled sequences in three disjoint parts, and what is known of their values."""
 
 import hashlib
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,81 +11,20 @@ from torch import Tensor
 
 from noisyrnn.checks import (
     as_int64,
-    check_choice,
-    check_finite,
     check_integer,
     check_labels,
     check_lengths,
     check_sequences,
-    check_tensor,
     check_values,
 )
 from noisyrnn.data.from_arrays import as_tensor, read_labels, read_loader, stack_sequences
-from noisyrnn.data.options import missing_advice
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.split_checks import check_dt, check_known, check_mask, check_missing, check_targets, check_weights
 from noisyrnn.data.stored import StoredSequences
+from noisyrnn.data.summary import missing_text, shown_names, steps_text, summarize
 from noisyrnn.display import html_table
-from noisyrnn.missing import MISSING
 from noisyrnn.padding import valid_steps, valid_values
-from noisyrnn.targets import at_every_step, counted, mark_uncounted, moments
-
-_NAMES, _NAME = 6, 20
-"""How many names of classes or channels a description shows, and how many letters of each."""
-
-
-def check_targets(labels: Tensor, *, count: int, steps: int) -> None:
-    """Raise unless `labels` is a floating tensor `(count, targets)` or `(count, steps, outputs)`; see `check_known`."""
-    check_tensor("labels", labels)
-    if not labels.is_floating_point():
-        raise TypeError(f"labels must be floating point where classes is 0, got {labels.dtype}.")
-    if labels.ndim not in (2, 3) or labels.shape[:-1] != (count, steps)[: labels.ndim - 1] or labels.shape[-1] == 0:
-        raise ValueError(
-            f"labels must have shape ({count}, targets) where classes is 0, or ({count}, {steps}, outputs) for values "
-            f"at every step, got {tuple(labels.shape)}."
-        )
-
-
-def check_mask(mask: Tensor, *, count: int, steps: int) -> None:
-    """Raise unless `mask` is a bool tensor `(count, steps)`."""
-    check_tensor("mask", mask)
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be bool, got {mask.dtype}. Convert: mask.bool().")
-    if mask.shape != (count, steps):
-        raise ValueError(f"mask must have shape ({count}, {steps}), one for each step, got {tuple(mask.shape)}.")
-
-
-def check_counted(mask: Tensor, argument: str = "mask") -> None:
-    """Raise unless `mask`, bool `(n, steps)`, is true at one step of each sequence or more."""
-    empty = (~mask.any(dim=1)).nonzero()
-    if len(empty):
-        raise ValueError(
-            f"{argument} must be true at one valid step of each sequence or more, got none for {len(empty)} of "
-            f"{len(mask)} sequences, the first at index {int(empty[0])}. Leave these sequences out."
-        )
-
-
-def check_known(labels: Tensor, mask: Tensor, *, classes: int) -> None:
-    """Raise unless every sequence has a step that counts, and the labels at all of these are in range and finite."""
-    check_counted(mask)
-    known = labels[mask]
-    if classes > 0:
-        check_labels(known, count=len(known), classes=classes)
-    else:
-        check_values("labels", known)
-
-
-def check_weights(weights: Tensor, *, count: int) -> None:
-    """Raise unless `weights` is a finite floating tensor `(count,)` of numbers `>= 0`, not all of them zero."""
-    check_tensor("weights", weights)
-    if not weights.is_floating_point():
-        raise TypeError(f"weights must be floating point, got {weights.dtype}.")
-    if weights.shape != (count,):
-        raise ValueError(f"weights must have shape ({count},), one for each sequence, got {tuple(weights.shape)}.")
-    check_finite("weights", weights)
-    if float(weights.min()) < 0:
-        raise ValueError(f"weights must be at least 0, got {float(weights.min()):g}.")
-    if float(weights.max()) == 0:
-        raise ValueError(f"weights must not all be zero, got {count} zeros.")
+from noisyrnn.targets import at_every_step, mark_uncounted, moments
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -404,6 +341,14 @@ class Split:
             return torch.zeros(self.inputs.shape, dtype=torch.bool, device="cpu")
         return self.inputs.isnan()
 
+    def extremes(self) -> tuple[float, float] | None:
+        """Return the smallest and the largest value over the valid steps; `None` if all are missing."""
+        if isinstance(self.inputs, StoredSequences):
+            return float(self.inputs.scan.low.min()), float(self.inputs.scan.high.max())
+        values = self.inputs[self.valid()]
+        values = values[~values.isnan()]
+        return (float(values.min()), float(values.max())) if len(values) else None
+
 
 def _digest(values: Tensor | StoredSequences | None) -> str | None:
     return values.scan.digest if isinstance(values, StoredSequences) else tensor_digest(values)
@@ -428,87 +373,6 @@ def tensor_digest(tensor: Tensor | None) -> str | None:
     return digest.hexdigest()
 
 
-def steps_text(split: Split) -> str:
-    """Return the number of steps of the sequences, such as `64` or `3 to 64`."""
-    steps = split.inputs.shape[1]
-    low, high = (steps, steps) if split.lengths is None else (int(split.lengths.min()), int(split.lengths.max()))
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def missing_text(split: Split) -> str:
-    """Return the number of missing values, their share, and how they are met."""
-    count = 0 if isinstance(split.inputs, StoredSequences) else int(split.is_missing().sum())
-    if count == 0:
-        return "0"
-    total = int(split.valid().sum()) * split.inputs.shape[2]
-    how = "" if split.missing is None else f", {MISSING[split.missing]}"
-    return f"{count:,} of {total:,} ({100 * count / total:.2g} %{how})"
-
-
-def check_missing(argument: str, values: Tensor, missing: str | None) -> None:
-    """Raise unless `missing` is `None` or a key of `MISSING`, and values are finite, or NaN where it is one."""
-    if missing is not None:
-        check_choice("missing", missing, MISSING)
-        check_values(argument, values, missing=True)
-        return
-    if math.isnan(float(values.max())):  # one pass, and NaN for NaN
-        count = int(values.isnan().sum())
-        first = tuple(values.isnan().nonzero()[0].tolist())
-        raise ValueError(
-            f"{argument} must be finite, got {count} NaN values, the first at index {first}. {missing_advice()} Or "
-            "impute the values, or leave these sequences out."
-        )
-    check_values(argument, values)
-
-
-def extremes(split: Split) -> tuple[float, float] | None:
-    """Return the smallest and the largest value over the valid steps; `None` if all are missing."""
-    if isinstance(split.inputs, StoredSequences):
-        return float(split.inputs.scan.low.min()), float(split.inputs.scan.high.max())
-    values = split.inputs[split.valid()]
-    values = values[~values.isnan()]
-    return (float(values.min()), float(values.max())) if len(values) else None
-
-
-def check_dt(dt: Tensor, *, count: int, steps: int) -> None:
-    """Raise unless `dt` is a finite floating tensor `(count, steps)` of numbers above 0."""
-    check_tensor("dt", dt)
-    if not dt.is_floating_point():
-        raise TypeError(f"dt must be floating point, got {dt.dtype}.")
-    if dt.shape != (count, steps):
-        raise ValueError(f"dt must have shape ({count}, {steps}), one for each step, got {tuple(dt.shape)}.")
-    check_finite("dt", dt)
-    if float(dt.min()) <= 0:
-        raise ValueError(f"dt must be greater than 0, got {float(dt.min()):g}.")
-
-
-_MOST_ROWS = 10
-"""Rows of a table that a summary shows in full."""
-
-
-def shortened(rows: list[list[str]]) -> list[list[str]]:
-    """Return the head and the first rows of a table; the last row has the number of those left out."""
-    if len(rows) <= _MOST_ROWS + 1:
-        return rows
-    return [*rows[:_MOST_ROWS], [f"… {len(rows) - _MOST_ROWS} more", *[""] * (len(rows[0]) - 1)]]
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    r"""Return the lines of a table: the first column to the left, all others to the right.
-
-    Example:
-        >>> print(*aligned([["class", "training"], ["a", "12"]]), sep="\n")
-          class  training
-          a            12
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
-        lines.append(f"  {'  '.join(cells)}".rstrip())
-    return lines
-
-
 def check_regular(argument: str, split: Split) -> None:
     """Raise `ValueError` if steps have unequal lengths or values are missing, which the diagnostics do not know."""
     if split.dt is not None:
@@ -531,13 +395,6 @@ def check_split(argument: str, split: object) -> None:
             f"{argument} must be a Split, got {type(split).__name__}. Build one from tensors (n, steps, input_size) "
             "and (n,): Split(inputs=X, labels=y, classes=10)."
         )
-
-
-def _shown(names: Sequence[str]) -> str:
-    """Return the first of some names, each shortened to one line."""
-    lines = [" ".join(name.split()) for name in names[:_NAMES]]
-    lines = [line if len(line) <= _NAME else f"{line[: _NAME - 1]}…" for line in lines]
-    return ", ".join([*lines, *["…"] * (len(names) > _NAMES)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -585,16 +442,17 @@ class Dataset:
 
     def _described(self) -> list[tuple[str, str]]:
         """What a reader asks for first, as names and texts; the test part is not read."""
-        test = self._known_test_size
+        test = self.known_test_size
+        named = f" ({shown_names(self.channel_names)})" if self.channel_names else ""
         rows = [
             ("training sequences", f"{len(self.train)}"),
             ("validation sequences", f"{len(self.validation)}"),
             ("test sequences", "not read yet" if test is None else f"{test}"),
             ("steps", steps_text(self.train)),
-            ("channels", f"{self.input_size}" + (f" ({_shown(self.channel_names)})" if self.channel_names else "")),
+            ("channels", f"{self.input_size}{named}"),
         ]
         if self.classes:
-            rows.append(("classes", f"{self.classes} ({_shown(self.class_names)})"))
+            rows.append(("classes", f"{self.classes} ({shown_names(self.class_names)})"))
         else:
             rows.append(("values to predict", f"{self.outputs}"))
         return [*rows, ("labels", "at every step")] if self.every_step else rows
@@ -612,7 +470,7 @@ class Dataset:
         return html_table(self.name, self._described(), notes=[self.source] if self.source else [])
 
     @property
-    def _known_test_size(self) -> int | None:
+    def known_test_size(self) -> int | None:
         """Number of test sequences; `None` if it takes reading them to know."""
         return len(self.test) if "test" in vars(self) else self.test_size  # a cached property is among the attributes
 
@@ -678,62 +536,7 @@ class Dataset:
         The test part is not read, so everything but its size is of the training and validation parts, and shares and
         values are of the training part.
         """
-        test = len(self.test) if "test" in vars(self) else self.test_size  # a cached property is among the attributes
-        sizes = [len(self.train), len(self.validation), *([] if test is None else [test])]
-        parts = " / ".join(f"{size:,}" for size in sizes) + (" / test file not read yet" if test is None else "")
-        steps = steps_text(self.train)
-        ends = extremes(self.train)
-        labels = self.train.labels[counted(self.train.labels)]
-        if self.classes:
-            largest = float(labels.bincount(minlength=self.classes).max()) / len(labels)
-            answers = f"{self.classes} classes (largest {100 * largest:.1f} %)"
-        else:
-            answers = f"{self.outputs} target{'s' if self.outputs > 1 else ''}"
-            answers += f" {float(labels.min()):.6g}…{float(labels.max()):.6g}"
-        if self.train.mask is not None:
-            answers += f" at {len(labels):,} of {int(self.train.valid().sum()):,} steps"
-        uneven = "" if self.train.dt is None else " of unequal length"
-        span = "none" if ends is None else f"{ends[0]:.6g}…{ends[1]:.6g}"
-        line = (
-            f"{Path(self.name).name}: {sum(sizes):,} sequences ({parts}), {steps} steps{uneven} × {self.input_size} "
-            f"channel{'s' if self.input_size > 1 else ''}, {answers}, "
-            f"values {span}, missing {missing_text(self.train)}"
-        )
-        return "\n".join([line, *aligned(self._answers()), *(aligned(self._channels()) if self.input_size > 1 else [])])
-
-    def _answers(self) -> list[list[str]]:
-        """Return a table of the classes, or of the targets."""
-        train, validation = (part.labels[counted(part.labels)] for part in (self.train, self.validation))
-        if not self.classes:
-            rows = [["target", "min", "mean", "max"]]
-            targets = train.reshape(-1, self.outputs)
-            for k, column in enumerate(targets.T):
-                rows.append([f"{k + 1}", *(f"{float(v):.4g}" for v in (column.min(), column.mean(), column.max()))])
-            return shortened(rows)
-        counts = [labels.bincount(minlength=self.classes).tolist() for labels in (train, validation)]
-        rows = [["class", "training", "validation"]]
-        for name, *pair in zip(self.class_names, *counts, strict=True):
-            rows.append([name, *(f"{count:,}" for count in pair)])
-        return shortened(rows)
-
-    def _channels(self) -> list[list[str]]:
-        """Return a table of the channels, over the valid steps of the training part."""
-        names = [" ".join(name.split()) for name in self.channel_names]
-        names = names or [f"{k}" for k in range(1, self.input_size + 1)]
-        if isinstance(self.train.inputs, StoredSequences):
-            scan = self.train.inputs.scan
-            found = zip(names, zip(scan.low, scan.mean, scan.high, strict=True), strict=True)
-            rows = [[name, *(f"{float(value):.4g}" for value in values)] for name, values in found]
-            return shortened([["channel", "min", "mean", "max"], *rows])
-        columns = self.train.inputs[self.train.valid()].double().T
-        counted_too = bool(columns.isnan().any())
-        rows = [["channel", "min", "mean", "max", *(["missing"] if counted_too else [])]]
-        for name, column in zip(names, columns, strict=True):
-            known = column[~column.isnan()]
-            values = (known.min(), known.mean(), known.max()) if len(known) else ()
-            cells = [f"{float(v):.4g}" for v in values] or ["none"] * 3
-            rows.append([name, *cells, *([f"{len(column) - len(known):,}"] if counted_too else [])])
-        return shortened(rows)
+        return summarize(self)
 
     def target_statistics(self) -> tuple[Tensor, Tensor]:
         """Compute mean and standard deviation of each target over `train`, float64 `(outputs,)`, for a regression.

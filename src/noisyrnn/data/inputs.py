@@ -13,7 +13,6 @@ from torch import Tensor
 from noisyrnn.checks import check_lengths, check_sequences
 from noisyrnn.data.arff import read_attributes, relational_sequences
 from noisyrnn.data.arrays import Arrays, NpyArrays, NpzArrays, found_names, known_names, to_floating
-from noisyrnn.data.base import check_missing
 from noisyrnn.data.channels import ADVICE
 from noisyrnn.data.delimited import Row, Table, read_delimited
 from noisyrnn.data.frames import read_excel, read_parquet
@@ -23,6 +22,7 @@ from noisyrnn.data.options import ReadingOptions, missing_advice
 from noisyrnn.data.recordings import read_recordings
 from noisyrnn.data.shards import find_parts, open_inputs, options_of
 from noisyrnn.data.split import Cases, pad_sequences
+from noisyrnn.data.split_checks import check_missing
 from noisyrnn.data.stored import StoredSequences
 from noisyrnn.data.table import check_no_index, drops, find_column, named_labels, read_wide
 from noisyrnn.data.times import step_lengths, typical_gap, warn_of_unit

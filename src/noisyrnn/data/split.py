@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_lengths, check_sequences
-from noisyrnn.data.base import Dataset, Split, check_missing, extremes
+from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.channels import channel_order
 from noisyrnn.data.labels import Label, check_classes, encode, sorted_classes
 from noisyrnn.data.numbers import parse_number
+from noisyrnn.data.split_checks import check_missing
 from noisyrnn.data.stored import StoredSequences
 from noisyrnn.data.times import step_lengths, typical_gap, warn_of_unit
 
@@ -188,7 +189,7 @@ def check_alike(train: Split, test: Split) -> None:
 
 def check_values_vary(split: Split) -> None:
     """Raise unless the valid steps hold at least two different values."""
-    ends = extremes(split)
+    ends = split.extremes()
     if ends is None:
         raise ValueError("X must hold at least two different values, got only missing ones.")
     low, high = ends

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_integer, check_sequences
-from noisyrnn.data.base import check_missing
+from noisyrnn.data.split_checks import check_missing
 from noisyrnn.models.heads import SequenceModel
 
 
