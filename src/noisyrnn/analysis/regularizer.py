@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from noisyrnn.analysis.arguments import check_complete, step_sizes
 from noisyrnn.analysis.measurement import Measurement, mean_of_draws
+from noisyrnn.analysis.step_derivatives import WRITTEN, DriftSteps, Steps
 from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardized_inputs
 from noisyrnn.checks import check_choice, check_integer, check_labels, check_number, values_hidden
 from noisyrnn.kernels import operator
-from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import StepMaps, recurrence_of
 from noisyrnn.models import Cell, SequenceClassifier
 from noisyrnn.models.rate import RateCell
@@ -361,120 +361,6 @@ class _Loss(NamedTuple):
         return through if self.own is None else through + (self.own * vectors**2).sum(-1)
 
 
-class _Steps(Protocol):
-    """The noise-free steps along a path, all at once, and their derivatives.
-
-    Attributes:
-        increment: The steps, `(steps, batch, d)`; zero once a sequence has finished.
-    """
-
-    @property
-    def increment(self) -> Tensor: ...
-
-    def push(self, m: int, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `J v` and `J u + h''[v, v]`, for vectors `(draws, batch, d)`."""
-        ...
-
-    def spread(self, m: int, covariance: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `J C Jᵀ` and `J u + h'' : C`, for `(batch, d, d)` and `(batch, d)`."""
-        ...
-
-
-class _Drift(NamedTuple):
-    """`_Steps` `h + rate ⊙ (A h + a(W h + …))`.
-
-    Args:
-        A: `(d, d)`, or `None`.
-        W: `(d, d)`.
-        rate: `(steps, batch, d)`; zero once a sequence has finished, like the following.
-        slope: `rate ⊙ a'`.
-        bend: `rate ⊙ a''`: `h''[v, v] = bend ⊙ (W v)²`.
-        increment: The steps themselves.
-    """
-
-    A: Tensor | None
-    W: Tensor
-    rate: tuple[Tensor, ...]
-    slope: tuple[Tensor, ...]
-    bend: tuple[Tensor, ...]
-    increment: Tensor
-
-    @classmethod
-    def along(cls, recurrence: Recurrence, states: Tensor, drives: Tensor, rate: Tensor) -> "_Drift":
-        """Return the steps from `states`, `(steps, batch, d)`, given the inputs' part and the rate of each."""
-        A, W = recurrence.linear, recurrence.W
-        activation, slope, bend = recurrence.activation.derivatives(states @ W.T + drives)
-        drift = activation if A is None else activation + states @ A.T
-        return cls(A, W, rate.unbind(0), (rate * slope).unbind(0), (rate * bend).unbind(0), rate * drift)
-
-    def push(self, m: int, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """As in `_Steps`."""
-        both = torch.stack([v, u])
-        inner = both @ self.W.T
-        after = both + self.slope[m] * inner
-        if self.A is not None:
-            after = after + self.rate[m] * (both @ self.A.T)
-        moved, carried = after.unbind(0)
-        return moved, carried + self.bend[m] * inner.unbind(0)[0] ** 2
-
-    def spread(self, m: int, covariance: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """As in `_Steps`."""
-        jacobian = self.slope[m][..., None] * self.W  # J - I
-        if self.A is not None:
-            jacobian = torch.addcmul(jacobian, self.rate[m][..., None], self.A)
-        bent = self.bend[m] * ((covariance @ self.W.T) * self.W.T).sum(-2)
-        return _spread(jacobian, covariance, u, bent)
-
-
-class _Current(NamedTuple):
-    """`_Steps` `h + rate ⊙ (W a(h) - h + …)`.
-
-    Args:
-        W: `(d, d)`.
-        rate: `(steps, batch, d)`; zero once a sequence has finished.
-        slope: `a'`.
-        bend: `a''`: `h''[v, v] = rate ⊙ W (bend ⊙ v²)`.
-        increment: The steps themselves.
-    """
-
-    W: Tensor
-    rate: tuple[Tensor, ...]
-    slope: tuple[Tensor, ...]
-    bend: tuple[Tensor, ...]
-    increment: Tensor
-
-    @classmethod
-    def along(cls, recurrence: Recurrence, states: Tensor, drives: Tensor, rate: Tensor) -> "_Current":
-        """As `_Drift.along`."""
-        W = recurrence.W
-        activation, slope, bend = recurrence.activation.derivatives(states)
-        increment = rate * (activation @ W.T + drives - states)
-        return cls(W, rate.unbind(0), slope.unbind(0), bend.unbind(0), increment)
-
-    def push(self, m: int, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """As in `_Steps`."""
-        both = torch.stack([v, u])
-        moved, carried = (both + self.rate[m] * ((self.slope[m] * both) @ self.W.T - both)).unbind(0)
-        return moved, carried + self.rate[m] * ((self.bend[m] * v**2) @ self.W.T)
-
-    def spread(self, m: int, covariance: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """As in `_Steps`."""
-        rate = self.rate[m]
-        jacobian = rate[..., None] * self.slope[m][:, None, :] * self.W - torch.diag_embed(rate)  # J - I
-        bent = rate * ((self.bend[m] * covariance.diagonal(dim1=1, dim2=2)) @ self.W.T)
-        return _spread(jacobian, covariance, u, bent)
-
-
-def _spread(jacobian: Tensor, covariance: Tensor, u: Tensor, bent: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `J C Jᵀ` and `J u + h'' : C`, given `J - I` and the last term."""
-    half = torch.baddbmm(covariance, jacobian, covariance)
-    return torch.baddbmm(half, half, jacobian.mT), u + (jacobian @ u[..., None])[..., 0] + bent
-
-
-_WRITTEN: dict[str, type[_Drift | _Current]] = {"drift": _Drift, "rate": _Drift, "current": _Current}
-"""The kinds of recurrence with derivatives in closed form."""
-
-
 @dataclass(frozen=True, eq=False)
 class _Expansion:
     """Second-order expansion of the loss in the noise, along the noise-free path.
@@ -489,7 +375,7 @@ class _Expansion:
     """
 
     trajectory: Trajectory
-    written: _Steps | None
+    written: Steps | None
     roots: tuple[Tensor, ...]
     shifts: tuple[Tensor, ...] | None
     loss: _Loss
@@ -518,13 +404,13 @@ class _Expansion:
         maps, size = trajectory.maps, model.layer.hidden_size
         valid = None if maps.valid is None else torch.stack(maps.valid)
         sizes = None if dt is None else (dt[:, None, None] if dt.ndim == 1 else dt.T[..., None])
-        written: _Steps | None = None
-        if maps.recurrence is not None and maps.recurrence.kind in _WRITTEN:
+        written: Steps | None = None
+        if maps.recurrence is not None and maps.recurrence.kind in WRITTEN:
             states = torch.stack(trajectory.states[:-1])
             rate = maps.recurrence.step.expand_as(states)
             rate = rate if sizes is None else rate * sizes
             rate = rate if valid is None else rate * valid
-            written = _WRITTEN[maps.recurrence.kind].along(maps.recurrence, states, torch.stack(maps.drives), rate)
+            written = WRITTEN[maps.recurrence.kind].along(maps.recurrence, states, torch.stack(maps.drives), rate)
             increment = written.increment
         else:
             increment = torch.stack([maps.drift(m, h)[:, :size] for m, h in enumerate(trajectory.states[:-1])])
@@ -651,13 +537,13 @@ def _root(noise: HiddenNoise, increment: Tensor, dt: Tensor | None) -> Tensor:
 
 
 def _inside(
-    noise: HiddenNoise, written: _Steps | None, cell: Any, sizes: Tensor | None
+    noise: HiddenNoise, written: Steps | None, cell: Any, sizes: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the roots of a noise inside the activation, and twice its second-order mean at every step.
 
     The step `rate ⊙ a(z + ζ)` is `rate ⊙ (a + a' ζ + ½ a'' ζ²)` to second order.
     """
-    if not isinstance(written, _Drift):
+    if not isinstance(written, DriftSteps):
         raise ValueError(f"noise_place must be 'outside' for {type(cell).__name__}, got 'inside'.")
     slope, bend = torch.stack(written.slope), torch.stack(written.bend)
     shorter: Any = 1.0 if sizes is None else sizes.sqrt()
