@@ -29,7 +29,7 @@ from noisyrnn.analysis.dynamics.jacobian import input_jacobian_norms
 from noisyrnn.analysis.dynamics.lyapunov import largest_exponent
 from noisyrnn.analysis.margins.margin import linearised_margin, output_margins
 from noisyrnn.data import load_dataset
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.files import file_digest, json_ready, read_json, write_atomically, write_json
 from noisyrnn.interruption import interruptible, signal_of
 from noisyrnn.models import SequenceClassifier

@@ -8,7 +8,8 @@ from typing import Unpack
 
 import torch
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.data import DatasetEntry
 from noisyrnn.models.gated import GRU
 from noisyrnn.registry import Entry

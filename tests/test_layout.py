@@ -167,7 +167,7 @@ def test_no_file_names_a_machine_or_a_registry():
         ("data/a.py", "from ..models import MODELS", ["data.a imports noisyrnn.models.MODELS"]),
         ("data/a.py", "def f():\n    from noisyrnn.sde import drift", ["data.a imports noisyrnn.sde.drift"]),
         ("data/__init__.py", "from ..sde import x", ["data.__init__ imports noisyrnn.sde.x"]),
-        ("checks.py", "from noisyrnn.data import base", ["checks imports noisyrnn.data.base"]),
+        ("checks.py", "from noisyrnn.data import split", ["checks imports noisyrnn.data.split"]),
         ("robustness/a.py", "from noisyrnn.models import MODELS", ["robustness.a imports noisyrnn.models.MODELS"]),
         ("sde/a.py", "from noisyrnn import fit", ["sde.a imports noisyrnn.fit: name the module it comes from"]),
         ("other/a.py", "", ["a.py: other has no place in LAYERS"]),

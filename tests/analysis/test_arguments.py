@@ -7,7 +7,7 @@ from torch import nn
 
 from noisyrnn import analysis
 from noisyrnn.analysis.trajectory import Trajectory
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.models import (
     LipschitzRNN,
     NoisyRNN,

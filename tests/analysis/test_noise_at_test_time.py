@@ -5,7 +5,7 @@ import torch
 
 from noisyrnn import BrownianPath, NoisyRNN, RateRNN, SequenceClassifier, SequenceRegressor
 from noisyrnn.analysis import scores_with_noise
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.noise import derive_seed
 
 ROWS = 260  # more than one block of 250

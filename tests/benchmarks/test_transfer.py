@@ -13,7 +13,7 @@ from benchmarks.transfer_page import COMPARISONS, Matrix, beyond_input_noise, di
 
 from benchmarks import transfer
 from noisyrnn.data import load_dataset
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.files import read_json
 from noisyrnn.pipeline import EvaluateConfig
 from noisyrnn.report.columns import Column

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 
 INPUTS = torch.arange(18.0).reshape(3, 6, 1)
 LENGTHS = torch.tensor([6, 4, 5])

@@ -13,8 +13,8 @@ import torch
 from noisyrnn.data.delimited import read_delimited
 from noisyrnn.data.inputs import UnlabelledSequences, read_inputs
 from noisyrnn.data.options import ReadingOptions
+from noisyrnn.data.parts import Cases
 from noisyrnn.data.recordings import read_folder
-from noisyrnn.data.split import Cases
 from noisyrnn.data.user_files import read_table
 
 

@@ -8,7 +8,7 @@ from noisyrnn.data import load_dataset
 from noisyrnn.data.delimited import read_delimited
 from noisyrnn.data.long_table import read_long
 from noisyrnn.data.options import ReadingOptions
-from noisyrnn.data.split import Cases
+from noisyrnn.data.parts import Cases
 
 
 def read(path: Path, text: str, **options: Any) -> Cases:

@@ -1,166 +1,226 @@
-from dataclasses import replace
+"""A split checks its tensors, and knows what is valid, missing and equal."""
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from noisyrnn.data import load_dataset
-from noisyrnn.data.labels import text_labels
-from noisyrnn.data.split import (
-    Cases,
-    check_class_in_training,
-    dataset_from_cases,
-    draw_groups,
-    pad_sequences,
-    stratified_draw,
+from noisyrnn.data import Split
+from noisyrnn.data.split import check_regular, tensor_digest
+
+
+def split(**changes: object) -> Split:
+    arguments = {"inputs": torch.rand(3, 4, 2), "labels": torch.tensor([0, 1, 1]), "classes": 2} | changes
+    return Split(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_label_outside_the_range_is_refused():
+    with pytest.raises(ValueError, match=r"^labels must"):
+        split(labels=torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match=r"^labels must"):
+        split(labels=torch.tensor([0, 1, -1]))
+
+
+def test_labels_of_another_count_are_refused():
+    with pytest.raises(ValueError, match=r"^labels must"):
+        split(labels=torch.tensor([0, 1]))
+
+
+def test_a_missing_feature_axis_is_refused():
+    with pytest.raises(ValueError, match=r"got \(3, 4\)\. Add the feature axis: inputs\.unsqueeze\(-1\)\.$"):
+        split(inputs=torch.rand(3, 4))
+
+
+def test_nan_is_refused_and_located():
+    inputs = torch.rand(3, 4, 2)
+    inputs[1, 2, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"^inputs must be finite, got 1 NaN .* first at index \(1, 2, 0\)"):
+        split(inputs=inputs)
+
+
+def test_lengths_beyond_the_steps_are_refused():
+    with pytest.raises(ValueError, match=r"^lengths must"):
+        split(lengths=torch.tensor([4, 5, 1]))
+    with pytest.raises(ValueError, match=r"got 0\.$"):
+        split(lengths=torch.tensor([4, 0, 1]))
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(ValueError, match="inputs"):
+        split(inputs=torch.rand(0, 4, 2), labels=torch.zeros(0, dtype=torch.long))
+
+
+def test_subset_keeps_order_and_lengths():
+    whole = split(lengths=torch.tensor([4, 2, 3]))
+    part = whole.subset(torch.tensor([2, 0]))
+    assert torch.equal(part.inputs, whole.inputs[[2, 0]])
+    assert part.labels.tolist() == [1, 0]
+    assert part.lengths is not None and part.lengths.tolist() == [3, 4]
+    assert len(part) == 2
+
+
+def test_valid_marks_the_steps_of_each_sequence():
+    expected = [[True] * 4, [True, True, False, False], [True] * 3 + [False]]
+    assert split(lengths=torch.tensor([4, 2, 3])).valid().tolist() == expected
+    assert split().valid().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_integers_of_any_type_are_held_as_int64(dtype: torch.dtype):
+    whole = split(labels=torch.tensor([0, 1, 1], dtype=dtype), lengths=torch.tensor([4, 1, 2], dtype=dtype))
+    assert whole.labels.dtype == torch.int64 and whole.labels.tolist() == [0, 1, 1]
+    assert whole.lengths is not None and whole.lengths.dtype == torch.int64
+
+
+def test_values_whose_squares_overflow_are_refused():
+    with pytest.raises(ValueError, match=r"^inputs must lie within ±1e\+150, got a size of 1e\+160\. Give the values"):
+        split(inputs=torch.full((3, 4, 2), -1e160, dtype=torch.float64))
+
+
+def test_lengths_of_steps_are_checked_kept_and_part_of_the_fingerprint():
+    dt = torch.tensor([[1.0, 2.0, 1.0, 1.0]] * 3)
+    whole = split(dt=dt)
+    assert whole.subset(torch.tensor([1])).dt is not None
+    assert set(whole.fingerprint()) - set(split().fingerprint()) == {"dt"}
+    with pytest.raises(ValueError, match=r"^dt must be greater than 0, got 0\.$"):
+        split(dt=dt * torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    with pytest.raises(ValueError, match=r"^dt must have shape \(3, 4\), one for each step, got \(3, 3\)\.$"):
+        split(dt=dt[:, :3])
+    with pytest.raises(TypeError, match=r"^dt must be floating point, got torch\.int64\.$"):
+        split(dt=dt.long())
+    message = r"^split must have steps of equal length for the theory diagnostics, got times with unequal distances\. "
+    message += r"Leave .* those of the hidden state and its noise, and margin_certificate, take dt\.$"
+    with pytest.raises(ValueError, match=message):
+        check_regular("split", whole)
+    check_regular("split", split())
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "text"),
+    [
+        (torch.ones(2, dtype=torch.int64), TypeError, r"weights must be floating point, got torch.int64\."),
+        (torch.ones(3), ValueError, r"weights must have shape \(2,\), one for each sequence, got \(3,\)\."),
+        (torch.tensor([1.0, -0.5]), ValueError, r"weights must be at least 0, got -0.5\."),
+        (torch.zeros(2), ValueError, r"weights must not all be zero, got 2 zeros\."),
+        (torch.tensor([1.0, float("nan")]), ValueError, "weights must be finite, got 1 NaN"),
+    ],
 )
-
-GOLDEN = [7, 11, 12, 19, 10, 4]  # as torch 2.13 drew it
-
-
-def cases(labels: str, *, channels: int = 1) -> Cases:
-    inputs = torch.arange(len(labels) * 3 * channels, dtype=torch.float32).reshape(len(labels), 3, channels)
-    return Cases(inputs=inputs, labels=text_labels(labels))
+def test_wrong_weights(weights, error, text):
+    with pytest.raises(error, match=text):
+        Split(inputs=torch.zeros(2, 3, 1), labels=torch.tensor([0, 1]), weights=weights, classes=2)
 
 
-@given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=80), share=st.floats(0, 1), seed=st.integers(0, 99))
-def test_a_draw_holds_every_index_once(labels: list[int], share: float, seed: int):
-    drawn, rest = stratified_draw(torch.tensor(labels), round(share * len(labels)), seed=seed)
-    assert sorted(drawn.tolist() + rest.tolist()) == list(range(len(labels)))
-    for label in set(labels):
-        members = labels.count(label)
-        got = sum(labels[i] == label for i in drawn.tolist())
-        if members == 1:
-            assert got == 0
-        else:
-            assert 1 <= got <= members - 1
+@pytest.mark.parametrize(
+    ("labels", "error", "text"),
+    [
+        (torch.tensor([0, 1]), TypeError, r"labels must be floating point where classes is 0, got torch.int64\."),
+        (
+            torch.zeros(2),
+            ValueError,
+            r"labels must have shape \(2, targets\) where classes is 0, or \(2, 3, outputs\) for values at every step, "
+            r"got \(2,\)\.",
+        ),
+        (torch.full((2, 1), float("inf")), ValueError, "labels must be finite, got 2 NaN or infinite"),
+    ],
+)
+def test_wrong_targets(labels, error, text):
+    with pytest.raises(error, match=text):
+        Split(inputs=torch.zeros(2, 3, 1), labels=labels, classes=0)
 
 
-def test_a_draw_has_the_exact_size_and_proportions():
-    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 21)
-    drawn, rest = stratified_draw(labels, 20)
-    assert labels[drawn].bincount().tolist() == [10, 6, 4]  # shares 9.90, 5.94, 4.16
-    assert len(rest) == 81
+def test_a_subset_keeps_weights_and_targets():
+    labels, weights = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 0.0, 2.0])
+    part = Split(inputs=torch.zeros(3, 2, 1), labels=labels, weights=weights, classes=0).subset(torch.tensor([2, 0]))
+    assert part.labels.tolist() == [[3.0], [1.0]] and part.weights.tolist() == [2.0, 1.0]
 
 
-def test_a_draw_is_mixed_where_the_file_is_sorted():
-    labels = torch.tensor([0] * 500 + [1] * 500)
-    for part in stratified_draw(labels, 400):
-        share = labels[part[:100]].double().mean()
-        assert 0.3 < share < 0.7  # four standard deviations of a fair draw
+def test_a_fingerprint_changes_with_every_field() -> None:
+    inputs, labels = torch.arange(12.0).reshape(3, 4, 1), torch.tensor([0, 1, 1])
+    lengths, weights = torch.tensor([4, 3, 4]), torch.tensor([1.0, 2.0, 0.5])
+    base = Split(inputs=inputs, labels=labels, lengths=lengths, weights=weights, classes=2).fingerprint()
+    same = Split(inputs=inputs.clone(), labels=labels.clone(), lengths=lengths, weights=weights, classes=2)
+    assert same.fingerprint() == base
+    others = {
+        "inputs": [inputs + 1e-6 * (inputs == 5), inputs.reshape(3, 2, 2).transpose(1, 2).reshape(3, 4, 1)],
+        "labels": [1 - labels],
+        "lengths": [None, torch.tensor([4, 4, 4])],
+        "weights": [None, weights.flip(0), weights.double()],
+    }
+    for name, values in others.items():
+        for value in values:
+            fields = {"inputs": inputs, "labels": labels, "lengths": lengths, "weights": weights} | {name: value}
+            found = Split(**fields, classes=2).fingerprint()  # type: ignore[arg-type]
+            assert {key for key in base if found[key] != base[key]} == {name}
+    assert Split(inputs=inputs.reshape(3, 2, 2), labels=labels, classes=2).fingerprint()["inputs"] != base["inputs"]
+    assert Split(inputs=inputs[..., :0].expand(3, 4, 0).new_zeros(1, 1, 1), labels=labels[:1], classes=2).fingerprint()
 
 
-def test_a_draw_is_the_same_on_every_machine():
-    drawn, _ = stratified_draw(torch.tensor([0, 1] * 10), 6)
-    assert drawn.tolist() == GOLDEN
-    assert stratified_draw(torch.tensor([0, 1] * 10), 6, seed=1)[0].tolist() != GOLDEN
+def test_a_fingerprint_is_computed_once_and_again_after_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+
+    def count(tensor: torch.Tensor | None) -> str | None:
+        hashed.append(0 if tensor is None else tensor.numel())
+        return tensor_digest(tensor)
+
+    monkeypatch.setattr("noisyrnn.data.split.tensor_digest", count)
+    data = split()
+    first = data.fingerprint()
+    first.pop("labels")  # belongs to the caller
+    assert data.fingerprint().keys() == {"inputs", "labels", "lengths", "weights"}
+    assert sum(hashed) == 3 * 4 * 2 + 3
+    data.inputs[0, 0, 0] += 1
+    assert data.fingerprint()["inputs"] != first["inputs"]
+    with torch.inference_mode():
+        untracked = torch.zeros(3, 4, 2)
+    data = split(inputs=untracked)
+    before = data.fingerprint()
+    with torch.inference_mode():
+        untracked += 1
+    assert data.fingerprint()["inputs"] != before["inputs"]
 
 
-def test_padding_is_zero_and_lengths_are_kept():
-    inputs, lengths = pad_sequences([torch.ones(2, 1), torch.ones(3, 1)])
-    assert inputs.squeeze(-1).tolist() == [[1, 1, 0], [1, 1, 1]]
-    assert lengths is not None and lengths.tolist() == [2, 3]
-    assert pad_sequences([torch.ones(2, 1)])[1] is None
-
-
-def test_sixty_twenty_twenty():
-    whole = cases("a" * 30 + "b" * 20)
-    dataset = dataset_from_cases("own", whole, None, "Made.")
-    parts = (dataset.train, dataset.validation, dataset.test)
-    assert [part.labels.bincount().tolist() for part in parts] == [[18, 12], [6, 4], [6, 4]]
-    firsts = sorted(float(value) for part in parts for value in part.inputs[:, 0, 0])
-    assert firsts == [3.0 * i for i in range(50)]  # every sequence once
-    assert all(bool((part.labels == (part.inputs[:, 0, 0] >= 90)).all()) for part in parts)  # with its own label
-    assert dataset.standardize and dataset.class_names == ("a", "b")
-    assert dataset.value_range is None  # the file states none
-
-
-def test_a_given_test_part_is_read_only_when_asked_for():
-    def missing() -> Cases:
-        raise FileNotFoundError("not there")
-
-    dataset = dataset_from_cases("own", cases("aabbbbbbbb"), missing, "Made.")
-    assert [part.labels.bincount().tolist() for part in (dataset.train, dataset.validation)] == [[1, 6], [1, 2]]
-    with pytest.raises(FileNotFoundError, match="not there"):
-        _ = dataset.test
-
-
-def test_declared_classes_count_even_where_none_is_in_training():
-    whole = cases("aabb")
-    declared = Cases(inputs=whole.inputs, labels=whole.labels, declared=text_labels("cba"))
-    dataset = dataset_from_cases("own", declared, lambda: cases("c"), "Made.")
-    assert dataset.class_names == ("a", "b", "c")
-    assert dataset.test.labels.tolist() == [2]
-
-
-def test_one_class_is_refused():
-    with pytest.raises(ValueError, match=r"^y must hold at least two classes, got 1 \('a'\)\.$"):
-        dataset_from_cases("own", cases("aaaa"), None, "")
-
-
-def test_a_class_too_small_to_split_is_refused():
-    message = r"^y must hold at least 3 sequences of each class to be split 60/20/20, got 2 of class 'b'\."
-    with pytest.raises(ValueError, match=message):
-        dataset_from_cases("own", cases("aaaaabb"), None, "")
-    assert len(dataset_from_cases("own", cases("aaabbb"), None, "").train) == 2
-    message = r"^y must hold 2 sequences of some class, one of them for validation, got 2 of 2 classes\."
-    with pytest.raises(ValueError, match=message):
-        dataset_from_cases("own", cases("ab"), lambda: cases("ab"), "")
-
-
-def test_a_test_part_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"^X_test must have 1 channels, as X has, got 2\.$"):
-        _ = dataset_from_cases("own", cases("aabb"), lambda: cases("ab", channels=2), "").test
-    with pytest.raises(ValueError, match=r"^y_test must hold only the classes a, b .* got 'c' at index 0\.$"):
-        _ = dataset_from_cases("own", cases("aabb"), lambda: cases("c"), "").test
-
-
-def test_constant_values_are_refused():
-    constant = Cases(inputs=torch.full((6, 2, 1), 3.0), labels=text_labels("aaabbb"))
-    with pytest.raises(ValueError, match=r"^X must hold at least two different values, got only 3\.$"):
-        dataset_from_cases("own", constant, None, "")
-
-
-def test_groups_stay_together_and_each_class_is_in_each_part() -> None:
-    groups = [f"p{i // 4}" for i in range(80)]
-    strata = torch.tensor([int(name[1:]) % 2 for name in groups])
-    parts = draw_groups(groups, strata, with_test=True)
-    names = [{groups[i] for i in part.tolist()} for part in parts if part is not None]
-    assert [len(part) for part in names] == [4, 4, 12] and len(set().union(*names)) == 20
-    assert all(strata[part].unique().tolist() == [0, 1] for part in parts if part is not None)
-    assert all(sorted(part.tolist()) != part.tolist() for part in parts if part is not None)  # shuffled
-    none, validation, train = draw_groups(groups, strata, with_test=False)
-    assert none is None and len(validation) == 16 and len(train) == 64
+@pytest.mark.parametrize("name", ["inputs", "labels", "lengths", "weights"])
+@pytest.mark.parametrize("classes", [2, 0])
+def test_arrays_are_refused_with_what_to_do(name: str, classes: int):
+    labels = torch.tensor([0, 1]) if classes else torch.ones(2, 1)
+    parts = {
+        "inputs": torch.zeros(2, 3, 1),
+        "labels": labels,
+        "lengths": torch.tensor([3, 3]),
+        "weights": torch.ones(2),
+    }
     with pytest.raises(
-        ValueError, match=r"^group_column must name at least 3 groups of each class, .* got 1\. Add groups"
+        TypeError, match=rf"^{name} must be a tensor, got ndarray\. Convert: torch\.as_tensor\({name}\)\.$"
     ):
-        draw_groups(["a", "b", "c", "d"], torch.tensor([0, 0, 0, 1]), with_test=True)
-    mixed = draw_groups(["a", "a", "b", "b", "c", "c"], torch.tensor([0, 1] * 3), with_test=True)
-    assert [len(part) for part in mixed if part is not None] == [2, 2, 2]
-    with pytest.raises(ValueError, match=r"^group_column must leave every class in the training part, .* class 'b'"):
-        check_class_in_training(torch.tensor([0, 0]), text_labels("ab"))
+        Split(**{**parts, name: parts[name].numpy()}, classes=classes)
 
 
-def test_the_nominal_step_is_the_median_of_the_training_part():
-    gaps = [1.0 + i for i in range(10)]
-    whole = cases("ab" * 5)
-    whole = replace(whole, times=tuple(np.array([0.0, gap, 2 * gap]) for gap in gaps))
-    dataset = dataset_from_cases("own", whole, None, "Made.")
-    assert dataset.nominal_step is not None
-    trained = [gaps[int(first) // 3] for first in dataset.train.inputs[:, 0, 0]]
-    assert dataset.nominal_step == np.median(trained) != np.median(gaps)
-    for part in (dataset.train, dataset.validation, dataset.test):
-        own = torch.tensor([gaps[int(first) // 3] for first in part.inputs[:, 0, 0]], dtype=torch.float64)
-        assert part.dt is not None
-        assert torch.equal(part.dt[:, 0] * dataset.nominal_step, own)
+def test_splits_are_joined_and_padded() -> None:
+    one = split(lengths=torch.tensor([4, 2, 3]), weights=torch.tensor([1.0, 2.0, 3.0]))
+    two = Split(inputs=torch.rand(2, 6, 2), labels=torch.tensor([1, 0]), classes=2)
+    both = one.joined(two)
+    assert both.inputs.shape == (5, 6, 2) and both.lengths is not None and both.weights is not None
+    assert torch.equal(both.inputs[:3, :4], one.inputs) and torch.equal(both.inputs[3:], two.inputs)
+    assert both.lengths.tolist() == [4, 2, 3, 6, 6] and both.labels.tolist() == [0, 1, 1, 1, 0]
+    assert both.weights.tolist() == [1.0, 2.0, 3.0, 1.0, 1.0]
+    shorter = split().joined(two)
+    assert shorter.lengths is not None and shorter.lengths.tolist() == [4, 4, 4, 6, 6]
+    equal = split().joined(split())
+    assert equal.lengths is None and equal.weights is None and equal.dt is None
+    gaps = split(inputs=torch.full((3, 4, 2), torch.nan), missing="hold")
+    assert gaps.joined(gaps).missing == "hold"
+    with pytest.raises(ValueError, match=r"^other must have missing None as this split has, got 'hold'"):
+        split().joined(gaps)
 
 
-def test_a_test_part_with_times_in_another_unit_is_named(tmp_path):
-    for part, unit in (("TRAIN", 1), ("TEST", 1000)):
-        lines = [f"{k},{unit * t},{k + t / 7},{k % 2}" for k in range(12) for t in range(3)]
-        (tmp_path / f"u_{part}.csv").write_text("\n".join(["id,time,v,class", *lines]) + "\n")
-    dataset = load_dataset(str(tmp_path / "u_TRAIN.csv"), id="id", time="time")
-    with pytest.warns(UserWarning, match=r"^The test data of .*: the median distance of its times is 1000, and that"):
-        _ = dataset.test
+def test_splits_with_labels_at_every_step_are_joined() -> None:
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    one = Split(inputs=torch.rand(2, 3, 1), labels=torch.tensor([[0, 1, 1], [1, 0, 1]]), mask=mask, classes=2)
+    two = Split(inputs=torch.rand(1, 4, 1), labels=torch.tensor([[1, 1, 0, 0]]), dt=torch.full((1, 4), 2.0), classes=2)
+    both = one.joined(two)
+    assert both.labels.tolist() == [[0, -1, 1, -1], [1, 0, 1, -1], [1, 1, 0, 0]]
+    assert both.dt is not None and both.dt.tolist() == [[1.0] * 4] * 2 + [[2.0] * 4]
+
+
+def test_splits_of_other_kinds_are_not_joined() -> None:
+    for other in (split(inputs=torch.rand(3, 4, 1)), split(classes=3), split(labels=torch.rand(3, 1), classes=0)):
+        with pytest.raises(ValueError, match=r"^other must have the channels"):
+            split().joined(other)

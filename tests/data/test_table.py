@@ -8,7 +8,7 @@ from noisyrnn.data import Dataset, load_dataset
 from noisyrnn.data.delimited import is_header, read_delimited
 from noisyrnn.data.labels import text_labels
 from noisyrnn.data.options import ReadingOptions
-from noisyrnn.data.split import Cases
+from noisyrnn.data.parts import Cases
 from noisyrnn.data.table import read_wide
 from noisyrnn.data.user_files import read_table
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.split import Split
 from noisyrnn.robustness import build_perturbation, worst_cases
 from noisyrnn.robustness.evaluate import draw_generator, evaluate
 from noisyrnn.robustness.statistics import mean_interval

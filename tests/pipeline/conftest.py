@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.waves import write_waves
 
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.models import SequenceModel
 from noisyrnn.pipeline.train import build_model
 from noisyrnn.training import TrainConfig

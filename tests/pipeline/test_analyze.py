@@ -17,7 +17,7 @@ from noisyrnn.analysis.margins.attack_radius import attack_radius
 from noisyrnn.analysis.margins.margin import output_margins
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.data import load_dataset
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.files import write_json
 from noisyrnn.pipeline import AnalyzeConfig, RunContext, analyze_run, dependencies, train_run
 from noisyrnn.pipeline import analyze as module

@@ -17,7 +17,7 @@ import pytest
 
 from noisyrnn.analysis import AnalysisSettings
 from noisyrnn.data import load_dataset
-from noisyrnn.data.base import tensor_digest
+from noisyrnn.data.split import tensor_digest
 from noisyrnn.files import WriteError
 from noisyrnn.locks import InUseError, locked
 from noisyrnn.pipeline import AnalyzeConfig, CompareConfig, EvaluateConfig, RunContext, compare
@@ -86,7 +86,7 @@ def test_the_data_are_read_and_hashed_once(waves_file: Path, tmp_path: Path, mon
         return tensor_digest(tensor)
 
     monkeypatch.setattr("noisyrnn.pipeline.context.load_dataset", read)
-    monkeypatch.setattr("noisyrnn.data.base.tensor_digest", digest)
+    monkeypatch.setattr("noisyrnn.data.split.tensor_digest", digest)
     compare(CompareConfig(**settings(waves_file, epochs=1)), RunContext(output=tmp_path))
     # When each stage read for itself, these were 9 readings and ten times as many values.
     assert counts == {"read": 1, "hashed": values[0]}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.robustness import (
     FGSM,
     PGD,

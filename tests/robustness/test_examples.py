@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.robustness import FGSM, WhiteNoise, examples
 
 

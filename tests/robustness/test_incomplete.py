@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.split import Split
 from noisyrnn.models import GRU, NoisyRNN, SequenceClassifier
 from noisyrnn.models.missing import layer_channels
 from noisyrnn.robustness import (

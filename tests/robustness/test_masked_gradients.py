@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.robustness import APGD, FGSM, PGD, RobustnessResult, Square, WhiteNoise, evaluate, gradient_checks
 from noisyrnn.robustness.evaluate import Score
 from noisyrnn.robustness.statistics import accuracy_interval

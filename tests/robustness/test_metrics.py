@@ -11,8 +11,8 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, mean_absolute_error, mean_squared_error, r2_score
 from torch import Tensor
 
-from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.split import Split
 from noisyrnn.robustness import FGSM, PGD, Perturbation, WhiteNoise, evaluate, seeds_interval, seeds_test, worst_cases
 from noisyrnn.robustness.metrics import METRICS, Scorer
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy import stats
 
-from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.split import Split
 from noisyrnn.models import NoisyRNN, SequenceClassifier
 from noisyrnn.models.missing import layer_channels
 from noisyrnn.robustness import MissingValues, PathDraws, build_perturbation, evaluate

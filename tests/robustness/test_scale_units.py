@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.split import Split
 from noisyrnn.models import NoisyRNN, SequenceClassifier
 from noisyrnn.robustness import (
     FGSM,

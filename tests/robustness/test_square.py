@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.split import Split
 from noisyrnn.robustness import FGSM, PGD, PathDraws, Square, evaluate
 from noisyrnn.robustness.gradient import sequence_losses, wrong_answers
 from noisyrnn.robustness.square import propose_signs

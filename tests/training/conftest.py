@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.training import RunFolder, TrainConfig
 

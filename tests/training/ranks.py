@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.noise.hidden_noise import HiddenNoise, NoiseDraws
 from noisyrnn.pipeline.devices import make_fabric

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.training import TrainConfig
 from noisyrnn.training.batches import epoch_batches, select_sequences
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tests.interrupts import interrupt_at
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds
 from noisyrnn.training.budget import Budget, planned_epochs

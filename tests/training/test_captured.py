@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.training import FitResult, TrainConfig, fit_seeds
 from noisyrnn.training.captured import CapturedStep, on_device

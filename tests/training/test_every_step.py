@@ -11,7 +11,8 @@ from tests.interrupts import interrupt_at
 from torch import Tensor
 
 from noisyrnn import load
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.models import NoisyRNN, SequenceClassifier, SequenceModel, SequenceRegressor, SequenceToSequence
 from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds
 from noisyrnn.training.saving import save

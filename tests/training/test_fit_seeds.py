@@ -14,7 +14,8 @@ from tests.interrupts import interrupt_at
 from tests.processor import needs_bf16
 from torch import Tensor
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.kernels import select
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.training import FitResult, RunFolder, TrainConfig, fit, fit_seeds

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.training import TrainConfig
 from noisyrnn.training.fit_seeds import _Group

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.missing import hold_last
 from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.models.missing import layer_channels

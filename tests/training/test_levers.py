@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.interrupts import interrupt_at
 
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds, load
 from noisyrnn.training.batches import epoch_batches

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.models import GRU, SequenceClassifier, SequenceRegressor
 from noisyrnn.noise import BrownianPath
 from noisyrnn.training import TrainConfig, fit

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from noisyrnn.analysis import penalty
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.pipeline.train import objective_of

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.robustness import MultiplicativeNoise, PathDraws, SaltAndPepper, WhiteNoise

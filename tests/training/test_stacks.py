@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.noise import BrownianPath
 from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds

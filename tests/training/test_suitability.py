@@ -2,7 +2,7 @@
 
 import pytest
 
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.training import TrainConfig, fit
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.models import MODELS
 from noisyrnn.pipeline.train import build_model
 from noisyrnn.threads import kernel_threads, reproducible_threads

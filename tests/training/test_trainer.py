@@ -19,7 +19,8 @@ from tests.processor import needs_bf16
 from torch import Tensor, nn
 from torch.nn import functional
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.models import NoisyRNN, SequenceClassifier
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds, load

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_integer, check_number
-from noisyrnn.data.base import Split, check_regular, check_split
+from noisyrnn.data.split import Split, check_regular, check_split
 from noisyrnn.models import Head
 from noisyrnn.models.layer import shared_view
 from noisyrnn.noise.brownian import BrownianPath, derive_seed

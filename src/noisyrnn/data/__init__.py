@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyrnn.checks import check_choice, check_integer
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.digits import load_digits
 from noisyrnn.data.ecg5000 import load_ecg5000, missing_ecg5000
 from noisyrnn.data.folders import data_folders
@@ -14,6 +14,7 @@ from noisyrnn.data.from_splits import dataset_from_splits
 from noisyrnn.data.mnist import load_psmnist, load_psmnist255, load_smnist, missing_mnist
 from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.split import Split
 from noisyrnn.data.ts import load_archive
 from noisyrnn.data.user_files import check_unused_options, is_path, load_user_file
 from noisyrnn.registry import Entry, Registry

@@ -11,7 +11,7 @@ import torch
 from noisyrnn.data.delimited import Table, decode
 from noisyrnn.data.labels import decimal_labels
 from noisyrnn.data.options import ReadingOptions, missing_advice
-from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
+from noisyrnn.data.parts import Cases, Targets, pad_sequences, parse_targets
 from noisyrnn.data.table import drops, find_column, named_labels, read_wide
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from noisyrnn.data.base import Dataset, Split
-from noisyrnn.data.split import stratified_draw
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.parts import stratified_draw
+from noisyrnn.data.split import Split
 
 TEST, VALIDATION = 450, 270
 

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.folders import find_file, placement_advice, read_text
 from noisyrnn.data.labels import decimal_labels
 from noisyrnn.data.numbers import parse_number
-from noisyrnn.data.split import stratified_draw
+from noisyrnn.data.parts import stratified_draw
+from noisyrnn.data.split import Split
 
 STEPS = 140
 VALIDATION = 500

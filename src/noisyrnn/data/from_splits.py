@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from noisyrnn.data.base import Dataset, Split, check_split
-from noisyrnn.data.split import check_alike, stratified_draw
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.parts import check_alike, stratified_draw
+from noisyrnn.data.split import Split, check_split
 
 
 def dataset_from_splits(

@@ -19,9 +19,9 @@ from noisyrnn.data.frames import read_excel, read_parquet
 from noisyrnn.data.long_table import read_long_inputs
 from noisyrnn.data.numbers import check_real, parse_number
 from noisyrnn.data.options import ReadingOptions, missing_advice
+from noisyrnn.data.parts import Cases, pad_sequences
 from noisyrnn.data.recordings import read_recordings
 from noisyrnn.data.shards import find_parts, open_inputs, options_of
-from noisyrnn.data.split import Cases, pad_sequences
 from noisyrnn.data.split_checks import check_missing
 from noisyrnn.data.stored import StoredSequences
 from noisyrnn.data.table import check_no_index, drops, find_column, named_labels, read_wide

@@ -12,7 +12,7 @@ from noisyrnn.data.delimited import INDEX_NAMES, Row, Table
 from noisyrnn.data.labels import text_labels
 from noisyrnn.data.numbers import is_missing, parse_number
 from noisyrnn.data.options import ReadingOptions, flag, missing_advice
-from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
+from noisyrnn.data.parts import Cases, Targets, pad_sequences, parse_targets
 from noisyrnn.data.table import drops, find_column, named_labels, parse_value
 from noisyrnn.data.time_cells import is_time, parse_times
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_integer
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.folders import cache_folder, check_sha256, download, find_file, placement_advice, read_bytes
-from noisyrnn.data.split import stratified_draw
+from noisyrnn.data.parts import stratified_draw
+from noisyrnn.data.split import Split
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 SHA256 = {

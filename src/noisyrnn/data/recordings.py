@@ -8,7 +8,7 @@ from noisyrnn.data.delimited import read_delimited
 from noisyrnn.data.labels import text_labels
 from noisyrnn.data.long_table import cases_of, check_no_times, in_one_order, read_recording
 from noisyrnn.data.options import ReadingOptions
-from noisyrnn.data.split import Cases, Targets, parse_targets
+from noisyrnn.data.parts import Cases, Targets, parse_targets
 from noisyrnn.data.table import find_column, named_labels
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")

@@ -3,15 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from noisyrnn.checks import check_number
+from noisyrnn.data.split import Split
 from noisyrnn.data.stored import StoredSequences
-
-if TYPE_CHECKING:
-    from noisyrnn.data.base import Split
 
 QUANTILES = (0.001, 0.999)
 """Quantiles that define the extremes of a channel: a single outlier does not move them."""
@@ -48,7 +46,7 @@ class Scale:
             object.__setattr__(self, name, numbers)
 
     @classmethod
-    def of(cls, split: "Split") -> "Scale":
+    def of(cls, split: Split) -> "Scale":
         """Compute the scale of the valid steps of a split in float64; a sequence counts by its weight.
 
         Missing values do not count; a channel without any value gets zeros. The extremes of inputs that stay in their

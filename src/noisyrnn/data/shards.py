@@ -17,12 +17,12 @@ from torch import Tensor
 
 from noisyrnn.checks import LARGEST, check_lengths
 from noisyrnn.data.arrays import Header, NpzArrays, array_meaning, read_header, read_npy, read_targets
-from noisyrnn.data.base import Dataset, Split
 from noisyrnn.data.channels import channel_order
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.frames import check_packages
 from noisyrnn.data.labels import encode
 from noisyrnn.data.options import ReadingOptions
-from noisyrnn.data.split import (
+from noisyrnn.data.parts import (
     SPLIT_SEED,
     Cases,
     Targets,
@@ -33,6 +33,7 @@ from noisyrnn.data.split import (
     stratified_draw,
     to_split,
 )
+from noisyrnn.data.split import Split
 from noisyrnn.data.stored import WINDOW, DecodedArray, MappedArray, Piece, Storage, StoredSequences
 from noisyrnn.data.table import check_no_counting, check_no_index, drops, find_column, named_labels, value_order
 

@@ -1,392 +1,412 @@
-"""Splits labelled sequences into disjoint parts: named classes, stratified seeded draws, the data set."""
+"""Labelled sequences: the data of one part, checked, and what is known of their values."""
 
-import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_lengths, check_sequences
-from noisyrnn.data.base import Dataset, Split
-from noisyrnn.data.channels import channel_order
-from noisyrnn.data.labels import Label, check_classes, encode, sorted_classes
-from noisyrnn.data.numbers import parse_number
-from noisyrnn.data.split_checks import check_missing
+from noisyrnn.checks import (
+    as_int64,
+    check_integer,
+    check_labels,
+    check_lengths,
+    check_sequences,
+    check_values,
+)
+from noisyrnn.data.from_arrays import as_tensor, read_labels, read_loader, stack_sequences
+from noisyrnn.data.split_checks import check_dt, check_known, check_mask, check_missing, check_targets, check_weights
 from noisyrnn.data.stored import StoredSequences
-from noisyrnn.data.times import step_lengths, typical_gap, warn_of_unit
-
-# The parts of a data set are the same in every run, whatever the run's seed.
-SPLIT_SEED = 20210
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StepLabels:
-    """A class at every step.
-
-    Args:
-        names: The different classes of the steps that count.
-        index: Index into `names`, int64 `(n, steps)`; -1 at steps that do not count.
-    """
-
-    names: tuple[Label, ...]
-    index: Tensor
-
-
-Targets = tuple[Label, ...] | StepLabels | Tensor
-"""A class of each sequence, a class at every step, or values `(n, targets)` or `(n, steps, outputs)`, float64."""
+from noisyrnn.display import html_table
+from noisyrnn.missing import MISSING
+from noisyrnn.padding import valid_steps, valid_values
+from noisyrnn.targets import at_every_step, mark_uncounted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cases:
-    """Sequences as read from a file, with the names of their classes or with values to predict.
+class Split:
+    """Labelled sequences.
 
     Args:
-        inputs: Floating `(n, steps, input_size)`, padded with zeros at the end; float64 unless float32 represents the
-            values exactly; or sequences that stay in their files.
-        lengths: Int64 `(n,)`, or `None` where all have `steps`.
-        labels: Class of each sequence or step, or values.
-        declared: Every class that the file declares; empty if it declares none.
-        mask: Bool `(n, steps)` for values at every step: those that count; `None` where all valid steps do.
-        groups: Group of each sequence, such as its patient; `None` if there are none.
-        times: Increasing times of the steps of each sequence; `None` if there are none.
-        dt: Float64 `(n, steps)`, lengths of the steps; `None` where all are equal.
-        missing: How missing values, NaN in `inputs`, are met, as a `Split` has it; `None`: there are none.
-        channel_names: Name of each channel; none where the file does not name them.
+        inputs: Floating point `(n, steps, input_size)`; shorter sequences are padded with zeros at the end. Leave
+            values in float64 that are to be standardised: a model does that before it rounds them. Or sequences that
+            stay in their files, `StoredSequences`; `inputs[rows]` reads some of them, and `inputs[:]` all.
+        labels: Integers `(n,)` of any type, class indices from 0, held as int64; or, for a regression, floating point
+            `(n, targets)`. With one answer at every step: integers `(n, steps)`, or floating point
+            `(n, steps, outputs)`; at steps that do not count they may be anything, and are held as -1 or NaN.
+        lengths: Integers `(n,)`, valid steps of each sequence, held as int64; `None` where all have `steps`.
+        weights: `(n,)`, at least 0 and not all 0: how much each sequence counts in training, which is in the loss, the
+            accuracies of training and validation, and the statistics that standardize inputs and targets. `evaluate`
+            and the diagnostics of `noisyrnn.analysis`, `LossHessian` among them, count all sequences equally. With a
+            mean of 1 the learning rate keeps its meaning. `None`: all count equally.
+        mask: Bool `(n, steps)`, for labels at every step: the steps that count in losses, accuracies and errors, at
+            least one of the valid steps of each sequence; `None`: all valid steps. It is held without the padding, and
+            is `None` only where there is one label for each sequence.
+        dt: Floating point `(n, steps)`, above 0: length of each step in nominal steps, as layers take it; `None`: all
+            are equal.
+        missing: How a model meets missing values, which are NaN in `inputs`: a key of `MISSING`; `None`: there are
+            none.
+        classes: Number of classes the labels are drawn from; 0 for a regression.
+
+    Raises:
+        ValueError: If shapes disagree, a value is not finite, a label, a length or a weight is out of range, there
+            are none, or no step of a sequence counts.
     """
 
     inputs: Tensor | StoredSequences
+    labels: Tensor
     lengths: Tensor | None = None
-    labels: Targets
-    declared: tuple[Label, ...] = ()
+    weights: Tensor | None = None
     mask: Tensor | None = None
-    groups: tuple[str, ...] | None = None
-    times: tuple[np.ndarray, ...] | None = None
     dt: Tensor | None = None
     missing: str | None = None
-    channel_names: tuple[str, ...] = ()
+    classes: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inputs, StoredSequences):
+            self._check_stored(self.inputs)
+        else:
+            check_sequences("inputs", self.inputs)
+            check_missing("inputs", self.inputs, self.missing)
+        check_integer("classes", self.classes, minimum=0)
+        count, steps, _ = self.inputs.shape
+        if self.lengths is not None:
+            check_lengths(self.lengths, batch=count, steps=steps)
+            object.__setattr__(self, "lengths", self.lengths.long())
+        if self.weights is not None:
+            check_weights(self.weights, count=count)
+        if self.dt is not None:
+            check_dt(self.dt, count=count, steps=steps)
+        if self.classes == 0:
+            check_targets(self.labels, count=count, steps=steps)
+        else:
+            labels = as_int64(self.labels)
+            if labels.shape != (count, steps):
+                labels = check_labels(labels, count=count, classes=self.classes)
+            object.__setattr__(self, "labels", labels)
+        if self.mask is not None and not self.every_step:
+            raise ValueError(
+                f"mask must be None for one label for each sequence, got one with labels {tuple(self.labels.shape)}."
+            )
+        if self.missing is not None:
+            self._check_steps_kept()
+        if self.every_step:
+            self._mark_uncounted()
+        elif self.classes == 0:
+            check_values("labels", self.labels)
+
+    def _check_stored(self, inputs: StoredSequences) -> None:
+        """Raise unless all values in the files are finite, and nothing is given that they cannot have."""
+        labels = as_int64(self.labels) if self.classes else self.labels
+        for name, value in (("weights", self.weights), ("dt", self.dt), ("mask", self.mask)):
+            if value is not None:
+                raise ValueError(f"{name} must be None for inputs that stay in their files, got a tensor.")
+        if at_every_step(labels):
+            raise ValueError(
+                f"labels must be one per sequence for inputs that stay in their files, got {tuple(labels.shape)}."
+            )
+        inputs.scan  # noqa: B018 (reads and checks all values, once)
+
+    def _mark_uncounted(self) -> None:
+        """Check mask and labels of every step, and mark the labels at the steps that do not count."""
+        count, steps, _ = self.inputs.shape
+        mask = self.valid().to(self.labels.device)
+        if self.mask is not None:
+            check_mask(self.mask, count=count, steps=steps)
+            mask = mask & self.mask.to(mask.device)
+        check_known(self.labels, mask, classes=self.classes)
+        object.__setattr__(self, "mask", mask)
+        object.__setattr__(self, "labels", mark_uncounted(self.labels, mask))
+
+    def _check_steps_kept(self) -> None:
+        """Raise if steps that need an answer are skipped, and write zeros to padding, which is not missing."""
+        if self.missing == "skip" and self.every_step:
+            raise ValueError(
+                "missing must be 'mask' or 'hold' for labels at every step, got 'skip'. A skipped step has no answer."
+            )
+        if self.lengths is not None and isinstance(self.inputs, Tensor):
+            inputs = torch.where(valid_values(self.inputs, self.lengths), self.inputs, 0.0)
+            object.__setattr__(self, "inputs", inputs)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        X: Any,
+        y: Any,
+        *,
+        lengths: Any = None,
+        weights: Any = None,
+        mask: Any = None,
+        dt: Any = None,
+        missing: str | None = None,
+        classes: int | None = None,
+        layout: str | None = None,
+    ) -> "Split":
+        """Build a split from arrays, tensors or lists.
+
+        Args:
+            X: Real numbers `(n, steps, channels)`, or `(n, steps)` for one channel; or a list of sequences
+                `(steps, channels)` or `(steps,)` of unequal lengths, which are padded.
+            y: Class indices from 0, integers `(n,)` or `(n, steps)`; or numbers to predict, `(n,)`, `(n, targets)` or
+                `(n, steps, outputs)`.
+            lengths: Integers `(n,)`, the valid steps of each sequence, where `X` is padded.
+            weights: `(n,)`; see `Split`.
+            mask: Bool `(n, steps)`; see `Split`.
+            dt: `(n, steps)`; see `Split`.
+            missing: How a model meets missing values, which are NaN in `X`: "mask", "hold" or "skip"; `None`: there are
+                none.
+            classes: Number of classes, or 0 for numbers to predict (default: one more than the largest of integers; 0
+                for numbers that are not whole).
+            layout: "channels-last" for `X` as above, or "time-last" for `(n, channels, steps)` and sequences
+                `(channels, steps)`; `None`: as above, with at least as many steps as channels.
+
+        Raises:
+            ValueError: If shapes disagree, or it is unclear whether `y` holds classes or which axis of `X` is time.
+            TypeError: If an array does not hold numbers.
+
+        Example:
+            >>> split = Split.from_arrays([[1.0, 2.0, 3.0], [4.0, 5.0]], [0, 1])
+            >>> split.inputs.shape, split.lengths.tolist(), split.classes
+            (torch.Size([2, 3, 1]), [3, 2], 2)
+        """
+        inputs, found = stack_sequences(X, layout)
+        if found is not None and lengths is not None:
+            raise ValueError("lengths must be None where X is a list of sequences of unequal lengths, got both.")
+        labels, classes = read_labels(y, classes, steps=inputs.shape[1], masked=mask is not None)
+        others = {"weights": weights, "mask": mask, "dt": dt}
+        tensors = {name: as_tensor(value) for name, value in others.items() if value is not None}
+        if found is None and lengths is not None:
+            found = as_tensor(lengths)
+        return cls(inputs=inputs, labels=labels, lengths=found, missing=missing, classes=classes, **tensors)
+
+    @classmethod
+    def from_loader(
+        cls, data: Any, *, missing: str | None = None, classes: int | None = None, layout: str | None = None
+    ) -> "Split":
+        """Build a split from a `DataLoader`, or from a `Dataset` of torch, by reading all of it once.
+
+        Args:
+            data: A `Dataset` whose items are `(sequence, label)`, with sequences `(steps, channels)` or `(steps,)`; or
+                a `DataLoader` whose batches are `(X, y)` or `(X, y, lengths)`, as `from_arrays` takes them. All batches
+                have the same number of steps, unless they have lengths.
+            missing: As in `from_arrays`.
+            classes: As in `from_arrays`.
+            layout: As in `from_arrays`.
+
+        Raises:
+            TypeError: If items or batches have another form.
+            ValueError: If there are none, or batches are padded to different lengths and do not state them.
+
+        Example:
+            >>> data = torch.utils.data.TensorDataset(torch.zeros(4, 5, 2), torch.tensor([0, 1, 0, 1]))
+            >>> Split.from_loader(torch.utils.data.DataLoader(data, batch_size=3)).inputs.shape
+            torch.Size([4, 5, 2])
+        """
+        X, y, lengths = read_loader(data, layout)
+        return cls.from_arrays(X, y, lengths=lengths, missing=missing, classes=classes, layout=layout)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _described(self) -> list[tuple[str, str]]:
+        """What a reader asks for first, as names and texts."""
+        rows = [("sequences", f"{len(self)}"), ("steps", steps_text(self)), ("channels", f"{self.inputs.shape[2]}")]
+        if self.missing is not None:
+            rows.append(("missing", missing_text(self)))
+        labels = f"{self.classes} classes" if self.classes else f"{self.labels.shape[-1]} values"
+        if self.mask is not None:
+            labels += f" at {int(self.mask.sum())} steps"
+        rows += [("labels", labels), ("type", f"{str(self.inputs.dtype).removeprefix('torch.')}")]
+        return [*rows, ("weights", "given")] if self.weights is not None else rows
+
+    def __repr__(self) -> str:
+        """Describe the sequences in one line."""
+        return f"Split({'; '.join(f'{name}: {value}' for name, value in self._described())})"
+
+    def _repr_html_(self) -> str:
+        """Describe the sequences in a table, for notebooks."""
+        return html_table("Split", self._described())
 
     @property
-    def names(self) -> tuple[Label, ...]:
-        """Classes that occur; none where there are values."""
-        if isinstance(self.labels, Tensor):
-            return ()
-        return self.labels.names if isinstance(self.labels, StepLabels) else self.labels
+    def every_step(self) -> bool:
+        """Whether there is a label at every step, rather than one for each sequence."""
+        return at_every_step(self.labels)
 
-    def subset(self, indices: Tensor) -> "Cases":
-        """Return the sequences at `indices`, int64 `(k,)`, in that order."""
-        tensors = {"lengths": self.lengths, "mask": self.mask, "dt": self.dt}
-        chosen: dict[str, Any] = {name: tensor[indices] for name, tensor in tensors.items() if tensor is not None}
-        groups, times = (
-            None if entries is None else tuple(entries[i] for i in indices.tolist())
-            for entries in (self.groups, self.times)
-        )
-        labels: Targets
-        if isinstance(self.labels, StepLabels):
-            labels = replace(self.labels, index=self.labels.index[indices])
-        elif isinstance(self.labels, Tensor):
-            labels = self.labels[indices]
-        else:
-            labels = tuple(self.labels[i] for i in indices.tolist())
+    @property
+    def one_class_each(self) -> bool:
+        """Whether each sequence has one class, rather than values or labels at every step."""
+        return self.classes > 0 and not self.every_step
+
+    def subset(self, indices: Tensor) -> "Split":
+        """Return the sequences at `indices`, int64 `(k,)`, in that order; none that stay in their files is read."""
         inputs = self.inputs.subset(indices) if isinstance(self.inputs, StoredSequences) else self.inputs[indices]
-        return replace(self, inputs=inputs, labels=labels, groups=groups, times=times, **chosen)
+        return self._changed(lambda tensor: tensor[indices], inputs)
 
-    def with_channels(self, expected: Sequence[str], where: str, **message: str) -> "Cases":
-        """Return the cases with their channels in the order of `expected`; see `channel_order`."""
-        order = channel_order(where, self.channel_names, expected, **message)
-        if order is None:
-            return self
-        assert isinstance(self.inputs, Tensor)  # those that stay in their files are read in the right order
-        return replace(self, inputs=self.inputs[..., order], channel_names=tuple(expected))
+    def joined(self, other: "Split") -> "Split":
+        """Return the sequences of this split, followed by those of another one; the shorter ones are padded.
 
-    def with_step_lengths(self, nominal: float) -> "Cases":
-        """Return the cases with the lengths of their steps, if they have times; `nominal` is that of a nominal step."""
-        return self if self.times is None else replace(self, dt=step_lengths(self.times, nominal))
+        Sequences have the weight 1 where only the other split has weights.
+
+        Raises:
+            ValueError: If the other split has other channels, labels of another kind or another `missing`, or inputs
+                stay in files.
+        """
+        if isinstance(self.inputs, StoredSequences) or isinstance(other.inputs, StoredSequences):
+            raise ValueError("other must be in memory to be joined, got sequences that stay in their files.")
+        kinds = [(s.inputs.shape[2], s.classes, s.every_step, s.labels.shape[2:]) for s in (self, other)]
+        if kinds[0] != kinds[1]:
+            raise ValueError("other must have the channels of this split and the same kind of labels, got others.")
+        if self.missing != other.missing:
+            raise ValueError(f"other must have missing {self.missing!r} as this split has, got {other.missing!r}.")
+        steps = max(self.inputs.shape[1], other.inputs.shape[1])
+        one, two = (split._padded_to(steps) for split in (self, other))
+        tensors: dict[str, Any] = {
+            name: torch.cat([one[name], two[name]])
+            for name in one
+            if name in ("inputs", "labels") or getattr(self, name) is not None or getattr(other, name) is not None
+        }
+        if steps > min(self.inputs.shape[1], other.inputs.shape[1]):
+            tensors["lengths"] = torch.cat([one["lengths"], two["lengths"]])
+        return Split(**tensors, missing=self.missing, classes=self.classes)
+
+    def _padded_to(self, steps: int) -> dict[str, Tensor]:
+        """Return all tensors for this number of steps, with those that are left out as they would be written."""
+        assert isinstance(self.inputs, Tensor)
+        count, own, _ = self.inputs.shape
+        device = self.inputs.device
+
+        def pad(tensor: Tensor, value: float = 0.0) -> Tensor:
+            filler = tensor.new_full((count, steps - own, *tensor.shape[2:]), value)
+            return torch.cat([tensor, filler], dim=1)
+
+        tensors = {"inputs": pad(self.inputs), "labels": pad(self.labels) if self.every_step else self.labels}
+        full = torch.full((count,), own, dtype=torch.int64, device=device)
+        tensors["lengths"] = full if self.lengths is None else self.lengths
+        ones = torch.ones(count, dtype=torch.float32, device=device)
+        tensors["weights"] = ones if self.weights is None else self.weights
+        ones = torch.ones(count, own, dtype=torch.float32, device=device)
+        tensors["dt"] = pad(ones if self.dt is None else self.dt, 1.0)
+        if self.mask is not None:
+            tensors["mask"] = pad(self.mask, False)
+        return tensors
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Split":
+        """Return a split of what `change` makes of each tensor; it keeps sequences and types.
+
+        Inputs that stay in their files are left unchanged: rows are read to where the indices are.
+        """
+        return self._changed(change, self.inputs if isinstance(self.inputs, StoredSequences) else change(self.inputs))
+
+    def _changed(self, change: Callable[[Tensor], Tensor], inputs: Tensor | StoredSequences) -> "Split":
+        names = ("labels", "lengths", "weights", "mask", "dt")
+        tensors = {name: value for name in names if (value := getattr(self, name)) is not None}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+        return Split(inputs=inputs, **changed, missing=self.missing, classes=self.classes)
+
+    def in_memory(self) -> "Split":
+        """Return a split whose inputs are a tensor; inputs that stay in their files are read."""
+        return replace(self, inputs=self.inputs[:]) if isinstance(self.inputs, StoredSequences) else self
+
+    def fingerprint(self) -> dict[str, str | None]:
+        """Return a digest of each of inputs, labels, lengths, weights and, if there is one, dt.
+
+        Equal only for equal sequences. That of the labels includes the mask, since it is marked in them. It is computed
+        once, and again if torch has changed a tensor in place since, or a file has changed.
+        """
+        tensors = {"inputs": self.inputs, "labels": self.labels, "lengths": self.lengths, "weights": self.weights}
+        if self.dt is not None:  # runs of data without it keep their digest
+            tensors["dt"] = self.dt
+        states = [_state(tensor) for tensor in tensors.values()]
+        known = vars(self).get("_fingerprint")
+        if known is None or known[0] != states:
+            known = states, {name: _digest(tensor) for name, tensor in tensors.items()}
+            object.__setattr__(self, "_fingerprint", known)
+        return dict(known[1])
+
+    def valid(self) -> Tensor:
+        """Return the mask of the valid steps, bool `(n, steps)`; false where they are padding."""
+        if isinstance(self.inputs, StoredSequences):
+            count, steps, _ = self.inputs.shape
+            every = torch.full((count,), steps, dtype=torch.int64, device="cpu")
+            return valid_steps(every if self.lengths is None else self.lengths, steps)
+        return valid_values(self.inputs, self.lengths).squeeze(2)
+
+    def is_missing(self) -> Tensor:
+        """Return the mask of the missing values, bool `(n, steps, channels)`."""
+        if isinstance(self.inputs, StoredSequences):  # refused when their files were read
+            return torch.zeros(self.inputs.shape, dtype=torch.bool, device="cpu")
+        return self.inputs.isnan()
+
+    def extremes(self) -> tuple[float, float] | None:
+        """Return the smallest and the largest value over the valid steps; `None` if all are missing."""
+        if isinstance(self.inputs, StoredSequences):
+            return float(self.inputs.scan.low.min()), float(self.inputs.scan.high.max())
+        values = self.inputs[self.valid()]
+        values = values[~values.isnan()]
+        return (float(values.min()), float(values.max())) if len(values) else None
 
 
-def pad_sequences(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Pad sequences `(length, input_size)` with zeros to one `(n, steps, input_size)`, and return their lengths too.
-
-    The lengths are `None` if all are equal.
-    """
-    inputs = torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
-    lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64, device="cpu")
-    return inputs, None if bool((lengths == inputs.shape[1]).all()) else lengths
+def _digest(values: Tensor | StoredSequences | None) -> str | None:
+    return values.scan.digest if isinstance(values, StoredSequences) else tensor_digest(values)
 
 
-def check_cases(cases: Cases, suffix: str = "") -> None:
-    """Raise unless `X`, `y` and `lengths` (the names with `suffix`, such as `"_test"`) are sequences with labels."""
-    if not isinstance(cases.inputs, StoredSequences):
-        check_sequences(f"X{suffix}", cases.inputs)
-    n, steps, _ = cases.inputs.shape
-    count = len(cases.labels.index if isinstance(cases.labels, StepLabels) else cases.labels)
-    if count != n:
-        raise ValueError(f"y{suffix} must hold {n} labels, one for each row of X{suffix}, got {count}.")
-    if cases.lengths is not None:
-        check_lengths(cases.lengths, batch=n, steps=steps)
-    if not isinstance(cases.inputs, StoredSequences):  # else a split reads and checks the values
-        check_missing(f"X{suffix}", cases.inputs, cases.missing)
+def _state(tensor: Tensor | StoredSequences | None) -> object:
+    """Return a value that stays equal until torch writes to the tensor; never equal if writes are not counted."""
+    if tensor is None:
+        return None
+    if isinstance(tensor, StoredSequences):
+        return tensor.scan  # another one once a file has changed
+    return object() if tensor.is_inference() else (tensor.data_ptr(), tensor._version)
 
 
-def stratified_draw(labels: Tensor, size: int, *, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
-    """Draw `size` indices, each class in proportion (largest remainders), and return them and all the others.
-
-    A class with two members or more gets at least one in each part, so `size` can be exceeded where classes are tiny;
-    a class with a single member stays with the others. Both parts are shuffled, so that their
-    beginnings are mixed even if the file is sorted by class.
-
-    Args:
-        labels: Int64 `(n,)`.
-        size: Number of indices to draw, `0 <= size <= n`.
-        seed: Seed of the draw.
-
-    Returns:
-        Two int64 tensors that together hold every index once.
-    """
-    members = labels.bincount()
-    shares = members.double() * size / len(labels)
-    quotas = shares.floor().long()
-    left = size - int(quotas.sum())
-    quotas[(shares - quotas).argsort(descending=True, stable=True)[:left]] += 1
-    quotas = torch.where(members >= 2, quotas.clamp(min=1).minimum(members - 1), torch.zeros_like(quotas))
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed), device="cpu")
-    drawn = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
-    for label, quota in enumerate(quotas.tolist()):
-        drawn[order[labels[order] == label][:quota]] = True
-    return order[drawn[order]], order[~drawn[order]]
+def tensor_digest(tensor: Tensor | None) -> str | None:
+    """Return the SHA-256 of a tensor's type, shape and values; `None` for `None`."""
+    if tensor is None:
+        return None
+    values = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)} ".encode())
+    digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
-def parse_targets(cells: Sequence[str], complaint: Callable[[int, str], str]) -> Tensor:
-    """Parse one number to predict for each sequence, float64 `(n, 1)`.
-
-    Args:
-        cells: Texts, one for each sequence.
-        complaint: Returns the message for a cell that is not a finite number, given its index and text.
-
-    Raises:
-        ValueError: If a cell is not a finite number.
-    """
-    numbers = [parse_number(cell) for cell in cells]
-    for k, number in enumerate(numbers):
-        if number is None or not math.isfinite(number):
-            raise ValueError(complaint(k, cells[k]))
-    return torch.tensor(numbers, dtype=torch.float64, device="cpu")[:, None]
+def steps_text(split: Split) -> str:
+    """Return the number of steps of the sequences, such as `64` or `3 to 64`."""
+    steps = split.inputs.shape[1]
+    low, high = (steps, steps) if split.lengths is None else (int(split.lengths.min()), int(split.lengths.max()))
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def check_alike(train: Split, test: Split) -> None:
-    """Raise unless the labels of the test part are of the kind of the training part, with as many outputs."""
-    values = not train.classes
-    if train.every_step != test.every_step or (values and train.labels.shape[-1] != test.labels.shape[-1]):
-        every = " at every step" if train.every_step else ""
-        kind = f"{train.labels.shape[-1]} values" if values else "a class"
+def missing_text(split: Split) -> str:
+    """Return the number of missing values, their share, and how they are met."""
+    count = 0 if isinstance(split.inputs, StoredSequences) else int(split.is_missing().sum())
+    if count == 0:
+        return "0"
+    total = int(split.valid().sum()) * split.inputs.shape[2]
+    how = "" if split.missing is None else f", {MISSING[split.missing]}"
+    return f"{count:,} of {total:,} ({100 * count / total:.2g} %{how})"
+
+
+def check_regular(argument: str, split: Split) -> None:
+    """Raise `ValueError` if steps have unequal lengths or values are missing, which the diagnostics do not know."""
+    if split.dt is not None:
         raise ValueError(
-            f"y_test must hold {kind} for each sequence{every}, as y does, got {tuple(test.labels.shape)}."
+            f"{argument} must have steps of equal length for the theory diagnostics, got times with unequal distances. "
+            "Leave the times out (drop instead of time, for a file), or call a function of noisyrnn.analysis yourself: "
+            "those of the hidden state and its noise, and margin_certificate, take dt."
         )
-
-
-def check_values_vary(split: Split) -> None:
-    """Raise unless the valid steps hold at least two different values."""
-    ends = split.extremes()
-    if ends is None:
-        raise ValueError("X must hold at least two different values, got only missing ones.")
-    low, high = ends
-    if low == high:
-        raise ValueError(f"X must hold at least two different values, got only {low:g}.")
-
-
-def to_split(cases: Cases, classes: Sequence[Label], argument: str = "y") -> Split:
-    """Convert cases to a split, with labels as indices into `classes`; `classes` are empty for values."""
-    labels, mask = cases.labels, cases.mask
-    if isinstance(labels, StepLabels):
-        mask = labels.index >= 0
-        indices = encode(labels.names, classes, argument)[labels.index.clamp(min=0)]
-    else:
-        indices = labels if isinstance(labels, Tensor) else encode(labels, classes, argument)
-    return Split(
-        inputs=cases.inputs,
-        labels=indices,
-        lengths=cases.lengths,
-        mask=mask,
-        dt=cases.dt,
-        missing=cases.missing,
-        classes=len(classes),
-    )
-
-
-def classes_of(cases: Cases) -> tuple[Label, ...]:
-    """Return the classes of the training part, in order; none for values.
-
-    Raises:
-        ValueError: If there is only one, or one stands for a missing class; or all values are equal.
-    """
-    if isinstance(cases.labels, Tensor):
-        known = cases.labels[cases.mask] if cases.mask is not None else cases.labels
-        if bool((known == known[:1]).all()):
-            raise ValueError(f"y must hold at least two different values, got only {float(known.flatten()[0]):g}.")
-        return ()
-    present = sorted_classes(cases.names)
-    if len(present) < 2:
-        found = f" ({present[0].text!r})" if present else ""
-        raise ValueError(f"y must hold at least two classes, got {len(present)}{found}.")
-    classes = sorted_classes(cases.declared) if cases.declared else present
-    check_classes(classes, declared=bool(cases.declared))
-    return classes
-
-
-def check_enough(cases: Cases) -> None:
-    """Raise unless there are enough sequences, of each class if they have one, for all three parts."""
-    need = 3
-    if not isinstance(cases.labels, tuple):
-        if len(cases.inputs) < need:
-            raise ValueError(
-                f"y must hold at least {need} sequences to be split 60/20/20, got {len(cases.inputs)}. Add sequences, "
-                "or give a test part."
-            )
-        return
-    counts = Counter(cases.labels)
-    smallest = min(sorted_classes(cases.labels), key=lambda label: counts[label])
-    if counts[smallest] < need:
-        numbers = all(parse_number(label.text) is not None for label in counts)
-        advice = " If y holds values to predict, give task='regression' (--task regression)." if numbers else ""
+    if split.missing is not None:
         raise ValueError(
-            f"y must hold at least {need} sequences of each class to be split 60/20/20, "
-            f"got {counts[smallest]} of class {smallest.text!r}. Add sequences, or give a test part. "
-            f"In a .csv the first column is the class, if label_column (--label-column) does not name another.{advice}"
+            f"{argument} must have missing None for the theory diagnostics, got {split.missing!r}. Impute the values, "
+            "and train without the setting."
         )
 
 
-def draw_groups(groups: Sequence[str], strata: Tensor, *, with_test: bool) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Draw groups of sequences for the test and the validation part, a fifth of the groups each.
-
-    The draw is stratified if each group is of one class.
-
-    Args:
-        groups: Group of each sequence.
-        strata: Class of each sequence, int64 `(n,)`.
-        with_test: Whether to draw a test part.
-
-    Returns:
-        Indices of the sequences for test (`None` without one), validation and training, int64.
-
-    Raises:
-        ValueError: If there are too few groups, of each class if groups have one.
-    """
-    names = list(dict.fromkeys(groups))
-    number = {name: k for k, name in enumerate(names)}
-    member = torch.tensor([number[name] for name in groups], dtype=torch.int64, device="cpu")
-    classes = [strata[member == k].unique() for k in range(len(names))]
-    of_one = all(len(found) == 1 for found in classes)
-    kinds = torch.cat(classes) if of_one else torch.zeros(len(names), dtype=torch.int64, device="cpu")
-    need = 3 if with_test else 2
-    if int(kinds.bincount()[kinds].min()) < need:
-        which = " of each class" if of_one and len(strata.unique()) > 1 else ""
-        raise ValueError(
-            f"group_column must name at least {need} groups{which}, so that each part of the data has one, got "
-            f"{int(kinds.bincount()[kinds].min())}. Add groups, or leave group_column out."
+def check_split(argument: str, split: object) -> None:
+    """Raise `TypeError` unless `split` is a `Split`."""
+    if not isinstance(split, Split):
+        raise TypeError(
+            f"{argument} must be a Split, got {type(split).__name__}. Build one from tensors (n, steps, input_size) "
+            "and (n,): Split(inputs=X, labels=y, classes=10)."
         )
-    size = round(0.2 * len(names))
-    rest = torch.arange(len(names), device="cpu")
-    tested = None
-    if with_test:
-        tested, rest = stratified_draw(kinds, max(size, 1))
-    validation, train = (rest[drawn] for drawn in stratified_draw(kinds[rest], max(size, 1)))
-    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(SPLIT_SEED), device="cpu")
-
-    def members(part: Tensor) -> Tensor:
-        return order[torch.isin(member[order], part)]
-
-    return None if tested is None else members(tested), members(validation), members(train)
-
-
-def check_class_in_training(strata: Tensor, classes: Sequence[Label]) -> None:
-    """Raise `ValueError` unless every class has a sequence in the training part that groups were drawn for."""
-    absent = set(range(len(classes))) - set(strata.tolist())
-    if absent:
-        raise ValueError(
-            f"group_column must leave every class in the training part, got none of class "
-            f"{classes[min(absent)].text!r}, which too few groups have. Add groups."
-        )
-
-
-def dataset_from_cases(name: str, cases: Cases, read_test: Callable[[], Cases] | None, source: str) -> Dataset:
-    """Build a data set whose values have no known scale: it is standardised and states no range of values.
-
-    Args:
-        name: Its name on the command line.
-        cases: The official training part, or all sequences if there is no test part.
-        read_test: Reads the official test part; `None` takes 20 % of `cases` for it.
-        source: Where it comes from; how it is split is added.
-
-    Returns:
-        Validation is 20 % of the sequences, stratified and seeded, and so is the test part if there is no official one.
-        Without one class for each sequence the draws are seeded only.
-
-    Raises:
-        ValueError: If the cases are malformed, of one class, or too few to be split.
-    """
-    check_cases(cases)
-    classes = classes_of(cases)
-    one_class_each = isinstance(cases.labels, tuple)
-    strata = torch.zeros(len(cases.inputs), dtype=torch.int64, device="cpu")
-    if isinstance(cases.labels, tuple):
-        strata = encode(cases.labels, classes)
-    drawn = "stratified and seeded" if one_class_each else "seeded"
-    part = round(0.2 * len(strata))
-    if read_test is None and cases.groups is None:
-        check_enough(cases)
-    if cases.groups is not None:
-        drawn = "by groups and seeded"
-        tested, validation, train = draw_groups(cases.groups, strata, with_test=read_test is None)
-        check_class_in_training(strata[train], classes)
-    else:
-        tested, rest = None, torch.arange(len(strata), device="cpu")
-        if read_test is None:
-            tested, rest = stratified_draw(strata, part)
-        validation, train = (rest[drawn_rows] for drawn_rows in stratified_draw(strata[rest], part))
-    how = f"Test part as given; validation is 20 % of the training part, {drawn}."
-    if read_test is None:
-        how = f"60 % training, 20 % validation, 20 % test, {drawn}."
-    if len(validation) == 0:
-        what = f"2 sequences of some class, one of them for validation, got {len(strata)} of {len(classes)} classes"
-        if not one_class_each:
-            what = f"2 sequences, one of them for validation, got {len(strata)}"
-        raise ValueError(f"y must hold {what}. Add sequences.")
-    known = cases.subset(train).times
-    nominal = 1.0 if known is None else typical_gap(known)
-    cases = cases.with_step_lengths(nominal)
-    train_split = to_split(cases.subset(train), classes)
-    check_values_vary(train_split)
-
-    def test() -> Split:
-        if read_test is None:
-            assert tested is not None
-            return to_split(cases.subset(tested), classes)
-        test_cases = (
-            read_test().with_channels(cases.channel_names, f"The test data of {name}").with_step_lengths(nominal)
-        )
-        check_cases(test_cases, "_test")
-        if test_cases.times is not None and cases.times is not None:
-            warn_of_unit(f"The test data of {name}", typical_gap(test_cases.times), nominal)
-        channels, expected = test_cases.inputs.shape[2], cases.inputs.shape[2]
-        if channels != expected:
-            raise ValueError(f"X_test must have {expected} channels, as X has, got {channels}.")
-        test_split = to_split(test_cases, classes, "y_test")
-        check_alike(train_split, test_split)
-        return test_split
-
-    return Dataset(
-        name=name,
-        train=train_split,
-        validation=to_split(cases.subset(validation), classes),
-        read_test=test,
-        class_names=tuple(label.text for label in classes),
-        value_range=None,
-        standardize=True,
-        test_size=None if tested is None else len(tested),
-        nominal_step=None if cases.times is None else nominal,
-        channel_names=cases.channel_names,
-        source=f"{source} {how}",
-    )

@@ -2,14 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from noisyrnn.data.split import Split, missing_text, steps_text
 from noisyrnn.data.stored import StoredSequences
-from noisyrnn.missing import MISSING
 from noisyrnn.targets import counted
-
-if TYPE_CHECKING:
-    from noisyrnn.data.base import Dataset, Split
 
 _NAMES, _NAME = 6, 20
 """How many names of classes or channels a description shows, and how many letters of each."""
@@ -18,63 +14,77 @@ _MOST_ROWS = 10
 """Rows of a table that a summary shows in full."""
 
 
-def summarize(dataset: "Dataset") -> str:
+def summarize(
+    name: str,
+    train: Split,
+    validation: Split,
+    *,
+    test_size: int | None,
+    class_names: Sequence[str],
+    channel_names: Sequence[str],
+) -> str:
     """Describe the data in one line and a small table of classes or targets, and of channels if there are several.
 
-    The test part is not read, so everything but its size is of the training and validation parts, and shares and
-    values are of the training part.
+    Args:
+        name: Name of the data set, or its file.
+        train: The training part; shares and values are of it.
+        validation: The validation part.
+        test_size: Number of test sequences; `None` if it is not known yet.
+        class_names: One name for each class; none for a regression.
+        channel_names: One name for each channel; none if they have none.
     """
-    test = dataset.known_test_size
-    sizes = [len(dataset.train), len(dataset.validation), *([] if test is None else [test])]
-    parts = " / ".join(f"{size:,}" for size in sizes) + (" / test file not read yet" if test is None else "")
-    steps = steps_text(dataset.train)
-    ends = dataset.train.extremes()
-    labels = dataset.train.labels[counted(dataset.train.labels)]
-    if dataset.classes:
-        largest = float(labels.bincount(minlength=dataset.classes).max()) / len(labels)
-        answers = f"{dataset.classes} classes (largest {100 * largest:.1f} %)"
+    channels = train.inputs.shape[2]
+    sizes = [len(train), len(validation), *([] if test_size is None else [test_size])]
+    parts = " / ".join(f"{size:,}" for size in sizes) + (" / test file not read yet" if test_size is None else "")
+    ends = train.extremes()
+    labels = train.labels[counted(train.labels)]
+    if class_names:
+        largest = float(labels.bincount(minlength=len(class_names)).max()) / len(labels)
+        answers = f"{len(class_names)} classes (largest {100 * largest:.1f} %)"
     else:
-        answers = f"{dataset.outputs} target{'s' if dataset.outputs > 1 else ''}"
-        answers += f" {float(labels.min()):.6g}…{float(labels.max()):.6g}"
-    if dataset.train.mask is not None:
-        answers += f" at {len(labels):,} of {int(dataset.train.valid().sum()):,} steps"
-    uneven = "" if dataset.train.dt is None else " of unequal length"
+        targets = train.labels.shape[-1]
+        answers = f"{targets} target{'s' if targets > 1 else ''} {float(labels.min()):.6g}…{float(labels.max()):.6g}"
+    if train.mask is not None:
+        answers += f" at {len(labels):,} of {int(train.valid().sum()):,} steps"
+    uneven = "" if train.dt is None else " of unequal length"
     span = "none" if ends is None else f"{ends[0]:.6g}…{ends[1]:.6g}"
     line = (
-        f"{Path(dataset.name).name}: {sum(sizes):,} sequences ({parts}), {steps} steps{uneven} × {dataset.input_size} "
-        f"channel{'s' if dataset.input_size > 1 else ''}, {answers}, "
-        f"values {span}, missing {missing_text(dataset.train)}"
+        f"{Path(name).name}: {sum(sizes):,} sequences ({parts}), {steps_text(train)} steps{uneven} × {channels} "
+        f"channel{'s' if channels > 1 else ''}, {answers}, values {span}, missing {missing_text(train)}"
     )
-    channels = aligned(_channels(dataset)) if dataset.input_size > 1 else []
-    return "\n".join([line, *aligned(_answers(dataset)), *channels])
+    table = aligned(_classes(train, validation, class_names) if class_names else _targets(train))
+    return "\n".join([line, *table, *(aligned(_channels(train, channel_names)) if channels > 1 else [])])
 
 
-def _answers(dataset: "Dataset") -> list[list[str]]:
-    """Return a table of the classes, or of the targets."""
-    train, validation = (part.labels[counted(part.labels)] for part in (dataset.train, dataset.validation))
-    if not dataset.classes:
-        rows = [["target", "min", "mean", "max"]]
-        targets = train.reshape(-1, dataset.outputs)
-        for k, column in enumerate(targets.T):
-            rows.append([f"{k + 1}", *(f"{float(v):.4g}" for v in (column.min(), column.mean(), column.max()))])
-        return shortened(rows)
-    counts = [labels.bincount(minlength=dataset.classes).tolist() for labels in (train, validation)]
+def _classes(train: Split, validation: Split, names: Sequence[str]) -> list[list[str]]:
+    """Return a table of the classes."""
+    labels = (part.labels[counted(part.labels)] for part in (train, validation))
+    counts = [known.bincount(minlength=len(names)).tolist() for known in labels]
     rows = [["class", "training", "validation"]]
-    for name, *pair in zip(dataset.class_names, *counts, strict=True):
+    for name, *pair in zip(names, *counts, strict=True):
         rows.append([name, *(f"{count:,}" for count in pair)])
     return shortened(rows)
 
 
-def _channels(dataset: "Dataset") -> list[list[str]]:
-    """Return a table of the channels, over the valid steps of the training part."""
-    names = [" ".join(name.split()) for name in dataset.channel_names]
-    names = names or [f"{k}" for k in range(1, dataset.input_size + 1)]
-    if isinstance(dataset.train.inputs, StoredSequences):
-        scan = dataset.train.inputs.scan
+def _targets(train: Split) -> list[list[str]]:
+    """Return a table of the targets of a regression."""
+    rows = [["target", "min", "mean", "max"]]
+    targets = train.labels[counted(train.labels)].reshape(-1, train.labels.shape[-1])
+    for k, column in enumerate(targets.T):
+        rows.append([f"{k + 1}", *(f"{float(v):.4g}" for v in (column.min(), column.mean(), column.max()))])
+    return shortened(rows)
+
+
+def _channels(train: Split, channel_names: Sequence[str]) -> list[list[str]]:
+    """Return a table of the channels, over the valid steps."""
+    names = [" ".join(name.split()) for name in channel_names]
+    names = names or [f"{k}" for k in range(1, train.inputs.shape[2] + 1)]
+    if isinstance(train.inputs, StoredSequences):
+        scan = train.inputs.scan
         found = zip(names, zip(scan.low, scan.mean, scan.high, strict=True), strict=True)
         rows = [[name, *(f"{float(value):.4g}" for value in values)] for name, values in found]
         return shortened([["channel", "min", "mean", "max"], *rows])
-    columns = dataset.train.inputs[dataset.train.valid()].double().T
+    columns = train.inputs[train.valid()].double().T
     counted_too = bool(columns.isnan().any())
     rows = [["channel", "min", "mean", "max", *(["missing"] if counted_too else [])]]
     for name, column in zip(names, columns, strict=True):
@@ -83,23 +93,6 @@ def _channels(dataset: "Dataset") -> list[list[str]]:
         cells = [f"{float(v):.4g}" for v in values] or ["none"] * 3
         rows.append([name, *cells, *([f"{len(column) - len(known):,}"] if counted_too else [])])
     return shortened(rows)
-
-
-def steps_text(split: "Split") -> str:
-    """Return the number of steps of the sequences, such as `64` or `3 to 64`."""
-    steps = split.inputs.shape[1]
-    low, high = (steps, steps) if split.lengths is None else (int(split.lengths.min()), int(split.lengths.max()))
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def missing_text(split: "Split") -> str:
-    """Return the number of missing values, their share, and how they are met."""
-    count = 0 if isinstance(split.inputs, StoredSequences) else int(split.is_missing().sum())
-    if count == 0:
-        return "0"
-    total = int(split.valid().sum()) * split.inputs.shape[2]
-    how = "" if split.missing is None else f", {MISSING[split.missing]}"
-    return f"{count:,} of {total:,} ({100 * count / total:.2g} %{how})"
 
 
 def shortened(rows: list[list[str]]) -> list[list[str]]:

@@ -16,7 +16,7 @@ from noisyrnn.data.delimited import INDEX_NAMES, LABEL_NAMES, Row, Table
 from noisyrnn.data.labels import Label, decimal_labels, text_labels
 from noisyrnn.data.numbers import SHIFT, is_absent, is_missing, is_missing_number, is_rounded, parse_number
 from noisyrnn.data.options import ReadingOptions, flag, missing_advice
-from noisyrnn.data.split import Cases, Targets, pad_sequences, parse_targets
+from noisyrnn.data.parts import Cases, Targets, pad_sequences, parse_targets
 
 _MANY_CLASSES = 50
 _FEW_CASES = 10

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.folders import cache_folder, find_file, placement_advice, read_text
 from noisyrnn.data.labels import decimal_labels
 from noisyrnn.data.numbers import SHIFT, is_absent, is_missing, is_rounded, parse_number
 from noisyrnn.data.options import ReadingOptions, missing_advice
-from noisyrnn.data.split import Cases, dataset_from_cases, pad_sequences, parse_targets
+from noisyrnn.data.parts import Cases, dataset_from_cases, pad_sequences, parse_targets
 from noisyrnn.data.time_cells import parse_times
 
 SUFFIXES = (".ts", ".ts.gz")

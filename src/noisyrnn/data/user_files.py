@@ -8,14 +8,14 @@ import torch
 
 from noisyrnn.data.arff import read_arff
 from noisyrnn.data.arrays import NpyArrays, NpzArrays, check_names, read_arrays
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.delimited import Table, read_delimited
 from noisyrnn.data.frames import read_excel, read_parquet
 from noisyrnn.data.long_table import read_long
 from noisyrnn.data.options import ReadingOptions
+from noisyrnn.data.parts import Cases, dataset_from_cases
 from noisyrnn.data.recordings import read_folder
 from noisyrnn.data.shards import find_parts, load_folder, options_of
-from noisyrnn.data.split import Cases, dataset_from_cases
 from noisyrnn.data.table import read_wide
 from noisyrnn.data.ts import SUFFIXES as TS_SUFFIXES
 from noisyrnn.data.ts import find_test_file, read_ts

@@ -16,8 +16,9 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from noisyrnn.checks import check_choice, check_integer, check_number
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.split import Split
 from noisyrnn.estimators.inputs import Sequences, check_sample_weight, read_sequences
 from noisyrnn.estimators.params_json import from_json, to_json
 from noisyrnn.estimators.robustness import RobustnessReport, robustness_report

@@ -10,9 +10,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from noisyrnn.data.base import Split
 from noisyrnn.data.labels import array_labels, check_classes, encode, label_values, sorted_classes
-from noisyrnn.data.split import stratified_draw
+from noisyrnn.data.parts import stratified_draw
+from noisyrnn.data.split import Split
 from noisyrnn.estimators.base import SequenceEstimator
 from noisyrnn.models import Head, SequenceClassifier, SequenceModel
 from noisyrnn.training.config import Adversary, InputNoise, NoiseSchedule, Optimizer, Selection

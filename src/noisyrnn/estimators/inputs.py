@@ -13,7 +13,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_choice
 from noisyrnn.data.numbers import check_real
-from noisyrnn.data.split import pad_sequences
+from noisyrnn.data.parts import pad_sequences
 
 LAYOUTS = ("channels_first", "channels_last")
 """(n, channels, time), as in aeon and sktime, and (n, time, channels)."""

@@ -9,8 +9,8 @@ from sklearn.utils.validation import check_array
 from torch import Tensor
 
 from noisyrnn.checks import check_values
-from noisyrnn.data.base import Split
 from noisyrnn.data.numbers import check_real
+from noisyrnn.data.split import Split
 from noisyrnn.estimators.base import SequenceEstimator
 from noisyrnn.estimators.inputs import float64_tensor
 from noisyrnn.models import Head, SequenceModel, SequenceRegressor

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypedDict, Unpack
 
 from noisyrnn.checks import check_choice
-from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.split import Split
 from noisyrnn.display import html_table
 from noisyrnn.models import SequenceModel
 from noisyrnn.robustness import (

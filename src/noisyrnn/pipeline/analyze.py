@@ -9,7 +9,7 @@ import torch
 
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings, DiagnosticContext
 from noisyrnn.checks import check_choice, check_number
-from noisyrnn.data.base import Split, check_regular
+from noisyrnn.data.split import Split, check_regular
 from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
 from noisyrnn.models import SequenceModel

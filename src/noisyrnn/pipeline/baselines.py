@@ -6,7 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.files import json_ready, read_json, write_json
 from noisyrnn.locks import locked
 from noisyrnn.pipeline.dependencies import BASELINE_RESULTS

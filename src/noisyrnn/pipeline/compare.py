@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from noisyrnn.checks import check_choice, check_integer
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.files import WriteError, check_writable
 from noisyrnn.locks import locked
 from noisyrnn.models import MODELS, layer_options

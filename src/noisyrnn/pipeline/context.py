@@ -6,7 +6,7 @@ from typing import Any
 
 from noisyrnn.checks import check_choice, check_flag, check_number, check_show_progress
 from noisyrnn.data import load_dataset
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.pipeline.devices import ACCELERATORS
 from noisyrnn.pipeline.tracking import check_logger
 from noisyrnn.training.config import TrainConfig

@@ -17,7 +17,8 @@ from typing import Any
 from torch import nn
 
 from noisyrnn import __version__
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.data.stored import StoredSequences
 from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked

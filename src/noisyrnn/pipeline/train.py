@@ -13,8 +13,8 @@ from torch import Tensor
 
 from noisyrnn import __version__
 from noisyrnn.analysis.regularizer import penalized_loss
-from noisyrnn.data.base import Dataset
-from noisyrnn.data.summary import missing_text
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import missing_text
 from noisyrnn.files import check_writable, content_digest, file_digest, remove_leftovers, write_json
 from noisyrnn.locks import locked
 from noisyrnn.models import SequenceClassifier, SequenceModel, SequenceRegressor, SequenceToSequence, build_layer

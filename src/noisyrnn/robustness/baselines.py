@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_flag
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.missing import hold_last
 from noisyrnn.padding import repeat_last
 from noisyrnn.targets import moments

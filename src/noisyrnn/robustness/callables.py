@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.missing import missing_of
 from noisyrnn.robustness.evaluate import rows_on
 from noisyrnn.robustness.logits import Model, adapt, call_model

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.split import Split
 from noisyrnn.display import escape, html_table, markdown_table
 from noisyrnn.robustness.base import Perturbation
 from noisyrnn.robustness.callables import as_callable, has_gradients

@@ -3,7 +3,7 @@
 import torch
 
 from noisyrnn.checks import check_device
-from noisyrnn.data.base import Split, check_split
+from noisyrnn.data.split import Split, check_split
 from noisyrnn.robustness.logits import Model, adapt, check_model, check_rows, predict, take_rows
 
 _BATCH = 1000

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_device, check_integer, check_number, check_show_progress
-from noisyrnn.data.base import Split, check_split
+from noisyrnn.data.split import Split, check_split
 from noisyrnn.display import html_table
 from noisyrnn.progress import ProgressBar
 from noisyrnn.robustness.ball import BallAttack

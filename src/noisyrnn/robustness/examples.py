@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from noisyrnn.checks import check_device
-from noisyrnn.data.base import Split, check_split
+from noisyrnn.data.split import Split, check_split
 from noisyrnn.missing import hold_last_or_next
 from noisyrnn.robustness.base import Perturbation, check_perturbation
 from noisyrnn.robustness.evaluate import draw_generator

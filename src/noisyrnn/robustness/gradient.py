@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.robustness.logits import Model, predict
 from noisyrnn.targets import mean_over_steps, without_marks
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.targets import counted, mean_over_steps, moments, without_marks
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.data.stored import StoredSequences
 from noisyrnn.models.heads import SequenceModel
 from noisyrnn.noise.brownian import BrownianPath, derive_seed

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noisyrnn.checks import check_number, check_show_progress
-from noisyrnn.data.base import Dataset
+from noisyrnn.data.dataset import Dataset
 from noisyrnn.interruption import graceful_interrupt
 from noisyrnn.kernels import select
 from noisyrnn.locks import locked

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from noisyrnn.data.base import tensor_digest
+from noisyrnn.data.split import tensor_digest
 from noisyrnn.noise.brownian import BrownianPath
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.robustness import PGD, Noise, PathDraws, Perturbation, build_perturbation, default_strengths
 from noisyrnn.robustness.logits import with_dt

@@ -2,7 +2,8 @@
 
 import warnings
 
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.models.heads import SequenceModel
 from noisyrnn.step_lengths import takes_dt
 from noisyrnn.training.objective import Objective

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_flag, check_number, check_show_progress, known_lengths
-from noisyrnn.data.base import Dataset, Split
+from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import Split
 from noisyrnn.data.stored import StoredSequences, read_ahead
 from noisyrnn.files import content_digest
 from noisyrnn.interruption import graceful_interrupt

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.data.stored import StoredSequences
 from noisyrnn.models.heads import SequenceModel
 from noisyrnn.training.batches import select_sequences

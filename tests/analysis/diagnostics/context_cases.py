@@ -9,7 +9,7 @@ from torch import Tensor
 
 from noisyrnn.analysis.diagnostic_results import DiagnosticResults, Quantity
 from noisyrnn.analysis.diagnostics import AnalysisSettings, DiagnosticContext
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 
 SETTINGS = {
     "analysis_seed": 3,

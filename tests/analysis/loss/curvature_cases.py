@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.models import SequenceClassifier, build_layer
 
 

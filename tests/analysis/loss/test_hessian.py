@@ -14,7 +14,7 @@ from tests.analysis.loss.curvature_cases import (
 from torch import nn
 
 from noisyrnn.analysis.loss.hessian import LossHessian, MeanLoss, random_signs, trainable_parameters
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.models import MODELS
 
 

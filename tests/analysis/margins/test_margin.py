@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from noisyrnn.analysis.margins.margin import input_margin_estimate, leads, linearised_margin, output_margins
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.models import SequenceClassifier, build_layer
 
 STEPS, CHANNELS, CLASSES = 5, 2, 3

@@ -11,8 +11,8 @@ from torch import Tensor
 from noisyrnn.analysis.diagnostic_results import Better, Quantity
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.checks import check_integer, check_number
-from noisyrnn.data.base import Split
 from noisyrnn.data.scale import Scale
+from noisyrnn.data.split import Split
 from noisyrnn.noise.hidden_noise import HiddenNoise
 
 

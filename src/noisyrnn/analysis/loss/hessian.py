@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.checks import check_choice, check_integer
-from noisyrnn.data.base import Split, check_regular, check_split
+from noisyrnn.data.split import Split, check_regular, check_split
 from noisyrnn.models import RecurrentLayer
 from noisyrnn.models.heads import SequenceModel
 from noisyrnn.robustness.gradient import recording

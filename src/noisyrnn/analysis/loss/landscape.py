@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from noisyrnn.analysis.loss.hessian import MeanLoss, trainable_parameters
 from noisyrnn.analysis.loss.spectrum import Eigenpairs
 from noisyrnn.checks import check_integer, check_number
-from noisyrnn.data.base import Split
+from noisyrnn.data.split import Split
 from noisyrnn.robustness.gradient import recording
 
 

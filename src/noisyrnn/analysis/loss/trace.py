@@ -40,7 +40,7 @@ def hessian_trace(
 
     Example:
         >>> from noisyrnn.analysis.loss.hessian import LossHessian
-        >>> from noisyrnn.data.base import Split
+        >>> from noisyrnn.data.split import Split
         >>> split = Split(inputs=torch.ones(2, 1, 1), labels=torch.tensor([0, 1]), classes=2)
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2))
         >>> for parameter in model.parameters():

@@ -10,7 +10,7 @@ from noisyrnn.analysis.arguments import check_class_labels, check_classifier, ch
 from noisyrnn.analysis.dynamics.jacobian import input_jacobian
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.checks import check_choice, check_integer
-from noisyrnn.data.base import Split, check_regular, check_split
+from noisyrnn.data.split import Split, check_regular, check_split
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.evaluate import BLOCK
 from noisyrnn.robustness.gradient import recording
