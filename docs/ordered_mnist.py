@@ -1,6 +1,7 @@
-"""The pictures of `docs/results/ordered-mnist.md`: `python docs/ordered_mnist_pictures.py [reproduction.html]`.
+"""Summary and pictures of `docs/results/ordered-mnist.md`: `python docs/ordered_mnist.py [reproduction.html]`.
 
-Draws the tables of the page, and takes the loss landscapes from the page that `noisyrnn reproduce` wrote.
+Writes the summary of the page's tables into the page and the README, draws the tables, and takes the loss landscapes
+from the page that `noisyrnn reproduce` wrote.
 """
 
 import re
@@ -16,6 +17,24 @@ from noisyrnn.report.figures import COLOURS, MARKERS, STYLE
 
 FOLDER = Path(__file__).parent
 OURS, PUBLISHED = "ours, best epoch", "published"
+ROWS = {
+    "noisy-inputs": "noise on the images and on the hidden state",
+    "noisy-high": "noise on the hidden state",
+    "noisy-low": "less noise on the hidden state",
+    "lipschitz": "no noise, Lipschitz RNN",
+    "antisymmetric": "no noise, antisymmetric RNN",
+}
+"""Rows of the summary, and what they are trained with."""
+
+COLUMNS = {
+    "Clean": "clean",
+    "White noise σ 0.1": "white noise σ 0.1",
+    "White noise σ 0.3": "white noise σ 0.3",
+    "Salt and pepper α 0.1": "salt and pepper α 0.1",
+    "Worst case over attacks ℓ∞ ϵ 0.05": "attacks ℓ∞ ϵ 0.05",
+}
+"""Columns of the tables that the summary has, and their titles in it."""
+
 PANELS = {"White noise σ": "white noise σ on the test images", "Salt and pepper α": "share α of pixels set to 0 or 1"}
 """Columns of the table, by the beginning of their titles, and the label of the horizontal axis of their panel."""
 
@@ -45,6 +64,47 @@ def accuracies(page: str) -> dict[str, dict[str, dict[str, Values]]]:
             if numbers(cell):
                 found[label][OURS].setdefault(column, numbers(cell))
     return found
+
+
+def trainings(page: str) -> dict[tuple[str, str], int]:
+    """Return the number of trainings by row and kind."""
+    found: dict[tuple[str, str], int] = {}
+    label = ""
+    for name, kind, count, *_ in table(page, "row")[1:]:
+        label = name or label
+        if count:
+            found[label, kind] = int(count)
+    return found
+
+
+def summary(page: str) -> str:
+    """Return the summary in Markdown: each row of ours, and the published one below it.
+
+    Intervals are left out where there are fewer than three trainings, since they are those of one model then.
+    """
+    found, counts = accuracies(page), trainings(page)
+    lines = [["trained with", "trainings", *COLUMNS.values()]]
+    for label, text in ROWS.items():
+        for kind, title in ((OURS, f"{label}: {text}"), (PUBLISHED, "— published")):
+            values, count = found[label].get(kind), counts.get((label, kind), 0)
+            if values:
+                lines.append([title, str(count), *(cell(values.get(column, ()), count) for column in COLUMNS)])
+    rule = "|---|" + "---:|" * (len(lines[0]) - 1)
+    first, *others = ("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join([first, rule, *others])
+
+
+def cell(values: Values, count: int) -> str:
+    """Return the text of a value, with its interval where there is one over trainings."""
+    if len(values) == 3 and count >= 3:
+        return f"{values[0]:.1f} [{values[1]:.1f}, {values[2]:.1f}]"
+    return f"{values[0]:.1f}" if values else "–"
+
+
+def with_summary(text: str, summary: str) -> str:
+    """Return a page with another summary."""
+    before, after = text.split("| trained with |", 1)
+    return before + summary + "\n\n" + after.split("\n\n", 1)[1]
 
 
 def numbers(cell: str) -> Values:
@@ -91,6 +151,8 @@ def landscapes(page: str) -> str:
 
 if __name__ == "__main__":
     page = (FOLDER / "results" / "ordered-mnist.md").read_text(encoding="utf-8")
+    for file in (FOLDER / "results" / "ordered-mnist.md", FOLDER.parent / "README.md"):
+        file.write_text(with_summary(file.read_text(encoding="utf-8"), summary(page)), encoding="utf-8")
     draw(accuracies(page), FOLDER / "images" / "ordered-mnist.svg")
     for file in sys.argv[1:]:
         text = landscapes(Path(file).read_text(encoding="utf-8"))
