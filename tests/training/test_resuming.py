@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,7 +51,7 @@ def noisy_loss(model: Any, inputs: Any, labels: Any, lengths: Any, path: Any) ->
     return model.losses(outputs, labels), outputs
 
 
-def scaled(factor: float) -> Any:
+def scaled(factor: Any) -> Any:
     def objective(*arguments: Any) -> Any:
         losses, outputs = noisy_loss(*arguments)
         return losses * factor, outputs
@@ -147,7 +148,16 @@ def test_objectives_are_told_apart_by_what_they_compute() -> None:
             losses, outputs = noisy_loss(*arguments)
             return losses * 2, outputs
 
-    Doubled.__qualname__ = Weighted.__qualname__
+    class Module(torch.nn.Module):
+        def forward(self, *arguments: Any) -> Any:
+            return noisy_loss(*arguments)
+
+    class DoubledModule(torch.nn.Module):
+        def forward(self, *arguments: Any) -> Any:
+            losses, outputs = noisy_loss(*arguments)
+            return losses * 2, outputs
+
+    Doubled.__qualname__, DoubledModule.__qualname__ = Weighted.__qualname__, Module.__qualname__
     weights, others = torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0])
     objectives: list[Callable[[], Any]] = [
         lambda: None,
@@ -164,6 +174,23 @@ def test_objectives_are_told_apart_by_what_they_compute() -> None:
         lambda: lambda *arguments: (noisy_loss(*arguments)[0] * 2, arguments[1]),
         lambda: lambda *arguments, held=weights: noisy_loss(*arguments),
         lambda: lambda *arguments, held=others: noisy_loss(*arguments),
+        lambda: scaled(np.array([1.0, 2.0])),
+        lambda: scaled(np.array([2.0, 1.0])),
+        lambda: scaled(np.array([2.0, 1.0], dtype=np.float32)),
+        lambda: scaled(np.float32(1.0)),
+        lambda: scaled(np.float32(2.0)),
+        lambda: scaled(range(2)),
+        lambda: scaled(torch.sqrt),
+        lambda: scaled(torch.exp),
+        lambda: scaled(np.exp),
+        lambda: scaled(np),
+        lambda: scaled(torch),
+        lambda: scaled(float),
+        lambda: scaled(object()),
+        lambda: Weighted(np.float32(1.0)),
+        lambda: Weighted(np.array([1.0, 2.0])),
+        lambda: Module(),
+        lambda: DoubledModule(),
     ]
     digests = [objective_digest(make()) for make in objectives]
     assert len(set(digests)) == len(digests)

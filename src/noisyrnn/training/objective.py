@@ -2,10 +2,12 @@
 
 import functools
 import hashlib
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Protocol
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from noisyrnn.data.base import tensor_digest
 from noisyrnn.noise.brownian import BrownianPath
@@ -35,8 +37,8 @@ class Objective(Protocol):
 def objective_digest(objective: Objective | None) -> str:
     """Return a digest that identifies an objective: name, code, defaults and values of closures.
 
-    Functions of this library are identified by name only. The digest does not cover global variables that a function
-    reads, nor the functions that it calls.
+    Functions of this library and compiled ones are identified by name only. The digest does not cover global variables
+    that a function reads, the functions that it calls, nor the weights of modules that it holds.
     """
     return hashlib.sha256(repr(_described(objective)).encode()).hexdigest()
 
@@ -55,13 +57,18 @@ def _described(value: Any) -> Any:
         return ["partial", _described(value.func), _described(value.args), _described(value.keywords)]
     if isinstance(value, CodeType):
         return [value.co_code, value.co_names, _described(value.co_consts)]
-    if isinstance(value, str | bytes | int | float | complex | None):
+    if isinstance(value, np.ndarray):
+        return [value.dtype.str, _described(value.tolist())]
+    if isinstance(value, str | bytes | int | float | complex | range | slice | np.generic | torch.dtype | None):
         return repr(value)
     name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     if isinstance(value, MethodType):
         return [_described(value.__func__), _plain(value.__self__)]
-    if not isinstance(value, FunctionType):  # a callable object
-        return [name, _described(getattr(type(value), "__call__", None)), _plain(value)]  # noqa: B004
+    if isinstance(value, type | ModuleType | np.ufunc):
+        return [name, value.__name__]
+    if not isinstance(value, FunctionType):  # an object, whose class may have a function that calls it
+        call = getattr(type(value), "forward" if isinstance(value, nn.Module) else "__call__", None)
+        return [name, _described(call) if isinstance(call, FunctionType) else None, _plain(value)]
     code = None if name.startswith("noisyrnn.") else _described(value.__code__)
     held = [_contents(cell) for cell in value.__closure__ or ()]
     return [name, code, _described(value.__defaults__), _described(value.__kwdefaults__), held]
@@ -75,9 +82,11 @@ def _contents(cell: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return the numbers, strings and tensors among an object's attributes."""
+    """Return the numbers, strings, arrays and tensors among an object's attributes."""
     held = getattr(value, "__dict__", {})
     values = {
-        key: item for key, item in held.items() if isinstance(item, str | int | float | tuple | list | Tensor | None)
+        key: item
+        for key, item in held.items()
+        if isinstance(item, str | int | float | tuple | list | Tensor | np.ndarray | np.generic | None)
     }
     return [_described(values)]
