@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Protocol
 
@@ -32,6 +33,67 @@ class Objective(Protocol):
             lengths: Valid steps of each sequence, `(batch,)`; `None` if all steps are valid.
             path: Source of all random numbers, a new path for every training step.
         """
+
+
+def check_objective(objective: object) -> None:
+    """Raise `TypeError` unless an objective can be called with the arguments of `Objective`."""
+    wanted = "a function of (model, inputs, labels, lengths, path)"
+    if not callable(objective):
+        raise TypeError(f"objective must be {wanted}, got {objective!r}.")
+    try:
+        signature = inspect.signature(objective.forward if isinstance(objective, nn.Module) else objective)
+    except ValueError:  # a builtin
+        return
+    try:
+        signature.bind("model", "inputs", "labels", "lengths", "path")
+    except TypeError as error:
+        raise TypeError(
+            f"objective must be {wanted}, got one that takes {signature} ({error}). It returns the loss of each "
+            "sequence and the outputs."
+        ) from None
+
+
+def check_results(results: object, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the losses and outputs that an objective computed; raise unless they are those of `Objective`.
+
+    Args:
+        results: What the objective returned.
+        labels: Those of its batch.
+
+    Raises:
+        TypeError: If they are not two tensors.
+        ValueError: If there is not one loss for each sequence, the losses depend on no weight, or the outputs do not
+            fit the labels.
+    """
+    kinds = [type(one).__name__ for one in (results if isinstance(results, tuple | list) else (results,))]
+    if (
+        not isinstance(results, tuple | list)
+        or len(results) != 2
+        or not all(isinstance(one, Tensor) for one in results)
+    ):
+        raise TypeError(
+            f"objective must return two tensors, losses and outputs, got {', '.join(kinds) or 'nothing'}. Return the "
+            "losses (batch,) and what the model answered."
+        )
+    losses, outputs = results
+    if losses.shape != labels.shape[:1]:
+        raise ValueError(
+            f"objective must return one loss for each sequence, of shape {tuple(labels.shape[:1])}, got "
+            f"{tuple(losses.shape)}. Take no mean over the batch; take that over the steps of each sequence."
+        )
+    if not losses.requires_grad:
+        raise ValueError(
+            "objective must return losses that depend on the weights, got a tensor without gradient. Compute them with "
+            "torch, without detach() or no_grad()."
+        )
+    fits = outputs.shape == labels.shape if labels.is_floating_point() else outputs.shape[:-1] == labels.shape
+    if not fits:
+        sizes = [*labels.shape] if labels.is_floating_point() else [*labels.shape, "classes"]
+        raise ValueError(
+            f"objective must return outputs of shape ({', '.join(map(str, sizes))}), got {tuple(outputs.shape)}. "
+            "Return the losses first, then what the model answered."
+        )
+    return losses, outputs
 
 
 def objective_digest(objective: Objective | None) -> str:

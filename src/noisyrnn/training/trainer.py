@@ -32,7 +32,7 @@ from noisyrnn.training.budget import Budget
 from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import Precision, TrainConfig, check_precision
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
-from noisyrnn.training.objective import Objective, objective_digest
+from noisyrnn.training.objective import Objective, check_objective, check_results, objective_digest
 from noisyrnn.training.optimizer import RatedOptimizer, orthogonal_parameters
 from noisyrnn.training.saving import check_savable, save
 from noisyrnn.training.weight_average import WeightAverage
@@ -435,7 +435,8 @@ class TrainingPass(nn.Module):
             objective: Any = self.objective
             if batch.dt is not None:  # `check_times` has checked that it takes them
                 objective = partial(objective, dt=batch.dt)
-            losses, outputs = objective(self.model, batch.inputs, batch.labels, batch.lengths, batch.path)
+            results = objective(self.model, batch.inputs, batch.labels, batch.lengths, batch.path)
+            losses, outputs = check_results(results, batch.labels)
         correct = self.model.correct(outputs.detach(), batch.labels)
         if batch.weights is not None:
             losses, correct = losses * batch.weights, correct * batch.weights
@@ -465,7 +466,8 @@ class Trainer:
         training_pass: What a step runs, before Fabric wraps it.
 
     Raises:
-        TypeError: If the model or the data set is none, or the model's answers are of another kind than the labels.
+        TypeError: If the model or the data set is none, the model's answers are of another kind than the labels, or the
+            objective or `on_epoch` cannot be called as described.
         ValueError: If the model's sizes are not those of the data set.
     """
 
@@ -482,6 +484,10 @@ class Trainer:
         fingerprint: dict[str, Any] | None = None,
     ) -> None:
         check_trainable(model, dataset)
+        if objective is not None:
+            check_objective(objective)
+        if on_epoch is not None and not callable(on_epoch):
+            raise TypeError(f"on_epoch must be a function of the metrics of an epoch, got {on_epoch!r}.")
         check_times(model, dataset.train, objective)
         if config.penalty is not None and objective is None:  # the regulariser is computed by the analysis, above this
             raise ValueError(
