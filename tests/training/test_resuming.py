@@ -125,6 +125,24 @@ def test_a_checkpoint_without_sizes_is_continued(tmp_path: Path) -> None:
     fit(model(), dataset(), CONFIG, folder=folder, resume=True)
 
 
+def test_a_run_whose_settings_are_numbers_of_numpy_is_continued(tmp_path: Path) -> None:
+    """Such as one of `np.geomspace`: the reader of checkpoints takes no types of other packages."""
+    folder, rates = RunFolder(tmp_path), np.geomspace(0.001, 0.1, 3)
+    config = dataclasses.replace(
+        CONFIG, learning_rate=rates[1], clip_norm=rates[2], input_noise=(rates[0], rates[1]), label=np.str_("own")
+    )
+    assert type(config.learning_rate) is float and type(config.label) is str
+    whole = fit(model(), dataset(), config)
+
+    def stop(metrics: Any) -> None:
+        raise KeyError(metrics["epoch"])
+
+    with pytest.raises(KeyError):
+        fit(model(), dataset(), config, folder=folder, on_epoch=stop, checkpoint_seconds=0)
+    found = fit(model(), dataset(), config, folder=folder, resume=True)
+    assert [row["train_loss"] for row in found.history] == [row["train_loss"] for row in whole.history]
+
+
 def test_a_trained_model_may_continue_its_own_run(tmp_path: Path) -> None:
     folder, trained = RunFolder(tmp_path), model("noisy")
     config = dataclasses.replace(CONFIG, model="noisy")
