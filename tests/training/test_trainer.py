@@ -384,6 +384,16 @@ def test_which_epoch_is_kept(loss: float, accuracy: float, better: bool) -> None
     assert is_better(loss, accuracy, Progress(best_accuracy=0.8, best_loss=0.4)) is better
 
 
+def test_frozen_weights_are_refused_unless_some_are_trained(dataset: Dataset, config: TrainConfig, build: Build) -> None:
+    model = build(config).requires_grad_(False)
+    with pytest.raises(ValueError, match=r"^model must have trainable parameters, got none in SequenceClassifier\. Call "):
+        fit(model, dataset, config)
+    model.readout.requires_grad_(True)
+    before = weights(model.layer)
+    fit(model, dataset, config)
+    assert all(torch.equal(one, other) for one, other in zip(before, weights(model.layer), strict=True))
+
+
 def test_a_gradient_that_is_not_finite_ends_the_training_before_it_reaches_the_weights(
     dataset: Dataset, config: TrainConfig, build: Build
 ) -> None:

@@ -468,7 +468,7 @@ class Trainer:
     Raises:
         TypeError: If the model or the data set is none, the model's answers are of another kind than the labels, or the
             objective or `on_epoch` cannot be called as described.
-        ValueError: If the model's sizes are not those of the data set.
+        ValueError: If the model's sizes are not those of the data set, or all its weights are frozen.
     """
 
     def __init__(
@@ -860,12 +860,16 @@ def check_trainable(model: SequenceModel, dataset: Dataset) -> None:
 
     Raises:
         TypeError: If one is of another type, or the model's answers are of another kind than the labels.
-        ValueError: If the model's sizes are others.
+        ValueError: If the model's sizes are others, or all its weights are frozen.
     """
     if not isinstance(model, SequenceModel):
         raise TypeError(
             "model must be a SequenceClassifier, a SequenceRegressor or a SequenceToSequence, got "
             f"{type(model).__name__}. Wrap it."
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"model must have trainable parameters, got none in {type(model).__name__}. Call model.requires_grad_()."
         )
     if not isinstance(dataset, Dataset):
         raise TypeError(
