@@ -384,9 +384,13 @@ def test_which_epoch_is_kept(loss: float, accuracy: float, better: bool) -> None
     assert is_better(loss, accuracy, Progress(best_accuracy=0.8, best_loss=0.4)) is better
 
 
-def test_frozen_weights_are_refused_unless_some_are_trained(dataset: Dataset, config: TrainConfig, build: Build) -> None:
+def test_frozen_weights_are_refused_unless_some_are_trained(
+    dataset: Dataset, config: TrainConfig, build: Build
+) -> None:
     model = build(config).requires_grad_(False)
-    with pytest.raises(ValueError, match=r"^model must have trainable parameters, got none in SequenceClassifier\. Call "):
+    with pytest.raises(
+        ValueError, match=r"^model must have trainable parameters, got none in SequenceClassifier\. Call "
+    ):
         fit(model, dataset, config)
     model.readout.requires_grad_(True)
     before = weights(model.layer)
