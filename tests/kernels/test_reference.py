@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from noisyrnn.kernels import reference
-from noisyrnn.models import GRU, LSTM, AntisymmetricRNN, CoRNN, ExpRNN, NoisyRNN, RecurrentLayer
+from noisyrnn.models import GRU, LSTM, AntisymmetricRNN, Cell, CoRNN, ExpRNN, NoisyRNN, RecurrentLayer
 from noisyrnn.models.lipschitz import LipschitzCell
 from noisyrnn.noise import BrownianPath, HiddenNoise
 
@@ -156,3 +156,32 @@ def test_gradients_with_noise_on_a_fixed_path(kind: Callable[..., RecurrentLayer
         return torch.cat([part.flatten() for part in results])
 
     assert torch.autograd.gradcheck(outputs, (inputs, h_0, dt, *parameters))
+
+
+class Returning(Cell):
+    """A cell whose increment is what `change` makes of the state."""
+
+    def __init__(self, input_size: int, hidden_size: int, change: Any) -> None:
+        super().__init__(input_size, hidden_size)
+        self.weights, self.change = nn.Linear(input_size, hidden_size), change
+
+    def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
+        return self.change(self.weights(inputs) - state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h[:, :1], r"the shape of the state, \(4, 3\), got \(4, 1\)\."),  # these three would be broadcast
+        (lambda h: h[0], r"the shape of the state, \(4, 3\), got \(3,\)\."),
+        (lambda h: h.mean(), r"the shape of the state, \(4, 3\), got \(\)\."),
+        (lambda h: (h, h), r"a tensor, got tuple\."),
+        (lambda h: None, r"a tensor, got NoneType\."),
+    ],
+)
+def test_what_an_increment_returns_is_checked(change: Any, message: str) -> None:
+    inputs = torch.randn(4, 5, 2)
+    layer = RecurrentLayer(lambda *sizes: Returning(*sizes, change), 2, 3, additive=0.1)
+    for run in (lambda: layer(inputs), lambda: layer.eval()(inputs), lambda: layer.step(inputs[:, 0])):
+        with pytest.raises((TypeError, ValueError), match=rf"^increment must return {message}"):
+            run()

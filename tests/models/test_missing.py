@@ -1,6 +1,7 @@
 """How sequence models meet missing values."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -176,6 +177,28 @@ def test_skip_steps_of_a_number_and_of_one_row() -> None:
     for dt in (2.0, torch.full((3,), 2.0), torch.full((1, 3), 2.0)):
         moved, lengths, sizes = skip_steps(values, None, dt)
         assert (moved.flatten().tolist(), lengths.tolist(), sizes.tolist()) == ([1.0, 2.0], [2], [[4.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lengths": torch.tensor([8, 8, 8, 8, 9])}, r"lengths must lie in \[1, 8\], the number of steps, got 9\."),
+        ({"lengths": torch.ones(1).long()}, r"lengths must have shape \(5,\), got \(1,\)\."),
+        ({"lengths": torch.ones(5).bool()}, r"lengths must be integers, got torch\.bool\."),
+        ({"lengths": [8] * 5}, r"lengths must be a tensor, got list\."),
+        ({"dt": torch.ones(5, 1)}, r"dt must be a number or have shape \(8,\) or \(5, 8\), got \(5, 1\)\."),
+        (
+            {"dt": torch.ones(5, 8).index_put((torch.tensor([3]), torch.tensor([7])), torch.tensor(-0.5))},
+            r"dt must be positive, got -0\.5 as ",
+        ),
+        ({"dt": True}, r"dt must be a number or a tensor, got True\."),
+    ],
+)
+def test_what_skip_is_given_is_checked_as_the_layer_does(arguments: dict[str, Any], message: str) -> None:
+    """The layer sees its results only: a length of a skipped step may be hidden in that of the step before."""
+    for missing in ("hold", "skip"):
+        with pytest.raises((TypeError, ValueError), match=rf"^{message}"):
+            classifier(missing)(sequences(), **arguments)
 
 
 def test_it_runs_under_vmap() -> None:

@@ -1,5 +1,7 @@
 """Probabilities and values that a trained model predicts."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -39,14 +41,14 @@ def test_lengths_and_answers_at_every_step(inputs: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("missing", [None, "skip"])
 @pytest.mark.parametrize("shape", [(), (7,), (5, 7)])
-@pytest.mark.parametrize("number", [True, False])
+@pytest.mark.parametrize("form", ["tensor", "array", "list"])
 def test_lengths_of_steps_in_every_form_of_a_call(
-    shape: tuple[int, ...], number: bool, missing: str | None, inputs: torch.Tensor
+    shape: tuple[int, ...], form: str, missing: str | None, inputs: torch.Tensor
 ) -> None:
     model = SequenceClassifier(NoisyRNN(2, 8, step_size=0.5), classes=3, missing=missing).eval()
     dt = torch.rand(shape, generator=torch.Generator().manual_seed(1)) + 0.5
-    given = float(dt) if number and not shape else dt
-    expected = model(inputs, dt=given).double().softmax(dim=1)
+    given: Any = {"tensor": dt, "array": dt.numpy(), "list": dt.tolist()}[form]
+    expected = model(inputs, dt=dt).double().softmax(dim=1)
     assert torch.allclose(predict(model, inputs, dt=given, sequences_per_pass=2), expected, atol=1e-6)
     assert not torch.allclose(predict(model, inputs, sequences_per_pass=2), expected, atol=1e-3)
 
@@ -57,7 +59,8 @@ def test_rows_for_another_number_of_sequences_are_refused(name: str, inputs: tor
         SequenceClassifier(NoisyRNN(2, 8), classes=3),
         {"dt": torch.ones(6, 7), "lengths": torch.ones(6).int()},
     )
-    with pytest.raises(ValueError, match=rf"^{name} must have one row for each of 5 sequences, got 6"):
+    wanted = "one row for each of 5 sequences, got 6" if name == "dt" else r"shape \(5,\), got \(6,\)"
+    with pytest.raises(ValueError, match=rf"^{name} must have {wanted}\.$"):
         predict(model, inputs, sequences_per_pass=2, **{name: values[name]})
 
 
@@ -74,5 +77,9 @@ def test_wrong_arguments_are_refused(inputs: torch.Tensor) -> None:
         predict(model, inputs[..., :1])
     with pytest.raises(ValueError, match=r"^inputs must be finite"):
         predict(model, inputs / 0)
+    with pytest.raises(TypeError, match=r"^lengths must be a tensor, got list\."):
+        predict(model, inputs, lengths=[7] * 5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^lengths must lie in \[1, 7\], the number of steps, got 8\."):
+        predict(model, inputs, lengths=torch.tensor([7, 7, 7, 7, 8]), sequences_per_pass=2)
     with pytest.raises(ValueError, match=r"^sequences_per_pass must"):
         predict(model, inputs, sequences_per_pass=0)

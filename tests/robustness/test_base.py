@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +60,14 @@ def test_an_attack_without_a_model_is_refused(name, given):
     attack, inputs, labels = build_perturbation(name, 0.1, value_range=(0.0, 1.0)), torch.ones(2, 5, 1), torch.zeros(2)
     with pytest.raises(TypeError, match=rf"^model must be callable for {name}, got {given!r}\. Give"):
         attack(given, inputs, labels, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("name", [name for name in PERTURBATIONS if "linf" in name or name == "fgsm"])
+def test_an_attack_on_labels_that_are_no_tensor_is_refused(name):
+    attack, inputs = build_perturbation(name, 0.1, value_range=(0.0, 1.0)), torch.ones(2, 5, 1)
+    for labels in ([0, 1], np.array([0, 1]), None):
+        with pytest.raises(TypeError, match=rf"^labels must be a tensor, got {type(labels).__name__}\."):
+            attack(lambda x: x[:, :2, 0], inputs, labels, generator=torch.Generator())
 
 
 def test_what_is_not_a_perturbation():

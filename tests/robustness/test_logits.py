@@ -12,7 +12,7 @@ from noisyrnn.data.scale import Scale
 from noisyrnn.models import LipschitzRNN, SequenceClassifier
 from noisyrnn.robustness import APGD, FGSM, PGD, Square, WhiteNoise, evaluate, examples
 from noisyrnn.robustness.confusion import confusion_matrix
-from noisyrnn.robustness.logits import adapt, check_rows, take_rows
+from noisyrnn.robustness.logits import adapt, check_rows, predict, take_rows
 
 STEPS, CHANNELS, CLASSES = 6, 2, 3
 SCALE = Scale(mean=(0.1, -0.2), std=(0.8, 1.4), low=(-9.0, -9.0), high=(9.0, 9.0))
@@ -159,3 +159,22 @@ def test_a_partial_of_a_module_is_met_as_the_module_is():
     assert evaluate(partial(foreign), split).correct == evaluate(foreign, split).correct
     with pytest.raises(ValueError, match="model must be in eval mode"):
         evaluate(partial(foreign.train()), split)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_logit_that_is_not_finite_is_blamed_on_inputs_that_are_not(value):
+    inputs, labels, lengths = torch.ones(3, 4, 1), torch.zeros(3, dtype=torch.int64), torch.tensor([4, 3, 4])
+
+    def steep(inputs, lengths):
+        return torch.cat([inputs[:, 0], inputs.sum(dim=1) * 1e30], dim=1).square()
+
+    with pytest.raises(RuntimeError, match=r"^logits became non-finite for 3 of 3 sequences\. Lower the model's step"):
+        predict(steep, inputs, labels, lengths)
+    inputs[1, 3] = value  # past the end of its sequence
+    with pytest.raises(RuntimeError, match=r"Lower the model's step"):
+        predict(steep, inputs, labels, lengths)
+    inputs[0, 3] = value
+    with pytest.raises(
+        RuntimeError, match=r"^logits .* Their inputs hold NaN or infinite values: remove or impute them"
+    ):
+        predict(steep, inputs, labels, lengths)

@@ -63,3 +63,54 @@ def test_the_path_is_the_only_noise():
     paths = [BrownianPath(seed=seed) for seed in (1, 1, 2)]
     losses = [TrainingPass(model)(TrainingBatch(inputs, labels, None, None, path)).loss for path in paths]
     assert losses[0] == losses[1] != losses[2]
+
+
+def _loss(model, inputs, labels, lengths, path):
+    outputs = model(inputs, lengths=lengths, path=path)
+    return model.losses(outputs, labels), outputs
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        lambda losses, outputs: (losses.mean(), outputs),  # its gradient would be that of the mean, over the batch
+        lambda losses, outputs: (losses[:, None].expand(-1, 6), outputs),
+        lambda losses, outputs: (losses.detach(), outputs),
+        lambda losses, outputs: (outputs, losses),
+        lambda losses, outputs: (losses, outputs[:, 0]),
+        lambda losses, outputs: (losses, None),
+        lambda losses, outputs: (losses, outputs, None),
+        lambda losses, outputs: losses,
+        lambda losses, outputs: None,
+    ],
+)
+def test_what_an_objective_returns_is_checked(returned, dataset, config, build):
+    model = build(config)
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises((TypeError, ValueError), match=r"^objective must return "):
+        fit(model, dataset, config, objective=lambda *arguments: returned(*_loss(*arguments)))
+    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+
+
+def test_the_outputs_of_an_objective_have_the_shape_of_the_values():
+    inputs, labels = torch.randn(5, 6, 1, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+
+    def objective(model, inputs, labels, lengths, path):
+        losses, outputs = _loss(model, inputs, labels, lengths, path)
+        return losses, outputs[:, :1]
+
+    batch = TrainingBatch(inputs, labels, None, None, BrownianPath(seed=0))
+    with pytest.raises(ValueError, match=r"^objective must return outputs of shape \(5, 2\), got \(5, 1\)\."):
+        TrainingPass(_model(SequenceRegressor), objective)(batch)
+
+
+@pytest.mark.parametrize("objective", [0.1, "mse", torch.nn.MSELoss(), lambda outputs, targets: outputs - targets])
+def test_an_objective_that_cannot_be_called_is_refused_before_training(objective, dataset, config, build, folder):
+    with pytest.raises(TypeError, match=r"^objective must be a function of \(model, inputs, labels, lengths, path\), "):
+        fit(build(config), dataset, config, objective=objective, folder=folder)
+    assert not list(folder.path.iterdir())
+
+
+def test_an_epoch_hook_that_cannot_be_called_is_refused_before_training(dataset, config, build):
+    with pytest.raises(TypeError, match=r"^on_epoch must be a function of the metrics of an epoch, got 'print'\."):
+        fit(build(config), dataset, config, on_epoch="print")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,7 +51,7 @@ def noisy_loss(model: Any, inputs: Any, labels: Any, lengths: Any, path: Any) ->
     return model.losses(outputs, labels), outputs
 
 
-def scaled(factor: float) -> Any:
+def scaled(factor: Any) -> Any:
     def objective(*arguments: Any) -> Any:
         losses, outputs = noisy_loss(*arguments)
         return losses * factor, outputs
@@ -124,6 +125,24 @@ def test_a_checkpoint_without_sizes_is_continued(tmp_path: Path) -> None:
     fit(model(), dataset(), CONFIG, folder=folder, resume=True)
 
 
+def test_a_run_whose_settings_are_numbers_of_numpy_is_continued(tmp_path: Path) -> None:
+    """Such as one of `np.geomspace`: the reader of checkpoints takes no types of other packages."""
+    folder, rates = RunFolder(tmp_path), np.geomspace(0.001, 0.1, 3)
+    config = dataclasses.replace(
+        CONFIG, learning_rate=rates[1], clip_norm=rates[2], input_noise=(rates[0], rates[1]), label=np.str_("own")
+    )
+    assert type(config.learning_rate) is float and type(config.label) is str
+    whole = fit(model(), dataset(), config)
+
+    def stop(metrics: Any) -> None:
+        raise KeyError(metrics["epoch"])
+
+    with pytest.raises(KeyError):
+        fit(model(), dataset(), config, folder=folder, on_epoch=stop, checkpoint_seconds=0)
+    found = fit(model(), dataset(), config, folder=folder, resume=True)
+    assert [row["train_loss"] for row in found.history] == [row["train_loss"] for row in whole.history]
+
+
 def test_a_trained_model_may_continue_its_own_run(tmp_path: Path) -> None:
     folder, trained = RunFolder(tmp_path), model("noisy")
     config = dataclasses.replace(CONFIG, model="noisy")
@@ -147,7 +166,16 @@ def test_objectives_are_told_apart_by_what_they_compute() -> None:
             losses, outputs = noisy_loss(*arguments)
             return losses * 2, outputs
 
-    Doubled.__qualname__ = Weighted.__qualname__
+    class Module(torch.nn.Module):
+        def forward(self, *arguments: Any) -> Any:
+            return noisy_loss(*arguments)
+
+    class DoubledModule(torch.nn.Module):
+        def forward(self, *arguments: Any) -> Any:
+            losses, outputs = noisy_loss(*arguments)
+            return losses * 2, outputs
+
+    Doubled.__qualname__, DoubledModule.__qualname__ = Weighted.__qualname__, Module.__qualname__
     weights, others = torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0])
     objectives: list[Callable[[], Any]] = [
         lambda: None,
@@ -164,6 +192,23 @@ def test_objectives_are_told_apart_by_what_they_compute() -> None:
         lambda: lambda *arguments: (noisy_loss(*arguments)[0] * 2, arguments[1]),
         lambda: lambda *arguments, held=weights: noisy_loss(*arguments),
         lambda: lambda *arguments, held=others: noisy_loss(*arguments),
+        lambda: scaled(np.array([1.0, 2.0])),
+        lambda: scaled(np.array([2.0, 1.0])),
+        lambda: scaled(np.array([2.0, 1.0], dtype=np.float32)),
+        lambda: scaled(np.float32(1.0)),
+        lambda: scaled(np.float32(2.0)),
+        lambda: scaled(range(2)),
+        lambda: scaled(torch.sqrt),
+        lambda: scaled(torch.exp),
+        lambda: scaled(np.exp),
+        lambda: scaled(np),
+        lambda: scaled(torch),
+        lambda: scaled(float),
+        lambda: scaled(object()),
+        lambda: Weighted(np.float32(1.0)),
+        lambda: Weighted(np.array([1.0, 2.0])),
+        lambda: Module(),
+        lambda: DoubledModule(),
     ]
     digests = [objective_digest(make()) for make in objectives]
     assert len(set(digests)) == len(digests)

@@ -55,6 +55,22 @@ def recurrence_of(cell: Any, *, scheme: bool = True) -> Recurrence | None:
     return cell.recurrence()
 
 
+def checked_increment(change: object, state: Tensor) -> Tensor:
+    """Return a cell's increment; raise unless it is a tensor of the shape of the state.
+
+    Raises:
+        TypeError: If it is something else than a tensor.
+        ValueError: If it has another shape, which adding it might hide.
+    """
+    if not isinstance(change, Tensor):
+        raise TypeError(f"increment must return a tensor, got {type(change).__name__}.")
+    if change.shape != state.shape:
+        raise ValueError(
+            f"increment must return the shape of the state, {tuple(state.shape)}, got {tuple(change.shape)}."
+        )
+    return change
+
+
 def _written_out(cell: Dynamics) -> Recurrence | None:
     """The recurrence of a cell, except where torch's own function of a step takes less time."""
     recurrence = recurrence_of(cell, scheme=False)
@@ -158,7 +174,7 @@ class StepMaps:
         if self.recurrence is not None:
             return self.recurrence.increment(self.drives[m], state, self._matrices, self.dts[m])
         assert not isinstance(self.cell, Recurrence)
-        return self.cell.increment(self.drives[m], state, self.dts[m])
+        return checked_increment(self.cell.increment(self.drives[m], state, self.dts[m]), state)
 
     def perturb(self, m: int, state: Tensor, drift: Tensor) -> Tensor:
         """As in `Equation`."""

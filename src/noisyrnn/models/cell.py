@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from noisyrnn.checks import LARGEST_SIZE, check_flag, check_integer
 from noisyrnn.kernels.recurrence import Recurrence
+from noisyrnn.kernels.reference import checked_increment
 from noisyrnn.models.modules import prepare_weights
 from noisyrnn.models.options import CellOptions
 from noisyrnn.sde.diffusion import Field, FunctionDiffusion, MatrixDiffusion, as_diffusion
@@ -97,7 +98,8 @@ class Cell(nn.Module, ABC):
     def step(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
         """The state `(batch, state_size)` after one noise-free step with the inputs `(batch, input_size)`."""
         prepare_weights(self)
-        return SCHEMES[self.scheme].step(NoiseFree(lambda h: self.increment(inputs, h, dt)), 0, state)
+        equation = NoiseFree(lambda h: checked_increment(self.increment(inputs, h, dt), h))
+        return SCHEMES[self.scheme].step(equation, 0, state)
 
 
 class RecurrenceCell(Cell):

@@ -122,6 +122,12 @@ class RecurrentLayer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(build, nn.Module) or not callable(build):
+            got = type(build).__name__ if isinstance(build, nn.Module) else repr(build)
+            raise TypeError(
+                f"build must be a class of cells, such as nn.GRUCell, or a function of (input_size, hidden_size) that "
+                f"makes a cell, got {got}. A layer makes its cells itself."
+            )
         check_flag("learn_diffusion", learn_diffusion)
         noise = HiddenNoise(
             additive=additive,
@@ -411,13 +417,19 @@ class RecurrentLayer(nn.Module):
             TypeError: If the type of `inputs` or `state` is not that of the weights.
         """
         after = None
-        if isinstance(state, Tensor) and len(self._packed) == 1 and uses_cpp(self._kernel):
+        if (
+            isinstance(inputs, Tensor)
+            and isinstance(state, Tensor)
+            and len(self._packed) == 1
+            and uses_cpp(self._kernel)
+        ):
             after = self._packed[0].step(self.cell, inputs, state)
         return self._checked_step(inputs, state) if after is None else after
 
     @torch.no_grad()
     def _checked_step(self, inputs: Tensor, state: Tensor | None) -> Tensor:
         """See `step`; what the kernel does not take, wrong arguments among it."""
+        check_tensor("inputs", inputs)
         if inputs.ndim != 2 or inputs.shape[1] != self.input_size:
             raise ValueError(f"inputs must have shape (batch, {self.input_size}), got {tuple(inputs.shape)}.")
         check_dtype("inputs", inputs, self)

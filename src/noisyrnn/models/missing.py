@@ -6,8 +6,9 @@ The values are standardized first, so that zero is the mean of a channel in the 
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_choice, values_hidden
+from noisyrnn.checks import check_choice, check_lengths, values_hidden
 from noisyrnn.missing import MISSING, hold_last
+from noisyrnn.models.sequences.layout import step_lengths
 from noisyrnn.padding import valid_steps
 
 
@@ -65,17 +66,23 @@ def skip_steps(values: Tensor, lengths: Tensor | None, dt: Tensor | float | None
         The values, zero behind the steps that remain; the number of these, `(batch,)`; and their lengths, float64
         `(batch, steps)`, 1 behind them.
 
+    Raises:
+        ValueError: If a shape, a length or a step length is out of range.
+        TypeError: If lengths are not integers, or `dt` is not a number or a tensor.
+
     Example:
         >>> values, lengths, dt = skip_steps(torch.tensor([[[1.0], [torch.nan], [2.0]]]), None, None)
         >>> values.flatten(), lengths, dt
         (tensor([1., 2.]), tensor([2]), tensor([[2., 1.]], dtype=torch.float64))
     """
     batch, steps, _ = values.shape
-    sizes = torch.as_tensor(1.0 if dt is None else dt, dtype=torch.float64, device=values.device)
-    sizes = sizes.expand(batch, steps)
     valid = torch.ones(batch, steps, dtype=torch.bool, device=values.device)
     if lengths is not None:
-        valid = valid_steps(lengths.to(values.device), steps).expand(batch, steps)
+        check_lengths(lengths, batch=batch, steps=steps)
+        lengths = lengths.to(values.device)
+        valid = valid_steps(lengths, steps)
+    like = values.new_empty(0, dtype=torch.float64)
+    sizes = step_lengths(1.0 if dt is None else dt, values, lengths, like).expand(batch, steps)
     first = torch.arange(steps, device=values.device) == 0
     kept = valid & (first | ~values.isnan().all(dim=2))
     count = kept.sum(dim=1)

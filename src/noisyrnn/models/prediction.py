@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_integer, check_sequences
+from noisyrnn.checks import check_integer, check_lengths, check_sequences
 from noisyrnn.data.split_checks import check_missing
 from noisyrnn.models.heads import SequenceModel
 
@@ -49,9 +49,12 @@ def predict(
     check_sequences("inputs", inputs)
     check_missing("inputs", inputs, model.missing)
     check_integer("sequences_per_pass", sequences_per_pass, minimum=1)
-    for name, rows_held in (("lengths", lengths), ("dt", dt if isinstance(dt, Tensor) and dt.ndim == 2 else None)):
-        if rows_held is not None and len(rows_held) != len(inputs):
-            raise ValueError(f"{name} must have one row for each of {len(inputs)} sequences, got {len(rows_held)}.")
+    if lengths is not None:
+        check_lengths(lengths, batch=inputs.shape[0], steps=inputs.shape[1])
+    if not isinstance(dt, Tensor | int | float | str | None):  # an array has rows too
+        dt = torch.as_tensor(dt, dtype=torch.float64, device="cpu")
+    if isinstance(dt, Tensor) and dt.ndim == 2 and len(dt) != len(inputs):
+        raise ValueError(f"dt must have one row for each of {len(inputs)} sequences, got {len(dt)}.")
     training, noise_mode, device = model.training, model.layer.noise_mode, next(model.parameters()).device
     parts = []
     try:

@@ -7,7 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_batch, check_number
+from noisyrnn.checks import check_batch, check_number, check_tensor
 from noisyrnn.data.scale import Scale
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.draws import Draws
@@ -145,7 +145,7 @@ class Perturbation(ABC):
             lengths: Valid steps of each sequence, `(batch,)`; `None` where all are.
 
         Raises:
-            TypeError: If `model` is not callable and this is an attack.
+            TypeError: If this is an attack and `model` is not callable or `labels` not a tensor.
             ValueError: If a shape does not fit.
         """
         check_batch(inputs, lengths)
@@ -155,6 +155,7 @@ class Perturbation(ABC):
         if self.strength == 0 or (self.scale is not None and not any(self.scale.std)):
             return inputs.clone()
         if self.is_attack:
+            check_tensor("labels", labels)
             if model is None or not callable(model):
                 raise TypeError(f"model must be callable for {self.name}, got {model!r}. Give the model to attack.")
             check_repeatable(model, inputs, lengths)

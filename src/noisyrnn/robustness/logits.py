@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from noisyrnn.checks import check_labels
 from noisyrnn.missing import hold_last_or_next, missing_of
+from noisyrnn.padding import valid_values
 from noisyrnn.step_lengths import takes_dt
 from noisyrnn.targets import counted
 
@@ -240,7 +241,12 @@ def predict(model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None
         check_labels(known, count=len(known), classes=logits.shape[-1])
     bad = int((~torch.isfinite(logits)).flatten(1).any(dim=1).sum())
     if bad:
-        raise RuntimeError(
-            f"{name} became non-finite for {bad} of {batch} sequences. Lower the model's step size or the strength."
-        )
+        raise RuntimeError(f"{name} became non-finite for {bad} of {batch} sequences. {_advice(inputs, lengths)}")
     return logits
+
+
+def _advice(inputs: Tensor, lengths: Tensor | None) -> str:
+    """Return what to do where outputs are not finite."""
+    if bool((~inputs.isfinite() & valid_values(inputs, lengths)).any()):
+        return "Their inputs hold NaN or infinite values: remove or impute them."
+    return "Lower the model's step size or the strength."

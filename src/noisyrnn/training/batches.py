@@ -13,7 +13,7 @@ from noisyrnn.data.stored import StoredSequences
 from noisyrnn.models.heads import SequenceModel
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.training.config import TrainConfig
-from noisyrnn.training.objective import Objective
+from noisyrnn.training.objective import Objective, check_results
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ class TrainingPass(nn.Module):
             objective: Any = self.objective
             if batch.dt is not None:  # `check_times` has checked that it takes them
                 objective = partial(objective, dt=batch.dt)
-            losses, outputs = objective(self.model, batch.inputs, batch.labels, batch.lengths, batch.path)
+            results = objective(self.model, batch.inputs, batch.labels, batch.lengths, batch.path)
+            losses, outputs = check_results(results, batch.labels)
         correct = self.model.correct(outputs.detach(), batch.labels)
         if batch.weights is not None:
             losses, correct = losses * batch.weights, correct * batch.weights

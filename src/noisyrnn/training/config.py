@@ -65,6 +65,11 @@ def _json_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def _plain(value: Any) -> Any:
+    """Return NumPy's kinds of `float` and `str` as these, which is what the reader of a checkpoint accepts."""
+    return value.tolist() if isinstance(value, float | str) and hasattr(value, "tolist") else value
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(ReadingOptions):
     """Settings of one training run.
@@ -155,6 +160,8 @@ class TrainConfig(ReadingOptions):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for entry in fields(self):
+            object.__setattr__(self, entry.name, _plain(getattr(self, entry.name)))
         super().__post_init__()
         check_choice("model", self.model, MODELS)
         check_text("dataset", self.dataset)
@@ -225,7 +232,7 @@ class TrainConfig(ReadingOptions):
         else:
             if len(self.input_noise) != 2:
                 raise ValueError(f"input_noise must be one number or two, got {list(self.input_noise)}.")
-            object.__setattr__(self, "input_noise", tuple(self.input_noise))
+            object.__setattr__(self, "input_noise", tuple(_plain(one) for one in self.input_noise))
             low, high = self.input_noise
             check_number("input_noise", low, minimum=0.0)
             check_number("input_noise", high, minimum=low)

@@ -2,10 +2,13 @@
 
 import functools
 import hashlib
-from types import CodeType, FunctionType, MethodType
+import inspect
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Protocol
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from noisyrnn.data.split import tensor_digest
 from noisyrnn.noise.brownian import BrownianPath
@@ -32,11 +35,72 @@ class Objective(Protocol):
         """
 
 
+def check_objective(objective: object) -> None:
+    """Raise `TypeError` unless an objective can be called with the arguments of `Objective`."""
+    wanted = "a function of (model, inputs, labels, lengths, path)"
+    if not callable(objective):
+        raise TypeError(f"objective must be {wanted}, got {objective!r}.")
+    try:
+        signature = inspect.signature(objective.forward if isinstance(objective, nn.Module) else objective)
+    except ValueError:  # a builtin
+        return
+    try:
+        signature.bind("model", "inputs", "labels", "lengths", "path")
+    except TypeError as error:
+        raise TypeError(
+            f"objective must be {wanted}, got one that takes {signature} ({error}). It returns the loss of each "
+            "sequence and the outputs."
+        ) from None
+
+
+def check_results(results: object, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the losses and outputs that an objective computed; raise unless they are those of `Objective`.
+
+    Args:
+        results: What the objective returned.
+        labels: Those of its batch.
+
+    Raises:
+        TypeError: If they are not two tensors.
+        ValueError: If there is not one loss for each sequence, the losses depend on no weight, or the outputs do not
+            fit the labels.
+    """
+    kinds = [type(one).__name__ for one in (results if isinstance(results, tuple | list) else (results,))]
+    if (
+        not isinstance(results, tuple | list)
+        or len(results) != 2
+        or not all(isinstance(one, Tensor) for one in results)
+    ):
+        raise TypeError(
+            f"objective must return two tensors, losses and outputs, got {', '.join(kinds) or 'nothing'}. Return the "
+            "losses (batch,) and what the model answered."
+        )
+    losses, outputs = results
+    if losses.shape != labels.shape[:1]:
+        raise ValueError(
+            f"objective must return one loss for each sequence, of shape {tuple(labels.shape[:1])}, got "
+            f"{tuple(losses.shape)}. Take no mean over the batch; take that over the steps of each sequence."
+        )
+    if not losses.requires_grad:
+        raise ValueError(
+            "objective must return losses that depend on the weights, got a tensor without gradient. Compute them with "
+            "torch, without detach() or no_grad()."
+        )
+    fits = outputs.shape == labels.shape if labels.is_floating_point() else outputs.shape[:-1] == labels.shape
+    if not fits:
+        sizes = [*labels.shape] if labels.is_floating_point() else [*labels.shape, "classes"]
+        raise ValueError(
+            f"objective must return outputs of shape ({', '.join(map(str, sizes))}), got {tuple(outputs.shape)}. "
+            "Return the losses first, then what the model answered."
+        )
+    return losses, outputs
+
+
 def objective_digest(objective: Objective | None) -> str:
     """Return a digest that identifies an objective: name, code, defaults and values of closures.
 
-    Functions of this library are identified by name only. The digest does not cover global variables that a function
-    reads, nor the functions that it calls.
+    Functions of this library and compiled ones are identified by name only. The digest does not cover global variables
+    that a function reads, the functions that it calls, nor the weights of modules that it holds.
     """
     return hashlib.sha256(repr(_described(objective)).encode()).hexdigest()
 
@@ -55,13 +119,18 @@ def _described(value: Any) -> Any:
         return ["partial", _described(value.func), _described(value.args), _described(value.keywords)]
     if isinstance(value, CodeType):
         return [value.co_code, value.co_names, _described(value.co_consts)]
-    if isinstance(value, str | bytes | int | float | complex | None):
+    if isinstance(value, np.ndarray):
+        return [value.dtype.str, _described(value.tolist())]
+    if isinstance(value, str | bytes | int | float | complex | range | slice | np.generic | torch.dtype | None):
         return repr(value)
     name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     if isinstance(value, MethodType):
         return [_described(value.__func__), _plain(value.__self__)]
-    if not isinstance(value, FunctionType):  # a callable object
-        return [name, _described(getattr(type(value), "__call__", None)), _plain(value)]  # noqa: B004
+    if isinstance(value, type | ModuleType | np.ufunc):
+        return [name, value.__name__]
+    if not isinstance(value, FunctionType):  # an object, whose class may have a function that calls it
+        call = getattr(type(value), "forward" if isinstance(value, nn.Module) else "__call__", None)
+        return [name, _described(call) if isinstance(call, FunctionType) else None, _plain(value)]
     code = None if name.startswith("noisyrnn.") else _described(value.__code__)
     held = [_contents(cell) for cell in value.__closure__ or ()]
     return [name, code, _described(value.__defaults__), _described(value.__kwdefaults__), held]
@@ -75,9 +144,11 @@ def _contents(cell: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return the numbers, strings and tensors among an object's attributes."""
+    """Return the numbers, strings, arrays and tensors among an object's attributes."""
     held = getattr(value, "__dict__", {})
     values = {
-        key: item for key, item in held.items() if isinstance(item, str | int | float | tuple | list | Tensor | None)
+        key: item
+        for key, item in held.items()
+        if isinstance(item, str | int | float | tuple | list | Tensor | np.ndarray | np.generic | None)
     }
     return [_described(values)]

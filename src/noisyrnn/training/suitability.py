@@ -14,12 +14,16 @@ def check_trainable(model: SequenceModel, dataset: Dataset) -> None:
 
     Raises:
         TypeError: If one is of another type, or the model's answers are of another kind than the labels.
-        ValueError: If the model's sizes are others.
+        ValueError: If the model's sizes are others, or all its weights are frozen.
     """
     if not isinstance(model, SequenceModel):
         raise TypeError(
             "model must be a SequenceClassifier, a SequenceRegressor or a SequenceToSequence, got "
             f"{type(model).__name__}. Wrap it."
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"model must have trainable parameters, got none in {type(model).__name__}. Call model.requires_grad_()."
         )
     if not isinstance(dataset, Dataset):
         raise TypeError(

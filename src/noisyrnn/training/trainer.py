@@ -38,7 +38,7 @@ from noisyrnn.training.checkpoint import Checkpoint, Progress, copied
 from noisyrnn.training.config import Precision, TrainConfig, check_precision
 from noisyrnn.training.divergence import DivergenceError, explain_divergence
 from noisyrnn.training.fit_result import FitResult
-from noisyrnn.training.objective import Objective, objective_digest
+from noisyrnn.training.objective import Objective, check_objective, objective_digest
 from noisyrnn.training.optimizer import RatedOptimizer, orthogonal_parameters
 from noisyrnn.training.saving import check_savable, save
 from noisyrnn.training.schedules import learning_rate_at, noise_factor_at
@@ -180,8 +180,9 @@ class Trainer:
         training_pass: What a step runs, before Fabric wraps it.
 
     Raises:
-        TypeError: If the model or the data set is none, or the model's answers are of another kind than the labels.
-        ValueError: If the model's sizes are not those of the data set.
+        TypeError: If the model or the data set is none, the model's answers are of another kind than the labels, or the
+            objective or `on_epoch` cannot be called as described.
+        ValueError: If the model's sizes are not those of the data set, or all its weights are frozen.
     """
 
     def __init__(
@@ -197,6 +198,10 @@ class Trainer:
         fingerprint: dict[str, Any] | None = None,
     ) -> None:
         check_trainable(model, dataset)
+        if objective is not None:
+            check_objective(objective)
+        if on_epoch is not None and not callable(on_epoch):
+            raise TypeError(f"on_epoch must be a function of the metrics of an epoch, got {on_epoch!r}.")
         check_times(model, dataset.train, objective)
         if config.penalty is not None and objective is None:  # the regulariser is computed by the analysis, above this
             raise ValueError(

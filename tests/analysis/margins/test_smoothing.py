@@ -251,5 +251,7 @@ def test_messages_of_their_own():
     smoothed = certify(half_space, at(1.0, 2), sigma=1.0, draws=10)
     with pytest.raises(ValueError, match=r"^labels must"):
         certified_accuracy(smoothed, torch.zeros(3), [0.0])
+    with pytest.raises(TypeError, match=r"^labels must be a tensor, got list\."):
+        certified_accuracy(smoothed, [0, 0], [0.0])
     with pytest.raises(ValueError, match=r"^radii\[1\] must"):
         certified_accuracy(smoothed, torch.zeros(2), [0.0, -1.0])

@@ -3,7 +3,9 @@
 import concurrent.futures
 import copy
 import pickle
+import re
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -166,8 +168,18 @@ def test_wrong_shapes(layer: RecurrentLayer) -> None:
         layer.step(torch.randn(2, 4))
     with pytest.raises(ValueError, match=r"^inputs must have shape \(batch, 3\), got \(1, 2, 3\)\.$"):
         layer.step(torch.randn(1, 2, 3))
-    with pytest.raises(ValueError, match=r"^state must have shape \(2, 21\), got \(1, 21\)\.$"):
-        layer.step(torch.randn(2, 3), torch.randn(1, 21))
+    with pytest.raises(TypeError, match=r"^inputs must be a tensor, got ndarray\."):
+        layer.step(np.zeros((2, 3), dtype=np.float32), torch.zeros(2, 21))
+    for again in (False, True):  # before the weights are packed, and afterwards
+        for shape in ((1, 21), (2, 22), (1, 2, 21), (21,), ()):  # the third is that of `h_n`
+            sentence = f"state must have shape (2, 21), got {shape}."
+            with pytest.raises(ValueError, match=rf"^{re.escape(sentence)}$"):
+                layer.step(torch.randn(2, 3), torch.randn(shape))
+        for shape in ((2, 4), (3,), ()):
+            with pytest.raises(ValueError, match=r"^inputs must have shape \(batch, 3\), got "):
+                layer.step(torch.randn(shape), torch.zeros(2, 21))
+        if not again:
+            layer.step(torch.randn(2, 3), torch.randn(2, 21))
 
 
 @pytest.mark.parametrize("kernel", ["reference", "eager"])

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -46,3 +48,42 @@ def test_bad_arguments() -> None:
         ModuleCell(nn.Linear(1, 2))
     with pytest.raises(ValueError, match=r"^parts must be at least 1, got 0\.$"):
         ModuleCell(nn.GRUCell(1, 2), parts=0)
+
+
+class Returning(nn.Module):
+    """A module called like `nn.RNNCell` that returns what `change` makes of its new state."""
+
+    def __init__(self, input_size: int, hidden_size: int, change: Any) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size, self.change = input_size, hidden_size, change
+        self.weights = nn.Linear(input_size + hidden_size, hidden_size)
+
+    def forward(self, inputs: torch.Tensor, state: torch.Tensor) -> Any:
+        return self.change(self.weights(torch.cat([inputs, state], dim=1)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h[:, :1], r" in the shape \(4, 3\), got \(4, 1\)\."),  # these three would be broadcast
+        (lambda h: h[0], r" in the shape \(4, 3\), got \(3,\)\."),
+        (lambda h: h.mean(), r" in the shape \(4, 3\), got \(\)\."),
+        (lambda h: (h, h), r" in the shape \(4, 3\), got \(4, 3\), \(4, 3\)\. .* ModuleCell\(module, parts=2\)\."),
+        (lambda h: None, r", got NoneType\."),
+        (lambda h: h.tolist(), r", got list\."),
+    ],
+)
+def test_what_a_module_returns_is_checked(change: Any, message: str) -> None:
+    inputs = torch.randn(4, 5, 2)
+    layer = RecurrentLayer(lambda *sizes: Returning(*sizes, change), 2, 3, additive=0.1)
+    cell = WithHiddenNoise(Returning(2, 3, change), HiddenNoise(additive=0.1))
+    for run in (lambda: layer(inputs), lambda: layer.step(inputs[:, 0]), lambda: cell(inputs[:, 0])):
+        with pytest.raises((TypeError, ValueError), match=rf"^Returning must return its new state{message}"):
+            run()
+
+
+@pytest.mark.parametrize("build", [nn.GRUCell(2, 3), None, "gru"])
+def test_a_cell_in_place_of_its_class_is_refused(build: Any) -> None:
+    got = "GRUCell" if isinstance(build, nn.Module) else repr(build)
+    with pytest.raises(TypeError, match=rf"^build must be a class of cells, such as nn\.GRUCell, .*, got {got}\."):
+        RecurrentLayer(build, 2, 3)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from noisyrnn.analysis.arguments import check_class_logits, check_measured
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.checks import check_integer, check_number
+from noisyrnn.checks import check_integer, check_number, check_tensor
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.base import check_strengths
@@ -180,6 +180,7 @@ def certified_accuracy(
         [1.0, 0.5, 0.0]
     """
     check_strengths("radii", radii)
+    check_tensor("labels", labels)
     if labels.shape != smoothed.predictions.shape:
         raise ValueError(
             f"labels must have shape {tuple(smoothed.predictions.shape)}, one for each sequence, "

@@ -87,13 +87,13 @@ class PackedWeights:
 
         `None` where the kernel cannot run it, and where a shape is wrong.
         """
+        rows = inputs.shape[0] if inputs.ndim else 0
+        if inputs.shape != (rows, cell.input_size) or state.shape != (rows, cell.state_size):
+            return None
         packed = self._up_to_date(cell, inputs, state)
         if packed is None or packed.step is None:
             return None
         call = library.Call.from_buffer_copy(packed.step)
-        rows = len(inputs)
-        if inputs.shape != (rows, call.inputs) or state.shape != (rows, call.initial_row):
-            return None
         if not (inputs.is_contiguous() and state.is_contiguous()):
             inputs, state = inputs.contiguous(), state.contiguous()
         after = torch.empty_like(state)

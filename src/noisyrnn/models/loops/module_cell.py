@@ -49,15 +49,31 @@ class ModuleCell(Cell):
 
     def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
         """Return the new state minus the old one, `(batch, state_size)`; `dt` is ignored."""
-        return self.joined(self.module(inputs, self.split(state))) - state
+        return self.joined(self.module(inputs, self.split(state)), len(state)) - state
 
     def split(self, state: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return a state `(batch, state_size)` in the module's form."""
         return state if self.parts == 1 else state.chunk(self.parts, dim=1)
 
-    def joined(self, state: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Join a state in the module's form to `(batch, state_size)`."""
-        return state if isinstance(state, Tensor) else torch.cat(tuple(state), dim=1)
+    def joined(self, state: object, batch: int) -> Tensor:
+        """Join a state in the module's form to `(batch, state_size)`.
+
+        Raises:
+            TypeError: If the module returned something else than its state.
+            ValueError: If it returned a state of another shape.
+        """
+        name, shape = type(self.module).__name__, (batch, self.hidden_size)
+        parts = [state] if isinstance(state, Tensor) else state
+        if not isinstance(parts, tuple | list) or not all(isinstance(part, Tensor) for part in parts):
+            raise TypeError(f"{name} must return its new state, got {type(state).__name__}.")
+        shapes = [part.shape for part in parts]
+        if shapes != [shape] * self.parts:
+            wanted, got = (", ".join(str(tuple(one)) for one in each) for each in ([shape] * self.parts, shapes))
+            raise ValueError(
+                f"{name} must return its new state in the shape {wanted}, got {got}. For a state of several tensors "
+                "give their number: ModuleCell(module, parts=2)."
+            )
+        return state if isinstance(state, Tensor) else torch.cat(list(parts), dim=1)
 
 
 def as_cell(module: nn.Module) -> Cell:
