@@ -13,6 +13,7 @@ from noisyrnn.models import Cell, Head, SequenceModel, SequenceToSequence
 from noisyrnn.models.modules import check_uncalled, prepare_weights
 from noisyrnn.models.standardization import standardize
 from noisyrnn.padding import valid_steps
+from noisyrnn.sde.activation import TANH
 from noisyrnn.sde.schemes import SCHEMES, NoiseFree
 
 Graph: TypeAlias = "SequenceGraph | StepGraph"
@@ -59,7 +60,7 @@ class WrittenCell(nn.Module):
         with torch.no_grad():
             recurrence = recurrence_of(cell, scheme=False)
         self._kind = "" if recurrence is None else recurrence.kind
-        self._activation = None if recurrence is None else recurrence.activation
+        self._activation = TANH if recurrence is None else recurrence.activation
         weights = () if recurrence is None else (recurrence.transposed(), *recurrence[3:6])
         self._linear = recurrence is not None and recurrence.A is not None
         for k, weight in enumerate(weights):
