@@ -70,6 +70,11 @@ def test_an_attack_on_labels_that_are_no_tensor_is_refused(name):
             attack(lambda x: x[:, :2, 0], inputs, labels, generator=torch.Generator())
 
 
+def test_a_scale_that_is_a_number_is_refused():
+    with pytest.raises(TypeError, match=r"^scale must be a Scale or None, got 2\.0\. Take that of the data: Scale\.of"):
+        FGSM(0.1, scale=2.0)
+
+
 def test_what_is_not_a_perturbation():
     with pytest.raises(TypeError, match=r"^noise must be a Perturbation, got the class FGSM\. Call it with a strength"):
         check_perturbation("noise", FGSM)

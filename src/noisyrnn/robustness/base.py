@@ -43,6 +43,7 @@ class Perturbation(ABC):
 
     Raises:
         ValueError: If `strength` is negative, `clip` is empty, or both `clip` and `scale` are set.
+        TypeError: If one of them has another type.
 
     Example:
         >>> from noisyrnn.robustness import WhiteNoise
@@ -101,6 +102,10 @@ class Perturbation(ABC):
 
     def __post_init__(self) -> None:
         check_number("strength", self.strength, minimum=0)
+        if self.scale is not None and not isinstance(self.scale, Scale):
+            raise TypeError(
+                f"scale must be a Scale or None, got {self.scale!r}. Take that of the data: Scale.of(split)."
+            )
         if self.clip is not None:
             check_range("clip", self.clip)
             if self.scale is not None:
