@@ -7,7 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_batch, check_number, check_tensor
+from noisyrnn.checks import check_batch, check_number, check_range, check_tensor
 from noisyrnn.data.scale import Scale
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.draws import Draws
@@ -257,16 +257,6 @@ def check_perturbation(argument: str, value: object) -> None:
             f"{argument} must be a Perturbation, got {value!r}. Use one of noisyrnn.robustness, or a subclass of "
             "noisyrnn.robustness.Perturbation."
         )
-
-
-def check_range(argument: str, value: ValueRange) -> None:
-    """Raise unless `value` is a pair of finite numbers, the first below the second."""
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise TypeError(f"{argument} must be a pair (low, high), got {value!r}.")
-    for number in value:
-        check_number(argument, number)
-    if not value[0] < value[1]:
-        raise ValueError(f"{argument} must have its low end below its high end, got ({value[0]:g}, {value[1]:g}).")
 
 
 def check_clip(clip: bool, value_range: ValueRange | None) -> None:
