@@ -109,6 +109,17 @@ def test_an_objective_that_cannot_be_called_is_refused_before_training(objective
     assert not list(folder.path.iterdir())
 
 
-def test_an_epoch_hook_that_cannot_be_called_is_refused_before_training(dataset, config, build):
+def test_the_epoch_is_chosen_by_the_models_own_loss(dataset, config, build):
+    def distracted(*arguments):
+        losses, outputs = _loss(*arguments)
+        return losses + 100, outputs
+
+    result = fit(build(config), dataset, config, objective=distracted)
+    assert all(row["train_loss"] > 100 > 10 > row["validation_loss"] for row in result.history)
+
+
+def test_hooks_and_engines_of_a_wrong_type_are_refused_before_training(dataset, config, build):
     with pytest.raises(TypeError, match=r"^on_epoch must be a function of the metrics of an epoch, got 'print'\."):
         fit(build(config), dataset, config, on_epoch="print")
+    with pytest.raises(TypeError, match=r"^fabric must be a Fabric of lightning_fabric, got 'cpu'\. Build one: Fabric"):
+        fit(build(config), dataset, config, fabric="cpu")
