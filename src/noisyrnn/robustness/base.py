@@ -176,13 +176,22 @@ class Perturbation(ABC):
             scale = unit_scale(inputs.shape[2])
         if scale is None:
             perturbed = self.perturb(inputs, model=model, labels=labels, lengths=lengths, generator=generator)
-        else:
-            values = StandardizedValues(inputs, scale)
-            view = None if model is None else values.view(model)
-            perturbed = values.restore(
-                self.perturb(values.values, model=view, labels=labels, lengths=lengths, generator=generator)
+            return self.restrict(self._checked(perturbed, inputs), inputs, lengths)
+        values = StandardizedValues(inputs, scale)
+        view = None if model is None else values.view(model)
+        found = self.perturb(values.values, model=view, labels=labels, lengths=lengths, generator=generator)
+        return self.restrict(values.restore(self._checked(found, values.values)), inputs, lengths)
+
+    def _checked(self, perturbed: object, inputs: Tensor) -> Tensor:
+        """Return what `perturb` returned; raise unless it is a tensor of the shape and type of what it was given."""
+        if not isinstance(perturbed, Tensor):
+            raise TypeError(f"perturb of {self.name} must return a tensor, got {type(perturbed).__name__}.")
+        if (perturbed.shape, perturbed.dtype) != (inputs.shape, inputs.dtype):
+            raise ValueError(
+                f"perturb of {self.name} must return the shape and type of its inputs, {tuple(inputs.shape)} in "
+                f"{inputs.dtype}, got {tuple(perturbed.shape)} in {perturbed.dtype}. Change every step."
             )
-        return self.restrict(perturbed, inputs, lengths)
+        return perturbed
 
     @final
     def restrict(self, perturbed: Tensor, inputs: Tensor, lengths: Tensor | None) -> Tensor:
