@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from noisyrnn.data.base import Dataset, Split
 from noisyrnn.models import GRU, SequenceClassifier, SequenceRegressor
 from noisyrnn.noise import BrownianPath
-from noisyrnn.training import TrainConfig, fit
+from noisyrnn.training import TrainConfig, fit, fit_seeds
 from noisyrnn.training.trainer import TrainingBatch, TrainingPass, validate
 
 
@@ -30,6 +31,18 @@ def test_weights_weigh_losses_and_answers():
     assert found[1] == pytest.approx(float(weights[right].sum()) / 6.5)
     plain = validate(model, Split(inputs=inputs, labels=labels, classes=2))
     assert plain[0] == pytest.approx(float(losses.mean()), rel=1e-5) and plain[1] == float(right.double().mean())
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_metrics_of_training_are_means_over_weights_of_any_size(together, dataset, build):
+    config = TrainConfig(model="gru", hidden_size=6, epochs=1, batch_size=16, learning_rate=1e-9)
+    weights = torch.linspace(0.0, 6.0, len(dataset.train))  # of mean 3
+    dataset = replace(dataset, train=replace(dataset.train, weights=weights))
+    model = build(config)
+    result = fit_seeds([model], dataset, [config])[0] if together else fit(model, dataset, config)
+    row = result.history[-1]
+    assert (row["train_loss"], row["train_accuracy"]) == pytest.approx(validate(model, dataset.train), rel=1e-5)
+    assert 0 < row["train_accuracy"] <= 1
 
 
 def test_a_regression_goes_by_its_loss():

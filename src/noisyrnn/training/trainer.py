@@ -749,10 +749,12 @@ class Trainer:
             if not validated:
                 progress.best_epoch = progress.epoch
                 self.best = copied(self.model.state_dict())
+        weights = self.dataset.train.weights  # of all sequences, which an epoch has seen
+        seen = progress.seen if weights is None else float(weights.double().sum())
         row = {
             "epoch": progress.epoch,
-            "train_loss": progress.loss_sum / progress.seen,
-            "train_accuracy": progress.correct / progress.seen,
+            "train_loss": progress.loss_sum / seen,
+            "train_accuracy": progress.correct / seen,
             **validated,
             "learning_rate": learning_rate_at(self.config, progress.epoch),
             "seconds": round(progress.epoch_seconds, 3),
