@@ -110,6 +110,16 @@ def check_number(
     raise ValueError(f"{argument} must lie in [{minimum:g}, {maximum:g}], got {value:g}.")
 
 
+def check_range(argument: str, value: tuple[float, float]) -> None:
+    """Raise unless `value` is a pair of finite numbers, the first below the second."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{argument} must be a pair (low, high), got {value!r}.")
+    for number in value:
+        check_number(argument, number)
+    if not value[0] < value[1]:
+        raise ValueError(f"{argument} must have its low end below its high end, got ({value[0]:g}, {value[1]:g}).")
+
+
 def check_file_path(argument: str, value: object) -> None:
     """Raise `TypeError` unless `value` is a path: a string or a `pathlib.Path`."""
     if not isinstance(value, str | os.PathLike):

@@ -104,6 +104,13 @@ def test_numbers_to_predict() -> None:
         (X, np.eye(3, dtype=int)[[0, 1, 2, 0]], {}, ValueError, r"with a single 1 in each row, .* y\.argmax\(1\); or"),
         (np.array([["1"]]), [0], {}, TypeError, r"^X must hold numbers, got text"),
         (X, [0, 1, 0], {}, ValueError, r"^labels must have shape \(4,\)"),
+        (
+            [X[0], X[1, :2]],
+            [np.full((3, 1), 0.5), np.full((2, 1), 0.5)],
+            {},
+            ValueError,
+            r"^y must have one shape for all sequences, got \(3, 1\) and \(2, 1\)\. Pad labels at every step to the",
+        ),
     ],
 )
 def test_what_can_be_read_in_two_ways_is_refused(
@@ -139,6 +146,9 @@ def test_data_sets_and_loaders_of_torch() -> None:
     assert split.inputs[:, :, 0].tolist() == [[0, 0, 0], [1, 1, 0], [2, 2, 2]]
     with pytest.raises(ValueError, match=r"^data must give batches \(X, y, lengths\) where .* \[2, 3\] steps"):
         Split.from_loader(DataLoader(Ragged(), batch_size=2, collate_fn=lambda items: collate(items)[:2]))
+    ragged = [(x, x[:, :1] + 0.5) for x, _ in (Ragged()[k] for k in range(3))]
+    with pytest.raises(ValueError, match=r"^y must have one shape for all sequences, got \(1, 1\) and \(2, 1\)\."):
+        Split.from_loader(ragged)
     with pytest.raises(TypeError, match=r"^data must give items \(sequence, label\), got Tensor"):
         Split.from_loader(torch.zeros(3, 2))
     with pytest.raises(TypeError, match=r"^data must be a torch Dataset or DataLoader, got int\.$"):

@@ -1,5 +1,7 @@
 """Data sets made of splits in memory."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -54,10 +56,15 @@ def test_values_to_predict() -> None:
             r"^test must have 1 channels, 2 classes .*, got 1, 3 and None",
         ),
         ((split(),), {"class_names": ("a",)}, r"^class_names must hold 2 names, one for each class, got 1"),
+        (
+            (split(),),
+            {"value_range": (1.0, 0.0)},
+            r"^value_range must have its low end below its high end, got \(1, 0\)",
+        ),
         ((split(1),), {}, r"^train must hold 2 sequences of some class, .*, got 1"),
     ],
 )
-def test_parts_that_do_not_fit(arguments: tuple[Split], options: dict[str, tuple[str]], message: str) -> None:
+def test_parts_that_do_not_fit(arguments: tuple[Split], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataset_from_splits(*arguments, **options)
 
@@ -65,3 +72,10 @@ def test_parts_that_do_not_fit(arguments: tuple[Split], options: dict[str, tuple
 def test_another_type_is_named() -> None:
     with pytest.raises(TypeError, match=r"^train must be a Split, got list"):
         dataset_from_splits([1, 2])  # type: ignore[arg-type]
+    for options, message in (
+        ({"standardize": "no"}, r"^standardize must be True or False, got 'no'\."),
+        ({"class_names": "ab"}, r"^class_names must be a list of texts, got 'ab'\."),
+        ({"value_range": 1.0}, r"^value_range must be a pair \(low, high\), got 1\.0\."),
+    ):
+        with pytest.raises(TypeError, match=message):
+            dataset_from_splits(split(), **options)

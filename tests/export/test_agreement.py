@@ -1,6 +1,7 @@
 """Whether a file gives the model's answers."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import pytest
 import torch
@@ -73,6 +74,25 @@ def test_a_model_that_amplifies_rounding_is_allowed_ten_times_its_own() -> None:
     check_agreement(model, SequenceGraph(model), Recorder(model))
     with pytest.raises(RuntimeError, match="and 1 steps"):  # where there is nothing yet to amplify
         check_agreement(model, SequenceGraph(model), Recorder(model, 1e-3))
+
+
+def test_so_is_one_in_double_precision() -> None:
+    """Of the same network with an order of its sums that is not that of the model."""
+    torch.manual_seed(0)
+    layer = TanhRNN(1, 32)
+    torch.nn.init.normal_(layer.cell.rnn.weight_hh_l0, std=3 / 32**0.5)
+    model = HEADS["regressor"](layer, 2).double().eval()
+    other = deepcopy(model)
+    rnn = other.layer.cell.rnn
+    for weight in (rnn.weight_hh_l0, rnn.weight_ih_l0, rnn.bias_ih_l0, rnn.bias_hh_l0):
+        weight.data = weight.data.flip(0)
+    rnn.weight_hh_l0.data, other.readout.weight.data = rnn.weight_hh_l0.data.flip(1), other.readout.weight.data.flip(1)
+    inputs = torch.randn(1, 100, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.allclose(other(inputs[:, :5]), model(inputs[:, :5]), rtol=0, atol=1e-13)
+    assert not torch.allclose(other(inputs), model(inputs), rtol=0, atol=1e-11)
+    check_agreement(model, SequenceGraph(model), Recorder(other))
+    with pytest.raises(RuntimeError, match="and 1 steps"):
+        check_agreement(model, SequenceGraph(model), Recorder(model, 1e-10))
 
 
 @pytest.mark.parametrize("head", sorted(HEADS))

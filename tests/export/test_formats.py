@@ -16,7 +16,7 @@ import torch
 from noisyrnn.export import export_model
 from noisyrnn.export.formats import FORMATS
 from noisyrnn.export.graph import SequenceGraph, StepGraph
-from noisyrnn.models import HEADS, MODELS, Head, build_layer
+from noisyrnn.models import HEADS, MODELS, Head, RecurrentLayer, build_layer
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(module) is None for module in FORMATS["onnx"].needs), reason="needs noisyrnn[export]"
@@ -100,6 +100,31 @@ def test_files_of_other_equations(format: str, options: dict[str, Any], tmp_path
     model = model_of("rate", "classifier", 5, **options)
     for streaming in (False, True):
         assert export_model(model, tmp_path / "file", format=format, streaming=streaming).stat().st_size > 0
+
+
+@needs_onnx
+@pytest.mark.parametrize(("name", "streaming"), [("gru", False), ("cornn", True)])
+def test_double_precision_is_kept_with_one_standardized_channel(name: str, streaming: bool, tmp_path: Path) -> None:
+    """Each file is checked as it is written: no number of it may be a float32."""
+    torch.manual_seed(0)
+    statistics = {"mean": torch.tensor([0.3]), "std": torch.tensor([0.7])}
+    model = HEADS["regressor"](build_layer(name, 1, 3, {}), 1, **statistics).double().eval()
+    assert export_model(model, tmp_path / "m.onnx", streaming=streaming).stat().st_size > 0
+
+
+@needs_onnx
+def test_an_operation_that_onnxruntime_lacks_is_named(tmp_path: Path) -> None:
+    model = model_of("rate", "classifier", 3, activation="softplus").double()
+    with pytest.raises(
+        ValueError, match=r"^format must be 'torch' for an operation that .*Softplus.*: model\.float\(\)"
+    ):
+        export_model(model, tmp_path / "m.onnx", streaming=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_step_of_a_module_of_several_states(tmp_path: Path) -> None:
+    model = HEADS["classifier"](RecurrentLayer(torch.nn.LSTMCell, 2, 3), 2).eval()
+    assert export_model(model, tmp_path / "m.pt2", format="torch", streaming=True).stat().st_size > 0
 
 
 def test_writing_says_nothing_and_changes_no_logger(

@@ -139,6 +139,26 @@ def test_bad_input_is_refused_before_anything_is_written(trained: RunFolder, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_models_that_no_file_holds_are_refused(tmp_path: Path) -> None:
+    own = SequenceClassifier(GRU(1, 2), 2)
+    own.readout = torch.nn.Sequential(torch.nn.Linear(2, 2))  # type: ignore[assignment]
+    refused: list[tuple[Any, str]] = [
+        (GRU(1, 2), r"^model must be a SequenceClassifier, .* to be exported, got GRU\."),
+        (own, r"^model must have a linear readout to be exported, got Sequential\."),
+        (
+            SequenceClassifier(GRU(1, 2), 2).half(),
+            r"^model must be float32 or float64 .*, got torch\.float16\. Convert it",
+        ),
+        (SequenceClassifier(GRU(1, 2), 2).bfloat16(), r"^model must be float32 or float64 .*, got torch\.bfloat16\."),
+    ]
+    for model, message in refused:
+        with pytest.raises((TypeError, ValueError), match=message):
+            export_model(model, tmp_path / "m.pt2", format="torch")
+    with pytest.raises(TypeError, match=r"^streaming must be True or False, got 'yes'\."):
+        export_model(SequenceClassifier(GRU(1, 2), 2), tmp_path / "m.pt2", format="torch", streaming="yes")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_onnx_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(

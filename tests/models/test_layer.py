@@ -251,6 +251,16 @@ def test_a_state_in_two_parts_is_refused_with_how_to_join_them(
         )
 
 
+def test_outputs_of_what_is_no_state_are_refused(make_layer: Make) -> None:
+    layer = make_layer("lstm")
+    assert torch.equal(layer.output(torch.ones(4, 10)), torch.ones(4, 5))
+    for shape in ((4, 5), (4, 11), ()):  # the first is that of the outputs
+        with pytest.raises(ValueError, match=r"^state must have shape \(\.\.\., 10\), got "):
+            layer.output(torch.ones(shape))
+    with pytest.raises(TypeError, match=r"^state must be a tensor, got tuple\. The parts of a state of LSTM are one"):
+        layer.output((torch.ones(4, 5), torch.ones(4, 5)))
+
+
 def test_bad_steps(make_layer: Make) -> None:
     x = torch.zeros(4, 2, dtype=torch.float64)
     sentence = r"^bidirectional must be False to take single steps, got True\. A backward direction starts at the end: "

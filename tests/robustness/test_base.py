@@ -9,6 +9,7 @@ from noisyrnn.data.scale import Scale
 from noisyrnn.robustness import (
     FGSM,
     PERTURBATIONS,
+    Noise,
     Perturbation,
     build_perturbation,
     check_strengths,
@@ -68,6 +69,38 @@ def test_an_attack_on_labels_that_are_no_tensor_is_refused(name):
     for labels in ([0, 1], np.array([0, 1]), None):
         with pytest.raises(TypeError, match=rf"^labels must be a tensor, got {type(labels).__name__}\."):
             attack(lambda x: x[:, :2, 0], inputs, labels, generator=torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[:, :1], r"the shape and type of its inputs, \(4, 5, 2\) in torch\.float\d\d, got \(4, 1, 2\)"),
+        (lambda x: x.mean(), r"the shape and type of its inputs, .*, got \(\) in"),
+        (lambda x: x.half(), r"the shape and type of its inputs, .* in torch\.float16\."),
+        (lambda x: None, r"a tensor, got NoneType\."),
+    ],
+)
+@pytest.mark.parametrize("scale", [None, Scale(mean=(0.0, 1.0), std=(1.0, 2.0), low=(-3.0,) * 2, high=(3.0,) * 2)])
+def test_what_a_perturbation_of_ones_own_returns_is_checked(change, message, scale):
+    """The first two would be broadcast."""
+
+    @final
+    @dataclass(frozen=True)
+    class Mine(Noise):
+        @property
+        def name(self):
+            return "mine"
+
+        def change(self, inputs, strength, generator):
+            return change(inputs)
+
+    with pytest.raises((TypeError, ValueError), match=rf"^perturb of mine must return {message}"):
+        Mine(0.1, scale=scale)(None, torch.ones(4, 5, 2), torch.zeros(4), generator=torch.Generator())
+
+
+def test_a_scale_that_is_a_number_is_refused():
+    with pytest.raises(TypeError, match=r"^scale must be a Scale or None, got 2\.0\. Take that of the data: Scale\.of"):
+        FGSM(0.1, scale=2.0)
 
 
 def test_what_is_not_a_perturbation():

@@ -138,6 +138,8 @@ def test_a_function_that_leaves_torch_is_not_attacked(split: Split) -> None:
     ("models", "error", "message"),
     [
         ({}, ValueError, r"^models must hold at least one model"),
+        ([last], TypeError, r"^models must map names to models, got list\. Write \{'mine': model\}\.$"),
+        ({1: last}, TypeError, r"^name of a model must be a string, got 1\."),
         ({"a": 3}, TypeError, r"^models must hold callables or fitted estimators, got int as 'a'"),
         ({"a": LogisticRegression()}, ValueError, r"^models must hold fitted estimators"),
         ({"a": Sum()}, ValueError, r"^model must be in eval mode"),
@@ -148,6 +150,14 @@ def test_what_is_not_a_model_is_refused(models: dict[str, Any], error: Any, mess
         compare_models(models, split, [])
     with pytest.raises(TypeError, match=r"^data must be a Dataset or a Split"):
         compare_models({"a": last}, split.inputs, [])  # type: ignore[arg-type]
+
+
+def test_perturbations_are_a_list_in_which_clean_counts_once(split: Split) -> None:
+    with pytest.raises(TypeError, match=r"^perturbations must be a list, got FGSM\(.*\. Write \[FGSM\("):
+        compare_models({"a": last}, split, FGSM(0.1))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^perturbations\[1\] must be a Perturbation, got 'fgsm'\."):
+        compare_models({"a": last}, split, [None, "fgsm"])  # type: ignore[list-item]
+    assert list(compare_models({"a": last}, split, (None, FGSM(0.1))).results["a"]) == ["clean", "fgsm 0.1"]
 
 
 def test_a_module_with_a_part_called_sequence_model_is_measured_as_a_whole(split: Split) -> None:

@@ -51,6 +51,10 @@ def test_messages(linear, make_inputs):
         RuntimeError, match=r"^logits must depend on the inputs through torch operations, got logits without"
     ):
         input_gradient(lambda x: linear(x).detach(), make_inputs(), LABELS, None)
+    with pytest.raises(
+        RuntimeError, match=r"^logits must depend .*, got a model that computes in NumPy\. Use Square\.$"
+    ):
+        input_gradient(lambda x: torch.from_numpy(x.numpy()[:, 0]), make_inputs(), LABELS, None)
     inputs = make_inputs()
     inputs[:2] = 0.0
     with pytest.raises(RuntimeError, match=r"^gradient of the loss became non-finite for 2 of 6 sequences\. Lower"):

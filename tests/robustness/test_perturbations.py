@@ -132,5 +132,5 @@ def test_model_messages(recurrent, make_inputs):
         predict(lambda x: x[:, 0], inputs, LABELS, None)
     broken = inputs.clone()
     broken[:2] = float("nan")
-    with pytest.raises(RuntimeError, match=r"^logits became non-finite for 2 of 6 sequences\. Lower"):
+    with pytest.raises(RuntimeError, match=r"^logits became non-finite for 2 of 6 sequences\. Their inputs"):
         predict(lambda x: x[:, 0], broken, LABELS % 2, None)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.split import Split
 from noisyrnn.models import GRU, SequenceClassifier, SequenceRegressor
 from noisyrnn.noise import BrownianPath
-from noisyrnn.training import TrainConfig, fit
+from noisyrnn.training import TrainConfig, fit, fit_seeds
 from noisyrnn.training.batches import TrainingBatch, TrainingPass
 from noisyrnn.training.validation import validate
 
@@ -32,6 +33,18 @@ def test_weights_weigh_losses_and_answers():
     assert found[1] == pytest.approx(float(weights[right].sum()) / 6.5)
     plain = validate(model, Split(inputs=inputs, labels=labels, classes=2))
     assert plain[0] == pytest.approx(float(losses.mean()), rel=1e-5) and plain[1] == float(right.double().mean())
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_metrics_of_training_are_means_over_weights_of_any_size(together, dataset, build):
+    config = TrainConfig(model="gru", hidden_size=6, epochs=1, batch_size=16, learning_rate=1e-9)
+    weights = torch.linspace(0.0, 6.0, len(dataset.train))  # of mean 3
+    dataset = replace(dataset, train=replace(dataset.train, weights=weights))
+    model = build(config)
+    result = fit_seeds([model], dataset, [config])[0] if together else fit(model, dataset, config)
+    row = result.history[-1]
+    assert (row["train_loss"], row["train_accuracy"]) == pytest.approx(validate(model, dataset.train), rel=1e-5)
+    assert 0 < row["train_accuracy"] <= 1
 
 
 def test_a_regression_goes_by_its_loss():
@@ -111,6 +124,17 @@ def test_an_objective_that_cannot_be_called_is_refused_before_training(objective
     assert not list(folder.path.iterdir())
 
 
-def test_an_epoch_hook_that_cannot_be_called_is_refused_before_training(dataset, config, build):
+def test_the_epoch_is_chosen_by_the_models_own_loss(dataset, config, build):
+    def distracted(*arguments):
+        losses, outputs = _loss(*arguments)
+        return losses + 100, outputs
+
+    result = fit(build(config), dataset, config, objective=distracted)
+    assert all(row["train_loss"] > 100 > 10 > row["validation_loss"] for row in result.history)
+
+
+def test_hooks_and_engines_of_a_wrong_type_are_refused_before_training(dataset, config, build):
     with pytest.raises(TypeError, match=r"^on_epoch must be a function of the metrics of an epoch, got 'print'\."):
         fit(build(config), dataset, config, on_epoch="print")
+    with pytest.raises(TypeError, match=r"^fabric must be a Fabric of lightning_fabric, got 'cpu'\. Build one: Fabric"):
+        fit(build(config), dataset, config, fabric="cpu")

@@ -145,7 +145,11 @@ def read_labels(y: Any, classes: int | None, *, steps: int, masked: bool = False
 
 def _label_array(y: Any) -> Tensor:
     """Convert an array or a list of labels to a tensor."""
-    array = np.asarray(y)
+    try:
+        array = np.asarray(y)
+    except ValueError:  # of unequal shapes
+        shapes = [tuple(np.shape(each)) for each in y]
+        raise ValueError(_unequal(shapes)) from None
     if array.dtype.kind not in "fiub":
         raise TypeError(
             f"y must hold class indices or numbers, got {array.dtype}. Convert names of classes to indices: "
@@ -191,4 +195,16 @@ def read_loader(data: Any, layout: str | None = None) -> tuple[Any, Tensor, Tens
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
+    shapes = [tuple(part.shape[1:]) for part in parts]
+    if len(set(shapes)) > 1:
+        raise ValueError(_unequal(shapes))
     return torch.cat(parts)
+
+
+def _unequal(shapes: Sequence[tuple[int, ...]]) -> str:
+    """Return the message about labels whose shapes differ from sequence to sequence."""
+    first, other = list(dict.fromkeys(shapes))[:2]
+    return (
+        f"y must have one shape for all sequences, got {first} and {other}. Pad labels at every step to the longest "
+        "sequence, as X is: what they are past the end of a sequence has no effect."
+    )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from noisyrnn.checks import check_flag, check_range
 from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.parts import check_alike, stratified_draw
 from noisyrnn.data.split import Split, check_split
@@ -59,6 +60,11 @@ def dataset_from_splits(
                 f"{train.missing!r} as train has, got {split.inputs.shape[2]}, {split.classes} and {split.missing!r}."
             )
         check_alike(train, split)
+    check_flag("standardize", standardize)
+    if value_range is not None:
+        check_range("value_range", value_range)
+    if isinstance(class_names, str):
+        raise TypeError(f"class_names must be a list of texts, got {class_names!r}.")
     if class_names and len(class_names) != train.classes:
         raise ValueError(f"class_names must hold {train.classes} names, one for each class, got {len(class_names)}.")
     if validation is None:

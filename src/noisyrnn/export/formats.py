@@ -89,13 +89,24 @@ def write_onnx(graph: Graph, metadata: Mapping[str, str]) -> bytes:
 
 
 def read_onnx(content: bytes) -> Run:
-    """Open a session of onnxruntime on one core."""
+    """Open a session of onnxruntime on one core.
+
+    Raises:
+        ValueError: If onnxruntime has no implementation of an operation, as of softplus in float64.
+    """
     import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as MissingOperation
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # else it warns that lengths, an optional input, are not constant
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except MissingOperation as error:
+        raise ValueError(
+            f"format must be 'torch' for an operation that onnxruntime does not have, got 'onnx' ({error}). Or convert "
+            "a model in float64: model.float()."
+        ) from error
     names = [value.name for value in (*session.get_inputs(), *session.get_overridable_initializers())]
 
     def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:

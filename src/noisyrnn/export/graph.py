@@ -13,6 +13,7 @@ from noisyrnn.models import Cell, Head, SequenceModel, SequenceToSequence
 from noisyrnn.models.modules import check_uncalled, prepare_weights
 from noisyrnn.models.standardization import standardize
 from noisyrnn.padding import valid_steps
+from noisyrnn.sde.activation import TANH
 from noisyrnn.sde.schemes import SCHEMES, NoiseFree
 
 Graph: TypeAlias = "SequenceGraph | StepGraph"
@@ -59,12 +60,16 @@ class WrittenCell(nn.Module):
         with torch.no_grad():
             recurrence = recurrence_of(cell, scheme=False)
         self._kind = "" if recurrence is None else recurrence.kind
-        self._rest = () if recurrence is None else (recurrence.coefficients, recurrence.activation)
+        self._activation = TANH if recurrence is None else recurrence.activation
         weights = () if recurrence is None else (recurrence.transposed(), *recurrence[3:6])
         self._linear = recurrence is not None and recurrence.A is not None
         for k, weight in enumerate(weights):
             self.register_buffer(f"weight_{k}", weight.detach().contiguous())
         self._count = len(weights)
+        constants = () if recurrence is None else recurrence.coefficients
+        for k, constant in enumerate(constants):  # as tensors: the exporter to ONNX rounds plain numbers to float32
+            self.register_buffer(f"constant_{k}", next(cell.parameters()).detach().new_tensor(constant))
+        self._constants = len(constants)
 
     def _increment(self, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
         """Return the part of the inputs in all steps, and the increment of a step as a function of it and the state."""
@@ -72,7 +77,9 @@ class WrittenCell(nn.Module):
         if not self._kind:
             return inputs, lambda drive, state: cell.increment(drive, state)
         matrices, U, b, step = weights  # A and W themselves are not needed
-        recurrence = Recurrence(self._kind, matrices if self._linear else None, matrices, U, b, step, *self._rest)
+        constants = tuple(getattr(self, f"constant_{k}") for k in range(self._constants))
+        A = matrices if self._linear else None
+        recurrence = Recurrence(self._kind, A, matrices, U, b, step, constants, self._activation)
         return recurrence.drive(inputs), lambda drive, state: recurrence.increment(drive, state, matrices, None)
 
     def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
@@ -90,7 +97,9 @@ class WrittenCell(nn.Module):
 
     def over(self, valid: Tensor, inputs: Tensor, state: Tensor, *, every_step: bool) -> tuple[Tensor | None, Tensor]:
         """Run a whole pass, with the results of `kernels.reference.run`; `valid` is bool `(steps, batch, 1)`."""
-        drives, increment = self._increment(inputs)
+        # As a matrix: into a product of more axes onnxruntime takes the division by one channel's std, as a float32.
+        drives, increment = self._increment(inputs.flatten(0, 1))
+        drives = drives.unflatten(0, inputs.shape[:2])
 
         def step(state: Tensor, now: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
             drive, valid = now

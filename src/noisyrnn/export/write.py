@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
+from torch import nn
+
 from noisyrnn import __version__
-from noisyrnn.checks import check_choice
-from noisyrnn.export.agreement import check_agreement
+from noisyrnn.checks import check_choice, check_file_path, check_flag
+from noisyrnn.export.agreement import TOLERANCE, check_agreement
 from noisyrnn.export.formats import FORMATS, PRETRAINED
 from noisyrnn.export.graph import SequenceGraph, StepGraph
 from noisyrnn.files import check_writable, write_atomically
-from noisyrnn.models import HEADS, Head
+from noisyrnn.models import HEADS, Head, SequenceModel
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.training.saving import check_class_names, load, read_header
 
@@ -53,11 +55,13 @@ def export_model(
         `path`.
 
     Raises:
-        ValueError: If the format is unknown or needs a package that is not installed, `streaming` is set for a
-            bidirectional layer, the model skips steps without a value, or the number of class names differs from that
-            of the outputs.
+        TypeError: If the model is not a sequence model with a linear readout, or another argument has a wrong type.
+        ValueError: If the format is unknown, needs a package that is not installed or cannot compute the model,
+            `streaming` is set for a bidirectional layer, the model skips steps without a value or is in another
+            precision than float32 or float64, or the number of class names differs from that of the outputs.
         RuntimeError: If the file does not agree with the model; it is then not written.
     """
+    check_file_path("path", path)
     write_atomically(path, _content(model, format=format, streaming=streaming, class_names=class_names))
     return path
 
@@ -122,6 +126,20 @@ def export_run(
     return list(contents)
 
 
+def _check_model(model: object) -> None:
+    """Raise unless a model is one that a file can hold."""
+    if not isinstance(model, SequenceModel):
+        raise TypeError(
+            "model must be a SequenceClassifier, a SequenceRegressor or a SequenceToSequence to be exported, got "
+            f"{type(model).__name__}. Wrap a layer in one of them."
+        )
+    if not isinstance(model.readout, nn.Linear):
+        raise TypeError(f"model must have a linear readout to be exported, got {type(model.readout).__name__}.")
+    dtype = model.readout.weight.dtype
+    if dtype not in TOLERANCE:
+        raise ValueError(f"model must be float32 or float64 to be exported, got {dtype}. Convert it: model.float().")
+
+
 def _content(
     model: Head,
     *,
@@ -133,6 +151,8 @@ def _content(
 ) -> bytes:
     """Return the content of an exported file, after checking that it agrees with the model."""
     check_choice("format", format, FORMATS)
+    check_flag("streaming", streaming)
+    _check_model(model)
     form = FORMATS[format]
     form.check_installed()
     check_class_names(class_names, model.readout.out_features)

@@ -248,8 +248,15 @@ class RecurrentLayer(nn.Module):
         """Return the outputs of states of one cell, `(..., state_size)` to `(..., hidden_size)`.
 
         They are the first entries of a state for most cells, and rates a(v) for a `RateRNN` whose state is a current.
+
+        Raises:
+            TypeError: If `state` is not a tensor.
+            ValueError: If its last axis is not that of a state.
         """
         cell: Any = self.cells._modules["l0"]
+        check_state("state", state, cell, type(self).__name__)
+        if state.shape[-1:] != (cell.state_size,):
+            raise ValueError(f"state must have shape (..., {cell.state_size}), got {tuple(state.shape)}.")
         return cell.output(state)
 
     @property

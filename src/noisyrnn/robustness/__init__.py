@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from noisyrnn.checks import check_choice
+from noisyrnn.checks import check_choice, check_range
 from noisyrnn.data.scale import Scale
 from noisyrnn.registry import Entry, Registry
 from noisyrnn.robustness.apgd import APGD
-from noisyrnn.robustness.base import Noise, Perturbation, ValueRange, check_clip, check_range, check_strengths
+from noisyrnn.robustness.base import Noise, Perturbation, ValueRange, check_clip, check_strengths
 from noisyrnn.robustness.baselines import Baseline, baselines, has_aeon, skipped_baselines
 from noisyrnn.robustness.compare_models import ModelComparison, compare_models
 from noisyrnn.robustness.confusion import confusion_matrix

@@ -7,7 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_batch, check_number, check_tensor
+from noisyrnn.checks import check_batch, check_number, check_range, check_tensor
 from noisyrnn.data.scale import Scale
 from noisyrnn.padding import valid_values
 from noisyrnn.robustness.draws import Draws
@@ -43,6 +43,7 @@ class Perturbation(ABC):
 
     Raises:
         ValueError: If `strength` is negative, `clip` is empty, or both `clip` and `scale` are set.
+        TypeError: If one of them has another type.
 
     Example:
         >>> from noisyrnn.robustness import WhiteNoise
@@ -101,6 +102,10 @@ class Perturbation(ABC):
 
     def __post_init__(self) -> None:
         check_number("strength", self.strength, minimum=0)
+        if self.scale is not None and not isinstance(self.scale, Scale):
+            raise TypeError(
+                f"scale must be a Scale or None, got {self.scale!r}. Take that of the data: Scale.of(split)."
+            )
         if self.clip is not None:
             check_range("clip", self.clip)
             if self.scale is not None:
@@ -171,13 +176,22 @@ class Perturbation(ABC):
             scale = unit_scale(inputs.shape[2])
         if scale is None:
             perturbed = self.perturb(inputs, model=model, labels=labels, lengths=lengths, generator=generator)
-        else:
-            values = StandardizedValues(inputs, scale)
-            view = None if model is None else values.view(model)
-            perturbed = values.restore(
-                self.perturb(values.values, model=view, labels=labels, lengths=lengths, generator=generator)
+            return self.restrict(self._checked(perturbed, inputs), inputs, lengths)
+        values = StandardizedValues(inputs, scale)
+        view = None if model is None else values.view(model)
+        found = self.perturb(values.values, model=view, labels=labels, lengths=lengths, generator=generator)
+        return self.restrict(values.restore(self._checked(found, values.values)), inputs, lengths)
+
+    def _checked(self, perturbed: object, inputs: Tensor) -> Tensor:
+        """Return what `perturb` returned; raise unless it is a tensor of the shape and type of what it was given."""
+        if not isinstance(perturbed, Tensor):
+            raise TypeError(f"perturb of {self.name} must return a tensor, got {type(perturbed).__name__}.")
+        if (perturbed.shape, perturbed.dtype) != (inputs.shape, inputs.dtype):
+            raise ValueError(
+                f"perturb of {self.name} must return the shape and type of its inputs, {tuple(inputs.shape)} in "
+                f"{inputs.dtype}, got {tuple(perturbed.shape)} in {perturbed.dtype}. Change every step."
             )
-        return self.restrict(perturbed, inputs, lengths)
+        return perturbed
 
     @final
     def restrict(self, perturbed: Tensor, inputs: Tensor, lengths: Tensor | None) -> Tensor:
@@ -252,16 +266,6 @@ def check_perturbation(argument: str, value: object) -> None:
             f"{argument} must be a Perturbation, got {value!r}. Use one of noisyrnn.robustness, or a subclass of "
             "noisyrnn.robustness.Perturbation."
         )
-
-
-def check_range(argument: str, value: ValueRange) -> None:
-    """Raise unless `value` is a pair of finite numbers, the first below the second."""
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise TypeError(f"{argument} must be a pair (low, high), got {value!r}.")
-    for number in value:
-        check_number(argument, number)
-    if not value[0] < value[1]:
-        raise ValueError(f"{argument} must have its low end below its high end, got ({value[0]:g}, {value[1]:g}).")
 
 
 def check_clip(clip: bool, value_range: ValueRange | None) -> None:

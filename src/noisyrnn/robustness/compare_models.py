@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from noisyrnn.checks import check_text
 from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.scale import Scale
 from noisyrnn.data.split import Split
 from noisyrnn.display import escape, html_table, markdown_table
-from noisyrnn.robustness.base import Perturbation
+from noisyrnn.robustness.base import Perturbation, check_perturbation
 from noisyrnn.robustness.callables import as_callable, has_gradients
 from noisyrnn.robustness.evaluate import RobustnessResult, evaluate
 from noisyrnn.robustness.metrics import METRICS
@@ -88,7 +89,7 @@ class ModelComparison:
 def compare_models(
     models: Mapping[str, Any],
     data: Dataset | Split,
-    perturbations: Sequence[Perturbation] | None = None,
+    perturbations: Sequence[Perturbation | None] | None = None,
     *,
     draws: int = 5,
     seed: int = 0,
@@ -116,7 +117,7 @@ def compare_models(
         Results and tests. Models without gradients are attacked by `Square` only.
 
     Raises:
-        TypeError: If a model is neither callable nor an estimator.
+        TypeError: If a model is neither callable nor an estimator, or an argument has a wrong type.
         ValueError: If there are no models, or the classes of an estimator are not those of the data.
 
     Example:
@@ -130,13 +131,23 @@ def compare_models(
         Accuracy with its 95 % interval over test sequences, for these trained models.
         p: paired test against good over the same sequences, corrected for 1 comparison by Holm's method.
     """
+    if not isinstance(models, Mapping):
+        raise TypeError(f"models must map names to models, got {type(models).__name__}. Write {{'mine': model}}.")
+    for name in models:
+        check_text("name of a model", name)
     if not models:
         raise ValueError("models must hold at least one model, got none.")
+    if not isinstance(perturbations, Sequence | None):
+        raise TypeError(f"perturbations must be a list, got {perturbations!r}. Write [{perturbations!r}].")
+    for index, perturbation in enumerate(perturbations or ()):
+        if perturbation is not None:
+            check_perturbation(f"perturbations[{index}]", perturbation)
     if not isinstance(data, Dataset | Split):
         raise TypeError(f"data must be a Dataset or a Split, got {type(data).__name__}.")
     split = data.test if isinstance(data, Dataset) else data
     names = data.class_names if isinstance(data, Dataset) else ()
-    keyed = _by_title([None, *(_default_perturbations(data) if perturbations is None else perturbations)])
+    perturbations = _default_perturbations(data) if perturbations is None else perturbations
+    keyed = _by_title([None, *(each for each in perturbations if each is not None)])
     callables = {name: as_callable(name, model, split, names) for name, model in models.items()}
     results: dict[str, dict[str, RobustnessResult | None]] = {}
     for name, model in callables.items():

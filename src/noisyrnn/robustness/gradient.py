@@ -103,6 +103,9 @@ def wrong_answers(logits: Tensor, labels: Tensor) -> Tensor:
     return mean_over_steps(logits.argmax(dim=-1) != labels, labels)
 
 
+_NO_GRADIENT = "logits must depend on the inputs through torch operations, got "
+
+
 @recording
 def input_gradient(
     model: Model, inputs: Tensor, labels: Tensor, lengths: Tensor | None, *, losses: Losses = sequence_losses
@@ -128,12 +131,14 @@ def input_gradient(
     plain = torch.backends.cudnn.flags(enabled=False) if inputs.is_cuda else contextlib.nullcontext()
     with torch.enable_grad(), plain:
         leaf = inputs.detach().clone().requires_grad_(True)
-        logits = predict(model, leaf, labels, lengths)
+        try:
+            logits = predict(model, leaf, labels, lengths)
+        except RuntimeError as error:
+            if "numpy() on Tensor that requires grad" in str(error):
+                raise RuntimeError(f"{_NO_GRADIENT}a model that computes in NumPy. Use Square.") from error
+            raise
         if not logits.requires_grad:
-            raise RuntimeError(
-                "logits must depend on the inputs through torch operations, got logits without a gradient. "
-                "Remove no_grad and detach from the model."
-            )
+            raise RuntimeError(f"{_NO_GRADIENT}logits without a gradient. Remove no_grad and detach from the model.")
         total = losses(logits, labels).sum()
         (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True, materialize_grads=True)
     bad = int((~torch.isfinite(gradient)).flatten(1).any(dim=1).sum())

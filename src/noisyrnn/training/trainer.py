@@ -83,8 +83,8 @@ def fit(
             regression by loss only; `test` is not read.
         config: Settings; those of the model are not used, since it is built already. `min_steps`,
             `decay_after` and `select="auto"` depend on the number of sequences; `FitResult.adapted` has their effect.
-        objective: What is minimized; by default the model's loss with the noise on. A `penalty` of `config` needs it:
-            `noisyrnn.pipeline.objective_of(config, dataset)`.
+        objective: What is minimized; by default the model's loss with the noise on. The epoch is chosen by the model's
+            loss all the same. A `penalty` of `config` needs it: `noisyrnn.pipeline.objective_of(config, dataset)`.
         folder: Where metrics, checkpoints and the weights are written; nowhere by default.
         resume: Resume from the folder's checkpoint, where there is one.
         checkpoint_seconds: Time between two checkpoints, at least 0 (after every step); the end gets one too.
@@ -95,6 +95,7 @@ def fit(
             written. What it raises ends the training.
 
     Raises:
+        TypeError: If an argument has another type, or the objective cannot be called or returns anything else.
         RuntimeError: If the loss or a gradient is no longer finite; what was saved before is left unchanged.
         KeyboardInterrupt: If the user stopped the run, after a checkpoint.
         ValueError: If the model does not fit the data, there is a penalty without an objective, the checkpoint belongs
@@ -214,6 +215,11 @@ class Trainer:
             raise ValueError(
                 "select must be 'clean' or 'last' for data that stay on disk, got 'perturbed', which keeps noisy "
                 "copies of the validation data in memory."
+            )
+        if fabric is not None and not hasattr(fabric, "global_rank"):
+            raise TypeError(
+                f"fabric must be a Fabric of lightning_fabric, got {fabric!r}. Build one: Fabric(accelerator='cpu', "
+                "devices=1)."
             )
         check_precision(config.precision, "cpu" if fabric is None else fabric.device.type)
         self.fabric = fabric or fabric_on_cpu(config.precision)
@@ -457,10 +463,12 @@ class Trainer:
             if not validated:
                 progress.best_epoch = progress.epoch
                 self.best = copied(self.model.state_dict())
+        weights = self.dataset.train.weights  # of all sequences, which an epoch has seen
+        seen = progress.seen if weights is None else float(weights.double().sum())
         row = {
             "epoch": progress.epoch,
-            "train_loss": progress.loss_sum / progress.seen,
-            "train_accuracy": progress.correct / progress.seen,
+            "train_loss": progress.loss_sum / seen,
+            "train_accuracy": progress.correct / seen,
             **validated,
             "learning_rate": learning_rate_at(self.config, progress.epoch),
             "seconds": round(progress.epoch_seconds, 3),

@@ -49,7 +49,7 @@ class ModuleCell(Cell):
 
     def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
         """Return the new state minus the old one, `(batch, state_size)`; `dt` is ignored."""
-        return self.joined(self.module(inputs, self.split(state)), len(state)) - state
+        return self.joined(self.module(inputs, self.split(state)), state.shape[0]) - state
 
     def split(self, state: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return a state `(batch, state_size)` in the module's form."""
