@@ -39,7 +39,7 @@ def predict(
     Example:
         >>> from noisyrnn.models import NoisyRNN, SequenceClassifier
         >>> model = SequenceClassifier(NoisyRNN(input_size=1, hidden_size=8), classes=3)
-        >>> predict(model, torch.zeros(2, 5, 1)).sum(dim=1)
+        >>> predict(model, torch.zeros(2, 5, 1)).sum(dim=1).round(decimals=6)
         tensor([1., 1.], dtype=torch.float64)
     """
     if not isinstance(model, SequenceModel):
