@@ -14,6 +14,7 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,11 @@ def sentences(found: Mapping[int, Mapping[str, Mapping[str, float]]]) -> list[st
     lines = []
     for other, place in ((FREE, "with the kept weights"), ("equal loss", "at equal training loss")):
         for value in VALUES:
-            ratios = [math.log(of_seed[other][value] / of_seed[NOISY][value]) for of_seed in found.values()]
+            pairs = [(of_seed[other][value], of_seed[NOISY][value]) for of_seed in found.values()]
+            if min(map(min, pairs)) <= 0:  # an estimated trace may be
+                lines.append(f"{VALUES[value]}, {place}: no ratio, since a value is not above 0")
+                continue
+            ratios = [math.log(without / noisy) for without, noisy in pairs]
             if len(ratios) < 2:
                 lines.append(f"{VALUES[value]}, {place}: {math.exp(ratios[0]):.2g} times as large without noise")
                 continue
@@ -164,16 +169,19 @@ def draw(split: Split, count: int) -> Split:
 
 def measure(settings: ReproduceConfig, context: RunContext, sizes: Sizes) -> dict[int, dict[str, dict[str, float]]]:
     """Compare the runs of each seed with which both rows are trained to their end."""
+    both = zip(configs(settings, NOISY), configs(settings, FREE), strict=True)
+    runs = {pair[0].seed: [RunFolder(run_path(config, context.output)) for config in pair] for pair in both}
+    ended = {
+        seed: folders
+        for seed, folders in runs.items()
+        if all(folder.config.is_file() and folder.finished for folder in folders)
+    }
+    split = draw(context.read_data(configs(settings, NOISY)[0]).train, sizes.sequences)
     found: dict[int, dict[str, dict[str, float]]] = {}
-    for pair in zip(configs(settings, NOISY), configs(settings, FREE), strict=True):
-        noisy, free = (RunFolder(run_path(config, context.output)) for config in pair)
-        if not all(folder.config.is_file() and folder.finished for folder in (noisy, free)):
-            continue
-        split = draw(context.read_data(pair[0]).train, sizes.sequences)
-        bar = ProgressBar(f"seed {pair[0].seed}", 1, shown=context.show_progress)
-        found[pair[0].seed] = compare(noisy, free, split, sizes)
-        bar.advance()
-        bar.close()
+    with closing(ProgressBar("flatness", len(ended), shown=context.show_progress)) as bar:
+        for seed, (noisy, free) in ended.items():
+            found[seed] = compare(noisy, free, split, sizes)
+            bar.advance()
     return found
 
 

@@ -130,6 +130,9 @@ def test_ratios_are_geometric_means_with_intervals() -> None:
     low, high = 4 * math.exp(-half), 4 * math.exp(half)
     assert first == f"training loss, with the kept weights: 4 [{low:.2g}, {high:.2g}] times as large without noise"
     assert last == "largest eigenvalue, at equal training loss: 1 [1, 1] times as large without noise"
+    assert sentences({1: of_seed(-2.0)})[1] == (
+        "trace of the Hessian, with the kept weights: no ratio, since a value is not above 0"
+    )
     assert sentences({1: of_seed(2.0)})[0] == "training loss, with the kept weights: 2 times as large without noise"
 
 
