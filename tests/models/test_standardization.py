@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from noisyrnn.models import LipschitzRNN, SequenceClassifier
+from noisyrnn.models.standardization import standardize
 
 MEAN, STD = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 4.0])
 
@@ -60,3 +61,29 @@ def test_values_far_from_zero_are_standardised_in_float64() -> None:
 def test_bad_statistics(mean: Tensor, std: Tensor, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         head(mean, std)
+
+
+def test_zeros_and_ones_change_nothing_and_cost_nothing() -> None:
+    mean, std = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    inputs = torch.tensor([[0.1, -0.0], [float("nan"), 1e-40]])
+    assert standardize(inputs, mean, std, torch.float32) is inputs
+    half = standardize(inputs, mean, std, torch.bfloat16)
+    torch.testing.assert_close(half, inputs.to(torch.bfloat16), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_statistic_that_is_set_later_counts_however_it_is_set() -> None:
+    inputs = torch.ones(1, 2)
+    for position, name in ((0, "mean"), (1, "std")):
+        statistics = [torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)]
+        assert standardize(inputs, *statistics, torch.float32) is inputs, name
+        statistics[position].data[1] = 4.0  # torch counts no version for this
+        expected = (inputs - statistics[0]) / statistics[1]
+        assert torch.equal(standardize(inputs, *statistics, torch.float32).double(), expected), name
+
+
+def test_statistics_of_several_models_at_once() -> None:
+    means = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    std = torch.ones(1, dtype=torch.float64)
+    inputs = torch.full((3, 1), 5.0)
+    found = torch.func.vmap(lambda mean: standardize(inputs, mean, std, torch.float32))(means)
+    assert torch.equal(found, torch.stack([inputs, inputs - 1]))

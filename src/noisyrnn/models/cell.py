@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from noisyrnn.checks import LARGEST_SIZE, check_flag, check_integer
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import checked_increment
-from noisyrnn.models.modules import prepare_weights
+from noisyrnn.models.modules import first_parameter, prepare_weights
 from noisyrnn.models.options import CellOptions
 from noisyrnn.sde.diffusion import Field, FunctionDiffusion, MatrixDiffusion, as_diffusion
 from noisyrnn.sde.schemes import SCHEMES, NoiseFree
@@ -88,7 +88,8 @@ class Cell(nn.Module, ABC):
 
     def initial_state(self, batch: int) -> Tensor:
         """Zeros, `(batch, state_size)`, of the parameters' dtype and device."""
-        example = next(self.parameters())
+        example = first_parameter(self)
+        assert example is not None
         return torch.zeros(batch, self.state_size, dtype=example.dtype, device=example.device)
 
     def output(self, state: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from noisyrnn.checks import LARGEST_SIZE, check_choice, check_finite, check_flag
 from noisyrnn.missing import hold_last
 from noisyrnn.models.layer import RecurrentLayer, final_output, pass_options, shared_view
 from noisyrnn.models.missing import add_mask, check_missing_setting, skip_steps
+from noisyrnn.models.modules import first_parameter
 from noisyrnn.models.options import show_options
 from noisyrnn.models.sequences.layout import check_form
 from noisyrnn.models.standardization import float64_statistics, standardize
@@ -201,7 +202,10 @@ class SequenceModel(nn.Module):
 
     def standardize(self, inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Standardized inputs `(..., input_size)` in the type of the weights, or in `dtype`."""
-        dtype = next(self.layer.parameters()).dtype if dtype is None else dtype
+        if dtype is None:
+            weight = first_parameter(self.layer)
+            assert weight is not None
+            dtype = weight.dtype
         return standardize(inputs, self.mean, self.std, dtype)
 
     @property

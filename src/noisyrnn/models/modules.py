@@ -65,7 +65,7 @@ def prepare_weights(cell: Any) -> None:
         kinds = cell.reads.get(name)
         if kinds is not None:
             check_uncalled(child, f"{type(cell).__name__}.{name}", kinds)
-        for module in child.modules():
+        for module in child.modules() if child._modules else (child,):
             _run_weight_hooks(module)
 
 

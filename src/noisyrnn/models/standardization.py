@@ -1,20 +1,41 @@
 """Standardizes inputs channel by channel."""
 
+import ctypes
+import struct
+
 import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_finite
+from noisyrnn.checks import check_finite, values_hidden
+
+_ONE = struct.pack("d", 1.0)
 
 
 def standardize(inputs: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
     """Inputs `(..., input_size)` less their mean over their standard deviation, computed in the type of these.
+
+    With a mean of 0 and a standard deviation of 1 they are the inputs themselves, if these have the type wanted: three
+    operations take a tenth of a training step on a short sequence.
 
     Example:
         >>> mean, std = torch.tensor([1.0, 0.0]).double(), torch.tensor([2.0, 1.0]).double()
         >>> standardize(torch.tensor([[3.0, 3.0]]), mean, std, torch.float32)
         tensor([[1., 3.]])
     """
+    if _changes_nothing(mean, std):
+        return inputs.to(dtype)
     return ((inputs - mean) / std).to(dtype)
+
+
+def _changes_nothing(mean: Tensor, std: Tensor) -> bool:
+    """Whether these are zeros and ones in float64 on the CPU; read byte by byte, since both may be set at any time."""
+    for tensor, value in ((mean, bytes(8)), (std, _ONE)):
+        readable = type(tensor) is Tensor and tensor.is_cpu and tensor.dtype == torch.float64 and tensor.is_contiguous()
+        if not readable or values_hidden() or torch._C._get_tracing_state() is not None:
+            return False
+        if ctypes.string_at(tensor.data_ptr(), tensor.nbytes) != value * tensor.numel():
+            return False
+    return True
 
 
 def float64_statistics(

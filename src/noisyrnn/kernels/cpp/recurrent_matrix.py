@@ -45,7 +45,7 @@ class _Structure(torch.autograd.Function):
         ctx: Any, compiled: library.Native, c: tuple[float, ...], damping: tuple[float, ...], *matrices: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.compiled, ctx.c = compiled, c
-        found = tuple(buffers.empty(*m.shape) for m in matrices)
+        found = tuple(buffers.empty_like(m) for m in matrices)
         for m, out, factor, gamma in zip(matrices, found, c, damping, strict=True):
             library.check(
                 compiled.structure(
@@ -59,7 +59,7 @@ class _Structure(torch.autograd.Function):
         watched = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         if watched or any(g.dtype != torch.float32 or not g.is_contiguous() for g in grads):
             return None, None, None, *(torch.add(g, c * g.T) for g, c in zip(grads, ctx.c, strict=True))
-        found = tuple(buffers.empty(*g.shape) for g in grads)
+        found = tuple(buffers.empty_like(g) for g in grads)
         for g, out, c in zip(grads, found, ctx.c, strict=True):
             library.check(
                 ctx.compiled.structure_backward(
