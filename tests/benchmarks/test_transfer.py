@@ -8,18 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.transfer import BASE, LEARNING_RATES, ROWS, SEARCH_SEEDS, SMNIST, Plan, main, run, search, trainings
-from benchmarks.transfer_page import COMPARISONS, Matrix, beyond_input_noise, differences_table, gather, page, sentence
+from benchmarks.transfer import plan as plan_module
+from benchmarks.transfer import trainings as trainings_module
+from benchmarks.transfer.__main__ import main
+from benchmarks.transfer.page import COMPARISONS, Matrix, beyond_input_noise, differences_table, gather, page, sentence
+from benchmarks.transfer.plan import BASE, LEARNING_RATES, ROWS, SEARCH_SEEDS, SMNIST, Plan
+from benchmarks.transfer.search import Point, score, search
+from benchmarks.transfer.trainings import Training, run, trainings
 
-from benchmarks import transfer
 from noisyrnn.data import load_dataset
 from noisyrnn.data.dataset import Dataset
 from noisyrnn.files import read_json
 from noisyrnn.pipeline import EvaluateConfig
+from noisyrnn.pipeline.train import build_model
 from noisyrnn.report.columns import Column
 from noisyrnn.robustness import FGSM, WhiteNoise, evaluate
 from noisyrnn.robustness.statistics import seeds_interval, seeds_test
-from noisyrnn.training import load
+from noisyrnn.training import fit, load
 
 STRENGTHS = {"white_noise": [0.3], "fgsm": [0.05], "pgd_linf": [0.02, 0.05]}
 PLAN = Plan(
@@ -46,12 +51,12 @@ CHOSEN = {
 HIDDEN = "hidden-0.05"
 
 
-def matrix_of(output: Path, *, rows: tuple[str, ...] = (BASE, HIDDEN), seeds: int = 2) -> list[transfer.Training]:
+def matrix_of(output: Path, *, rows: tuple[str, ...] = (BASE, HIDDEN), seeds: int = 2) -> list[Training]:
     return trainings(PLAN, CHOSEN, models=["gru"], rows=rows, seeds=seeds, output=output)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> list[transfer.Training]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> list[Training]:
     """Two rows × two seeds of a GRU."""
     each = matrix_of(tmp_path_factory.mktemp("transfer"))
     assert run(each, workers=1) == 0
@@ -68,7 +73,7 @@ def unreadable(name: str, **options: object) -> Dataset:
 
 
 def test_the_search_reads_no_test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "load_dataset", unreadable)
+    monkeypatch.setattr(plan_module, "load_dataset", unreadable)
     file = tmp_path / "chosen.toml"
     chosen = search(PLAN, ["gru"], [BASE, HIDDEN, "weight-decay"], output=tmp_path, file=file, workers=1)
     assert tomllib.loads(file.read_text()) == chosen
@@ -99,10 +104,10 @@ def test_the_search_reads_no_test_data(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_search_measures_validation_data(tmp_path: Path) -> None:
     config = PLAN.config("gru", BASE, 101, {"learning_rate": 0.01})
-    found = transfer.score(transfer.Point(plan=PLAN, config=config, file=tmp_path / "score.json"))
+    found = score(Point(plan=PLAN, config=config, file=tmp_path / "score.json"))
     dataset = load_dataset("digits")
-    model = transfer.build_model(config, dataset)
-    transfer.fit(model, dataset, config)
+    model = build_model(config, dataset)
+    fit(model, dataset, config)
     model.eval()
     split = dataset.validation
     assert found == {
@@ -136,7 +141,7 @@ def test_the_trainings_go_seed_by_seed_with_the_chosen_settings(tmp_path: Path) 
         _ = matrix_of(tmp_path, rows=("adversarial",))[0].config
 
 
-def test_the_accuracies_are_those_of_the_trained_models(finished: list[transfer.Training]) -> None:
+def test_the_accuracies_are_those_of_the_trained_models(finished: list[Training]) -> None:
     matrix = gather(finished, "gru")
     assert matrix.seeds == [1, 2] and matrix.rows == [BASE, HIDDEN]
     test = load_dataset("digits").test
@@ -156,7 +161,7 @@ def test_the_accuracies_are_those_of_the_trained_models(finished: list[transfer.
     assert worst == [Column("worst_linf", 0.05)]
 
 
-def test_the_page_shows_means_intervals_and_differences(finished: list[transfer.Training]) -> None:
+def test_the_page_shows_means_intervals_and_differences(finished: list[Training]) -> None:
     matrix = gather(finished, "gru")
     text = page(PLAN, CHOSEN, [matrix])
     column = Column("white_noise", 0.3)
@@ -176,13 +181,13 @@ def test_the_page_shows_means_intervals_and_differences(finished: list[transfer.
     assert "too few seeds" in text
 
 
-def test_a_second_run_repeats_nothing(finished: list[transfer.Training], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "train_run", None)
-    monkeypatch.setattr(transfer, "dynamics", None)
+def test_a_second_run_repeats_nothing(finished: list[Training], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainings_module, "train_run", None)
+    monkeypatch.setattr(trainings_module, "dynamics", None)
     assert run(matrix_of(finished[0].output), workers=1) == 0
 
 
-def test_only_complete_seeds_count(finished: list[transfer.Training]) -> None:
+def test_only_complete_seeds_count(finished: list[Training]) -> None:
     last = finished[-1]
     content = last.dynamics_file.read_bytes()
     last.dynamics_file.unlink()
@@ -200,7 +205,7 @@ def test_a_failure_stops_no_other_training(
     def fail(*arguments: object) -> None:
         raise RuntimeError("loss must be finite, got nan.")
 
-    monkeypatch.setattr(transfer, "train_run", fail)
+    monkeypatch.setattr(trainings_module, "train_run", fail)
     assert run(matrix_of(tmp_path), workers=1) == 4
     assert capsys.readouterr().out.count("loss must be finite") == 4
 

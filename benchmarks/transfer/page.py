@@ -1,6 +1,6 @@
 """The page of the transfer matrix: tables with intervals over seeds, paired tests, and what they say in words.
 
-Nothing here opens a model: `benchmarks.transfer` trains and measures. All differences of one model, in accuracies and
+Nothing here opens a model: `trainings.py` trains and measures. All differences of one model, in accuracies and
 in dynamics, are corrected together by Holm's method, and every statement of the page follows from the corrected p.
 """
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.transfer import BASE, ROWS, SEARCH_SEEDS, TWO, Plan, Training
+from benchmarks.transfer.plan import BASE, ROWS, SEARCH_SEEDS, TWO, Plan
+from benchmarks.transfer.trainings import Training
 from noisyrnn.display import markdown_table
 from noisyrnn.report.columns import Column
 from noisyrnn.report.results import read_run
@@ -50,7 +51,7 @@ DYNAMICS = {
     "input_jacobian": "Jacobian of logits to inputs",
     "lyapunov": "largest Lyapunov exponent",
 }
-"""Titles of what `benchmarks.transfer.dynamics` measures."""
+"""Titles of what `trainings.dynamics` measures."""
 
 Pair = tuple[str, str]
 Quantity = Column | str
@@ -283,14 +284,15 @@ def page(plan: Plan, chosen: Mapping[str, Mapping[str, Any]], matrices: Sequence
     models = [matrix.model for matrix in matrices]
     shared, evaluation = plan.shared, plan.evaluation
     low, high = ROWS["input"].settings["input_noise"]
-    seeds = ", ".join(dict.fromkeys(str(len(matrix.seeds)) for matrix in matrices))
+    counts = ", ".join(dict.fromkeys(str(len(matrix.seeds)) for matrix in matrices))
+    seeds = "1 seed" if counts == "1" else f"{counts} seeds"
     lines = [
         "# Transfer matrix: trained with × tested with",
         "",
         "For readers who want to know what hidden noise gives that other ways to train do not: this page tests models "
         "trained in each of several ways under noises and attacks, most of which no training has seen. "
         f"Models: {' and '.join(TITLES[model] for model in models)}, {shared['hidden_size']} units; data: "
-        f"{shared['dataset']}, {shared.get('values_per_step', 1)} values per step; {seeds} seeds.",
+        f"{shared['dataset']}, {shared.get('values_per_step', 1)} values per step; {seeds}.",
         "",
         "## What hidden noise gives that input noise does not",
         "",
@@ -344,7 +346,7 @@ def page(plan: Plan, chosen: Mapping[str, Mapping[str, Any]], matrices: Sequence
         "",
         "## Repeat the measurement",
         "",
-        "```sh",
+        "```bash",
         "python -m benchmarks.transfer search --workers 2",
         "python -m benchmarks.transfer run --workers 2",
         "python -m benchmarks.transfer table --page docs/results/transfer-matrix.md",

@@ -1,0 +1,1 @@
+"""The transfer matrix: which training makes a model robust to what, trained with × tested with, on MNIST."""
