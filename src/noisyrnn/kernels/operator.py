@@ -320,7 +320,8 @@ class Fused(torch.autograd.Function):
             outputs, saved, last = FAST[options.kernel].forward(call, every_step=options.every_step, save=options.save)
         if adds:
             return _alias(outputs[0]), saved[0], _alias(last[0])
-        return (_alias(outputs) if options.single else outputs), saved, last
+        # Without `every_step` no caller sees the outputs.
+        return (_alias(outputs) if options.single and options.every_step else outputs), saved, last
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

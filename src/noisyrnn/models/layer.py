@@ -358,7 +358,7 @@ class RecurrentLayer(nn.Module):
         )
         values, lengths = sequences.values, sequences.lengths
         check_dtype("inputs", values, self)
-        states = self._initial_states(h_0, len(values), sequences.unbatched)
+        states = self._initial_states(h_0, values.shape[0], sequences.unbatched)
         if h_0 is not None:
             check_dtype("h_0", h_0, self)
         if dt is not None and not self.cells["l0"].supports_dt:
@@ -579,7 +579,7 @@ def final_output(
     size = layer.hidden_size
     if outputs is None:
         # Each view is a node of autograd, whose cost is noticeable for short sequences.
-        ends = (h_n.squeeze(0),) if len(h_n) == 1 else h_n.unbind(0)[-2 if layer.bidirectional else -1 :]
+        ends = (h_n.squeeze(0),) if h_n.shape[0] == 1 else h_n.unbind(0)[-2 if layer.bidirectional else -1 :]
         ends = tuple(layer.output(end) for end in ends)
         return torch.cat(ends, dim=-1) if layer.bidirectional else ends[0]
     if isinstance(outputs, PackedSequence):

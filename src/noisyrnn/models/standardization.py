@@ -8,7 +8,7 @@ from torch import Tensor
 
 from noisyrnn.checks import check_finite, values_hidden
 
-_ONE = struct.pack("d", 1.0)
+_ZERO, _ONE = struct.pack("d", 0.0), struct.pack("d", 1.0)
 
 
 def standardize(inputs: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
@@ -29,11 +29,11 @@ def standardize(inputs: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -
 
 def _changes_nothing(mean: Tensor, std: Tensor) -> bool:
     """Whether these are zeros and ones in float64 on the CPU; read byte by byte, since both may be set at any time."""
-    for tensor, value in ((mean, bytes(8)), (std, _ONE)):
+    if values_hidden() or torch._C._get_tracing_state() is not None:
+        return False
+    for tensor, value in ((mean, _ZERO), (std, _ONE)):
         readable = type(tensor) is Tensor and tensor.is_cpu and tensor.dtype == torch.float64 and tensor.is_contiguous()
-        if not readable or values_hidden() or torch._C._get_tracing_state() is not None:
-            return False
-        if ctypes.string_at(tensor.data_ptr(), tensor.nbytes) != value * tensor.numel():
+        if not readable or ctypes.string_at(tensor.data_ptr(), tensor.nbytes) != value * tensor.numel():
             return False
     return True
 

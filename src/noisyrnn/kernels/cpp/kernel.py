@@ -19,6 +19,10 @@ from noisyrnn.threads import kernel_threads
 _WEIGHTS = ("A", "W", "U", "b", "step", "diffusion")
 """Fields of `KernelCall` and of `Gradients`."""
 
+_AXES = {"b": 2, "step": 2}
+_WEIGHT_FIELDS = tuple((name, f"{name}_bytes", f"{name}_replica", _AXES.get(name, 3)) for name in _WEIGHTS)
+"""For each of them the fields of `Call` with its address, its size and its stride between replicas; its axes."""
+
 _SAVED = {"drift": 1, "rate": 1, "current": 2, "oscillator": 2, "modrelu": 1, "gru": 4, "lstm": 5}
 """What a step keeps for the backward pass, in values a unit, beside the noise's multiplier; as `SHAPES` of call.h."""
 
@@ -147,14 +151,13 @@ def _weights(call: KernelCall) -> tuple[Tensor | None, ...]:
 def give_weights(c: Call, call: KernelCall) -> list[Tensor]:
     """Let `c` have the weights; the tensors must outlive it."""
     keep = []
-    for name, tensor in zip(_WEIGHTS, _weights(call), strict=True):
+    for (address, size, replica, axes), tensor in zip(_WEIGHT_FIELDS, _weights(call), strict=True):
         if tensor is not None:
-            axes = 2 if name in ("b", "step") else 3
             tensor = _blocks(tensor, axes)
             keep.append(tensor)
-            setattr(c, name, tensor.data_ptr())
-            setattr(c, f"{name}_bytes", room(tensor))
-            setattr(c, f"{name}_replica", _strides(tensor, axes)[0])
+            setattr(c, address, tensor.data_ptr())
+            setattr(c, size, room(tensor))
+            setattr(c, replica, _strides(tensor, axes)[0])
     return keep
 
 
@@ -175,11 +178,10 @@ def arguments(call: KernelCall) -> tuple[Call, list[Any]]:
     Raises:
         TypeError: If a tensor has another dtype than the weights, or is not on the CPU.
     """
-    for name in ("inputs", "state", *_WEIGHTS):
-        tensor = getattr(call, name)  # the library sees addresses alone
+    for k, tensor in enumerate((call.inputs, call.state, *_weights(call))):  # the library sees addresses alone
         if tensor is not None and (tensor.dtype != torch.float32 or not tensor.is_cpu):
-            got = f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
-            raise TypeError(f"{name} must be float32 on cpu, as the weights are, got {got}.")
+            name, got = ("inputs", "state", *_WEIGHTS)[k], f"{str(tensor.dtype).removeprefix('torch.')}"
+            raise TypeError(f"{name} must be float32 on cpu, as the weights are, got {got} on {tensor.device}.")
     c = Call()
     c.replicas = call.inputs.shape[0] if call.inputs.ndim == 4 else 1
     c.rows, c.steps, c.inputs = call.inputs.shape[-3:]

@@ -48,9 +48,7 @@ class _Structure(torch.autograd.Function):
         found = tuple(buffers.empty_like(m) for m in matrices)
         for m, out, factor, gamma in zip(matrices, found, c, damping, strict=True):
             library.check(
-                compiled.structure(
-                    m.data_ptr(), library.room(m), out.data_ptr(), library.room(out), len(m), factor, gamma
-                )
+                compiled.structure(m.data_ptr(), m.nbytes, out.data_ptr(), out.nbytes, m.shape[0], factor, gamma)
             )
         return found
 
@@ -62,8 +60,6 @@ class _Structure(torch.autograd.Function):
         found = tuple(buffers.empty_like(g) for g in grads)
         for g, out, c in zip(grads, found, ctx.c, strict=True):
             library.check(
-                ctx.compiled.structure_backward(
-                    g.data_ptr(), library.room(g), out.data_ptr(), library.room(out), len(g), c
-                )
+                ctx.compiled.structure_backward(g.data_ptr(), g.nbytes, out.data_ptr(), out.nbytes, g.shape[0], c)
             )
         return None, None, None, *found
