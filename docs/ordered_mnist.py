@@ -1,7 +1,7 @@
-"""Summary and pictures of `docs/results/ordered-mnist.md`: `python docs/ordered_mnist.py [reproduction.html]`.
+"""Tables and pictures of `docs/results/ordered-mnist.md`: `python docs/ordered_mnist.py [runs/ordered-mnist]`.
 
-Writes the summary of the page's tables into the page and the README, draws the tables, and takes the loss landscapes
-from the page that `noisyrnn reproduce` wrote.
+Takes the tables and the loss landscapes from the folder that `noisyrnn reproduce` wrote, if one is named. Writes the
+summary of the page's tables into the page and the README, and draws the tables.
 """
 
 import re
@@ -107,6 +107,12 @@ def with_summary(text: str, summary: str) -> str:
     return before + summary + "\n\n" + after.split("\n\n", 1)[1]
 
 
+def with_tables(page: str, tables: str) -> str:
+    """Return the page with the tables of another `table.md`, which begin with the source of the published values."""
+    start = "\nPublished: "
+    return page[: page.index(start)] + tables[tables.index(start) :]
+
+
 def numbers(cell: str) -> Values:
     """Return the numbers of a cell such as `99.1 [98.9, 99.3]`."""
     return tuple(float(value) for value in re.findall(r"\d[\d.]*", cell))
@@ -150,10 +156,13 @@ def landscapes(page: str) -> str:
 
 
 if __name__ == "__main__":
-    page = (FOLDER / "results" / "ordered-mnist.md").read_text(encoding="utf-8")
-    for file in (FOLDER / "results" / "ordered-mnist.md", FOLDER.parent / "README.md"):
+    path = FOLDER / "results" / "ordered-mnist.md"
+    page = path.read_text(encoding="utf-8")
+    for runs in map(Path, sys.argv[1:]):
+        page = with_tables(page, (runs / "table.md").read_text(encoding="utf-8"))
+        path.write_text(page, encoding="utf-8")
+        drawing = landscapes((runs / "reproduction.html").read_text(encoding="utf-8"))
+        (FOLDER / "images" / "ordered-mnist-landscapes.svg").write_text(drawing, encoding="utf-8")
+    for file in (path, FOLDER.parent / "README.md"):
         file.write_text(with_summary(file.read_text(encoding="utf-8"), summary(page)), encoding="utf-8")
     draw(accuracies(page), FOLDER / "images" / "ordered-mnist.svg")
-    for file in sys.argv[1:]:
-        text = landscapes(Path(file).read_text(encoding="utf-8"))
-        (FOLDER / "images" / "ordered-mnist-landscapes.svg").write_text(text, encoding="utf-8")

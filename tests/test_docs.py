@@ -217,6 +217,15 @@ def test_the_summary_and_the_picture_of_ordered_mnist_are_those_of_its_table(tmp
     assert drawn == kept or versions[0] != versions[1], "run docs/ordered_mnist.py"
 
 
+def test_other_tables_of_ordered_mnist_replace_those_of_the_page_alone():
+    with_tables = runpy.run_path(str(DOCS / "ordered_mnist.py"))["with_tables"]
+    page = (DOCS / "results" / "ordered-mnist.md").read_text(encoding="utf-8")
+    tables = "# Ordered MNIST\n\nPublished: somewhere else.\n\n| row |\n|---|\n"
+    changed = with_tables(page, tables)
+    assert changed.startswith(page[:2000]) and changed.endswith("\n\nPublished: somewhere else.\n\n| row |\n|---|\n")
+    assert with_tables(changed, page) == page
+
+
 def test_the_summary_of_ordered_mnist_has_intervals_over_trainings_only():
     summary = runpy.run_path(str(DOCS / "ordered_mnist.py"))["summary"]
     columns = ["Clean", "White noise σ 0.1", "White noise σ 0.3", "Salt and pepper α 0.1"]
