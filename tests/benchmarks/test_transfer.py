@@ -282,7 +282,7 @@ def test_bold_differences_and_sentences_are_the_significant_ones() -> None:
     )
     assert hidden == (
         "- Hidden noise 0.05 gains significantly under none of the perturbations, and loses under white noise σ 0.3 "
-        f"({noise})."
+        f"({noise}). The model has a higher largest Lyapunov exponent."
     )
 
 

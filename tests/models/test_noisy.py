@@ -232,3 +232,17 @@ def test_bad_cell_options(name: str, options: dict[str, float], sentence: str) -
 def test_bad_noise_options(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         NoisyRNN(1, 2, **options)
+
+
+def test_levels_that_are_set_later_count_from_the_next_pass_on() -> None:
+    layer = NoisyRNN(1, 3, additive=0.1)
+    assert layer.hidden_noise is layer.hidden_noise  # checked once
+    layer.additive = 0.2
+    assert layer.hidden_noise.additive == 0.2
+    copied = copy.deepcopy(layer)
+    copied.multiplicative = 0.3
+    assert (copied.hidden_noise.additive, copied.hidden_noise.multiplicative) == (0.2, 0.3)
+    assert layer.hidden_noise.multiplicative == layer.multiplicative
+    layer.additive = -1.0
+    with pytest.raises(ValueError, match="additive must be at least 0"):
+        _ = layer.hidden_noise

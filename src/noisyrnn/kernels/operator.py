@@ -193,11 +193,14 @@ def _call(
     return KernelCall._make((kind, *tensors, tuple(coefficients), activation, noise, path, precision, None))
 
 
+_NOTHING = contextlib.nullcontext()
+
+
 def _without_autocast(call: KernelCall) -> contextlib.AbstractContextManager[Any]:
     """A context for the kernels, whose own operations must keep their precision."""
     device = call.state.device.type
     on = autocasts(device)
-    return torch.autocast(device, enabled=False) if on else contextlib.nullcontext()
+    return torch.autocast(device, enabled=False) if on else _NOTHING
 
 
 def _check_lengths(call: KernelCall) -> None:

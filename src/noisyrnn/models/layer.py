@@ -271,13 +271,26 @@ class RecurrentLayer(nn.Module):
     def _noise_of(self, cell: Any) -> HiddenNoise:
         """Return the noise of one cell, which may have a diffusion of its own."""
         diffusion = own_diffusion(cell) if self.diffusion is None else self.diffusion
-        return HiddenNoise(
+        known: HiddenNoise | None = self.__dict__.get("_levels")  # checked in an earlier pass
+        if (
+            known is not None
+            and known.additive is self.additive
+            and known.multiplicative is self.multiplicative
+            and known.form is self.noise_form
+            and known.law is self.noise_law
+            and known.diffusion is diffusion
+        ):
+            return known
+        noise = HiddenNoise(
             additive=self.additive,
             multiplicative=self.multiplicative,
             form=self.noise_form,
             law=self.noise_law,
             diffusion=diffusion,
         )
+        if not torch.compiler.is_compiling():
+            self.__dict__["_levels"] = noise
+        return noise
 
     def _scaled(self, noise: HiddenNoise) -> HiddenNoise:
         """Return a noise with the layer's factor of all levels."""

@@ -130,7 +130,7 @@ def backward(
     none = (*call.b.shape[:-1], 0)
     weights = _weights(call) if with_weights else (None,) * len(_WEIGHTS)
     like = (call.inputs if with_inputs else None, call.state, *weights)
-    found = Gradients._make(buffers.empty(*none) if t is None else buffers.empty_like(t) for t in like)
+    found = Gradients._make([buffers.empty(*none) if t is None else buffers.empty_like(t) for t in like])
     if with_inputs:
         c.d_x, c.d_x_bytes = found.inputs.data_ptr(), room(found.inputs)
     c.d_initial, c.d_initial_bytes = found.state.data_ptr(), room(found.state)
