@@ -1,13 +1,13 @@
-"""The measured runs of the published tables, as small archives in `results/`: a page grows without training again.
+"""Archives measured runs of the published tables in `docs/results/runs/`, so that a page grows without training again.
 
     python -m benchmarks.kept_runs unpack runs/ordered-mnist
     noisyrnn reproduce ordered-mnist --seeds 3 --precision bf16-mixed --finished-only --output runs/ordered-mnist
     python -m benchmarks.kept_runs pack runs/ordered-mnist
 
-`unpack` writes the archived runs as run folders, next to those that are there, and `pack` archives each run that is
-trained to its end and measured. An archive holds the settings, the curve of training, both files of weights and the
-result of each test sequence: all that tables, figures and diagnostics read. The checkpoint and the environment are left
-out.
+`unpack` writes the archived runs as run folders, unless a folder exists already; `pack` archives each run that has
+finished training and was evaluated. An archive holds the settings, the metrics of each epoch, both files of weights and
+the result of each test sequence: all that tables, figures and diagnostics read. It omits the checkpoint and the
+environment.
 """
 
 import argparse
@@ -15,18 +15,19 @@ import io
 import lzma
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from noisyrnn.files import check_writable, read_json, to_json, write_atomically
 from noisyrnn.run_folder import RunFolder
 
-ARCHIVES = Path(__file__).parents[1] / "results"
-"""Where the archives are."""
+ARCHIVES = Path(__file__).parents[1] / "docs" / "results" / "runs"
+"""Default folder of the archives."""
 
 
 def contents(folder: RunFolder) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the bytes of each file of a run that is kept."""
+    """Yield the name and the content of each file that an archive of this run holds."""
     config = {name: value for name, value in read_json(folder.config).items() if name not in ("environment", "sha256")}
     yield folder.config.name, to_json(config).encode()
     files = (folder.metrics, folder.summary, folder.model, folder.last_model, folder.robustness, folder.last_robustness)
@@ -36,7 +37,7 @@ def contents(folder: RunFolder) -> Iterator[tuple[str, bytes]]:
 
 
 def pack(runs: Path, archives: Path) -> list[Path]:
-    """Archive each run of a folder that is trained to its end and measured.
+    """Archive each run of a folder that has finished training and was evaluated.
 
     Args:
         runs: Folder of run folders.
@@ -46,7 +47,7 @@ def pack(runs: Path, archives: Path) -> list[Path]:
         The archives that are new or changed.
 
     Raises:
-        ValueError: If a run's file is damaged, or a result is not of the weights that are there.
+        ValueError: If a file is damaged, or a result belongs to other weights than those in its folder.
     """
     archives.mkdir(parents=True, exist_ok=True)
     written = []
@@ -76,7 +77,7 @@ def _archive(folder: RunFolder) -> bytes:
 
 
 def unpack(runs: Path, archives: Path) -> list[Path]:
-    """Write each archived run of which there is no folder yet.
+    """Write the folder of each archived run, unless it exists already.
 
     Args:
         runs: Folder of run folders; it is made if it is missing.
@@ -91,8 +92,9 @@ def unpack(runs: Path, archives: Path) -> list[Path]:
     for archive in sorted(archives.glob("*.tar.xz")):
         folder = runs / archive.name.removesuffix(".tar.xz")
         if not folder.exists():
-            with tarfile.open(archive) as tar:
-                tar.extractall(runs, filter="data")
+            with tempfile.TemporaryDirectory(dir=runs) as part, tarfile.open(archive) as tar:
+                tar.extractall(part, filter="data")
+                (Path(part) / folder.name).rename(folder)  # whole or not at all
             new.append(folder)
     return new
 
@@ -104,9 +106,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stage", choices=("pack", "unpack"), help="What to do.")
+    parser.add_argument("stage", choices=("pack", "unpack"), help="Archive runs, or restore archived ones.")
     parser.add_argument("runs", type=Path, help="Folder of the run folders.")
-    parser.add_argument("--archives", type=Path, default=ARCHIVES, help="Folder of the archives (default: results).")
+    parser.add_argument(
+        "--archives", type=Path, default=ARCHIVES, help="Folder of the archives (default: docs/results/runs)."
+    )
     words = parser.parse_args(argv)
     try:
         done = (pack if words.stage == "pack" else unpack)(words.runs, words.archives)

@@ -201,7 +201,10 @@ class SequenceModel(nn.Module):
         return mean_over_steps(LOSSES[self.loss].correct(outputs, without_marks(targets)), targets)
 
     def standardize(self, inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Standardized inputs `(..., input_size)` in the type of the weights, or in `dtype`."""
+        """Return standardized inputs `(..., input_size)` in the type of the weights, or in `dtype`.
+
+        They are `inputs` itself, not a copy, if standardization changes nothing.
+        """
         if dtype is None:
             weight = first_parameter(self.layer)
             assert weight is not None

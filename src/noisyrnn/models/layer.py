@@ -271,7 +271,7 @@ class RecurrentLayer(nn.Module):
     def _noise_of(self, cell: Any) -> HiddenNoise:
         """Return the noise of one cell, which may have a diffusion of its own."""
         diffusion = own_diffusion(cell) if self.diffusion is None else self.diffusion
-        known: HiddenNoise | None = self.__dict__.get("_levels")  # checked in an earlier pass
+        known: HiddenNoise | None = self.__dict__.get("_checked_noise")
         if (
             known is not None
             and known.additive is self.additive
@@ -289,7 +289,7 @@ class RecurrentLayer(nn.Module):
             diffusion=diffusion,
         )
         if not torch.compiler.is_compiling():
-            self.__dict__["_levels"] = noise
+            self.__dict__["_checked_noise"] = noise  # its checks are noticeable in a pass over a short sequence
         return noise
 
     def _scaled(self, noise: HiddenNoise) -> HiddenNoise:
