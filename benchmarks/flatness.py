@@ -4,10 +4,10 @@
     python -m benchmarks.flatness measure --output RUNS
 
 The curvature of a cross-entropy shrinks with the loss itself, so that the better fit looks flatter. `train` therefore
-trains the row noise-free of `noisyrnn reproduce ordered-mnist` and keeps the weights of each epoch. `measure` takes
-each seed with which noisy-high and noise-free are trained to their end in RUNS. On the same training images, without
-noise, it computes loss, trace and largest eigenvalue of the Hessian for the kept weights of both, and for the epoch of
-noise-free whose loss is closest to that of noisy-high. Both continue with the same command after an interruption.
+trains the row noise-free of `noisyrnn reproduce ordered-mnist` with `keep_epochs`. `measure` takes each seed with which
+noisy-high and noise-free are trained to their end in RUNS. On the same training images, without noise, it computes
+loss, trace and largest eigenvalue of the Hessian for the kept weights of both, and for the epoch of noise-free whose
+loss is closest to that of noisy-high. Both continue with the same command after an interruption.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from noisyrnn.files import file_digest, read_json, write_json
 from noisyrnn.models import SequenceModel
 from noisyrnn.pipeline import RunContext
 from noisyrnn.pipeline.reproduce import ReproduceConfig
-from noisyrnn.pipeline.train import begin_run, build_model, describe, end_run, open_run, run_path
+from noisyrnn.pipeline.train import run_path, train_run
 from noisyrnn.progress import ProgressBar, tell
 from noisyrnn.run_folder import RunFolder
-from noisyrnn.training import TrainConfig, fit, load, save
+from noisyrnn.training import TrainConfig, load
 
 NOISY, FREE = "noisy-high", "noise-free"
 """The rows that are compared."""
@@ -61,32 +61,6 @@ def configs(settings: ReproduceConfig, label: str) -> list[TrainConfig]:
     return [settings.run_config(row, seed) for seed in range(1, settings.seeds + 1)]
 
 
-def epoch_file(folder: RunFolder, epoch: int) -> Path:
-    """Return where the weights of an epoch, from 1, are kept."""
-    return folder.path / "epochs" / f"{epoch}.safetensors"
-
-
-def train(config: TrainConfig, context: RunContext) -> RunFolder:
-    """Train a run as `noisyrnn train` does, or continue it, and keep the weights of each epoch."""
-    folder = open_run(config, context)
-    if folder.config.is_file() and folder.finished:
-        return folder
-    dataset = context.read_data(config)
-    model = build_model(config, dataset)
-    epoch_file(folder, 1).parent.mkdir(parents=True, exist_ok=True)
-
-    def keep(metrics: Mapping[str, float]) -> None:
-        save(model, epoch_file(folder, int(metrics["epoch"])))
-
-    begin_run(folder, config, describe(dataset))
-    end_run(
-        folder,
-        model,
-        fit(model, dataset, config, folder=folder, resume=True, show_progress=context.show_progress, on_epoch=keep),
-    )
-    return folder
-
-
 def loss_of(file: Path, split: Split) -> float:
     """Return the mean loss of a trained model without noise."""
     mean = MeanLoss(load(file, SequenceModel), split)
@@ -96,8 +70,9 @@ def loss_of(file: Path, split: Split) -> float:
 
 def epoch_of_loss(folder: RunFolder, loss: float, split: Split) -> int:
     """Return the epoch of a run whose loss is closest to `loss` in its logarithm."""
-    epochs = (int(epoch) for epoch in folder.read_metrics()["epoch"])
-    losses = {epoch: loss_of(epoch_file(folder, epoch), split) for epoch in epochs}
+    epochs = [int(epoch) for epoch in folder.read_metrics()["epoch"]]
+    folder.check_epochs_kept(len(epochs))
+    losses = {epoch: loss_of(folder.epoch_model(epoch), split) for epoch in epochs}
     return min(losses, key=lambda epoch: abs(math.log(losses[epoch] / loss)))
 
 
@@ -121,7 +96,7 @@ def compare(noisy: RunFolder, free: RunFolder, split: Split, sizes: Sizes) -> di
     """Return what is measured of both runs, and of `free` at the epoch with the loss of `noisy`."""
     found = {NOISY: measured(noisy, noisy.model, split, sizes), FREE: measured(free, free.model, split, sizes)}
     epoch = epoch_of_loss(free, found[NOISY]["loss"], split)
-    found["equal loss"] = {"epoch": epoch, **measured(free, epoch_file(free, epoch), split, sizes)}
+    found["equal loss"] = {"epoch": epoch, **measured(free, free.epoch_model(epoch), split, sizes)}
     return found
 
 
@@ -206,7 +181,7 @@ def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
     )
     if words.stage == "train":
         for each in configs(config, FREE):
-            tell(f"Trained: {train(each, context).path}")
+            tell(f"Trained: {train_run(each, context.replace(keep_epochs=True)).path}")
         return 0
     found = measure(config, context, sizes or Sizes())
     if not found:

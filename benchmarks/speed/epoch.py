@@ -14,8 +14,7 @@ from noisyrnn.data import DATASETS, Dataset, data_folders, load_dataset
 from noisyrnn.pipeline.train import build_model
 from noisyrnn.training import TrainConfig, fit
 
-VALIDATION = 100
-STEPS = 10
+STEPS = 30
 """Bare steps timed before and after each epoch."""
 
 
@@ -30,7 +29,7 @@ def measure_epoch(*, kernel: str, sequences: int, batch: int, hidden: int, repea
         repeats: Epochs, at least 1.
 
     Returns:
-        Seconds of each epoch (validation on a few sequences included), of its training part, and of a bare step:
+        Seconds of each epoch, with the validation that belongs to it, of its training part, and of a bare step:
         forward, loss and backward, without the optimiser; number of steps; the ratio of the medians.
     """
     missing = DATASETS["smnist"].missing(data_folders(None))
@@ -85,7 +84,8 @@ def measure_epoch(*, kernel: str, sequences: int, batch: int, hidden: int, repea
 
 
 def _part(dataset: Dataset, sequences: int) -> Dataset:
-    """The first sequences of a data set, and a few to validate on."""
+    """The first training sequences of a data set, and the same part of its validation sequences."""
     train = dataset.train.subset(torch.arange(min(sequences, len(dataset.train))))
-    validation = dataset.validation.subset(torch.arange(min(VALIDATION, len(dataset.validation))))
+    few = max(1, round(len(dataset.validation) * len(train) / len(dataset.train)))
+    validation = dataset.validation.subset(torch.arange(few))
     return replace(dataset, train=train, validation=validation)

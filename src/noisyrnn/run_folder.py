@@ -165,6 +165,10 @@ class RunFolder:
         """Weights of the last epoch."""
         return self.path / "last.safetensors"
 
+    def epoch_model(self, epoch: int) -> Path:
+        """Weights at the end of an epoch, from 1, for a run whose weights are kept after every epoch."""
+        return self.path / "epochs" / f"{epoch}.safetensors"
+
     @property
     def checkpoint(self) -> Path:
         """Everything needed to resume training."""
@@ -214,6 +218,15 @@ class RunFolder:
             raise ValueError(
                 f"run must be finished, got {self.path}, which is not. Resume it: noisyrnn train --resume {self.path}."
             )
+
+    def check_epochs_kept(self, count: int) -> None:
+        """Raise `ValueError` unless the folder has the weights of its first `count` epochs."""
+        for epoch in range(1, count + 1):
+            if not self.epoch_model(epoch).is_file():
+                raise ValueError(
+                    f"keep_epochs must be given from the first epoch on, but {self.path} lacks the weights of epoch "
+                    f"{epoch} and has trained {count}. Train it into another output folder."
+                )
 
     def read_config(self) -> dict[str, Any]:
         """Return the content of `config.json`: at least the objects `config`, with a label and a seed, and `dataset`.

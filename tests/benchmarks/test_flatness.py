@@ -12,13 +12,11 @@ from benchmarks.flatness import (
     compare,
     configs,
     draw,
-    epoch_file,
     epoch_of_loss,
     loss_of,
     main,
     measured,
     sentences,
-    train,
 )
 
 from benchmarks import flatness
@@ -54,7 +52,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReproduceConfig, Pat
     for settings in configs(config, NOISY):
         train_run(settings, context)
     for settings in configs(config, FREE):
-        train(settings, context)
+        train_run(settings, context.replace(keep_epochs=True))
     return config, output
 
 
@@ -70,8 +68,8 @@ def test_the_run_is_that_of_train_and_the_last_epoch_is_kept(
     folder = folder_of(output, FREE, 1)
     alone = train_run(configs(config, FREE)[0], RunContext(output=tmp_path, accelerator="cpu"))
     assert (alone.path.name, file_digest(alone.model)) == (folder.path.name, file_digest(folder.model))
-    assert sorted(file.stem for file in epoch_file(folder, 1).parent.iterdir()) == ["1", "2", "3"]
-    weights = [load(file).state_dict() for file in (epoch_file(folder, 3), folder.last_model, epoch_file(folder, 2))]
+    assert sorted(file.stem for file in folder.epoch_model(1).parent.iterdir()) == ["1", "2", "3"]
+    weights = [load(file).state_dict() for file in (folder.epoch_model(3), folder.last_model, folder.epoch_model(2))]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
 
@@ -80,9 +78,9 @@ def test_the_epoch_of_a_loss_is_the_closest(runs: tuple[ReproduceConfig, Path]) 
     _, output = runs
     folder = folder_of(output, FREE, 1)
     split = draw(load_dataset("digits").train, SIZES.sequences)
-    losses = [loss_of(epoch_file(folder, epoch), split) for epoch in (1, 2, 3)]
+    losses = [loss_of(folder.epoch_model(epoch), split) for epoch in (1, 2, 3)]
     assert losses[0] > losses[1] > losses[2]
-    model = load(epoch_file(folder, 2))
+    model = load(folder.epoch_model(2))
     with torch.no_grad():
         expected = float(model.losses(model(split.inputs), split.labels).mean())
     assert losses[1] == pytest.approx(expected, rel=1e-5)
@@ -97,7 +95,7 @@ def test_both_ends_and_the_epoch_of_equal_loss_are_compared(runs: tuple[Reproduc
     split = draw(load_dataset("digits").train, SIZES.sequences)
     found = compare(noisy, free, split, SIZES)
     epoch = epoch_of_loss(free, found[NOISY]["loss"], split)
-    assert found["equal loss"] == {"epoch": epoch, **measured(free, epoch_file(free, epoch), split, SIZES)}
+    assert found["equal loss"] == {"epoch": epoch, **measured(free, free.epoch_model(epoch), split, SIZES)}
     assert found[NOISY] == measured(noisy, noisy.model, split, SIZES)
     assert found[FREE] == measured(free, free.model, split, SIZES)
     assert found[FREE]["largest"] > 0

@@ -22,7 +22,7 @@ def reproduce_command(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--rows", type=str | list[str], help="Labels of the rows to repeat, separated by commas (default: all)."
     )
-    flags.add_context(parser, "output", "accelerator", "checkpoint_seconds", "logger")
+    flags.add_context(parser, "output", "accelerator", "checkpoint_seconds", "keep_epochs", "logger")
     arguments = flags.parse(parser, argv)
     context = RunContext(show_progress=True, **flags.pop_fields(arguments, RunContext))
     if arguments.get("rows") is not None:

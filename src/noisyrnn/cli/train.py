@@ -41,7 +41,7 @@ def train_command(argv: Sequence[str]) -> int:
         "run; a larger --epochs continues it in a folder of its own. The learning rate falls at the same epochs as in "
         "the shorter run, so it is low in those that are added.",
     )
-    flags.add_context(parser, "output", "accelerator", "checkpoint_seconds", "logger")
+    flags.add_context(parser, "output", "accelerator", "checkpoint_seconds", "keep_epochs", "logger")
     arguments = flags.parse(parser, argv, settings=_settings)
     if isinstance(arguments.get("resume"), str):
         _print_ends([_continue(arguments)])

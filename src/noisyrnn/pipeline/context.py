@@ -24,6 +24,7 @@ class RunContext:
         accelerator: Device to use: "auto" (the GPU if there is one), "cpu" or "cuda".
         resume: Resume an unfinished run from its last checkpoint.
         checkpoint_seconds: Seconds between checkpoints, at least 0.
+        keep_epochs: Keep the weights after every epoch too, in the folder epochs of the run's folder.
         show_progress: Show progress on stderr; None shows it on a terminal and in a notebook only.
         logger: Where to write metrics: "csv" (metrics.csv only), or in addition "tensorboard" (the folder tensorboard
             in the run's folder) or "mlflow" (the server that MLFLOW_TRACKING_URI names, or mlflow.db in the output
@@ -38,6 +39,7 @@ class RunContext:
     accelerator: str = "auto"
     resume: bool = False
     checkpoint_seconds: float = 30.0
+    keep_epochs: bool = False
     show_progress: bool | None = None
     logger: str = "csv"
     _read: dict[tuple[Any, ...], Dataset] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -50,6 +52,7 @@ class RunContext:
         check_flag("resume", self.resume)
         check_show_progress(self.show_progress)
         check_number("checkpoint_seconds", self.checkpoint_seconds, minimum=0.0)
+        check_flag("keep_epochs", self.keep_epochs)
         check_logger(self.logger)
 
     def read_data(self, config: TrainConfig) -> Dataset:

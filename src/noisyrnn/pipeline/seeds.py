@@ -107,6 +107,7 @@ def _train_side_by_side(
                 folders=list(todo),
                 resume=context.resume,
                 checkpoint_seconds=context.checkpoint_seconds,
+                keep_epochs=context.keep_epochs,
                 show_progress=context.show_progress,
                 fabric=fabric,
                 on_epochs=trackings,

@@ -185,6 +185,7 @@ def train_run(config: TrainConfig, context: RunContext | None = None) -> RunFold
                 folder=folder,
                 resume=context.resume,
                 checkpoint_seconds=context.checkpoint_seconds,
+                keep_epochs=context.keep_epochs,
                 show_progress=context.show_progress,
                 fabric=fabric,
                 on_epoch=tracking,
@@ -204,10 +205,13 @@ def open_run(config: TrainConfig, context: RunContext) -> RunFolder:
     """Return the folder of a run, whether it exists or not.
 
     Raises:
-        ValueError: If it holds an unfinished run and `context.resume` is false, or the settings of another run.
+        ValueError: If it holds an unfinished run and `context.resume` is false, or the settings of another run, or
+            `context.keep_epochs` is true and its run finished without the weights of each epoch.
     """
     folder = RunFolder(run_path(config, context.output))
     check_same_settings(folder, config)
+    if context.keep_epochs and folder.finished:
+        folder.check_epochs_kept(folder.read_summary()["epochs"])
     if folder.checkpoint.is_file() and not context.resume and not (folder.config.is_file() and folder.finished):
         raise ValueError(f"resume must be given to continue the unfinished run {folder.path}, got none. Add --resume.")
     return folder

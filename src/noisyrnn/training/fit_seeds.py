@@ -51,6 +51,7 @@ def fit_seeds(
     folders: Sequence[RunFolder] | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
+    keep_epochs: bool = False,
     show_progress: bool | None = None,
     fabric: "Fabric | None" = None,
     on_epochs: Sequence[EpochHook] | None = None,
@@ -75,6 +76,7 @@ def fit_seeds(
         folders: Where each run is written; nowhere by default.
         resume: Each run is resumed from its own checkpoint, where there is one.
         checkpoint_seconds: As for `fit`.
+        keep_epochs: As for `fit`.
         show_progress: As for `fit`; one bar for all.
         fabric: Device and precision; this process's CPU by default.
         on_epochs: The `on_epoch` of each run, as for `fit`; what one raises ends all of them.
@@ -104,6 +106,7 @@ def fit_seeds(
             fabric=fabric,
             folder=folder,
             objective=objective,
+            keep_epochs=keep_epochs,
             on_epoch=hook,
             fingerprint=data,
         )

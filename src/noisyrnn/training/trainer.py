@@ -67,6 +67,7 @@ def fit(
     folder: RunFolder | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
+    keep_epochs: bool = False,
     show_progress: bool | None = None,
     fabric: "Fabric | None" = None,
     on_epoch: EpochHook | None = None,
@@ -88,6 +89,7 @@ def fit(
         folder: Where metrics, checkpoints and the weights are written; nowhere by default.
         resume: Resume from the folder's checkpoint, where there is one.
         checkpoint_seconds: Time between two checkpoints, at least 0 (after every step); the end gets one too.
+        keep_epochs: Whether to keep the weights after every epoch too, as `RunFolder.epoch_model` names them.
         show_progress: Whether to show a progress bar, or lines where stderr is not a terminal; `None` shows a bar on a
             terminal and in a notebook, and nothing elsewhere.
         fabric: Device, precision and processes; this process's CPU by default.
@@ -110,7 +112,16 @@ def fit(
     check_flag("resume", resume)
     check_show_progress(show_progress)
     check_number("checkpoint_seconds", checkpoint_seconds, minimum=0.0)
-    trainer = Trainer(model, dataset, config, fabric=fabric, folder=folder, objective=objective, on_epoch=on_epoch)
+    trainer = Trainer(
+        model,
+        dataset,
+        config,
+        fabric=fabric,
+        folder=folder,
+        objective=objective,
+        keep_epochs=keep_epochs,
+        on_epoch=on_epoch,
+    )
     with nullcontext() if trainer.folder is None else locked(trainer.folder.path):
         checkpoint = trainer.fabric.broadcast(trainer.read_checkpoint() if resume else None)
         if checkpoint is not None:
@@ -147,8 +158,11 @@ def fit(
 
 def clip_gradient(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
     """Scale the gradient to a norm of at most `clip_norm`; its norm before, over all parameters that have one."""
-    limit = math.inf if clip_norm is None else clip_norm
-    return nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit)
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([gradient for one in trained if (gradient := one.grad) is not None])
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(trained, clip_norm, norm)
+    return norm
 
 
 def read_values(*scalars: Tensor) -> list[float]:
@@ -168,6 +182,7 @@ class Trainer:
         fabric: Device, precision and processes; only the first process writes. This process's CPU by default.
         folder: Where to write; `None` for nowhere.
         objective: What is minimized; by default the model's loss with the noise on.
+        keep_epochs: Whether to write the weights of every epoch.
         on_epoch: Called at the end of each epoch, on the first process only.
         fingerprint: That of the data set, if it is known already.
 
@@ -195,12 +210,16 @@ class Trainer:
         fabric: "Fabric | None" = None,
         folder: RunFolder | None = None,
         objective: Objective | None = None,
+        keep_epochs: bool = False,
         on_epoch: EpochHook | None = None,
         fingerprint: dict[str, Any] | None = None,
     ) -> None:
         check_trainable(model, dataset)
         if objective is not None:
             check_objective(objective)
+        check_flag("keep_epochs", keep_epochs)
+        if keep_epochs and folder is None:
+            raise ValueError("folder must be given with keep_epochs=True, got None. Pass a RunFolder.")
         if on_epoch is not None and not callable(on_epoch):
             raise TypeError(f"on_epoch must be a function of the metrics of an epoch, got {on_epoch!r}.")
         check_times(model, dataset.train, objective)
@@ -230,6 +249,7 @@ class Trainer:
         self.dataset = dataset = budget.dataset
         self._adapted = budget.text
         self.folder = folder if self.fabric.is_global_zero else None
+        self._keep_epochs = keep_epochs
         self.on_epoch = on_epoch if self.fabric.is_global_zero else None
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
@@ -279,7 +299,13 @@ class Trainer:
         return Checkpoint.read(self.folder.checkpoint, self.config, self._origin)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint.
+
+        Raises:
+            ValueError: If the weights of every epoch are to be kept and some of those before it were not.
+        """
+        if self._keep_epochs and self.folder is not None:
+            self.folder.check_epochs_kept(checkpoint.progress.epoch - 1)
         self.model.load_state_dict(checkpoint.model)
         self._optimizer.torch_optimizer.load_state_dict(checkpoint.optimizer)
         if self._average is not None and checkpoint.average is not None:
@@ -463,6 +489,9 @@ class Trainer:
             if not validated:
                 progress.best_epoch = progress.epoch
                 self.best = copied(self.model.state_dict())
+            if self._keep_epochs and self.folder is not None:
+                self.folder.epoch_model(progress.epoch).parent.mkdir(parents=True, exist_ok=True)
+                self.write_weights(self.folder.epoch_model(progress.epoch))
         weights = self.dataset.train.weights  # of all sequences, which an epoch has seen
         seen = progress.seen if weights is None else float(weights.double().sum())
         row = {
@@ -525,6 +554,16 @@ class Trainer:
             "the training targets, or lower learning_rate or step_size."
         )
 
+    def write_weights(self, file: Path) -> None:
+        """Write the model's weights, with its settings and the names of its classes."""
+        dataset = self.dataset
+        notes = {"training": {**self.config.to_dict(), "dataset": Path(self.config.dataset).name}}
+        if dataset.nominal_step is not None:
+            notes["training"]["nominal_step"] = dataset.nominal_step
+        if dataset.channel_names:
+            notes["training"]["channel_names"] = list(dataset.channel_names)
+        save(self._model, file, class_names=dataset.class_names or None, notes=notes)
+
     def finish(self) -> FitResult:
         """Write the weights of the last and of the kept epoch; leave the model with the latter, in evaluation mode."""
         self.write_checkpoint()
@@ -532,18 +571,12 @@ class Trainer:
         self.model.eval()
         self._model.eval()
         dataset, progress = self.dataset, self.progress
-        names, settings = dataset.class_names or None, self.config.to_dict()
-        notes = {"training": {**settings, "dataset": Path(self.config.dataset).name}}
-        if dataset.nominal_step is not None:
-            notes["training"]["nominal_step"] = dataset.nominal_step
-        if dataset.channel_names:
-            notes["training"]["channel_names"] = list(dataset.channel_names)
         if self.folder is not None:
             with nullcontext() if self._average is None else self._average.in_place():
-                save(self._model, self.folder.last_model, class_names=names, notes=notes)
+                self.write_weights(self.folder.last_model)
         self.model.load_state_dict(self.best)
         if self.folder is not None:
-            save(self._model, self.folder.model, class_names=names, notes=notes)
+            self.write_weights(self.folder.model)
         largest = math.nan
         if dataset.classes:
             labels = dataset.train.labels[counted(dataset.train.labels)]
