@@ -3,6 +3,8 @@
 import statistics
 import time
 from dataclasses import replace
+from itertools import chain, pairwise
+from operator import truediv
 from typing import Any
 
 import torch
@@ -30,7 +32,8 @@ def measure_epoch(*, kernel: str, sequences: int, batch: int, hidden: int, repea
 
     Returns:
         Seconds of each epoch, with the validation that belongs to it, of its training part, and of a bare step:
-        forward, loss and backward, without the optimiser; number of steps; the ratio of the medians.
+        forward, loss and backward, without the optimiser; number of steps; the median of the epochs' ratios to as many
+        steps as were timed right before and after each.
     """
     missing = DATASETS["smnist"].missing(data_folders(None))
     if missing:
@@ -46,40 +49,41 @@ def measure_epoch(*, kernel: str, sequences: int, batch: int, hidden: int, repea
     )
     case = Case(size=Size(steps=dataset.steps, batch=batch, hidden=hidden), mode="training", threads=0)
     bare = build_ours(case, torch.device("cpu"), kernel=kernel)
-    steps: list[float] = []
     whole: list[float] = []
     training: list[float] = []
 
-    def time_steps() -> None:
+    def time_steps() -> list[float]:
+        times = []
         for _ in range(STEPS):
             bare.clear()
             start = time.perf_counter()
             bare.run()
-            steps.append(time.perf_counter() - start)
+            times.append(time.perf_counter() - start)
+        return times
 
     bare.run()
+    steps = [time_steps()]
     for _ in range(repeats):
-        time_steps()
         model = build_model(config, dataset)
         choose_kernel(model.layer, kernel)
         start = time.perf_counter()
         result = fit(model, dataset, config)
         whole.append(time.perf_counter() - start)
         training.append(result.seconds)
-    time_steps()
+        steps.append(time_steps())
     count = len(dataset.train) / batch  # a last, smaller batch counts as the part that it is
-    bare_seconds = count * statistics.median(steps)
+    around = [count * statistics.median([*before, *after]) for before, after in pairwise(steps)]
     return {
         "kernel": kernel,
         "sequences": len(dataset.train),
         "batch": batch,
         "hidden": hidden,
         "steps": count,
-        "step": statistics.median(steps),
+        "step": statistics.median(chain.from_iterable(steps)),
         "epoch": whole,
         "training": training,
-        "ratio": statistics.median(whole) / bare_seconds,
-        "training_ratio": statistics.median(training) / bare_seconds,
+        "ratio": statistics.median(map(truediv, whole, around)),
+        "training_ratio": statistics.median(map(truediv, training, around)),
     }
 
 
