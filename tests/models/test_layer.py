@@ -3,11 +3,13 @@
 import copy
 import inspect
 import io
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -385,6 +387,17 @@ def test_a_plain_layer_describes_itself() -> None:
     layer = RecurrentLayer(nn.GRUCell, 2, 3, additive=0.5)
     assert "additive=0.5" in repr(layer) and "build" not in layer.options()
     assert layer.noise_mode == "auto" and layer.output_size == 3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_number_is_shown_as_one(name: str) -> None:
+    levels = [level for level in ("additive", "damping", "dropout", "stiffness") if level in layer_options(name)]
+    texts = set()
+    for kind in (int, float, np.float64):
+        layer = MODELS[name].build(2, 3, num_layers=2, **{level: kind(0) for level in levels})
+        texts.add(repr(layer))
+        assert json.loads(json.dumps(layer.options())) == layer.options()
+    assert len(texts) == 1
 
 
 def test_a_mask_reaches_the_layer(make_layer: Make, make_inputs: Make) -> None:

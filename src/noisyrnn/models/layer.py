@@ -313,8 +313,9 @@ class RecurrentLayer(nn.Module):
 
     def options(self) -> dict[str, Any]:
         """Return the constructor's settings and their values; for a user's class, those that are attributes."""
-        names = [name for name in inspect.signature(type(self)).parameters if name not in NOT_OPTIONS]
-        values = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        options = inspect.signature(type(self)).parameters.values()
+        names = {option.name: option.default for option in options if option.name not in NOT_OPTIONS}
+        values = {name: _as_stated(getattr(self, name), names[name]) for name in names if hasattr(self, name)}
         if isinstance(self.diffusion, MatrixDiffusion) and not self.diffusion.matrix.is_meta:
             values["diffusion"] = self.diffusion.matrix.tolist()
         return values
@@ -623,3 +624,9 @@ def _rename_older_weights(module: nn.Module, state: dict[str, Any], prefix: str,
     """Rename weights of `cell`, as older versions saved them, to those of `cells.l0`."""
     for name in [name for name in state if name.startswith(f"{prefix}cell.")]:
         state[f"{prefix}cells.l0.{name.removeprefix(f'{prefix}cell.')}"] = state.pop(name)
+
+
+def _as_stated(value: Any, default: Any) -> Any:
+    """Return an option's value as the plain float that it is, also where NumPy's or an integer was given."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and isinstance(default, float)
+    return float(value) if whole or isinstance(value, float) else value
