@@ -118,3 +118,5 @@ INLINE Long input_panel(const Call& c) {
 }
 INLINE Long constants_panel(const Call& c) { return (c.shape().biases + 1 + c.columns) * LANES; }
 INLINE Long panel_size(const Call& c) { return state_panel(c) + input_panel(c) + constants_panel(c); }
+// Vectors of units that share their rows, from number j on.
+INLINE Long side_by_side(const Call& c, Long j) { return c.shape().groups == 1 && j + 1 < c.tiles() ? 2 : 1; }

@@ -7,7 +7,6 @@
 #include "noise.h"
 #include "products.h"
 
-INLINE Long side_by_side(const Call& c, Long j) { return c.shape().groups == 1 && j + 1 < c.tiles() ? 2 : 1; }
 INLINE const float* constants_of(const Call& c, const float* panel, Long side, Long j) {
   return panel + (state_panel(c) + input_panel(c)) * side + j * constants_panel(c);
 }
@@ -18,9 +17,9 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
   const Long H = c.units, TILES = c.tiles(), n = end - begin, plane = c.rows * H, parts = shape.parts;
   const Long G = shape.groups, kept = replica * c.steps * plane + begin * H, state = c.state();
   const Long saved_row = c.planes() * H, apart = Sums::padded(n) * G * LANES;
-  Vector<float> first(n * H * parts), turn(n * H * 2 * parts), sums((Sums::TOGETHER ? TILES : 2) * apart), zeros(n * LANES);
   SliceNoise noise(c, replica, begin, end);
   Sums products(c, n);
+  Vector<float> first(n * H * parts), turn(n * H * 2 * parts), sums(products.together(0) * apart), zeros(n * LANES);
   const bool scaled = c.scaled();
   Vector<float> lasts(n, 1.0f);
   const float* now[2] = {first.data(), parts == 2 ? first.data() + n * H : nullptr};
@@ -46,14 +45,13 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
     if (scaled) noise.step(t);
     products.begin(now, row, x);
     for (Long r = 0; scaled && c.dt && r < n; r++) lasts[r] = noise.length((int)r);
-    const auto panel_of = [&](Long j) { return c.packed + replica * c.packed_replica + j * panel_size(c); };
+    const float* packed = c.packed + replica * c.packed_replica;
     for (Long from = 0, to; from < TILES; from = to) {
-      to = Sums::TOGETHER ? TILES : from + side_by_side(c, from);
-      for (Long j = from; j < to; j += side_by_side(c, j))
-        products.add(side_by_side(c, j), panel_of(j), sums.data() + (j - from) * apart, apart);
+      to = from + products.together(from);
+      products.add(from, to - from, packed, sums.data(), apart);
       for (Long j = from; j < to; j++) {
         const Long block = G == 1 ? j & ~1ll : j, unit = j * LANES;
-        const float* constants = constants_of(c, panel_of(block), side_by_side(c, block), j - block);
+        const float* constants = constants_of(c, packed + block * panel_size(c), side_by_side(c, block), j - block);
         if (scaled) noise.draw(j, constants + (shape.biases + 1) * LANES);
         for (Long r = 0; saved && c.source && r < n; r++)
           stream_some(saved + r * saved_row + shape.saved * H + unit, load(noise.mu + r * LANES), H - unit);

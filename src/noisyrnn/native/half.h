@@ -148,7 +148,6 @@ static void pack_half(const float* rows, Long row, Long some, Long size, float* 
 
 class HalfSums {
  public:
-  static constexpr bool TOGETHER = true;  // the tiles' unit takes its time to wake after other work
   static Long padded(Long n) { return to_squares(n); }
   HalfSums(const Call& c, Long n)
       : c(c), n(n), state_row(blocks_of(c.units) * BLOCK_ENTRIES), input_row(blocks_of(c.inputs) * BLOCK_ENTRIES),
@@ -160,7 +159,16 @@ class HalfSums {
     round_rows(n, c.inputs, x, c.x_row, inputs.data(), input_row);
   }
 
-  void add(Long side, const float* panel, float* sums, Long apart) const {
+  Long together(Long from) const { return c.tiles() - from; }  // the tiles' unit takes its time to wake after other work
+  void add(Long from, Long count, const float* packed, float* sums, Long apart) const {
+    for (Long j = 0, side; j < count; j += side) {
+      side = side_by_side(c, from + j);
+      add_panel(side, packed + (from + j) * panel_size(c), sums + j * apart, apart);
+    }
+  }
+
+ private:
+  void add_panel(Long side, const float* panel, float* sums, Long apart) const {
     const Shape& s = c.shape();
     const Long G = s.groups, W = s.weights, U = s.first_input, out_vector = G == 1 ? apart : LANES;
     const Long blocks = blocks_of(c.units), V = side * W, input_blocks = blocks_of(c.inputs), INPUTS = side * (G - U);
@@ -186,7 +194,6 @@ class HalfSums {
     }
   }
 
- private:
   const Call& c;
   const Long n, state_row, input_row;
   Vector<uint16_t> state, inputs;

@@ -6,47 +6,67 @@
 #include "memory.h"
 #include "tiles.h"
 
-template <int G, int W, int U, int J>
+// Panels whose sums of n rows are made together, with V vectors in each: each addition to a sum waits for the one before,
+// so that the processor needs some eight sums to have something to do.
+constexpr int panels_together(Long n, int V) { return n * V <= 2 ? 4 : n * V < 8 ? 2 : 1; }
+constexpr int most_rows(int N, int V) { return N == 4 ? 2 / V : N == 2 ? 7 / V : rows_of(V); }
+
+template <int G, int W, int U, int J, int N>
 static void sum_rows(const Call& c, Long n, const float* const rows[2], const Long strides[2], const float* panel,
-                     const float* x, float* sums, Long apart) {
-  in_pieces<rows_of(J * W)>(n, [&](Long r, Long count) {
-    const SumTile<G, W, U, J> tile = {
+                     Long panels_apart, const float* x, float* sums, Long apart) {
+  constexpr int MOST = most_rows(N, J * W);
+  in_pieces<MOST>(n, [&](Long r, Long count) {
+    const SumTile<G, W, U, J, N> tile = {
         c, {rows[0] + r * strides[0], rows[1] ? rows[1] + r * strides[1] : nullptr}, panel, x + r * c.x_row,
-        {strides[0], strides[1]}, sums + r * G * LANES, apart};
-    with_rows<rows_of(J * W)>(count, tile);
+        panels_apart, {strides[0], strides[1]}, sums + r * G * LANES, apart};
+    with_rows<MOST>(count, tile);
   });
 }
-typedef decltype(&sum_rows<1, 1, 0, 1>) SumRows;
-static SumRows sum_rows_of(const Call& c, Long side) {
+typedef decltype(&sum_rows<1, 1, 0, 1, 1>) SumRows;
+template <int G, int W, int U, int J>
+static SumRows sum_rows_of(Long panels) {
+  if constexpr (most_rows(4, J * W) > 0)
+    if (panels == 4) return sum_rows<G, W, U, J, 4>;
+  return panels == 1 ? sum_rows<G, W, U, J, 1> : sum_rows<G, W, U, J, 2>;
+}
+static SumRows sum_rows_of(const Call& c, Long side, Long panels) {
   switch (c.shape().groups * 8 + c.shape().weights) {
-    case 8 + 1: return side == 2 ? sum_rows<1, 1, 0, 2> : sum_rows<1, 1, 0, 1>;
-    case 16 + 2: return sum_rows<2, 2, 1, 1>;
-    case 32 + 3: return sum_rows<4, 3, 1, 1>;
-    default: return sum_rows<4, 4, 0, 1>;
+    case 8 + 1: return side == 2 ? sum_rows_of<1, 1, 0, 2>(panels) : sum_rows<1, 1, 0, 1, 1>;
+    case 16 + 2: return sum_rows_of<2, 2, 1, 1>(panels);
+    case 32 + 3: return sum_rows_of<4, 3, 1, 1>(panels);
+    default: return sum_rows_of<4, 4, 0, 1>(panels);
   }
 }
-
 
 // The sums of a slice's rows in the forward pass.
 class FloatSums {
  public:
-  static constexpr bool TOGETHER = false;  // whether all vectors of units are summed before the first is used
   static Long padded(Long n) { return n; }  // rows for which there must be room
-  FloatSums(const Call& c, Long n) : c(c), n(n) {}
+  FloatSums(const Call& c, Long n)
+      : c(c), n(n), panels(panels_together(n, (int)(c.shape().weights * side_by_side(c, 0)))) {}
+
+  // Vectors of units, from number `from` on, that are summed before the first of them is used.
+  Long together(Long from) const { return panels > 1 ? c.tiles() - from : side_by_side(c, from); }
 
   // The parts of the state that a step starts from, and its inputs.
   void begin(const float* const state[2], const Long state_row[2], const float* inputs) {
     for (int p = 0; p < 2; p++) rows[p] = state[p], row[p] = state_row[p];
     x = inputs;
   }
-  // The sums of `side` vectors of units.
-  void add(Long side, const float* panel, float* sums, Long apart) const {
-    sum_rows_of(c, side)(c, n, rows, row, panel, x, sums, apart);
+  // The sums of some vectors of units, from number `from` on; `packed` has all panels.
+  void add(Long from, Long count, const float* packed, float* sums, Long apart) const {
+    const Long size = panel_size(c);
+    for (Long j = 0; j < count;) {
+      const Long side = side_by_side(c, from + j), whole = (count - j) / side;
+      const Long some = whole >= panels ? panels : whole >= 2 ? 2 : 1;
+      sum_rows_of(c, side, some)(c, n, rows, row, packed + (from + j) * size, side * size, x, sums + j * apart, apart);
+      j += some * side;
+    }
   }
 
  private:
   const Call& c;
-  const Long n;
+  const Long n, panels;
   const float *rows[2], *x;
   Long row[2];
 };

@@ -13,18 +13,18 @@ constexpr int rows_of(int V) {
 #endif
 }
 
-// c[R][V] += rows (a[r][k]) times a panel (p[k][STRIDE vectors], of which V are used).
-template <int R, int V, int STRIDE = V>
-INLINE void multiply(Long K, const float* a, Long stride, const float* p, vfloat c[R][V]) {
+// c[R][N V] += rows (a[r][k]) times N panels (p[k][STRIDE vectors], of which V are used), `apart` floats from one another.
+template <int R, int V, int STRIDE = V, int N = 1>
+INLINE void multiply(Long K, const float* a, Long stride, const float* p, vfloat c[R][N * V], Long apart = 0) {
   for (Long k = 0; k < K; k++, p += STRIDE * LANES) {
-    vfloat w[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; v++) w[v] = load(p + v * LANES);
+    vfloat w[N * V];
+#pragma GCC unroll 8
+    for (int v = 0; v < N * V; v++) w[v] = load(p + v / V * apart + v % V * LANES);
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
       const vfloat s = splat(a[r * stride + k]);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; v++) c[r][v] += s * w[v];
+#pragma GCC unroll 8
+      for (int v = 0; v < N * V; v++) c[r][v] += s * w[v];
     }
   }
 }
@@ -42,15 +42,15 @@ INLINE void in_pieces(Long n, const F& f) {
   for (Long r = 0; r < n; r += MOST) f(r, n - r < MOST ? n - r : (Long)MOST);
 }
 
-// The sums of R rows for J vectors of units: G vectors a row, of which the first W are of products with the state, and
-// those from U on of products with the inputs, at sums + [unit vector * apart + row * G * LANES].
-template <int G, int W, int U, int J>
+// The sums of R rows for J vectors of units in each of N panels: G vectors a row, of which the first W are of products
+// with the state, and those from U on of products with the inputs, at sums + [unit vector * apart + row * G * LANES].
+template <int G, int W, int U, int J, int N>
 struct SumTile {
-  static constexpr int V = J * W, LONGEST = 128;
+  static constexpr int V = J * W, ALL = N * V, LONGEST = 128;
   static_assert(J == 1 || G == 1, "vectors of units side by side are for a single sum");
   const Call& c;
   const float *rows[2], *panel, *x;  // of the first row: the sources of the state, and the inputs at this step
-  Long strides[2];
+  Long panels_apart, strides[2];
   float* sums;
   Long apart;
 
@@ -58,39 +58,42 @@ struct SumTile {
   INLINE_MEMBER void run() const {
     const Long H = c.units, I = c.inputs, sources = c.shape().sources;
     constexpr int INPUTS = J * (G - U);
-    vfloat sum[R][V] = {};
+    vfloat sum[R][ALL] = {};
     const Long pieces = (H + LONGEST - 1) / LONGEST, piece = (H + pieces - 1) / pieces;
     for (Long p = 0; p < sources; p++)
       for (Long k = 0; k < H; k += piece) {  // a sum of sums where there are many: shorter chains of roundings
-        vfloat part[R][V] = {};
-        multiply<R, V>(H - k < piece ? H - k : piece, rows[p] + k, strides[p], panel + (p * H + k) * V * LANES, part);
+        vfloat part[R][ALL] = {};
+        multiply<R, V, V, N>(H - k < piece ? H - k : piece, rows[p] + k, strides[p], panel + (p * H + k) * V * LANES, part,
+                             panels_apart);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-          for (int v = 0; v < V; v++) sum[r][v] += part[r][v];
+#pragma GCC unroll 8
+          for (int v = 0; v < ALL; v++) sum[r][v] += part[r][v];
       }
     const float* u = panel + sources * H * V * LANES;
     for (Long i = 0; i < I; i++)  // last, since it is often large: each addition to it rounds at its size
-#pragma GCC unroll 4
-      for (int v = U; v < V; v++) {
-        const vfloat w = load(u + (i * INPUTS + v - U) * LANES);
+#pragma GCC unroll 8
+      for (int v = 0; v < ALL; v++) {
+        if (v % V < U) continue;
+        const vfloat w = load(u + v / V * panels_apart + (i * INPUTS + v % V - U) * LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) sum[r][v] += splat(x[r * c.x_row + i]) * w;
       }
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; v++) store(sums + v / W * apart + (r * G + v % W) * LANES, sum[r][v]);
-    if constexpr (G > W) {  // of the inputs alone
-      vfloat rest[R] = {};
-      for (Long i = 0; i < I; i++) {
-        const vfloat w = load(u + (i * INPUTS + INPUTS - 1) * LANES);
+#pragma GCC unroll 8
+      for (int v = 0; v < ALL; v++) store(sums + v / W * apart + (r * G + v % W) * LANES, sum[r][v]);
+    if constexpr (G > W)  // of the inputs alone
+      for (int n = 0; n < N; n++) {
+        vfloat rest[R] = {};
+        for (Long i = 0; i < I; i++) {
+          const vfloat w = load(u + n * panels_apart + (i * INPUTS + INPUTS - 1) * LANES);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; r++) rest[r] += splat(x[r * c.x_row + i]) * w;
+          for (int r = 0; r < R; r++) rest[r] += splat(x[r * c.x_row + i]) * w;
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) store(sums + n * apart + (r * G + G - 1) * LANES, rest[r]);
       }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; r++) store(sums + (r * G + G - 1) * LANES, rest[r]);
-    }
   }
 };
 

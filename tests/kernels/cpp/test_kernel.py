@@ -241,15 +241,16 @@ def test_replicas_are_what_they_are_alone(cell: str, noise: str) -> None:
             assert torch.equal(found[0], together[name][r]), name
 
 
+@pytest.mark.parametrize("units", [21, 117])  # 117: the sums of a few rows are made for several vectors of units
 @pytest.mark.parametrize("noise", ["silent", "shared", "18 columns", "inside"])
 @pytest.mark.parametrize("cell", SOME)
-def test_rows_do_not_depend_on_their_batch(cell: str, noise: str) -> None:
+def test_rows_do_not_depend_on_their_batch(cell: str, noise: str, units: int) -> None:
     if not runs(cell, noise):
         pytest.skip("its noise is outside")
-    call = a_pass(21, 75, 4, **options_of(cell, noise, "row"), lengths=True)
+    call = a_pass(units, 75, 4, **options_of(cell, noise, "row"), lengths=True)
     of_outputs, of_last = ends_of(call)
     together = fused(call, of_outputs, of_last)
-    for rows in (slice(0, 1), slice(3, 10), slice(37, 75)):
+    for rows in (slice(0, 1), slice(1, 3), slice(3, 10), slice(37, 75)):
         parts = {n: t[:, rows] for n in ("inputs", "state", "dt", "lengths") if (t := getattr(call, n)) is not None}
         path = None if call.path is None else replace(call.path, first_row=call.path.first_row + rows.start)
         alone = fused(call._replace(**parts, path=path), of_outputs[:, rows], of_last[:, rows])
