@@ -16,6 +16,7 @@ constexpr int rows_of(int V) {
 // c[R][N V] += rows (a[r][k]) times N panels (p[k][STRIDE vectors], of which V are used), `apart` floats from one another.
 template <int R, int V, int STRIDE = V, int N = 1>
 INLINE void multiply(Long K, const float* a, Long stride, const float* p, vfloat c[R][N * V], Long apart = 0) {
+#pragma GCC unroll 4
   for (Long k = 0; k < K; k++, p += STRIDE * LANES) {
     vfloat w[N * V];
 #pragma GCC unroll 8
@@ -152,6 +153,7 @@ struct WeightTile {
   INLINE_MEMBER void run() const {
     vfloat sum[R][J * V] = {};
     const float* p = sums;
+#pragma GCC unroll 4
     for (Long k = 0; k < K; k++, p += row_stride) {
       vfloat w[J * V];
 #pragma GCC unroll 4
