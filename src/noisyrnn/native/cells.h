@@ -16,18 +16,22 @@ struct ForwardRows {
   const float* sums;  // (n, groups)
   const float* constants;  // biases, then d
   const float* old[2];     // parts of the state before, and after
-  Long old_row[2];
+  Long old_row;
   float* next[2];
-  Long next_row[2];
+  Long next_row;
   float* saved;  // planes of H floats, or null
   Long saved_row;
+  float* second;  // the plane of `saved` that the state's second part is kept in, or null
   const float *mu, *eta, *zeta;  // a vector a row: the noise outside and inside; mu null in equal, noise-free steps
   const float* lasts;            // a float a row: how long the step lasts
 
   vfloat sum(int r, int g) const { return load(sums + (r * groups + g) * LANES); }
   vfloat constant(int k) const { return load(constants + k * LANES); }
-  vfloat before(int r, int part) const { return load_some(old[part] + r * old_row[part], some); }
-  void after(int r, int part, vfloat v) const { store_some(next[part] + r * next_row[part], v, some); }
+  vfloat before(int r, int part) const { return load_some(old[part] + r * old_row, some); }
+  void after(int r, int part, vfloat v) const {
+    store_some(next[part] + r * next_row, v, some);
+    if (part == 1 && second) stream_some(second + r * saved_row, v, some);
+  }
   void keep(int r, int plane, vfloat v) const {
     if (saved) stream_some(saved + r * saved_row + plane * units, v, some);
   }

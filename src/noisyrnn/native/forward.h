@@ -23,7 +23,7 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
   const bool scaled = c.scaled();
   Vector<float> lasts(n, 1.0f);
   const float* now[2] = {first.data(), parts == 2 ? first.data() + n * H : nullptr};
-  Long row[2] = {H, H};
+  const Long row[2] = {H, H};
   for (Long r = 0; r < n; r++) {
     const float* initial = c.initial + replica * c.initial_replica + (begin + r) * c.initial_row;
     if (c.kind == CURRENT) activate_row(c.activation, initial, &first[r * H], H);
@@ -34,13 +34,9 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
 
   for (Long t = 0; t < c.steps; t++) {
     float* turned = turn.data() + (t & 1) * n * H * parts;
+    float* next[2] = {c.states ? c.states + kept + t * plane : turned, parts == 2 ? turned + n * H : nullptr};
     float* saved = c.saved ? c.saved + (kept + t * plane) * c.planes() : nullptr;
-    float* next[2] = {c.states ? c.states + kept + t * plane : turned, nullptr};
-    Long next_row[2] = {H, H};
-    if (parts == 2) {
-      next[1] = saved ? saved + (shape.saved - 1) * H : turned + n * H;
-      next_row[1] = saved ? saved_row : H;
-    }
+    float* second = saved && parts == 2 ? saved + (shape.saved - 1) * H : nullptr;
     const float* x = c.x + replica * c.x_replica + begin * c.x_row + t * c.x_step;
     if (scaled) noise.step(t);
     products.begin(now, row, x);
@@ -56,10 +52,11 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
         for (Long r = 0; saved && c.source && r < n; r++)
           stream_some(saved + r * saved_row + shape.saved * H + unit, load(noise.mu + r * LANES), H - unit);
         const ForwardRows rows = {c, H, G, (int)n, H - unit, sums.data() + (j - from) * apart, constants,
-                                  {now[0] + unit, now[1] ? now[1] + unit : nullptr}, {row[0], row[1]},
-                                  {next[0] + unit, next[1] ? next[1] + unit : nullptr}, {next_row[0], next_row[1]},
-                                  saved ? saved + unit : nullptr, saved_row, scaled ? noise.mu : nullptr,
-                                  c.inside ? zeros.data() : noise.eta, c.inside ? noise.eta : zeros.data(), lasts.data()};
+                                  {now[0] + unit, now[1] ? now[1] + unit : nullptr}, H,
+                                  {next[0] + unit, next[1] ? next[1] + unit : nullptr}, H,
+                                  saved ? saved + unit : nullptr, saved_row, second ? second + unit : nullptr,
+                                  scaled ? noise.mu : nullptr, c.inside ? zeros.data() : noise.eta,
+                                  c.inside ? noise.eta : zeros.data(), lasts.data()};
         cell_forward(rows);
       }
     }
@@ -68,14 +65,13 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
       if (length == t + 1) {
         float* last = c.last + (replica * c.rows + begin + r) * state;
         if (c.kind != CURRENT) memcpy(last, next[0] + r * H, H * sizeof(float));
-        if (parts == 2) memcpy(last + (state - H), next[1] + r * next_row[1], H * sizeof(float));
+        if (parts == 2) memcpy(last + (state - H), next[1] + r * H, H * sizeof(float));
       }
       if (length > t) continue;
-      memset(next[0] + r * H, 0, H * sizeof(float));  // what a padded step computed is dropped
-      if (parts == 2) memset(next[1] + r * next_row[1], 0, H * sizeof(float));
+      for (Long p = 0; p < parts; p++) memset(next[p] + r * H, 0, H * sizeof(float));  // what a padded step made is dropped
       if (saved) memset(saved + r * saved_row, 0, saved_row * sizeof(float));
     }
-    for (int p = 0; p < 2; p++) now[p] = next[p], row[p] = next_row[p];
+    for (int p = 0; p < 2; p++) now[p] = next[p];
   }
   stream_end();
 }
