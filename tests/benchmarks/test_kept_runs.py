@@ -1,10 +1,11 @@
 """Archives of measured runs: what comes back is read, shown and measured as before."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
-from benchmarks.kept_runs import main, pack, unpack
+from benchmarks.kept_runs import ARCHIVES, main, pack, unpack
 
 from noisyrnn.files import file_digest
 from noisyrnn.pipeline import RunContext, train_run
@@ -87,3 +88,11 @@ def test_a_result_of_other_weights_is_refused(measured, tmp_path, capsys):
     RunFolder(first).model.write_bytes(RunFolder(second).model.read_bytes())
     assert main(["pack", str(tmp_path), "--archives", str(tmp_path / "new")]) == 2
     assert "must belong to its run, but model.safetensors changed since" in capsys.readouterr().err
+
+
+def test_the_archives_are_part_of_the_repository():
+    repository = ARCHIVES.parents[2]
+    if not (repository / ".git").exists():
+        pytest.skip("this is no git repository")
+    ignored = subprocess.run(["git", "check-ignore", "-q", str(ARCHIVES / "one.tar.xz")], cwd=repository, check=False)
+    assert ignored.returncode == 1
