@@ -343,7 +343,7 @@ def epoch_table(document: Document) -> Table | None:
     return Table(
         title="Epochs of smnist",
         note="`noisyrnn.training.fit` from its call to its return, against steps × the time of a bare step (forward, "
-        "loss, backward) measured before and after.",
+        "loss, backward) measured before and after each; medians of the epochs.",
         header=["kernel", "bare step, ms", "steps × step, s", "epoch, s", "÷ steps × step", "training part only"],
         rows=rows,
     )

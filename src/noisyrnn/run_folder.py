@@ -224,8 +224,8 @@ class RunFolder:
         for epoch in range(1, count + 1):
             if not self.epoch_model(epoch).is_file():
                 raise ValueError(
-                    f"keep_epochs must be given from the first epoch on, but {self.path} lacks the weights of epoch "
-                    f"{epoch} and has trained {count}. Train it into another output folder."
+                    f"keep_epochs must be given from the first epoch on, but {self.path} is past epoch {count} without "
+                    f"the weights of epoch {epoch}. Train it again, in another output folder."
                 )
 
     def read_config(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 
 from noisyrnn.cli import main
 from noisyrnn.data.dataset import Dataset
-from noisyrnn.files import file_digest
+from noisyrnn.files import file_digest, write_json
 from noisyrnn.models import SequenceClassifier
 from noisyrnn.pipeline import RunContext, settings_of_run, train_run, train_seeds
 from noisyrnn.training import RunFolder, TrainConfig, fit, fit_seeds, load
@@ -61,7 +61,7 @@ def test_a_run_that_began_without_them_is_refused(
         fit(build(config), dataset, config, folder=folder, checkpoint_seconds=0.0, on_epoch=stop)
     before = file_digest(folder.checkpoint)
     match = (
-        r"^keep_epochs must be given from the first epoch on, but .* lacks the weights of epoch 1 and has trained 1\."
+        r"^keep_epochs must be given from the first epoch on, but .* is past epoch 1 without the weights of epoch 1\."
     )
     with pytest.raises(ValueError, match=match):
         fit(build(config), dataset, config, folder=folder, resume=True, keep_epochs=True)
@@ -107,5 +107,15 @@ def test_a_finished_run_without_them_is_refused(tmp_path: Path) -> None:
     context = RunContext(output=tmp_path, accelerator="cpu")
     config = settings_of_run(folder)
     assert train_run(config, context).path == path
-    with pytest.raises(ValueError, match="lacks the weights of epoch 2 and has trained 2"):
+    with pytest.raises(ValueError, match=r"is past epoch 2 without the weights of epoch 2\."):
         train_run(config, context.replace(keep_epochs=True))
+
+
+def test_an_unfinished_run_without_them_is_refused_before_a_file_changes(tmp_path: Path) -> None:
+    context = RunContext(output=tmp_path, accelerator="cpu", resume=True)
+    folder = train_run(DIGITS, context)
+    write_json(folder.summary, {"status": "failed", "error": "its own"})
+    before = {file: file.read_bytes() for file in folder.path.iterdir()}
+    with pytest.raises(ValueError, match=r"is past epoch 2 without the weights of epoch 1\."):
+        train_run(DIGITS, context.replace(keep_epochs=True))
+    assert {file: file.read_bytes() for file in folder.path.iterdir()} == before

@@ -314,8 +314,12 @@ class RecurrentLayer(nn.Module):
     def options(self) -> dict[str, Any]:
         """Return the constructor's settings and their values; for a user's class, those that are attributes."""
         options = inspect.signature(type(self)).parameters.values()
-        names = {option.name: option.default for option in options if option.name not in NOT_OPTIONS}
-        values = {name: _as_stated(getattr(self, name), names[name]) for name in names if hasattr(self, name)}
+        defaults = {option.name: option.default for option in options if option.name not in NOT_OPTIONS}
+        values = {
+            name: _plain_number(getattr(self, name), default)
+            for name, default in defaults.items()
+            if hasattr(self, name)
+        }
         if isinstance(self.diffusion, MatrixDiffusion) and not self.diffusion.matrix.is_meta:
             values["diffusion"] = self.diffusion.matrix.tolist()
         return values
@@ -626,7 +630,7 @@ def _rename_older_weights(module: nn.Module, state: dict[str, Any], prefix: str,
         state[f"{prefix}cells.l0.{name.removeprefix(f'{prefix}cell.')}"] = state.pop(name)
 
 
-def _as_stated(value: Any, default: Any) -> Any:
-    """Return an option's value as the plain float that it is, also where NumPy's or an integer was given."""
+def _plain_number(value: Any, default: Any) -> Any:
+    """Return an option's value; NumPy's floats, and integers where the default is a float, become Python's floats."""
     whole = isinstance(value, int) and not isinstance(value, bool) and isinstance(default, float)
     return float(value) if whole or isinstance(value, float) else value

@@ -33,6 +33,8 @@ static void forward_slice(const Call& c, Long replica, Long begin, Long end) {
   }
 
   for (Long t = 0; t < c.steps; t++) {
+    // A second part stays in the nearest cache, and a copy is streamed to `saved`: writing it there alone would first fetch
+    // lines that nothing else needs.
     float* turned = turn.data() + (t & 1) * n * H * parts;
     float* next[2] = {c.states ? c.states + kept + t * plane : turned, parts == 2 ? turned + n * H : nullptr};
     float* saved = c.saved ? c.saved + (kept + t * plane) * c.planes() : nullptr;

@@ -9,6 +9,7 @@
 // Panels whose sums of n rows are made together, with V vectors in each: each addition to a sum waits for the one before,
 // so that the processor needs some eight sums to have something to do.
 constexpr int panels_together(Long n, int V) { return n * V <= 2 ? 4 : n * V < 8 ? 2 : 1; }
+// The most rows for which these are N.
 constexpr int most_rows(int N, int V) { return N == 4 ? 2 / V : N == 2 ? 7 / V : rows_of(V); }
 
 template <int G, int W, int U, int J, int N>

@@ -16,7 +16,7 @@ constexpr int rows_of(int V) {
 // c[R][N V] += rows (a[r][k]) times N panels (p[k][STRIDE vectors], of which V are used), `apart` floats from one another.
 template <int R, int V, int STRIDE = V, int N = 1>
 INLINE void multiply(Long K, const float* a, Long stride, const float* p, vfloat c[R][N * V], Long apart = 0) {
-#pragma GCC unroll 4
+#pragma GCC unroll 4  // fewer instructions for the loop itself
   for (Long k = 0; k < K; k++, p += STRIDE * LANES) {
     vfloat w[N * V];
 #pragma GCC unroll 8

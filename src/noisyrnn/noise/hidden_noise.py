@@ -81,7 +81,7 @@ class HiddenNoise:
             raise ValueError(f"multiplicative must be at most 1 with noise_law 'uniform', got {self.multiplicative:g}.")
         check_number("scale", self.scale, minimum=0.0)
         for name in ("additive", "multiplicative", "scale"):
-            object.__setattr__(self, name, float(getattr(self, name)))  # NumPy's own would be shown as such
+            object.__setattr__(self, name, float(getattr(self, name)))  # NumPy's are floats too, and have another repr
         if self.place != "outside":
             check_choice("noise_place", self.place, PLACES)
         if self.diffusion is not None:

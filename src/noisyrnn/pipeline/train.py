@@ -206,14 +206,15 @@ def open_run(config: TrainConfig, context: RunContext) -> RunFolder:
 
     Raises:
         ValueError: If it holds an unfinished run and `context.resume` is false, or the settings of another run, or
-            `context.keep_epochs` is true and its run finished without the weights of each epoch.
+            `context.keep_epochs` is true and the weights of an earlier epoch were not kept.
     """
     folder = RunFolder(run_path(config, context.output))
     check_same_settings(folder, config)
-    if context.keep_epochs and folder.finished:
-        folder.check_epochs_kept(folder.read_summary()["epochs"])
-    if folder.checkpoint.is_file() and not context.resume and not (folder.config.is_file() and folder.finished):
+    finished = folder.config.is_file() and folder.finished
+    if folder.checkpoint.is_file() and not context.resume and not finished:
         raise ValueError(f"resume must be given to continue the unfinished run {folder.path}, got none. Add --resume.")
+    if context.keep_epochs and folder.metrics.is_file() and (finished or folder.checkpoint.is_file()):
+        folder.check_epochs_kept(len(folder.read_metrics()["epoch"]))
     return folder
 
 
