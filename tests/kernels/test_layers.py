@@ -125,4 +125,4 @@ def test_a_step_of_every_form_is_packed(options: dict[str, Any]) -> None:
     with torch.no_grad():
         expected = layer.cell.step(x, state)
     torch.testing.assert_close(layer.step(x, state), expected, rtol=1e-5, atol=1e-6)
-    assert layer._packed[0]._packed.step is not None
+    assert layer._packed[0]._packed[""].step is not None

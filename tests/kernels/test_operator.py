@@ -344,7 +344,7 @@ def test_autocast_leaves_the_kernels_in_float32(model: str, kernel: str, monkeyp
 def test_autocast_on_a_processor_with_products_of_bf16(model: str) -> None:
     """State and gradients stay float32; products round their factors to 8 bits, a relative 2⁻⁹ each."""
     reason = library.unavailable()
-    if reason is not None or not library.native().half:
+    if reason is not None or not library.native().terms:
         pytest.skip(reason or "this processor has no products of bf16")
     plain, mixed = with_and_without_autocast(model, "cpp")
     assert mixed[0].dtype == torch.float32

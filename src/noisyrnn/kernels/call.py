@@ -40,8 +40,8 @@ class KernelCall(NamedTuple):
         activation: Name of the activation.
         noise: Laws and levels, of which `additive` is the factor of a diffusion; `None` for no noise.
         path: Rows, steps, stream and sign of all replicas' paths, whose seeds are `seed`; `None` without noise.
-        precision: How products are made: one of `triton.kernel.PRECISIONS` by the GPU kernel, "bf16" or "" (float32) by
-            the C++ kernel; "" for the others.
+        precision: How products are made: one of `triton.kernel.PRECISIONS` by the GPU kernel; "bf16", "bf16x6" or ""
+            (both float32) by the C++ kernel; "" for the others.
         packed: The weights in the C++ kernel's own order, where they are at hand.
     """
 

@@ -93,7 +93,7 @@ def run(
     # Autocast may have made these narrower. The state is float32 everywhere; kernels that choose a precision of their
     # products do so here, because a backward pass does not run under autocast.
     inputs, state = inputs.to(recurrence.W.dtype), state.to(recurrence.W.dtype)
-    precision = _precision(name, device.type)
+    precision = _precision(name, inputs, recurrence.step.shape[-1])
     if dt is not None and dt.ndim == 1:
         dt = dt.unsqueeze(0)
     if name == "eager":
@@ -120,11 +120,11 @@ def _as_levels(noise: HiddenNoise | None, like: Tensor) -> tuple[HiddenNoise | N
     return levels, noise.diffusion.matrix.to(like)
 
 
-def _precision(kernel: str, device: str) -> str:
+def _precision(kernel: str, inputs: Tensor, units: int) -> str:
     """How a kernel makes products; "" for those that have no choice."""
     if kernel == "cpp":
-        return cpp.product_precision()
-    return product_precision(device) if kernel == "triton" else ""
+        return cpp.product_precision(inputs.shape[0], units)
+    return product_precision(inputs.device.type) if kernel == "triton" else ""
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,11 @@ struct Transposed {
     for (Long j = 0; j < H; j++)
       for (Long i = 0; i <= biases; i++)
         constants[(j / LANES * (biases + 1) + i) * LANES + j % LANES] = i < biases ? b[i * H + j] : d[j];
+#if defined(__AMX_BF16__)
+    if (c.terms == 3) return half_transposed<3>(c, replica, weights, inputs);
+#endif
 #if defined(__AVX512BF16__)
-    if (c.half) return half_transposed(c, replica, weights, inputs);
+    if (c.terms) return half_transposed<1>(c, replica, weights, inputs);
 #endif
     float_transposed(c, replica, weights, inputs);
   }
@@ -167,8 +170,11 @@ static BackwardSlice backward_slice_with(const Call& c) {
   }
 }
 static BackwardSlice backward_slice_of(const Call& c) {
+#if defined(__AMX_BF16__)
+  if (c.terms == 3) return backward_slice_with<SplitGradients>(c);
+#endif
 #if defined(__AVX512BF16__)
-  if (c.half) return backward_slice_with<HalfGradients>(c);
+  if (c.terms) return backward_slice_with<RoundedGradients>(c);
 #endif
   return backward_slice_with<FloatGradients>(c);
 }

@@ -32,7 +32,7 @@ constexpr Shape SHAPES[KINDS] = {
 // One pass over R replicas, B rows, T steps, I inputs, H units. Strides count floats; the last axis of every array is
 // contiguous. `…_bytes` is the memory from the pointer on; check.h compares it with what the pass touches.
 struct Call {
-  Long kind, activation, half;  // half: whether products are of numbers rounded to bf16
+  Long kind, activation, terms;  // terms: bf16 numbers that stand for a float in products (half.h); 0: they are of floats
   Long replicas, rows, steps, inputs, units;
   const float* x;
   Long x_bytes, x_replica, x_row, x_step;
@@ -84,7 +84,7 @@ struct Call {
   Long state() const { return kind == OSCILLATOR || kind == LSTM ? 2 * units : units; }
   // Sums over a slice have room for whole vectors of entries and, for squares, of inputs.
   Long padded_entries() const { return width() * shape().sources; }
-  Long padded_inputs() const { return half ? (inputs + 15) / 16 * 16 : inputs; }
+  Long padded_inputs() const { return terms ? (inputs + 15) / 16 * 16 : inputs; }
   Long input_groups() const { return shape().groups - shape().first_input; }
   Long planes() const { return shape().saved + (source != 0); }  // the last is the noise's multiplier times the length
   bool noisy() const { return source != 0 || additive != 0; }
@@ -105,16 +105,18 @@ struct Call {
 
 // Squares of 16 by 16 pairs of bf16, in words: how such operands lie in memory (half.h).
 constexpr Long BLOCK_ENTRIES = 32, SQUARE = 256;
+constexpr int SIX = 6;  // products that make one of floats
 INLINE Long blocks_of(Long K) { return (K + BLOCK_ENTRIES - 1) / BLOCK_ENTRIES; }
+INLINE Long input_blocks(const Call& c) { return blocks_of(c.terms == 3 ? SIX * c.inputs : c.inputs); }
 
 // Packed weights, for one vector of units after another: the rows of products with the state, those with the inputs, the
 // biases and d, and the columns of a diffusion. Two vectors of units share their rows where a unit has one sum.
 INLINE Long state_panel(const Call& c) {
   const Shape& s = c.shape();
-  return c.half ? s.sources * blocks_of(c.units) * SQUARE * s.weights : c.entries() * s.weights * LANES;
+  return c.terms ? s.sources * blocks_of(c.units) * c.terms * SQUARE * s.weights : c.entries() * s.weights * LANES;
 }
 INLINE Long input_panel(const Call& c) {
-  return (c.half ? blocks_of(c.inputs) * SQUARE : c.inputs * LANES) * c.input_groups();
+  return (c.terms ? input_blocks(c) * SQUARE : c.inputs * LANES) * c.input_groups();
 }
 INLINE Long constants_panel(const Call& c) { return (c.shape().biases + 1 + c.columns) * LANES; }
 INLINE Long panel_size(const Call& c) { return state_panel(c) + input_panel(c) + constants_panel(c); }

@@ -11,7 +11,7 @@ struct Field {
 };
 #define FIELD(name) {#name, (Long)offsetof(Call, name), (Long)sizeof(Call::name)},
 static const Field fields[] = {
-    FIELD(kind) FIELD(activation) FIELD(half) FIELD(replicas) FIELD(rows) FIELD(steps) FIELD(inputs) FIELD(units)
+    FIELD(kind) FIELD(activation) FIELD(terms) FIELD(replicas) FIELD(rows) FIELD(steps) FIELD(inputs) FIELD(units)
     FIELD(x) FIELD(x_bytes) FIELD(x_replica) FIELD(x_row) FIELD(x_step)
     FIELD(initial) FIELD(initial_bytes) FIELD(initial_replica) FIELD(initial_row)
     FIELD(dt) FIELD(dt_bytes) FIELD(dt_replica) FIELD(dt_row) FIELD(dt_step)
@@ -42,7 +42,7 @@ class Check {
   explicit Check(const Call& call) : c(call), R((double)c.replicas), H((double)c.units), I((double)c.inputs) {
     require(c.kind >= 0 && c.kind < KINDS, &c.kind);
     require(c.activation >= 0 && c.activation < ACTIVATIONS, &c.activation);
-    require(c.half == 0 || (c.half == 1 && HALF), &c.half);
+    require(c.terms == 0 || ((c.terms == 1 || c.terms == 3) && c.terms <= MOST_TERMS), &c.terms);
     for (const Long* size : {&c.replicas, &c.rows, &c.steps, &c.inputs, &c.columns}) require(*size >= 0, size);
     require(c.units >= 1, &c.units);
   }

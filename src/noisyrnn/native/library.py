@@ -21,7 +21,7 @@ class Call(ctypes.Structure):
     """`struct Call` of call.h, field by field; `Native` compares them."""
 
     _fields_: ClassVar[Any] = (
-        [(name, _LONG) for name in ("kind", "activation", "half", "replicas", "rows", "steps", "inputs", "units")]
+        [(name, _LONG) for name in ("kind", "activation", "terms", "replicas", "rows", "steps", "inputs", "units")]
         + [("x", _POINTERS), ("x_bytes", _LONG), ("x_replica", _LONG), ("x_row", _LONG), ("x_step", _LONG)]
         + [("initial", _POINTERS), ("initial_bytes", _LONG), ("initial_replica", _LONG), ("initial_row", _LONG)]
         + [("dt", _POINTERS), ("dt_bytes", _LONG), ("dt_replica", _LONG), ("dt_row", _LONG), ("dt_step", _LONG)]
@@ -60,7 +60,7 @@ class Native:
 
     Attributes:
         lanes: Floats of one vector.
-        half: Whether it has products of bf16.
+        terms: The most bf16 numbers that may stand for a float in products: 0, 1 or 3.
 
     Raises:
         AssertionError: If the library's `struct Call` is not `Call`.
@@ -69,7 +69,7 @@ class Native:
     def __init__(self, instructions: str) -> None:
         library = compiler.library(instructions)
         self.lanes: int = library.noisyrnn_lanes()
-        self.half = bool(library.noisyrnn_half())
+        self.terms: int = library.noisyrnn_terms()
         library.noisyrnn_call_size.restype = library.noisyrnn_fields.restype = _LONG
         library.noisyrnn_field.restype = ctypes.POINTER(Field)
         library.noisyrnn_field.argtypes = [_LONG]
@@ -177,8 +177,17 @@ def unavailable() -> str | None:
     return None
 
 
+def most_terms() -> int:
+    """`Native.terms` of the library for this processor; 0 if there is none."""
+    try:
+        return native().terms
+    except compiler.CompilerError:
+        return 0
+
+
 # What `torch.compiler.assume_constant_result` sets. That function imports torch._dynamo, which takes seconds.
 unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+most_terms._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def loaded() -> Native | None:

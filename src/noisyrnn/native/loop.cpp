@@ -126,7 +126,7 @@ int noisyrnn_structure_backward(const float* g, int64_t g_bytes, float* out, int
   return FINE;
 }
 int noisyrnn_lanes() { return LANES; }
-int noisyrnn_half() { return HALF; }  // whether products of bf16 are compiled
+int noisyrnn_terms() { return MOST_TERMS; }  // of `Call`
 int64_t noisyrnn_call_size() { return sizeof(Call); }
 int64_t noisyrnn_fields() { return FIELDS; }
 const Field* noisyrnn_field(int64_t n) { return &fields[n]; }
@@ -140,12 +140,17 @@ int64_t noisyrnn_packed_size(const Call* c) { return c->tiles() * panel_size(*c)
 // The three below return a `Status`.
 
 // `some` rows of `size` entries, as number `vector` of the `vectors` in a panel.
-static void pack_rows(const Call& c, const float* rows, Long row, Long some, Long size, float* panel, Long vectors,
-                      Long vector) {
-#if defined(__AVX512BF16__)
-  if (c.half) return pack_half(rows, row, some, size, panel + vector * SQUARE, vectors * SQUARE);
+static void pack_rows(const Call& c, const float* rows, Long row, Long some, Long size, bool of_inputs, float* panel,
+                      Long vectors, Long vector) {
+#if defined(__AMX_BF16__)
+  const Long terms = of_inputs ? 1 : 3;  // those of inputs are unfolded
+  if (c.terms == 3)
+    return pack_halves<3>(rows, row, some, size, of_inputs, panel + vector * SQUARE, vectors * terms * SQUARE, vectors * SQUARE);
 #endif
-  (void)c;
+#if defined(__AVX512BF16__)
+  if (c.terms) return pack_halves<1>(rows, row, some, size, false, panel + vector * SQUARE, vectors * SQUARE, 0);
+#endif
+  (void)c, (void)of_inputs;
   transpose(rows, row, some, size, panel + vector * LANES, vectors * LANES);
 }
 
@@ -165,10 +170,10 @@ int noisyrnn_pack(const Call* call) {
         float* inputs = packed + state_panel(c) * side;
         for (Long g = 0; g < V; g++)
           for (Long source = 0; source < shape.sources; source++)
-            pack_rows(c, c.weights_of(r, g) + first * E + source * H, E, some, H, packed + source * state_panel(c) * side / shape.sources,
+            pack_rows(c, c.weights_of(r, g) + first * E + source * H, E, some, H, false, packed + source * state_panel(c) * side / shape.sources,
                       side * V, k * V + g);
         for (Long g = 0; g < groups; g++)
-          pack_rows(c, c.inputs_of(r, shape.first_input + g) + first * I, I, some, I, inputs, side * groups, k * groups + g);
+          pack_rows(c, c.inputs_of(r, shape.first_input + g) + first * I, I, some, I, true, inputs, side * groups, k * groups + g);
         float* constants = inputs + input_panel(c) * side + k * constants_panel(c);
         for (Long i = 0; i < shape.biases; i++)
           memcpy(constants + i * LANES, c.b + r * c.b_replica + i * H + first, some * sizeof(float));
@@ -188,7 +193,10 @@ int noisyrnn_forward(const Call* call) {
   const Slices slices(c);
   auto run = forward_slice<FloatSums>;
 #if defined(__AVX512BF16__)
-  if (c.half) run = forward_slice<HalfSums>;
+  if (c.terms) run = forward_slice<HalfSums<1>>;
+#endif
+#if defined(__AMX_BF16__)
+  if (c.terms == 3) run = forward_slice<HalfSums<3>>;
 #endif
   const bool done = run_tasks(c.threads, c.parallel, c.replicas * slices.per_replica, [&](Long i) {
     const Long begin = i % slices.per_replica * slices.size;

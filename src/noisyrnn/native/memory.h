@@ -1,5 +1,6 @@
 // Memory used again from call to call: fresh pages from the system would cost more than a short pass does.
 #pragma once
+#include <cstdint>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -21,6 +22,9 @@ struct Aligned {
 };
 template <class T>
 using Vector = std::vector<T, Aligned<T>>;
+
+// Blocks of memory at powers of two from one another would meet in the same few lines of the first cache.
+constexpr int64_t APART = 64 / sizeof(float);
 
 class Memory {
  public:

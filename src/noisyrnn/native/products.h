@@ -72,9 +72,6 @@ class FloatSums {
   Long row[2];
 };
 
-// Blocks of memory at powers of two from one another would meet in the same few lines of the first cache.
-constexpr Long APART = 64 / sizeof(float);
-
 // Entries of n rows to (blocks of EVERY entries, K, EVERY), from place k on; a row past its end counts as zeros.
 template <int EVERY>
 static inline void pack_entries(Long n, Long size, const float* from, Long stride, const Long* lengths, Long t, Long block,

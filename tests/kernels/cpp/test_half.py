@@ -138,7 +138,7 @@ def test_autocast_selects_it(kind: type) -> None:
 def test_a_run_without_such_products_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     check_precision("bf16-mixed", "cpu")
     monkeypatch.setenv("NOISYRNN_CPU_LEVEL", "avx2")
-    assert not library.native().half
+    assert not library.native().terms
     check_precision("bf16-mixed", "cuda")
     check_precision(TrainConfig(model="noisy", dataset="digits").precision, "cpu")
     with pytest.raises(ValueError, match="precision must be '32-true' on this processor, got 'bf16-mixed': the proc"):

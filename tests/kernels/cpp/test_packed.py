@@ -53,7 +53,7 @@ def test_steps_are_the_whole_pass(kind: type[RecurrentLayer], batch: int) -> Non
     layer = a_layer(kind)
     inputs = torch.randn(batch, 12, 3)
     torch.testing.assert_close(steps_of(layer, inputs), layer(inputs)[0].detach(), **TOLERANCE)
-    packed = layer._packed[0]._packed
+    packed = layer._packed[0]._packed[""]
     assert packed is not None and packed.step is not None  # the kernel made them, not the cell
 
 
@@ -65,7 +65,7 @@ def test_rates_of_currents_are_not_their_state() -> None:
     outputs, last = layer(inputs)
     torch.testing.assert_close(torch.nn.functional.softplus(currents), outputs.detach(), **TOLERANCE)
     torch.testing.assert_close(currents[:, -1], last[0].detach(), **TOLERANCE)
-    assert layer._packed[0]._packed.step is not None
+    assert layer._packed[0]._packed[""].step is not None
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in GATED])
@@ -79,10 +79,10 @@ def test_weights_are_packed_again_for_another_instruction_set(
     layer: RecurrentLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert_follows(layer)
-    wide = layer._packed[0]._packed.call.packed
+    wide = layer._packed[0]._packed[""].call.packed
     monkeypatch.setenv("NOISYRNN_CPU_LEVEL", "portable")
     assert_follows(layer)
-    assert layer._packed[0]._packed.step is not None and layer._packed[0]._packed.call.packed is not wide
+    assert layer._packed[0]._packed[""].step is not None and layer._packed[0]._packed[""].call.packed is not wide
 
 
 def test_no_noise_in_a_step(layer: RecurrentLayer) -> None:
@@ -186,7 +186,7 @@ def test_wrong_shapes(layer: RecurrentLayer) -> None:
 def test_another_kernel_leaves_it_to_the_cell(layer: RecurrentLayer, kernel: str) -> None:
     layer.kernel = kernel
     assert_follows(layer)
-    assert layer._packed[0]._packed is None
+    assert layer._packed[0]._packed == {}
 
 
 def test_copies_and_pickles(layer: RecurrentLayer) -> None:

@@ -35,6 +35,12 @@ _INSIDE = ("drift", "rate", "oscillator", "modrelu")
 _ACTIVATIONS = tuple(ACTIVATIONS)
 """`ActivationName` of native/call.h."""
 
+_TERMS = {"": 0, "bf16": 1, "bf16x6": 3}
+"""bf16 numbers that stand for a float in products, by the precision."""
+
+_SPLIT_ROWS, _SPLIT_UNITS = 32, 128
+"""From these sizes of a pass on "bf16x6" is faster than "" (measured: every kind of recurrence, without noise)."""
+
 
 def supports(recurrence: Recurrence, inputs: Tensor, noise: HiddenNoise | None = None) -> str | None:
     """As in `Kernel`."""
@@ -50,17 +56,22 @@ def supports(recurrence: Recurrence, inputs: Tensor, noise: HiddenNoise | None =
     return library.unavailable()
 
 
-def product_precision() -> str:
-    """How the products of a pass are made: "bf16" under autocast to bfloat16 where the processor has such products."""
-    if autocasts("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16 and native().half:
+def product_precision(rows: int, units: int) -> str:
+    """How the products of a pass are made, one of `_TERMS`.
+
+    "bf16" under autocast to bfloat16, where the processor has such products; "bf16x6", which is float32, where that is
+    faster: with AMX, for a pass of many rows and units; else "".
+    """
+    if autocasts("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16 and library.most_terms():
         return "bf16"
-    return ""
+    large = rows >= _SPLIT_ROWS and units >= _SPLIT_UNITS
+    return "bf16x6" if large and library.most_terms() == 3 else ""
 
 
 def no_bf16() -> str | None:
     """Return the reason why this machine's processor makes no products of bf16, as a clause; `None` if it does."""
     reason = library.unavailable()
-    if reason is None and not native().half:
+    if reason is None and not library.most_terms():
         reason = "the processor has neither AVX512-BF16 nor AMX, or NOISYRNN_CPU_LEVEL excludes them"
     return reason
 
@@ -188,7 +199,7 @@ def arguments(call: KernelCall) -> tuple[Call, list[Any]]:
     c.units = call.step.shape[-1]
     c.kind = _KINDS.index("plain" if call.kind == "drift" and call.A is None else call.kind)
     c.activation = _ACTIVATIONS.index(call.activation)
-    c.half = call.precision == "bf16"
+    c.terms = _TERMS[call.precision]
     if call.coefficients:
         c.first_coefficient, c.second_coefficient = call.coefficients
     x, initial = _rows(call.inputs), _rows(call.state)

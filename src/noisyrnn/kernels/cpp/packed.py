@@ -38,7 +38,7 @@ class _Packed(NamedTuple):
     """A cell as the kernel takes it, with what that depends on.
 
     Args:
-        settings: The library, how products are made, and the cell's numbers, texts and flags.
+        settings: The library, and the cell's numbers, texts and flags.
         weights: Copies of its parameters and buffers.
         call: The cell with its packed weights, without inputs and state; `None` where the kernel cannot run it.
         step: The library's arguments for a single step.
@@ -62,7 +62,7 @@ class PackedWeights:
     """
 
     def __init__(self) -> None:
-        self._packed: _Packed | None = None  # replaced as a whole, since another thread may be using it
+        self._packed: dict[str, _Packed] = {}  # by precision; never changed, since another thread may be using one
 
     def __reduce__(self) -> tuple[type["PackedWeights"], tuple[()]]:
         """Packed weights do not outlive their process."""
@@ -121,11 +121,12 @@ class PackedWeights:
             native = library.native()
         except CompilerError:
             return None
-        precision = kernel.product_precision()
-        settings = (native, precision, *[value for value in vars(cell).values() if type(value) in _SETTINGS])
-        packed = self._packed
+        precision = kernel.product_precision(inputs.shape[0], cell.hidden_size)
+        settings = (native, *[value for value in vars(cell).values() if type(value) in _SETTINGS])
+        packed = self._packed.get(precision)
         if packed is None or packed.settings != settings or not packed.weights.equal(weights, native):
-            packed = self._packed = _pack(_Packed(settings, _Copies(weights)), cell, inputs, state, precision)
+            packed = _pack(_Packed(settings, _Copies(weights)), cell, inputs, state, precision)
+            self._packed[precision] = packed
         return packed
 
 
