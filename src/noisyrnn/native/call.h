@@ -32,7 +32,7 @@ constexpr Shape SHAPES[KINDS] = {
 // One pass over R replicas, B rows, T steps, I inputs, H units. Strides count floats; the last axis of every array is
 // contiguous. `…_bytes` is the memory from the pointer on; check.h compares it with what the pass touches.
 struct Call {
-  Long kind, activation, terms;  // terms: bf16 numbers that stand for a float in products (half.h); 0: they are of floats
+  Long kind, activation, terms;  // terms: bf16 numbers that stand for a float in products (squares.h); 0: they are of floats
   Long replicas, rows, steps, inputs, units;
   const float* x;
   Long x_bytes, x_replica, x_row, x_step;
@@ -103,7 +103,7 @@ struct Call {
   Long weight_block(Long g) const { return kind == GRU ? (g + 2) % 3 : kind == DRIFT ? 0 : g; }
 };
 
-// Squares of 16 by 16 pairs of bf16, in words: how such operands lie in memory (half.h).
+// Squares of 16 by 16 pairs of bf16, in words: how such operands lie in memory (squares.h).
 constexpr Long BLOCK_ENTRIES = 32, SQUARE = 256;
 constexpr int SIX = 6;  // products that make one of floats
 INLINE Long blocks_of(Long K) { return (K + BLOCK_ENTRIES - 1) / BLOCK_ENTRIES; }

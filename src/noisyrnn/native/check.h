@@ -2,7 +2,7 @@
 #pragma once
 #include <initializer_list>
 
-#include "half.h"
+#include "squares.h"
 
 // The fields of `Call`, for library.py, which compares name, place and size of each with its own.
 struct Field {

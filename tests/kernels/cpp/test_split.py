@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.kernels.cpp.conftest import a_pass, ends_of, fused, worse_than_allowed
-from tests.kernels.cpp.test_kernel import CELLS, SOME, enough, options_of, published, runs
+from tests.kernels.cpp.test_kernel import CELLS, SOME, enough, long_pass, options_of, runs
 from tests.kernels.noise_terms import terms
 from tests.processor import needs_split
 from tests.products import sampled
@@ -40,12 +40,7 @@ def test_errors_are_those_of_float_products(cell: str, units: int, batch: int, i
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_long_sequences(cell: str) -> None:
-    noise = terms(2, 0.05, 0.02)
-    call = a_pass(49, 18, 784, 1, noise=noise, **CELLS[cell])
-    if cell in ("drift", "without A"):
-        call = published(49, 18, 784, noise, 0.3)
-        call = call if cell == "drift" else call._replace(A=None)
-    assert worse_than_allowed([split(call)]) == {}
+    assert worse_than_allowed([split(long_pass(cell, 49, 18))]) == {}
 
 
 def test_three_parts_hold_every_bit() -> None:
@@ -145,6 +140,8 @@ def test_many_rows_and_units_select_it(kind: type[RecurrentLayer], monkeypatch: 
         return found
 
     wide = outputs()
+    for i in range(3):
+        assert torch.equal(wide[i], wide[3 + i]) and torch.equal(wide[i], wide[6 + i])
     monkeypatch.setenv("NOISYRNN_CPU_LEVEL", "avx512")
     float_products = outputs()
     for i, (one, other) in enumerate(zip(wide, float_products, strict=True)):
