@@ -33,7 +33,8 @@ static const Field fields[] = {
 #undef FIELD
 constexpr Long FIELDS = sizeof fields / sizeof fields[0];
 
-enum Status : int { WRONG_DRAW = -2, WRONG_MATRIX = -1, FINE = 0, NO_MEMORY = 1, WRONG_FIELD = 2 };  // + n: field number n does not fit
+// CHANGED: weights are not those that were packed; WRONG_FIELD + n: field number n does not fit.
+enum Status : int { CHANGED = -3, WRONG_DRAW, WRONG_MATRIX, FINE, NO_MEMORY, WRONG_FIELD };
 
 // Finds the first field that does not fit. Sizes are compared as double, which absurd ones do not overflow. What is
 // written is new memory and must have the very size; what is read may be part of a larger array.

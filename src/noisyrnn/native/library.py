@@ -51,6 +51,9 @@ class Field(ctypes.Structure):
     _fields_: ClassVar[Any] = [("name", ctypes.c_char_p), ("offset", _LONG), ("size", _LONG)]
 
 
+CHANGED = -3
+"""Status of `Native.step` for weights that are not those that were packed; as below."""
+
 _WRONG_MATRIX, _WRONG_DRAW, _NO_MEMORY, _WRONG_FIELD = -1, -2, 1, 2
 """Of `Status` in check.h."""
 
@@ -87,6 +90,8 @@ class Native:
         self.kept_bytes.restype = _LONG
         self.same = library.noisyrnn_same
         self.same.argtypes = [_LONG, _POINTERS, _POINTERS, _POINTERS]
+        self.step = library.noisyrnn_step
+        self.step.argtypes = [ctypes.POINTER(Call), _LONG, _POINTERS, _POINTERS, _POINTERS, *self.same.argtypes]
         self.structure, self.structure_backward = library.noisyrnn_structure, library.noisyrnn_structure_backward
         for function, numbers in ((self.structure, 2), (self.structure_backward, 1)):
             function.argtypes = [_POINTERS, _LONG, _POINTERS, _LONG, _LONG, *[ctypes.c_float] * numbers]

@@ -137,7 +137,7 @@ int noisyrnn_same(int64_t count, const void* const* copies, const void* const* p
 }
 int64_t noisyrnn_packed_size(const Call* c) { return c->tiles() * panel_size(*c); }
 
-// The three below return a `Status`.
+// The four below return a `Status`.
 
 // `some` rows of `size` entries, as number `vector` of the `vectors` in a panel.
 static void pack_rows(const Call& c, const float* rows, Long row, Long some, Long size, bool of_inputs, float* panel,
@@ -203,6 +203,20 @@ int noisyrnn_forward(const Call* call) {
     run(c, i / slices.per_replica, begin, slices.end(c, begin));
   });
   return done ? FINE : NO_MEMORY;
+}
+
+// One step of `rows` rows with the weights that `call` has packed, if they are still those they were packed from: see
+// noisyrnn_same. One function, since reading all weights leaves the processor's first cache to them: what a caller does
+// between the two would wait for memory.
+int noisyrnn_step(const Call* call, int64_t rows, const float* x, const float* initial, float* last, int64_t count,
+                  const void* const* copies, const void* const* pieces, const int64_t* bytes) {
+  if (!noisyrnn_same(count, copies, pieces, bytes)) return CHANGED;
+  Call c = *call;
+  c.rows = rows;
+  c.x = x, c.initial = initial, c.last = last;
+  c.x_bytes = rows * c.inputs * sizeof(float);
+  c.initial_bytes = c.last_bytes = rows * c.state() * sizeof(float);
+  return noisyrnn_forward(&c);
 }
 
 int noisyrnn_backward(const Call* call) try {

@@ -123,6 +123,16 @@ def test_weights_that_are_replaced_are_noticed(layer: RecurrentLayer) -> None:
     assert_follows(layer)
 
 
+def test_a_transposed_matrix_is_noticed(layer: RecurrentLayer) -> None:
+    """Its memory is the same."""
+    assert_follows(layer)
+    layer.cell.B.data = layer.cell.B.data.T
+    assert_follows(layer)
+    with torch.no_grad():
+        layer.cell.B[3, 5] += 1
+    assert_follows(layer)
+
+
 def test_buffers_that_change_are_noticed() -> None:
     layer = a_layer(LipschitzRNN)  # its step is a buffer
     assert_follows(layer)

@@ -15,41 +15,48 @@ from noisyrnn.native import library
 from noisyrnn.native.compiler import CompilerError
 
 
-class _Copies:
-    """Copies of the weights that were packed, to find out whether those of now are the same to the bit."""
+class _Origin:
+    """What was packed, to find out whether a cell is still the same to the bit.
 
-    def __init__(self, weights: Sequence[Tensor]) -> None:
+    Args:
+        settings: The library, and the cell's numbers, texts and flags.
+        weights: Its parameters and buffers, each contiguous; they are copied.
+    """
+
+    def __init__(self, settings: tuple[Any, ...], weights: Sequence[Tensor]) -> None:
+        self._settings = settings
         self._tensors = [t.detach().clone(memory_format=torch.contiguous_format) for t in weights]
         self._forms = [(t.shape, t.dtype, True) for t in self._tensors]
         self._addresses = ctypes.c_void_p * len(weights)
         self._copies = self._addresses(*[t.data_ptr() for t in self._tensors])
         self._bytes = (ctypes.c_int64 * len(weights))(*[t.nbytes for t in self._tensors])
 
-    def equal(self, weights: Sequence[Tensor], native: library.Native) -> bool:
-        """Whether `weights` are the same, on the CPU."""
-        if [(t.shape, t.dtype, t.is_cpu) for t in weights] != self._forms:
-            return False
-        whole = [t if t.is_contiguous() else t.contiguous() for t in weights]
-        pieces = self._addresses(*[t.data_ptr() for t in whole])
-        return bool(native.same(len(whole), self._copies, pieces, self._bytes))
+    def comparison(self, settings: tuple[Any, ...], weights: Sequence[Tensor]) -> tuple[Any, ...] | None:
+        """Arguments of `Native.same`, the last of `Native.step`; `None` where more than the weights' values differs."""
+        if self._settings != settings or [(t.shape, t.dtype, t.is_cpu) for t in weights] != self._forms:
+            return None
+        pieces = self._addresses(*[t.data_ptr() for t in weights])
+        return len(weights), self._copies, pieces, self._bytes
 
 
 class _Packed(NamedTuple):
     """A cell as the kernel takes it, with what that depends on.
 
     Args:
-        settings: The library, and the cell's numbers, texts and flags.
-        weights: Copies of its parameters and buffers.
+        origin: What was packed.
         call: The cell with its packed weights, without inputs and state; `None` where the kernel cannot run it.
         step: The library's arguments for a single step.
         keep: Tensors whose memory `step` points to.
     """
 
-    settings: tuple[Any, ...]
-    weights: _Copies
+    origin: _Origin
     call: KernelCall | None = None
     step: library.Call | None = None
     keep: Any = None
+
+
+_Now = tuple[library.Native, str, tuple[Any, ...], list[Tensor]]
+"""The library, the precision of products, and the arguments of `_Origin`."""
 
 
 class PackedWeights:
@@ -72,7 +79,8 @@ class PackedWeights:
         self, cell: Any, inputs: Tensor, state: Tensor, *, lengths: Tensor | None, dt: Tensor | None
     ) -> KernelCall | None:
         """A pass over `inputs`, `(batch, steps, input_size)`, from `state`; `None` where the kernel cannot run it."""
-        packed = self._up_to_date(cell, inputs, state)
+        now = _now(cell, inputs, state)
+        packed = None if now is None else self._up_to_date(now, cell, inputs, state)
         if packed is None or packed.call is None:
             return None
         return packed.call._replace(
@@ -90,44 +98,60 @@ class PackedWeights:
         rows = inputs.shape[0] if inputs.ndim else 0
         if inputs.shape != (rows, cell.input_size) or state.shape != (rows, cell.state_size):
             return None
-        packed = self._up_to_date(cell, inputs, state)
-        if packed is None or packed.step is None:
+        now = _now(cell, inputs, state)
+        if now is None:
             return None
-        call = library.Call.from_buffer_copy(packed.step)
         if not (inputs.is_contiguous() and state.is_contiguous()):
             inputs, state = inputs.contiguous(), state.contiguous()
         after = torch.empty_like(state)
-        call.rows = rows
-        call.x, call.initial, call.last = inputs.data_ptr(), state.data_ptr(), after.data_ptr()
-        call.x_bytes, call.initial_bytes, call.last_bytes = inputs.nbytes, state.nbytes, after.nbytes
-        native: library.Native = packed.settings[0]
-        library.check(native.forward(ctypes.byref(call)))
+        arrays = rows, inputs.data_ptr(), state.data_ptr(), after.data_ptr()
+        native, precision, settings, weights = now
+        packed, status = self._packed.get(precision), library.CHANGED
+        if packed is not None and packed.step is not None:
+            comparison = packed.origin.comparison(settings, weights)
+            if comparison is not None:
+                status = native.step(packed.step, *arrays, *comparison)
+        if status == library.CHANGED:
+            packed = self._up_to_date(now, cell, inputs, state)
+            if packed.step is None:
+                return None
+            status = native.step(packed.step, *arrays, 0, None, None, None)
+        library.check(status)
         return after
 
-    def _up_to_date(self, cell: Any, inputs: Tensor, state: Tensor) -> _Packed | None:
-        """The current weights, packed; `None` for data that the kernel does not take."""
-        if torch._C._are_functorch_transforms_active():  # their tensors have no address
-            return None
-        if not (inputs.dtype == state.dtype == torch.float32 and inputs.is_cpu and state.is_cpu):
-            return None
-        modules = [cell]
-        for module in modules:  # it grows
-            if not _is_plain(module):
-                return None
-            modules += [child for child in module._modules.values() if child is not None]
-        parts = [(module._parameters, module._buffers) for module in modules]
-        weights = [t for part in parts for tensors in part for t in tensors.values() if t is not None]
-        try:
-            native = library.native()
-        except CompilerError:
-            return None
-        precision = kernel.product_precision(inputs.shape[0], cell.hidden_size)
-        settings = (native, *[value for value in vars(cell).values() if type(value) in _SETTINGS])
+    def _up_to_date(self, now: _Now, cell: Any, inputs: Tensor, state: Tensor) -> _Packed:
+        """The weights of now, packed."""
+        native, precision, settings, weights = now
         packed = self._packed.get(precision)
-        if packed is None or packed.settings != settings or not packed.weights.equal(weights, native):
-            packed = _pack(_Packed(settings, _Copies(weights)), cell, inputs, state, precision)
-            self._packed[precision] = packed
+        if packed is not None:
+            comparison = packed.origin.comparison(settings, weights)
+            if comparison is not None and native.same(*comparison):
+                return packed
+        packed = _pack(_Packed(_Origin(settings, weights)), cell, inputs, state, precision)
+        self._packed[precision] = packed
         return packed
+
+
+def _now(cell: Any, inputs: Tensor, state: Tensor) -> _Now | None:
+    """What a pass depends on; `None` for what the kernel does not take."""
+    if torch._C._are_functorch_transforms_active():  # their tensors have no address
+        return None
+    if not (inputs.dtype == state.dtype == torch.float32 and inputs.is_cpu and state.is_cpu):
+        return None
+    modules = [cell]
+    for module in modules:  # it grows
+        if not _is_plain(module):
+            return None
+        modules += [child for child in module._modules.values() if child is not None]
+    parts = [(module._parameters, module._buffers) for module in modules]
+    weights = [t for part in parts for tensors in part for t in tensors.values() if t is not None]
+    try:
+        native = library.native()
+    except CompilerError:
+        return None
+    precision = kernel.product_precision(inputs.shape[0], cell.hidden_size)
+    settings = (native, *[value for value in vars(cell).values() if type(value) in _SETTINGS])
+    return native, precision, settings, [t if t.is_contiguous() else t.contiguous() for t in weights]
 
 
 _SETTINGS = frozenset((int, float, str, bool, type(None), np.float64))
