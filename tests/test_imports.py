@@ -42,3 +42,15 @@ print("loaded", *sys.modules)
     assert {"noisyrnn.cli.train", "noisyrnn.cli.info"} <= found["loaded"]
     assert not SLOW & found["loaded"]
     assert 20 < len(found["ours"]) <= 220
+
+
+def test_nothing_slow_for_the_answers_of_a_trained_model() -> None:
+    program = """
+import sys, torch, noisyrnn
+model = noisyrnn.load_pretrained("smnist-noisy-high")
+model(torch.zeros(2, 9, 1))
+print("loaded", *sys.modules)
+"""
+    loaded = lines(program)["loaded"]
+    assert "noisyrnn.training.saving" in loaded
+    assert not SLOW & loaded

@@ -26,6 +26,11 @@ class _OwnGenerator(TorchDispatchMode):
         super().__init__()
         self._generator = generator
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """`False`: to keep torch._dynamo out of the function below, torch would import it, in more than a second."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
