@@ -1,5 +1,7 @@
 """A split checks its tensors, and knows what is valid, missing and equal."""
 
+import math
+
 import pytest
 import torch
 
@@ -224,3 +226,22 @@ def test_splits_of_other_kinds_are_not_joined() -> None:
     for other in (split(inputs=torch.rand(3, 4, 1)), split(classes=3), split(labels=torch.rand(3, 1), classes=0)):
         with pytest.raises(ValueError, match=r"^other must have the channels"):
             split().joined(other)
+
+
+@pytest.mark.parametrize(
+    ("values", "lengths", "expected"),
+    [
+        ([[1.0, -2.0], [3.0, 0.5]], None, (-2.0, 3.0)),
+        ([[1.0, math.nan], [3.0, 0.5]], None, (0.5, 3.0)),
+        ([[math.nan, math.nan]], None, None),
+        ([[1.0, 9.0], [3.0, 0.5]], [1, 2], (0.5, 3.0)),
+        ([[1.0, 9.0], [math.nan, math.nan]], [1, 2], (1.0, 1.0)),
+    ],
+)
+def test_extremes(values: list[list[float]], lengths: list[int] | None, expected: tuple[float, float] | None) -> None:
+    inputs = torch.tensor(values).unsqueeze(2)
+    known = None if lengths is None else torch.tensor(lengths)
+    split = Split(
+        inputs=inputs, labels=torch.zeros(len(inputs), dtype=torch.int64), classes=1, lengths=known, missing="hold"
+    )
+    assert split.extremes() == expected

@@ -1,6 +1,7 @@
 """Labelled sequences: the data of one part, checked, and what is known of their values."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -343,6 +344,10 @@ class Split:
         """Return the smallest and the largest value over the valid steps; `None` if all are missing."""
         if isinstance(self.inputs, StoredSequences):
             return float(self.inputs.scan.low.min()), float(self.inputs.scan.high.max())
+        if self.lengths is None and self.inputs.numel():
+            low, high = (float(end) for end in self.inputs.aminmax())
+            if not math.isnan(low):  # nothing is missing: no copy of all values
+                return low, high
         values = self.inputs[self.valid()]
         values = values[~values.isnan()]
         return (float(values.min()), float(values.max())) if len(values) else None
