@@ -83,9 +83,13 @@ def measured(folder: RunFolder, file: Path, split: Split, sizes: Sizes) -> dict[
     if kept.is_file() and (record := read_json(kept))["depends_on"] == depends_on:
         return dict(record["values"])
     hessian = LossHessian(load(file, SequenceModel), split)
+    trace = hessian_trace(hessian, probes=sizes.probes)
+    low, high = (float(end) for end in trace.interval())
     values = {
         "loss": hessian.loss,
-        "trace": float(hessian_trace(hessian, probes=sizes.probes).value),
+        "trace": float(trace.value),
+        "trace_low": low,
+        "trace_high": high,
         "largest": float(hessian_eigenvalues(hessian, leading=1, trailing=1).largest.value),
     }
     write_json(kept, {"depends_on": depends_on, "values": values})
@@ -127,12 +131,14 @@ def sentences(found: Mapping[int, Mapping[str, Mapping[str, float]]]) -> list[st
 
 
 def table(found: Mapping[int, Mapping[str, Mapping[str, float]]]) -> str:
-    """Return the values of each seed in Markdown."""
+    """Return the values of each seed in Markdown, the trace with its 95 % interval over random vectors."""
     lines = [f"| seed | trained with | epoch | {' | '.join(VALUES.values())} |", "|---:|---|---:|---:|---:|---:|"]
     for seed, of_seed in found.items():
         for name, values in of_seed.items():
             label, epoch = (FREE, f"{values['epoch']:.0f}") if "epoch" in values else (name, "kept")
-            lines.append(f"| {seed} | {label} | {epoch} | {' | '.join(f'{values[value]:.3g}' for value in VALUES)} |")
+            cells = {value: f"{values[value]:.3g}" for value in VALUES}
+            cells["trace"] += f" [{values['trace_low']:.3g}, {values['trace_high']:.3g}]"
+            lines.append(f"| {seed} | {label} | {epoch} | {' | '.join(cells.values())} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """Flatness at equal training loss: small models on the digits, trained with their epochs kept."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,7 @@ def test_both_ends_and_the_epoch_of_equal_loss_are_compared(runs: tuple[Reproduc
     assert found[NOISY] == measured(noisy, noisy.model, split, SIZES)
     assert found[FREE] == measured(free, free.model, split, SIZES)
     assert found[FREE]["largest"] > 0
+    assert found[FREE]["trace_low"] < found[FREE]["trace"] < found[FREE]["trace_high"]
 
 
 def test_a_measurement_is_kept_until_weights_or_data_change(
@@ -145,6 +147,7 @@ def test_the_command_prints_every_seed(
     assert [line.split(" | ")[:2] for line in lines[2:8]] == [
         [f"| {seed}", label] for seed in (1, 2) for label in (NOISY, FREE, FREE)
     ]
+    assert all(re.fullmatch(r"\| .* \| \S+ \[\S+, \S+\] \| \S+ \|", line) for line in lines[2:8])  # trace, eigenvalue
     assert sum("times as large without noise" in line for line in lines) == 6
     with pytest.raises(SystemExit, match=r"^No seed of noisy-high and noise-free is trained in "):
         main(["measure", "--output", str(tmp_path), *words], SIZES)
