@@ -52,7 +52,7 @@ class Sizes:
     """
 
     sequences: int = 256
-    probes: int = 30
+    probes: int = 90
 
 
 def configs(settings: ReproduceConfig, label: str) -> list[TrainConfig]:
