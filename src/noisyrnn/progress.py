@@ -114,12 +114,12 @@ class ProgressBar:
         self._task = self._bar.add_task(self._name, total=self._total, completed=self._done)
         self._bar.start()
 
-    def advance(self) -> None:
-        """Count one more unit."""
-        self._done += 1
+    def advance(self, units: int = 1) -> None:
+        """Count more units."""
+        self._done += units
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.advance(self._task)
+            self._bar.advance(self._task, units)
         elif self._form == "none" or now - self._start < self._delay:
             return
         elif self._form == "bar":

@@ -333,6 +333,27 @@ def test_the_time_is_the_budget_or_what_is_given(
     assert parts["jacobians"] == parts["stability"] == late
 
 
+def test_the_time_left_takes_the_long_diagnostics_into_account(
+    quick: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("noisyrnn.progress.time.monotonic", lambda: now[0])
+
+    def build(name: str, seconds: float) -> None:
+        def work(_: DiagnosticContext) -> DiagnosticResults:
+            now[0] += seconds
+            return DiagnosticResults()
+
+        monkeypatch.setitem(DIAGNOSTICS, name, replace(DIAGNOSTICS[name], build=work))
+
+    build("attack", 40.0)
+    build("curvature", 400.0)
+    config = AnalyzeConfig(settings=SMALL, diagnostics=["attack", "curvature"])
+    analyze_run(quick, config, RunContext(show_progress=True))
+    first, *_ = [line for line in capsys.readouterr().err.splitlines() if "ETA" in line]
+    assert first == f"analyze {quick.path.name}: 20/170, ETA 300 s"
+
+
 @pytest.mark.parametrize(
     ("error", "status", "times"),
     [(ValueError("no"), "impossible", 1), (TypeError("no"), "impossible", 1), (RuntimeError("no"), "failed", 2)],

@@ -94,7 +94,8 @@ def analyze_run(
     if not todo:
         return folder
     model = load(folder.model, SequenceModel).to(device)
-    bar = ProgressBar(f"analyze {folder.path.name}", len(todo), shown=context.show_progress)
+    costs = {name: DIAGNOSTICS[name].cost for name in todo}
+    bar = ProgressBar(f"analyze {folder.path.name}", sum(costs.values()), shown=context.show_progress)
 
     def check_time() -> None:
         if monotonic() > end:
@@ -113,7 +114,7 @@ def analyze_run(
             for name in todo:
                 _add_diagnostic(name, subject, results, config.budget)
                 write_json(folder.analysis, results)
-                bar.advance()
+                bar.advance(costs[name])
     finally:
         bar.close()
     return folder
