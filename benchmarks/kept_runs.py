@@ -5,9 +5,9 @@
     python -m benchmarks.kept_runs pack runs/ordered-mnist
 
 `unpack` writes the archived runs as run folders, unless a folder exists already; `pack` archives each run that has
-finished training and was evaluated. An archive holds the settings, the metrics of each epoch, both files of weights and
-the result of each test sequence: all that tables, figures and diagnostics read. It omits the checkpoint and the
-environment.
+finished training and was evaluated. An archive holds the settings, the metrics of each epoch, both files of weights,
+the result of each test sequence, and the diagnostics where they were computed: all that tables and figures read. It
+omits the checkpoint and the environment.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def contents(folder: RunFolder) -> Iterator[tuple[str, bytes]]:
     """Yield the name and the content of each file that an archive of this run holds."""
     config = {name: value for name, value in read_json(folder.config).items() if name not in ("environment", "sha256")}
     yield folder.config.name, to_json(config).encode()
-    files = (folder.metrics, folder.summary, folder.model, folder.last_model, folder.robustness, folder.last_robustness)
+    files = (folder.metrics, folder.summary, folder.model, folder.last_model, *_results(folder))
     for file in files:
         if file.is_file():
             yield file.name, file.read_bytes()
@@ -55,7 +55,7 @@ def pack(runs: Path, archives: Path) -> list[Path]:
         folder = RunFolder.open(config.parent)
         if not folder.finished or not folder.robustness.is_file():
             continue
-        for file in (folder.robustness, folder.last_robustness):
+        for file in _results(folder):
             if stale := folder.read_result(file).stale:
                 raise ValueError(f"{file} must belong to its run, but {stale}. Evaluate the run again.")
         archive, content = archives / f"{folder.path.name}.tar.xz", _archive(folder)
@@ -63,6 +63,11 @@ def pack(runs: Path, archives: Path) -> list[Path]:
             write_atomically(archive, content)
             written.append(archive)
     return written
+
+
+def _results(folder: RunFolder) -> tuple[Path, ...]:
+    """Return the files of what was measured of a run; some may be missing."""
+    return folder.robustness, folder.last_robustness, folder.analysis
 
 
 def _archive(folder: RunFolder) -> bytes:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from benchmarks.kept_runs import ARCHIVES, main, pack, unpack
 
+from noisyrnn.analysis import AnalysisSettings
 from noisyrnn.files import file_digest
-from noisyrnn.pipeline import RunContext, train_run
+from noisyrnn.pipeline import AnalyzeConfig, RunContext, analyze_run, train_run
 from noisyrnn.pipeline.reproduce import ReproduceConfig, reproduce
 from noisyrnn.run_folder import RunFolder
 
@@ -34,6 +35,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReproduceConfig,
     for seed in (1, 2, 3):
         train_run(config.run_config(config.chosen_rows[0], seed), context)
     reproduce(config, context)  # the third run is not measured
+    first = RunFolder(next(output.glob("*-seed1-*")))
+    analyze_run(first, AnalyzeConfig(diagnostics=["margins"], settings=AnalysisSettings(test_sequences=4)), context)
     archives = tmp_path_factory.mktemp("archives")
     pack(output, archives)
     return config, output, archives
@@ -72,6 +75,11 @@ def test_an_archive_has_the_weights_and_says_nothing_about_the_machine(measured,
         assert not run.checkpoint.exists()
         assert run.config_digest() == original.config_digest()
         assert "environment" not in json.loads(run.config.read_text())
+        analyzed = "-seed1-" in folder.name
+        assert (run.analysis.is_file(), original.analysis.is_file()) == (analyzed, analyzed)
+        if analyzed:
+            assert run.analysis.read_bytes() == original.analysis.read_bytes()
+            assert not run.read_result(run.analysis).stale
 
 
 def test_a_folder_that_is_there_is_left_as_it_is(measured, tmp_path):
