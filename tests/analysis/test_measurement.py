@@ -74,6 +74,14 @@ def test_mean_over_sequences():
     assert Measurement(value=values[:1], kind="exact").over_sequences().standard_error is None
 
 
+def test_mean_of_draws_of_any_size():
+    draws = torch.tensor([[1.0, 0.0, 1.0], [3.0, 0.0, 3.0], [8.0, 0.0, 4.0]], dtype=torch.float64)
+    factors = torch.tensor([1e-200, 1.0, 1e200], dtype=torch.float64)
+    plain, scaled = mean_of_draws(draws), mean_of_draws(factors * draws)
+    torch.testing.assert_close(scaled.standard_error, factors * plain.standard_error, rtol=1e-12, atol=0)
+    assert float(scaled.standard_error[1]) == 0
+
+
 def test_mean_of_draws():
     mean = mean_of_draws(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
     assert mean.value.tolist() == [2, 5]

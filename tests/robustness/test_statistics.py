@@ -251,6 +251,17 @@ def test_no_p_where_the_seeds_do_not_allow_one(first, second, reason):
     assert all(math.isnan(value) for value in (test.low, test.high, test.p_value))
 
 
+@pytest.mark.parametrize("factor", [2.0**-1000, 2.0**-600, 2.0**600, 2.0**1000])
+def test_intervals_and_p_do_not_depend_on_the_size_of_the_values(factor):
+    """A certified margin may be 1e-201, whose square vanishes."""
+    first, second = np.array([0.91, 0.88, 0.95]), np.array([0.5, 0.62, 0.57])
+    plain, scaled = paired_test(first, second), paired_test(factor * first, factor * second)
+    assert (scaled.low, scaled.high, scaled.p_value) == (factor * plain.low, factor * plain.high, plain.p_value)
+    plain, scaled = mean_interval(first), mean_interval(factor * first)
+    assert (scaled.low, scaled.high) == (factor * plain.low, factor * plain.high)
+    assert paired_test([0.0, 0.0, 0.0], [3e-279, 2e-201, 3e-254]).p_value == pytest.approx(0.4226, abs=1e-4)
+
+
 def test_no_difference_at_all_has_a_p_of_one():
     test = paired_test([0.5, 0.25, 0.75], [0.5, 0.25, 0.75])
     assert (test.difference, test.p_value, test.reason) == (0, 1, "")

@@ -128,6 +128,10 @@ class Measurement:
         }
 
 
+_SMALLEST = 1e-100
+"""Squares of much smaller numbers vanish, and those of the inverse overflow."""
+
+
 def mean_of_draws(draws: Tensor) -> Measurement:
     """Return the mean over the first axis of independent draws, with its standard error; float64.
 
@@ -137,7 +141,9 @@ def mean_of_draws(draws: Tensor) -> Measurement:
     if len(draws) < 2:
         raise ValueError(f"draws must be at least 2 for a standard error, got {len(draws)}.")
     draws = draws.detach().double()
-    error = draws.std(dim=0) / math.sqrt(len(draws))
+    size = draws.abs().amax(dim=0)
+    unit = size.where((size > 0) & ((size < _SMALLEST) | (size > 1 / _SMALLEST)), 1.0)
+    error = (draws / unit).std(dim=0) * unit / math.sqrt(len(draws))
     return Measurement(value=draws.mean(dim=0), kind="estimate", standard_error=error, draws=len(draws))
 
 

@@ -204,7 +204,8 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
         return Interval(mean, math.nan, math.nan, n, f"no interval: fewer than {FEWEST_SEEDS} values")
     if _has_no_spread(array, np.abs(array).max()):
         return Interval(mean, math.nan, math.nan, n, "no interval: the values have no spread")
-    half = float(special.stdtrit(n - 1, quantile)) * float(array.std(ddof=1)) / math.sqrt(n)
+    exponent, _, error = _scaled_mean(array)
+    half = float(np.ldexp(special.stdtrit(n - 1, quantile) * error, exponent))
     return Interval(mean, mean - half, mean + half, n, f"{100 * confidence:g} % Student t interval over {n} values")
 
 
@@ -235,9 +236,10 @@ def paired_test(first: Sequence[float], second: Sequence[float], *, unit: str = 
         if not differences.any():
             return PairedTest(mean, math.nan, math.nan, 1.0, n, unit)
         return PairedTest(mean, math.nan, math.nan, math.nan, n, unit, reason=NO_SPREAD)
-    error = float(differences.std(ddof=1)) / math.sqrt(n)
-    half = float(special.stdtrit(n - 1, 0.975)) * error
-    return PairedTest(mean, mean - half, mean + half, float(2 * special.stdtr(n - 1, -abs(mean) / error)), n, unit)
+    exponent, scaled, error = _scaled_mean(differences)
+    half = float(np.ldexp(special.stdtrit(n - 1, 0.975) * error, exponent))
+    p_value = float(2 * special.stdtr(n - 1, -abs(scaled) / error))
+    return PairedTest(mean, mean - half, mean + half, p_value, n, unit)
 
 
 def adjust(tests: Mapping[Key, PairedTest]) -> dict[Key, PairedTest]:
@@ -259,6 +261,16 @@ def p_text(test: PairedTest) -> str:
     if test.reason:
         return test.reason
     return "p < 0.001" if test.adjusted < 0.001 else f"p = {test.adjusted:.3f}"
+
+
+def _scaled_mean(values: np.ndarray) -> tuple[int, float, float]:
+    """An exponent of two, and the mean over that power with its standard error.
+
+    The squares of very small or large values themselves would vanish or overflow.
+    """
+    exponent = math.frexp(float(np.abs(values).max()))[1]
+    scaled = np.ldexp(values, -exponent)
+    return exponent, float(scaled.mean()), float(scaled.std(ddof=1)) / math.sqrt(len(values))
 
 
 def _has_no_spread(values: np.ndarray, size: float) -> bool:
