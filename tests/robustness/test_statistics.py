@@ -339,5 +339,11 @@ def test_messages():
         seeds_interval([[1, 0], [1]])
     with pytest.raises(ValueError, match=r"^correct must be a list of sequences for each seed, got shape \(2,\)\.$"):
         seeds_interval([1, 0])
+    with pytest.raises(ValueError, match=r"^correct must hold real numbers only, got \[\['a'\]\]\.$"):
+        seeds_interval([["a"]])
+    with pytest.raises(ValueError, match=r"^values must hold real numbers only, got \[\[1\], \[1, 2\]\]\.$"):
+        mean_interval([[1], [1, 2]])
+    with pytest.raises(ValueError, match=r"^correct must hold whole numbers of draws, got 1\.5\.$"):
+        accuracy_interval([2, 1.5], draws=2)
     with pytest.raises(ValueError, match=r"^first and second must have the same seeds and sequences, got \(2, 2\)"):
         seeds_test([[1, 0], [1, 1]], [[1, 0]])

@@ -6,9 +6,9 @@ the accuracy of one trained model (`accuracy_interval`), and other quantities wi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import special
@@ -167,6 +167,9 @@ def accuracy_interval(correct: Sequence[int], *, draws: int, confidence: float =
     """
     check_integer("draws", draws, minimum=1)
     counts = _as_values("correct", correct)
+    parts = counts[counts != np.floor(counts)]
+    if parts.size:
+        raise ValueError(f"correct must hold whole numbers of draws, got {parts[0]:g}.")
     if counts.min() < 0 or counts.max() > draws:
         worst = counts.min() if counts.min() < 0 else counts.max()
         raise ValueError(f"correct must lie in [0, {draws}], the number of draws, got {worst:g}.")
@@ -279,11 +282,11 @@ def _has_no_spread(values: np.ndarray, size: float) -> bool:
 
 
 def _as_rates(argument: str, values: Sequence[Sequence[float]], bounds: tuple[float, float]) -> np.ndarray:
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except ValueError:
-        counts = ", ".join(map(str, sorted({len(row) for row in values})))
-        raise ValueError(f"{argument} must hold the same sequences for each seed, got {counts}.") from None
+    counts = sorted({len(row) for row in values if isinstance(row, Sized)}) if isinstance(values, Sized) else []
+    if len(counts) > 1:
+        several = ", ".join(map(str, counts))
+        raise ValueError(f"{argument} must hold the same sequences for each seed, got {several}.")
+    array = _as_numbers(argument, values)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{argument} must be a list of sequences for each seed, got shape {array.shape}.")
     low, high = bounds
@@ -295,13 +298,20 @@ def _as_rates(argument: str, values: Sequence[Sequence[float]], bounds: tuple[fl
 
 
 def _as_values(argument: str, values: Sequence[float]) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
+    array = _as_numbers(argument, values)
     if array.ndim != 1 or len(array) == 0:
         raise ValueError(f"{argument} must be a list of at least one number, got shape {array.shape}.")
     bad = int((~np.isfinite(array)).sum())
     if bad:
         raise ValueError(f"{argument} must be finite, got {bad} NaN or infinite values of {len(array)}.")
     return array
+
+
+def _as_numbers(argument: str, values: object) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{argument} must hold real numbers only, got {values!r:.60}.") from None
 
 
 def _quantile(confidence: float) -> float:
