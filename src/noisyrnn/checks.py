@@ -238,6 +238,26 @@ def check_lengths(lengths: object, *, batch: int, steps: int) -> None:
         raise ValueError(f"lengths must lie in [1, {steps}], the number of steps, got {low if low < 1 else high}.")
 
 
+def check_mask(mask: object, *, count: int, steps: int) -> None:
+    """Raise unless `mask` is a bool tensor `(count, steps)`."""
+    check_tensor("mask", mask)
+    assert isinstance(mask, Tensor)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, got {mask.dtype}. Convert: mask.bool().")
+    if mask.shape != (count, steps):
+        raise ValueError(f"mask must have shape ({count}, {steps}), one for each step, got {tuple(mask.shape)}.")
+
+
+def check_counted(mask: Tensor, argument: str = "mask") -> None:
+    """Raise unless `mask`, bool `(n, steps)`, is true at one step of each sequence or more."""
+    empty = (~mask.any(dim=1)).nonzero()
+    if len(empty):
+        raise ValueError(
+            f"{argument} must be true at one valid step of each sequence or more, got none for {len(empty)} of "
+            f"{len(mask)} sequences, the first at index {int(empty[0])}. Leave these sequences out."
+        )
+
+
 def check_batch(inputs: object, lengths: Tensor | None) -> None:
     """Raise unless `inputs` is `(batch, steps, input_size)` and `lengths`, if there are any, fits it."""
     check_sequences("inputs", inputs)

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from noisyrnn.models import GRU, HEADS, SequenceClassifier, SequenceModel, SequenceRegressor, SequenceToSequence
+from noisyrnn.models import (
+    GRU,
+    HEADS,
+    NoisyRNN,
+    SequenceClassifier,
+    SequenceModel,
+    SequenceRegressor,
+    SequenceToSequence,
+)
 from noisyrnn.models.heads import LOSSES
 from noisyrnn.noise import BrownianPath
 
@@ -111,6 +119,34 @@ def test_losses_are_written_out() -> None:
     numbers, targets = torch.tensor([[1.0, 2.0], [0.0, 4.0]]), torch.tensor([[1.0, 0.0], [3.0, 4.0]])
     assert values_loss.values(numbers, targets).tolist() == [2.0, 4.5]
     assert values_loss.correct(numbers, targets).tolist() == [False, False]
+
+
+@pytest.mark.parametrize("kind", ["values", "classes"])
+def test_losses_leave_out_padding_and_what_a_mask_leaves_out(kind: str) -> None:
+    options: dict[str, Any] = {"targets": 2} if kind == "values" else {"classes": 2}
+    model = SequenceToSequence(NoisyRNN(3, 8), **options).eval()
+    inputs = torch.randn(4, 6, 3)
+    targets = torch.randn(4, 6, 2) if kind == "values" else torch.randint(2, (4, 6))
+    outputs = model(inputs, lengths=LENGTHS)
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask[0, 2] = mask[2, 0] = False
+    for measure in (model.losses, model.correct):
+        for given, kept in (
+            ({"lengths": LENGTHS}, MASK),
+            ({"mask": mask}, mask),
+            ({"lengths": LENGTHS, "mask": mask}, MASK & mask),
+        ):
+            alone = [measure(outputs[k : k + 1, kept[k]], targets[k : k + 1, kept[k]]) for k in range(4)]
+            torch.testing.assert_close(measure(outputs, targets, **given), torch.cat(alone))
+    with pytest.raises(ValueError, match=r"^mask must be true at one valid step .* the first at index 1\."):
+        model.losses(outputs, targets, mask=MASK & ~MASK[1])
+    with pytest.raises(ValueError, match=r"^lengths must have shape \(4,\), got \(3,\)"):
+        model.losses(outputs, targets, lengths=LENGTHS[:3])
+    with pytest.raises(TypeError, match=r"^mask must be bool"):
+        model.losses(outputs, targets, mask=MASK.long())
+    last = SequenceClassifier(NoisyRNN(3, 8), 2)
+    logits, classes = last(inputs, lengths=LENGTHS), torch.tensor([0, 1, 1, 0])
+    assert last.losses(logits, classes, lengths=LENGTHS, mask=MASK).equal(last.losses(logits, classes))
 
 
 def test_logits_are_the_readout_of_the_last_valid_output(make_layer: Make, make_inputs: Make) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from noisyrnn.kernels import reference
-from noisyrnn.models import MODELS, NoisyCell, RecurrentLayer, SequenceClassifier, build_layer, layer_options
+from noisyrnn.models import MODELS, Cell, NoisyCell, RecurrentLayer, SequenceClassifier, build_layer, layer_options
 from noisyrnn.noise import BrownianPath
 
 Make = Callable[..., Any]
@@ -485,3 +485,51 @@ def test_single_steps_by_heuns_scheme(make_layer: Make, make_inputs: Make) -> No
     for m in range(6):
         state = layer.step(inputs[:, m], state)
     torch.testing.assert_close(state, layer(inputs)[1], rtol=0, atol=1e-14)
+
+
+class Reservoir(Cell):
+    """A fixed random network: its weights are buffers."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size)
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("W", torch.randn(hidden_size, hidden_size) / hidden_size**0.5)
+        self.register_buffer("U", torch.randn(hidden_size, input_size))
+
+    def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
+        change = 0.1 * (torch.tanh(state @ self.W.T + inputs @ self.U.T) - state)
+        return change if dt is None else dt * change
+
+
+class Decay(Cell):
+    """A cell without any weight."""
+
+    def increment(self, inputs: Tensor, state: Tensor, dt: Tensor | None = None) -> Tensor:
+        return -0.1 * state
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_may_be_buffers(dtype: torch.dtype) -> None:
+    layer = RecurrentLayer(Reservoir, 3, 8, dtype=dtype, additive=0.1)
+    inputs = torch.randn(2, 5, 3, dtype=dtype)
+    outputs, h_n = layer(inputs)
+    assert outputs.dtype == h_n.dtype == layer.step(inputs[:, 0]).dtype == dtype
+    other = torch.float32 if dtype == torch.float64 else torch.float64
+    with pytest.raises(TypeError, match=f"^inputs must be {dtype}, as the weights are, got {other}"):
+        layer(inputs.to(other))
+    model = SequenceClassifier(layer, 2)
+    assert model.readout.weight.dtype == dtype
+    model(inputs).sum().backward()  # only the readout is trained
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is not None] == [
+        "readout.weight",
+        "readout.bias",
+    ]
+
+
+def test_a_cell_without_weights_says_what_it_needs() -> None:
+    layer = RecurrentLayer(Decay, 3, 8)
+    with pytest.raises(TypeError, match=r"^Decay must have a parameter or a floating-point buffer .* pass h_0, or"):
+        layer(torch.zeros(2, 5, 3))
+    assert layer(torch.zeros(2, 5, 3), torch.ones(1, 2, 8))[1].shape == (1, 2, 8)
+    with pytest.raises(TypeError, match=r"^layer must have a parameter or a floating-point buffer, got RecurrentLayer"):
+        SequenceClassifier(layer, 2)

@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import as_int64, check_batch, check_lengths, check_sequences, values_hidden
+from noisyrnn.checks import (
+    as_int64,
+    check_batch,
+    check_finite,
+    check_lengths,
+    check_sequences,
+    check_tensor,
+    values_hidden,
+)
 from noisyrnn.models import Cell, SequenceModel
 from noisyrnn.models.sequences.layout import step_lengths
 from noisyrnn.padding import valid_values
@@ -75,6 +83,22 @@ def step_sizes(
             f"dt must be None for {name or type(cell).__name__}, whose steps have no length, got step lengths."
         )
     return step_lengths(dt, inputs, lengths, like)
+
+
+def initial_state(h_0: object, cell: Cell, *, batch: int) -> Tensor:
+    """Return the initial state of a layer of one cell, `(1, batch, state_size)`, as `(batch, state_size)`, float64.
+
+    Raises:
+        TypeError: If it is not a tensor.
+        ValueError: If its shape is another, or a value is NaN or infinite.
+    """
+    check_tensor("h_0", h_0)
+    assert isinstance(h_0, Tensor)
+    shape = (1, batch, cell.state_size)
+    if h_0.shape != shape:
+        raise ValueError(f"h_0 must have shape {shape}, as the layer takes it, got {tuple(h_0.shape)}.")
+    check_finite("h_0", h_0)
+    return h_0[0].detach().double()
 
 
 def check_classifier(model: Model) -> None:

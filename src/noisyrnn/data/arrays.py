@@ -13,13 +13,12 @@ from typing import IO, Any, Protocol
 import numpy as np
 import torch
 
-from noisyrnn.checks import check_values
+from noisyrnn.checks import check_counted, check_values
 from noisyrnn.data.from_arrays import check_layout
 from noisyrnn.data.labels import array_labels, is_one_hot
 from noisyrnn.data.numbers import check_real
 from noisyrnn.data.parts import Cases, StepLabels, Targets, check_cases
 from noisyrnn.data.sizes import check_size, largest_array
-from noisyrnn.data.split_checks import check_counted
 from noisyrnn.padding import valid_steps, valid_values
 from noisyrnn.targets import UNCOUNTED
 

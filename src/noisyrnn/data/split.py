@@ -14,11 +14,12 @@ from noisyrnn.checks import (
     check_integer,
     check_labels,
     check_lengths,
+    check_mask,
     check_sequences,
     check_values,
 )
 from noisyrnn.data.from_arrays import as_tensor, read_labels, read_loader, stack_sequences
-from noisyrnn.data.split_checks import check_dt, check_known, check_mask, check_missing, check_targets, check_weights
+from noisyrnn.data.split_checks import check_dt, check_known, check_missing, check_targets, check_weights
 from noisyrnn.data.stored import StoredSequences
 from noisyrnn.display import html_table
 from noisyrnn.missing import MISSING

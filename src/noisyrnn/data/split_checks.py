@@ -2,10 +2,9 @@
 
 import math
 
-import torch
 from torch import Tensor
 
-from noisyrnn.checks import check_choice, check_finite, check_labels, check_tensor, check_values
+from noisyrnn.checks import check_choice, check_counted, check_finite, check_labels, check_tensor, check_values
 from noisyrnn.data.options import missing_advice
 from noisyrnn.missing import MISSING
 
@@ -19,25 +18,6 @@ def check_targets(labels: Tensor, *, count: int, steps: int) -> None:
         raise ValueError(
             f"labels must have shape ({count}, targets) where classes is 0, or ({count}, {steps}, outputs) for values "
             f"at every step, got {tuple(labels.shape)}."
-        )
-
-
-def check_mask(mask: Tensor, *, count: int, steps: int) -> None:
-    """Raise unless `mask` is a bool tensor `(count, steps)`."""
-    check_tensor("mask", mask)
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be bool, got {mask.dtype}. Convert: mask.bool().")
-    if mask.shape != (count, steps):
-        raise ValueError(f"mask must have shape ({count}, {steps}), one for each step, got {tuple(mask.shape)}.")
-
-
-def check_counted(mask: Tensor, argument: str = "mask") -> None:
-    """Raise unless `mask`, bool `(n, steps)`, is true at one step of each sequence or more."""
-    empty = (~mask.any(dim=1)).nonzero()
-    if len(empty):
-        raise ValueError(
-            f"{argument} must be true at one valid step of each sequence or more, got none for {len(empty)} of "
-            f"{len(mask)} sequences, the first at index {int(empty[0])}. Leave these sequences out."
         )
 
 

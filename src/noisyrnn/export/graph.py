@@ -41,7 +41,7 @@ _ROUNDING = 1e-3
 
 def input_dtype(model: Head) -> torch.dtype:
     """Return the type of a file's inputs: that of the weights, or float64 if rounding would hide variation."""
-    dtype = next(model.layer.parameters()).dtype
+    dtype = model.readout.weight.dtype
     error = torch.finfo(dtype).eps * (model.mean.abs() / model.std).max()
     return torch.float64 if float(error) > _ROUNDING else dtype
 
@@ -61,14 +61,14 @@ class WrittenCell(nn.Module):
             recurrence = recurrence_of(cell, scheme=False)
         self._kind = "" if recurrence is None else recurrence.kind
         self._activation = TANH if recurrence is None else recurrence.activation
-        weights = () if recurrence is None else (recurrence.transposed(), *recurrence[3:6])
+        weights: tuple[Tensor, ...] = () if recurrence is None else (recurrence.transposed(), *recurrence[3:6])
         self._linear = recurrence is not None and recurrence.A is not None
         for k, weight in enumerate(weights):
             self.register_buffer(f"weight_{k}", weight.detach().contiguous())
         self._count = len(weights)
         constants = () if recurrence is None else recurrence.coefficients
         for k, constant in enumerate(constants):  # as tensors: the exporter to ONNX rounds plain numbers to float32
-            self.register_buffer(f"constant_{k}", next(cell.parameters()).detach().new_tensor(constant))
+            self.register_buffer(f"constant_{k}", weights[0].detach().new_tensor(constant))
         self._constants = len(constants)
 
     def _increment(self, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
@@ -129,7 +129,7 @@ class _Graph(nn.Module):
         self.register_buffer("std", model.std)
         self.register_buffer("target_mean", model.target_mean)
         self.register_buffer("target_std", model.target_std)
-        self.dtype = next(model.layer.parameters()).dtype
+        self.dtype = model.readout.weight.dtype
         self.input_dtype = input_dtype(model)
         self.cells = nn.ModuleList(WrittenCell(cast(Cell, cell)) for cell in layer.cells.values())
         self.readout = model.readout

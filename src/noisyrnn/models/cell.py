@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from noisyrnn.checks import LARGEST_SIZE, check_flag, check_integer
 from noisyrnn.kernels.recurrence import Recurrence
 from noisyrnn.kernels.reference import checked_increment
-from noisyrnn.models.modules import first_parameter, prepare_weights
+from noisyrnn.models.modules import first_weight, prepare_weights
 from noisyrnn.models.options import CellOptions
 from noisyrnn.sde.diffusion import Field, FunctionDiffusion, MatrixDiffusion, as_diffusion
 from noisyrnn.sde.schemes import SCHEMES, NoiseFree
@@ -87,9 +87,17 @@ class Cell(nn.Module, ABC):
         return None
 
     def initial_state(self, batch: int) -> Tensor:
-        """Zeros, `(batch, state_size)`, of the parameters' dtype and device."""
-        example = first_parameter(self)
-        assert example is not None
+        """Zeros, `(batch, state_size)`, of the dtype and device of the weights.
+
+        Raises:
+            TypeError: If the cell has neither parameters nor buffers, whose dtype and device the state could have.
+        """
+        example = first_weight(self)
+        if example is None:
+            raise TypeError(
+                f"{type(self).__name__} must have a parameter or a floating-point buffer for the type of its initial "
+                "state, got neither. Register one, pass h_0, or override initial_state."
+            )
         return torch.zeros(batch, self.state_size, dtype=example.dtype, device=example.device)
 
     def output(self, state: Tensor) -> Tensor:

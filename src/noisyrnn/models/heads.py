@@ -8,17 +8,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from noisyrnn.checks import LARGEST_SIZE, check_choice, check_finite, check_flag, check_integer, check_tensor
+from noisyrnn.checks import (
+    LARGEST_SIZE,
+    check_choice,
+    check_counted,
+    check_finite,
+    check_flag,
+    check_integer,
+    check_lengths,
+    check_mask,
+    check_tensor,
+    values_hidden,
+)
 from noisyrnn.missing import hold_last
 from noisyrnn.models.layer import RecurrentLayer, final_output, pass_options, shared_view
 from noisyrnn.models.missing import add_mask, check_missing_setting, skip_steps
-from noisyrnn.models.modules import first_parameter
+from noisyrnn.models.modules import first_weight
 from noisyrnn.models.options import show_options
 from noisyrnn.models.sequences.layout import check_form
 from noisyrnn.models.standardization import float64_statistics, standardize
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.padding import valid_steps
-from noisyrnn.targets import mean_over_steps, without_marks
+from noisyrnn.targets import at_every_step, counted, mark_uncounted, mean_over_steps, without_marks
 
 
 class Loss(NamedTuple):
@@ -122,8 +133,10 @@ class SequenceModel(nn.Module):
                 f"layer must have input_size twice the channels of the inputs for missing='mask', got "
                 f"{layer.input_size}."
             )
+        example = first_weight(layer)
+        if example is None:
+            raise TypeError(f"layer must have a parameter or a floating-point buffer, got {kind} without any.")
         super().__init__()
-        example = next(layer.parameters())
         channels = layer.input_size // 2 if missing == "mask" else layer.input_size
         mean, std = float64_statistics(mean, std, channels, example.device)
         self.register_buffer("mean", mean)
@@ -178,26 +191,40 @@ class SequenceModel(nn.Module):
             return answers
         return (answers * self.target_std + self.target_mean).to(self.readout.weight.dtype)
 
-    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def losses(
+        self, outputs: Tensor, targets: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Loss of each sequence, `(batch,)`: that of its answer, or the mean over its counted steps.
 
         Args:
             outputs: `(batch, outputs)`, or `(batch, steps, outputs)` for answers at every step.
             targets: Classes, int64 `(batch,)` or `(batch, steps)`, or values of the shape of the outputs; -1 or NaN
                 at steps that do not count, as a `Split` holds them.
+            lengths: Valid steps of each sequence, int64 `(batch,)`: steps past its end do not count. All by default.
+                Without effect on one answer for each sequence, and so is `mask`.
+            mask: Steps that count, bool `(batch, steps)`, at least one in each sequence; all by default.
+
+        Raises:
+            ValueError: If the shape of `lengths` or `mask` does not fit, a length is out of range, or no step of a
+                sequence counts.
+            TypeError: If `mask` is not bool, or lengths are not integers.
         """
+        targets = _counted_targets(targets, lengths, mask)
         known = without_marks(targets)
         if self.target_mean is not None and self.target_std is not None:
             outputs = ((outputs - self.target_mean) / self.target_std).to(outputs.dtype)
             known = ((known - self.target_mean) / self.target_std).to(outputs.dtype)
         return mean_over_steps(LOSSES[self.loss].values(outputs, known), targets)
 
-    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def correct(
+        self, outputs: Tensor, targets: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Whether each sequence is classified correctly, bool `(batch,)`; never, where targets are values.
 
         Arguments are those of `losses`. For answers at every step it is the share of counted steps that are classified
         correctly, float64.
         """
+        targets = _counted_targets(targets, lengths, mask)
         return mean_over_steps(LOSSES[self.loss].correct(outputs, without_marks(targets)), targets)
 
     def standardize(self, inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -206,7 +233,7 @@ class SequenceModel(nn.Module):
         They are `inputs` itself, not a copy, if standardization changes nothing.
         """
         if dtype is None:
-            weight = first_parameter(self.layer)
+            weight = first_weight(self.layer)
             assert weight is not None
             dtype = weight.dtype
         return standardize(inputs, self.mean, self.std, dtype)
@@ -286,6 +313,22 @@ class SequenceModel(nn.Module):
             if moved is not None and moved.dtype != value.dtype:
                 setattr(self, name, value.to(moved.device))
         return self
+
+
+def _counted_targets(targets: Tensor, lengths: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Return the targets with marks at the steps past a sequence's end and at those that a mask leaves out."""
+    if (lengths is None and mask is None) or not at_every_step(targets):
+        return targets
+    batch, steps = targets.shape[:2]
+    if mask is not None:
+        check_mask(mask, count=batch, steps=steps)
+        targets = mark_uncounted(targets, mask.to(targets.device))
+    if lengths is not None:
+        check_lengths(lengths, batch=batch, steps=steps)
+        targets = mark_uncounted(targets, valid_steps(lengths.to(targets.device), steps))
+    if not values_hidden():
+        check_counted(counted(targets))
+    return targets
 
 
 class ChannelStatistics(TypedDict, total=False):

@@ -25,7 +25,7 @@ from noisyrnn.kernels.cpp.packed import PackedWeights
 from noisyrnn.kernels.select import KERNELS, uses_cpp
 from noisyrnn.models.cell import Cell, own_diffusion
 from noisyrnn.models.loops.module_cell import as_cell
-from noisyrnn.models.modules import Switch, called_hooks, check_uncalled, first_parameter, prepare_weights
+from noisyrnn.models.modules import Switch, called_hooks, check_uncalled, first_weight, prepare_weights
 from noisyrnn.models.options import LayerOptions, show_options
 from noisyrnn.models.sequences.dropout import apply_dropout
 from noisyrnn.models.sequences.layout import check_dtype, check_form, reverse_valid, step_lengths, to_batch_first
@@ -167,7 +167,7 @@ class RecurrentLayer(nn.Module):
             for direction in ("", "_reverse") if bidirectional else ("",):
                 cell = as_cell(build(self.output_size if level else input_size, hidden_size))
                 self.cells[f"l{level}{direction}"] = cell
-        weight = first_parameter(self.cells)
+        weight = first_weight(self.cells)
         if noise.diffusion is not None and is_values(diffusion) and weight is not None and not weight.is_meta:
             noise.diffusion.to(weight)
         self.diffusion = noise.diffusion

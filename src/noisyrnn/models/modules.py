@@ -5,7 +5,8 @@ their hooks and their `forward` would not run.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from copy import deepcopy
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
@@ -13,6 +14,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from noisyrnn.checks import check_choice
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 _HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",
@@ -106,13 +109,36 @@ def check_uncalled(module: nn.Module, name: str, kinds: Sequence[type[nn.Module]
         )
 
 
-def first_parameter(module: nn.Module) -> Tensor | None:
-    """Return a parameter of a module, or `None`; several times as fast as the first item of `parameters()`."""
-    for own in module._parameters.values():
-        if own is not None:
+def float64_copy(cell: ModuleT) -> ModuleT:
+    """Return a copy of a prepared cell in float64, prepared too: `double()` leaves out weights that a hook has set.
+
+    The hooks run as in evaluation mode, where older spectral normalization does not change the weights once more.
+    """
+    copy = deepcopy(cell).double()
+    modes = {module: module.training for module in copy.modules()}
+    copy.eval()
+    prepare_weights(copy)
+    for module, training in modes.items():
+        module.training = training
+    return copy
+
+
+def first_weight(module: nn.Module) -> Tensor | None:
+    """Return a parameter of a module, else a floating-point buffer, else `None`; its type and device are the module's.
+
+    Several times as fast as the first item of `parameters()`.
+    """
+    found = _first(module, "_parameters")
+    return _first(module, "_buffers") if found is None else found
+
+
+def _first(module: nn.Module, kind: str) -> Tensor | None:
+    """Return the first floating-point tensor of a kind, `_parameters` or `_buffers`, or `None`."""
+    for own in module.__dict__[kind].values():
+        if own is not None and own.is_floating_point():
             return own
     for child in module._modules.values():
-        found = None if child is None else first_parameter(child)
+        found = None if child is None else _first(child, kind)
         if found is not None:
             return found
     return None

@@ -8,7 +8,7 @@ the accuracy of one trained model (`accuracy_interval`), and other quantities wi
 import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from scipy import special

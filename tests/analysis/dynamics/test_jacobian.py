@@ -4,6 +4,7 @@ import mpmath
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from noisyrnn.analysis.dynamics.jacobian import (
     float64_trajectory,
@@ -14,8 +15,9 @@ from noisyrnn.analysis.dynamics.jacobian import (
     jacobian_norms,
     jacobian_spectra,
 )
+from noisyrnn.analysis.dynamics.lyapunov import lyapunov_spectrum
 from noisyrnn.analysis.measurement import Measurement
-from noisyrnn.models import MODELS, Cell, LipschitzRNN, RecurrentLayer, SequenceClassifier, build_layer
+from noisyrnn.models import MODELS, Cell, LipschitzRNN, RateRNN, RecurrentLayer, SequenceClassifier, build_layer
 
 BATCH, STEPS, CHANNELS, UNITS, CLASSES = 3, 5, 2, 4, 3
 LENGTHS = torch.tensor([5, 1, 3])
@@ -178,6 +180,45 @@ def test_the_model_is_left_as_it_is_and_computed_in_float64():
     double = jacobian_spectra(built("noisy").float().double(), inputs.float().double()).value
     torch.testing.assert_close(logs, double, rtol=0, atol=1e-12)
     assert float((logs - jacobian_spectra(built("noisy"), inputs).value).abs().max()) < 1e-5
+
+
+def pruned(layer):
+    prune.l1_unstructured(layer.cell, "W", 0.5)
+    prune.l1_unstructured(layer.cell.input, "weight", 0.3)
+
+
+def normalized(layer):
+    nn.utils.spectral_norm(layer.cell, "W")
+    nn.utils.weight_norm(layer.cell.input)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("change", [pruned, normalized])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_weights_that_a_hook_sets_are_computed_in_float64_too(change, training):
+    torch.manual_seed(0)
+    layer, plain = (RateRNN(CHANNELS, 6).train(training) for _ in range(2))
+    change(layer)
+    inputs = drawn(BATCH, STEPS, CHANNELS).float()
+    measured = jacobian_norms(layer, inputs).value
+    current = {"W": layer.cell.W, "input.weight": layer.cell.input.weight, "input.bias": layer.cell.input.bias}
+    plain.cell.load_state_dict(current, strict=False)
+    torch.testing.assert_close(measured, jacobian_norms(plain, inputs).value, rtol=0, atol=1e-5)
+    torch.testing.assert_close(layer.cell.W, plain.cell.W)  # the layer is left as it is
+    assert layer.training is layer.cell.training is training
+    assert lyapunov_spectrum(layer, inputs).value.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_initial_state_is_where_the_products_begin(name):
+    layer = built(name).layer
+    inputs, h_0 = drawn(BATCH, STEPS, CHANNELS), drawn(1, BATCH, layer.cell.state_size, seed=4)
+    measured = jacobian_norms(layer, inputs, h_0=h_0).value[:, 0]
+    full = torch.autograd.functional.jacobian(lambda h: layer(inputs, h)[1], h_0)
+    expected = torch.stack([torch.linalg.matrix_norm(full[0, b, :, 0, b], ord=2).log() for b in range(BATCH)])
+    torch.testing.assert_close(measured, expected)
+    with pytest.raises(ValueError, match=r"^h_0 must have shape \(1, 3, "):
+        jacobian_norms(layer, inputs, h_0=h_0[0])
 
 
 def test_a_layer_and_a_cell_take_standardised_inputs():

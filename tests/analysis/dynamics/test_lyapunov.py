@@ -1,5 +1,6 @@
 import functools
 import math
+import warnings
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ from torch import nn
 
 from noisyrnn.analysis.dynamics.jacobian import float64_trajectory
 from noisyrnn.analysis.dynamics.lyapunov import largest_exponent, lyapunov_spectrum
-from noisyrnn.models import MODELS, Cell, SequenceClassifier, build_layer
+from noisyrnn.models import MODELS, Cell, RateRNN, SequenceClassifier, build_layer
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.noise.hidden_noise import HiddenNoise
+
+pytestmark = pytest.mark.filterwarnings("ignore:The state stays at zero")  # the tangents of a linear cell do not mind
 
 
 class LinearCell(Cell):
@@ -269,15 +272,62 @@ def test_the_largest_exponent_takes_every_option():
         "step_size": 0.3,
         "lengths": torch.tensor([8, 5]),
         "dt": drawn(2, 8).abs() + 0.1,
+        "h_0": drawn(1, 2, 3, seed=2),
     }
     one = largest_exponent(layer, drawn(2, 8, 2), **options)
     first = lyapunov_spectrum(layer, drawn(2, 8, 2), exponents=1, **options)
     assert torch.equal(one.value, first.value[0]) and torch.equal(one.standard_error, first.standard_error[0])
 
 
+def chaotic(units):
+    torch.manual_seed(1)
+    return RateRNN(1, units, init_gain=2.5, bias=False, alpha=0.1, additive=0.0).double()
+
+
+def test_the_initial_state_decides_where_the_path_goes():
+    layer, steps, units = chaotic(20), 400, 20
+    W, state, tangent = layer.cell.W.detach(), drawn(units, seed=5), drawn(units, seed=6)
+    total = 0.0
+    for m in range(steps):
+        slope = 1 - torch.tanh(W @ state) ** 2
+        tangent = 0.9 * tangent + 0.1 * slope * (W @ tangent)
+        state = 0.9 * state + 0.1 * torch.tanh(W @ state)
+        if m >= 200:
+            total += float(tangent.norm().log())
+        tangent = tangent / tangent.norm()
+    measured = largest_exponent(layer, still(steps), burn_in=200, h_0=drawn(units, seed=5)[None, None])
+    origin = torch.linalg.eigvals(0.9 * torch.eye(units) + 0.1 * W).abs().max().log()
+    assert float(measured.value) == pytest.approx(total / 200, abs=0.01) != pytest.approx(float(origin), abs=0.03)
+
+
+def test_each_sequence_and_path_starts_at_its_initial_state():
+    layer, h_0, noise = chaotic(5), drawn(1, 2, 5), HiddenNoise(additive=0.1)
+    both = lyapunov_spectrum(layer, still(30, batch=2), h_0=h_0)
+    each = [lyapunov_spectrum(layer, still(30), h_0=h_0[:, k : k + 1]).value for k in range(2)]
+    # The frames of the second sequence differ; the sum of all exponents does not depend on them.
+    assert float(both.value.sum()) == pytest.approx(float((each[0] + each[1]).sum() / 2), abs=1e-9)
+    paths = lyapunov_spectrum(layer, still(1, batch=2), h_0=h_0, noise=noise, paths=3).value.sum()
+    assert float(paths) == pytest.approx(
+        float(lyapunov_spectrum(layer, still(1, batch=2), h_0=h_0).value.sum()), abs=1e-9
+    )
+
+
+def test_a_state_that_stays_at_zero_is_told():
+    layer = chaotic(5)
+    with pytest.warns(UserWarning, match=r"^The state stays at zero, .* torch\.randn\(1, 2, 5\)"):
+        lyapunov_spectrum(layer, still(9, batch=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lyapunov_spectrum(layer, still(9), h_0=torch.zeros(1, 1, 5))
+        lyapunov_spectrum(layer, still(9) + 0.1)
+        lyapunov_spectrum(layer, still(9), noise=HiddenNoise(additive=0.1))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"h_0": torch.ones(5, 2)}, r"h_0 must have shape \(1, 1, 2\), as the layer takes it, got \(5, 2\)"),
+        ({"h_0": torch.full((1, 1, 2), math.nan)}, "h_0 must be finite, got 2 NaN"),
         ({"exponents": 3}, "exponents must be at most 2, the size of the state, got 3"),
         ({"exponents": 0}, "exponents must be at least 1, got 0"),
         ({"paths": 0}, "paths must be at least 1, got 0"),

@@ -112,10 +112,15 @@ def packed(size: int = 2, dtype: torch.dtype = torch.float64) -> Any:
             torch.zeros(4, 6, 2),
             {"mask": MASK[:, :5]},
             ValueError,
-            r"^mask must have shape \(4, 6\), \(batch, steps\), got \(4, 5\)\.$",
+            r"^mask must have shape \(4, 6\), one for each step, got \(4, 5\)\.$",
         ),
-        (torch.zeros(4, 6, 2), {"mask": MASK.int()}, TypeError, r"^mask must be a bool tensor, got torch\.int32\.$"),
-        (torch.zeros(4, 6, 2), {"mask": [True]}, TypeError, r"^mask must be a bool tensor, got list\.$"),
+        (
+            torch.zeros(4, 6, 2),
+            {"mask": MASK.int()},
+            TypeError,
+            r"^mask must be bool, got torch\.int32\. Convert",
+        ),
+        (torch.zeros(4, 6, 2), {"mask": [True]}, TypeError, r"^mask must be a tensor, got list\."),
         (
             torch.zeros(4, 6, 2),
             {"mask": MASK & (torch.arange(4) != 2)[:, None]},

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from noisyrnn.analysis.arguments import check_complete, check_measured, check_noise_off
+from noisyrnn.analysis.arguments import check_complete, check_measured, check_noise_off, initial_state
 from noisyrnn.analysis.measurement import Measurement
 from noisyrnn.analysis.trajectory import Trajectory, cell_of, standardized_inputs
 from noisyrnn.checks import check_integer, check_labels
 from noisyrnn.models import Cell, RecurrentLayer, SequenceClassifier, SequenceModel
+from noisyrnn.models.modules import float64_copy
 from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.noise.hidden_noise import HiddenNoise
 from noisyrnn.padding import valid_steps
@@ -36,8 +37,11 @@ def float64_trajectory(
     path: BrownianPath | None = None,
     lengths: Tensor | None = None,
     dt: Tensor | float | None = None,
+    h_0: Tensor | None = None,
 ) -> Trajectory:
-    """Return the trajectory of a float64 copy of the model's cell from state zero; arguments as for `Trajectory.of`.
+    """Return the trajectory of a float64 copy of the model's cell; arguments as for `Trajectory.of`.
+
+    `h_0` is `(1, batch, state_size)`, as a layer takes it; zeros by default.
 
     Raises:
         ValueError: If a shape does not fit, an input is NaN or infinite, `dt` is not positive and finite, or it is
@@ -47,13 +51,14 @@ def float64_trajectory(
     """
     original = cell_of(model)
     check_complete(inputs, lengths, input_size=model.input_size)
-    cell = deepcopy(original).double()
+    cell = float64_copy(original)
+    state = None if h_0 is None else initial_state(h_0, cell, batch=len(inputs)).to(inputs.device)
     if noise is not None and noise.diffusion is not None:
         noise = _in_float64(noise, original, cell)
     inputs = inputs.detach().double()
     if isinstance(model, SequenceModel):
         inputs = standardized_inputs(model, inputs, torch.float64)
-    trajectory = Trajectory.of(cell, inputs, noise=noise, path=path, lengths=lengths, dt=dt)
+    trajectory = Trajectory.of(cell, inputs, state=state, noise=noise, path=path, lengths=lengths, dt=dt)
     for m, state in enumerate(trajectory.states):
         bad = int((~torch.isfinite(state)).any(dim=1).sum())
         if bad:
@@ -81,6 +86,7 @@ def jacobian_spectra(
     *,
     lengths: Tensor | None = None,
     dt: Tensor | float | None = None,
+    h_0: Tensor | None = None,
     leading: int | None = None,
 ) -> Measurement:
     r"""Compute the logarithms of the singular values of all noise-free products of state-to-state Jacobians.
@@ -103,6 +109,7 @@ def jacobian_spectra(
         inputs: `(batch, steps, input_size)`.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
         dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`; 1 by default.
+        h_0: Initial state, `(1, batch, state_size)`; zeros by default.
         leading: Number of singular values, from the largest, in [1, state size]; all by default. It saves memory only.
 
     Returns:
@@ -126,7 +133,7 @@ def jacobian_spectra(
     check_integer("leading", count, minimum=1)
     if count > size:
         raise ValueError(f"leading must be at most {size}, the size of the state, got {count}.")
-    trajectory = float64_trajectory(model, inputs, lengths=lengths, dt=dt)
+    trajectory = float64_trajectory(model, inputs, lengths=lengths, dt=dt, h_0=h_0)
     generator = torch.Generator().manual_seed(0)
     eye = torch.eye(size, dtype=torch.float64, device=inputs.device)
     product = eye.expand(len(inputs), size, size)
@@ -151,10 +158,15 @@ def jacobian_spectra(
 
 
 def jacobian_norms(
-    model: Recurrent, inputs: Tensor, *, lengths: Tensor | None = None, dt: Tensor | float | None = None
+    model: Recurrent,
+    inputs: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    dt: Tensor | float | None = None,
+    h_0: Tensor | None = None,
 ) -> Measurement:
     """Compute the log spectral norm of every product of Jacobians: exact, `(batch, steps)`; see `jacobian_spectra`."""
-    spectra = jacobian_spectra(model, inputs, lengths=lengths, dt=dt, leading=1)
+    spectra = jacobian_spectra(model, inputs, lengths=lengths, dt=dt, h_0=h_0, leading=1)
     return Measurement(value=spectra.value[..., 0], kind="exact")
 
 

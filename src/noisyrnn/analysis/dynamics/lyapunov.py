@@ -1,12 +1,13 @@
 """Lyapunov exponents: the rate at which nearby hidden states with the same inputs and noise diverge or converge."""
 
+import warnings
 from dataclasses import replace
 from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
-from noisyrnn.analysis.arguments import check_complete, step_sizes
+from noisyrnn.analysis.arguments import check_complete, initial_state, step_sizes
 from noisyrnn.analysis.dynamics.jacobian import Recurrent, float64_trajectory
 from noisyrnn.analysis.measurement import Measurement, mean_of_draws
 from noisyrnn.analysis.trajectory import cell_of
@@ -24,6 +25,7 @@ class ExponentOptions(TypedDict, total=False):
     step_size: float
     lengths: Tensor | None
     dt: Tensor | float | None
+    h_0: Tensor | None
 
 
 @recording
@@ -40,6 +42,7 @@ def lyapunov_spectrum(
     step_size: float = 1.0,
     lengths: Tensor | None = None,
     dt: Tensor | float | None = None,
+    h_0: Tensor | None = None,
 ) -> Measurement:
     r"""Estimate Lyapunov exponents of the hidden state along driven, noisy paths, per nominal step or per unit of time.
 
@@ -55,7 +58,8 @@ def lyapunov_spectrum(
     Args:
         model: Model of one cell (one layer, one direction); the computation is in float64 for any dtype, and noise-free
             without `noise`, for any `noise_mode`.
-        inputs: Driving sequences, `(batch, steps, input_size)`; zeros for autonomous dynamics.
+        inputs: Driving sequences, `(batch, steps, input_size)`. Zeros, or another constant, for autonomous dynamics,
+            which need an `h_0`.
         exponents: Number of exponents, from the largest, in [1, state size]; all by default.
         noise: Laws and levels of the noise, which a path and its neighbours share; noise-free by default.
         paths: Number of noise paths per sequence, at least 1.
@@ -65,11 +69,16 @@ def lyapunov_spectrum(
             only unit for a cell whose units have steps of their own.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
         dt: Length of each step in nominal steps: a number, `(steps,)` or `(batch, steps)`; 1 by default.
+        h_0: Initial state of each sequence, `(1, batch, state_size)`; zeros by default. It decides to which attractor
+            the path goes. A path that starts at a fixed point stays there, as the state zero often is one.
 
     Returns:
         An estimate `(exponents,)`, in 1/time, in the order of the frame, which is descending but for short stretches:
         the mean over sequences of the mean over paths. Its standard error is over the sequences, or over the paths of
         a single sequence, and `None` for a single path. Negative: nearby states converge.
+
+    Warns:
+        UserWarning: If the state stays at zero without an `h_0`.
 
     Raises:
         ValueError: If an argument is out of range, an input is NaN or infinite, or there are several paths without
@@ -113,7 +122,14 @@ def lyapunov_spectrum(
         path=None if noise is None else BrownianPath(seed=derive_seed(seed, "lyapunov noise")),
         lengths=None if lengths is None else lengths.repeat_interleave(paths),
         dt=sizes.repeat_interleave(paths, dim=0) if sizes is not None and sizes.ndim == 2 else sizes,
+        h_0=None if h_0 is None else initial_state(h_0, cell, batch=batch).repeat_interleave(paths, dim=0)[None],
     )
+    if h_0 is None and not any(bool(state.any()) for state in trajectory.states):
+        warnings.warn(
+            "The state stays at zero, so that these are the exponents of that fixed point. Pass h_0, such as "
+            f"torch.randn(1, {batch}, {size}), for those of another path.",
+            stacklevel=4,  # beyond the two decorators
+        )
     generator = torch.Generator().manual_seed(derive_seed(seed, "lyapunov frames"))
     frames = torch.randn(batch * paths, size, count, generator=generator, dtype=torch.float64, device="cpu").to(
         inputs.device

@@ -205,7 +205,7 @@ def stabilization_scan(
         levels: Factors of both noise levels, at least 0; at 0 the network is noise-free.
         noise: Noise at level 1 (default: the model's own).
         paths: Number of noise paths per sequence, at least 1.
-        options: `seed`, `burn_in`, `step_size`, `lengths` and `dt` of `lyapunov_spectrum`.
+        options: `seed`, `burn_in`, `step_size`, `lengths`, `dt` and `h_0` of `lyapunov_spectrum`.
 
     Returns:
         An estimate `(len(levels),)`, in 1/time. The standard error is `None` for a single sequence and path.

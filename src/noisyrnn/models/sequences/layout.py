@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from noisyrnn.checks import autocasts, check_lengths, values_hidden
-from noisyrnn.models.modules import first_parameter
+from noisyrnn.checks import autocasts, check_lengths, check_mask, values_hidden
+from noisyrnn.models.modules import first_weight
 from noisyrnn.padding import valid_steps
 
 
@@ -68,7 +68,7 @@ def check_form(inputs: Tensor | PackedSequence, *, input_size: int, batch_first:
 
 def check_dtype(argument: str, values: Tensor, module: nn.Module) -> None:
     """Raise `TypeError` unless `values` have the type of the module's weights; autocast converts them itself."""
-    weight = first_parameter(module)
+    weight = first_weight(module)
     if weight is None or values.dtype == weight.dtype or autocasts(values.device.type):
         return
     raise TypeError(
@@ -165,11 +165,7 @@ def step_lengths(dt: Tensor | float, values: Tensor, lengths: Tensor | None, lik
 
 def _lengths_of(mask: Tensor, values: Tensor) -> Tensor:
     """Return the number of true entries in each row of a mask; they must come first."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"mask must be a bool tensor, got {got}.")
-    if mask.shape != values.shape[:2]:
-        raise ValueError(f"mask must have shape {tuple(values.shape[:2])}, (batch, steps), got {tuple(mask.shape)}.")
+    check_mask(mask, count=values.shape[0], steps=values.shape[1])
     if not values_hidden():
         broken = (mask[:, 1:] & ~mask[:, :-1]).any(dim=1).nonzero()
         if len(broken):
