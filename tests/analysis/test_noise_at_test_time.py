@@ -7,6 +7,7 @@ from noisyrnn import BrownianPath, NoisyRNN, RateRNN, SequenceClassifier, Sequen
 from noisyrnn.analysis import scores_with_noise
 from noisyrnn.data.split import Split
 from noisyrnn.noise import derive_seed
+from noisyrnn.robustness import FGSM, WhiteNoise, evaluate
 
 ROWS = 260  # more than one block of 250
 
@@ -52,6 +53,21 @@ def test_without_noise_it_is_the_models_own_accuracy() -> None:
     right = model(split.inputs, lengths=split.lengths).argmax(1) == split.labels
     assert scores["accuracy"].mean == pytest.approx(float(right.double().mean()))
     assert len(scores["accuracy"].draws) == 1
+
+
+def test_perturbed_inputs_are_those_of_evaluate() -> None:
+    model, split, noise = classifier(), data(3), WhiteNoise(0.8)
+    quiet, noisy = scores_with_noise(model, split, levels=[0.0, 1.0], perturbation=noise, draws=3, seed=4)
+    assert quiet["accuracy"] == evaluate(model, split, noise, draws=3, seed=4).main
+    assert len(noisy["accuracy"].draws) == 3
+    again = scores_with_noise(model, split, levels=[1.0], perturbation=noise, draws=3, seed=4)
+    assert again == [noisy]
+    clean = scores_with_noise(model, split, levels=[1.0], perturbation=WhiteNoise(0.0), draws=3, seed=4)
+    assert clean == scores_with_noise(model, split, levels=[1.0], draws=3, seed=4) != again
+    with pytest.raises(ValueError, match=r"^perturbation must not be an attack, got FGSM"):
+        scores_with_noise(model, split, levels=[1.0], perturbation=FGSM(0.1))
+    with pytest.raises(TypeError, match=r"^perturbation must"):
+        scores_with_noise(model, split, levels=[1.0], perturbation="white_noise")  # type: ignore[arg-type]
 
 
 def test_a_regression_has_errors() -> None:

@@ -149,6 +149,17 @@ def test_losses_leave_out_padding_and_what_a_mask_leaves_out(kind: str) -> None:
     assert last.losses(logits, classes, lengths=LENGTHS, mask=MASK).equal(last.losses(logits, classes))
 
 
+@every
+@pytest.mark.parametrize(("switch", "value"), [("noise_mode", "on"), ("noise_scale", 0.0), ("kernel", "reference")])
+def test_what_controls_the_layer_is_not_set_on_the_model(name: str, switch: str, value: Any) -> None:
+    model = build(name, NoisyRNN(2, 4))
+    with pytest.raises(
+        AttributeError, match=rf"^{switch} must be set on the layer, got a .*: model\.layer\.{switch}\.$"
+    ):
+        setattr(model, switch, value)
+    assert not hasattr(model, switch)
+
+
 def test_logits_are_the_readout_of_the_last_valid_output(make_layer: Make, make_inputs: Make) -> None:
     model = SequenceClassifier(make_layer("lstm"), classes=3).double()
     inputs, lengths = make_inputs(), torch.tensor([6, 1, 3, 2])

@@ -150,6 +150,16 @@ class SequenceModel(nn.Module):
         self.missing = missing
         self.readout = nn.Linear(layer.output_size, outputs, dtype=example.dtype, device="cpu").to(example.device)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; not one of those by which the layer alone is controlled.
+
+        Raises:
+            AttributeError: For `noise_mode`, `noise_scale` and `kernel`.
+        """
+        if name in ("noise_mode", "noise_scale", "kernel"):
+            raise AttributeError(f"{name} must be set on the layer, got a {type(self).__name__}: model.layer.{name}.")
+        super().__setattr__(name, value)
+
     def forward(
         self,
         inputs: Tensor | PackedSequence,

@@ -206,7 +206,8 @@ def check_repeatable(model: Model, inputs: Tensor, lengths: Tensor | None) -> No
     if not torch.allclose(one, two, rtol=1e-4, atol=1e-5, equal_nan=True):
         warnings.warn(
             f"model gives different logits for the same inputs, by up to {float((one - two).abs().max()):.2g}. Is it "
-            "in training mode, or its noise on? Call model.eval() first; else every result depends on chance.",
+            "in training mode, or its noise on? Call model.eval() and set model.layer.noise_mode = 'auto'; else every "
+            "result depends on chance. noisyrnn.analysis.scores_with_noise measures hidden noise, from a seed.",
             stacklevel=3,
         )
 

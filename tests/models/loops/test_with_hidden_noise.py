@@ -112,6 +112,19 @@ def test_the_switch_and_new_paths() -> None:
     assert "additive=0.1" in repr(first)
 
 
+def test_its_factor_scales_all_levels() -> None:
+    cell, x, path = torch.nn.GRUCell(2, 3), torch.randn(4, 2), BrownianPath(seed=1)
+    double = WithHiddenNoise(cell, HiddenNoise(additive=0.2, multiplicative=0.4))(x, path=path)
+    adapted = WithHiddenNoise(cell, HiddenNoise(additive=0.1, multiplicative=0.2))
+    adapted.noise_scale = 2.0
+    torch.testing.assert_close(adapted(x, path=path), double)
+    adapted.noise_scale = 0.0
+    torch.testing.assert_close(adapted(x, path=path), cell(x))
+    adapted.noise_scale = -1.0
+    with pytest.raises(ValueError, match=r"^noise_scale must be at least 0, got -1\.$"):
+        adapted(x, path=path)
+
+
 def test_gradients_reach_weights_and_state(make_inputs: Make) -> None:
     noisy, x = WithHiddenNoise(plain_cell("lstm"), NOISE), make_inputs()[:, 0].requires_grad_()
     h, c = (torch.full((4, 5), 0.3, dtype=torch.float64, requires_grad=True) for _ in range(2))

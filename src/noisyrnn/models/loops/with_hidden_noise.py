@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from noisyrnn.checks import check_integer
+from noisyrnn.checks import check_integer, check_number
 from noisyrnn.kernels import reference
 from noisyrnn.models.cell import own_diffusion
 from noisyrnn.models.loops.module_cell import ModuleCell, as_cell
@@ -29,6 +29,7 @@ class WithHiddenNoise(nn.Module):
 
     Attributes:
         noise_mode: When noise is added: "auto" (in training mode), "on" or "off".
+        noise_scale: Factor of all levels of the noise, at least 0; 1 at first.
 
     Raises:
         TypeError: If the cell lacks `input_size` or `hidden_size`, or `noise` is not a `HiddenNoise`.
@@ -58,6 +59,7 @@ class WithHiddenNoise(nn.Module):
         self.input_size = self.cell.input_size
         self.hidden_size = self.cell.hidden_size
         self.noise_mode = "auto"
+        self.noise_scale = 1.0
 
     def extra_repr(self) -> str:
         """Return the noise."""
@@ -111,7 +113,8 @@ class WithHiddenNoise(nn.Module):
         sizes = None if dt is None else step_lengths(dt, x, None, h)
         noise: HiddenNoise | None = None
         if self.hidden_noise.acts(self._noise_mode, self.training):
-            noise = self.hidden_noise
+            check_number("noise_scale", self.noise_scale, minimum=0.0)
+            noise = self.hidden_noise if self.noise_scale == 1 else self.hidden_noise.scaled(self.noise_scale)
             path = BrownianPath.random(device=x.device) if path is None else path
             path = replace(path, first_step=path.first_step + step * path.factor)
         prepare_weights(self.cell)
