@@ -68,6 +68,15 @@ def test_one_seed_keeps_its_own_interval(compared: Callable[..., Comparison]) ->
     assert (only_finite.low, only_finite.high) == (4.0, 6.0)
 
 
+def test_an_interval_of_shares_stays_within_their_bounds(compared: Callable[..., Comparison]) -> None:
+    shares = values(0.98, 0.99, 1.0, unit="%", bounds=[0.0, 1.0])
+    assert texts(only_row(compared(a=shares)), "a") == ("99.0", "[96.5, 100.0]")
+    gains = values(-0.02, -0.01, 0.03, unit="%", bounds=[-1.0, 1.0])
+    assert texts(only_row(compared(a=gains)), "a") == ("0.0", "[-6.6, 6.6]")
+    errors = values(0.1, 0.2, 0.6, bounds=[0.0, None])
+    assert texts(only_row(compared(a=errors)), "a")[1].startswith("[0.00, 0.9")
+
+
 def test_values_that_are_not_finite_are_left_out_and_counted(compared: Callable[..., Comparison]) -> None:
     row = only_row(compared(a=values(1.0, None, 3.0), b=values(None, 5.0, None), c=values(None, None)))
     assert row.cells["a"].mean == 2.0

@@ -22,7 +22,8 @@ class Quantity:
         measurement: A measurement with a single value.
         interval: 95 % interval (default: from the measurement's standard error, if it has one).
         better: Direction that is more robust according to the theory; `None` if there is none.
-        unit: Unit of the value; empty for a plain number.
+        unit: Unit of the value; empty for a plain number. A share in [0, 1] that is shown in per cent has `%`.
+        bounds: Smallest and largest possible value, beyond which no interval goes; `None` where there are none.
         note: Data from which it was computed.
     """
 
@@ -32,6 +33,7 @@ class Quantity:
     interval: tuple[float, float] | None = None
     better: Better | None = None
     unit: str = ""
+    bounds: tuple[float, float] | None = None
     note: str = ""
 
     def to_dict(self, group: str) -> dict[str, Any]:
@@ -48,6 +50,7 @@ class Quantity:
             "interval": None if interval is None else [_finite(end) for end in interval],
             "better": self.better,
             "unit": self.unit,
+            "bounds": None if self.bounds is None else [_finite(end) for end in self.bounds],
             "note": self.note,
         }
 

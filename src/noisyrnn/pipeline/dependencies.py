@@ -13,7 +13,7 @@ from noisyrnn.training.config import TrainConfig
 TRAINING_RESULTS = {"32-true": 3, "bf16-mixed": 3, "64-true": 4}
 """For each precision."""
 EVALUATION_RESULTS = 7
-ANALYSIS_RESULTS = 6
+ANALYSIS_RESULTS = 7
 BASELINE_RESULTS = 1
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,14 @@ def _quantity(entry: Mapping[str, Any]) -> tuple[Quantity, Value]:
         confidence=_optional(entry.get("confidence")),
         unit=str(entry.get("unit") or ""),
         better=better,
+        bounds=_bounds(entry.get("bounds")),
     )
     return quantity, Value(value=_number(entry["value"]), interval=interval, note=str(entry.get("note") or ""))
+
+
+def _bounds(ends: Sequence[float | None] | None) -> tuple[float, float]:
+    low, high = (None, None) if ends is None else ends
+    return (-inf if low is None else float(low), inf if high is None else float(high))
 
 
 def _curve(entry: Mapping[str, Any]) -> Curve:

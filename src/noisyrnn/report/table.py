@@ -41,7 +41,7 @@ class Quantity:
         column: Column of the table, for a test result.
         title: Name on the page.
         better: `lower` or `higher`, whichever is more robust; `None` if neither is.
-        bounds: Smallest and largest value of a test sequence, for a metric of test sequences.
+        bounds: Smallest and largest value, of a test sequence for a metric of test sequences.
     """
 
     name: str
@@ -261,8 +261,8 @@ def pool(values: Mapping[int, Value], bounds: tuple[float, float] = (0.0, 1.0)) 
     """Return the mean over the seeds with a finite value, with its 95 % interval.
 
     Values by test sequence give an interval over trainings and sequences, but none if the numbers of sequences differ
-    between seeds; `bounds` are then those of a sequence. Other values give Student's interval over seeds; a single
-    value keeps its own interval.
+    between seeds; `bounds` are then those of a sequence. Other values give Student's interval over seeds, cut to the
+    bounds; a single value keeps its own interval.
     """
     seeds = {seed: value.value for seed, value in values.items()}
     finite = [value for value in values.values() if math.isfinite(value.value)]
@@ -275,7 +275,9 @@ def pool(values: Mapping[int, Value], bounds: tuple[float, float] = (0.0, 1.0)) 
             low, high, covers = interval.low, interval.high, interval.covers
     elif len(finite) > 1:
         interval = mean_interval([value.value for value in finite])
-        mean, low, high, covers = interval.mean, interval.low, interval.high, OVER_SEEDS
+        mean, covers = interval.mean, OVER_SEEDS
+        if not math.isnan(interval.low):
+            low, high = max(interval.low, bounds[0]), min(interval.high, bounds[1])
     else:
         low, high = finite[0].interval or (math.nan, math.nan)
         covers = OVER_DRAWS

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
 from tests.analysis.diagnostics.context_cases import TimeIsUpError, quantity, subject_of, value
 
 from noisyrnn.analysis.diagnostics.noise import LEVELS, _gain, noise_at_test_time
 from noisyrnn.analysis.noise_at_test_time import scores_with_noise
+from noisyrnn.report.analysis import read_analysis
+from noisyrnn.report.table import pool, value_texts
 from noisyrnn.robustness.evaluate import Score
 from noisyrnn.robustness.metrics import METRICS
 
@@ -19,11 +23,18 @@ def test_the_curve_and_the_table() -> None:
     assert curve.high.tolist() == pytest.approx([100 * score.interval[1] for score in scores])
     assert curve.ylabel == "accuracy, %" and curve.kind == "estimate"
     off, trained = scores[0], scores[LEVELS.index(1.0)]
-    assert value(found, "test_noise_off") == pytest.approx(100 * off.mean)
-    assert value(found, "test_noise_on") == pytest.approx(100 * trained.mean)
-    assert value(found, "test_noise_gain") == pytest.approx(100 * (trained.mean - off.mean), abs=1e-9)
-    assert quantity(found, "test_noise_on").interval == tuple(100 * end for end in trained.interval)
+    assert value(found, "test_noise_off") == pytest.approx(off.mean)
+    assert value(found, "test_noise_on") == pytest.approx(trained.mean)
+    assert value(found, "test_noise_gain") == pytest.approx(trained.mean - off.mean, abs=1e-9)
+    assert quantity(found, "test_noise_on").interval == trained.interval
     assert {one.unit for one in found.quantities} == {"%"}
+    assert [one.bounds for one in found.quantities] == [(0, 1), (0, 1), (-1, 1)]
+    # On a page the shares are in per cent.
+    shown = read_analysis({"quantities": found.to_dict("test-noise")["quantities"]}, Path())
+    (title, text), *_ = (
+        (one.title, value_texts(pool({1: number}), one)[0]) for one, number in shown.quantities.items()
+    )
+    assert (title, text) == ("Accuracy without noise", f"{100 * off.mean:.1f}")
 
 
 def test_the_gain_has_a_paired_interval() -> None:
@@ -47,7 +58,7 @@ def test_it_looks_at_the_clock() -> None:
         noise_at_test_time(subject_of(check_time=check_time))
 
 
-@pytest.mark.parametrize(("name", "sign"), [("r2", 1), ("mean_squared_error", -1), ("accuracy", 100)])
+@pytest.mark.parametrize(("name", "sign"), [("r2", 1), ("mean_squared_error", -1), ("accuracy", 1)])
 def test_a_gain_is_above_zero_where_noise_helps(name: str, sign: float) -> None:
     off, trained = (Score.of(name, torch.tensor([[x, x + 0.25, x + 0.125]]).double(), 0.0) for x in (0.25, 0.5))
     gain = _gain(off, trained, METRICS[name], "note")

@@ -194,6 +194,7 @@ def smoothing(context: DiagnosticContext) -> DiagnosticResults:
                 value=torch.tensor(undecided.mean, dtype=torch.float32, device="cpu"), kind="exact"
             ),
             interval=(undecided.low, undecided.high),
+            bounds=(0.0, 1.0),
             better="lower",
             note=f"share of sequences with its interval over them; {note}",
         ),

@@ -54,21 +54,22 @@ def noise_at_test_time(context: DiagnosticContext) -> DiagnosticResults:
 
 def _quantity(name: str, title: str, score: Score, metric: Metric, note: str) -> Quantity:
     """Return a score as a row of the table."""
-    value = torch.tensor(metric.factor * score.mean, dtype=torch.float64, device="cpu")
-    low, high = score.interval
+    value = torch.tensor(score.mean, dtype=torch.float64, device="cpu")
     return Quantity(
         name=name,
         title=title,
         measurement=Measurement(value=value, kind="estimate"),
-        interval=(metric.factor * low, metric.factor * high),
+        interval=score.interval,
         unit=metric.unit,
+        bounds=metric.bounds,
         note=note,
     )
 
 
 def _gain(off: Score, trained: Score, metric: Metric, note: str) -> Quantity:
     """Return what the noise of training adds at test time, paired by sequence; above 0 where it is an improvement."""
-    sign = metric.factor if metric.better == "higher" else -metric.factor
+    sign = 1.0 if metric.better == "higher" else -1.0
+    low, high = metric.bounds
     gains = [sign * (one - other) for one, other in zip(trained.sequences, off.sequences, strict=True)]
     found = mean_interval(gains)
     return Quantity(
@@ -77,5 +78,6 @@ def _gain(off: Score, trained: Score, metric: Metric, note: str) -> Quantity:
         measurement=Measurement(value=torch.tensor(found.mean, dtype=torch.float64, device="cpu"), kind="estimate"),
         interval=None if math.isnan(found.low) else (found.low, found.high),
         unit=metric.unit,
+        bounds=(low - high, high - low),
         note=f"{note}; differences between the same sequences",
     )
