@@ -1,6 +1,7 @@
 """Runs on targets at every step and on values to predict: from the file to the report."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,21 @@ def test_an_evaluation_has_the_scores_of_the_model(run: tuple[str, RunFolder]) -
         "regression": ["r2", "mean_squared_error", "mean_absolute_error"],
     }
     assert list(columns["worst_linf"]["scores"]) == names[task]
+
+
+@pytest.mark.parametrize("run", ["regression"], indirect=True)
+def test_r2_under_an_attack_on_the_first_sequences_is_that_of_the_test_part(
+    run: tuple[str, RunFolder], tmp_path: Path
+) -> None:
+    copied = RunFolder(Path(shutil.copytree(run[1].path, tmp_path / run[1].path.name)))
+    evaluate_run(copied, replace(EVALUATION, attack_sequences=3))
+    columns = {column["perturbation"]: column for column in copied.read_result(copied.robustness).content["columns"]}
+    test = load_dataset(copied.read_config()["config"]["dataset"]).test
+    variance = float(test.labels.double().var(correction=0))
+    for name, count in (("clean", len(test)), ("fgsm", 3), ("worst_linf", 3)):
+        scores = columns[name]["scores"]
+        assert columns[name]["sequences"] == count
+        assert scores["r2"]["mean"] == pytest.approx(1 - scores["mean_squared_error"]["mean"] / variance, rel=1e-6)
 
 
 def test_diagnostics_that_need_one_class_say_so_and_others_are_computed(run: tuple[str, RunFolder]) -> None:

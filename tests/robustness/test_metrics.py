@@ -13,7 +13,17 @@ from torch import Tensor
 
 from noisyrnn.data.scale import Scale
 from noisyrnn.data.split import Split
-from noisyrnn.robustness import FGSM, PGD, Perturbation, WhiteNoise, evaluate, seeds_interval, seeds_test, worst_cases
+from noisyrnn.robustness import (
+    FGSM,
+    PGD,
+    Perturbation,
+    Square,
+    WhiteNoise,
+    evaluate,
+    seeds_interval,
+    seeds_test,
+    worst_cases,
+)
 from noisyrnn.robustness.metrics import METRICS, Scorer
 
 COUNT, STEPS = 40, 6
@@ -287,3 +297,45 @@ def test_the_guess_of_r2_is_zero() -> None:
     labels = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
     split = Split(inputs=torch.zeros(30, 3, 1), labels=labels, classes=0)
     assert Scorer(split).guess["r2"] == 0  # not 4e-16
+
+
+def test_r2_of_the_first_sequences_has_the_variance_of_all() -> None:
+    inputs = torch.randn(200, 3, 1, generator=torch.Generator().manual_seed(0))
+    inputs[:20] *= 0.05
+    split = Split(inputs=inputs, labels=inputs.sum(1), classes=0)
+    first = split.subset(torch.arange(20))
+
+    def model(inputs: Tensor) -> Tensor:
+        return 1.02 * inputs.sum(1)
+
+    whole = evaluate(model, split, PGD(0.1), draws=1)
+    part = evaluate(model, first, Square(0.1, queries=20), draws=1, reference=split)
+    variance = float(split.labels.double().var(correction=0))
+    error = part.scores["mean_squared_error"].mean
+    assert part.scores["r2"].mean == pytest.approx(1 - error / variance, rel=1e-9)
+    assert part.guess == pytest.approx(1 - float(first.labels.double().var(correction=0)) / variance, rel=1e-9)
+    (worst,) = worst_cases([whole, part])
+    assert worst.scores["r2"].mean == pytest.approx(1 - worst.scores["mean_squared_error"].mean / variance, rel=1e-9)
+    same = Split(inputs=torch.zeros(20, 3, 1), labels=torch.zeros(20, 1), classes=0)  # of which R² has no variance
+    assert list(evaluate(model, same, reference=split).scores) == list(whole.scores)
+    mixed = worst_cases([whole, evaluate(model, same, Square(0.1, queries=20))])
+    assert list(mixed[0].scores) == ["mean_squared_error", "mean_absolute_error"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "share"),
+    [([1.0, -1.0] * 4, 0.5), ([1.0, -1.0] * 4 + [1.0], 5 / 9), ([-1.0] * 6 + [1.0] * 3, 2 / 3)],
+)
+def test_the_guess_of_signs_is_the_commonest(targets: list[float], share: float) -> None:
+    labels = torch.tensor(targets)[:, None]
+    split = Split(inputs=torch.zeros(len(labels), 3, 1), labels=labels, classes=0)
+    assert Scorer(split).guess["sign_accuracy"] == pytest.approx(share)
+    pairs = Split(inputs=torch.zeros(len(labels), 3, 1), labels=torch.cat([labels, -labels], dim=1), classes=0)
+    assert Scorer(pairs).guess["sign_accuracy"] == pytest.approx(share)  # of both signs together
+
+
+def test_the_guess_of_signs_at_every_step_weights_sequences_equally() -> None:
+    labels = torch.where(VALUES > 3, 1.0, -1.0).double()
+    patterns = [torch.tensor(one).double() for one in ((1, 1), (1, -1), (-1, 1), (-1, -1))]
+    shares = [np.average((labels == one).all(-1)[COUNTED].double().numpy(), weights=SHARE) for one in patterns]
+    assert Scorer(of_steps(labels, 0)).guess["sign_accuracy"] == pytest.approx(max(shares), rel=1e-12)

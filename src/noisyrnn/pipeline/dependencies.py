@@ -12,9 +12,15 @@ from noisyrnn.training.config import TrainConfig
 # Raise a number when the same inputs and settings give another result: stored results are then not used again.
 TRAINING_RESULTS = {"32-true": 3, "bf16-mixed": 3, "64-true": 4}
 """For each precision."""
-EVALUATION_RESULTS = 7
+EVALUATION_RESULTS = {"classes": 7, "values": 8}
+"""For each task; see `evaluation_results`."""
 ANALYSIS_RESULTS = 7
 BASELINE_RESULTS = 1
+
+
+def evaluation_results(dataset: Dataset) -> int:
+    """Return the version of the evaluation for the task of a data set."""
+    return EVALUATION_RESULTS["classes" if dataset.classes else "values"]
 
 
 def run_config(folder: RunFolder) -> TrainConfig:

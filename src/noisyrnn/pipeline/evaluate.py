@@ -16,9 +16,9 @@ from noisyrnn.models import SequenceModel
 from noisyrnn.pipeline.baselines import BaselineSettings, write_baselines
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import (
-    EVALUATION_RESULTS,
     check_same_data,
     dependencies,
+    evaluation_results,
     known_result,
     run_config,
 )
@@ -178,7 +178,7 @@ def evaluate_run(folder: RunFolder, config: EvaluateConfig, context: RunContext 
     config = config.for_data(dataset)
     settings = json_ready(asdict(config))
     check_same_data(folder, dataset)
-    depends_on = dependencies(folder, dataset, EVALUATION_RESULTS, config.weights)
+    depends_on = dependencies(folder, dataset, evaluation_results(dataset), config.weights)
     announce(dataset, context.show_progress)
     if is_own(run_config(folder).dataset) and not isinstance(dataset.train.inputs, StoredSequences):
         settings_of_baselines = BaselineSettings(
@@ -232,7 +232,7 @@ def is_current(folder: RunFolder, config: EvaluateConfig, dataset: Dataset) -> b
         return True
     settings = json_ready(asdict(config.for_data(dataset)))
     try:
-        stored = folder.read_result(file, dependencies(folder, dataset, EVALUATION_RESULTS, config.weights))
+        stored = folder.read_result(file, dependencies(folder, dataset, evaluation_results(dataset), config.weights))
     except ValueError:  # the report shows the message
         return True
     return not stored.measured or (stored.is_measured_with(settings) and not stored.stale)
@@ -291,6 +291,7 @@ def measure(
                     seed=config.evaluation_seed,
                     device=device,
                     show_progress=False,
+                    reference=test,
                 )
                 if kept is not None:
                     kept.add(result)

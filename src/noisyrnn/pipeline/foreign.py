@@ -23,7 +23,7 @@ from noisyrnn.data.stored import StoredSequences
 from noisyrnn.files import json_ready, write_json
 from noisyrnn.locks import locked
 from noisyrnn.pipeline.context import RunContext
-from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, known_result
+from noisyrnn.pipeline.dependencies import evaluation_results, known_result
 from noisyrnn.pipeline.evaluate import EvaluateConfig, first_sequences, measure
 from noisyrnn.pipeline.train import describe, environment
 from noisyrnn.progress import ProgressBar, resolve_shown, tell
@@ -244,7 +244,7 @@ def evaluate_foreign(
 def _depends_on(folder: RunFolder, dataset: Dataset, imported: Mapping[str, Path]) -> dict[str, Any]:
     """Return what a result depends on beside the settings."""
     code = {"code": _digests(imported)} if imported else {}
-    return {"test": dataset.test.fingerprint(), **folder.dependencies(), **code, "results": EVALUATION_RESULTS}
+    return {"test": dataset.test.fingerprint(), **folder.dependencies(), **code, "results": evaluation_results(dataset)}
 
 
 def _same(stored: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:

@@ -49,7 +49,8 @@ class Score:
         interval: 95 % interval over test sequences and draws, for this one trained model, not for another training.
         draws: Its value for each draw; a single one for an attack, whose starts count together.
         sequences: Its value for each sequence, mean over draws; the worst case over the starts of an attack.
-        guess: Its value for the best answer that ignores the inputs: the largest class, or the targets' mean.
+        guess: Its value for the best answer that ignores the inputs: the largest class, the targets' mean, or their
+            commonest signs.
     """
 
     mean: float
@@ -246,6 +247,7 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str | None = None,
     show_progress: bool | None = None,
+    reference: Split | None = None,
 ) -> RobustnessResult:
     """Measure a model on perturbed sequences: the mean over draws of noise, the worst case of attacks.
 
@@ -274,6 +276,8 @@ def evaluate(
         device: Device to move the sequences to; `None` leaves them.
         show_progress: Whether to show a progress bar if it takes more than a second; `None` shows one on a terminal and
             in a notebook only.
+        reference: Sequences whose targets have the variance that R² relates the errors to, such as the whole test part
+            where `split` has its first sequences; by default `split`. Without effect on classes.
 
     Raises:
         ValueError: If a number is out of range, the model is in training mode or returns another shape.
@@ -299,7 +303,9 @@ def evaluate(
     attack = perturbation is not None and perturbation.is_attack
     searching = replace(perturbation, until_wrong=True) if isinstance(perturbation, BallAttack) else perturbation
     missing = split.missing is not None
-    scorer = Scorer(split)
+    if reference is not None:
+        check_split("reference", reference)
+    scorer = Scorer(split, reference)
     values = torch.zeros(len(scorer.metrics), 1 if attack else draws, len(split), dtype=torch.float64, device="cpu")
     moved = perturbation is None or perturbation.strength == 0
     name = "clean" if perturbation is None else perturbation.name
@@ -354,7 +360,7 @@ def worst_cases(results: Sequence[RobustnessResult]) -> list[RobustnessResult]:
     smaller ball lies within the larger: it is correct if it is under every one of them.
 
     An attack that was evaluated on fewer sequences than another one saw the first of them. The other sequences count
-    with the attacks that saw them, as `settings` states.
+    with the attacks that saw them, as `settings` states. R² is comparable only if `evaluate` had one `reference`.
 
     Args:
         results: Results of one model on the same sequences, or the first of them; those without a norm are ignored.
@@ -369,6 +375,7 @@ def worst_cases(results: Sequence[RobustnessResult]) -> list[RobustnessResult]:
             scores = {
                 name: Score.of(name, _worst_values(name, [r.scores[name] for r in within])[None], score.guess)
                 for name, score in longest.scores.items()
+                if all(name in r.scores for r in within)
             }
             worst.append(
                 RobustnessResult(

@@ -101,37 +101,56 @@ def worse(metric: str, one: Tensor, other: Tensor) -> Tensor:
     return torch.minimum(one, other) if METRICS[metric].better == "higher" else torch.maximum(one, other)
 
 
+def _commonest(targets: Tensor) -> float:
+    """Return the sign accuracy of the best answer that ignores the inputs: one pattern of signs, everywhere."""
+    known = counted(targets)
+    shares = 1 / known.double() if known.ndim == 1 else (1 / known.sum(dim=1).double())[:, None].expand(known.shape)
+    patterns, which = targets[known].unique(dim=0, return_inverse=True)
+    total = torch.zeros(len(patterns), dtype=torch.float64, device="cpu").index_add(0, which, shares[known])
+    return float(total.max()) / len(targets)
+
+
 class Scorer:
     """Computes the metrics of answers to sequences of a split: accuracies, or errors and R² of a regression.
 
     A sequence counts once, however many of its steps do. R² relates the squared errors to the variance of the targets
-    of the whole split; targets that never vary there have none and are left out of it.
+    of the whole reference; targets that never vary there have none and are left out of it.
 
     Args:
-        split: The sequences that R² and the guess are for; `split.weights` are not used.
+        split: The sequences that the guess is for; `split.weights` are not used.
+        reference: Sequences that decide which metrics there are, and whose targets' variance R² relates the errors to;
+            by default `split`.
 
     Attributes:
         metrics: Names of the metrics.
-        guess: Each metric's value for the best answer that ignores the inputs: the largest class, or the mean.
+        guess: Each metric's value for the best answer that ignores the inputs: the largest class, the mean, or the
+            commonest signs.
     """
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, reference: Split | None = None) -> None:
         labels, self._classes = split.labels.cpu(), split.classes
         if split.classes:
             self.metrics: tuple[str, ...] = ("step_accuracy" if split.every_step else "accuracy",)
             shares = [mean_over_steps(labels == c, labels).double().mean() for c in range(split.classes)]
             self.guess: Mapping[str, float] = {self.metrics[0]: float(torch.stack(shares).max())}
             return
-        known = labels[counted(labels)]
-        mean, self._variance = moments(labels)
+        mean, own = moments(labels)
+        self._variance, known = own, labels[counted(labels)]
+        if reference is not None:
+            targets = reference.labels.cpu()
+            self._variance = moments(targets)[1]
+            known = targets[counted(targets)]
         varies = bool((self._variance > 0).any())
         signs = bool((known.abs() == 1).all())
         unused = {*(() if varies else ("r2",)), *(() if signs else ("sign_accuracy",))}
         names = ("r2", "mean_squared_error", "mean_absolute_error", "sign_accuracy")
         self.metrics = tuple(name for name in names if name not in unused)
         values = self(mean.expand(labels.shape), labels).mean(dim=1)
-        guess = dict(zip(self.metrics, values.tolist(), strict=True))
-        self.guess = guess | ({"r2": 0.0} if varies else {})  # by its definition; computed it is so up to rounding
+        self.guess = dict(zip(self.metrics, values.tolist(), strict=True))
+        if varies and torch.equal(self._variance, own):
+            self.guess["r2"] = 0.0  # by its definition; computed it is so up to rounding
+        if signs:
+            self.guess["sign_accuracy"] = _commonest(labels)
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the value of each metric for each sequence, float64 `(metrics, batch)` on the CPU.
