@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,16 +56,27 @@ def test_a_regression_has_a_column_for_each_metric(tmp_path: Path, capsys: pytes
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "| test inputs | R² | mean squared error |"
     assert [cell.split()[0] for cell in lines[5].split(" | ")[1:]] == ["0.500", "1.500"]
-    assert not any("Attacks are on" in line for line in lines)
+    assert not any("only the first" in line for line in lines)
     assert "Strengths are in units of each channel's scale in the training data" in lines[-2]
 
 
-def test_the_number_of_attacked_sequences_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    attack = column("pgd_linf", 0.1, 0.5)
-    columns = [column("clean", None, 0.9), attack | {"correct": attack["correct"][:8], "sequences": 8}]
-    folder = write_run(tmp_path / "rnn-1", label="rnn", seed=1, columns=columns)
-    print_scores(group_by_label([read_run(folder)]), "rnn, seed 1")
-    assert "Attacks are on the first 8 of 20 test sequences." in capsys.readouterr().out
+def test_columns_of_fewer_sequences_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def of_first(name: str, count: int) -> dict[str, Any]:
+        entry = column(name, 0.1, 0.5)
+        return entry | {"correct": entry["correct"][:count], "sequences": count}
+
+    for number, (names, note) in enumerate(
+        {
+            ("pgd_linf",): "PGD ℓ∞ on the first 8",
+            ("fgsm", "pgd_linf"): "PGD ℓ∞ on the first 8",  # FGSM saw all
+            ("pgd_linf", "square_linf"): "PGD ℓ∞ on the first 8; Square ℓ∞ on the first 4",
+        }.items()
+    ):
+        counts = {"fgsm": 20, "pgd_linf": 8, "square_linf": 4}
+        columns = [column("clean", None, 0.9), *(of_first(name, counts[name]) for name in names)]
+        folder = write_run(tmp_path / f"rnn-{number}", label="rnn", seed=1, columns=columns)
+        print_scores(group_by_label([read_run(folder)]), "rnn, seed 1")
+        assert f"Of the 20 test sequences, some columns have only the first: {note}." in capsys.readouterr().out
 
 
 def test_the_summary_has_the_worst_strength_and_the_worst_case_in_place_of_attacks(tmp_path: Path) -> None:

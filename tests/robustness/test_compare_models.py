@@ -1,6 +1,7 @@
 """Models of any kind side by side: modules, functions and estimators, with paired tests over sequences."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,45 @@ def test_an_estimator_may_know_names_fewer_classes_and_no_probabilities(split: S
     assert found.results["named"]["fgsm 0.05 s"] is None
     with pytest.raises(ValueError, match=r"^models must hold estimators for the classes of the data, 0 to 1, got high"):
         compare_models({"named": Named()}, split, [])
+
+
+def numbered(labels: torch.Tensor, inputs: torch.Tensor) -> Dataset:
+    """Classes whose names are the numbers after their indices, as in the UCR archive."""
+    split = Split(inputs=inputs, labels=labels, classes=3)
+    return Dataset(
+        name="numbered",
+        train=split,
+        validation=split,
+        read_test=lambda: split,
+        class_names=("1", "2", "3"),
+        value_range=None,
+        standardize=True,
+    )
+
+
+def test_an_estimator_of_some_classes_whose_names_are_numbers() -> None:
+    labels = torch.arange(30) % 3
+    inputs = 0.1 * torch.randn(30, 4, 1, generator=torch.Generator().manual_seed(0)) + labels[:, None, None]
+    data, X, known = numbered(labels, inputs), inputs.flatten(1).numpy(), labels.numpy() < 2
+    texts, numbers, indices = np.array(["1", "2", "3"])[labels], labels.numpy() + 1, labels.numpy()
+
+    def score(y: np.ndarray, rows: Any = slice(None)) -> float:
+        found = compare_models({"one": LogisticRegression(C=100.0).fit(X[rows], y[rows])}, data, [])
+        return found.results["one"]["clean"].accuracy  # type: ignore[union-attr]
+
+    assert score(texts) == score(numbers) == score(indices) == 1
+    assert score(texts, known) == pytest.approx(2 / 3)
+    assert score(indices, known) == pytest.approx(2 / 3)  # 0 is no name
+    with pytest.raises(ValueError, match=r"^models must hold estimators whose classes are unambiguous, got 1, 2 in"):
+        score(numbers, known)
+
+
+def test_a_partial_that_holds_rows_is_measured_as_by_evaluate() -> None:
+    model = noisyrnn.SequenceClassifier(noisyrnn.NoisyRNN(1, 4), classes=2).eval()
+    split = Split(inputs=torch.randn(10, 5, 1), labels=torch.arange(10) % 2, classes=2)
+    held = partial(model, dt=torch.rand(10, 5) + 0.5)
+    found = compare_models({"held": held}, split, [FGSM(0.1)], draws=1).results["held"]
+    assert found["clean"] == evaluate(held, split) and found["fgsm 0.1"] is not None
 
 
 def test_a_regression_by_an_estimator(split: Split) -> None:

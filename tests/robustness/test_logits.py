@@ -178,3 +178,10 @@ def test_a_logit_that_is_not_finite_is_blamed_on_inputs_that_are_not(value):
         RuntimeError, match=r"^logits .* Their inputs hold NaN or infinite values: remove or impute them"
     ):
         predict(steep, inputs, labels, lengths)
+
+
+@pytest.mark.parametrize("wrong", [1, 3])
+def test_a_confusion_matrix_needs_a_logit_for_each_class(wrong: int) -> None:
+    split = Split(inputs=torch.zeros(4, 2, 1), labels=torch.tensor([0, 0, 0, 0]), classes=2)
+    with pytest.raises(ValueError, match=r"^model must return (2 logits|one logit)"):
+        confusion_matrix(lambda inputs: torch.zeros(len(inputs), wrong), split)

@@ -235,7 +235,7 @@ def accuracy_notes(groups: Sequence[Group], tables: Mapping[str, Table]) -> tupl
     metric, table = next(iter(tables.items()))  # the others were measured on the same inputs
     return (
         *_unlike(groups, metric),
-        *_sizes(groups, metric),
+        *notes_on_sizes(groups, metric),
         *_masked_gradients(groups),
         *_without_effect(groups, metric),
         *_guessing(groups, table, metric),
@@ -277,7 +277,7 @@ def _unlike(groups: Sequence[Group], metric: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _sizes(groups: Sequence[Group], metric: str) -> list[str]:
+def notes_on_sizes(groups: Sequence[Group], metric: str) -> list[str]:
     """Return a note on columns that were measured on fewer test sequences than others."""
     sizes: dict[Column, set[int]] = {}
     for result in (result for group in groups for result in group.evaluated):

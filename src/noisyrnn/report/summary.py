@@ -7,7 +7,15 @@ from dataclasses import fields, replace
 from typing import Any
 
 from noisyrnn.display import Estimate, print_estimates
-from noisyrnn.report.accuracy import baselines_caption, best_mean, columns_of, panels, quantity_of, score_tables
+from noisyrnn.report.accuracy import (
+    baselines_caption,
+    best_mean,
+    columns_of,
+    notes_on_sizes,
+    panels,
+    quantity_of,
+    score_tables,
+)
 from noisyrnn.report.columns import Column
 from noisyrnn.report.headline import verdict
 from noisyrnn.report.results import Group
@@ -36,10 +44,7 @@ def print_scores(groups: Sequence[Group], title: str) -> None:
     tables = score_tables(groups)
     labels = [group.label for group in groups]
     notes = _explanations(tables)
-    scores = [score for group in groups for result in group.evaluated for score in result.scores.values()]
-    counts = sorted({len(score.by_sequence) for score in scores})
-    if len(counts) == 2:
-        notes.append(f"Attacks are on the first {counts[0]} of {counts[1]} test sequences.")
+    notes += notes_on_sizes(groups, next(iter(tables)))
     baselines = next(iter(tables.values())).baselines
     if baselines:
         notes.append(baselines_caption(groups))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from noisyrnn.data.split import Split
 from noisyrnn.missing import missing_of
 from noisyrnn.robustness.evaluate import rows_on
-from noisyrnn.robustness.logits import Model, adapt, call_model
+from noisyrnn.robustness.logits import Model, adapt, call_model, take_rows
 from noisyrnn.step_lengths import takes_dt
 
 _SMALLEST = 1e-300
@@ -24,11 +24,14 @@ def has_gradients(model: Model, split: Split) -> bool:
 
     The model is called as `evaluate` calls it, and its errors are raised.
     """
-    inputs, _, lengths, dt = rows_on(None, split, torch.arange(1, device="cpu"))
+    row = torch.arange(1, device="cpu")
+    inputs, _, lengths, dt = rows_on(None, split, row)
     inputs = inputs.detach().clone().requires_grad_()
     try:
         with torch.enable_grad():
-            outputs = call_model(adapt(model, dt=dt, missing=split.missing is not None), inputs, lengths)
+            outputs = call_model(
+                adapt(take_rows(model, row), dt=dt, missing=split.missing is not None), inputs, lengths
+            )
     except RuntimeError as error:
         if "numpy() on Tensor that requires grad" in str(error):  # it converts its inputs to an array
             return False
@@ -111,18 +114,28 @@ def _channels_first(model: Any) -> bool:
 
 
 def _columns(name: str, model: Any, classes: int, class_names: Sequence[str]) -> list[int]:
-    """Return the class index of each class of an estimator."""
+    """Return the class index of each class of an estimator, which knows it by its index or its name.
+
+    Raises:
+        ValueError: If it has other classes, or numbers that are indices of some classes and names of others.
+    """
     known = getattr(model, "classes_", None)
     if known is None:
         raise ValueError(f"models must hold fitted estimators with classes_, got none in {name!r}. Fit it first.")
-    places = {str(index): index for index in range(classes)}
-    texts = [str(each) for each in np.asarray(known).tolist()]
-    if not set(texts) <= set(places):
-        places = {text: index for index, text in enumerate(class_names)}
-    if not set(texts) <= set(places):
-        wanted = ", ".join(places) or f"0 to {classes - 1}"
+    values = np.asarray(known).tolist()
+    texts = [str(each) for each in values]
+    readings = [{text: index for index, text in enumerate(class_names)}, {str(k): k for k in range(classes)}]
+    fitting = [places for places in readings if set(texts) <= set(places)]
+    found = [[places[text] for text in texts] for places in fitting]
+    if not found:
+        wanted = ", ".join(readings[0]) or f"0 to {classes - 1}"
         raise ValueError(
             f"models must hold estimators for the classes of the data, {wanted}, got {', '.join(texts[:10])} in "
             f"{name!r}. Fit it with the class indices of the data."
         )
-    return [places[text] for text in texts]
+    if found[0] != found[-1] and not all(isinstance(each, str) for each in values):
+        raise ValueError(
+            f"models must hold estimators whose classes are unambiguous, got {', '.join(texts[:10])} in {name!r}, "
+            f"which may be indices or names: the names are {', '.join(class_names[:10])}. Fit it with the names as text."
+        )
+    return found[0]

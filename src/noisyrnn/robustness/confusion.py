@@ -19,7 +19,7 @@ def confusion_matrix(model: Model, split: Split, *, device: torch.device | str |
         device: Device to move the sequences to; `None` leaves them.
 
     Raises:
-        ValueError: If the sequences do not have one class each.
+        ValueError: If the sequences do not have one class each, or the model has other classes than they.
         RuntimeError: If a logit is not finite.
 
     Example:
@@ -39,6 +39,8 @@ def confusion_matrix(model: Model, split: Split, *, device: torch.device | str |
         labels = split.labels[rows]
         adapted = adapt(take_rows(model, rows), dt=dt, missing=split.missing is not None)
         logits = predict(adapted, split.inputs[rows].to(device), labels.to(device), lengths)
+        if logits.shape[1] != split.classes:
+            raise ValueError(f"model must return {split.classes} logits, one for each class, got {logits.shape[1]}.")
         pairs = labels.cpu() * split.classes + logits.argmax(dim=1).cpu()
         counts += torch.bincount(pairs, minlength=len(counts))
     matrix: list[list[int]] = counts.reshape(split.classes, split.classes).tolist()
