@@ -91,6 +91,19 @@ def test_an_onnx_file_of_a_trained_run(trained: RunFolder, tmp_path: Path) -> No
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-46, 1e-40, 1e-30, 1.0, 1e35, 1e38, 1e60])
+def test_values_of_any_size_reach_a_file(size: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    mean, std = (torch.tensor([value], dtype=torch.float64) for value in (0.0, size))
+    model = noisyrnn.SequenceClassifier(noisyrnn.LSTM(1, 8), classes=3, mean=mean, std=std).eval()
+    export_model(model, tmp_path / "model.pt2", format="torch")
+    inputs = size * torch.randn(3, 9, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    read = torch.export.load(tmp_path / "model.pt2").module()
+    dtype = torch.float32 if 1e-40 < size < 1e36 else torch.float64
+    found = read(inputs.to(dtype), torch.full((3,), 9))
+    torch.testing.assert_close(found, model(inputs), rtol=0, atol=1e-5)
+
+
 def test_an_archive_beside_the_run(trained: RunFolder) -> None:
     (path,) = export_run(trained, format="torch")
     assert path == trained.path / "model.pt2"
@@ -130,6 +143,9 @@ def test_bad_input_is_refused_before_anything_is_written(trained: RunFolder, tmp
         export_run(trained, output=tmp_path / "a", format="onx")
     with pytest.raises(ValueError, match=r"^class_names must have one name for each of 2 outputs, got 3\.$"):
         export_model(SequenceClassifier(GRU(1, 2), 2), tmp_path / "a", format="torch", class_names=["a", "b", "c"])
+    for name, form in (("a.pt2", "onnx"), ("a.onnx", "torch")):
+        with pytest.raises(ValueError, match=rf"^format must be .* for a file {name}, got '{form}'\.$"):
+            export_model(SequenceClassifier(GRU(1, 2), 2), tmp_path / name, format=form)
     both = SequenceClassifier(GRU(1, 2, bidirectional=True), 2)
     with pytest.raises(ValueError, match=r"^streaming must be False for a bidirectional layer, got True\."):
         export_model(both, tmp_path / "a", format="torch", streaming=True)

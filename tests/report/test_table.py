@@ -184,6 +184,9 @@ def test_analyses_of_failed_runs_and_absent_ones_do_not_count(make_run: Make) ->
         (0.0, 0.0, 0.0, "0.000"),
         (math.nan, 1.0, None, "not finite"),
         (math.inf, 1.0, None, "not finite"),
+        (2.0, math.inf, None, "2.000"),
+        (5e-324, math.nan, None, "4.941e-324"),
+        (1e308, math.inf, None, "1.000e+308"),
     ],
 )
 def test_numbers_have_the_digits_their_interval_decides(

@@ -71,6 +71,13 @@ def test_the_nearest_neighbour_is_that_of_loops(standardize: bool) -> None:
     assert nearest(unequal_data()) != nearest(unequal_data(standardize=False))
 
 
+def test_the_nearest_neighbour_far_from_zero() -> None:
+    inputs = 1e8 + torch.randn(200, 10, 1, generator=torch.Generator().manual_seed(0)).double()
+    split = Split(inputs=inputs, labels=torch.arange(200) % 4, classes=4)
+    logits = baselines(dataset(split, split, split, standardize=False), rocket=False)["1-NN"](inputs)
+    assert logits.argmax(dim=1).equal(split.labels)
+
+
 def test_values_of_the_nearest_neighbour_and_the_mean() -> None:
     data = unequal_data(classes=0)
     labels = torch.cat([data.train.labels, data.validation.labels])

@@ -318,6 +318,31 @@ def test_holm_is_the_textbooks():
     assert list(adjust(tests)) == list("abcde") and adjust({}) == {}
 
 
+@pytest.mark.parametrize("exponent", [-1000, -300, 0, 300, 1000])
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_values_without_bounds_scale(seeds, exponent):
+    rng = np.random.default_rng(3)
+    first, second = rng.exponential(size=(2, seeds, 30))
+    plain, test = seeds_interval(first, bounds=(0.0, math.inf)), seeds_test(first, second, bounds=(0.0, math.inf))
+    one, other = np.ldexp(first, exponent), np.ldexp(second, exponent)
+    found, tested = seeds_interval(one, bounds=(0.0, math.inf)), seeds_test(one, other, bounds=(0.0, math.inf))
+    ends = np.ldexp([plain.mean, plain.low, plain.high], exponent)
+    assert [found.mean, found.low, found.high] == ends.tolist()
+    ends = np.ldexp([test.difference, test.low, test.high], exponent)
+    assert [tested.difference, tested.low, tested.high] == ends.tolist()
+    assert tested.p_value == test.p_value or (math.isnan(test.p_value) and math.isnan(tested.p_value))
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_error_of_a_single_sequence_has_no_interval(seeds):
+    for bounds in ((0.0, math.inf), (-math.inf, 1.0)):
+        found = seeds_interval([[0.5]] * seeds, bounds=bounds)
+        assert found.mean == 0.5 and math.isnan(found.low) and math.isnan(found.high)
+        tested = seeds_test([[0.5]] * seeds, [[0.25]] * seeds, bounds=bounds)
+        assert tested.difference == 0.25 and math.isnan(tested.low) and math.isnan(tested.high)
+    assert not math.isnan(seeds_interval([[0.5]] * seeds).low)  # a share has bounds
+
+
 def test_messages():
     with pytest.raises(ValueError, match=r"^first and second must hold one value for each seed, got 3 and 2\.$"):
         paired_test([1, 2, 3], [1, 2])

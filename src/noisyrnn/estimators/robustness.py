@@ -1,5 +1,6 @@
 """Robustness of a fitted estimator: a table of scores on perturbed sequences, with intervals."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict, Unpack
@@ -33,7 +34,8 @@ class RobustnessRow:
         strength: Strength; 0 for clean.
         unit: Unit of the strength, as `noisyrnn.robustness.UNITS` describes it; empty for a probability.
         score: Mean over sequences and, for a noise, over draws; for an attack the worst case over its starts.
-        low: Lower end of its 95 % interval over sequences and draws, for this one trained model.
+        low: Lower end of its 95 % interval over sequences and draws, for this one trained model; NaN for the error of a
+            single sequence.
         high: Upper end of the interval.
         note: Limitation of the score: that no input was changed, or that it is not better than guessing.
     """
@@ -100,7 +102,7 @@ class RobustnessReport:
                 row.perturbation,
                 "" if row.perturbation == "clean" else f"{row.strength:g} {row.unit}".strip(),
                 f"{row.score:.4g}",
-                f"[{row.low:.4g}, {row.high:.4g}]",
+                "" if math.isnan(row.low) else f"[{row.low:.4g}, {row.high:.4g}]",
                 row.note,
             )
             for row in self.rows

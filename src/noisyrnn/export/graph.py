@@ -38,12 +38,20 @@ class Signature(NamedTuple):
 _ROUNDING = 1e-3
 """Largest permitted rounding error of the inputs, in standard deviations."""
 
+_FARTHEST = 100.0
+"""Values that a file must take, in standard deviations from the mean."""
+
 
 def input_dtype(model: Head) -> torch.dtype:
-    """Return the type of a file's inputs: that of the weights, or float64 if rounding would hide variation."""
-    dtype = model.readout.weight.dtype
-    error = torch.finfo(dtype).eps * (model.mean.abs() / model.std).max()
-    return torch.float64 if float(error) > _ROUNDING else dtype
+    """Return the type of a file's inputs: that of the weights, or float64 where that would hide variation.
+
+    It would by rounding values far from zero, or where values are too small or too large for it.
+    """
+    dtype, std = model.readout.weight.dtype, model.std
+    known = torch.finfo(dtype)
+    spacing = (known.eps * model.mean.abs()).clamp(min=known.tiny * known.eps)  # of denormal numbers at least
+    fine = bool((spacing <= _ROUNDING * std).all())
+    return dtype if fine and bool((model.mean.abs() + _FARTHEST * std <= known.max).all()) else torch.float64
 
 
 class WrittenCell(nn.Module):

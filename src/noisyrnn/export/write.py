@@ -36,7 +36,7 @@ def export_model(
     int64 `(batch,)` in [1, steps], which it does not check and which an ONNX file does not require. Its output is
     `logits`, or `outputs` of a model of values, for any batch size and number of steps of length 1. If the
     mean of a channel is so many standard deviations from zero (about 8,000) that rounding to float32 would hide the
-    variation of the inputs, the inputs are float64.
+    variation of the inputs, or these are too small or too large for it, the inputs are float64.
 
     The inputs of a single-step file are `inputs` `(batch, input_size)` and `state`, zero at first, in the shape of
     `RecurrentLayer.step`. Its outputs are those so far, and `next_state`.
@@ -56,12 +56,17 @@ def export_model(
 
     Raises:
         TypeError: If the model is not a sequence model with a linear readout, or another argument has a wrong type.
-        ValueError: If the format is unknown, needs a package that is not installed or cannot compute the model,
-            `streaming` is set for a bidirectional layer, the model skips steps without a value or is in another
-            precision than float32 or float64, or the number of class names differs from that of the outputs.
+        ValueError: If the format is unknown, is not that of the suffix of the path, needs a package that is not
+            installed or cannot compute the model, `streaming` is set for a bidirectional layer, the model skips steps
+            without a value or is in another precision than float32 or float64, or the number of class names differs
+            from that of the outputs.
         RuntimeError: If the file does not agree with the model; it is then not written.
     """
     check_file_path("path", path)
+    check_choice("format", format, FORMATS)
+    suffixes = {form.suffix: name for name, form in FORMATS.items()}
+    if suffixes.get(path.suffix, format) != format:
+        raise ValueError(f"format must be {suffixes[path.suffix]!r} for a file {path.name}, got {format!r}.")
     write_atomically(path, _content(model, format=format, streaming=streaming, class_names=class_names))
     return path
 

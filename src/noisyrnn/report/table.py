@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from statistics import fmean
 from typing import Any
 
@@ -398,13 +399,13 @@ def number(value: float, half: float = math.nan, *, size: float | None = None) -
     if not math.isfinite(value):
         return "not finite"
     size = abs(value if size is None or not math.isfinite(size) else size)
-    largest = max(size, half) if half > 0 else size
+    largest = max(size, half) if 0 < half < math.inf else size
     power = math.floor(math.log10(largest)) if largest > 0 else 0
     # A half-width that is only rounding error, as for equal values, does not determine the digits.
     last = math.floor(math.log10(half)) - 1 if 1e-9 * largest < half < math.inf else power - 3
     if -4 <= power < 6:
         return f"{value:z.{max(0, -last)}f}"
-    return f"{value / 10.0**power:z.{power - last}f}e{power:+d}"
+    return f"{Decimal(value).scaleb(-power):z.{power - last}f}e{power:+d}"  # a float has no power below 1e-308
 
 
 def finite(value: Any) -> Any:

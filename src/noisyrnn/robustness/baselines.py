@@ -82,7 +82,8 @@ class NearestNeighbour(Baseline):
         """Return negative distances of the classes, or the values of the nearest sequence."""
         steps = max(inputs.shape[1], self.train.inputs.shape[1])
         known = self.standardize(self.train.inputs[:], self.train.lengths, steps).flatten(1)
-        distances = torch.cdist(self.standardize(inputs, lengths, steps).flatten(1), known)
+        centre = known.mean(dim=0)  # distances are computed by products, which lose the digits of values far from zero
+        distances = torch.cdist(self.standardize(inputs, lengths, steps).flatten(1) - centre, known - centre)
         labels = self.train.labels.cpu()
         if not self.train.classes:
             return labels[distances.argmin(dim=1)].double()

@@ -136,6 +136,6 @@ def _columns(name: str, model: Any, classes: int, class_names: Sequence[str]) ->
     if found[0] != found[-1] and not all(isinstance(each, str) for each in values):
         raise ValueError(
             f"models must hold estimators whose classes are unambiguous, got {', '.join(texts[:10])} in {name!r}, "
-            f"which may be indices or names: the names are {', '.join(class_names[:10])}. Fit it with the names as text."
+            f"which may be indices or names, as the names are {', '.join(class_names[:10])}. Fit it with names as text."
         )
     return found[0]

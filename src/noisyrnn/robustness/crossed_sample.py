@@ -104,7 +104,13 @@ class CrossedSample:
         return centre, variance, np.minimum(freedom, most)
 
     def interval(self, quantile: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return lower and upper end, within the range of the answers; the mean lies between them."""
+        """Return lower and upper end, within the range of the answers; the mean lies between them.
+
+        NaN for a single sequence of answers without a largest value, whose variation is not known.
+        """
+        if self.sequences == 1 and not math.isfinite(self.bounds[1] - self.bounds[0]):
+            unknown = np.full_like(self.mean, np.nan)
+            return unknown, unknown
         centre, variance, freedom = self.estimate(quantile)
         half = student_quantile(quantile, freedom) * np.sqrt(variance)
         low, high = np.minimum(self.mean, centre - half), np.maximum(self.mean, centre + half)

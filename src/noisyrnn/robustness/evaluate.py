@@ -1,5 +1,6 @@
 """Accuracy or error under a perturbation, over draws that all models share, and the worst case over attacks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -46,7 +47,8 @@ class Score:
 
     Args:
         mean: Its value: mean over sequences and, for noise, over draws.
-        interval: 95 % interval over test sequences and draws, for this one trained model, not for another training.
+        interval: 95 % interval over test sequences and draws, for this one trained model, not for another training; NaN
+            for a metric without bounds of a single sequence.
         draws: Its value for each draw; a single one for an attack, whose starts count together.
         sequences: Its value for each sequence, mean over draws; the worst case over the starts of an attack.
         guess: Its value for the best answer that ignores the inputs: the largest class, the targets' mean, or their
@@ -72,20 +74,23 @@ class Score:
 
     def text(self, metric: str) -> str:
         """The value and its interval in the unit of the metric, such as `91.2 [88.1, 93.6] %`."""
-        low, high = (shown_value(metric, end, unit=False) for end in self.interval)
+        ends = [shown_value(metric, end, unit=False) for end in self.interval if not math.isnan(end)]
         unit = f" {PERCENT}" if METRICS[metric].unit == PERCENT else ""
-        return f"{shown_value(metric, self.mean, unit=False)} [{low}, {high}]{unit}"
+        interval = f" [{', '.join(ends)}]" if ends else ""
+        return f"{shown_value(metric, self.mean, unit=False)}{interval}{unit}"
 
     def to_dict(self, *, every_digit: bool = False) -> dict[str, Any]:
         """JSON-ready form, with six digits for each sequence or with all."""
         sequences = [value if every_digit else float(f"{value:.6g}") for value in self.sequences]
-        return asdict(self) | {"sequences": sequences}
+        interval = [None if math.isnan(end) else end for end in self.interval]
+        return asdict(self) | {"sequences": sequences, "interval": interval}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Score":
         """Return the score of what `to_dict` returned."""
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
-        return cls(**fields)
+        low, high = (math.nan if end is None else end for end in content["interval"])
+        return cls(**fields | {"interval": (low, high)})
 
 
 @dataclass(frozen=True, kw_only=True)

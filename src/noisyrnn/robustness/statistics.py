@@ -8,7 +8,7 @@ the accuracy of one trained model (`accuracy_interval`), and other quantities wi
 import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import special
@@ -93,7 +93,7 @@ def seeds_interval(
     Args:
         correct: For each seed, and in it for each test sequence, the share of draws classified correctly, in [0, 1].
             All seeds have the same sequences in the same order. With other `bounds`, each sequence's value of a
-            metric, such as its squared error.
+            metric, such as its squared error. Student's interval of a single sequence has `nan` for ends.
         confidence: In (0, 1).
         bounds: Smallest and largest value of a sequence. Where one is infinite no sequences are added, and Student's
             interval covers the sequences.
@@ -107,9 +107,11 @@ def seeds_interval(
         (1.0, 0.929, 1.0, 'trainings and test sequences')
     """
     rates = _as_rates("correct", correct, bounds)
-    low, high = CrossedSample.of(rates, bounds=bounds).interval(_quantile(confidence))
+    exponent = _exponent(rates, bounds)
+    sample = CrossedSample.of(np.ldexp(rates, -exponent), bounds=_scaled(bounds, -exponent))
+    low, high = _scaled(sample.interval(_quantile(confidence)), exponent)
     covers = SEQUENCES if len(rates) < FEWEST_SEEDS else TRAININGS
-    return Interval(float(rates.mean()), float(low), float(high), len(rates), covers)
+    return Interval(float(np.ldexp(sample.mean, exponent)), low, high, len(rates), covers)
 
 
 def seeds_test(
@@ -138,10 +140,10 @@ def seeds_test(
     if one.shape != two.shape:
         raise ValueError(f"first and second must have the same seeds and sequences, got {one.shape} and {two.shape}.")
     differences = one - two
-    width = bounds[1] - bounds[0]
-    sample, seeds = CrossedSample.of(differences, bounds=(-width, width)), len(differences)
-    low, high = (float(end) for end in sample.interval(0.975))
-    mean = float(sample.mean)
+    width, exponent = bounds[1] - bounds[0], _exponent(differences, bounds)
+    sample = CrossedSample.of(np.ldexp(differences, -exponent), bounds=_scaled((-width, width), -exponent))
+    low, high = _scaled(sample.interval(0.975), exponent)
+    mean, seeds = float(np.ldexp(sample.mean, exponent)), len(differences)
     if seeds < FEWEST_SEEDS:
         return PairedTest(mean, low, high, math.nan, seeds, "seed", SEQUENCES, TOO_FEW)
     p = float(sample.p_value((differences.mean(axis=0) != 0).sum()))
@@ -264,6 +266,17 @@ def p_text(test: PairedTest) -> str:
     if test.reason:
         return test.reason
     return "p < 0.001" if test.adjusted < 0.001 else f"p = {test.adjusted:.3f}"
+
+
+def _exponent(values: np.ndarray, bounds: tuple[float, float]) -> int:
+    """The exponent of two for values without bounds, as that of `_scaled_mean`; 0 for values with bounds."""
+    return 0 if math.isfinite(bounds[1] - bounds[0]) else math.frexp(float(np.abs(values).max()))[1]
+
+
+def _scaled(ends: tuple[Any, Any], exponent: int) -> tuple[float, float]:
+    """Multiply both ends of an interval by a power of two."""
+    low, high = (float(np.ldexp(end, exponent)) for end in ends)
+    return low, high
 
 
 def _scaled_mean(values: np.ndarray) -> tuple[int, float, float]:

@@ -256,6 +256,8 @@ def estimate(value, error=None):
             "stable: nearby states approach each other, Λ = -0.25 per step, from a single path and so without an "
             "interval",
         ),
+        (estimate(-math.inf, math.nan), "stable: nearby states become equal, Λ = -inf per step"),
+        (estimate(-math.inf), "stable: nearby states become equal, Λ = -inf per step"),
     ],
 )
 def test_the_verdict_in_words(exponent, words):

@@ -174,6 +174,8 @@ def verdict(exponent: Measurement, *, confidence: float = 0.95, unit: str = "per
         shape = tuple(exponent.value.shape)
         raise ValueError(f"exponent must be an estimate of shape (), got {exponent.kind} of shape {shape}.")
     value = float(exponent.value)
+    if value == -math.inf:  # of a state that its past does not reach, as where every unit is saturated
+        return f"stable: nearby states become equal, Λ = -inf {unit}"
     if exponent.standard_error is None:
         low, high, text = value, value, f"Λ = {value:.3g} {unit}, from a single path and so without an interval"
     else:
