@@ -1,6 +1,7 @@
 """Theory diagnostics, each returned as a `Measurement`."""
 
 from noisyrnn.analysis.diagnostics import DIAGNOSTICS, AnalysisSettings
+from noisyrnn.analysis.dynamics.fixed_points import FixedPoints, fixed_points
 from noisyrnn.analysis.dynamics.jacobian import (
     gradient_norms,
     gradient_rate,
@@ -39,6 +40,7 @@ from noisyrnn.analysis.trajectory import Trajectory
 __all__ = [
     "DIAGNOSTICS",
     "AnalysisSettings",
+    "FixedPoints",
     "LossHessian",
     "Measurement",
     "Regularizer",
@@ -53,6 +55,7 @@ __all__ = [
     "eigen_directions",
     "explicit_regularizer",
     "filter_normalized_directions",
+    "fixed_points",
     "gradient_norms",
     "gradient_rate",
     "hessian_eigenvalues",

@@ -51,13 +51,10 @@ def float64_trajectory(
     """
     original = cell_of(model)
     check_complete(inputs, lengths, input_size=model.input_size)
-    cell = float64_copy(original)
+    cell, inputs = float64_model(model, inputs)
     state = None if h_0 is None else initial_state(h_0, cell, batch=len(inputs)).to(inputs.device)
     if noise is not None and noise.diffusion is not None:
         noise = _in_float64(noise, original, cell)
-    inputs = inputs.detach().double()
-    if isinstance(model, SequenceModel):
-        inputs = standardized_inputs(model, inputs, torch.float64)
     trajectory = Trajectory.of(cell, inputs, state=state, noise=noise, path=path, lengths=lengths, dt=dt)
     for m, state in enumerate(trajectory.states):
         bad = int((~torch.isfinite(state)).any(dim=1).sum())
@@ -67,6 +64,12 @@ def float64_trajectory(
                 f"for {bad} of {len(inputs)} sequences. Lower the model's step size or the noise."
             )
     return trajectory
+
+
+def float64_model(model: Recurrent, inputs: Tensor) -> tuple[Cell, Tensor]:
+    """Return a float64 copy of the model's cell, and the inputs as it takes them."""
+    cell, inputs = float64_copy(cell_of(model)), inputs.detach().double()
+    return cell, standardized_inputs(model, inputs, torch.float64) if isinstance(model, SequenceModel) else inputs
 
 
 def _in_float64(noise: HiddenNoise, original: Cell, cell: Cell) -> HiddenNoise:
