@@ -400,6 +400,22 @@ def test_forward_mode_is_the_references() -> None:
         derivative()
 
 
+@pytest.mark.parametrize("kernel", ["auto", "eager"])
+def test_batched_gradients_are_the_references(kernel: str) -> None:
+    layer, inputs = build_layer("noisy", INPUT, HIDDEN, {}).eval(), torch.randn(1, STEPS, INPUT)
+    state = torch.randn(HIDDEN)
+
+    def end(h: Tensor) -> Tensor:
+        return layer(inputs, h[None, None])[1][0, 0]
+
+    layer.kernel = kernel
+    expected = torch.func.jacrev(end)(state)
+    with pytest.raises(NotImplementedError, match=r"^kernel must be 'reference' for torch.autograd.grad\(is_grads_b"):
+        torch.autograd.functional.jacobian(end, state, vectorize=True)
+    layer.kernel = "reference"
+    torch.testing.assert_close(torch.autograd.functional.jacobian(end, state, vectorize=True), expected)
+
+
 @pytest.mark.parametrize("size", [2**31, 10**30])
 def test_sizes_beyond_an_axis_are_refused_before_anything_is_built(size: int) -> None:
     for name, options in (("input_size", {}), ("hidden_size", {}), ("num_layers", {"num_layers": size})):

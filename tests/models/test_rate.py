@@ -1,4 +1,5 @@
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -200,3 +201,36 @@ def test_the_place_of_the_noise_set_later_is_checked(make_layer, make_inputs):
     layer.noise_place = "inside"
     with pytest.raises(ValueError, match=r"^noise_place must be 'outside' with form 'current'"):
         layer(make_inputs())
+
+
+def test_the_leak_is_that_of_a_nominal_step() -> None:
+    assert RateRNN(3, 4).leak == 0.2
+    assert RateRNN(3, 4, alpha=0.5).leak == 0.5
+    assert RateRNN(3, 4, tau=100.0, step_size=20.0).leak == pytest.approx(0.2)
+
+
+def test_a_step_that_overshoots_is_told() -> None:
+    layer, inputs = RateRNN(3, 4, tau=100.0, step_size=20.0).eval(), torch.zeros(2, 6, 3)
+    with pytest.warns(
+        UserWarning, match=r"^A step of dt 20 has the leak 4, above 1, .* divide a length .* by step_size"
+    ):
+        layer(inputs, dt=20.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(inputs, dt=5.0)  # a leak of 1
+        padded = torch.tensor([[1.0] * 6, [1.0, 1.0, 99.0, 99.0, 99.0, 99.0]])
+        layer(inputs, dt=padded, lengths=torch.tensor([6, 2]))
+        NoisyRNN(3, 4)(inputs, dt=20.0)
+
+
+@pytest.mark.parametrize("units", ["per_step", "per_time", "stationary"])
+def test_multiplicative_noise_is_relative_to_the_change_of_a_step(units: str) -> None:
+    alpha, level, path = 0.3, 0.1, BrownianPath(seed=1)
+    options: dict[str, Any] = {"alpha": alpha, "additive": 0.0, "noise_units": units}
+    layer = RateRNN(3, 4, multiplicative=level, **options)
+    inputs, state = torch.randn(5, 1, 3), torch.randn(1, 5, 4)
+    noisy = layer(inputs, state, path=path)[1]
+    change = layer.eval()(inputs, state)[1] - state
+    mu = level * {"per_step": 1.0, "per_time": alpha**-0.5, "stationary": (2 / alpha) ** 0.5}[units]
+    xi = path.normals(steps=1, batch=5, units=4, motions=2, dtype=torch.float32)[1]  # (1, 5, 4)
+    torch.testing.assert_close(noisy, state + change * (1 + mu * xi), rtol=0, atol=1e-6)

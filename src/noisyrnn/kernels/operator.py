@@ -348,6 +348,13 @@ class Fused(torch.autograd.Function):
         """The backward operator, itself differentiable."""
         if grad_outputs is None and grad_last is None:
             return (None,) * (_TENSORS + 1)
+        for gradient in (grad_outputs, grad_last):
+            if gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient):
+                raise NotImplementedError(
+                    "kernel must be 'reference' for torch.autograd.grad(is_grads_batched=True), which "
+                    "torch.autograd.functional uses with vectorize=True, got a fused one. Use torch.func.jacrev, or "
+                    "set layer.kernel = 'reference'."
+                )
         arguments = (*ctx.saved_tensors, grad_outputs, grad_last, ctx.options, _wanted(ctx.needs_input_grad))
         # Nobody will differentiate this pass: no need for a Function that could.
         plain = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()

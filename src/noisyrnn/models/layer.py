@@ -19,6 +19,7 @@ from noisyrnn.checks import (
     check_integer,
     check_number,
     check_tensor,
+    values_hidden,
 )
 from noisyrnn.kernels import operator
 from noisyrnn.kernels.cpp.packed import PackedWeights
@@ -384,6 +385,8 @@ class RecurrentLayer(nn.Module):
                 f"dt must be None for {type(self).__name__}, whose steps have no length, got step lengths."
             )
         sizes = None if dt is None else step_lengths(dt, values, lengths, states[0])
+        if sizes is not None and not values_hidden():
+            self._check_steps(sizes)
         noise = self.hidden_noise
         noisy = noise.acts(self._noise_mode, self.training)
         cell: Any = self.cells._modules["l0"]
@@ -486,6 +489,9 @@ class RecurrentLayer(nn.Module):
             raise ValueError(f"state must have shape {(len(inputs), cell.state_size)}, got {tuple(state.shape)}.")
         after = packed.step(cell, inputs, state) if uses_cpp(self._kernel) else None
         return cell.step(inputs, state) if after is None else after
+
+    def _check_steps(self, sizes: Tensor) -> None:
+        """Warn where steps of these lengths, `(steps,)` or `(batch, steps)`, are too long for the cells."""
 
     def _passes(self, noise: HiddenNoise | None, path: BrownianPath | None, lengths: Tensor | None) -> list[Pass]:
         """Return for each cell what runs it over sequences."""

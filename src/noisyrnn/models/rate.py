@@ -1,6 +1,7 @@
 """The leaky rate network of computational neuroscience."""
 
 import math
+import warnings
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
@@ -82,21 +83,23 @@ class RateRNN(RecurrentLayer):
 
     .. math:: v \leftarrow (1 - \alpha)\, v + \alpha\, (W a(v) + U x + b) + \eta, \qquad r = a(v) .
 
-    The state is `r` or `v`, and so are `h_0` and `h_n`. A step of `dt` nominal steps has `α dt` in place of α; keep it
-    at most 1. With noise inside the activation the rate form is
-    :math:`r \leftarrow (1 - \alpha)\, r + \alpha\, a(W r + U x + b + \zeta)`. With the level σ = `additive` the
+    The state is `r` or `v`, and so are `h_0` and `h_n`. A step of `dt` nominal steps has `α dt` in place of α; a
+    warning says where that is above 1. `dt` is not in the unit of `tau`. With noise inside the activation the rate form
+    is :math:`r \leftarrow (1 - \alpha)\, r + \alpha\, a(W r + U x + b + \zeta)`. With the level σ = `additive` the
     standard deviations in one step are
 
-    ============  =====================  ======================
-    noise_units   η (outside)            ζ (inside)
-    ============  =====================  ======================
-    per_step      σ                      σ
-    per_time      √α σ                   σ / √α
-    stationary    √(2α) σ                √(2/α) σ
-    ============  =====================  ======================
+    ============  =====================  ======================  =====================
+    noise_units   η (outside)            ζ (inside)              μ (relative)
+    ============  =====================  ======================  =====================
+    per_step      σ                      σ                       σ₂
+    per_time      √α σ                   σ / √α                  σ₂ / √α
+    stationary    √(2α) σ                √(2/α) σ                √(2/α) σ₂
+    ============  =====================  ======================  =====================
 
     "stationary": a unit without input and recurrent weights then has, for small α, the standard deviation σ (for any α
-    σ √(2 / (2 - α))). `multiplicative` and `diffusion` have the same units. Rate form and α = 1 give `nn.RNN`.
+    σ √(2 / (2 - α))). A `diffusion` has the units of η. With `multiplicative` σ₂ each unit's change in a step, α times
+    f = -r + a(W r + U x + b), is multiplied by 1 + μ ξ: noise √(2α) σ₂ f ξ with "stationary", as σ₂ diag(f) of the
+    equation has it. Rate form and α = 1 give `nn.RNN`.
 
     Args:
         input_size: Channels of one step, at least 1.
@@ -171,6 +174,21 @@ class RateRNN(RecurrentLayer):
         self.activation = as_option(activation)
         self._check_place()
 
+    @property
+    def leak(self) -> float:
+        """The leak α of a nominal step, in (0, 1]: `alpha`, or `step_size` / `tau`."""
+        return leak_of(self.alpha, self.tau, self.step_size)
+
+    def _check_steps(self, sizes: Tensor) -> None:
+        """Warn if the leak of a step is above 1, where it overshoots."""
+        largest = float(sizes.detach().max())
+        if self.leak * largest > 1 + 1e-6:
+            warnings.warn(
+                f"A step of dt {largest:g} has the leak {self.leak * largest:.3g}, above 1, and overshoots. dt counts "
+                "nominal steps: divide a length in the unit of tau by step_size, or lower alpha.",
+                stacklevel=4,
+            )
+
     def _noise_of(self, cell: Any) -> HiddenNoise:
         """Return the noise of one cell, per step."""
         noise = super()._noise_of(cell)
@@ -185,7 +203,7 @@ class RateRNN(RecurrentLayer):
         if self.noise_units == "per_step":
             return noise
         level = math.sqrt(2) if self.noise_units == "stationary" else 1.0
-        return noise.per_time(noise_level=level, step_size=leak_of(self.alpha, self.tau, self.step_size))
+        return noise.per_time(noise_level=level, step_size=self.leak)
 
     def _check_place(self) -> None:
         """Raise `ValueError` unless the options of the noise go with the form and the scheme."""
