@@ -84,8 +84,9 @@ def fit(
             regression by loss only; `test` is not read.
         config: Settings; those of the model are not used, since it is built already. `min_steps`,
             `decay_after` and `select="auto"` depend on the number of sequences; `FitResult.adapted` has their effect.
-        objective: What is minimized; by default the model's loss with the noise on. The epoch is chosen by the model's
-            loss all the same. A `penalty` of `config` needs it: `noisyrnn.pipeline.objective_of(config, dataset)`.
+        objective: What is minimized, a function of `(model, inputs, labels, lengths, path)` as `Objective` states;
+            by default the model's loss with the noise on. The epoch is chosen by the model's loss all the same. A
+            `penalty` of `config` needs it: `noisyrnn.pipeline.objective_of(config, dataset)`.
         folder: Where metrics, checkpoints and the weights are written; nowhere by default.
         resume: Resume from the folder's checkpoint, where there is one.
         checkpoint_seconds: Time between two checkpoints, at least 0 (after every step); the end gets one too.

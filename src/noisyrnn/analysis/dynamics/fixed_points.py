@@ -172,7 +172,7 @@ def _visited(trajectory: Trajectory, lengths: Tensor | None, count: int, generat
     states = torch.stack(trajectory.states, dim=1)
     batch, steps, _ = states.shape
     rows = torch.randint(batch, (count,), generator=generator, device="cpu")
-    ends = torch.full((batch,), steps, device="cpu") if lengths is None else lengths.cpu() + 1
+    ends = torch.full((batch,), steps, dtype=torch.int64, device="cpu") if lengths is None else lengths.cpu() + 1
     share = torch.rand(count, generator=generator, dtype=torch.float64, device="cpu")
     return states[rows.to(states.device), (share * ends[rows]).long().to(states.device)]
 
