@@ -12,6 +12,7 @@ import torch
 
 import noisyrnn
 from noisyrnn.export import FORMATS, export_model, export_run
+from noisyrnn.export.graph import input_dtype
 from noisyrnn.models import GRU, NoisyRNN, RecurrentLayer, SequenceClassifier, SequenceRegressor, SequenceToSequence
 from noisyrnn.pipeline import RunContext, train_run
 from noisyrnn.run_folder import RunFolder
@@ -100,6 +101,7 @@ def test_values_of_any_size_reach_a_file(size: float, tmp_path: Path) -> None:
     inputs = size * torch.randn(3, 9, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     read = torch.export.load(tmp_path / "model.pt2").module()
     dtype = torch.float32 if 1e-40 < size < 1e36 else torch.float64
+    assert input_dtype(model) == dtype
     found = read(inputs.to(dtype), torch.full((3,), 9))
     torch.testing.assert_close(found, model(inputs), rtol=0, atol=1e-5)
 

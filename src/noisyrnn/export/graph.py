@@ -49,7 +49,7 @@ def input_dtype(model: Head) -> torch.dtype:
     """
     dtype, std = model.readout.weight.dtype, model.std
     known = torch.finfo(dtype)
-    spacing = (known.eps * model.mean.abs()).clamp(min=known.tiny * known.eps)  # of denormal numbers at least
+    spacing = (known.eps * model.mean.abs()).clamp(min=known.tiny)  # smaller numbers are zero for some readers
     fine = bool((spacing <= _ROUNDING * std).all())
     return dtype if fine and bool((model.mean.abs() + _FARTHEST * std <= known.max).all()) else torch.float64
 

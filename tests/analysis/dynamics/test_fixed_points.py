@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 
 from noisyrnn.analysis import fixed_points
 from noisyrnn.models import MODELS, RateRNN, SequenceClassifier, build_layer
@@ -70,12 +70,19 @@ def test_a_continuum_and_its_absence():
 
 
 def test_slow_points_are_where_the_speed_is_least():
-    # tanh(1.2 h + 0.09) - h > 0 below the one root; its minimum near h = -0.4 is a slow point.
+    # tanh(1.2 h + 0.09) - h has one root, above 0.5, and a minimum above 0 on the other side: a slow point.
     layer = rates([[1.2]], bias=0.09, alpha=0.5)
-    exact = fixed_points(layer, 3 * INPUTS, searches=64, scatter=0.5)
-    slow = fixed_points(layer, 3 * INPUTS, searches=64, scatter=0.5, tolerance=0.05)
-    assert len(exact) == 1 and float(exact.states) > 0.5
-    assert int(exact.counts.sum()) < 64 < int(slow.counts.sum()) + 1
+    slowest = minimize_scalar(lambda h: math.tanh(1.2 * h + 0.09) - h, bounds=(-0.9, 0.2), method="bounded")
+    least = 0.5 * float(slowest.fun)
+    exact, slow = (
+        fixed_points(layer, 3 * INPUTS, searches=64, scatter=0.5, tolerance=tolerance)
+        for tolerance in (1e-8, 1.0001 * least)
+    )
+    assert len(exact) == 1 and float(exact.states) > 0.5 and 0 < int(exact.counts.sum()) < 64
+    assert int(slow.counts.sum()) == 64
+    found = slow.states[slow.states[:, 0] < 0.2]
+    assert len(found) > 0 and float((found - slowest.x).abs().max()) < 0.02
+    assert float(slow.speeds.max()) <= 1.0001 * least
 
 
 def test_a_classifier_standardises_the_inputs_and_the_constant_one():
