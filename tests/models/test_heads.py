@@ -160,6 +160,21 @@ def test_what_controls_the_layer_is_not_set_on_the_model(name: str, switch: str,
     assert not hasattr(model, switch)
 
 
+@every
+def test_a_pass_may_begin_at_an_initial_state(name: str) -> None:
+    model = build(name, NoisyRNN(2, 4, num_layers=2, bidirectional=True)).eval()
+    inputs, h_0 = torch.randn(4, 6, 2).double(), torch.randn(4, 4, 4).double().requires_grad_()
+    outputs, h_n = model.layer(model.standardize(inputs), h_0, lengths=LENGTHS)
+    ends = outputs if name == "sequence" else model.layer.last_output(model.standardize(inputs), h_0, lengths=LENGTHS)
+    answers = model(inputs, lengths=LENGTHS, h_0=h_0)
+    valid = MASK[..., None] if name == "sequence" else torch.ones(4, 1, dtype=torch.bool)
+    torch.testing.assert_close(answers, torch.where(valid, model.answers(ends), 0.0))
+    answers.sum().backward()
+    assert h_0.grad is not None and bool((h_0.grad != 0).any())
+    with pytest.raises(ValueError, match=r"^h_0 must have shape"):
+        model(inputs, h_0=h_0[:1])
+
+
 def test_logits_are_the_readout_of_the_last_valid_output(make_layer: Make, make_inputs: Make) -> None:
     model = SequenceClassifier(make_layer("lstm"), classes=3).double()
     inputs, lengths = make_inputs(), torch.tensor([6, 1, 3, 2])

@@ -168,6 +168,7 @@ class SequenceModel(nn.Module):
         mask: Tensor | None = None,
         dt: Tensor | float | None = None,
         path: BrownianPath | None = None,
+        h_0: Tensor | None = None,
     ) -> Any:
         """Answers `(batch, outputs)`, or with `every_step` `(batch, steps, outputs)` in the form of the inputs.
 
@@ -180,10 +181,12 @@ class SequenceModel(nn.Module):
         values = self._standardize(inputs)
         if isinstance(values, Tensor) and self.missing is not None:
             values, lengths, dt = self._without_missing(values, lengths, dt)
+        start = {} if h_0 is None else {"h_0": h_0}
         if not self.every_step:
-            states, h_n = layer(values, lengths=lengths, mask=mask, dt=dt, path=path, **pass_options(layer))
+            options = {**start, **pass_options(layer)}
+            states, h_n = layer(values, lengths=lengths, mask=mask, dt=dt, path=path, **options)
             return self.answers(final_output(layer, states, h_n, lengths=lengths, mask=mask))
-        states, _ = layer(values, lengths=lengths, mask=mask, dt=dt, path=path)
+        states, _ = layer(values, lengths=lengths, mask=mask, dt=dt, path=path, **start)
         if isinstance(states, PackedSequence):
             return states._replace(data=self.answers(states.data))
         answers = self.answers(states)
