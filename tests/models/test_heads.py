@@ -164,7 +164,7 @@ def test_what_controls_the_layer_is_not_set_on_the_model(name: str, switch: str,
 def test_a_pass_may_begin_at_an_initial_state(name: str) -> None:
     model = build(name, NoisyRNN(2, 4, num_layers=2, bidirectional=True)).eval()
     inputs, h_0 = torch.randn(4, 6, 2).double(), torch.randn(4, 4, 4).double().requires_grad_()
-    outputs, h_n = model.layer(model.standardize(inputs), h_0, lengths=LENGTHS)
+    outputs, _ = model.layer(model.standardize(inputs), h_0, lengths=LENGTHS)
     ends = outputs if name == "sequence" else model.layer.last_output(model.standardize(inputs), h_0, lengths=LENGTHS)
     answers = model(inputs, lengths=LENGTHS, h_0=h_0)
     valid = MASK[..., None] if name == "sequence" else torch.ones(4, 1, dtype=torch.bool)
