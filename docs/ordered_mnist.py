@@ -20,11 +20,13 @@ OURS, PUBLISHED = "ours, best epoch", "published"
 ROWS = {
     "noisy-inputs": "noise on the images and on the hidden state",
     "noisy-high": "noise on the hidden state",
+    "noise-free": "the same without noise",
+    "noisy-0.1": "more noise on the hidden state, averaged weights",
     "noisy-low": "less noise on the hidden state",
     "lipschitz": "no noise, Lipschitz RNN",
     "antisymmetric": "no noise, antisymmetric RNN",
 }
-"""Rows of the summary, and what they are trained with."""
+"""Rows of the summary, where the page has them, and what they are trained with."""
 
 COLUMNS = {
     "Clean": "clean",
@@ -86,7 +88,7 @@ def summary(page: str) -> str:
     lines = [["trained with", "trainings", *COLUMNS.values()]]
     for label, text in ROWS.items():
         for kind, title in ((OURS, f"{label}: {text}"), (PUBLISHED, "— published")):
-            values, count = found[label].get(kind), counts.get((label, kind), 0)
+            values, count = found.get(label, {}).get(kind), counts.get((label, kind), 0)
             if values:
                 lines.append([title, str(count), *(cell(values.get(column, ()), count) for column in COLUMNS)])
     rule = "|---|" + "---:|" * (len(lines[0]) - 1)
