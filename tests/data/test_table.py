@@ -6,6 +6,7 @@ import pytest
 
 from noisyrnn.data import Dataset, load_dataset
 from noisyrnn.data.delimited import is_header, read_delimited
+from noisyrnn.data.inputs import read_inputs
 from noisyrnn.data.labels import text_labels
 from noisyrnn.data.options import ReadingOptions
 from noisyrnn.data.parts import Cases
@@ -327,3 +328,27 @@ def test_a_misspelt_column_is_answered_with_the_nearest_and_the_last(tmp_path: P
     path.write_text(f"{header}\n" + "".join(",".join(["1.5"] * 20 + ["ab"[k % 2]]) + "\n" for k in range(8)))
     with pytest.raises(ValueError, match=r"got 'klasse' and .*, 'v19', 'Klasse'\. Did you mean 'Klasse'\? Give the"):
         read_table(read_delimited(path, ReadingOptions()), ReadingOptions(label_column="klasse"))
+
+
+def test_a_missing_label_is_never_the_last_value(tmp_path: Path):
+    rows = [f"{k}.1,0.2,0.3,{k % 2}" for k in range(20)]
+    rows[7] = "7.1,0.2,0.3,"
+    named = Path(csv(tmp_path, "\n".join(["t0,t1,t2,y", *rows])))
+    for column in (-1, 4, "y"):
+        for task in ("classification", "regression"):
+            with pytest.raises(ValueError, match=r"Line 9 of .* must hold a (class|finite number)"):
+                read_csv(named, column, task=task)
+    # Unequal lengths, as a spreadsheet pads them, without a header: the last cell that is not empty is the class.
+    ragged = read_csv(Path(csv(tmp_path, "0.1,0.2,0.3,1\n0.4,0.5,0,\n0.1,0.2,0.3,0\n")), -1)
+    assert (
+        ragged.lengths is not None
+        and ragged.lengths.tolist() == [3, 2, 3]
+        and [label.text for label in ragged.labels] == ["1", "0", "0"]
+    )
+
+
+def test_values_to_predict_stay_whole_where_labels_are_missing(tmp_path: Path):
+    rows = [f"{k}.1,0.2,0.3,{'' if k % 2 else 1}" for k in range(6)]
+    file = Path(csv(tmp_path, "\n".join(["t0,t1,t2,y", *rows])))
+    found = read_inputs(str(file), ReadingOptions(label_column=-1), steps=3)
+    assert found.inputs.shape == (6, 3, 1) and found.lengths is None

@@ -422,3 +422,15 @@ def test_sizes_beyond_an_axis_are_refused_before_anything_is_built(size: int) ->
         sizes = [size if name == axis else 2 for axis in ("input_size", "hidden_size")]
         with pytest.raises(ValueError, match=f"^{name} must be at most"):
             build_layer("gru", *sizes, options)
+
+
+def test_a_layer_compiles_before_any_pass_of_its_process() -> None:
+    code = (
+        "import torch, noisyrnn\n"
+        "layer = noisyrnn.NoisyRNN(1, 8).eval()\n"
+        "compiled = torch.compile(layer, fullgraph=True, backend='aot_eager')\n"
+        "inputs = torch.randn(2, 3, 1)\n"
+        "print(torch.allclose(compiled(inputs)[0], layer(inputs)[0], atol=1e-6))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.stdout == "True\n", found.stderr[-2000:]

@@ -241,3 +241,17 @@ def test_seeds_of_a_row_are_trained_together_where_asked_for(
         reproduce(config, RunContext(output=tmp_path / "out"))
     alone = [["noisy 1"], ["lstm 1"], ["noisy 2"], ["lstm 2"]]  # seed by seed: a page is useful before the last run
     assert groups == ([["noisy 1", "noisy 2"], ["lstm 1", "lstm 2"]] if batched else alone)
+
+
+def test_finished_only_of_one_of_two_data_sets(table: Path, waves_file: Path, tmp_path: Path) -> None:
+    text = table.read_text()
+    other = tmp_path / f"other{waves_file.suffix}"
+    other.write_bytes(waves_file.read_bytes())
+    text = text.replace(f'dataset = "{waves_file}"', f'dataset = "{other}"', 1)
+    table.write_text(text.replace("[[rows]]", f'[strengths."{other}"]\nwhite_noise = [0.5]\n[[rows]]', 1))
+    config = ReproduceConfig(table=str(table), seeds=1, finished_only=True)
+    noisy, lstm = config.chosen_rows
+    assert noisy.dataset != lstm.dataset
+    train_run(config.run_config(lstm, 1), RunContext(output=tmp_path / "out"))
+    _, failures = reproduce(config, RunContext(output=tmp_path / "out"))
+    assert failures == {}

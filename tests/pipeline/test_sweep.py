@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -424,3 +425,25 @@ def test_a_sweep_keeps_the_validation_data(select: str) -> None:
     assert SweepConfig(train=train, space={"epochs": [5, 6]}).run_config({"epochs": 5}).min_steps is None
     with pytest.raises(ValueError, match=f"^select must leave the validation data to the sweep, got '{select}'"):
         SweepConfig(train={**train, "select": select})
+
+
+def test_values_that_do_not_go_together_fail_their_trial_alone(waves_file: Path, tmp_path: Path) -> None:
+    space = {"input_noise": {"low": 0.5, "high": 1.5}, "input_noise_kind": ["salt_and_pepper", "white_noise"]}
+    train = {"dataset": str(waves_file), "epochs": 1, "hidden_size": 4}
+    config = SweepConfig(model="lstm", train=train, trials=6, space=space, strengths={"white_noise": [0.1]})
+    _, content = sweep(config, RunContext(output=tmp_path))
+    failed = [trial for trial in content["trials"] if trial["error"]]
+    assert 0 < len(failed) < 6 and all("input_noise must be at most 1" in trial["error"] for trial in failed)
+    assert content["best"] is not None
+
+
+def test_equal_validation_targets_are_refused(tmp_path: Path) -> None:
+    X, file = torch.randn(40, 5, 1, generator=torch.Generator().manual_seed(0)).numpy(), tmp_path / "values.npz"
+    train = {"dataset": str(file), "task": "regression", "epochs": 1, "hidden_size": 4}
+    config = SweepConfig(model="gru", train=train, trials=2)
+    y = np.arange(40) + 0.5
+    np.savez(file, X=X, y=y)
+    held_out = load_dataset(str(file)).validation.labels[:, 0].numpy()
+    np.savez(file, X=X, y=np.where(np.isin(y, held_out), 0.5, y))
+    with pytest.raises(ValueError, match=r"^dataset must have validation targets that vary"):
+        sweep(config, RunContext(output=tmp_path / "out"))

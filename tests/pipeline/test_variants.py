@@ -72,6 +72,10 @@ def test_a_published_experiment_is_a_row() -> None:
         ("lstm:step_size=0.1", "option of model 'lstm' must be one of"),
         ("noisy:additive=-1", "additive must be at least 0"),
         ("smnist-lipschitz, psmnist-lipschitz", "variants must share one data set, got smnist with 1 values per step"),
+        (
+            "noisy, noisy:drop=v",
+            r"variants must read their data alike, got another drop for 'noisy' than for 'noisy d",
+        ),
     ],
 )
 def test_what_is_refused(variants: Any, words: str) -> None:

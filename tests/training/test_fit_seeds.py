@@ -318,3 +318,26 @@ def test_several_processes_are_refused(dataset: Dataset, config: TrainConfig, bu
 
     with pytest.raises(ValueError, match=r"runs can only be trained together in one process, got 2\. Start one\."):
         fit_seeds([build(config)], dataset, [config], fabric=Two())  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize("change", [{"additive": 2.0}, {"noise_scale": 3.0}, {"noise_mode": "on"}, {"frozen": True}])
+def test_models_that_differ_are_trained_each_as_alone(
+    change: dict[str, Any], dataset: Dataset, config: TrainConfig, build: Build
+) -> None:
+    def models() -> list[SequenceClassifier]:
+        found = [build(one) for one in seeds(config, 2)]
+        for name, value in change.items():
+            if name == "frozen":
+                found[1].layer.requires_grad_(False)
+            else:
+                setattr(found[1].layer, name, value)
+        return found
+
+    together, single = models(), models()
+    fit_seeds(together, dataset, seeds(config, 2))
+    for model, one in zip(single, seeds(config, 2), strict=True):
+        fit(model, dataset, one)
+    for model, other in zip(together, single, strict=True):
+        for own, wanted in zip(model.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-5)

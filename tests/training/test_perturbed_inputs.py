@@ -220,3 +220,18 @@ def test_an_attack_on_a_model_that_diverges_ends_that_run_alone(
         fit(alone[k], dataset, configs[k])
         for one, other in zip(models[k].parameters(), alone[k].parameters(), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"adversarial": "fgsm"}, {"select": "perturbed"}])
+def test_noise_that_stays_on_is_repeated(
+    settings: dict[str, Any], dataset: Dataset, config: TrainConfig, build: Build
+) -> None:
+    histories = []
+    for seed in (1, 2):
+        model = build(config)
+        model.layer.noise_mode = "on"
+        torch.manual_seed(seed)  # of which nothing depends
+        history = fit(model, dataset, dataclasses.replace(config, **settings)).history
+        histories.append([{name: value for name, value in row.items() if name != "seconds"} for row in history])
+        assert model.layer.noise_mode == "on"
+    assert histories[0] == histories[1]

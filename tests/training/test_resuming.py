@@ -236,3 +236,20 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     assert len(errors) == 2 and "must not be in use, got process" in str(errors[0])
     with locked(tmp_path):  # free again
         pass
+
+
+@pytest.mark.parametrize("change", [{"noise_scale": 2.0}, {"noise_mode": "on"}])
+def test_switches_of_the_noise_are_those_of_the_checkpoint(change: dict[str, Any], tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+
+    def built(**switches: Any) -> SequenceClassifier:
+        torch.manual_seed(0)
+        model = SequenceClassifier(build_layer("gru", 1, 3, {"additive": 0.1}), 2)
+        for name, value in switches.items():
+            setattr(model.layer, name, value)
+        return model
+
+    fit(built(**change), dataset(), CONFIG, folder=folder)
+    with pytest.raises(ValueError, match=r"^resume must continue with .* the noise switches changed since"):
+        fit(built(), dataset(), CONFIG, folder=folder, resume=True)
+    fit(built(**change), dataset(), CONFIG, folder=folder, resume=True)

@@ -3,9 +3,12 @@
 import math
 
 import pytest
+import torch
 
+from noisyrnn.data import Split
+from noisyrnn.models import SequenceRegressor, TanhRNN
 from noisyrnn.training.checkpoint import Progress
-from noisyrnn.training.validation import is_better
+from noisyrnn.training.validation import is_better, validate
 
 
 @pytest.mark.parametrize(
@@ -24,3 +27,14 @@ from noisyrnn.training.validation import is_better
 )
 def test_which_epoch_is_kept(loss: float, accuracy: float, better: bool) -> None:
     assert is_better(loss, accuracy, Progress(best_accuracy=0.8, best_loss=0.4)) is better
+
+
+def test_a_float64_model_is_validated_in_float64() -> None:
+    inputs = torch.randn(30, 4, 1, generator=torch.Generator().manual_seed(0)).double()
+    split = Split(inputs=inputs, labels=1e9 + inputs.sum(dim=1), classes=0)
+    mean, std = split.labels.mean(0), split.labels.std(0)
+    model = SequenceRegressor(TanhRNN(1, 4), 1, target_mean=mean, target_std=std).double()
+    with torch.no_grad():
+        expected = (((model(inputs) - split.labels) / std) ** 2).mean()
+    loss, accuracy = validate(model, split)
+    assert loss == pytest.approx(float(expected), rel=1e-6) and math.isnan(accuracy)

@@ -262,6 +262,8 @@ def _relabelled(
         ValueError: If the line has no value, and values may not be missing.
     """
     kept = list(cells)
+    if place is not None and place < 0 and width and len(kept) == width:
+        place += width  # the column that the header names
     if place is None:
         kept = [*kept, *[""] * (width - 1 - len(kept)), "0"]
         place = len(kept) - 1

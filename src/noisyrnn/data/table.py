@@ -36,6 +36,7 @@ class _Places:
         order: Of the values, by step and then by channel; `None` for all other cells, in order.
         channels: Number of channels.
         width: Cells of the header, or of the first row.
+        named: Whether there is a header.
         missing: Whether values may be missing.
     """
 
@@ -45,6 +46,7 @@ class _Places:
     order: tuple[int, ...] | None
     channels: int
     width: int
+    named: bool
     missing: bool
 
 
@@ -80,7 +82,16 @@ def read_wide(table: Table, options: ReadingOptions, *, declared: Sequence[str] 
     order, channel_names = value_order(path, header, other, options)
     channels = max(len(channel_names), 1)
     missing = options.missing is not None
-    places = _Places(label=place, group=group, drop=drop, order=order, channels=channels, width=width, missing=missing)
+    places = _Places(
+        label=place,
+        group=group,
+        drop=drop,
+        order=order,
+        channels=channels,
+        width=width,
+        named=header is not None,
+        missing=missing,
+    )
     short_nan = archive and header is None
     read = [_read_row(table, row, places, short_nan) for row in rows]
     values = [row for _, _, row in read]
@@ -256,6 +267,8 @@ def _read_row(table: Table, row: Row, places: _Places, short_nan: bool) -> tuple
     line, cells = row
     where = table.where(line)
     place = places.label
+    if place < 0 and places.named and len(cells) == places.width:
+        place += places.width  # the column that the header names; without a header the last cell that is not empty
     while place < 0 and cells and not cells[-1]:
         cells = cells[:-1]
     index = place if place >= 0 else len(cells) + place

@@ -1,7 +1,8 @@
 """Trains several models, measures their robustness and writes one report."""
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from noisyrnn.pipeline.execution import ExecutionConfig, RunGroup, execute_runs
 from noisyrnn.pipeline.foreign import evaluate_foreign, is_foreign
 from noisyrnn.pipeline.train import announce
 from noisyrnn.pipeline.variants import Variant, read_variants
-from noisyrnn.run_folder import RunFolder, failure_message
+from noisyrnn.run_folder import RunFolder, changed_names, failure_message, listed
 from noisyrnn.training.config import TrainConfig
 
 
@@ -90,6 +91,14 @@ class CompareConfig(ExecutionConfig):
         if len(data) > 1:
             names = " and ".join(f"{name} with {values} values per step" for name, values in data[:2])
             raise ValueError(f"variants must share one data set, got {names}. Write one comparison for each.")
+        readings = list(dict.fromkeys((replace(run.reading, missing=None), run.shown_label) for run in runs))
+        if len({reading for reading, _ in readings}) > 1:
+            one, other = next((a, b) for a, b in itertools.pairwise(readings) if a[0] != b[0])
+            differing = changed_names(asdict(one[0]), asdict(other[0]))
+            raise ValueError(
+                f"variants must read their data alike, got another {listed(differing)} for {one[1]!r} than for "
+                f"{other[1]!r}. Write one comparison for each."
+            )
         return runs
 
     @property

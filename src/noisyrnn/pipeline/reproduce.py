@@ -106,8 +106,8 @@ def reproduce(
         runs = [[run for run in of_row if _is_finished(run, output)] for of_row in runs]
         if not any(runs):
             raise ValueError(f"finished_only needs a finished run, got none in {str(output)!r}. Leave it out to train.")
-    for name in dict.fromkeys(row.dataset for row in rows):
-        dataset = context.read_data(next(run for of_row in runs for run in of_row if run.dataset == name))
+    for run in {run.dataset: run for of_row in reversed(runs) for run in reversed(of_row)}.values():
+        dataset = context.read_data(run)
         announce(dataset, context.show_progress)
     check_writable(output)
     by_group = runs

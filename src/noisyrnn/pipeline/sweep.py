@@ -1,5 +1,6 @@
 """Searches the settings of a model with Optuna, for accuracy on perturbed validation data."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ from noisyrnn.pipeline.train import announce
 from noisyrnn.pipeline.workers import WorkerDiedError, run_tasks, threads_per_worker
 from noisyrnn.progress import ProgressBar
 from noisyrnn.redact import sqlite_url, without_passwords
-from noisyrnn.robustness import evaluate
+from noisyrnn.robustness import METRICS, evaluate
+from noisyrnn.robustness.metrics import Scorer
 from noisyrnn.run_folder import RunFolder, folder_name
 from noisyrnn.threads import limit_threads
 from noisyrnn.training.config import TrainConfig, check_precision
@@ -196,7 +198,11 @@ def score_trial(trial: "Trial", config: SweepConfig, context: RunContext) -> flo
     place = sum(other.state is not optuna.trial.TrialState.FAIL for other in trial.study.trials[: trial.number])
     trial.study.sampler = optuna.samplers.TPESampler(seed=derive_seed(config.sweep_seed, "trial", place) % 2**32)
     values = {name: suggest(trial, name, place) for name, place in config.searched().items()}
-    runs = [config.run_config(values, seed=FIRST_SEED + k) for k in range(config.seeds)]
+    try:
+        runs = [config.run_config(values, seed=FIRST_SEED + k) for k in range(config.seeds)]
+    except ValueError as error:  # values that do not go with each other
+        trial.set_user_attr("error", str(error))
+        raise optuna.TrialPruned from error
     try:
         failures = train_seeds(runs, context)
         for message in filter(None, failures.values()):
@@ -234,7 +240,8 @@ def validation_columns(folder: RunFolder, config: SweepConfig, context: RunConte
         content = result.to_dict()
         if result.metric != "accuracy":
             score = result.main
-            content |= {"metric": result.metric, "value": score.mean, "interval": list(score.interval)}
+            interval = [None if math.isnan(end) else end for end in score.interval]
+            content |= {"metric": result.metric, "value": score.mean, "interval": interval}
         columns.append({name: content[name] for name in kept if name in content})
     return columns
 
@@ -270,6 +277,12 @@ def sweep(
     run, output = config.run_config({}), context.output.resolve()
     check_precision(run.precision, resolve_accelerator(context.accelerator))
     dataset = context.read_data(run)
+    metric = Scorer(dataset.validation).metrics[0]
+    if METRICS[metric].better == "lower":  # the search is for the highest score
+        raise ValueError(
+            "dataset must have validation targets that vary, by whose R² trials are compared, got equal ones. Give "
+            "more sequences, or a validation part of your own."
+        )
     announce(dataset, context.show_progress)
     identity = config.identity(content_digest(dataset.fingerprint()))
     stem = f"{Path(run.dataset).stem}-{config.model}"

@@ -26,7 +26,7 @@ from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.divergence import DivergenceError
 from noisyrnn.training.fit_result import FitResult
 from noisyrnn.training.objective import Objective
-from noisyrnn.training.trainer import EpochHook, Trainer, fabric_on_cpu
+from noisyrnn.training.trainer import EpochHook, Trainer, fabric_on_cpu, origin_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -58,18 +58,18 @@ def fit_seeds(
 ) -> list[Outcome]:
     """Train every model as `fit` would train it alone: with its own data order, noise, optimiser and best epoch.
 
-    Runs whose settings differ in the seed alone form a group. Each step takes one batch of every run of a group: a
-    fused kernel takes all of them in one call, and every run ends as it would alone up to rounding; where none can run
-    the model, there is an `objective` or sequences have weights, the batches follow one another and the bits are the
-    same. Groups take turns; on a GPU each has a stream of its own, so that their kernels run at the same time, and
-    where nothing forbids it the step of a group is captured as a CUDA graph. Runs that stop early drop out, and so do
-    runs that diverge: the others go on.
+    Runs whose settings differ in the seed alone, and whose models in their weights, form a group. Each step takes one
+    batch of every run of a group: a fused kernel takes all of them in one call, and every run ends as it would alone up
+    to rounding; where none can run the model, there is an `objective` or sequences have weights, the batches follow one
+    another and the bits are the same. Groups take turns; on a GPU each has a stream of its own, so that their kernels
+    run at the same time, and where nothing forbids it the step of a group is captured as a CUDA graph. Runs that stop
+    early drop out, and so do runs that diverge: the others go on.
 
     Rounding is small at each step, but a training that is unstable at its start enlarges it until a run ends elsewhere,
     as it does between any two kernels. `NOISYRNN_KERNEL=reference` gives the bits of single runs in all cases.
 
     Args:
-        models: One for each run; those of a group are of one shape.
+        models: One for each run.
         dataset: As for `fit`.
         configs: Settings of each run, in one precision.
         objective: As for `fit`.
@@ -120,7 +120,8 @@ def fit_seeds(
         for trainer, checkpoint in zip(trainers, checkpoints, strict=True):
             if checkpoint is not None:
                 trainer.restore(checkpoint)
-        groups = [_Group(members) for members in grouped(trainers, configs)]
+        alike = [group for one in grouped(trainers, configs) for group in _by_model(one)]
+        groups = [_Group(members) for members in alike]
         _take_turns(groups, checkpoint_seconds, show_progress)
     outcomes = {trainer: outcome for group in groups for trainer, outcome in group.outcomes.items()}
     return [outcomes[trainer] for trainer in trainers]
@@ -148,6 +149,14 @@ def grouped(items: Sequence[Item], configs: Sequence[TrainConfig]) -> list[list[
     kinds = [replace(config, seed=0) for config in configs]
     first = [kinds.index(kind) for kind in kinds]
     return [[item for item, own in zip(items, first, strict=True) if own == k] for k in dict.fromkeys(first)]
+
+
+def _by_model(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
+    """Sort trainings by what their models compute apart from their weights: one call stands for all of a group."""
+    found: dict[str, list[Trainer]] = {}
+    for trainer in trainers:
+        found.setdefault(repr(origin_of(trainer.model, None)), []).append(trainer)
+    return list(found.values())
 
 
 def seed_range(seeds: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -108,8 +109,11 @@ def _noise(name: str, strength: float, dataset: Dataset) -> Noise:
 
 @contextmanager
 def _attacked(model: nn.Module, freeze: bool) -> Iterator[None]:
-    """Have the model in evaluation mode, its weights fixed where they may be."""
+    """Have the model in evaluation mode without noise, its weights fixed where they may be."""
     training = model.training
+    noisy: list[Any] = [module for module in model.modules() if getattr(module, "noise_mode", None) == "on"]
+    for module in noisy:
+        module.noise_mode = "off"
     fixed = [parameter for parameter in model.parameters() if parameter.requires_grad and freeze]
     model.eval()
     for parameter in fixed:
@@ -117,6 +121,8 @@ def _attacked(model: nn.Module, freeze: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        for module in noisy:
+            module.noise_mode = "on"
         for parameter in fixed:
             parameter.requires_grad_(True)
         model.train(training)

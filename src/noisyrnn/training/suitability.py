@@ -2,11 +2,18 @@
 
 import warnings
 
+import torch
+from torch import Tensor
+
 from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.split import Split
 from noisyrnn.models.heads import SequenceModel
 from noisyrnn.step_lengths import takes_dt
+from noisyrnn.targets import moments
 from noisyrnn.training.objective import Objective
+
+_ROUNDING = 0.01
+"""Largest rounding error of a target, in its standard deviations."""
 
 
 def check_trainable(model: SequenceModel, dataset: Dataset) -> None:
@@ -46,6 +53,22 @@ def check_trainable(model: SequenceModel, dataset: Dataset) -> None:
     for name, (found, needed) in sizes.items():
         if found != needed:
             raise ValueError(f"model must have {name} {needed}, that of the data set, got {found}.")
+    if not dataset.classes:
+        _check_rounding(dataset.train.labels, model.readout.weight.dtype)
+
+
+def _check_rounding(targets: Tensor, dtype: torch.dtype) -> None:
+    """Raise `ValueError` if targets lie so far from zero that rounding to the type of answers hides their spread."""
+    mean, variance = moments(targets)
+    error = torch.finfo(dtype).eps * mean.abs()
+    hidden = (error > _ROUNDING * variance.sqrt()) & (variance > 0)
+    if bool(hidden.any()):
+        k = int(hidden.nonzero()[0])
+        raise ValueError(
+            f"labels must differ by more than {dtype} rounds them, got {float(mean[k]):g} ± "
+            f"{float(variance[k].sqrt()):.3g} as target {k}. Subtract an offset, or train with precision='64-true' (in "
+            "Python on model.double())."
+        )
 
 
 def check_times(model: SequenceModel, split: Split, objective: Objective | None) -> None:

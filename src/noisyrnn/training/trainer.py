@@ -20,6 +20,7 @@ from noisyrnn.files import content_digest
 from noisyrnn.interruption import graceful_interrupt
 from noisyrnn.locks import locked
 from noisyrnn.models.heads import SequenceModel
+from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder
 from noisyrnn.targets import counted, without_marks
@@ -521,11 +522,17 @@ class Trainer:
         """
         progress, select = self.progress, self.config.select
         # One answer, so that all processes continue alike.
-        loss, accuracy = self.fabric.broadcast(validate(self.model, validation, fabric=self.fabric))
+        found = validate(self.model, validation, fabric=self.fabric, path=self._validation_path())
+        loss, accuracy = self.fabric.broadcast(found)
         if not math.isfinite(loss) and self.best is None:
             raise DivergenceError(self._explain_validation_loss(loss))
         perturbed = self._validate_perturbed(validation) if select == "perturbed" else None
         all_loss, all_accuracy = (loss, accuracy) if perturbed is None else perturbed
+        if not math.isfinite(all_loss) and self.best is None:
+            raise DivergenceError(
+                f"validation loss of perturbed sequences is not finite after epoch {progress.epoch}, got {all_loss}. "
+                "Lower learning_rate or step_size, or choose an epoch by select='clean'."
+            )
         better = math.isfinite(loss) if select == "last" else is_better(all_loss, all_accuracy, progress)
         if better:
             progress.best_epoch, progress.best_accuracy, progress.best_loss = progress.epoch, all_accuracy, all_loss
@@ -539,9 +546,15 @@ class Trainer:
             from noisyrnn.training.perturbed_inputs import selection_inputs  # as in `perturbed_inputs`
 
             self._selection = [validation, *selection_inputs(validation, self.dataset)]
-        found = [validate(self.model, split) for split in self._selection]
+        found = [validate(self.model, split, path=self._validation_path()) for split in self._selection]
         losses, accuracies = zip(*found, strict=True)
         return self.fabric.broadcast((math.fsum(losses) / len(found), math.fsum(accuracies) / len(found)))
+
+    def _validation_path(self) -> BrownianPath | None:
+        """The noise of an epoch's validation where it stays on in evaluation mode."""
+        if self.model.layer.noise_mode != "on":
+            return None
+        return BrownianPath(seed=derive_seed(self.config.seed, "validation", self.progress.epoch))
 
     def _explain_validation_loss(self, loss: float) -> str:
         """Why no epoch can be chosen: a message."""
@@ -620,7 +633,10 @@ def origin_of(model: SequenceModel, objective: Objective | None) -> dict[str, An
     text = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
     layer = model.layer
     sizes = {"hidden_size": layer.hidden_size, "num_layers": layer.num_layers, "bidirectional": layer.bidirectional}
+    switches = {"noise_mode": (layer.noise_mode, "auto"), "noise_scale": (float(layer.noise_scale), 1.0)}
+    changed = {name: value for name, (value, usual) in switches.items() if value != usual}
     return {
+        **({"noise_switches": changed} if changed else {}),
         "sizes": sizes,
         "architecture": content_digest({"repr": text, "tensors": tensors}),
         "objective": objective_digest(objective),

@@ -1,6 +1,7 @@
 """Loss and accuracy on the validation data, and which of two epochs is better."""
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from noisyrnn.data.split import Split
 from noisyrnn.data.stored import StoredSequences
 from noisyrnn.models.heads import SequenceModel
+from noisyrnn.noise.brownian import BrownianPath
 from noisyrnn.training.batches import select_sequences
 from noisyrnn.training.checkpoint import Progress
 
@@ -20,11 +22,13 @@ _VALIDATION_BYTES = 2**26
 """Most bytes of sequences that are read from files at once for a validation."""
 
 
-def validate(model: SequenceModel, split: Split, *, fabric: "Fabric | None" = None) -> tuple[float, float]:
+def validate(
+    model: SequenceModel, split: Split, *, fabric: "Fabric | None" = None, path: BrownianPath | None = None
+) -> tuple[float, float]:
     """Loss and accuracy over a split in evaluation mode, weighted by its weights; the mode is restored.
 
     The accuracy of a regression is `nan`. With `fabric`, each of its processes reads its share of sequences that stay
-    in their files, and their sums are added.
+    in their files, and their sums are added. `path` is the source of noise that stays on in evaluation mode.
     """
     rows, size, shared = torch.arange(len(split), device="cpu"), _VALIDATION_BATCH, False
     if isinstance(split.inputs, StoredSequences):
@@ -37,7 +41,9 @@ def validate(model: SequenceModel, split: Split, *, fabric: "Fabric | None" = No
     with torch.no_grad():
         for part in rows.split(size) if len(rows) else ():
             inputs, labels, lengths, weights, dt = select_sequences(split, part.to(split.labels.device))
-            outputs = model(inputs, lengths=lengths, dt=dt).float()
+            noise = path if path is None else replace(path, first_row=int(part[0]))
+            outputs = model(inputs, lengths=lengths, dt=dt, path=noise)
+            outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
             losses, right = model.losses(outputs, labels), model.correct(outputs, labels)
             if weights is not None:
                 losses, right = losses * weights, right * weights

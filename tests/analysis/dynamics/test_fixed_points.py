@@ -69,6 +69,19 @@ def test_a_continuum_and_its_absence():
     assert int(fixed_points(drifting, INPUTS, searches=4, tolerance=0.15).counts.sum()) == 4
 
 
+@pytest.mark.parametrize(
+    ("W", "alpha", "tolerance", "points"),
+    [
+        ([[0.999, 0.0], [0.0, 0.5]], 0.001, 1e-8, 1),  # so slow that the speed is below the tolerance far from it
+        ([[0.5, 0.0], [0.0, 0.5]], 1.0, 0.1, 1),
+        ([[2.0, 0.0], [0.0, 2.0]], 0.1, 1e-2, 9),
+    ],
+)
+def test_a_tolerance_decides_what_is_a_point_and_not_where(W, alpha, tolerance, points):
+    found = fixed_points(rates(W, alpha=alpha), 2 * INPUTS, searches=300, scatter=0.5, tolerance=tolerance)
+    assert len(found) == points and int(found.counts.sum()) == 300
+
+
 def test_slow_points_are_where_the_speed_is_least():
     # tanh(1.2 h + 0.09) - h has one root, above 0.5, and a minimum above 0 on the other side: a slow point.
     layer = rates([[1.2]], bias=0.09, alpha=0.5)

@@ -16,9 +16,9 @@ from noisyrnn.robustness.gradient import recording
 _BLOCK = 64
 """Searches that run at once."""
 
-_FEWEST = 1e-12
+_LEAST = 1e-12
 _MOST = 1e10
-"""Range of the damping; a search ends where more damping would be needed."""
+"""Range of the damping, relative to the mean square of G's columns; a search ends where it would need more."""
 
 _PROGRESS = 1e-10
 """Relative fall of the speed that counts as one, beyond rounding."""
@@ -92,9 +92,10 @@ def fixed_points(
 
     .. math:: h \leftarrow h - (G^T G + \lambda I)^{-1} G^T (F(h) - h),
 
-    where the damping λ falls while the speed does, and grows where it would not. Searches that end at the same state
-    are one point. Other fixed points may exist: no search proves that there is none. A continuum of fixed points, such
-    as a line attractor, gives as many points as searches, each with an eigenvalue near 1.
+    where the damping λ falls while the speed does, and grows where it would not, until the speed falls no further.
+    Searches that end at the same state are one point. Other fixed points may exist: no search proves that there is
+    none. A continuum of fixed points, such as a line attractor, gives as many points as searches, each with an
+    eigenvalue near 1.
 
     Args:
         model: Model of one cell (one layer, one direction); a sequence model standardises the inputs.
@@ -105,8 +106,8 @@ def fixed_points(
         scatter: Standard deviation of normal numbers added to each start, at least 0: saddles, which no path visits,
             are found from starts around the paths.
         seed: Seed of the starts, at least 0.
-        tolerance: Largest speed of a point, above 0. With a larger one slow points, where the speed has a minimum above
-            zero, are points too.
+        tolerance: Largest speed of a point, above 0: searches that end at a faster state are left out. With a larger
+            one slow points, where the speed has a minimum above zero, are points too.
         iterations: Largest number of steps of a search, at least 1.
         lengths: Valid steps of each sequence, int64 `(batch,)`; all by default.
         h_0: Initial state of each sequence, `(1, batch, state_size)`; zeros by default.
@@ -147,7 +148,7 @@ def fixed_points(
     noise = torch.randn(starts.shape, generator=generator, dtype=torch.float64, device="cpu")
     starts = starts + scatter * noise.to(starts.device)
     cell, (constant,) = float64_model(model, at.to(inputs)[None, None])
-    found = [_search(cell, constant, part, tolerance, iterations) for part in starts.split(_BLOCK)]
+    found = [_search(cell, constant, part, iterations) for part in starts.split(_BLOCK)]
     states = torch.cat(found)
     step = _step(cell, constant, states)
     speeds = (step.end - states).norm(dim=1)
@@ -182,7 +183,7 @@ def _step(cell: Cell, constant: Tensor, states: Tensor) -> Trajectory:
     return Trajectory.of(cell, constant.expand(len(states), 1, -1), state=states)
 
 
-def _search(cell: Cell, constant: Tensor, h: Tensor, tolerance: float, iterations: int) -> Tensor:
+def _search(cell: Cell, constant: Tensor, h: Tensor, iterations: int) -> Tensor:
     """Return the states of least speed that the searches from `h`, `(searches, state_size)`, reach."""
     eye = torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
     damping = torch.full((len(h),), 1e-3, dtype=h.dtype, device=h.device)
@@ -190,16 +191,17 @@ def _search(cell: Cell, constant: Tensor, h: Tensor, tolerance: float, iteration
     change = step.end - h
     for _ in range(iterations):
         speed = change.norm(dim=1)
-        if not bool(((speed > tolerance) & (damping < _MOST)).any()):
+        if not bool(((speed > 0) & (damping < _MOST)).any()):
             break
         G = step.jacobian(0) - eye
-        normal = G.mT @ G + damping[:, None, None] * eye
+        size = G.square().sum(dim=(1, 2)).clamp(min=torch.finfo(h.dtype).tiny) / len(eye)
+        normal = G.mT @ G + (damping * size)[:, None, None] * eye
         moved = h - torch.linalg.solve(normal, (G.mT @ change[..., None]))[..., 0]
         tried = _step(cell, constant, moved)
         after = tried.end - moved
         better = after.norm(dim=1) < (1 - _PROGRESS) * speed  # false where it is not a number
         h = moved.where(better[:, None], h)
-        damping = torch.where(better, damping / 3, damping * 4).clamp(_FEWEST, _MOST)
+        damping = torch.where(better, damping / 10, damping * 10).clamp(_LEAST, _MOST)
         step = _step(cell, constant, h)
         change = step.end - h
     return h

@@ -19,10 +19,9 @@ def skew_damped_together(
 
     Of operations written out in torch, one that reads a matrix and its transpose takes longer than a short sequence.
     """
-    compiled = library.loaded()
+    compiled = None if torch.compiler.is_compiling() else library.loaded()  # a compiled graph must not see it loaded
     fast = (
         compiled is not None
-        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and all(
             m.dtype == torch.float32 and m.is_cpu and m.is_contiguous() and m.shape[0] == m.shape[1] for m in matrices
