@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from noisyrnn.targets import at_every_step, counted, mark_uncounted, mean_over_steps, without_marks
+from noisyrnn.targets import at_every_step, counted, largest_share, mark_uncounted, mean_over_steps, without_marks
 
 MASK = torch.tensor([[True, False, True], [False, False, True]])
 CLASSES = torch.tensor([[1, 7, 0], [9, -4, 2]])
@@ -39,3 +39,10 @@ def test_a_step_that_does_not_count_has_no_gradient() -> None:
     values = torch.tensor([[1.0, 3.0, 2.0], [7.0, 5.0, 4.0]], requires_grad=True)
     mean_over_steps(values, mark_uncounted(CLASSES, MASK)).sum().backward()
     assert values.grad is not None and values.grad.tolist() == [[0.5, 0, 0.5], [0, 0, 1]]
+
+
+def test_the_largest_share_is_the_accuracy_of_the_commonest_class() -> None:
+    classes, weights = torch.tensor([0, 0, 0, 1]), torch.tensor([1.0, 1.0, 1.0, 9.0])
+    assert largest_share(classes, 2) == 0.75 == largest_share(classes, 2, weights)
+    steps = torch.tensor([[0, 0, 1, -1], [1, 1, 1, 1]])  # shares of 1: a third, and all
+    assert largest_share(steps, 2) == pytest.approx((1 / 3 + 1) / 2)

@@ -57,6 +57,23 @@ def mean_over_steps(values: Tensor, targets: Tensor) -> Tensor:
     return torch.where(mask, values, 0.0).sum(dim=-1) / mask.sum(dim=-1)
 
 
+def largest_share(targets: Tensor, classes: int, weights: Tensor | None = None) -> float:
+    """Accuracy of always answering the most frequent class, as `mean_over_steps` counts steps and weights sequences.
+
+    Args:
+        targets: Classes, `(n,)` or `(n, steps)`.
+        classes: Their number.
+        weights: `(n,)`, at least 0 and not all 0; `None`: all count equally.
+
+    Example:
+        >>> largest_share(torch.tensor([0, 0, 0, 1]), 2, torch.tensor([1.0, 1.0, 1.0, 9.0]))
+        0.75
+    """
+    shares = torch.stack([mean_over_steps(targets == k, targets).double() for k in range(classes)])
+    weights = torch.ones(len(targets), dtype=torch.float64, device=targets.device) if weights is None else weights
+    return float((shares @ weights.double()).max() / weights.double().sum())
+
+
 def moments(targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and variance of each output of targets that are values, float64 `(outputs,)`.
 

@@ -110,3 +110,10 @@ def test_channels_of_recordings_are_matched_by_name(tmp_path: Path) -> None:
     write(folder, {"a/1.csv": "5.5,1\n6,3\n", "b/2.csv": "y,x\n7,2\n1,4\n"})
     with pytest.raises(ValueError, match=r"must hold the channels of the first sequence, 2 columns, got y, x"):
         read_folder(folder, ReadingOptions())
+
+
+def test_the_table_of_classes_has_a_separator_of_its_own(tmp_path: Path) -> None:
+    files = {"1.txt": "0,5;1\n1,5;3\n", "2.txt": "2,5;7\n3,5;8\n", "labels.csv": "file,class\n1,a\n2,b\n"}
+    cases = read_folder(write(tmp_path, files), ReadingOptions(separator=";", decimal=","))
+    assert cases.inputs.tolist() == [[[0.5, 1], [1.5, 3]], [[2.5, 7], [3.5, 8]]]
+    assert [str(label) for label in cases.labels] == ["a", "b"]  # type: ignore[union-attr]

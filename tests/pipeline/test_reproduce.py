@@ -255,3 +255,12 @@ def test_finished_only_of_one_of_two_data_sets(table: Path, waves_file: Path, tm
     train_run(config.run_config(lstm, 1), RunContext(output=tmp_path / "out"))
     _, failures = reproduce(config, RunContext(output=tmp_path / "out"))
     assert failures == {}
+
+
+def test_the_precision_of_a_row_is_its_own_unless_one_is_given(table: Path) -> None:
+    table.write_text(table.read_text().replace('model = "lstm",', 'model = "lstm", precision = "64-true",'))
+    found = [
+        [config.run_config(row, 1).precision for row in config.chosen_rows]
+        for config in (ReproduceConfig(table=str(table)), ReproduceConfig(table=str(table), precision="32-true"))
+    ]
+    assert found == [["32-true", "64-true"], ["32-true", "32-true"]]

@@ -109,3 +109,14 @@ def test_one_model_has_nothing_to_be_compared_with(make_run: Make) -> None:
 @pytest.mark.usefixtures("no_figures")
 def test_nothing_measured_gives_no_verdict(make_run: Make) -> None:
     assert say(compare([read_run(make_run(label="a", seed=1))])) == ""
+
+
+def test_models_measured_on_other_sequences_are_not_ranked(make_run: Make) -> None:
+    runs = []
+    for label, accuracy, count in (("gru", 0.5, 20), ("lstm", 0.75, 8)):
+        entry = column(*CLEAN, accuracy, draws=1)
+        entry |= {"correct": entry["correct"][:count], "sequences": count}
+        runs.append(read_run(make_run(label=label, seed=1, columns=[entry])))
+    found = compare(runs).main
+    assert not found.rows[0].alike and not any(found.rows[0].marks.values())
+    assert verdict(found, "accuracy", 1) == ""

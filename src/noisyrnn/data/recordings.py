@@ -110,7 +110,7 @@ def _read_labels(
     path: Path, folder: Path, files: list[Path], options: ReadingOptions
 ) -> tuple[list[str], Targets, tuple[str, ...] | None]:
     """Return the names of the files that a table lists, and their classes and groups."""
-    table = read_delimited(path, replace(options, skip_lines=None))
+    table = read_delimited(path, replace(options, skip_lines=None, separator=None, decimal=None))  # as it is found
     header, rows = replace(table, header=True).split_header()
     assert header is not None
     lower = [name.lower() for name in header]

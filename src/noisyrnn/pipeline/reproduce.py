@@ -28,7 +28,8 @@ class ReproduceConfig(ExecutionConfig):
         table: Published table to repeat, or a .toml file of the same form; `noisyrnn list` shows all.
         seeds: Number of runs of each row, with seeds 1, 2, …, at least 1. A verdict needs at least 3.
         rows: Labels of the rows to repeat (default: all).
-        precision: Floating-point precision of the trainings: "32-true", "64-true" or "bf16-mixed".
+        precision: Floating-point precision of the trainings: "32-true", "64-true" or "bf16-mixed" (default: that of
+            each row, "32-true" where it states none).
         finished_only: Train nothing: measure and report the runs whose training has finished.
 
     Raises:
@@ -38,7 +39,7 @@ class ReproduceConfig(ExecutionConfig):
     table: str
     seeds: int = 3
     rows: Sequence[str] | None = None
-    precision: Precision = "32-true"
+    precision: Precision | None = None
     finished_only: bool = False
     reproduction: Reproduction = field(init=False, repr=False)
 
@@ -62,7 +63,8 @@ class ReproduceConfig(ExecutionConfig):
 
     def run_config(self, row: ReproductionRow, seed: int) -> TrainConfig:
         """Return the settings of one training of a row."""
-        return TrainConfig.from_dict({**row.train, "seed": seed, "precision": self.precision})
+        precision = {} if self.precision is None else {"precision": self.precision}
+        return TrainConfig.from_dict({**row.train, "seed": seed, **precision})
 
     def evaluations(self, dataset: str) -> list[EvaluateConfig]:
         """Return the evaluations of each run: the kept weights under everything, the last epoch's under noise."""

@@ -16,6 +16,7 @@ from noisyrnn.files import check_writable, content_digest, json_ready, write_ato
 from noisyrnn.locks import locked
 from noisyrnn.models import MODELS
 from noisyrnn.models.options import merge_options
+from noisyrnn.models.registry import plugin_source
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.pipeline.context import RunContext
 from noisyrnn.pipeline.dependencies import EVALUATION_RESULTS, TRAINING_RESULTS
@@ -123,7 +124,8 @@ class SweepConfig:
         fixed = {name: value for name, value in run.identity().items() if name not in {"seed", "label", *space}}
         results = [TRAINING_RESULTS[run.precision], EVALUATION_RESULTS["classes"]]  # no attack, which alone differs
         chosen = {name: getattr(self, name) for name in ("model", "strengths", "draws", "seeds", "sweep_seed")}
-        return json_ready({**chosen, "data": data, "results": results, "fixed": fixed, "space": space})
+        source = plugin_source(self.model)
+        return json_ready({**chosen, "data": data, "results": results, "fixed": fixed, "space": space, **source})
 
     @property
     def evaluation(self) -> EvaluateConfig:

@@ -36,7 +36,7 @@ def verdict(table: Table, metric: str, seeds: int) -> str:
         metric: Key of `METRICS`.
         seeds: Number of seeds of each label; the smallest, where they differ.
     """
-    rows = [row for row in headline_rows(table) if row.ordered()]
+    rows = [row for row in headline_rows(table) if row.alike and row.ordered()]
     if not rows:
         return ""
     labels = list(dict.fromkeys(label for row in rows for label in row.cells))

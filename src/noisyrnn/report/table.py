@@ -110,6 +110,7 @@ class Row:
         marks: Marks by label, in a ranked table: `best`, `close` if the label is not significantly different from the
             best, else empty.
         leads: Whether the best label is significantly better than every other one.
+        alike: Whether all labels were measured on as many test sequences: only then are they ranked.
         baselines: Cells of baselines by name, which are neither tested nor marked.
     """
 
@@ -119,6 +120,7 @@ class Row:
     tests: Mapping[str, PairedTest]
     marks: Mapping[str, str] = field(default_factory=dict)
     leads: bool = False
+    alike: bool = True
     baselines: Mapping[str, Cell] = field(default_factory=dict)
 
     def cell(self, label: str) -> Cell | None:
@@ -250,10 +252,20 @@ def build_table(values: Values, labels: Sequence[str], *, ranked: bool) -> Table
         notes = dict.fromkeys(value.note for seeds in by_label.values() for value in seeds.values() if value.note)
         tests = {label: against_base[tested, label] for label in labels if (tested, label) in against_base}
         ties = {(first, second): test for (q, first, second), test in between_all.items() if q == tested}
-        marks = _marks(cells[quantity], ties, quantity.better) if ranked else {}
+        counts = {len(value.by_sequence) for seeds in by_label.values() for value in seeds.values()}
+        alike = len(counts) == 1
+        marks = _marks(cells[quantity], ties, quantity.better) if ranked and alike else {}
         leads = ranked and _leads(marks, ties)
         rows.append(
-            Row(quantity=quantity, notes=tuple(notes), cells=cells[quantity], tests=tests, marks=marks, leads=leads)
+            Row(
+                quantity=quantity,
+                notes=tuple(notes),
+                cells=cells[quantity],
+                tests=tests,
+                marks=marks,
+                leads=leads,
+                alike=alike,
+            )
         )
     return Table(rows=tuple(rows), comparisons=sum(not test.reason for test in pairs.values()) if ranked else 0)
 

@@ -23,7 +23,7 @@ from noisyrnn.models.heads import SequenceModel
 from noisyrnn.noise.brownian import BrownianPath, derive_seed
 from noisyrnn.progress import ProgressBar
 from noisyrnn.run_folder import RunFolder
-from noisyrnn.targets import counted, without_marks
+from noisyrnn.targets import largest_share, without_marks
 from noisyrnn.threads import reproducible_threads
 from noisyrnn.training.batches import (
     BatchPart,
@@ -593,8 +593,7 @@ class Trainer:
             self.write_weights(self.folder.model)
         largest = math.nan
         if dataset.classes:
-            labels = dataset.train.labels[counted(dataset.train.labels)]
-            largest = float(torch.bincount(labels).max()) / len(labels)
+            largest = largest_share(dataset.train.labels, dataset.classes, dataset.train.weights)
         kept = progress.history[progress.best_epoch - 1]
         return FitResult(
             history=progress.history,
