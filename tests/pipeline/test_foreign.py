@@ -345,6 +345,19 @@ def test_an_imported_neighbour_is_part_of_the_row(
         assert measured(f"{tmp_path}/row.py:build", waves_file, tmp_path / "out") == pytest.approx(1 - one)
 
 
+def test_a_neighbour_that_changes_in_one_process_is_imported_again(waves_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "sign.txt").write_text("1")
+    helper = tmp_path / "rising_three.py"
+    (tmp_path / "row.py").write_text(SIGN.format(helper="rising_three"))
+    helper.write_text("SIGN = 1.0")
+    one = measured(f"{tmp_path}/row.py:build", waves_file, tmp_path / "out")
+    helper.write_text("SIGN = -1.0  # changed")
+    with pytest.warns(UserWarning, match=r"computed again: .*code"):
+        other = measured(f"{tmp_path}/row.py:build", waves_file, tmp_path / "out")
+    assert one > 0.9 and other == pytest.approx(1 - one)
+    assert measured(f"{tmp_path}/row.py:build", waves_file, tmp_path / "out") == other
+
+
 def test_a_result_that_is_used_again_says_so(
     waves_file: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

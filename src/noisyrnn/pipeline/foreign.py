@@ -87,6 +87,7 @@ class ForeignRow:
         assert match is not None
         identity = hashlib.sha256(f"{self.file} {self.digest}".encode())  # a copy elsewhere reads what lies next to it
         module_name = f"noisyrnn_foreign_{identity.hexdigest()[:16]}"
+        self._forget_changed(module_name)
         if module_name not in sys.modules:
             spec = importlib.util.spec_from_file_location(module_name, self.file)
             assert spec is not None and spec.loader is not None
@@ -102,6 +103,7 @@ class ForeignRow:
                 raise ValueError(
                     f"model {self.name!r} must name a Python file that can be imported, got {_described(error)}."
                 ) from error
+            self._remember()
         function: Any = getattr(sys.modules[module_name], match["function"], None)
         if not callable(function):
             raise ValueError(f"model {self.name!r} must name a function of {self.file}, got none of that name.")
@@ -124,7 +126,9 @@ class ForeignRow:
         function = self.function()
         try:
             with seeded(seed), self._importable():
-                return function(_copied(dataset), **_options(function, seed))
+                model = function(_copied(dataset), **_options(function, seed))
+            self._remember()
+            return model
         except (Exception, SystemExit) as error:
             if isinstance(error, MemoryError):
                 raise
@@ -139,6 +143,20 @@ class ForeignRow:
                 found[name] = Path(path)
         return {name: path for name, path in sorted(found.items()) if path != self.file}
 
+    def _remember(self) -> None:
+        """Keep the digests of the modules of the folder, as they are imported."""
+        for name, digest in _digests(self.imported()).items():
+            _DIGESTS.setdefault(name, digest)
+
+    def _forget_changed(self, module_name: str) -> None:
+        """Have the modules of the folder imported again if one of them has changed since it was."""
+        now = _digests(self.imported())
+        if all(_DIGESTS.get(name, digest) == digest for name, digest in now.items()):
+            return
+        for name in {module_name, *now} - {"__main__"}:
+            sys.modules.pop(name, None)
+            _DIGESTS.pop(name, None)
+
     @contextmanager
     def _importable(self) -> Iterator[None]:
         """Let the file import its neighbours, as it could if it were run."""
@@ -149,6 +167,10 @@ class ForeignRow:
         finally:
             if folder in sys.path:
                 sys.path.remove(folder)
+
+
+_DIGESTS: dict[str, str] = {}
+"""SHA-256 of the files of modules that lie next to a user's file, as they were imported, by module."""
 
 
 def _options(function: Callable[..., Any], seed: int) -> dict[str, int]:
