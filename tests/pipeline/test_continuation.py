@@ -113,6 +113,17 @@ def test_what_cannot_be_continued_is_refused(config: TrainConfig, tmp_path: Path
         continue_run(restored, context, epochs=4)
 
 
+def test_a_run_that_its_patience_ended_is_not_continued(config: TrainConfig, tmp_path: Path) -> None:
+    context = RunContext(output=tmp_path, show_progress=False)
+    ended = train_run(replace(config, epochs=9, learning_rate=1e-12, patience=2), context)
+    assert len(rows(ended)) < 9
+    with pytest.raises(
+        ValueError, match=r"^run must not have ended by its patience \(2\) .* stopped after epoch 3 of 9:"
+    ):
+        continue_run(ended, context, epochs=12)
+    assert [folder.name for folder in tmp_path.iterdir() if folder.is_dir()] == [ended.path.name]
+
+
 def test_changed_data_are_refused_before_a_folder_is_made(config: TrainConfig, tmp_path: Path) -> None:
     context = RunContext(output=tmp_path / "runs", show_progress=False)
     shorter = train_run(config, context)

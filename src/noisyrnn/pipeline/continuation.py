@@ -10,7 +10,7 @@ from noisyrnn.pipeline.devices import processes
 from noisyrnn.pipeline.train import begin_run, run_path, train_run
 from noisyrnn.progress import resolve_shown, tell
 from noisyrnn.run_folder import RunFolder
-from noisyrnn.training.checkpoint import read_settings, write_longer
+from noisyrnn.training.checkpoint import read_settings, trained_epochs, write_longer
 from noisyrnn.training.config import TrainConfig
 from noisyrnn.training.schedules import learning_rate_at
 
@@ -59,8 +59,8 @@ def continue_run(folder: RunFolder, context: RunContext | None = None, *, epochs
         The folder of the run with that number of epochs; the one that was given, if it has them.
 
     Raises:
-        ValueError: If the run has no checkpoint, `epochs` are fewer than those of the run, or its folder does not have
-            the name of its settings and of this version of the computation.
+        ValueError: If the run has no checkpoint or was ended by its patience, `epochs` are fewer than those of the run,
+            or its folder does not have the name of its settings and of this version of the computation.
     """
     context = context or RunContext()
     shorter = settings_of_run(folder)
@@ -76,6 +76,13 @@ def continue_run(folder: RunFolder, context: RunContext | None = None, *, epochs
         return train_run(shorter, context.replace(output=folder.path.resolve().parent))
     if not folder.checkpoint.is_file():
         raise ValueError(f"run must hold {folder.checkpoint.name}, got {folder.path} without it. Train it again.")
+    settings, trained = read_settings(folder.checkpoint), trained_epochs(folder.checkpoint)
+    if folder.finished and trained < settings["epochs"]:
+        raise ValueError(
+            f"run must not have ended by its patience ({settings['patience']}) to train longer, got {folder.path}, "
+            f"which stopped after epoch {trained} of {settings['epochs']}: it would stop there again. Train another "
+            "run with more patience."
+        )
     check_same_data(folder, context.read_data(longer))
     target = RunFolder(run_path(longer, context.output))
     if not target.checkpoint.is_file() and not (target.config.is_file() and target.finished):
@@ -85,7 +92,6 @@ def continue_run(folder: RunFolder, context: RunContext | None = None, *, epochs
             )
         content = folder.read_config()
         with locked(target.path):
-            trained = int(read_settings(folder.checkpoint)["epochs"])
             begin_run(target, longer, content["dataset"], continued_from=(folder.path.name, trained))
             write_longer(folder.checkpoint, target.checkpoint, epochs=longer.epochs)
         first, later = (learning_rate_at(longer, epoch) for epoch in (1, trained + 1))

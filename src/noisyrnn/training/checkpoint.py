@@ -145,6 +145,15 @@ def read_settings(path: Path) -> dict[str, Any]:
     return dict(_read(path)["settings"])
 
 
+def trained_epochs(path: Path) -> int:
+    """Return the number of epochs that the training of the checkpoint at `path` has ended.
+
+    Raises:
+        ValueError: If it is damaged or has another format.
+    """
+    return len(_read(path)["progress"]["history"])
+
+
 def write_longer(source: Path, target: Path, *, epochs: int) -> None:
     """Write the checkpoint at `source` to `target`, for the same run with more epochs.
 
