@@ -64,6 +64,16 @@ def test_it_analyses_where_that_is_asked_for(waves_file: Path, tmp_path: Path, m
     assert "Output margin" in (tmp_path / "with" / "analysis.md").read_text()
 
 
+def test_what_cannot_be_analysed_is_refused_before_any_training(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(40, 6, 1))
+    X[3, 2] = np.nan
+    np.savez(tmp_path / "gaps.npz", X=X, y=np.arange(40) % 2)
+    config = CompareConfig(**settings(tmp_path / "gaps.npz", missing="hold"), analyze=True)
+    with pytest.raises(ValueError, match=r"^dataset must have missing None for the theory diagnostics, got 'hold'"):
+        compare(config, RunContext(output=tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*/*"))
+
+
 def test_finished_runs_are_used_again(waves_file: Path, tmp_path: Path) -> None:
     compare(CompareConfig(**settings(waves_file)), RunContext(output=tmp_path))
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}

@@ -8,6 +8,7 @@ from typing import Any
 
 from noisyrnn.checks import check_choice, check_integer
 from noisyrnn.data.dataset import Dataset
+from noisyrnn.data.split import check_regular
 from noisyrnn.files import WriteError, check_writable
 from noisyrnn.locks import locked
 from noisyrnn.models import MODELS, layer_options
@@ -137,6 +138,9 @@ def compare(
     output, runs = context.output, config.run_configs()
     dataset = context.read_data(runs[0])
     config.evaluation.for_data(dataset)
+    if config.analyze:
+        for run in {run.reading: run for run in runs}.values():
+            check_regular("dataset", context.read_data(run).train)
     announce(dataset, context.show_progress)
     check_writable(output)
     for row in config.rows:
