@@ -92,7 +92,7 @@ def test_an_onnx_file_of_a_trained_run(trained: RunFolder, tmp_path: Path) -> No
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [1e-46, 1e-40, 1e-30, 1.0, 1e35, 1e38, 1e60])
+@pytest.mark.parametrize("size", [1e-46, 1e-40, 1.0, 1e38])
 def test_values_of_any_size_reach_a_file(size: float, tmp_path: Path) -> None:
     torch.manual_seed(0)
     mean, std = (torch.tensor([value], dtype=torch.float64) for value in (0.0, size))
