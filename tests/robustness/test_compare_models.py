@@ -86,17 +86,22 @@ def test_the_table_names_what_was_not_attacked(split: Split) -> None:
     assert "<th>&lt;sum&gt;</th>" in found._repr_html_()
 
 
-def test_an_estimator_may_know_names_fewer_classes_and_no_probabilities(split: Split) -> None:
-    three = Split(inputs=split.inputs, labels=2 * split.labels, classes=3)
-    data = Dataset(
-        name="sums",
-        train=three,
-        validation=three,
-        read_test=lambda: three,
-        class_names=("low", "none", "high"),
+def named(split: Split, names: tuple[str, ...]) -> Dataset:
+    """A data set with these names of classes, each part of which is `split`."""
+    return Dataset(
+        name="named",
+        train=split,
+        validation=split,
+        read_test=lambda: split,
+        class_names=names,
         value_range=None,
         standardize=True,
     )
+
+
+def test_an_estimator_may_know_names_fewer_classes_and_no_probabilities(split: Split) -> None:
+    three = Split(inputs=split.inputs, labels=2 * split.labels, classes=3)
+    data = named(three, ("low", "none", "high"))
 
     class Named:
         classes_ = np.array(["high", "low"])
@@ -119,24 +124,11 @@ def test_an_estimator_may_know_names_fewer_classes_and_no_probabilities(split: S
         compare_models({"named": Named()}, split, [])
 
 
-def numbered(labels: torch.Tensor, inputs: torch.Tensor) -> Dataset:
-    """Classes whose names are the numbers after their indices, as in the UCR archive."""
-    split = Split(inputs=inputs, labels=labels, classes=3)
-    return Dataset(
-        name="numbered",
-        train=split,
-        validation=split,
-        read_test=lambda: split,
-        class_names=("1", "2", "3"),
-        value_range=None,
-        standardize=True,
-    )
-
-
 def test_an_estimator_of_some_classes_whose_names_are_numbers() -> None:
     labels = torch.arange(30) % 3
     inputs = 0.1 * torch.randn(30, 4, 1, generator=torch.Generator().manual_seed(0)) + labels[:, None, None]
-    data, X, known = numbered(labels, inputs), inputs.flatten(1).numpy(), labels.numpy() < 2
+    data = named(Split(inputs=inputs, labels=labels, classes=3), ("1", "2", "3"))  # as in the UCR archive
+    X, known = inputs.flatten(1).numpy(), labels.numpy() < 2
     texts, numbers, indices = np.array(["1", "2", "3"])[labels], labels.numpy() + 1, labels.numpy()
 
     def score(y: np.ndarray, rows: Any = slice(None)) -> float:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from noisyrnn.data import dataset_from_splits
 from noisyrnn.data.dataset import Dataset
 from noisyrnn.data.split import Split
-from noisyrnn.models import SequenceClassifier
+from noisyrnn.models import SequenceClassifier, build_layer
 from noisyrnn.noise.brownian import derive_seed
 from noisyrnn.robustness import MultiplicativeNoise, PathDraws, SaltAndPepper, WhiteNoise
 from noisyrnn.training import TrainConfig, fit, fit_seeds
@@ -235,3 +236,14 @@ def test_noise_that_stays_on_is_repeated(
         histories.append([{name: value for name, value in row.items() if name != "seconds"} for row in history])
         assert model.layer.noise_mode == "on"
     assert histories[0] == histories[1]
+
+
+def test_a_loss_that_only_perturbed_sequences_lose_is_told() -> None:
+    split = Split(inputs=torch.zeros(60, 50, 1), labels=torch.arange(60) % 2, classes=2)
+    data = dataset_from_splits(split, split, split, value_range=(0.0, 1.0), standardize=False)
+    torch.manual_seed(0)
+    options = {"additive": 0.0, "multiplicative": 0.0, "activation": "identity", "step_size": 1.0, "init_std": 500.0}
+    layer = build_layer("noisy", 1, 8, {**options, "bias": False}).requires_grad_(False)
+    config = TrainConfig(epochs=2, hidden_size=8, select="perturbed")
+    with pytest.raises(DivergenceError, match=r"^validation loss of perturbed sequences is not finite after epoch 1"):
+        fit(SequenceClassifier(layer, 2), data, config)

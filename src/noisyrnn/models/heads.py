@@ -214,8 +214,8 @@ class SequenceModel(nn.Module):
             targets: Classes, int64 `(batch,)` or `(batch, steps)`, or values of the shape of the outputs; -1 or NaN
                 at steps that do not count, as a `Split` holds them.
             lengths: Valid steps of each sequence, int64 `(batch,)`: steps past its end do not count. All by default.
-                Without effect on one answer for each sequence, and so is `mask`.
-            mask: Steps that count, bool `(batch, steps)`, at least one in each sequence; all by default.
+            mask: Steps that count, bool `(batch, steps)`, at least one in each sequence; all by default. Neither
+                `lengths` nor `mask` changes anything where there is one answer for each sequence.
 
         Raises:
             ValueError: If the shape of `lengths` or `mask` does not fit, a length is out of range, or no step of a
